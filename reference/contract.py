@@ -1,16 +1,18 @@
 """Contracts: what an operator takes and returns, declared once.
 
 The same declaration is the argument check of the bindings, the generator of valid and invalid inputs in the tests, and
-the set of hypotheses of the proofs. Shapes are strings in jaxtyping's notation: ``"*count n n"`` is any number of leading
-dimensions whose product is the size ``count``, then two equal dimensions; ``"B P+S D"`` adds sizes.
+the set of hypotheses of the proofs. Shapes are strings in jaxtyping's notation: ``"*count n n"`` is any number
+of leading dimensions whose product is the size ``count``, then two equal dimensions; ``"B P+S D"`` adds sizes.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -84,7 +86,10 @@ class TensorSpec:
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
-@dataclass(frozen=True)
+_Described = tuple[type, torch.Size, torch.dtype, torch.device]  # all that a check looks at in a tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Contract:
     """What one kernel, and the operator over it, takes and returns.
 
@@ -117,8 +122,8 @@ class Contract:
         """The tensor of that name."""
         return next(spec for spec in self.tensors if spec.name == name)
 
-    def check(self, *tensors: Tensor, **statics: float) -> dict[str, int]:
-        """Check the inputs and the static parameters of a call.
+    def check(self, *tensors: Tensor, **statics: float) -> Mapping[str, int]:
+        """Check the inputs and the static parameters of a call. Calls alike are checked once.
 
         Returns:
             The sizes, and the statics that are dimensions, read off the shapes.
@@ -127,44 +132,60 @@ class Contract:
             TypeError: an argument is not a tensor, or has the wrong dtype or kind.
             ValueError: a shape, a value or a device does not fit. One line: the argument, what was expected, what came.
         """
+        try:
+            return self._cached_check(tuple([(type(t), t.shape, t.dtype, t.device) for t in tensors]), **statics)
+        except (AttributeError, TypeError):  # not a tensor, or a symbolic size: that has no hash
+            return self._check(tuple([_described(t) for t in tensors]), statics)
+
+    @functools.lru_cache(maxsize=4096, typed=True)  # noqa: B019  a contract lives as long as its module
+    def _cached_check(self, tensors: tuple[_Described, ...], **statics: float) -> Mapping[str, int]:
+        return self._check(tensors, statics)
+
+    def _check(self, tensors: tuple[_Described, ...], statics: Mapping[str, float]) -> Mapping[str, int]:
         bound: dict[str, int] = {}
-        for spec, tensor in zip(self.inputs, tensors, strict=True):
-            self._check_tensor(spec, tensor, tensors[0], bound)
+        first_device = tensors[0][3]
+        for spec, (kind, shape, dtype, device) in zip(self.inputs, tensors, strict=True):
+            if not issubclass(kind, Tensor):
+                raise TypeError(f"{self.op}: {spec.name}: expected a tensor, got {kind.__name__}")
+            if dtype not in spec.dtypes:
+                expected = " or ".join(map(_name, spec.dtypes))
+                raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {_name(dtype)}")
+            if device != first_device:
+                raise ValueError(f"{self.op}: {spec.name}: expected device {first_device}, got {device}")
+            self._check_shape(spec, shape, bound)
         for name, value in statics.items():
             self.statics[name].check(f"{self.op}: {name}", value)
-        return bound
+        return MappingProxyType(bound)
 
-    def _check_tensor(self, spec: TensorSpec, tensor: Tensor, first: Tensor, bound: dict[str, int]) -> None:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{self.op}: {spec.name}: expected a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in spec.dtypes:
-            expected = " or ".join(str(d).removeprefix("torch.") for d in spec.dtypes)
-            raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
-        if tensor is not first and tensor.device != first.device:
-            raise ValueError(f"{self.op}: {spec.name}: expected device {first.device}, got {tensor.device}")
-        shape, dims = tensor.shape, spec.dims
-        free = len(shape) - len(dims)
+    def _check_shape(self, spec: TensorSpec, shape: torch.Size, bound: dict[str, int]) -> None:
+        free = len(shape) - len(spec.dims)
         if free < 0 or (free and not spec.leading):
             raise self._bad_shape(spec, shape)
         if spec.leading:
             self._bind(spec, shape, spec.leading, shape[:free].numel(), bound)
-        for dim, extent in zip(dims, shape[free:], strict=True):
-            names = [t for t in dim if isinstance(t, str) and t not in bound]
-            known = sum(bound[t] if isinstance(t, str) else t for t in dim if t not in names)
-            if len(names) == 1:
-                self._bind(spec, shape, names[0], extent - known, bound)
+        for dim, extent in zip(spec.dims, shape[free:], strict=True):
+            unbound = [t for t in dim if isinstance(t, str) and t not in bound]
+            known = sum(bound[t] if isinstance(t, str) else t for t in dim if t not in unbound)
+            if len(unbound) == 1:
+                self._bind(spec, shape, unbound[0], extent - known, bound)
             elif extent != known:
                 raise self._bad_shape(spec, shape)
 
     def _bind(self, spec: TensorSpec, shape: torch.Size, name: str, extent: int, bound: dict[str, int]) -> None:
-        if name in bound:
-            if bound[name] != extent:
-                raise self._bad_shape(spec, shape)
-            return
-        limits = self.sizes[name] if name in self.sizes else self.statics[name]
+        if bound.setdefault(name, extent) != extent:
+            raise self._bad_shape(spec, shape)
+        limits = self.sizes.get(name) or self.statics[name]
         if not limits.low <= extent <= limits.high:
             raise self._bad_shape(spec, shape, f" with {name} in [{limits.low:g}, {limits.high:g}]")
-        bound[name] = extent
 
     def _bad_shape(self, spec: TensorSpec, shape: torch.Size, more: str = "") -> ValueError:
         return ValueError(f"{self.op}: {spec.name}: expected shape {spec.pretty}{more}, got {list(shape)}")
+
+
+def _described(value: object) -> _Described:
+    tensor = value if isinstance(value, Tensor) else torch.empty(0)
+    return type(value), tensor.shape, tensor.dtype, tensor.device
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -6,7 +6,7 @@ Order and eps are those of DeepSeek-V4's released inference code. For logits Λ 
     C = C / (column sums + eps)
     repeat iterations - 1 times:  C = C / (row sums + eps);  C = C / (column sums + eps)
 
-Columns come last: column sums are s / (s + eps) < 1, row sums are close to 1 only as far as the iteration has converged.
+Columns come last: their sums are s / (s + eps) < 1; rows sum to 1 only as far as the iteration has converged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def _matrices(name: str) -> TensorSpec:
 
 
 FORWARD = Contract("sinkhorn", _SIZES, _STATICS, (_matrices("logits"),), (_matrices("out"),))
-BACKWARD = Contract("sinkhorn_bwd", _SIZES, _STATICS, (_matrices("grad_out"), _matrices("logits")), (_matrices("grad_logits"),))
+BACKWARD = Contract(
+    "sinkhorn_bwd", _SIZES, _STATICS, (_matrices("grad_out"), _matrices("logits")), (_matrices("grad_logits"),)
+)
 
 
 def _axes(iterations: int) -> list[int]:

@@ -1,0 +1,36 @@
+"""From a factory and its config to a compiled kernel."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+import tilelang
+import tilelang.language as T
+
+Config = TypeVar("Config", bound=Hashable)
+_log = logging.getLogger("lemmata")
+
+# Bounds are proved without the compiler's guards (proofs/), so the guards are left out of the build that ships.
+PASS_CONFIGS = {
+    "tl.disable_safe_memory_legalize": True,
+    "tl.disable_warp_specialized": True,
+}
+
+
+@functools.cache
+def build(factory: Callable[[Config], T.PrimFunc], config: Config) -> tilelang.JITKernel:
+    """Compile a kernel for the current GPU, once per process and config; TileLang keeps it on disk."""
+    begin = time.perf_counter()
+    kernel = tilelang.compile(factory(config), target="cuda", execution_backend="tvm_ffi", pass_configs=PASS_CONFIGS)
+    _log.info("built %s %s in %.1f s", factory.__name__, config, time.perf_counter() - begin)
+    return kernel
+
+
+def aligned(tensor):
+    """The tensor, contiguous and beginning at a multiple of 16 bytes, as the widest loads need it."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

@@ -1,0 +1,10 @@
+"""TileLang kernels for DeepSeek-V4's sparse operators, each with a PyTorch reference and Z3 proofs about its own IR.
+
+Every operator is a torch custom op: CUDA tensors run the kernel, CPU tensors the reference. Importing this package
+needs torch alone; tilelang is imported at the first call on a CUDA tensor.
+"""
+
+from .bindings.sinkhorn import sinkhorn
+
+__all__ = ["sinkhorn"]
+__version__ = "0.1.0"

@@ -8,6 +8,7 @@ of leading dimensions whose product is the size ``count``, then two equal dimens
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ class TensorSpec:
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
+_PLAIN = {Tensor, torch.nn.Parameter}  # the sizes of other subclasses may be symbolic: hashing would fix them
 _Described = tuple[type, torch.Size, torch.dtype, torch.device]  # all that a check looks at in a tensor
 
 
@@ -132,10 +134,9 @@ class Contract:
             TypeError: an argument is not a tensor, or has the wrong dtype or kind.
             ValueError: a shape, a value or a device does not fit. One line: the argument, what was expected, what came.
         """
-        try:
+        if all([type(t) in _PLAIN for t in tensors]):
             return self._cached_check(tuple([(type(t), t.shape, t.dtype, t.device) for t in tensors]), **statics)
-        except (AttributeError, TypeError):  # not a tensor, or a symbolic size: that has no hash
-            return self._check(tuple([_described(t) for t in tensors]), statics)
+        return self._check(tuple([_described(t) for t in tensors]), statics)
 
     @functools.lru_cache(maxsize=4096, typed=True)  # noqa: B019  a contract lives as long as its module
     def _cached_check(self, tensors: tuple[_Described, ...], **statics: float) -> Mapping[str, int]:
@@ -162,7 +163,7 @@ class Contract:
         if free < 0 or (free and not spec.leading):
             raise self._bad_shape(spec, shape)
         if spec.leading:
-            self._bind(spec, shape, spec.leading, shape[:free].numel(), bound)
+            self._bind(spec, shape, spec.leading, math.prod(shape[:free]), bound)
         for dim, extent in zip(spec.dims, shape[free:], strict=True):
             unbound = [t for t in dim if isinstance(t, str) and t not in bound]
             known = sum(bound[t] if isinstance(t, str) else t for t in dim if t not in unbound)

@@ -1,61 +1,37 @@
-"""The main job: a DeepSeek-V4 from transformers reads real text, untouched and then on lemmata's operators.
-
-The bound. In fp32 the untouched model and the swapped one are two roundings of the same formula, so neither may be held
-to the other. Each phase therefore also runs in fp64, with the same parameters: |untouched - fp64| is what fp32 costs this
-model on this text, and a swapped model that is as exact differs from the untouched one by at most twice that, plus one
-rounding of the largest logit for texts on which that error happens to vanish. All three runs pick the same experts and
-compressed entries (`Choices`); the share that rounding alone would have moved must stay small, and is printed.
-"""
+"""The main job: a small DeepSeek-V4 from transformers reads real text, untouched and then on lemmata's operators."""
 
 from __future__ import annotations
 
 import copy
 import json
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from .integrations.observe import Choices, Dispatches, Double
+from .info import BACKENDS
+from .integrations.compare import Phase, compare
 from .integrations.tiny import tiny_model
 from .integrations.transformers import apply_to, swapped, undo
 
-BACKENDS = {"cpu": "reference", "cuda": "tilelang"}
-MOVED = 0.01  # the share of choices that near ties may account for
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One way of running the model, untouched and swapped."""
-
-    name: str
-    tokens: int
-    calls: dict[str, int]
-    difference: float
-    fp32_error: float
-    bound: float
-    choices: int
-    choices_moved: int
-    first_token_apart: int | None
-    seconds_untouched: float
-    seconds_swapped: float
+_WIDTH = 160  # off a terminal rich would cut the table at 80 columns
+MOVED = 0.01  # the share of choices that near ties may account for; a wrong operator moves more
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the main job found; `failures` says in one line each what does not hold."""
+    """What the main job found. It holds if there are no ``failures``, each of which is one line."""
 
-    device: str
     text: str
+    device: str
+    versions: dict[str, str]
     swapped: dict[str, tuple[str, ...]]
     backends: dict[str, str]
     phases: tuple[Phase, ...]
@@ -63,99 +39,115 @@ class Report:
 
 
 def default_text() -> Path:
-    """The documentation of Python's own syntax, which is part of every CPython."""
+    """The documentation of Python's syntax, which every CPython carries."""
     spec = find_spec("pydoc_data.topics")
     if spec is None or spec.origin is None:
-        raise RuntimeError("text: expected a file, got none, and this Python has no pydoc_data")
+        raise ValueError("text: expected a file, got none, and this Python carries no documentation")
     return Path(spec.origin)
 
 
 def passages(text: Path, length: int) -> Tensor:
-    """The bytes of two passages of the file, its beginning and its middle, as token ids ``[2, length]``."""
+    """Two passages of the file, its beginning and its middle: their bytes as token ids ``[2, length]``."""
     data = text.read_bytes()
     if len(data) < 2 * length:
         raise ValueError(f"text: expected at least {2 * length} bytes, got {len(data)} in {text}")
     return torch.tensor([list(data[start : start + length]) for start in (0, len(data) // 2)])
 
 
-@dataclass(frozen=True)
-class _Run:
-    """The logits, and the token ids that the model was given to reach them."""
-
-    logits: Tensor
-    ids: Tensor
-
-
-def _prefill(model: Any, ids: Tensor) -> _Run:
-    return _Run(model(ids, use_cache=False).logits, ids)
-
-
-def _decode(model: Any, ids: Tensor, prompt: int) -> _Run:
-    """The prompt at once, then one token at a time."""
-    out = model(ids[:, :prompt], use_cache=True)
-    logits = [out.logits[:, -1:]]
-    for t in range(prompt, ids.shape[1]):
-        out = model(ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
-        logits.append(out.logits)
-    return _Run(torch.cat(logits, 1), ids)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors this small cost more to hand out than to compute, thirtyfold on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _generate(model: Any, ids: Tensor, steps: int) -> _Run:
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=steps,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_logits=True,
+def _failures(phase: Phase, ops: list[str]) -> Iterator[str]:
+    for op in ops:
+        if not phase.calls.get(op):
+            yield f"{phase.name}: {op} was never called"
+    if not phase.difference <= phase.bound:  # NaN fails too
+        yield f"{phase.name}: logits differ by {phase.difference:.1e}, more than {phase.bound:.1e}"
+    if phase.first_token_apart is None and phase.choices_moved > MOVED * phase.choices:
+        yield f"{phase.name}: {phase.choices_moved} of {phase.choices} choices moved, more than near ties explain"
+
+
+def run(text: Path | None = None, *, length: int = 256, steps: int = 32) -> Report:
+    """Compare the model with itself on two passages of a text, on the GPU if there is one.
+
+    Args:
+        text: any file of at least two passages; by default `default_text`.
+        length: bytes in a passage.
+        steps: how many of them are decoded one by one, and how many tokens are generated.
+
+    Raises:
+        ValueError: the text is too short, or ``steps`` does not fit in ``length``.
+        UnknownVersionError: transformers is absent, or of a version that is not known.
+    """
+    if not 1 <= steps < length:
+        raise ValueError(f"steps: expected a value in [1, {length - 1}], got {steps}")
+    text = text or default_text()
+    ids = passages(text, length)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with _one_thread():
+        model = tiny_model().to(device)
+        names = swapped(apply_to(model))
+        undo(model)
+        phases = compare(model, copy.deepcopy(model).double(), ids.to(device), steps)
+    devices = {op: device for phase in phases for op, device in phase.devices.items()}
+    return Report(
+        text=str(text),
+        device=torch.cuda.get_device_name() if device == "cuda" else device,
+        versions={package: version(package) for package in ("torch", "transformers")},
+        swapped=names,
+        backends={op: f"{BACKENDS[kind]} on {kind}" for op, kind in devices.items()},
+        phases=phases,
+        failures=(
+            *(() if names else ("nothing was swapped",)),
+            *(failure for phase in phases for failure in _failures(phase, list(names))),
+        ),
     )
-    return _Run(torch.stack(out.logits, 1), out.sequences)
 
 
-def _seconds(run: Callable[[], _Run]) -> float:
-    start = time.perf_counter()
-    run().logits.sum().item()  # waits for the device
-    return time.perf_counter() - start
-
-
-def _apart(a: _Run, b: _Run) -> tuple[float, int | None]:
-    """The largest difference of logits reached from equal tokens, and the first token that differs."""
-    apart = (a.ids != b.ids).any(0).nonzero()
-    first = int(apart[0]) if len(apart) else None
-    compared = a.logits.shape[1] if first is None else first - (a.ids.shape[1] - a.logits.shape[1]) + 1
-    return (a.logits - b.logits)[:, :compared].abs().max().item(), first
-
-
-def _compare(name: str, run: Callable[[Any], _Run], forced: Callable[[Any, Tensor], _Run], model: Any, exact: Any) -> tuple[Phase, Counter[tuple[str, str]]]:
-    choices, untouched, ours = Choices(), Dispatches(), Dispatches()
-    with choices.record(model), untouched:
-        plain = run(model)
-    if untouched.calls:
-        raise RuntimeError(f"model: expected no lemmata operator before apply_to, got {dict(untouched.calls)}")
-    with choices.keep(exact), Double():
-        truth = forced(exact, plain.ids)
-    seconds_untouched = _seconds(lambda: run(model))
-    apply_to(model)
-    with choices.keep(model) as rows, ours:
-        result = run(model)
-    seconds_swapped = _seconds(lambda: run(model))
-    undo(model)
-    error = (plain.logits - truth.logits).abs().max().item()
-    difference, first = _apart(plain, result)
-    calls: Counter[str] = Counter()
-    for (op, _), count in ours.calls.items():
-        calls[op] += count
-    phase = Phase(
-        name=name,
-        tokens=plain.logits.shape[:2].numel(),
-        calls=dict(calls),
-        difference=difference,
-        fp32_error=error,
-        bound=2 * error + torch.finfo(torch.float32).eps * plain.logits.abs().max().item(),
-        choices=rows["made"],
-        choices_moved=rows["differed"],
-        first_token_apart=first,
-        seconds_untouched=seconds_untouched,
-        seconds_swapped=seconds_swapped,
-    )
-    return phase, ours.calls
+def print_report(report: Report, *, as_json: bool = False) -> None:
+    """Print a report, as aligned text or as one JSON object."""
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+        return
+    console = Console(highlight=False, width=_WIDTH)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_row("model", "DeepseekV4ForCausalLM, small, random weights, fp32")
+    facts.add_row("text", report.text)
+    facts.add_row("device", ", ".join([report.device, *(f"{k} {v}" for k, v in report.versions.items())]))
+    for op, modules in report.swapped.items():
+        facts.add_row("swapped", f"{op} in {len(modules)} modules, {modules[0]} to {modules[-1]}")
+    for op, backend in report.backends.items():
+        facts.add_row("ran", f"{op}: {backend}")
+    console.print(facts)
+    console.print()
+    columns = ("phase", "positions", "calls", "logits differ", "bound", "choices moved", "untouched", "swapped")
+    table = Table(box=None, pad_edge=False, header_style=None)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "phase" else "right", no_wrap=True)
+    for phase in report.phases:
+        table.add_row(
+            phase.name,
+            str(phase.positions),
+            ", ".join(f"{op} {count}" for op, count in phase.calls.items()),
+            f"{phase.difference:.1e}",
+            f"{phase.bound:.1e}",
+            f"{phase.choices_moved} of {phase.choices}",
+            f"{phase.seconds_untouched:.3f} s",
+            f"{phase.seconds_swapped:.3f} s",
+        )
+    console.print(table)
+    console.print("bound: twice the untouched model's own error against fp64, plus one rounding of the largest logit")
+    first = report.phases[-1].first_token_apart
+    console.print("generate: every token equal" if first is None else f"generate: token {first} is the first to differ")
+    for failure in report.failures:
+        console.print(f"FAILED {failure}")
+    if not report.failures:
+        console.print("the swapped model agrees with the untouched one")

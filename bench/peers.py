@@ -1,0 +1,14 @@
+"""Other libraries to time beside ours. Optional: one that cannot be imported is absent, and is said to be."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def find(module: str) -> ModuleType | None:
+    """The peer's module, or None where it is not installed or does not load here."""
+    try:
+        return importlib.import_module(module)
+    except Exception:
+        return None

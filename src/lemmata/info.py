@@ -1,0 +1,93 @@
+"""What is installed here, which backend each operator has, and whether the GPU records are of these kernels."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+
+import torch
+from platformdirs import user_cache_path
+from rich.console import Console
+from rich.table import Table
+
+import lemmata
+
+from .record import Record, installed, operators, records
+
+BACKENDS = {"cpu": "reference", "cuda": "tilelang"}
+"""What an operator runs on tensors of each kind of device."""
+
+_PACKAGES = ("torch", "tilelang", "z3-solver", "cvc5", "transformers")
+_CAPABILITY = (9, 0)
+
+
+@dataclass(frozen=True)
+class Info:
+    """The answer of ``lemmata info``."""
+
+    versions: dict[str, str]
+    gpu: str
+    cache: str
+    backends: dict[str, dict[str, str]]
+    records: dict[str, dict[str, str]]
+
+
+def _gpu() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, sm_{major}{minor}"
+
+
+def cuda_backend() -> str:
+    """The backend of CUDA tensors here, or why there is none."""
+    if not torch.cuda.is_available():
+        return "none: torch finds no CUDA device"
+    if torch.cuda.get_device_capability() != _CAPABILITY:
+        return f"none: expected compute capability {_CAPABILITY}, got {torch.cuda.get_device_capability()}"
+    if installed("tilelang") == "not installed":
+        return "none: tilelang is not installed: pip install 'lemmata[cuda]'"
+    return BACKENDS["cuda"]
+
+
+def _state(record: Record, op: str) -> str:
+    if op not in record.kernels:
+        return "not recorded"
+    return "kernel changed since" if record.stale(op) else "of the present kernel"
+
+
+def gather() -> Info:
+    """Gather the answer; imports nothing heavier than torch."""
+    cuda = cuda_backend()
+    return Info(
+        versions={
+            "lemmata": lemmata.__version__,
+            "python": platform.pythoninstalled(),
+            **{package: installed(package) for package in _PACKAGES},
+            "cuda": torch.version.cuda or "not in this torch",
+        },
+        gpu=_gpu(),
+        cache=str(user_cache_path("lemmata", appauthor=False)),
+        backends={op: {"cpu": BACKENDS["cpu"], "cuda": cuda} for op in operators()},
+        records={record.path.stem: {op: _state(record, op) for op in operators()} for record in records()},
+    )
+
+
+def print_info(found: Info, *, as_json: bool = False) -> None:
+    """Print the answer, as a table or as one JSON object."""
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in found.versions.items():
+        table.add_row(name, value)
+    table.add_row("gpu", found.gpu)
+    table.add_row("cache", found.cache)
+    for op, backends in found.backends.items():
+        table.add_row(op, "; ".join(f"{device}: {backend}" for device, backend in backends.items()))
+    for name, ops in found.records.items():
+        table.add_row(f"record {name}", "; ".join(f"{op}: {state}" for op, state in ops.items()))
+    if not found.records:
+        table.add_row("record", "none here")
+    Console(highlight=False, width=200).print(table)

@@ -1,0 +1,111 @@
+"""GPU records: what was tested and measured on a GPU, and of which kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGE = Path(__file__).parent
+_FIELDS = ("device", "versions", "kernels", "tests", "figures")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One ``bench/results/<gpu>.json``: device, versions, digests of the kernels, verdicts of the tests, figures."""
+
+    path: Path
+    device: dict[str, Any]
+    versions: dict[str, str]
+    kernels: dict[str, str]
+    tests: dict[str, str]
+    figures: list[Any]
+
+    def stale(self, op: str) -> bool:
+        """Whether the operator's kernel is not the one recorded."""
+        return self.kernels.get(op) != kernel_digest(op)
+
+
+def operators() -> tuple[str, ...]:
+    """The operators that have a kernel, by name."""
+    present = ({f.stem for f in (_PACKAGE / folder).glob("*.py")} for folder in ("kernels", "bindings", "reference"))
+    return tuple(sorted(set.intersection(*present)))
+
+
+def kernel_digest(op: str) -> str:
+    """The SHA-256 of the operator's kernel source.
+
+    Raises:
+        ValueError: there is no such kernel.
+    """
+    source = _PACKAGE / "kernels" / f"{op}.py"
+    if not source.is_file():
+        raise ValueError(f"op: expected one of {list(operators())}, got {op!r}")
+    return hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+def records() -> list[Record]:
+    """Every record in ``bench/results``, by file name; none where the package was installed without them.
+
+    Raises:
+        ValueError: a file there is no record.
+    """
+    return [_read(path) for path in sorted((_PACKAGE / "bench" / "results").glob("*.json"))]
+
+
+def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[str, Any]] | None = None) -> Path:
+    """Add verdicts and figures to the record of this machine's GPU; returns its file.
+
+    What the record holds already stays only if it is of these kernels under these versions. Then a verdict replaces that
+    of the same test, and figures replace those of the same ``op``.
+
+    Raises:
+        RuntimeError: there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("record: expected a CUDA device, got none")
+    gpu = torch.cuda.get_device_properties()
+    capability = f"{gpu.major}.{gpu.minor}"
+    content: dict[str, Any] = {
+        "device": {"name": gpu.name, "capability": capability, "memory_bytes": gpu.total_memory},
+        "versions": {"torch": torch.__version__, "cuda": str(torch.version.cuda), "tilelang": installed("tilelang")},
+        "kernels": {op: kernel_digest(op) for op in operators()},
+        "tests": {},
+        "figures": [],
+    }
+    path = _PACKAGE / "bench" / "results" / f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower())}.json"
+    if path.exists():
+        old = _read(path)
+        if (old.versions, old.kernels) == (content["versions"], content["kernels"]):
+            content |= {"tests": old.tests, "figures": old.figures}
+    content["tests"] |= dict(tests or {})
+    replaced = {figure["op"] for figure in figures or ()}
+    content["figures"] = [f for f in content["figures"] if f["op"] not in replaced] + [dict(f) for f in figures or ()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    scratch.replace(path)
+    return path
+
+
+def installed(package: str) -> str:
+    """The version of a package, or that there is none; imports nothing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _read(path: Path) -> Record:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Record(path=path, **{name: content[name] for name in _FIELDS})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected a GPU record, got {type(error).__name__}: {error}") from error

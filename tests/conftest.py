@@ -1,0 +1,37 @@
+"""Profiles, threads, and the GPU record: what `pytest -m gpu` saw goes into bench/results."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, settings
+
+torch.set_num_threads(1)  # small tensors: more threads only wait for one another
+
+_COMMON = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("pr", max_examples=50, derandomize=True, database=None, **_COMMON)
+settings.register_profile("nightly", max_examples=2000, **_COMMON)
+settings.register_profile(  # no shrinking: a new configuration is a new compilation
+    "gpu", max_examples=40, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate], **_COMMON
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gpu" if torch.cuda.is_available() else "pr"))
+
+_verdicts: dict[str, str] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "gpu" in report.keywords and (report.when == "call" or report.outcome != "passed"):
+        _verdicts[report.nodeid] = report.outcome
+
+
+def pytest_sessionfinish() -> None:
+    if _verdicts and torch.cuda.is_available():
+        from lemmata.record import update
+
+        update(tests=_verdicts)
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each test that takes this runs against the reference, and against the kernel where there is a GPU."""
+    return torch.device(request.param)

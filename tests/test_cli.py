@@ -1,0 +1,233 @@
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import lemmata
+from lemmata import demo, info, record
+from lemmata.cli import app
+from lemmata.integrations import transformers as integration
+from lemmata.reference.sinkhorn import sinkhorn as reference
+
+SHORT = ["demo", "--length", "48", "--steps", "4"]
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+needs_transformers = pytest.mark.skipif(
+    record.installed("transformers") == "not installed", reason="needs transformers"
+)
+
+
+@needs_transformers
+def test_demo_on_the_default_text():
+    threads = torch.get_num_threads()
+    result = invoke(*SHORT)
+    assert result.exit_code == 0, result.output
+    for words in (
+        "pydoc_data",
+        "sinkhorn in 8 modules, model.layers.0.attn_hc",
+        "sinkhorn: reference on cpu",
+        "agrees",
+    ):
+        assert words in result.output
+    assert "…" not in result.output  # nothing is cut off a terminal
+    assert torch.get_num_threads() == threads
+
+
+@needs_transformers
+def test_demo_reads_the_file_and_prints_json(tmp_path):
+    text = tmp_path / "text"
+    text.write_bytes(bytes(range(256)))
+    result = invoke(*SHORT, text, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["text"] == str(text)
+    assert report["backends"] == {"sinkhorn": "reference on cpu"}
+    assert len(report["swapped"]["sinkhorn"]) == 8
+    assert [phase["name"] for phase in report["phases"]] == ["prefill", "decode", "generate"]
+    assert report["failures"] == []
+
+
+@needs_transformers
+def test_demo_fails_on_a_wrong_operator(monkeypatch):
+    right = lemmata.sinkhorn
+    monkeypatch.setattr(lemmata, "sinkhorn", lambda x, **kw: right(x, **kw).mT)
+    result = invoke(*SHORT)
+    assert result.exit_code == 1
+    for phase in ("prefill", "decode", "generate"):
+        assert f"FAILED {phase}: logits differ by" in result.output
+
+
+@needs_transformers
+def test_demo_fails_when_an_operator_is_not_called(monkeypatch):
+    monkeypatch.setattr(lemmata, "sinkhorn", reference)  # the same numbers, without the operator
+    result = invoke(*SHORT, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["failures"][0] == "prefill: sinkhorn was never called"
+
+
+@needs_transformers
+def test_demo_fails_when_nothing_is_swapped(monkeypatch):
+    monkeypatch.setattr(integration, "SWAPS", ())
+    result = invoke(*SHORT)
+    assert result.exit_code == 1
+    assert "FAILED nothing was swapped" in result.output
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--length", "4096", __file__], "text: expected at least 8192 bytes, got"),
+        (["--steps", "256"], "steps: expected a value in [1, 255], got 256"),
+        (["--steps", "0"], "greater than or equal to 1"),
+        (["/nonexistent"], "does not exist"),
+    ],
+)
+def test_demo_refuses_bad_arguments(args, message):
+    result = invoke("demo", *args)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_demo_refuses_an_unknown_transformers(monkeypatch):
+    monkeypatch.setattr(integration, "version", lambda package: "9.0")
+    result = invoke(*SHORT)
+    assert result.exit_code == 2
+    assert result.output.startswith("lemmata demo: transformers: expected a version in")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_report_holds_only_within_the_bound():
+    phase = dict.fromkeys(demo.Phase.__dataclass_fields__, 0)
+    phase |= {"name": "p", "calls": {"sinkhorn": 1}, "difference": 1.0, "bound": 1.0, "choices": 1000}
+    phase |= {"choices_moved": 10, "first_token_apart": None}
+
+    def failures(**change):
+        return list(demo._failures(demo.Phase(**phase | change), ["sinkhorn"]))
+
+    assert failures() == []
+    assert failures(difference=1.1) == ["p: logits differ by 1.1e+00, more than 1.0e+00"]
+    assert failures(difference=float("nan")) == ["p: logits differ by nan, more than 1.0e+00"]
+    assert failures(calls={}) == ["p: sinkhorn was never called"]
+    assert failures(choices_moved=11) == ["p: 11 of 1000 choices moved, more than near ties explain"]
+    assert failures(choices_moved=11, first_token_apart=3) == []
+
+
+def test_info():
+    result = invoke("info")
+    assert result.exit_code == 0
+    for word in ("lemmata", lemmata.__version__, torch.__version__, "z3-solver", "cvc5", "cache", "sinkhorn", "record"):
+        assert word in result.output
+
+
+def test_info_as_json():
+    result = invoke("info", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["backends"]["sinkhorn"]["cpu"] == "reference"
+    assert found["versions"]["torch"] == torch.__version__
+
+
+def test_info_says_what_is_absent(monkeypatch):
+    monkeypatch.setattr(info, "_PACKAGES", ("no-such-package",))
+    assert info.gather().versions["no-such-package"] == "not installed"
+
+
+@pytest.mark.parametrize(
+    ("available", "capability", "tilelang", "expected"),
+    [
+        (False, None, None, "none: torch finds no CUDA device"),
+        (True, (8, 0), "0.1.15", "none: expected compute capability (9, 0), got (8, 0)"),
+        (True, (9, 0), "not installed", "none: tilelang is not installed: pip install 'lemmata[cuda]'"),
+        (True, (9, 0), "0.1.15", "tilelang"),
+    ],
+)
+def test_the_cuda_backend_or_why_there_is_none(monkeypatch, available, capability, tilelang, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(info, "installed", lambda package: tilelang)
+    assert info.cuda_backend() == expected
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with one operator and no record."""
+    for folder in ("kernels", "bindings", "reference", "bench/results"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("kernels", "bindings", "reference"):
+        (tmp_path / folder / "op.py").write_text("pass\n")
+    (tmp_path / "bindings" / "registry.py").write_text("pass\n")
+    monkeypatch.setattr(record, "_PACKAGE", tmp_path)
+    return tmp_path
+
+
+def write(package, **kernels):
+    content = {"device": {"name": "H200"}, "versions": {}, "kernels": kernels, "tests": {}, "figures": []}
+    (package / "bench" / "results" / "h200.json").write_text(json.dumps(content))
+
+
+def test_a_record_is_stale_when_its_kernel_changes(package):
+    assert record.operators() == ("op",)
+    assert info.gather().records == {}
+    write(package, op=record.kernel_digest("op"))
+    assert info.gather().records == {"h200": {"op": "of the present kernel"}}
+    (package / "kernels" / "op.py").write_text("pass  # changed\n")
+    assert info.gather().records == {"h200": {"op": "kernel changed since"}}
+    write(package)
+    assert info.gather().records == {"h200": {"op": "not recorded"}}
+
+
+def test_a_record_keeps_what_is_of_the_same_kernels(package, monkeypatch):
+    with pytest.raises(RuntimeError, match="record: expected a CUDA device, got none"):
+        record.update(tests={})
+    gpu = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, total_memory=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: gpu)
+    path = record.update(tests={"a": "passed", "b": "failed"}, figures=[{"op": "op", "us": 1}])
+    assert path == package / "bench" / "results" / "nvidia-h200.json"
+    record.update(tests={"b": "passed"}, figures=[{"op": "other", "us": 2}])
+    record.update(figures=[{"op": "op", "us": 3}])
+    (found,) = record.records()
+    assert found.tests == {"a": "passed", "b": "passed"}
+    assert found.figures == [{"op": "other", "us": 2}, {"op": "op", "us": 3}]
+    assert not found.stale("op")
+    (package / "kernels" / "op.py").write_text("pass  # changed\n")
+    record.update(tests={"b": "passed"})
+    (found,) = record.records()
+    assert (found.tests, found.figures) == ({"b": "passed"}, [])
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_file_that_is_no_record(package, content):
+    (package / "bench" / "results" / "h200.json").write_text(content)
+    result = invoke("info")
+    assert result.exit_code == 1
+    assert "h200.json: expected a GPU record, got" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_the_digest_of_no_kernel():
+    with pytest.raises(ValueError, match=r"op: expected one of \[.*'sinkhorn'.*\], got 'softmax'"):
+        record.kernel_digest("softmax")
+
+
+def test_help_imports_nothing_heavy():
+    code = """if True:
+        import sys
+from types import SimpleNamespace
+        import lemmata.integrations.transformers
+        from typer.testing import CliRunner
+        from lemmata.cli import app
+        result = CliRunner().invoke(app, ["--help"])
+        assert result.exit_code == 0 and "demo" in result.output and "info" in result.output
+        assert not {"tilelang", "z3", "cvc5", "transformers"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(p for p in sys.path if p)})

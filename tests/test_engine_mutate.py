@@ -1,0 +1,221 @@
+"""The mutator: every kind of error, each once, where it says, and nothing that the kernel already was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tvm import ir, tirx
+
+from corpus import EXAMPLES
+from lemmata.kernels import sinkhorn
+from lemmata.proofs.engine import extract
+from lemmata.proofs.engine.errors import Unsupported
+from lemmata.proofs.engine.mutate import Mutant, drop_barriers, mutants
+
+PLANTED = [(name, bug) for name, example in EXAMPLES.items() for bug in example.bugs]
+
+
+@cache
+def of_sinkhorn() -> list[Mutant]:
+    return mutants(sinkhorn.sinkhorn_fwd(sinkhorn.Config(n=4)))
+
+
+@cache
+def of_example(name: str) -> list[Mutant]:
+    return mutants(EXAMPLES[name].build())
+
+
+def test_sinkhorn_has_many_distinct_mutants() -> None:
+    found = of_sinkhorn()
+    assert len(found) >= 80
+    assert len({m.name for m in found}) == len(found)
+    assert len({ir.structural_hash(m.prim_func) for m in found}) == len(found)
+    assert len({m.operator for m in found}) >= 15
+    no_operator_dominates = max(Counter(m.operator for m in found).values()) < len(found) / 3
+    assert no_operator_dominates
+
+
+def test_the_same_kernel_has_the_same_mutants() -> None:
+    again = mutants(sinkhorn.sinkhorn_fwd(sinkhorn.Config(n=4)))
+    assert [m.name for m in again] == [m.name for m in of_sinkhorn()]
+    assert all(ir.structural_equal(a.prim_func, b.prim_func) for a, b in zip(again, of_sinkhorn(), strict=True))
+
+
+def test_mutants_say_where_they_are() -> None:
+    source = Path(sinkhorn.__file__).read_text().splitlines()
+    for mutant in of_sinkhorn():
+        assert mutant.site.file is not None
+        assert Path(mutant.site.file).name == "sinkhorn.py"
+        assert mutant.site.line is not None
+        assert f"line {mutant.site.line}" in mutant.name
+    stores = [m for m in of_sinkhorn() if m.operator == "dropped statement"]
+    for mutant in stores:  # the store of that line is to the buffer that the mutant no longer stores to
+        assert mutant.site.text.split("[")[0] in source[mutant.site.line - 1]
+
+
+def test_no_mutant_is_the_kernel_or_another_mutant() -> None:
+    kernel = EXAMPLES["copy_1d"].build()
+    functions = [kernel, *(m.prim_func for m in of_example("copy_1d"))]
+    for i, f in enumerate(functions):
+        assert not any(ir.structural_equal(f, g) for g in functions[:i])
+
+
+def test_the_kernel_itself_is_left_alone() -> None:
+    kernel = EXAMPLES["online_softmax"].build()
+    before = ir.structural_hash(kernel)
+    mutants(kernel)
+    assert ir.structural_hash(kernel) == before
+
+
+EXPECTED = [
+    ("copy_1d", "index+1", "x[i] -> x[i + 1]"),
+    ("copy_1d", "index-1", "out[i] = ... -> out[i - 1] = ..."),
+    ("copy_1d", "index+1", "i = bx * 128 + tx -> i = bx * 128 + tx + 1"),
+    ("copy_1d", "stride", "bx * 128 -> bx * 127"),
+    ("copy_1d", "grid", "for bx in 0:(count + 127) // 128 -> for bx in 0:(count + 127) // 128 - 1"),
+    ("copy_1d", "threads", "threads [128, 1, 1] -> threads [127, 1, 1]"),
+    ("copy_1d", "floor for ceil", "for bx in 0:(count + 127) // 128 -> for bx in 0:count // 128"),
+    ("copy_1d", "dropped guard", "if i < count -> always"),
+    ("copy_1d", "inverted guard", "if i < count -> if not (i < count)"),
+    ("copy_1d", "off by one", "i < count -> i <= count"),
+    ("copy_1d", "off by one", "i < count -> i < count - 1"),
+    ("copy_1d", "swapped operands", "i < count -> count < i"),
+    ("copy_1d", "dropped statement", "out[i] = x[i]"),
+    ("copy_2d", "loop end", "for i in 0:32 -> for i in 0:31"),
+    ("copy_2d", "loop start", "for j in 0:32 -> for j in -1:32"),
+    ("copy_2d", "wrong variable", "bx * 32 + i -> bx * 32 + j"),
+    ("copy_2d", "dropped operand", "bx * 32 + i -> i"),
+    ("copy_2d", "other operator", "m < M and n < N -> m < M or n < N"),
+    ("gather", "dropped guard", "T.if_then_else(indices[row] >= 0, kept, 0) -> kept"),
+    ("gather", "off by one", "indices[row] >= 0 -> indices[row] > 0"),
+    ("gather", "other operator", "T.max(indices[row], 0) -> T.min(indices[row], 0)"),
+    ("gather", "dropped operand", "T.max(indices[row], 0) -> indices[row]"),
+    ("softmax", "other operator", "T.exp(p[i, j] - top[i]) -> T.exp2(p[i, j] - top[i])"),
+    ("softmax", "swapped operands", "p[i, j] / total[i] -> total[i] / p[i, j]"),
+    ("softmax", "dropped operand", "p[i, j] - top[i] -> p[i, j]"),
+    ("softmax", "wrong buffer", "total[i] -> top[i]"),
+    ("online_softmax", "dropped rescale", "acc[i] * T.exp(before[i] - top[i]) -> acc[i]"),
+    ("transpose", "wrong axis", "shared[lane, j] -> shared[j, lane]"),
+    ("transpose", "dropped barrier", 'T.tvm_storage_sync("shared")'),
+    ("strided", "constant", 'T.Cast("int64", i) * T.int64(4096) -> T.Cast("int64", i) * T.int64(4097)'),
+    ("strided", "late widening", 'T.Cast("int64", i) * T.int64(4096) -> T.Cast("int64", i * 4096)'),
+]
+
+
+@pytest.mark.parametrize(("name", "operator", "change"), EXPECTED)
+def test_operators(name: str, operator: str, change: str) -> None:
+    assert any(m.name.startswith(f"{operator} @ {change}") and m.operator == operator for m in of_example(name))
+
+
+def test_tile_operations() -> None:
+    """The kind, axis and clear flag of a reduction, a gemm's flags, a fill's value, and each operation deleted."""
+    by_operator: dict[str, list[str]] = {}
+    for mutant in of_example("online_softmax") + of_example("matmul"):
+        by_operator.setdefault(mutant.operator, []).append(mutant.name)
+    assert any('"max", 1' in n and '"min", 1' in n for n in by_operator["other reduction"])
+    assert any('"sum", 1' in n and '"sum", 0' in n for n in by_operator["wrong axis"])
+    assert sum("T.gemm" in n for n in by_operator["flag"]) == 3
+    assert sum("T.reduce" in n for n in by_operator["flag"]) == 3
+    assert any("-1.07374182e+09" in n for n in by_operator["constant"])
+    for operation in ("T.fill", "T.copy", "T.reduce", "T.gemm"):
+        assert any(n.startswith(f"dropped statement @ {operation}(") for n in by_operator["dropped statement"])
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"),
+    [
+        ("copy_1d", "floor grid"),
+        ("copy_1d", "overlapping blocks"),
+        ("matmul", "wrong axis"),
+        ("matmul", "dropped tail"),
+        ("online_softmax", "missing rescale"),
+        ("online_softmax", "missing rescale of the total"),
+        ("online_softmax", "maximum forgotten"),
+        ("transpose", "dropped barrier"),
+        ("transpose", "wrong axis"),
+    ],
+)
+def test_planted_errors_are_among_the_mutants(name: str, bug: str) -> None:
+    """What a person wrote as an error in the source, the mutator makes of the correct kernel."""
+    planted = EXAMPLES[name].build(bug)
+    assert sum(ir.structural_equal(m.prim_func, planted) for m in of_example(name)) == 1
+
+
+def test_barriers_of_the_lowered_kernel() -> None:
+    example = EXAMPLES["matmul"]
+    device = extract.device(example.build(), guards=False, pass_configs=example.pass_configs)
+    barriers = _barriers(device)
+    dropped = drop_barriers(device)
+    assert barriers == len(dropped) == 2
+    assert all(_barriers(m.prim_func) == barriers - 1 for m in dropped)
+    assert len({m.name for m in dropped}) == 2
+    assert drop_barriers(extract.device(EXAMPLES["copy_1d"].build(), guards=False)) == []
+
+
+def _barriers(prim_func: Any) -> int:
+    return prim_func.script(show_meta=False).count("tvm_storage_sync")
+
+
+def test_unknown_nodes_are_refused() -> None:
+    kernel = EXAMPLES["copy_1d"].build()
+    shuffle = tirx.Shuffle([tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), 4)], [0])
+    with pytest.raises(Unsupported, match="Shuffle"):
+        mutants(kernel.with_body(tirx.Evaluate(shuffle)))
+
+
+def test_mutants_of_sinkhorn_lower() -> None:
+    """A mutant that the compiler refuses tells nothing about the proofs."""
+    sample = of_sinkhorn()[::16]
+    lowered = [m for m in sample if _lowers(m.prim_func)]
+    assert len(lowered) >= 0.9 * len(sample)
+
+
+def _lowers(prim_func: Any) -> bool:
+    try:
+        extract.device(prim_func, guards=False)
+    except Exception:  # the compiler's own, of many kinds
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_agree_with_their_contracts(name: str) -> None:
+    example = EXAMPLES[name]
+    kernel = example.build()
+    buffers = [kernel.buffer_map[p] for p in kernel.params]
+    assert [b.name for b in buffers] == [spec.name for spec in example.contract.tensors]
+    assert {str(d) for b in buffers for d in b.shape if isinstance(d, tirx.Var)} == set(example.contract.sizes)
+    for buffer, spec in zip(buffers, example.contract.tensors, strict=True):
+        assert [f"torch.{buffer.dtype}"] == [str(d) for d in spec.dtypes]
+        assert [str(d) for d in buffer.shape] == spec.shape.split()
+    extract.device(kernel, guards=False, pass_configs=example.pass_configs)
+
+
+@pytest.mark.parametrize(("name", "bug"), PLANTED)
+def test_planted_errors_change_the_kernel(name: str, bug: str) -> None:
+    build = EXAMPLES[name].build
+    assert not ir.structural_equal(build(bug), build())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_references_return_what_the_contract_says(name: str) -> None:
+    example = EXAMPLES[name]
+    sizes = {size: 5 + i for i, size in enumerate(example.contract.sizes)}
+
+    def shape(spec: Any) -> list[int]:
+        return [int(d) if d.isdigit() else sizes[d] for d in spec.shape.split()]
+
+    inputs = []
+    for spec in example.contract.inputs:
+        low = spec.elements.low
+        inputs.append(torch.ones(shape(spec)).to(spec.dtypes[0]) * (1 if low is None else low))
+    hidden = {} if name != "strided" else {"count": sizes["count"]}
+    (output,) = example.contract.outputs
+    got = example.reference(*inputs, **hidden)
+    assert list(got.shape) == shape(output)
+    assert got.dtype == output.dtypes[0]

@@ -1,0 +1,218 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import lemmata
+from lemmata.integrations import transformers as integration
+
+pytest.importorskip("transformers")
+
+from lemmata.demo import default_text, passages
+from lemmata.integrations.compare import compare
+from lemmata.integrations.observe import Choices, Dispatches, Double
+from lemmata.integrations.tiny import tiny_model
+from lemmata.integrations.transformers import apply_to, swapped, undo
+from lemmata.reference.sinkhorn import COLUMN, ROW
+
+SITES = 8  # two hyper-connections in each of four layers
+LENGTH, STEPS = 64, 6
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return passages(default_text(), LENGTH)
+
+
+def classes(model):
+    return [type(module) for module in model.modules()]
+
+
+def double(model):
+    return copy.deepcopy(model).double()
+
+
+def test_prefill_decode_and_generate_agree(model, ids):
+    phases = compare(model, double(model), ids, STEPS)
+    forwards = {"prefill": 1, "decode": STEPS + 1, "generate": STEPS}
+    assert {phase.name: phase.calls for phase in phases} == {n: {"sinkhorn": SITES * f} for n, f in forwards.items()}
+    for phase in phases:
+        assert phase.difference <= phase.bound < 1e-4
+        assert phase.devices == {"sinkhorn": "cpu"}
+        assert phase.choices > 0
+        assert phase.choices_moved == 0
+        assert phase.first_token_apart is None
+    assert not swapped(model)
+
+
+def test_compare_wants_an_untouched_model(model, ids):
+    with pytest.raises(RuntimeError, match="expected an untouched one, got 8 calls"):
+        compare(apply_to(model), double(model), ids, STEPS)
+
+
+def rows_last(logits, *, iterations, eps):
+    x = logits.softmax(ROW) + eps
+    for axis in [ROW] + [COLUMN, ROW] * (iterations - 1):
+        x = x / (x.sum(axis, keepdim=True) + eps)
+    return x
+
+
+def with_sinkhorn(change):
+    def wrong(logits, *, iterations, eps, right=lemmata.sinkhorn):
+        return change(right, logits, iterations, eps)
+
+    return wrong
+
+
+WRONG = {
+    "rows last": rows_last,
+    "result transposed": with_sinkhorn(lambda f, x, i, e: f(x, iterations=i, eps=e).mT),
+    "logits transposed": with_sinkhorn(lambda f, x, i, e: f(x.mT, iterations=i, eps=e).mT),
+    "one iteration fewer": with_sinkhorn(lambda f, x, i, e: f(x, iterations=i - 1, eps=e)),
+    "no eps": with_sinkhorn(lambda f, x, i, e: f(x, iterations=i, eps=1e-12)),
+    "one matrix off": with_sinkhorn(lambda f, x, i, e: f(x, iterations=i, eps=e).roll(1, 0)),
+    "nan": with_sinkhorn(lambda f, x, i, e: f(x * torch.nan, iterations=i, eps=e)),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_operator_is_noticed(model, ids, monkeypatch, wrong):
+    monkeypatch.setattr(lemmata, "sinkhorn", WRONG[wrong])
+    for phase in compare(model, double(model), ids, STEPS):
+        assert not phase.difference <= 10 * phase.bound, phase
+
+
+def gradient(model, ids):
+    model.zero_grad()
+    model(ids, labels=ids, use_cache=False).loss.backward()
+    return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_gradients_agree(model, ids):
+    choices, calls = Choices(), Dispatches()
+    exact = double(model)
+    with choices.record(model):
+        plain = gradient(model, ids)
+    with choices.keep(exact), Double():
+        error = (gradient(exact, ids) - plain).abs().max()
+    with choices.keep(apply_to(model)), calls:
+        ours = gradient(model, ids)
+    assert calls.calls == {"sinkhorn": SITES, "sinkhorn_bwd": SITES}
+    assert (ours - plain).abs().max() <= 2 * error
+    assert error < 1e-4 * plain.abs().max()
+
+
+def test_apply_to_is_idempotent_and_undone_exactly(model):
+    before, state = classes(model), {k: v.clone() for k, v in model.state_dict().items()}
+    assert apply_to(model) is model
+    once = classes(model)
+    assert sum(a is not b for a, b in zip(before, once, strict=True)) == SITES
+    assert classes(apply_to(model)) == once
+    assert [len(names) for names in swapped(model).values()] == [SITES]
+    assert swapped(model)["sinkhorn"][0] == "model.layers.0.attn_hc"
+    assert classes(undo(model)) == before == classes(undo(model))
+    assert swapped(model) == {}
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_other_models_are_left_alone(model):
+    other = copy.deepcopy(model)
+    apply_to(model)
+    assert not swapped(other)
+    assert swapped(apply_to(tiny_model().model.layers[1])) == {"sinkhorn": ("attn_hc", "ffn_hc")}
+
+
+def test_a_swapped_model_can_be_copied_and_pickled(model):
+    apply_to(model)
+    assert swapped(copy.deepcopy(model)) == swapped(model)
+    layer = model.model.layers[0].attn_hc
+    assert type(pickle.loads(pickle.dumps(layer))) is type(layer)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        integration.nothing  # noqa: B018
+
+
+def test_only_selects_operators(model):
+    assert list(swapped(apply_to(model, only=["sinkhorn"]))) == ["sinkhorn"]
+    assert list(swapped(undo(model, only=[]))) == ["sinkhorn"]
+    with pytest.raises(ValueError, match=r"only: expected operators among \['sinkhorn'\], got \['softmax'\]"):
+        apply_to(model, only=["softmax"])
+
+
+def test_a_model_without_such_modules_is_refused():
+    with pytest.raises(ValueError, match="model: expected a DeepseekV4HyperConnection inside, got none in Linear"):
+        apply_to(torch.nn.Linear(2, 2))
+
+
+def test_a_module_with_its_own_forward_is_refused(model):
+    layer = model.model.layers[3].ffn_hc
+    layer.forward = layer.forward
+    before = classes(model)
+    with pytest.raises(RuntimeError, match=r"model: expected no instance .* got one in model.layers.3.ffn_hc"):
+        apply_to(model)
+    assert classes(model) == before
+
+
+def test_a_subclass_of_the_user_keeps_its_forward(model):
+    layer = model.model.layers[0].attn_hc
+    layer.__class__ = type("Mine", (type(layer),), {})
+    assert len(swapped(apply_to(model))["sinkhorn"]) == SITES - 1
+
+
+@pytest.mark.parametrize("installed", ["4.57.0", "5.8.0", "5.9.1", "5.24.0", "6.0.0"])
+def test_an_unknown_version_is_refused(model, monkeypatch, installed):
+    monkeypatch.setattr(integration, "version", lambda package: installed)
+    before = classes(model)
+    with pytest.raises(RuntimeError, match=f"^transformers: expected a version in .*, got {installed}$"):
+        apply_to(model)
+    assert classes(model) == before
+
+
+@pytest.mark.parametrize("installed", ["5.10.0", "5.16.1", "5.20.2", "5.23.0", "5.23.1.dev0"])
+def test_a_known_version_is_accepted(model, monkeypatch, installed):
+    monkeypatch.setattr(integration, "version", lambda package: installed)
+    apply_to(model)
+
+
+def test_transformers_absent(monkeypatch):
+    def absent(package):
+        raise integration.PackageNotFoundError
+
+    monkeypatch.setattr(integration, "version", absent)
+    with pytest.raises(RuntimeError, match="transformers: expected it installed, got none"):
+        tiny_model()
+
+
+def test_kept_choices_are_the_recorded_ones(model, ids):
+    choices, other = Choices(), copy.deepcopy(model)
+    for layer in other.model.layers[1:]:
+        layer.mlp.gate.e_score_correction_bias.neg_()  # picks other experts; changes nothing else
+    with torch.no_grad():
+        with choices.record(model):
+            logits = model(ids, use_cache=False).logits
+        assert not torch.allclose(other(ids, use_cache=False).logits, logits)
+        with choices.keep(other) as rows:
+            assert torch.allclose(other(ids, use_cache=False).logits, logits, atol=1e-5)
+    assert 0 < rows["differed"] < rows["made"]
+
+
+def test_double_leaves_no_fp32(model, ids):
+    seen = set()
+
+    class Dtypes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            seen.update(x.dtype for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+            return out
+
+    exact = double(model)
+    with torch.no_grad(), Double(), Dtypes():
+        exact(ids, use_cache=False)
+    assert {dtype for dtype in seen if dtype.is_floating_point} == {torch.float64}

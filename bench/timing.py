@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -62,12 +63,13 @@ class _Replay:
 
     def __init__(self, make: Callable[[], Call], bytes_per_call: int) -> None:
         self.calls = min(512, max(20, math.ceil(ROTATION_BYTES / bytes_per_call)))
-        calls = [make() for _ in range(self.calls)]
+        self.kept: list[object] = [make() for _ in range(self.calls)]  # the graph holds only addresses
+        calls = cast(list[Call], self.kept[:])
         calls[0]()  # compiles
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.outputs = [call() for call in calls]
+            self.kept += [call() for call in calls]
         self.replay(2)
         self.estimate_s = self.replay(5) * self.calls
 

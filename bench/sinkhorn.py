@@ -1,17 +1,22 @@
-"""Sinkhorn, 4 x 4 and 20 iterations: lemmata, TileKernels, torch.compile."""
+"""Sinkhorn, 4 x 4 and 20 iterations: lemmata, TileKernels, torch.compile.
+
+``lemmata bench sinkhorn`` takes device time on a GPU; ``pytest bench/sinkhorn.py`` the time of eager calls anywhere.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
 
+import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
-from ..bindings.sinkhorn import sinkhorn
-from ..reference import sinkhorn as reference
-from .peers import find
-from .roofline import bound
-from .timing import Call, Case
+from lemmata.bench.peers import find
+from lemmata.bench.roofline import bound
+from lemmata.bench.timing import Call, Case
+from lemmata.bindings.sinkhorn import sinkhorn
+from lemmata.reference import sinkhorn as reference
 
 N, ITERATIONS, EPS = 4, 20, 1e-6
 COUNTS = (1024, 4096, 32768, 131072)
@@ -62,13 +67,11 @@ def _backward(count: int) -> dict[str, Callable[[], Call]]:
     return contenders
 
 
-def cases(*, full: bool = True) -> Iterator[Case]:
-    """Forward and backward at every count; ``full=False`` only where a limit is set."""
+def cases() -> Iterator[Case]:
+    """Forward and backward at every count."""
     for direction in ("forward", "backward"):
         for count in COUNTS:
             limit = LIMITS.get((direction, count))
-            if not full and limit is None:
-                continue
             back = direction == "backward"
             traffic = count * N * N * 4 * (3 if back else 2)
             least, why = bound(
@@ -80,7 +83,21 @@ def cases(*, full: bool = True) -> Iterator[Case]:
             yield Case("sinkhorn", f"{direction} {count}", traffic, least, why, limit, contenders)
 
 
-def call(device: str) -> Callable[[], torch.Tensor]:
-    """One eager call of the public function, for the host's share of its time."""
-    x = torch.randn(4096, N, N, device=device)
-    return lambda: sinkhorn(x)
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_eager_call(benchmark: BenchmarkFixture, direction: str, count: int) -> None:
+    """What one call of the public function costs its caller, waiting for the device included."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    logits = torch.randn(count, N, N, device=device, requires_grad=direction == "backward")
+    grad = torch.randn(count, N, N, device=device)
+
+    def step() -> None:
+        out = sinkhorn(logits)
+        if direction == "backward":
+            torch.autograd.grad(out, logits, grad)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    benchmark.extra_info["device"] = device
+    benchmark(step)

@@ -1,8 +1,8 @@
 """Device time by CUDA-graph replay over rotating inputs, several contenders interleaved, burst and sustained.
 
 A power-capped card slows down within tens of milliseconds, so both regimes are timed: a burst is a few milliseconds of
-replays after the card has rested, sustained is the second half of a long run. Inputs rotate through more memory than the
-cache holds, so that every call finds its inputs cold. Contenders take turns in the order A B C C B A.
+replays after the card has rested, sustained is the second half of a long run. Inputs rotate through more memory than
+the cache holds, so that every call finds its inputs cold. Contenders take turns in the order A B C C B A.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ class _Replay:
 
     def replay(self, times: int) -> float:
         """Seconds a call over so many replays."""
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         for _ in range(times):
             self.graph.replay()
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) / 1e3 / times / self.calls
+        return float(begin.elapsed_time(end)) / 1e3 / times / self.calls
 
     def burst(self) -> float:
         torch.cuda.synchronize()

@@ -4,6 +4,7 @@ Every kernel is written as one that ships: run-time sizes symbolic, every access
 bounds without the compiler's guards. A planted error is a value of ``bug``; ``None`` is the correct kernel.
 """
 
+# No `from __future__ import annotations`: TileLang could not resolve the sizes that only annotations name.
 from typing import Any
 
 import tilelang.language as T

@@ -52,7 +52,7 @@ class OpSpec:
 
     @functools.cache  # noqa: B019  specs live as long as the tests
     def tolerance(self, device: str, **statics: float) -> tuple[float, float]:
-        """Twice plain torch's own largest error, forward and backward, over matrices of the magnitudes that are drawn."""
+        """Twice plain torch's own largest error, forward and backward, over all magnitudes that are drawn."""
         n = int(statics.pop("n"))
         x = torch.cat([self.sample(512, m, seed=7, n=n).clamp(-80, 80) for m in (0.1, 1.0, 8.0, 40.0)])
         g = self.sample(len(x), seed=8, n=n)

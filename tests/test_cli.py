@@ -20,9 +20,7 @@ def invoke(*args):
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
-needs_transformers = pytest.mark.skipif(
-    record.installed("transformers") == "not installed", reason="needs transformers"
-)
+needs_transformers = pytest.mark.skipif(record.installed("transformers") == "not installed", reason="absent")
 
 
 @needs_transformers
@@ -85,14 +83,16 @@ def test_demo_fails_when_nothing_is_swapped(monkeypatch):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--length", "4096", __file__], "text: expected at least 8192 bytes, got"),
+        (["--length", "64", "{short}"], "text: expected at least 128 bytes, got 127"),
         (["--steps", "256"], "steps: expected a value in [1, 255], got 256"),
         (["--steps", "0"], "greater than or equal to 1"),
         (["/nonexistent"], "does not exist"),
     ],
 )
-def test_demo_refuses_bad_arguments(args, message):
-    result = invoke("demo", *args)
+def test_demo_refuses_bad_arguments(tmp_path, args, message):
+    short = tmp_path / "short"
+    short.write_bytes(bytes(127))
+    result = invoke("demo", *(arg.format(short=short) for arg in args))
     assert result.exit_code == 2
     assert message in result.output
 
@@ -222,7 +222,6 @@ def test_the_digest_of_no_kernel():
 def test_help_imports_nothing_heavy():
     code = """if True:
         import sys
-from types import SimpleNamespace
         import lemmata.integrations.transformers
         from typer.testing import CliRunner
         from lemmata.cli import app

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tvm import ir, tirx
+from tilelang import tvm
 
 from corpus import EXAMPLES
 from lemmata.kernels import sinkhorn
@@ -17,6 +17,7 @@ from lemmata.proofs.engine import extract
 from lemmata.proofs.engine.errors import Unsupported
 from lemmata.proofs.engine.mutate import Mutant, drop_barriers, mutants
 
+ir, tirx = tvm.ir, tvm.tirx
 PLANTED = [(name, bug) for name, example in EXAMPLES.items() for bug in example.bugs]
 
 
@@ -102,8 +103,9 @@ EXPECTED = [
     ("online_softmax", "dropped rescale", "acc[i] * T.exp(before[i] - top[i]) -> acc[i]"),
     ("transpose", "wrong axis", "shared[lane, j] -> shared[j, lane]"),
     ("transpose", "dropped barrier", 'T.tvm_storage_sync("shared")'),
-    ("strided", "constant", 'T.Cast("int64", i) * T.int64(4096) -> T.Cast("int64", i) * T.int64(4097)'),
-    ("strided", "late widening", 'T.Cast("int64", i) * T.int64(4096) -> T.Cast("int64", i * 4096)'),
+    ("strided", "stride", 'T.Cast("int64", i) * 4096 -> T.Cast("int64", i) * 4097'),
+    ("gather", "constant", "T.if_then_else(indices[row] >= 0, kept, 0) -> T.if_then_else(indices[row] >= 0, kept, 1)"),
+    ("strided", "late widening", 'T.Cast("int64", i) * 4096 -> T.Cast("int64", i * 4096)'),
 ]
 
 

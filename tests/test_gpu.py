@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+
 from opspec import SPECS, OpSpec
 
 pytestmark = [pytest.mark.gpu, pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)]

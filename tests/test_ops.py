@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import LAYOUTS, Call, calls, invalid_calls, lay_out
-from opspec import SPECS, OpSpec
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.library import opcheck
+
+from inputs import LAYOUTS, Call, calls, invalid_calls, lay_out
+from opspec import SPECS, OpSpec
 
 pytestmark = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 

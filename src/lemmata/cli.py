@@ -23,7 +23,7 @@ def demo(
         Path | None,
         typer.Argument(exists=True, dir_okay=False, help="The text to read; by default Python's documentation."),
     ] = None,
-    length: Annotated[int, typer.Option(min=2, max=4096, help="Bytes in each of two passages.")] = 256,
+    length: Annotated[int, typer.Option(min=2, max=1024, help="Bytes in each of two passages.")] = 256,
     steps: Annotated[int, typer.Option(min=1, help="Tokens decoded, and tokens generated.")] = 32,
     as_json: Json = False,
 ) -> None:
@@ -51,3 +51,38 @@ def info(as_json: Json = False) -> None:
         typer.echo(f"lemmata info: {error}", err=True)
         raise typer.Exit(1) from error
     print_info(found, as_json=as_json)
+
+
+@app.command()
+def bench(
+    ops: Annotated[list[str] | None, typer.Argument(metavar="[OP]...", help="Operators; all by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time the kernels on this GPU beside their peers, and write the figures into its record."""
+    from .bench.report import missed, print_figures, run
+
+    try:
+        figures = run(ops or ())
+    except (ValueError, RuntimeError) as error:
+        typer.echo(f"lemmata bench: {error}", err=True)
+        raise typer.Exit(2) from error
+    print_figures(figures, as_json=as_json)
+    for line in missed(figures):
+        typer.echo(f"lemmata bench: {line}", err=True)
+    raise typer.Exit(1 if missed(figures) else 0)
+
+
+@app.command()
+def warmup() -> None:
+    """Compile the kernels that DeepSeek-V4 uses, so that no request waits for a compiler."""
+    import torch
+
+    if not torch.cuda.is_available():
+        typer.echo("lemmata warmup: expected a CUDA device, got none", err=True)
+        raise typer.Exit(2)
+    from .kernels.build import build
+    from .kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
+
+    for factory in (sinkhorn_fwd, sinkhorn_bwd):
+        build(factory, Config())
+        typer.echo(f"built {factory.__name__}")

@@ -63,7 +63,7 @@ def gather() -> Info:
     return Info(
         versions={
             "lemmata": lemmata.__version__,
-            "python": platform.pythoninstalled(),
+            "python": platform.python_version(),
             **{package: installed(package) for package in _PACKAGES},
             "cuda": torch.version.cuda or "not in this torch",
         },

@@ -63,8 +63,8 @@ def records() -> list[Record]:
 def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[str, Any]] | None = None) -> Path:
     """Add verdicts and figures to the record of this machine's GPU; returns its file.
 
-    What the record holds already stays only if it is of these kernels under these versions. Then a verdict replaces that
-    of the same test, and figures replace those of the same ``op``.
+    What the record holds already stays only if it is of these kernels under these versions; then a verdict replaces
+    that of the same test, and figures replace those of the same ``op``.
 
     Raises:
         RuntimeError: there is no GPU.

@@ -1,0 +1,31 @@
+# Each target makes .venv first, from constraints.txt, and again whenever that or pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types prove clean
+
+demo: .venv/installed
+	$(BIN)/lemmata demo
+
+test: .venv/installed lint types
+	$(BIN)/pytest -n 2 --dist worksteal
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed
+	$(BIN)/mypy
+
+prove: .venv/installed
+	$(BIN)/lemmata prove
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	# its metadata asks for Python 3.12 and a torch that is not needed to read its kernels
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python tile-kernels==2.1.0
+	touch $@
+
+clean:
+	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .hypothesis

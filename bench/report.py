@@ -1,0 +1,78 @@
+"""Running the benchmarks: a table for people, the record for the repository."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lemmata.bench.timing import Figure, measure
+from lemmata.record import update
+
+OPERATORS = ("sinkhorn",)
+
+
+def run(ops: Iterable[str]) -> list[Figure]:
+    """Time every case of these operators on the current GPU and write the figures into its record.
+
+    Raises:
+        ValueError: an operator has no benchmark.
+        RuntimeError: there is no CUDA device of compute capability 9.0.
+    """
+    ops = list(ops) or list(OPERATORS)
+    if unknown := set(ops) - set(OPERATORS):
+        raise ValueError(f"op: expected one of {list(OPERATORS)}, got {sorted(unknown)}")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        raise RuntimeError("bench: expected a CUDA device of compute capability 9.0, got none")
+    figures = [
+        figure
+        for op in ops
+        for case in importlib.import_module(f"lemmata.bench.{op}").cases()
+        for figure in measure(case)
+    ]
+    update(figures=[asdict(figure) for figure in figures])
+    return figures
+
+
+def table(figures: Iterable[Mapping[str, Any]]) -> Table:
+    """One row a case: our time, its share of the bound, and every contender's time beside it."""
+    rows: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for figure in figures:
+        rows.setdefault((figure["op"], figure["shape"]), {})[figure["contender"]] = figure
+    names = sorted({name for row in rows.values() for name in row} - {"lemmata"})
+    out = Table(
+        box=None, pad_edge=False, header_style=None, title="microseconds, burst / sustained", title_justify="left"
+    )
+    for column in ("op", "shape", "lemmata", "limit", "bound", *names):
+        out.add_column(column, justify="left" if column in ("op", "shape") else "right", no_wrap=True)
+    for (op, shape), row in rows.items():
+        ours = row["lemmata"]
+        times = [f"{row[n]['burst_us']:.2f} / {row[n]['sustained_us']:.2f}" if n in row else "absent" for n in names]
+        limit = "" if ours["limit_us"] is None else f"{ours['limit_us']:.1f}"
+        own = f"{ours['burst_us']:.2f} / {ours['sustained_us']:.2f}"
+        out.add_row(op, shape, own, limit, f"{ours['bound_us']:.2f} {ours['bound']}", *times)
+    return out
+
+
+def missed(figures: Iterable[Figure]) -> list[str]:
+    """The limits that were not kept, a line each."""
+    return [
+        f"{f.op} {f.shape}: expected at most {f.limit_us} us, got {f.burst_us} us"
+        for f in figures
+        if f.contender == "lemmata" and f.limit_us is not None and f.burst_us > f.limit_us
+    ]
+
+
+def print_figures(figures: list[Figure], *, as_json: bool) -> None:
+    """Print what `run` measured."""
+    rows = [asdict(figure) for figure in figures]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        Console(highlight=False, width=160).print(table(rows))

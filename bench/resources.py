@@ -1,0 +1,78 @@
+"""What nvcc makes of a kernel: registers, spills, shared memory. Needs no GPU."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tilelang
+from tilelang import tvm
+from tilelang.backend.target import determine_target
+from tilelang.engine.lower import lower
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The resource report of one kernel, per thread but for the shared memory."""
+
+    registers: int
+    stack_bytes: int
+    spill_store_bytes: int
+    spill_load_bytes: int
+
+
+def nvcc() -> Path:
+    """The machine's nvcc, or the one of the wheel nvidia-cuda-nvcc."""
+    wheel = Path(sysconfig.get_paths()["purelib"], "nvidia", "cu13", "bin", "nvcc")
+    found = shutil.which("nvcc") or (str(wheel) if wheel.exists() else None)
+    if found is None:
+        raise FileNotFoundError("nvcc: expected it on the PATH or from pip install nvidia-cuda-nvcc, got neither")
+    return Path(found)
+
+
+def cuda_source(prim_func: Any, pass_configs: Mapping[str, Any]) -> str:
+    """The CUDA that TileLang generates for sm_90a."""
+    target = determine_target({"kind": "cuda", "arch": "sm_90a"}, return_object=True)
+    with target, tvm.transform.PassContext(opt_level=3, config=dict(pass_configs)):
+        source: str = lower(prim_func, target=target).kernel_source
+    return source
+
+
+def resources(kernels: Mapping[str, Any], pass_configs: Mapping[str, Any]) -> dict[str, Resources]:
+    """Compile kernels for sm_90a, all at once since the headers take most of the time, and read ptxas's report."""
+    headers = Path(tilelang.__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernels.cu")
+        text = [
+            cuda_source(prim_func, pass_configs).replace(f"{prim_func.attrs['global_symbol']}_kernel", f"kernel_{at}")
+            for at, prim_func in enumerate(kernels.values())
+        ]
+        source.write_text("\n".join(text))
+        flags = ["-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", "-cubin", "-Xptxas", "-v"]
+        includes = [f"-I{headers / 'src'}", f"-I{headers / '3rdparty/cutlass/include'}"]
+        command = [str(nvcc()), *flags, *includes, str(source), "-o", str(source.with_suffix(".cubin"))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"nvcc failed: {done.stderr.strip().splitlines()[-1]}")
+    report = read_report(done.stderr)
+    return {name: report[f"kernel_{at}"] for at, name in enumerate(kernels)}
+
+
+def read_report(report: str) -> dict[str, Resources]:
+    """The figures in what ``ptxas -v`` prints, by kernel."""
+    found = {}
+    for name, body in re.findall(r"entry function '(\w+)'(.*?)(?=entry function|\Z)", report, re.DOTALL):
+        memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", body)
+        registers = re.search(r"Used (\d+) registers", body)
+        if memory and registers:
+            found[name] = Resources(int(registers[1]), *(int(n) for n in memory.groups()))
+    if not found:
+        raise ValueError(f"report: expected the output of ptxas -v, got {report[-200:]!r}")
+    return found

@@ -1,0 +1,1 @@
+"""lemmata inside other libraries. Nothing here is imported by ``import lemmata``."""

@@ -1,0 +1,160 @@
+"""The same DeepSeek-V4, untouched and on lemmata's operators: how far apart its logits are, and how far they may be.
+
+In fp32 the untouched model and the swapped one are two roundings of one formula: neither is the truth for the other.
+Each phase therefore also runs in fp64 with the same parameters. |untouched - fp64| is what fp32 costs this model on
+this text, and a swapped model that is as exact differs from the untouched one by at most twice that. One rounding of
+the largest logit is added for texts on which that error happens to vanish. All three runs pick the same experts and
+compressed entries (see `Choices`); how many the swapped model would have picked otherwise is reported.
+
+Decode is compared with decode: in transformers itself it differs from prefill, by tied scores that ``torch.topk``
+breaks differently in rows of different width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .observe import Choices, Dispatches, Double
+from .transformers import apply_to, undo
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One way of running the model: the two runs compared."""
+
+    name: str
+    positions: int
+    """How many positions have logits to compare."""
+    calls: dict[str, int]
+    """How often the swapped model dispatched each operator."""
+    devices: dict[str, str]
+    """The device that each operator ran on."""
+    difference: float
+    """The largest difference of two logits reached from the same tokens."""
+    fp32_error: float
+    """The largest error of the untouched model against fp64."""
+    bound: float
+    """What ``difference`` may be."""
+    choices: int
+    choices_moved: int
+    first_token_apart: int | None
+    """Which generated token is the first to differ, if one does."""
+    seconds_untouched: float
+    seconds_swapped: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The token ids that the model read or wrote, and the logits of the last of them."""
+
+    ids: Tensor
+    logits: Tensor
+
+    @property
+    def start(self) -> int:
+        return self.ids.shape[1] - self.logits.shape[1]
+
+
+def _prefill(model: Any, ids: Tensor) -> _Run:
+    return _Run(ids, model(ids, use_cache=False).logits)
+
+
+def _decode(model: Any, ids: Tensor, prompt: int) -> _Run:
+    out = model(ids[:, :prompt], use_cache=True)
+    logits = [out.logits[:, -1:]]
+    for t in range(prompt, ids.shape[1]):
+        out = model(ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
+        logits.append(out.logits)
+    return _Run(ids, torch.cat(logits, 1))
+
+
+def _generate(model: Any, prompt: Tensor, steps: int) -> _Run:
+    out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=steps,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return _Run(out.sequences, torch.stack(out.logits, 1))
+
+
+def _seconds(run: Callable[[Any], _Run], model: Any) -> float:
+    start = time.perf_counter()
+    run(model).logits.sum().item()  # waits for the device
+    return time.perf_counter() - start
+
+
+def _apart(a: _Run, b: _Run) -> tuple[float, int | None]:
+    tokens = (a.ids != b.ids).any(0).nonzero()
+    first = int(tokens[0]) - a.start if len(tokens) else None
+    same = None if first is None else first + 1  # the logits that chose that token still came from equal ones
+    return (a.logits - b.logits)[:, :same].abs().max().item(), first
+
+
+def _phase(
+    name: str, run: Callable[[Any], _Run], forced: Callable[[Any, Tensor], _Run], model: Any, exact: Any
+) -> Phase:
+    """Compare one phase; ``forced`` runs a model over the tokens that ``run`` ended with."""
+    choices, untouched, ours = Choices(), Dispatches(), Dispatches()
+    with choices.record(model), untouched:
+        plain = run(model)
+    if untouched.calls:
+        raise RuntimeError(f"model: expected an untouched one, got {sum(untouched.calls.values())} calls of lemmata")
+    with choices.keep(exact), Double():
+        error = (plain.logits - forced(exact, plain.ids).logits).abs().max().item()
+    seconds_untouched = _seconds(run, model)
+    try:
+        apply_to(model)
+        with choices.keep(model) as rows, ours:
+            swapped = run(model)
+        seconds_swapped = _seconds(run, model)
+    finally:
+        undo(model)
+    difference, first = _apart(plain, swapped)
+    return Phase(
+        name=name,
+        positions=plain.logits.shape[:2].numel(),
+        calls=dict(ours.calls),
+        devices=ours.devices,
+        difference=difference,
+        fp32_error=error,
+        bound=2 * error + torch.finfo(torch.float32).eps * plain.logits.abs().max().item(),
+        choices=rows["made"],
+        choices_moved=rows["differed"],
+        first_token_apart=first,
+        seconds_untouched=seconds_untouched,
+        seconds_swapped=seconds_swapped,
+    )
+
+
+@torch.no_grad()
+def compare(model: Any, exact: Any, ids: Tensor, steps: int) -> tuple[Phase, ...]:
+    """Run prefill, step-by-step decode and ``generate``, each untouched and swapped; the model ends untouched.
+
+    Args:
+        model: an untouched fp32 ``DeepseekV4ForCausalLM``.
+        exact: an fp64 copy of it.
+        ids: token ids ``[B, S]``. Prefill reads all of them, decode the last ``steps`` one by one, and ``generate``
+            continues the others by as many.
+        steps: from 1 to S - 1.
+    """
+    prompt = ids.shape[1] - steps
+    return (
+        _phase("prefill", lambda m: _prefill(m, ids), _prefill, model, exact),
+        _phase("decode", lambda m: _decode(m, ids, prompt), lambda m, i: _decode(m, i, prompt), model, exact),
+        _phase(
+            "generate",
+            lambda m: _generate(m, ids[:, :prompt], steps),
+            lambda m, i: _decode(m, i[:, :-1], prompt),
+            model,
+            exact,
+        ),
+    )

@@ -1,0 +1,87 @@
+"""The contract: what it accepts, what it refuses, in what words, and how fast."""
+
+from __future__ import annotations
+
+import timeit
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lemmata.reference.contract import Contract, Elements, Size, Static, TensorSpec
+from lemmata.reference.sinkhorn import FORWARD
+
+GATHER = Contract(
+    op="gather",
+    sizes={"B": Size(1, 8), "S": Size(), "P": Size(), "T": Size(0, 100)},
+    statics={"D": Static(int, 8, 64), "scale": Static(float, 0.0, 2.0)},
+    inputs=(
+        TensorSpec("q", "B S D", (torch.bfloat16, torch.float32)),
+        TensorSpec("kv", "B P+S D", (torch.bfloat16,)),
+        TensorSpec("indices", "B S 4", (torch.int32,), Elements(-1, "T")),
+    ),
+    outputs=(TensorSpec("out", "B S D", (torch.bfloat16,)),),
+)
+
+
+def tensors(b: int = 2, s: int = 3, p: int = 5, d: int = 16) -> list[torch.Tensor]:
+    return [
+        torch.zeros(b, s, d, dtype=torch.bfloat16),
+        torch.zeros(b, p + s, d, dtype=torch.bfloat16),
+        torch.zeros(b, s, 4, dtype=torch.int32),
+    ]
+
+
+@given(st.integers(1, 8), st.integers(0, 9), st.integers(0, 9), st.integers(8, 64))
+def test_sizes_are_read_off_the_shapes(b: int, s: int, p: int, d: int) -> None:
+    assert GATHER.check(*tensors(b, s, p, d)) == {"B": b, "S": s, "P": p, "D": d}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda t: [t[0], t[1].float(), t[2]], TypeError, "gather: kv: expected bfloat16, got float32"),
+        (lambda t: [t[0].half(), *t[1:]], TypeError, "gather: q: expected bfloat16 or float32, got float16"),
+        (lambda t: [t[0], t[1], [1]], TypeError, "gather: indices: expected a tensor, got list"),
+        (
+            lambda t: [t[0], t[1][:, :2], t[2]],
+            ValueError,
+            r"kv: expected shape \[B, P\+S, D\] with P in .*, got \[2, 2, 16\]",
+        ),
+        (
+            lambda t: [t[0], t[1], t[2][..., :3]],
+            ValueError,
+            r"indices: expected shape \[B, S, 4\], got \[2, 3, 3\]",
+        ),
+        (lambda t: [t[0], t[1][:1], t[2]], ValueError, r"gather: kv: expected shape \[B, P\+S, D\], got \[1, 8, 16\]"),
+        (lambda t: [t[0][0], *t[1:]], ValueError, r"gather: q: expected shape \[B, S, D\], got \[3, 16\]"),
+        (lambda t: [t[0][None], *t[1:]], ValueError, r"gather: q: expected shape"),
+        (lambda t: [t[0], t[1], t[2].to("meta")], ValueError, "gather: indices: expected device cpu, got meta"),
+        (lambda t: [t[0][..., :4], t[1][..., :4], t[2]], ValueError, r"with D in \[8, 64\], got \[2, 3, 4\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(spoil, error, words) -> None:  # type: ignore[no-untyped-def]
+    GATHER.check(*tensors())
+    with pytest.raises(error, match=words):
+        GATHER.check(*spoil(tensors()))
+
+
+def test_static_parameters_of_equal_value_are_told_apart_by_type() -> None:
+    x = torch.zeros(1, 4, 4)
+    FORWARD.check(x, iterations=1, eps=1)
+    with pytest.raises(TypeError, match="sinkhorn: iterations: expected int, got bool"):
+        FORWARD.check(x, iterations=True, eps=1)
+    with pytest.raises(TypeError, match="sinkhorn: iterations: expected int, got float"):
+        FORWARD.check(x, iterations=1.0, eps=1)
+
+
+def test_a_shape_with_an_undeclared_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"undeclared \['q'\]"):
+        Contract("op", {}, {}, (TensorSpec("x", "q", (torch.float32,)),), ())
+
+
+def test_a_check_costs_under_two_microseconds() -> None:
+    x = torch.zeros(4096, 4, 4)
+    times = timeit.repeat(lambda: FORWARD.check(x, iterations=20, eps=1e-6), number=500, repeat=200)
+    assert min(times) / 500 < 2e-6

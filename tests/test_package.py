@@ -1,0 +1,87 @@
+"""What a user installs: fast to import, without tilelang or z3, and one name in site-packages."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(code: str, path: str = str(ROOT / "src")) -> str:
+    """Run code in a fresh process that finds lemmata at that path."""
+    environment = os.environ | {"PYTHONPATH": path}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HIDE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"tilelang", "tvm", "z3", "cvc5", "transformers"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_importing_needs_torch_alone() -> None:
+    code = HIDE + "import torch, lemmata; print(lemmata.sinkhorn(torch.zeros(1, 4, 4))[0, 0, 0].item())"
+    assert float(python(code)) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_importing_loads_neither_tilelang_nor_z3() -> None:
+    loaded = python("import sys, lemmata; print(*{m.split('.')[0] for m in sys.modules})").split()
+    assert "lemmata" in loaded
+    assert not {"tilelang", "tvm", "z3", "transformers", "rich", "typer"} & set(loaded)
+
+
+def test_importing_adds_under_a_tenth_of_a_second() -> None:
+    code = "import time, torch; t = time.process_time(); import lemmata; print(time.process_time() - t)"
+    assert min(float(python(code)) for _ in range(3)) < 0.1
+
+
+def test_a_cuda_call_without_tilelang_says_what_to_install() -> None:
+    code = HIDE + (
+        "from lemmata.bindings.registry import _lazily\n"
+        "try: _lazily('lemmata.kernels.sinkhorn', 'forward').__closure__[0].cell_contents()\n"
+        "except RuntimeError as error: print(error)"
+    )
+    assert "pip install 'lemmata[cuda]'" in python(code)
+
+
+def test_the_wheel_owns_one_top_level_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"lemmata"}
+    for needed in ("py.typed", "kernels/sinkhorn.py", "proofs/engine/__init__.py", "bench/timing.py"):
+        assert f"lemmata/{needed}" in names
+
+    assert str(tmp_path) in python("import lemmata; print(lemmata.__file__)", path=str(tmp_path / "installed"))
+
+
+def test_no_folder_of_ours_shadows_a_package() -> None:
+    for name in ("kernels", "reference", "bindings", "proofs", "bench"):
+        assert not (ROOT / name / "__init__.py").exists()
+        assert (ROOT / "src/lemmata" / name).is_symlink()
+        assert (ROOT / "src/lemmata" / name).resolve() == ROOT / name
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(example.strip().splitlines()) <= 10
+    expected = re.findall(r"# prints (.*)", example)
+    assert expected
+    assert python(example).split("\n")[:-1] == expected

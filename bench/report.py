@@ -60,6 +60,26 @@ def table(figures: Iterable[Mapping[str, Any]]) -> Table:
     return out
 
 
+def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
+    """The rows for people who read Markdown: burst times, how many times faster we are than each contender."""
+    lines = [
+        "| operator | shape | lemmata, us | bound, us | contender | its time, us | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    figures = list(figures)
+    for ours in (f for f in figures if f["contender"] == "lemmata"):
+        rivals = [f for f in figures if (f["op"], f["shape"]) == (ours["op"], ours["shape"]) and f is not ours]
+        for rival in sorted(rivals, key=lambda f: str(f["contender"])):
+            time, ratio = rival["burst_us"], rival["burst_us"] / ours["burst_us"]
+            verdict = f"{ratio:.1f} x" if ratio >= 1 else f"**{ratio:.2f} x, slower**"
+            bound = f"{ours['bound_us']:.1f} ({ours['bound']})"
+            lines.append(
+                f"| {ours['op']} | {ours['shape']} | {ours['burst_us']:.2f} | {bound} "
+                f"| {rival['contender']} | {time:.2f} | {verdict} |"
+            )
+    return "\n".join(lines)
+
+
 def missed(figures: Iterable[Figure]) -> list[str]:
     """The limits that were not kept, a line each."""
     return [

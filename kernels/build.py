@@ -30,7 +30,22 @@ def build(factory: Callable[[Config], T.PrimFunc], config: Config) -> tilelang.J
     return kernel
 
 
-def aligned(tensor):
+def row_loop(n: int):
+    """The loop over a row of n fp32 numbers in global memory: 8- or 16-byte accesses where its width allows them."""
+    return T.vectorized(n) if n in (2, 4, 8) else T.unroll(n)
+
+
+def launch(factory: Callable[[Config], T.PrimFunc], config: Config, *inputs):
+    """Run a kernel from matrices [count, n, n] to such matrices on inputs [..., n, n] of one shape."""
+    shape = inputs[0].shape
+    out = inputs[0].new_empty(shape)
+    if out.numel():
+        kernel = build(factory, config)
+        kernel(*(_aligned(x).view(-1, *shape[-2:]) for x in inputs), out.view(-1, *shape[-2:]))
+    return out
+
+
+def _aligned(tensor):
     """The tensor, contiguous and beginning at a multiple of 16 bytes, as the widest loads need it."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

@@ -15,15 +15,13 @@ of column j, dC <- (dC - sum_i dC C) / (column sum + eps), becomes
 and a row likewise, without a division. The vectors r and c of every step are recomputed and kept in shared memory.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import tilelang.language as T
 
-from .build import aligned, build
+from .build import launch, row_loop
 
-DTYPE = "float32"
+F32 = "float32"
 
 
 @dataclass(frozen=True)
@@ -36,18 +34,13 @@ class Config:
     threads: int = 32
 
 
-def _row_loop(n: int) -> T.vectorized:
-    """The loop over a row of a matrix in global memory: 8- or 16-byte accesses where a row allows them."""
-    return T.vectorized if n in (2, 4, 8) else T.unroll
-
-
 def _softmax(n: int, eps: float):
     @T.macro
     def softmax(logits, matrix, p):
         for i in T.unroll(n):
-            for j in _row_loop(n)(n):
+            for j in row_loop(n):
                 p[i, j] = logits[matrix, i, j]
-        top, scale = T.alloc_var(DTYPE), T.alloc_var(DTYPE)
+        top, scale = T.alloc_var(F32), T.alloc_var(F32)
         for i in T.unroll(n):
             top = p[i, 0]
             for j in T.unroll(1, n):
@@ -65,16 +58,6 @@ def _softmax(n: int, eps: float):
 
 def _steps(n: int, eps: float):
     @T.macro
-    def start(p, u, v, r, c):
-        for j in T.unroll(n):
-            u[j] = 1
-            r[j] = 1
-            v[j] = eps
-            for i in T.unroll(n):
-                v[j] += p[i, j]
-            c[j] = T.fast_rcp(v[j])
-
-    @T.macro
     def row_step(p, u, r, c):
         for i in T.unroll(n):
             u[i] *= eps
@@ -90,13 +73,21 @@ def _steps(n: int, eps: float):
                 v[j] += p[i, j] * r[i]
             c[j] = T.fast_rcp(v[j])
 
+    @T.macro
+    def start(p, u, v, r, c):
+        for i in T.unroll(n):
+            u[i] = 1
+            v[i] = 1
+            r[i] = 1
+        column_step(p, v, r, c)
+
     return start, row_step, column_step
 
 
 def _steps_back(n: int):
     @T.macro
     def row_step_back(p, b, r, c):
-        dot = T.alloc_var(DTYPE)
+        dot = T.alloc_var(F32)
         for i in T.unroll(n):
             dot = 0
             for j in T.unroll(n):
@@ -107,7 +98,7 @@ def _steps_back(n: int):
 
     @T.macro
     def column_step_back(p, b, r, c):
-        dot = T.alloc_var(DTYPE)
+        dot = T.alloc_var(F32)
         for j in T.unroll(n):
             dot = 0
             for i in T.unroll(n):
@@ -123,16 +114,17 @@ def sinkhorn_fwd(cfg: Config) -> T.PrimFunc:
     """logits -> out, both [count, n, n]."""
     n, threads = cfg.n, cfg.threads
     count = T.dynamic("count")
+    shape = (count, n, n)
     softmax = _softmax(n, cfg.eps)
     start, row_step, column_step = _steps(n, cfg.eps)
 
     @T.prim_func
-    def sinkhorn_fwd(logits: T.Tensor((count, n, n), DTYPE), out: T.Tensor((count, n, n), DTYPE)):
+    def sinkhorn_fwd(logits: T.Tensor(shape, F32), out: T.Tensor(shape, F32)):
         with T.Kernel(T.ceildiv(count, threads), threads=threads) as block:
             matrix = block * threads + T.get_thread_binding()
-            p = T.alloc_local((n, n), DTYPE)
-            u, v = T.alloc_local((n,), DTYPE), T.alloc_local((n,), DTYPE)
-            r, c = T.alloc_local((n,), DTYPE), T.alloc_local((n,), DTYPE)
+            p = T.alloc_local((n, n), F32)
+            u, v = T.alloc_local((n,), F32), T.alloc_local((n,), F32)
+            r, c = T.alloc_local((n,), F32), T.alloc_local((n,), F32)
             if matrix < count:
                 softmax(logits, matrix, p)
                 start(p, u, v, r, c)
@@ -140,7 +132,7 @@ def sinkhorn_fwd(cfg: Config) -> T.PrimFunc:
                     row_step(p, u, r, c)
                     column_step(p, v, r, c)
                 for i in T.unroll(n):
-                    for j in _row_loop(n)(n):
+                    for j in row_loop(n):
                         out[matrix, i, j] = r[i] * p[i, j] * c[j]
 
     return sinkhorn_fwd
@@ -150,25 +142,22 @@ def sinkhorn_bwd(cfg: Config) -> T.PrimFunc:
     """grad_out, logits -> grad_logits, all [count, n, n]."""
     n, threads, steps = cfg.n, cfg.threads, cfg.iterations - 1
     count = T.dynamic("count")
+    shape = (count, n, n)
     softmax, exact_softmax = _softmax(n, cfg.eps), _softmax(n, 0.0)
     start, row_step, column_step = _steps(n, cfg.eps)
     row_step_back, column_step_back = _steps_back(n)
 
     @T.prim_func
-    def sinkhorn_bwd(
-        grad_out: T.Tensor((count, n, n), DTYPE),
-        logits: T.Tensor((count, n, n), DTYPE),
-        grad_logits: T.Tensor((count, n, n), DTYPE),
-    ):
+    def sinkhorn_bwd(grad_out: T.Tensor(shape, F32), logits: T.Tensor(shape, F32), grad_logits: T.Tensor(shape, F32)):
         with T.Kernel(T.ceildiv(count, threads), threads=threads) as block:
             lane = T.get_thread_binding()
             matrix = block * threads + lane
-            rows = T.alloc_shared((max(steps, 1), n, threads), DTYPE)  # r before each step; a lane per thread
-            columns = T.alloc_shared((max(steps, 1), n, threads), DTYPE)
-            p, b = T.alloc_local((n, n), DTYPE), T.alloc_local((n, n), DTYPE)
-            u, v = T.alloc_local((n,), DTYPE), T.alloc_local((n,), DTYPE)
-            r, c = T.alloc_local((n,), DTYPE), T.alloc_local((n,), DTYPE)
-            dot = T.alloc_var(DTYPE)
+            rows = T.alloc_shared((max(steps, 1), n, threads), F32)  # r and c before each step,
+            columns = T.alloc_shared((max(steps, 1), n, threads), F32)  # a lane for each thread
+            p, b = T.alloc_local((n, n), F32), T.alloc_local((n, n), F32)
+            u, v = T.alloc_local((n,), F32), T.alloc_local((n,), F32)
+            r, c = T.alloc_local((n,), F32), T.alloc_local((n,), F32)
+            dot = T.alloc_var(F32)
             if matrix < count:
                 softmax(logits, matrix, p)
                 start(p, u, v, r, c)
@@ -179,10 +168,8 @@ def sinkhorn_bwd(cfg: Config) -> T.PrimFunc:
                     row_step(p, u, r, c)
                     column_step(p, v, r, c)
                 for i in T.unroll(n):
-                    for j in _row_loop(n)(n):
-                        b[i, j] = grad_out[matrix, i, j]
-                    for j in T.unroll(n):
-                        b[i, j] *= r[i] * c[j]
+                    for j in row_loop(n):
+                        b[i, j] = grad_out[matrix, i, j] * (r[i] * c[j])
                 column_step_back(p, b, r, c)
                 for t in T.serial(steps):
                     for j in T.unroll(n):
@@ -197,7 +184,7 @@ def sinkhorn_bwd(cfg: Config) -> T.PrimFunc:
                     dot = 0
                     for j in T.unroll(n):
                         dot += p[i, j] * b[i, j]
-                    for j in _row_loop(n)(n):
+                    for j in row_loop(n):
                         grad_logits[matrix, i, j] = p[i, j] * (b[i, j] - dot)
 
     return sinkhorn_bwd
@@ -205,18 +192,9 @@ def sinkhorn_bwd(cfg: Config) -> T.PrimFunc:
 
 def forward(logits, iterations: int, eps: float):
     """Launch ``sinkhorn_fwd`` on a CUDA tensor [..., n, n]."""
-    out = logits.new_empty(logits.shape)
-    if out.numel():
-        n = logits.shape[-1]
-        build(sinkhorn_fwd, Config(n, iterations, eps))(aligned(logits).view(-1, n, n), out.view(-1, n, n))
-    return out
+    return launch(sinkhorn_fwd, Config(logits.shape[-1], iterations, eps), logits)
 
 
 def backward(grad_out, logits, iterations: int, eps: float):
     """Launch ``sinkhorn_bwd`` on CUDA tensors [..., n, n]."""
-    grad_logits = logits.new_empty(logits.shape)
-    if grad_logits.numel():
-        n = logits.shape[-1]
-        tensors = (aligned(grad_out), aligned(logits), grad_logits)
-        build(sinkhorn_bwd, Config(n, iterations, eps))(*(t.view(-1, n, n) for t in tensors))
-    return grad_logits
+    return launch(sinkhorn_bwd, Config(logits.shape[-1], iterations, eps), grad_out, logits)

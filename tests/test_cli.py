@@ -162,6 +162,7 @@ def package(tmp_path, monkeypatch):
     """A package with one operator and no record."""
     for folder in ("kernels", "bindings", "reference", "bench/results"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "kernels" / "build.py").write_text("pass\n")
     for folder in ("kernels", "bindings", "reference"):
         (tmp_path / folder / "op.py").write_text("pass\n")
     (tmp_path / "bindings" / "registry.py").write_text("pass\n")
@@ -180,6 +181,9 @@ def test_a_record_is_stale_when_its_kernel_changes(package):
     write(package, op=record.kernel_digest("op"))
     assert info.gather().records == {"h200": {"op": "of the present kernel"}}
     (package / "kernels" / "op.py").write_text("pass  # changed\n")
+    assert info.gather().records == {"h200": {"op": "kernel changed since"}}
+    write(package, op=record.kernel_digest("op"))
+    (package / "kernels" / "build.py").write_text("pass  # other flags\n")
     assert info.gather().records == {"h200": {"op": "kernel changed since"}}
     write(package)
     assert info.gather().records == {"h200": {"op": "not recorded"}}

@@ -40,7 +40,7 @@ def operators() -> tuple[str, ...]:
 
 
 def kernel_digest(op: str) -> str:
-    """The SHA-256 of the operator's kernel source.
+    """The SHA-256 of the operator's kernel source and of how kernels are built.
 
     Raises:
         ValueError: there is no such kernel.
@@ -48,7 +48,7 @@ def kernel_digest(op: str) -> str:
     source = _PACKAGE / "kernels" / f"{op}.py"
     if not source.is_file():
         raise ValueError(f"op: expected one of {list(operators())}, got {op!r}")
-    return hashlib.sha256(source.read_bytes()).hexdigest()
+    return hashlib.sha256(source.read_bytes() + source.with_name("build.py").read_bytes()).hexdigest()
 
 
 def records() -> list[Record]:

@@ -66,11 +66,11 @@ def _prefill(model: Any, ids: Tensor) -> _Run:
 
 
 def _decode(model: Any, ids: Tensor, prompt: int) -> _Run:
-    out = model(ids[:, :prompt], use_cache=True)
-    logits = [out.logits[:, -1:]]
-    for t in range(prompt, ids.shape[1]):
-        out = model(ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
-        logits.append(out.logits)
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)  # transformers 5.10 returns none that it made itself
+    chunks = [ids[:, :prompt], *(ids[:, t : t + 1] for t in range(prompt, ids.shape[1]))]
+    logits = [model(chunk, past_key_values=cache, use_cache=True).logits[:, -1:] for chunk in chunks]
     return _Run(ids, torch.cat(logits, 1))
 
 

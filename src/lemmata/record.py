@@ -75,7 +75,8 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
     capability = f"{gpu.major}.{gpu.minor}"
     content: dict[str, Any] = {
         "device": {"name": gpu.name, "capability": capability, "memory_bytes": gpu.total_memory},
-        "versions": {"torch": torch.__version__, "cuda": str(torch.version.cuda), "tilelang": installed("tilelang")},
+        "versions": {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
+        | {package: installed(package) for package in ("tilelang", "tile-kernels")},
         "kernels": {op: kernel_digest(op) for op in operators()},
         "tests": {},
         "figures": [],

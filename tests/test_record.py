@@ -1,0 +1,38 @@
+"""The README says what the committed record says, and the record says what was run."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from lemmata.bench.report import markdown
+from lemmata.record import operators, records
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+
+def test_the_figures_of_the_readme_are_those_of_the_record() -> None:
+    (record,) = records()
+    text = README.read_text()
+    expected = BLOCK.sub(lambda m: f"{m[1]}\n{markdown(record.figures)}\n\n{m[2]}", text)
+    if "LEMMATA_UPDATE" in os.environ:
+        README.write_text(expected)
+    assert README.read_text() == expected, "run this test with LEMMATA_UPDATE=1"
+    assert expected.count("| sinkhorn | forward 4096 |") == 2
+
+
+def test_a_slower_kernel_is_marked() -> None:
+    ours = {"op": "x", "shape": "s", "contender": "lemmata", "burst_us": 2.0, "bound_us": 1.0, "bound": "memory"}
+    rows = markdown([ours, ours | {"contender": "peer", "burst_us": 1.0}])
+    assert "**0.50 x, slower**" in rows
+
+
+def test_the_record_holds_the_gpu_tests_of_every_operator() -> None:
+    (record,) = records()
+    for op in operators():
+        seen = {name for name in record.tests if f"{op}]" in name}
+        assert sum("test_gpu.py" in name for name in seen) >= 5
+        assert sum("cuda" in name for name in seen) >= 25
+    assert not [name for name, verdict in record.tests.items() if verdict == "failed"]

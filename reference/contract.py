@@ -101,6 +101,8 @@ class Contract:
         statics: the build-time parameters. One that is a dimension is read off the shapes.
         inputs: the tensors read, in the order of the call.
         outputs: the tensors written.
+        probes: sizes that the contract must admit, lest proofs under it say nothing: a ragged call and the largest one
+            advertised.
     """
 
     op: str
@@ -108,6 +110,7 @@ class Contract:
     statics: Mapping[str, Static]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    probes: tuple[Mapping[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         for spec in self.inputs + self.outputs:

@@ -30,9 +30,15 @@ def _matrices(name: str) -> TensorSpec:
     return TensorSpec(name, "*count n n", (torch.float32,))
 
 
-FORWARD = Contract("sinkhorn", _SIZES, _STATICS, (_matrices("logits"),), (_matrices("out"),))
+_PROBES = ({"count": 1009}, {"count": 2**31 - 256})
+FORWARD = Contract("sinkhorn", _SIZES, _STATICS, (_matrices("logits"),), (_matrices("out"),), _PROBES)
 BACKWARD = Contract(
-    "sinkhorn_bwd", _SIZES, _STATICS, (_matrices("grad_out"), _matrices("logits")), (_matrices("grad_logits"),)
+    "sinkhorn_bwd",
+    _SIZES,
+    _STATICS,
+    (_matrices("grad_out"), _matrices("logits")),
+    (_matrices("grad_logits"),),
+    _PROBES,
 )
 
 

@@ -86,3 +86,30 @@ def warmup() -> None:
     for factory in (sinkhorn_fwd, sinkhorn_bwd):
         build(factory, Config())
         typer.echo(f"built {factory.__name__}")
+
+
+@app.command()
+def prove(
+    ops: Annotated[list[str] | None, typer.Argument(metavar="[OP]...", help="Operators; all by default.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="L0, L1, L2, range or lemmas; may be repeated.")] = None,
+    mutants: Annotated[bool, typer.Option("--mutants", help="Also prove that every mutant is refuted.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the solver.")] = 0,
+    rlimit: Annotated[int | None, typer.Option(help="Steps that z3 may take for one condition.")] = None,
+    smt: Annotated[Path | None, typer.Option(file_okay=False, help="Write each condition there, as SMT-LIB.")] = None,
+    solver: Annotated[str, typer.Option(help="z3, or cvc5 alone.")] = "z3",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not use verdicts kept from earlier runs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove the kernels, from the IR that ships, for every size that their contracts admit."""
+    from .proofs.command import Request, run
+
+    if solver not in ("z3", "cvc5"):
+        raise typer.BadParameter(f"expected z3 or cvc5, got {solver}", param_hint="--solver")
+    options = {"seed": seed, "solver": solver, "smt": smt, "cached": not fresh, "layers": layer or None}
+    request = Request(tuple(ops or ()), mutants, as_json, options | ({"rlimit": rlimit} if rlimit else {}))
+    try:
+        holds = run(request)
+    except (ValueError, ImportError) as error:
+        typer.echo(f"lemmata prove: {error}", err=True)
+        raise typer.Exit(2) from error
+    raise typer.Exit(0 if holds else 1)

@@ -1,0 +1,94 @@
+"""``lemmata prove``: runs the suite and prints one line per kernel and layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from .engine.report import Layer, Report, fates
+from .suite import OPERATORS, Proof, proofs
+
+_WIDTH = 160
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for; ``options`` go to ``verify``."""
+
+    ops: tuple[str, ...]
+    mutants: bool
+    as_json: bool
+    options: Mapping[str, Any]
+
+
+def run(request: Request) -> bool:
+    """Prove, print, and say whether everything asked for holds.
+
+    Raises:
+        ValueError: an operator or a layer is unknown.
+    """
+    suite = [proof for op in request.ops or OPERATORS for proof in proofs(op)]
+    if not suite:
+        raise ValueError("op: expected at least one proof, got none")
+    console = Console(highlight=False, width=_WIDTH)
+    found: list[tuple[Proof, Report]] = []
+    with _progress(console, request.as_json) as progress:
+        for proof in suite:
+            task = progress.add_task(proof.name, total=None)
+            report = proof.run(mutate=request.mutants, **request.options)
+            progress.remove_task(task)
+            found.append((proof, report))
+            if not request.as_json:
+                for line in lines(proof.name, report):
+                    console.print(line, markup=False, soft_wrap=True)
+    holds = all(report.holds for _, report in found)
+    if request.as_json:
+        content = [{"name": proof.name, **json.loads(report.to_json())} for proof, report in found]
+        print(json.dumps({"holds": holds, "kernels": content}, indent=1))
+    else:
+        console.print(_summary(report for _, report in found), markup=False)
+    return holds
+
+
+def _progress(console: Console, quiet: bool) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+
+def lines(name: str, report: Report) -> Iterator[str]:
+    """A kernel's verdicts, a line each, with its failures and what is not modelled below."""
+    for layer in report.layers:
+        verdict = "proved" if layer.holds else "FAILED"
+        kept = ", kept" if report.cached else ""
+        guards = f", {layer.guards} guards" if layer.guards else ""
+        counts = f"{layer.proved}/{layer.conditions} conditions{guards}"
+        yield f"{name:<42} {layer.name:<7} {verdict}  {counts:<32} {layer.seconds:6.2f} s{kept}{_missing(layer)}"
+        yield from (f"    {line}" for failure in layer.failures for line in str(failure).splitlines())
+        yield from (f"    {statement}" for statement in layer.statements)
+        yield from (f"    waived: {waiver}" for waiver in layer.waived)
+    if report.mutations:
+        met = ", ".join(f"{count} {fate}" for fate, count in fates(report.mutations).items())
+        yield f"{name:<42} mutants {met}"
+        for mutation in report.mutations:
+            if mutation.fate == "equivalent":
+                yield f"    equivalent: {mutation.name}: {mutation.reason or 'NOT EXPLAINED'}"
+
+
+def _missing(layer: Layer) -> str:
+    return f"  not modelled: {', '.join(layer.unmodelled)}" if layer.unmodelled else ""
+
+
+def _summary(reports: Iterable[Report]) -> str:
+    reports = list(reports)
+    layers = [layer for report in reports for layer in report.layers]
+    mutants = sum(len(report.mutations) for report in reports)
+    return (
+        f"{sum(r.holds for r in reports)} of {len(reports)} kernels proved, "
+        f"{sum(layer.proved for layer in layers)} of {sum(layer.conditions for layer in layers)} conditions, "
+        f"{sum(layer.guards for layer in layers)} guards, {mutants} mutants"
+    )

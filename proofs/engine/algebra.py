@@ -1,0 +1,138 @@
+"""What a reading of a kernel must provide: values, index variables, control, memory.
+
+``semantics`` says what each statement means in these terms, once. ``interpret`` reads it with numbers, ``symbolic`` with
+normal forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+V = TypeVar("V")
+
+Scope = Literal["global", "shared", "fragment", "local"]
+"""Who sees a buffer: the grid, a block, a block by tile operations (spread over its threads), one thread."""
+
+Unary = Literal[
+    "exp",
+    "exp2",
+    "log",
+    "log2",
+    "sqrt",
+    "rsqrt",
+    "rcp",
+    "abs",
+    "floor",
+    "ceil",
+    "tanh",
+    "sigmoid",
+    "sin",
+    "cos",
+    "erf",
+    "not",
+]
+Binary = Literal[
+    "add", "sub", "mul", "div", "floordiv", "floormod", "truncdiv", "truncmod", "max", "min", "pow", "and", "or"
+]
+Dimension = Literal["x", "y", "z"]
+Comparison = Literal["lt", "le", "gt", "ge", "eq", "ne"]
+Reduction = Literal["sum", "max", "min"]
+
+
+@dataclass(frozen=True, eq=False)
+class Memory(Generic[V]):
+    """One buffer: a parameter of the kernel, or one allocation."""
+
+    name: str
+    shape: tuple[V, ...]
+    dtype: str
+    scope: Scope
+
+
+class Algebra(Protocol[V]):
+    """A reading. ``V`` is its type of values: integers, truth values and floats alike.
+
+    Attributes:
+        site: the node of the IR that runs now, for messages.
+    """
+
+    site: object
+
+    def literal(self, value: float, dtype: str) -> V:
+        """A constant."""
+        ...
+
+    def infinity(self, dtype: str) -> V:
+        """Positive infinity."""
+        ...
+
+    def unary(self, operator: Unary, a: V, dtype: str) -> V:
+        """A function of one value, of that type."""
+        ...
+
+    def binary(self, operator: Binary, a: V, b: V, dtype: str) -> V:
+        """An operation on two values of that type."""
+        ...
+
+    def compare(self, operator: Comparison, a: V, b: V, dtype: str) -> V:
+        """A truth value about two values of that type."""
+        ...
+
+    def cast(self, a: V, source: str, target: str) -> V:
+        """A conversion between types."""
+        ...
+
+    def select(self, condition: V, then: V, otherwise: V, dtype: str) -> V:
+        """One of two values."""
+        ...
+
+    def launch(self, threads: tuple[int, int, int]) -> tuple[V, V, V]:
+        """The three thread indices of a block with that many threads."""
+        ...
+
+    def grid(self, dimension: Dimension, extent: V) -> Iterator[V]:
+        """The block indices of one grid dimension; the body runs once for each."""
+        ...
+
+    def axis(self, name: str, lower: V, extent: V) -> AbstractContextManager[V]:
+        """All values of a parallel index at once."""
+        ...
+
+    def reduce(self, kind: Reduction, extent: V, body: Callable[[V], V], dtype: str) -> V:
+        """The sum, maximum or minimum of the body over an index from 0 to the extent, excluded."""
+        ...
+
+    def serial(self, loop: str, lower: V, extent: V, body: Callable[[V], None]) -> None:
+        """Run the body for each value of a sequential index."""
+        ...
+
+    def decided(self, condition: V) -> bool | None:
+        """True or False if the condition is so wherever control is now, else None."""
+        ...
+
+    def uniform(self, condition: V) -> bool:
+        """Whether a condition is the same for all threads of a block."""
+        ...
+
+    def guard(self, condition: V) -> AbstractContextManager[None]:
+        """What happens inside happens only where the condition holds."""
+        ...
+
+    def independent(self, store: Sequence[V], access: Sequence[V]) -> bool:
+        """Whether no two iterations of the open axes touch one element, one by ``store`` and the other by ``access``."""
+        ...
+
+    def allocate(self, memory: Memory[V]) -> None:
+        """A fresh, uninitialised buffer."""
+        ...
+
+    def load(self, memory: Memory[V], index: Sequence[V]) -> V:
+        """Read elements."""
+        ...
+
+    def store(self, memory: Memory[V], index: Sequence[V], value: V) -> None:
+        """Write elements."""
+        ...

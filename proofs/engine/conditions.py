@@ -1,0 +1,99 @@
+"""Verification conditions: what is to be proved, where it comes from, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import z3
+
+Verdict = Literal["proved", "refuted", "unknown"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a kernel: a statement's text and, where the compiler kept them, its source file and line."""
+
+    text: str
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}: " if self.file and self.line else ""
+        return where + self.text
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One sequent, ``hypotheses |- goal``, over integers, booleans or bit-vectors, free of quantifiers.
+
+    Args:
+        kind: the property it belongs to: "bounds", "overflow", "race", ...
+        statement: the same in words, in the kernel's own names.
+        hypotheses: the contract, the ranges of the variables in scope and the guards on the way to the site.
+        goal: what they must imply.
+        site: the statement that gives rise to it.
+    """
+
+    kind: str
+    statement: str
+    hypotheses: tuple[z3.BoolRef, ...]
+    goal: z3.BoolRef
+    site: Site
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A solver's verdict on one condition.
+
+    Args:
+        condition: what was asked.
+        verdict: "unknown" is a failure, never a pass.
+        seconds: wall time, over all attempts.
+        counterexample: for a refuted condition, a value for every variable in it, by name. A primed name is the second
+            of two threads, blocks or iterations; ``I[3]`` is an element of a tensor.
+        solver: the solver and seed that decided, such as "z3 seed 0".
+    """
+
+    condition: Condition
+    verdict: Verdict
+    seconds: float
+    counterexample: Mapping[str, int] | None = None
+    solver: str = ""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What one check asks about one kernel.
+
+    Args:
+        conditions: all of them must be proved.
+        unmodelled: names of the intrinsics whose effect no condition accounts for.
+        sites: one condition per access, of kind "reachable", whose goal is false: it must be **refuted**. One that is
+            proved shows that the hypotheses contradict each other on the way there, hence that its proofs are hollow.
+    """
+
+    conditions: tuple[Condition, ...]
+    unmodelled: frozenset[str]
+    sites: tuple[Condition, ...]
+
+    def __add__(self, other: Analysis) -> Analysis:
+        return Analysis(
+            self.conditions + other.conditions, self.unmodelled | other.unmodelled, self.sites + other.sites
+        )
+
+
+def reachable(what: str, hypotheses: tuple[z3.BoolRef, ...], site: Site) -> Condition:
+    """The condition that is refuted, with a witness, exactly when the site can be reached under the hypotheses."""
+    return Condition("reachable", f"never executed: {what}", hypotheses, z3.BoolVal(False), site)
+
+
+def conjunction(*terms: z3.BoolRef) -> z3.BoolRef:
+    """All of them; true if there are none, which SMT-LIB has no empty ``and`` for."""
+    return z3.And(*terms) if terms else z3.BoolVal(True)
+
+
+def disjunction(*terms: z3.BoolRef) -> z3.BoolRef:
+    """Any of them; false if there are none."""
+    return z3.Or(*terms) if terms else z3.BoolVal(False)

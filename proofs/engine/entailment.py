@@ -1,0 +1,181 @@
+"""Integer side conditions of the symbolic reading, decided by Z3.
+
+Whether an index is in range, whether two indices are the same, whether a guard holds here: conditions are forms that are
+0 or 1. They are decided under what is known: variables are bounded, integer inputs have the range that the contract
+gives their elements, and control has passed certain guards. Whatever is not a polynomial of integers is an unknown
+integer to Z3; an answer other than unsat leaves the condition undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import z3
+
+from . import normal_form as nf
+from .normal_form import Form
+
+_RLIMIT = 2_000_000
+
+
+class Facts:
+    """What is known, and what follows from it.
+
+    Args:
+        elements: for an integer input its least element, and the bound (excluded) of its elements or None.
+    """
+
+    def __init__(self, elements: Mapping[str, tuple[int, Form | None]] | None = None) -> None:
+        self.elements = dict(elements or {})
+        self.queries = 0
+        self._below: dict[int, Form] = {}  # atom -> upper bound, excluded
+        self._permanent: list[Form] = []
+        self._path: list[Form] = []
+        self._decided: dict[tuple[Form, tuple[Form, ...]], bool | None] = {}
+
+    def bound(self, variable: Form, extent: Form) -> None:
+        """A natural variable is less than the extent."""
+        self._below[_atom(variable)] = extent
+
+    def add(self, condition: Form) -> None:
+        """A condition always holds."""
+        self._permanent.append(condition)
+        self._decided.clear()
+
+    @contextmanager
+    def assuming(self, *conditions: Form) -> Iterator[None]:
+        """Inside, the conditions hold."""
+        before = list(self._path)
+        self._path += [c for c in conditions if c is not nf.ONE and c not in self._path]
+        try:
+            yield
+        finally:
+            self._path = before
+
+    @property
+    def path(self) -> tuple[Form, ...]:
+        """The conditions assumed now."""
+        return tuple(self._path)
+
+    def decide(self, condition: Form) -> bool | None:
+        """True if the condition follows from what is known, False if its negation does, else None."""
+        if condition.constant is not None:
+            return condition.constant == 1
+        if condition in self._path:
+            return True
+        if nf.ONE - condition in self._path:
+            return False
+        key = condition, self.path
+        if key not in self._decided:
+            self._decided[key] = self._solve(condition)
+        return self._decided[key]
+
+    def holds(self, condition: Form) -> bool:
+        """Whether the condition follows from what is known."""
+        return self.decide(condition) is True
+
+    def same(self, a: Form, b: Form) -> bool:
+        """Whether two integers are equal."""
+        return a is b or self.holds(nf.indicator("eq", a - b, integer=True))
+
+    def decide_all(self, p: Form) -> Form:
+        """The form with every indicator outside a sum replaced by 0 or 1 where that follows from what is known."""
+        if not any(isinstance(nf.atom_of(a), nf.Indicator) for a in nf.support(p)):
+            return p
+        values = {}
+        for atom in sorted(nf.support(p)):
+            inner = nf.atom_of(atom)
+            if isinstance(inner, nf.Indicator) and inner.integer and not _has_bound(atom):
+                known = self.decide(nf.of_atom(inner))
+                if known is not None:
+                    values[atom] = nf.ONE if known else nf.ZERO
+        return nf.substitute(p, values)
+
+    def _solve(self, condition: Form) -> bool | None:
+        translation = Translation(self._below, self.elements)
+        goal = translation.integer(condition) == 1
+        known = [translation.integer(c) == 1 for c in (*self._permanent, *self._path)]
+        for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
+            solver = z3.Solver()
+            solver.set("rlimit", _RLIMIT)
+            solver.add(*known, *translation.facts, claim)
+            self.queries += 1
+            if solver.check() == z3.unsat:
+                return verdict
+        return None
+
+
+class Translation:
+    """Forms as Z3 integers. ``facts`` collects what is known of the atoms met."""
+
+    def __init__(self, below: Mapping[int, Form], elements: Mapping[str, tuple[int, Form | None]]) -> None:
+        self.facts: list[Any] = []
+        self._below, self._elements = below, elements
+        self._atoms: dict[int, Any] = {}
+
+    def integer(self, p: Form) -> Any:
+        """A form with integer coefficients; anything else is an unknown integer."""
+        if any(c != int(c) for c in p.terms.values()) or any(e != int(e) or e < 0 for m in p.terms for _, e in m):
+            return z3.Int(f"form{p.id}")
+        terms = [
+            z3.Product(z3.IntVal(int(c)), *(self._atom(a) for a, e in m for _ in range(int(e))))
+            for m, c in p.terms.items()
+        ]
+        return z3.Sum(*terms) if terms else z3.IntVal(0)
+
+    def _atom(self, number: int) -> Any:
+        if number not in self._atoms:
+            self._atoms[number] = self._translate(number, nf.atom_of(number))
+            if number in self._below:
+                self.facts.append(self._atoms[number] < self.integer(self._below[number]))
+        return self._atoms[number]
+
+    def _translate(self, number: int, atom: nf.Atom) -> Any:
+        match atom:
+            case nf.Variable(name, kind) if kind != "real":
+                value = z3.Int(name)
+                if kind == "natural":
+                    self.facts.append(value >= 0)
+                return value
+            case nf.Read(buffer, index) if buffer in self._elements:
+                return self._element(buffer, [self.integer(i) for i in index])
+            case nf.Apply("floordiv", (a, b)) if (b.constant or 0) > 0:
+                return self.integer(a) / self.integer(b)
+            case nf.Apply("floormod", (a, b)) if (b.constant or 0) > 0:
+                return self.integer(a) % self.integer(b)
+            case nf.Indicator(relation, inner, True):
+                value = self.integer(inner)
+                return z3.If(value >= 0 if relation == "ge" else value == 0, 1, 0)
+            case nf.Indicator():
+                value = z3.Int(f"atom{number}")
+                self.facts.append(z3.And(value >= 0, value <= 1))
+                return value
+            case nf.Max(entries) if all(c is nf.ONE for c, _ in entries):
+                return self._maximum([self.integer(v) for _, v in sorted(entries, key=lambda e: e[1].id)])
+        return z3.Int(f"atom{number}")
+
+    def _element(self, buffer: str, index: list[Any]) -> Any:
+        value = z3.Function(buffer, *[z3.IntSort()] * (len(index) + 1))(*index)
+        low, high = self._elements[buffer]
+        self.facts.append(value >= low)
+        if high is not None:
+            self.facts.append(value < self.integer(high))
+        return value
+
+    @staticmethod
+    def _maximum(values: Iterable[Any]) -> Any:
+        first, *rest = values
+        for value in rest:
+            first = z3.If(first >= value, first, value)
+        return first
+
+
+def _atom(variable: Form) -> int:
+    (((number, _),),) = variable.terms
+    return number
+
+
+def _has_bound(number: int) -> bool:
+    return any(isinstance(nf.atom_of(a), nf.Bound) for a in nf.support_of(number))

@@ -1,0 +1,129 @@
+"""Values of the symbolic reading: real numbers, and infinities of one sign under a condition.
+
+A value is its form where its condition ``finite`` holds, and elsewhere an infinity of its sign. What could be NaN, such
+as -inf - -inf, or -inf times a factor of unknown sign, is rejected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from . import normal_form as nf
+from .errors import Unsupported
+from .normal_form import ONE, ZERO, Form
+
+
+class Indefinite(Unsupported):
+    """An operation may give NaN, or an infinity that the values do not model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A number or truth value. A truth value is 0 or 1.
+
+    Attributes:
+        form: the value where it is finite; 0 elsewhere.
+        finite: where it is finite, as a form that is 0 or 1.
+        sign: which infinity it is where it is not.
+    """
+
+    form: Form
+    finite: Form = ONE
+    sign: Literal[-1, 1] = -1
+
+    @property
+    def real(self) -> Form:
+        """The form of a value that is finite everywhere."""
+        if self.finite is not ONE:
+            raise Indefinite(f"{self.form} may be {'-' if self.sign < 0 else ''}inf here")
+        return self.form
+
+
+def _flip(sign: Literal[-1, 1]) -> Literal[-1, 1]:
+    return 1 if sign < 0 else -1
+
+
+def _common_sign(a: Value, b: Value) -> Literal[-1, 1]:
+    if a.finite is not ONE and b.finite is not ONE and a.sign != b.sign:
+        raise Indefinite("inf meets -inf")
+    return a.sign if a.finite is not ONE else b.sign
+
+
+def negative(a: Value) -> Value:
+    """-a."""
+    return Value(-a.form, a.finite, _flip(a.sign))
+
+
+def add(a: Value, b: Value) -> Value:
+    """a + b."""
+    if a.finite is ONE and b.finite is ONE:
+        return Value(a.form + b.form)
+    finite = a.finite * b.finite
+    return Value(finite * (a.form + b.form), finite, _common_sign(a, b))
+
+
+def multiply(a: Value, b: Value) -> Value:
+    """a b; an infinity only times a constant other than 0."""
+    if a.finite is ONE and b.finite is ONE:
+        return Value(a.form * b.form)
+    infinite, factor = (a, b) if a.finite is not ONE else (b, a)
+    constant = factor.form.constant
+    if factor.finite is not ONE or not constant:
+        raise Indefinite(f"an infinity times {factor.form}, whose sign is not known")
+    sign = infinite.sign if constant > 0 else _flip(infinite.sign)
+    return Value(infinite.form * constant, infinite.finite, sign)
+
+
+def divide(a: Value, b: Value) -> Value:
+    """a / b; that b is not 0 is left to the range layer, unless it is 0 identically."""
+    if b.real is ZERO:
+        raise Indefinite(f"{a.form} divided by 0")
+    return multiply(a, Value(nf.reciprocal(b.form)))
+
+
+def exp(a: Value) -> Value:
+    """exp(a), where exp(-inf) = 0."""
+    if a.finite is ONE:
+        return Value(nf.exp(a.form))
+    if a.sign > 0:
+        raise Indefinite("exp(inf)")
+    return Value(a.finite * nf.exp(a.form))
+
+
+def maximum(a: Value, b: Value) -> Value:
+    """max(a, b), where max(-inf, b) = b."""
+    if (a.finite is not ONE and a.sign > 0) or (b.finite is not ONE and b.sign > 0):
+        raise Indefinite("the maximum with inf")
+    finite = ONE - (ONE - a.finite) * (ONE - b.finite)
+    largest = nf.maximum([(a.finite, a.form), (b.finite, b.form)]) if finite is not ZERO else ZERO
+    return Value(finite * largest, finite)
+
+
+def select(condition: Form, then: Value, otherwise: Value) -> Value:
+    """``then`` where the condition holds, else ``otherwise``."""
+    if condition is ONE or then == otherwise:
+        return then
+    if condition is ZERO:
+        return otherwise
+    sign = _common_sign(then, otherwise)
+    other = ONE - condition
+    finite = condition * then.finite + other * otherwise.finite
+    return Value(condition * then.form + other * otherwise.form, finite, sign)
+
+
+def at_least(a: Value, b: Value, *, integer: bool) -> Form:
+    """[a >= b]."""
+    if a.finite is ONE and b.finite is ONE:
+        return nf.indicator("ge", a.form - b.form, integer=integer)
+    if _common_sign(a, b) > 0:
+        return at_least(negative(b), negative(a), integer=integer)
+    both = a.finite * b.finite
+    return ONE - b.finite + both * nf.indicator("ge", a.form - b.form, integer=integer)
+
+
+def same(a: Value, b: Value, *, integer: bool) -> Form:
+    """[a = b]."""
+    if a.finite is ONE and b.finite is ONE:
+        return nf.indicator("eq", a.form - b.form, integer=integer)
+    return at_least(a, b, integer=integer) * at_least(b, a, integer=integer)

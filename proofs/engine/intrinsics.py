@@ -1,0 +1,158 @@
+"""Intrinsic calls: which are modelled, which are not and are named in the verdict, and which make the engine refuse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+
+from .dtypes import bits as element_bits
+from .errors import Unsupported
+from .trace import Access, Region, Variable
+
+if TYPE_CHECKING:
+    from .translate import Translator, Value
+
+_PURE = 1  # TVM's CallEffectKind of a function of its arguments alone; 0 is an annotation
+_POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_offset"}
+_METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
+
+# Functions of floats that TVM does not declare pure.
+_MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
+
+# Warp-wide loads and stores of matrices: synchronous, addressed by any thread of the warp.
+_COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
+
+# Instructions whose effect the engine does not account for. Any other with an effect is refused: it might end a thread
+# or leave a loop, so that what follows would be wrongly taken to run.
+_UNMODELLED = re.compile(
+    r"tirx\.(call_extern|call_pure_extern|ptx_\w+|tvm_warp_\w+|atomic_add|prefetch|print|(cuda\.)?__\w+)"
+    r"|tl\.(ptx_\w+|tma_\w+|mbarrier_\w+|wgmma\w*|warpgroup_\w+|wait_wgmma|fence_\w+|pdl_\w+|atomic_\w+"
+    r"|warp_reduce_\w+|shfl\w*|sync_warp|named_barrier_\w+|cluster_\w+|tcgen05_\w+|prefetch_\w+|set_max_nreg"
+    r"|no_set_max_nreg|annotate_\w+|initialize_\w+|increase_descriptor_offset|device_assert\w*|ballot\w*|any_sync"
+    r"|all_sync|match_\w+|activemask|rng_\w+|[ls]t[gs]\d+)"
+)
+
+
+def call(translator: Translator, e: tirx.Call) -> Value:
+    """Translate a call.
+
+    Raises:
+        Unsupported: the call has an effect that is not known to be harmless to the rest of the proof.
+    """
+    name = getattr(e.op, "name", str(e.op))
+    if name == "tirx.if_then_else":
+        return translator.if_then_else(e)
+    if name in _BITWISE and str(e.dtype) != "bool":
+        return _bitwise(translator, e, name)
+    if name in _METADATA:
+        return translator.value(e.args[0]) if name == "tirx.likely" else None
+    if name in _POINTERS:
+        translator.recorder.unmodelled.add(name)
+        _pointer(translator, e, name, collective=False)
+        return None
+    return _function(translator, e, name)
+
+
+def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
+    effect = e.op.get_attr("TCallEffectKind") if hasattr(e.op, "get_attr") else None
+    pure = (effect is not None and int(effect) in (0, _PURE)) or bool(_MATHEMATICS.fullmatch(name))
+    if not pure and not _UNMODELLED.fullmatch(name):
+        raise Unsupported(f"intrinsic {name}")
+    collective = bool(_COLLECTIVE.fullmatch(name))
+    label = str(e.args[0].value) if name.startswith("tirx.call_") else name
+    pointers = [a for a in e.args if isinstance(a, tirx.Call) and getattr(a.op, "name", "") in _POINTERS]
+    if not pure or pointers or str(e.dtype) == "handle":
+        translator.recorder.unmodelled.add(label)
+    extent, read_if = _copy(translator, e) if name == "tl.ptx_cp_async" else (None, [])
+    for argument in e.args:
+        if any(argument.same_as(p) for p in pointers):
+            with translator.recorder.under(*(read_if if argument.same_as(pointers[-1]) else ())):
+                _pointer(translator, argument, label, collective, extent)
+        elif isinstance(argument, tirx.PrimExpr):
+            translator.value(argument)
+    if not pure:
+        translator.locals.forget()
+    return translator.opaque(name.split(".")[-1], str(e.dtype))
+
+
+def _copy(translator: Translator, e: tirx.Call) -> tuple[z3.ArithRef, list[z3.BoolRef]]:
+    """The elements that an asynchronous copy moves, and the condition under which it reads its source at all."""
+    return translator.integer(e.args[2]), [translator.boolean(c) for c in e.args[3:]]
+
+
+def _pointer(
+    translator: Translator, e: tirx.Call, intrinsic: str, collective: bool, moved: z3.ArithRef | None = None
+) -> None:
+    """The accesses that an instruction may make through a pointer: the extent that the compiler states, or ``moved``."""
+    recorder = translator.recorder
+    if e.op.name == "tirx.address_of" and isinstance(e.args[0], tirx.BufferLoad):
+        load = e.args[0]
+        indices = tuple(translator.integer(i) for i in load.indices)
+        region = translator.region(load.buffer)
+        recorder.access(Access("read", region, indices, recorder.context, collective, intrinsic))
+        return
+    if e.op.name != "tirx.tvm_access_ptr":
+        raise Unsupported(f"pointer {e.op.name}")
+    data, offset, mask = e.args[1], translator.integer(e.args[2]), int(e.args[4])
+    extent = translator.integer(e.args[3]) if moved is None else moved
+    within = Variable(recorder.unique("element"), "lane", z3.IntVal(0), extent)
+    with recorder.over(within):
+        for mode in ("read", "write"):
+            if mask & (1 if mode == "read" else 2):
+                region = _region_of(translator, data, e)
+                name = None if collective else intrinsic
+                index = (offset + within.term,)
+                recorder.access(Access(mode, region, index, recorder.context, collective, name))
+
+
+def _region_of(translator: Translator, data: tirx.Var, e: tirx.Call) -> Region:
+    """The memory that a pointer may reach, in elements of the type that it is taken as."""
+    width = element_bits(str(e.args[0].dtype))
+    if hash(data) in translator.buffers:
+        region = translator.region(translator.buffers[hash(data)])
+        if region.bits != width:
+            raise Unsupported(f"{data.name} is accessed as another type: {e}")
+        flat = z3.simplify(z3.Product([z3.IntVal(1), *region.shape]))
+        return replace(region, shape=(flat,))
+    if data.name in translator.hypotheses.shapes:
+        tensor = translator.hypotheses.elements(data.name)
+        return Region(data.name, "global", width, (tensor,), data.name, 0)
+    allocation, offset = translator.regions.get(hash(data), ("", 0))
+    if allocation not in translator.shared_bytes or width % 8:
+        raise Unsupported(f"pointer into {data.name}, which no buffer declares: {e}")
+    extent = (translator.shared_bytes[allocation] - offset) // (width // 8)
+    return Region(data.name, "shared.dyn", width, (z3.IntVal(extent),), allocation, offset)
+
+
+def _bitwise(translator: Translator, e: tirx.Call, name: str) -> Value:
+    dtype = str(e.dtype)
+    if name == "tirx.bitwise_not":
+        return translator.checked(e, -1 - translator.integer(e.args[0]))
+    a, b = translator.integer(e.args[0]), z3.simplify(translator.integer(e.args[1]))
+    constant = b.as_long() if z3.is_int_value(b) else None
+    width = element_bits(dtype)
+    if name in ("tirx.shift_left", "tirx.shift_right"):
+        if constant is None or not 0 <= constant < width:
+            raise Unsupported(f"shift by {e.args[1]}")
+        scale = z3.IntVal(2**constant)
+        return a / scale if name == "tirx.shift_right" else translator.checked(e, a * scale)
+    if name == "tirx.bitwise_and" and constant is not None and constant >= 0 and constant & (constant + 1) == 0:
+        return a % (constant + 1)  # the low bits, of negative numbers too
+    operands = (z3.Int2BV(a, width), z3.Int2BV(b, width))
+    return z3.BV2Int(_BITWISE[name](*operands), is_signed=not dtype.startswith("uint"))
+
+
+_BITWISE: dict[str, Callable[..., z3.BitVecRef]] = {
+    "tirx.bitwise_and": lambda a, b: a & b,
+    "tirx.bitwise_or": lambda a, b: a | b,
+    "tirx.bitwise_xor": lambda a, b: a ^ b,
+    "tirx.bitwise_not": lambda a: ~a,
+    "tirx.shift_left": lambda a, b: a << b,
+    "tirx.shift_right": lambda a, b: a >> b,
+}

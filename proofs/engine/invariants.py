@@ -1,0 +1,358 @@
+"""Loops cut by an invariant: induction over the iterations.
+
+At the head of iteration t the buffers that an invariant calls *free* hold any numbers at all, written ``u@loop(t, i)``;
+those that it *determines* hold a formula of the free ones and of t. Shown: the formulas hold at the entry, and one run
+of the body from any such state leads to another one. A reference that runs in lock step is a *ghost*: a sequence of
+states x_0, x_1, ..., each a function of its predecessor, and a formula that gives x_t from the kernel's state. Shown: the
+formula gives x_0 at the entry; if it gives x_t then after the body it gives x_{t+1}; and the loop runs as often as the
+reference steps. An *auxiliary* is a free buffer that the kernel does not have, with a rule that changes it.
+
+A buffer written in the loop that the invariant does not mention counts as uninitialised at the head and after the loop.
+After the loop the buffers are what the invariant says of iteration ``extent``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+from . import normal_form as nf
+from .algebra import Memory
+from .contents import Axis, Contents, Uninitialised, Write
+from .equations import Equation, elements, holds
+from .errors import Unsupported
+from .extended import Value
+from .normal_form import ONE, ZERO, Form
+
+if TYPE_CHECKING:
+    from .recurrences import Recurrence
+    from .symbolic import Symbols
+
+Formula = Callable[..., Form]
+"""A function of a ``State`` and of the indices of an element."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The kernel's buffers at the head of one iteration.
+
+    ``state["u"](i)`` is an element, ``state.t`` the number of iterations done. ``state.at(s)`` is the state at the head of
+    iteration s, ``state.at(s, loop)`` that of an earlier loop, as far as its invariant describes it.
+    """
+
+    t: Form
+    read: Callable[[str, tuple[Form, ...]], Form]
+    at: Callable[..., State]
+
+    def __getitem__(self, name: str) -> Callable[..., Form]:
+        return lambda *index: self.read(name, tuple(nf.form(i) for i in index))
+
+
+@dataclass(frozen=True)
+class Determined:
+    """The content of a buffer as a formula, for the elements where a condition, a form that is 0 or 1, holds."""
+
+    value: Formula
+    where: Formula | None = None
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """A free buffer that the kernel does not have.
+
+    Attributes:
+        like: the buffer whose shape it has.
+        initial: its elements at the entry, from the state there.
+        step: its elements after an iteration, from the state before.
+    """
+
+    like: str
+    initial: Formula
+    step: Formula
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """A reference in lock step.
+
+    Attributes:
+        recurrence: its states.
+        value: element [i...] of its state, from the kernel's.
+        at: leading indices of the reference's state that this thread or block works on; ``value`` gets those after them.
+    """
+
+    recurrence: Recurrence
+    value: Formula
+    at: tuple[Form, ...] = ()
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """What holds at the head of every iteration of a loop.
+
+    Attributes:
+        free: buffers of any content. One that the loop does not write is made opaque all the same.
+        determined: buffers given by a formula.
+        ghosts: references in lock step.
+        auxiliary: buffers that only the proof has.
+        positive: free or auxiliary buffers whose elements are positive; the range layer proves and uses it.
+        unfold: another loop and an iteration s of it, at least 1, from the state: in the checks the free buffers of that
+            loop at the head of s are replaced by what the body made them from those of s - 1.
+    """
+
+    free: tuple[str, ...] = ()
+    determined: Mapping[str, Determined] = field(default_factory=dict)
+    ghosts: tuple[Ghost, ...] = ()
+    auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
+    positive: tuple[str, ...] = ()
+    unfold: tuple[str, Callable[[State], Form]] | None = None
+
+
+def induct(
+    algebra: Symbols, loop: str, invariant: Invariant, lower: Form, extent: Form, body: Callable[[Form], None]
+) -> None:
+    """Check the invariant of a loop, and leave the algebra in the state after the loop."""
+    induction = Induction(algebra, loop, invariant, extent)
+    algebra.execution.inductions[loop] = induction
+    induction.run(lower, body)
+
+
+class Induction:
+    """One loop under its invariant. Afterwards it knows what each iteration did."""
+
+    def __init__(self, algebra: Symbols, loop: str, invariant: Invariant, extent: Form) -> None:
+        self.algebra, self.loop, self.invariant, self.extent = algebra, loop, invariant, extent
+        self.facts = algebra.facts
+        self.memories: dict[str, Memory[Value]] = {m.name: m for m in algebra.contents}
+        unknown = {*invariant.free, *invariant.determined} - set(self.memories)
+        if unknown:
+            raise ValueError(f"no buffer is named {sorted(unknown)}")
+        self.t = nf.variable(f"{loop}.t")
+        self.changed: set[str] = set(invariant.auxiliary)
+        self._entry: State | None = None
+        self._after: State | None = None
+        self._unfoldings: dict[Form, list[nf.Rewriting]] = {}
+
+    def run(self, lower: Form, body: Callable[[Form], None]) -> None:
+        """Entry, one iteration, exit."""
+        t, ghosts = self.t, self.invariant.ghosts
+        self.facts.bound(t, self.extent)
+        self._find_changed(lambda: body(lower + t))
+        self._entry = self._frozen(
+            nf.ZERO, lambda name, index: self.invariant.auxiliary[name].initial(self._entry, *index)
+        )
+        when = f"at the entry of loop {self.loop!r}"
+        self._check(self._entry, when)
+        self._require_positive(self._entry, when)
+        for ghost in ghosts:
+            count = nf.form(ghost.recurrence.count)
+            self._record(self.extent, count, f"loop {self.loop!r} runs as often as {ghost.recurrence.name} steps", [])
+            self._check_ghost(ghost, self._entry, ghost.recurrence.initial, when, [])
+        before = self.havoc(t)
+        body(lower + t)
+        self._after = self._frozen(t + 1, lambda name, index: self.invariant.auxiliary[name].step(before, *index))
+        when = f"after an iteration of loop {self.loop!r}"
+        self._check(self._after, when)
+        self._require_positive(self._after, when)
+        for ghost in ghosts:
+            self._check_ghost(ghost, self._after, self._step(ghost, before), when, [before])
+        self.havoc(self.extent)
+        for ghost in ghosts:
+            self.algebra.execution.ghosts[ghost.recurrence.name] = self.family(ghost)
+
+    def family(self, ghost: Ghost) -> Callable[..., Form]:
+        """Any state of a ghost, by its number and the index of an element."""
+
+        def value(number: Form, *index: Form) -> Form:
+            within = nf.indicator("ge", self.extent - number, integer=True)
+            if not self.facts.holds(within * nf.indicator("ge", number, integer=True)):
+                raise Unsupported(f"state {number} of {ghost.recurrence.name} may not exist")
+            return self._reader(ghost, self.symbolic(number))(*index)
+
+        return value
+
+    def _find_changed(self, body: Callable[[], None]) -> None:
+        """Which buffers the body writes, found by running it from a state in which all of them are opaque."""
+        algebra = self.algebra
+        saved, mark = dict(algebra.contents), algebra.execution.mark()
+        probes = {}
+        for memory in saved:
+            everything = self._layer(memory, lambda *i, n=memory.name: nf.apply(f"{n}@?", *i), None)
+            probes[memory] = algebra.contents[memory] = Contents(memory.name, [everything])
+        body()
+        self.changed |= {m.name for m in saved if algebra.contents[m] is not probes[m] or probes[m].height > 1}
+        algebra.contents = saved
+        algebra.execution.rewind(mark)
+
+    # States
+
+    def _frozen(self, t: Form, auxiliary: Callable[[str, tuple[Form, ...]], Form]) -> State:
+        """What the buffers hold now, and go on to hold in this state when the kernel changes them."""
+        saved = {name: self.algebra.contents[memory].copy() for name, memory in self.memories.items()}
+
+        def read(name: str, index: tuple[Form, ...]) -> Form:
+            if name in self.invariant.auxiliary:
+                return auxiliary(name, index)
+            return saved[name].read(index, self.facts).real
+
+        return State(t, read, self._at)
+
+    def symbolic(self, t: Form) -> State:
+        """The state at the head of iteration t as the invariant describes it."""
+
+        def read(name: str, index: tuple[Form, ...]) -> Form:
+            determined = self.invariant.determined.get(name)
+            if determined and not determined.where:
+                return determined.value(state, *index)
+            return self._symbol(name, t, index)
+
+        state = State(t, read, self._at)
+        return state
+
+    def _at(self, t: Form | int, loop: str | None = None) -> State:
+        return self.algebra.execution.inductions[loop or self.loop].symbolic(nf.form(t))
+
+    def _symbol(self, name: str, t: Form, index: tuple[Form, ...]) -> Form:
+        if name not in self.invariant.free and name not in self.invariant.auxiliary:
+            raise Unsupported(f"the invariant of loop {self.loop!r} says nothing of {name}")
+        if name not in self.changed:
+            return nf.apply(f"{name}@{self.loop}", *index)
+        if t is ZERO and self._entry is not None:
+            initial = self._entry[name](*index)
+            if initial.constant is not None:
+                return initial
+        return nf.apply(f"{name}@{self.loop}", t, *index)
+
+    def unfolded(self, p: Form, s: Form) -> Form:
+        """The form with the free buffers at the head of iteration s, at least 1, over those of s - 1."""
+        after = self._after
+        if after is None or not self.facts.holds(nf.indicator("ge", s - 1, integer=True)):
+            raise Unsupported(f"iteration {s} of loop {self.loop!r} has no predecessor")
+        if s not in self._unfoldings:
+            names = sorted(self.changed & {*self.invariant.free, *self.invariant.auxiliary})
+            self._unfoldings[s] = [self._unfolding(name, after, s) for name in names]
+        for rewriting in self._unfoldings[s]:
+            p = rewriting(p)
+        return p
+
+    def _unfolding(self, name: str, after: State, s: Form) -> nf.Rewriting:
+        (((number, _),),) = self.t.terms
+        symbol = f"{name}@{self.loop}"
+
+        def value(t: Form, *index: Form) -> Form:
+            return nf.substitute(after[name](*index), {number: s - 1}) if t is s else nf.apply(symbol, t, *index)
+
+        return nf.replacing(symbol, cache(value))
+
+    def havoc(self, t: Form) -> State:
+        """Replace the contents by what the invariant says of iteration t."""
+        state = self.symbolic(t)
+        for name, memory in self.memories.items():
+            if name in self.invariant.free:
+                symbol = self._layer(memory, lambda *index, n=name: self._symbol(n, t, index), None)
+                self.algebra.contents[memory] = Contents(name, [symbol])
+            elif name in self.invariant.determined:
+                determined = self.invariant.determined[name]
+                self.algebra.contents[memory] = Contents(name, [self._described(memory, determined, state)])
+            elif name in self.changed:
+                self.algebra.contents[memory] = Contents(name)
+        return state
+
+    def _described(self, memory: Memory[Value], determined: Determined, state: State) -> Write:
+        where = determined.where
+        condition = (lambda *i: where(state, *i)) if where else None
+        return self._layer(memory, lambda *i: determined.value(state, *i), condition)
+
+    def _layer(self, memory: Memory[Value], value: Formula, condition: Formula | None) -> Write:
+        axes = []
+        index: list[Form] = []
+        for dim in memory.shape:
+            if dim.form is ONE:
+                index.append(ZERO)
+                continue
+            variable = nf.fresh("i")
+            self.facts.bound(variable, dim.form)
+            axes.append(Axis(variable, ZERO, dim.form))
+            index.append(variable)
+        path = (condition(*index),) if condition else ()
+        return Write(tuple(index), tuple(axes), path, Value(value(*index)))
+
+    # Checks
+
+    def _check(self, state: State, when: str) -> None:
+        """The determined buffers hold their formulas."""
+        for name, determined in self.invariant.determined.items():
+            memory = self.memories[name]
+            lane = self.algebra.lane(memory)
+            shape = [ONE if d in lane else dim.form for d, dim in enumerate(memory.shape)]
+            for place in elements(shape, self.facts):
+                index = tuple(lane.get(d, i) for d, i in enumerate(place))
+                condition = determined.where(state, *index) if determined.where else ONE
+                if self.facts.decide(condition) is False:
+                    continue
+                with self.facts.assuming(condition):
+                    self._check_element(state, name, determined, index, when)
+
+    def _require_positive(self, state: State, when: str) -> None:
+        """Leave to the range layer that the positive buffers are positive, and let it use that."""
+        execution = self.algebra.execution
+        for name in self.invariant.positive:
+            auxiliary = self.invariant.auxiliary.get(name)
+            shape = self.memories[auxiliary.like if auxiliary else name].shape
+            for index in elements([dim.form for dim in shape], self.facts):
+                site = f"{name}[{', '.join(map(str, index))}] {when}"
+                execution.require("positive", Value(state[name](*index)), self.facts.path, site)
+            execution.positive |= {f"{name}@{self.loop}"}
+
+    def _check_element(
+        self, state: State, name: str, determined: Determined, index: tuple[Form, ...], when: str
+    ) -> None:
+        wanted = determined.value(state, *index)
+        statement = f"{name}[{', '.join(map(str, index))}] is what the invariant says {when}"
+        try:
+            self._record(state[name](*index), wanted, statement, [])
+        except Uninitialised as error:
+            self.algebra.execution.equations.append(Equation(f"{statement}: {error}", False, ZERO, wanted))
+
+    def _reader(self, ghost: Ghost, state: State) -> Callable[..., Form]:
+        """The reference's state as a function of its full index."""
+
+        def value(*index: Form) -> Form:
+            leading, rest = index[: len(ghost.at)], index[len(ghost.at) :]
+            for i, j in zip(leading, ghost.at, strict=True):
+                if not self.facts.same(i, j):
+                    raise Unsupported(f"the reference uses its state at {i}, the kernel holds it at {j}")
+            return ghost.value(state, *rest)
+
+        return value
+
+    def _step(self, ghost: Ghost, before: State) -> Callable[..., Form]:
+        """An element of the reference's next state, from the kernel's state before the iteration."""
+        rewriting = nf.replacing(ghost.recurrence.name, self._reader(ghost, before))
+        return lambda *index: rewriting(ghost.recurrence.step(before.t, *index))
+
+    def _check_ghost(
+        self, ghost: Ghost, state: State, wanted: Callable[..., Form], when: str, before: list[State]
+    ) -> None:
+        recurrence = ghost.recurrence
+        ghosts = self.algebra.execution.ghosts
+        others = [nf.replacing(other.name, ghosts[other.name]) for other in recurrence.others]
+        for place in elements(recurrence.shape[len(ghost.at) :], self.facts):
+            index = ", ".join(map(str, place))
+            reference = wanted(*ghost.at, *place)
+            for rewriting in others:
+                reference = rewriting(reference)
+            statement = f"{recurrence.name}[{index}] of the reference is what the kernel's state gives {when}"
+            self._record(ghost.value(state, *place), reference, statement, before)
+
+    def _record(self, kernel: Form, reference: Form, statement: str, before: list[State]) -> None:
+        if self.invariant.unfold:
+            loop, iteration = self.invariant.unfold
+            induction = self.algebra.execution.inductions[loop]
+            for state in before:
+                kernel = induction.unfolded(kernel, iteration(state))
+                reference = induction.unfolded(reference, iteration(state))
+        shown = holds(kernel, reference, self.facts)
+        self.algebra.execution.equations.append(Equation(statement, shown, kernel, reference))

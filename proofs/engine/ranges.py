@@ -1,0 +1,199 @@
+"""The range layer: what the equivalence over the reals leaves to prove about the floats.
+
+Over the reals exp never overflows and a running maximum does not matter, so a kernel without one is "equal". This layer
+shows, for the same terms, that every exp has an argument of at most 0, every denominator and every operand of rsqrt and
+log is positive or negative but not 0, and that every square root has an operand that is not negative. Infinities that could
+make a NaN are rejected earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not
+modelled: a denominator that is positive over the reals may round to 0.
+
+The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
+known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import z3
+
+from . import normal_form as nf
+from .conditions import Condition, Site
+from .normal_form import Form, Monomial, Rational
+from .symbolic import Execution, Kind, Obligation
+
+_GOALS = {
+    "exp": "the argument of exp is at most 0",
+    "nonzero": "the denominator is not 0",
+    "positive": "the value is positive",
+    "nonnegative": "the value is not negative",
+}
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A statement whose range conditions are not proved, and why that is harmless.
+
+    Attributes:
+        text: part of the statement's text.
+        kind: which of its conditions.
+        reason: why.
+    """
+
+    text: str
+    kind: Kind
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip():
+            raise ValueError("a waiver needs a reason")
+
+
+def conditions(
+    execution: Execution, waivers: Sequence[Waiver] = ()
+) -> tuple[list[Condition], list[tuple[Condition, Waiver]]]:
+    """The range conditions of an execution: those to be proved, and those waived."""
+    open_conditions: list[Condition] = []
+    waived: list[tuple[Condition, Waiver]] = []
+    for obligation in _distinct(execution.obligations):
+        condition = _condition(obligation, execution.positive)
+        waiver = next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None)
+        if waiver:
+            waived.append((condition, waiver))
+        else:
+            open_conditions.append(condition)
+    return open_conditions, waived
+
+
+def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
+    seen = set()
+    for obligation in obligations:
+        key = obligation.kind, obligation.value, obligation.site
+        if key not in seen:
+            seen.add(key)
+            yield obligation
+
+
+def _condition(obligation: Obligation, positive: frozenset[str]) -> Condition:
+    linear = Linear(positive)
+    value = linear.real(_where_finite(obligation))
+    goals: Mapping[str, Any] = {
+        "exp": value <= 0,
+        "nonzero": z3.Or(value > 0, value < 0),
+        "positive": value > 0,
+        "nonnegative": value >= 0,
+    }
+    text = obligation.site
+    statement = f"{_GOALS[obligation.kind]}: {obligation.value.form}"
+    return Condition("range", statement, tuple(linear.facts), goals[obligation.kind], Site(text, None, None))
+
+
+def _where_finite(obligation: Obligation) -> Form:
+    """The operand where it is not -inf; exp(-inf) = 0 is harmless."""
+    finite = obligation.value.finite
+    if len(finite.terms) != 1:
+        return obligation.value.form
+    ((monomial, _),) = finite.terms.items()
+    return nf.substitute(obligation.value.form, {atom: nf.ONE for atom, _ in monomial})
+
+
+Sign = Literal["positive", "nonnegative"] | None
+
+
+class Signs:
+    """What is known of the sign of forms, given which uninterpreted functions are positive."""
+
+    def __init__(self, positive: frozenset[str]) -> None:
+        self._positive = positive
+        self._memo: dict[int, Sign] = {}
+
+    def form(self, p: Form) -> Sign:
+        """The sign of a sum, if all its terms have the same."""
+        signs = [self.monomial(m) if c > 0 else None for m, c in p.terms.items()]
+        if None in signs:
+            return None
+        return "positive" if "positive" in signs else "nonnegative"
+
+    def monomial(self, monomial: Monomial) -> Sign:
+        """The sign of a product."""
+        signs = [self._power(atom, exponent) for atom, exponent in monomial]
+        if None in signs:
+            return None
+        return "nonnegative" if "nonnegative" in signs else "positive"
+
+    def _power(self, atom: int, exponent: Rational) -> Sign:
+        sign = self.atom(atom)
+        if sign is None and exponent % 2 == 0 and exponent > 0:
+            return "nonnegative"
+        return sign if exponent > 0 or sign == "positive" else None
+
+    def atom(self, number: int) -> Sign:
+        """The sign of an atom."""
+        if number not in self._memo:
+            self._memo[number] = self._atom(nf.atom_of(number))
+        return self._memo[number]
+
+    def _atom(self, atom: nf.Atom) -> Sign:
+        match atom:
+            case nf.Exp():
+                return "positive"
+            case nf.Polynomial(inner):
+                return self.form(inner)
+            case nf.Apply(function, _) if function in self._positive:
+                return "positive"
+            case nf.Apply("sqrt", (inner,)):
+                return self.form(inner)
+            case nf.Indicator() | nf.Variable(_, "natural"):
+                return "nonnegative"
+            case nf.Big("sum", _, extent, body):
+                sign = self.form(body)
+                return sign if (extent.constant or 0) >= 1 or sign is None else "nonnegative"
+            case nf.Max(entries):
+                signs = {self.form(v) for c, v in entries if c is nf.ONE}
+                return "positive" if "positive" in signs else "nonnegative" if "nonnegative" in signs else None
+        return None
+
+
+class Linear:
+    """Forms as linear real terms over Z3 unknowns; ``facts`` collects what is known of the unknowns met."""
+
+    def __init__(self, positive: frozenset[str]) -> None:
+        self.facts: list[Any] = []
+        self._signs = Signs(positive)
+        self._unknowns: dict[Monomial, Any] = {}
+
+    def real(self, p: Form) -> Any:
+        """A form as a linear term."""
+        terms = [self._coefficient(c) * self._unknown(m) for m, c in p.terms.items()]
+        return z3.Sum(*terms) if terms else z3.RealVal(0)
+
+    @staticmethod
+    def _coefficient(value: Rational) -> Any:
+        exact = Fraction(value)
+        return z3.Q(exact.numerator, exact.denominator)
+
+    def _unknown(self, monomial: Monomial) -> Any:
+        if not monomial:
+            return z3.RealVal(1)
+        if monomial not in self._unknowns:
+            unknown = self._unknowns[monomial] = z3.Real(f"{nf.monomial_form(monomial)!r}#{len(self._unknowns)}")
+            sign = self._signs.monomial(monomial)
+            if sign:
+                self.facts.append(unknown > 0 if sign == "positive" else unknown >= 0)
+            if len(monomial) == 1 and monomial[0][1] == 1:
+                self._describe(nf.atom_of(monomial[0][0]), unknown)
+        return self._unknowns[monomial]
+
+    def _describe(self, atom: nf.Atom, unknown: Any) -> None:
+        """A maximum is at least each entry whose condition holds, and is one of them."""
+        match atom:
+            case nf.Max(entries):
+                ordered = sorted(entries, key=lambda e: (e[0].id, e[1].id))
+                holds = [self.real(c) >= 1 for c, _ in ordered]
+                values = [self.real(v) for _, v in ordered]
+                self.facts += [z3.Implies(h, unknown >= v) for h, v in zip(holds, values, strict=True)]
+                self.facts.append(z3.Or(*[unknown == v for v in values]))
+            case nf.Indicator():
+                self.facts.append(z3.Or(unknown == 0, unknown == 1))

@@ -1,0 +1,144 @@
+"""What was proved of a kernel, under which contract, and what was not looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LAYERS = ("L0", "L1", "L2", "range", "lemmas")
+TITLES = {
+    "L0": "bounds, integer arithmetic, launch",
+    "L1": "coverage, races, barriers",
+    "L2": "equal to the reference over the reals",
+    "range": "exponents, denominators, no NaN",
+    "lemmas": "theorems about the operator",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One condition that was not proved, or one sign that proofs are hollow.
+
+    Attributes:
+        kind: "bounds", "race", "equivalence", ..., or "hollow", or "unsupported".
+        statement: what does not hold, in the kernel's own terms.
+        site: the statement of the kernel.
+        verdict: "refuted", "unknown", or "unsupported".
+        counterexample: sizes, threads and loop variables by their names in the kernel.
+    """
+
+    kind: str
+    statement: str
+    site: str = ""
+    verdict: str = "refuted"
+    counterexample: Mapping[str, int] | None = None
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} = {value}" for name, value in (self.counterexample or {}).items())
+        return "\n".join(
+            part
+            for part in (
+                f"{self.verdict} {self.kind}: {self.statement}",
+                self.site and f"  at {self.site}",
+                values and f"  when {values}",
+            )
+            if part
+        )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the proof of one kernel.
+
+    Attributes:
+        conditions: how many conditions were put, the checks against hollow proofs not counted.
+        proved: how many of them hold.
+        guards: how many checks against hollow proofs were made.
+        unmodelled: what the kernel does that no condition accounts for, by name.
+        statements: theorems in words, with the status of each; for lemmas.
+    """
+
+    name: str
+    conditions: int
+    proved: int
+    guards: int
+    seconds: float
+    failures: tuple[Failure, ...] = ()
+    unmodelled: tuple[str, ...] = ()
+    waived: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything asked for was shown; a layer without conditions shows nothing."""
+        return not self.failures and self.proved == self.conditions > 0
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What became of one planted error.
+
+    Attributes:
+        fate: "killed", "rejected" (the compiler or the engine refuses it) or "equivalent" (every layer holds of it).
+        reason: the first condition that fails, with its layer; or why it is refused.
+    """
+
+    name: str
+    operator: str
+    fate: str
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict on one kernel."""
+
+    kernel: str
+    contract: str
+    statics: Mapping[str, float]
+    versions: Mapping[str, str]
+    layers: tuple[Layer, ...]
+    mutations: tuple[Mutation, ...] = ()
+    unexplained: tuple[str, ...] = ()
+    cached: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether every layer holds and every mutant that survived is accounted for by name."""
+        return bool(self.layers) and all(layer.holds for layer in self.layers) and not self.unexplained
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Of all layers."""
+        return tuple(failure for layer in self.layers for failure in layer.failures)
+
+    def to_json(self) -> str:
+        """The whole report as a JSON object."""
+        return json.dumps(asdict(self) | {"holds": self.holds}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The report that `to_json` wrote."""
+        content: dict[str, Any] = json.loads(text)
+        content.pop("holds")
+        content["layers"] = tuple(_layer(layer) for layer in content["layers"])
+        content["mutations"] = tuple(Mutation(**m) for m in content["mutations"])
+        content["unexplained"] = tuple(content["unexplained"])
+        return cls(**content)
+
+
+def _layer(content: dict[str, Any]) -> Layer:
+    failures = tuple(Failure(**f) for f in content.pop("failures"))
+    lists = {name: tuple(content.pop(name)) for name in ("unmodelled", "waived", "statements")}
+    return Layer(**content, failures=failures, **lists)
+
+
+def fates(mutations: Iterable[Mutation]) -> dict[str, int]:
+    """How many mutants met each fate."""
+    counts = {"killed": 0, "rejected": 0, "equivalent": 0}
+    for mutation in mutations:
+        counts[mutation.fate] += 1
+    return counts

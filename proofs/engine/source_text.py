@@ -1,0 +1,56 @@
+"""TIR as a programmer would write it, in one line: for names, messages and tables."""
+
+from __future__ import annotations
+
+import re
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+from tvm import arith, ir, tirx
+
+from .rewrite import Node
+
+_NUMBER = re.compile(r"T\.(?:b?float|u?int)\d+\(([-+.\de]+)\)")
+
+
+def text(node: Node) -> str:
+    """A node as one line of source; a loop or a guard without its body, and numbers without their dtypes."""
+    match node:
+        case tirx.BufferStore():
+            return f"{text(element(node))} = {text(node.value)}"
+        case tirx.For():
+            stop = arith.Analyzer().simplify(node.min + node.extent)
+            return f"for {node.loop_var} in {text(node.min)}:{text(stop)}"
+        case tirx.IfThenElse():
+            return f"if {text(node.condition)}"
+        case tirx.While():
+            return f"while {text(node.condition)}"
+        case tirx.Bind():
+            return f"{node.var} = {text(node.value)}"
+        case tirx.Evaluate():
+            return text(node.value)
+        case tirx.SBlock():
+            return f"block {node.name_hint}"
+        case tirx.Stmt():
+            return type(node).__name__
+    source = " ".join(str(node).split())
+    return _NUMBER.sub(lambda match: _short(match[1]), source)
+
+
+def _short(number: str) -> str:
+    """An integer as it is, a float to the nine digits that tell float32 values apart."""
+    return number if number.lstrip("-").isdigit() else f"{float(number):.9g}"
+
+
+def op_name(node: Node) -> str:
+    """The name of the intrinsic that a call calls, or an empty string."""
+    return str(node.op.name) if isinstance(node, tirx.Call) and isinstance(node.op, ir.Op) else ""
+
+
+def element(access: Node) -> Node:
+    """The element that a load reads or a store writes, as a load."""
+    return tirx.BufferLoad(access.buffer, list(access.indices))
+
+
+def access_text(access: Node) -> str:
+    """A load as it is written, a store without its value."""
+    return f"{text(element(access))} = ..." if isinstance(access, tirx.BufferStore) else text(access)

@@ -1,0 +1,463 @@
+"""Symbolic execution of a kernel at the tile level: the semantics read with normal forms.
+
+The values are those of the extended reals: rounding, overflow of floats and the order of additions are not modelled, and
+the elements of float inputs are taken to be finite. Accesses are taken to be in bounds, and each output element to be
+written by one thread only; other layers prove both. All blocks, threads and iterations of a parallel loop are one
+symbolic one. A sequential loop is unrolled if its extent is constant, or cut by an ``Invariant``.
+
+A buffer in shared memory, or a fragment, may be used by explicit threads in their own lane only: where one dimension of
+every index is the thread variable itself. A buffer of the kernel that is both read and written in global memory is
+rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import reduce
+from typing import Any, Literal
+
+from . import extended
+from . import normal_form as nf
+from .algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
+from .constants import CONSTANTS, LN2
+from .contents import Axis, Contents, Write
+from .entailment import Facts
+from .equations import Equation, holds
+from .errors import Unsupported
+from .extended import Value
+from .invariants import Induction, Invariant, induct
+from .normal_form import ONE, ZERO, Form
+from .semantics import Machine, describe, is_integer
+
+_LONGEST = 1024
+"""The largest constant extent of a loop that is unrolled."""
+
+
+def block(dimension: Dimension = "x") -> Form:
+    """The block index of a kernel under execution."""
+    return nf.variable(f"blockIdx.{dimension}")
+
+
+def thread(dimension: Dimension = "x") -> Form:
+    """The thread index of a kernel under execution."""
+    return nf.variable(f"threadIdx.{dimension}")
+
+
+Kind = Literal["exp", "nonzero", "positive", "nonnegative"]
+
+
+@dataclass(frozen=True)
+class Obligation:
+    """What must hold for an operation to mean over the floats what it means over the reals.
+
+    Attributes:
+        kind: "exp" (the argument is at most 0), "nonzero", "positive" or "nonnegative".
+        value: the operand; at -inf every kind but "nonzero" of an exp is harmless.
+        path: the conditions under which the operation runs.
+        site: the statement.
+    """
+
+    kind: Kind
+    value: Value
+    path: tuple[Form, ...]
+    site: str
+
+
+@dataclass
+class Execution:
+    """The outcome of a symbolic execution.
+
+    Attributes:
+        writes: every store to a global buffer, by its name.
+        equations: what the loop invariants required.
+        obligations: what the range layer has to prove.
+        ghosts: for each reference that ran in lock step with a loop, an element of any of its states, by the state's number
+            and the index.
+        inductions: the loops that were cut, by name.
+        positive: the functions, standing for free buffers, that invariants say are positive.
+        facts: what is known of the integers.
+    """
+
+    facts: Facts
+    writes: dict[str, list[Write]] = field(default_factory=dict)
+    sites: dict[str, list[str]] = field(default_factory=dict)
+    equations: list[Equation] = field(default_factory=list)
+    obligations: list[Obligation] = field(default_factory=list)
+    ghosts: dict[str, Callable[..., Form]] = field(default_factory=dict)
+    inductions: dict[str, Induction] = field(default_factory=dict)
+    positive: frozenset[str] = frozenset()
+
+    def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
+        """Leave something to the range layer."""
+        self.obligations.append(Obligation(kind, value, path, site))
+
+    def final(self, recurrence: str) -> Callable[..., Form]:
+        """An element of the last state of a reference that ran in lock step, as the kernel holds it after the loop."""
+        induction, ghost = next(
+            (i, g) for i in self.inductions.values() for g in i.invariant.ghosts if g.recurrence.name == recurrence
+        )
+        return lambda *index: induction.family(ghost)(induction.extent, *index)
+
+    def mark(self) -> tuple[dict[str, int], int, int]:
+        """How much is recorded now."""
+        return {n: len(w) for n, w in self.writes.items()}, len(self.equations), len(self.obligations)
+
+    def rewind(self, mark: tuple[dict[str, int], int, int]) -> None:
+        """Forget what was recorded since a mark."""
+        writes, equations, obligations = mark
+        for name in list(self.writes):
+            if name in writes:
+                del self.writes[name][writes[name] :], self.sites[name][writes[name] :]
+            else:
+                del self.writes[name], self.sites[name]
+        del self.equations[equations:], self.obligations[obligations:]
+
+    def compare(self, output: str, reference: Callable[..., Form]) -> list[Equation]:
+        """Each element that the kernel writes to an output against the reference at the same index."""
+        result = []
+        for write, site in zip(self.writes.get(output, []), self.sites.get(output, []), strict=True):
+            with self.facts.assuming(*write.path):
+                wanted = reference(*write.index)
+                place = ", ".join(map(str, write.index))
+                finite = self.facts.decide_all(write.value.finite)
+                shown = finite is ONE and holds(write.value.form, wanted, self.facts)
+                statement = f"{output}[{place}] is the reference's"
+                result.append(Equation(statement, shown, write.value.form, wanted, site))
+        if not result:
+            result.append(Equation(f"{output} is written", False, ZERO, ZERO))
+        return result
+
+
+def execute(
+    prim_func: Any,
+    *,
+    sizes: Mapping[str, Form] | None = None,
+    invariants: Mapping[str, Invariant] | None = None,
+    facts: Facts | None = None,
+) -> Execution:
+    """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
+
+    Args:
+        prim_func: the kernel, as its factory returns it or after the launch has been materialised.
+        sizes: values for symbolic dimensions; a dimension without one is a natural variable of its own name.
+        invariants: for loops to be cut, by loop name (``semantics.serial_loops``).
+        facts: what the contract says of the sizes and of integer inputs.
+
+    Raises:
+        Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
+            value that may be NaN.
+    """
+    facts = facts if facts is not None else Facts()
+    execution = Execution(facts)
+    dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
+    values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
+    algebra = Symbols(execution, invariants or {})
+    machine = Machine(algebra, prim_func, values)
+    unknown = set(invariants or {}) - set(machine.loops.values())
+    if unknown:
+        raise ValueError(f"no loop is named {sorted(unknown)}; there are {sorted(machine.loops.values())}")
+    for memory in machine.parameters().values():
+        algebra.parameters[memory.name] = memory
+    machine.run()
+    return execution
+
+
+class Symbols:
+    """The algebra of normal forms."""
+
+    site: object
+
+    def __init__(self, execution: Execution, invariants: Mapping[str, Invariant]) -> None:
+        self.execution = execution
+        self.facts = execution.facts
+        self.invariants = invariants
+        self.contents: dict[Memory[Value], Contents] = {}
+        self.parameters: dict[str, Memory[Value]] = {}
+        self.site = None
+        self._axes: list[Axis] = []
+        self._threads: set[int] = set()  # thread variables of more than one thread
+        self._lanes: dict[Memory[Value], dict[int, Form]] = {}
+        self._read: set[str] = set()
+
+    # Values
+
+    def literal(self, value: float, dtype: str) -> Value:
+        """A constant; floats are unified (``constants``)."""
+        if is_integer(dtype):
+            return Value(nf.form(int(value)))
+        if value in (float("inf"), float("-inf")):
+            return Value(ZERO, ZERO, 1 if value > 0 else -1)
+        return Value(nf.form(CONSTANTS.unify(value)))
+
+    def infinity(self, dtype: str) -> Value:
+        """Positive infinity."""
+        return Value(ZERO, ZERO, 1)
+
+    def unary(self, operator: Unary, a: Value, dtype: str) -> Value:
+        """A function of one value; those without laws are uninterpreted."""
+        match operator:
+            case "not":
+                return Value(ONE - a.form)
+            case "exp" | "exp2":
+                scaled = a if operator == "exp" else extended.multiply(a, Value(nf.form(LN2)))
+                self._require("exp", scaled)
+                return extended.exp(scaled)
+            case "log" | "log2":
+                self._require("positive", a)
+                return Value(nf.log(a.real) * (1 if operator == "log" else 1 / LN2))
+            case "sqrt":
+                self._require("nonnegative", a)
+                return Value(nf.apply("sqrt", a.real))
+            case "rsqrt":
+                self._require("positive", a)
+                return Value(1 / nf.apply("sqrt", a.real))
+            case "rcp":
+                self._require("nonzero", a)
+                return extended.divide(Value(ONE), a)
+            case "abs":
+                return extended.maximum(Value(a.real), Value(-a.real))
+            case "tanh" | "sigmoid" | "sin" | "cos" | "erf":
+                return Value(nf.apply(operator, a.real))
+        raise Unsupported(f"{operator} in the symbolic reading")
+
+    def binary(self, operator: Binary, a: Value, b: Value, dtype: str) -> Value:
+        """An operation of the ring, or one on integers."""
+        match operator:
+            case "add":
+                return extended.add(a, b)
+            case "sub":
+                return extended.add(a, extended.negative(b))
+            case "mul" | "and":
+                return extended.multiply(a, b)
+            case "or":
+                return Value(a.form + b.form - a.form * b.form)
+            case "div":
+                self._require("nonzero", b)
+                return extended.divide(a, b)
+            case "max":
+                return self._larger(a, b, is_integer(dtype))
+            case "min":
+                smaller = self._larger(extended.negative(a), extended.negative(b), is_integer(dtype))
+                return extended.negative(smaller)
+            case "pow":
+                exponent = b.real.constant
+                if exponent is not None and exponent == int(exponent) and exponent >= 0:
+                    return Value(a.real ** int(exponent))
+            case "floordiv" | "floormod" | "truncdiv" | "truncmod":
+                return Value(self._divide(operator, a.form, b.form))
+        raise Unsupported(f"{operator} of {dtype} in the symbolic reading")
+
+    def _larger(self, a: Value, b: Value, integer: bool) -> Value:
+        if integer:  # decided where possible, so that a clamped index is recognised
+            known = self.facts.decide(nf.indicator("ge", a.form - b.form, integer=True))
+            if known is not None:
+                return a if known else b
+        return extended.maximum(a, b)
+
+    def _divide(self, operator: str, a: Form, b: Form) -> Form:
+        """The quotient or remainder of integers by a positive number; a multiple of it is split off."""
+        if not self.facts.holds(nf.indicator("ge", b - 1, integer=True)):
+            raise Unsupported(f"division of integers by {b}, which is not known to be positive")
+        if operator.startswith("trunc") and not self.facts.holds(nf.indicator("ge", a, integer=True)):
+            raise Unsupported(f"truncating division of {a}, which may be negative")
+        return quotient(a, b, self.facts) if operator.endswith("div") else a - b * quotient(a, b, self.facts)
+
+    def compare(self, operator: Comparison, a: Value, b: Value, dtype: str) -> Value:
+        """A comparison as a form that is 0 or 1."""
+        integer = is_integer(dtype)
+        match operator:
+            case "ge":
+                return Value(extended.at_least(a, b, integer=integer))
+            case "le":
+                return Value(extended.at_least(b, a, integer=integer))
+            case "lt":
+                return Value(ONE - extended.at_least(a, b, integer=integer))
+            case "gt":
+                return Value(ONE - extended.at_least(b, a, integer=integer))
+            case "eq":
+                return Value(extended.same(a, b, integer=integer))
+            case "ne":
+                return Value(ONE - extended.same(a, b, integer=integer))
+
+    def cast(self, a: Value, source: str, target: str) -> Value:
+        """The identity, but to a truth value; a float does not become an integer."""
+        if target == "bool":
+            return self.compare("ne", a, Value(ZERO), source)
+        if is_integer(target) and not is_integer(source):
+            raise Unsupported(f"a cast from {source} to {target} in the symbolic reading")
+        return a
+
+    def select(self, condition: Value, then: Value, otherwise: Value, dtype: str) -> Value:
+        """One of two values."""
+        known = self.facts.decide(condition.form)
+        if known is not None:
+            return then if known else otherwise
+        return extended.select(condition.form, then, otherwise)
+
+    def reduce(self, kind: Reduction, extent: Value, body: Callable[[Value], Value], dtype: str) -> Value:
+        """A sum, written out or not, of finite values; a maximum or minimum."""
+        size = extent.real.constant
+        if kind != "sum" and size is not None and size <= nf.LONGEST_MAX:
+            first, *rest = [body(Value(nf.form(k))) for k in range(int(size))]
+            return reduce(lambda a, b: self.binary(kind, a, b, dtype), rest, first)
+
+        def element(k: Form) -> Form:
+            for monomial in k.terms:
+                for number, _ in monomial:
+                    self.facts.bound(nf.of_atom(nf.atom_of(number)), extent.form)
+            value = body(Value(k)).real
+            return -value if kind == "min" else value
+
+        if kind == "sum":
+            return Value(nf.summation(extent.form, element))
+        largest = nf.big_maximum(extent.form, element)
+        return Value(-largest if kind == "min" else largest)
+
+    def _require(self, kind: Kind, value: Value) -> None:
+        self.execution.require(kind, value, self.facts.path, describe(self.site))
+
+    # Control
+
+    def launch(self, threads: tuple[int, int, int]) -> tuple[Value, Value, Value]:
+        """One symbolic thread."""
+        x, y, z = threads
+        return self._thread("x", x), self._thread("y", y), self._thread("z", z)
+
+    def _thread(self, dimension: Dimension, extent: int) -> Value:
+        if extent == 1:
+            return Value(ZERO)
+        variable = thread(dimension)
+        self.facts.bound(variable, nf.form(extent))
+        self._threads |= nf.support(variable)
+        return Value(variable)
+
+    def grid(self, dimension: Dimension, extent: Value) -> Iterator[Value]:
+        """One symbolic block."""
+        variable = block(dimension)
+        self.facts.bound(variable, extent.form)
+        yield Value(variable)
+
+    @contextmanager
+    def axis(self, name: str, lower: Value, extent: Value) -> Iterator[Value]:
+        """A fresh variable that ranges over the axis."""
+        if extent.form is ONE:
+            yield lower
+            return
+        variable = nf.fresh(name)
+        self.facts.bound(variable, lower.form + extent.form)
+        self._axes.append(Axis(variable, lower.form, extent.form))
+        try:
+            with self.facts.assuming(nf.indicator("ge", variable - lower.form, integer=True)):
+                yield Value(variable)
+        finally:
+            self._axes.pop()
+
+    def serial(self, loop: str, lower: Value, extent: Value, body: Callable[[Value], None]) -> None:
+        """Cut by the loop's invariant, or unrolled."""
+        if loop in self.invariants:
+            induct(self, loop, self.invariants[loop], lower.form, extent.form, lambda t: body(Value(t)))
+            return
+        size = extent.form.constant
+        if size is None or size > _LONGEST:
+            raise Unsupported(f"loop {loop!r} of extent {extent.form} needs an invariant")
+        for k in range(int(size)):
+            body(Value(lower.form + k))
+
+    def decided(self, condition: Value) -> bool | None:
+        """Whether the condition follows here, or its negation."""
+        return self.facts.decide(condition.form)
+
+    def uniform(self, condition: Value) -> bool:
+        """Whether no thread variable occurs in the condition."""
+        return self._threads.isdisjoint(nf.support(condition.form))
+
+    @contextmanager
+    def guard(self, condition: Value) -> Iterator[None]:
+        """The condition joins the path."""
+        parts = [] if self.facts.holds(condition.form) else [condition.form]
+        with self.facts.assuming(*parts):
+            yield
+
+    def independent(self, store: Sequence[Value], access: Sequence[Value]) -> bool:
+        """Along every dimension in which the store varies with the axes, the access is at the same index."""
+        axes = {axis.number for axis in self._axes}
+        return all(
+            axes.isdisjoint(nf.support(a.form)) or self.facts.same(a.form, b.form)
+            for a, b in zip(store, access, strict=True)
+        )
+
+    # Memory
+
+    def allocate(self, memory: Memory[Value]) -> None:
+        """A buffer without content."""
+        self.contents[memory] = Contents(memory.name)
+
+    def load(self, memory: Memory[Value], index: Sequence[Value]) -> Value:
+        """An element of an input as an atom, or what has been written."""
+        place = tuple(i.form for i in index)
+        if memory.scope == "global":
+            self._read.add(memory.name)
+            self._check_in_place(memory)
+            return Value(nf.read(memory.name, *place))
+        self._check_lane(memory, place, nf.ZERO)
+        return self.contents[memory].read(place, self.facts)
+
+    def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
+        """A new layer on the content, or a write to an output."""
+        place = tuple(i.form for i in index)
+        axes = tuple(a for a in self._axes)
+        path = tuple(c for c in self.facts.path if not _is_range(c, axes))
+        write = Write(place, axes, path, value)
+        if memory.scope == "global":
+            self.execution.writes.setdefault(memory.name, []).append(write)
+            self.execution.sites.setdefault(memory.name, []).append(describe(self.site))
+            self._check_in_place(memory)
+            return
+        dependence = value.form + value.finite
+        for condition in path:
+            dependence = dependence + condition
+        self._check_lane(memory, place, dependence)
+        self.contents[memory].write(write)
+
+    def lane(self, memory: Memory[Value]) -> dict[int, Form]:
+        """The dimensions of a buffer along which each explicit thread keeps to its own index."""
+        return self._lanes.get(memory, {})
+
+    def _check_in_place(self, memory: Memory[Value]) -> None:
+        if memory.name in self._read and memory.name in self.execution.writes:
+            raise Unsupported(f"{memory.name} in global memory is both read and written")
+
+    def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], dependence: Form) -> None:
+        """Explicit threads use a buffer that they share in their own lane only."""
+        if memory.scope == "local":
+            if dependence is not ZERO and self._axes:
+                raise Unsupported(f"a parallel loop writes {memory.name}, of which each thread has its own")
+            return
+        inside = {d: i for d, i in enumerate(place) if not self._threads.isdisjoint(nf.support(i))}
+        lane = {d: i for d, i in inside.items() if i in {nf.of_atom(nf.atom_of(t)) for t in self._threads}}
+        used = (nf.support(dependence) & self._threads) if dependence is not ZERO else frozenset()
+        own = {t for i in lane.values() for t in nf.support(i)}
+        known = self._lanes.setdefault(memory, lane)
+        if lane != inside or known != lane or not used <= own or (lane and self._axes):
+            raise Unsupported(f"threads share {memory.name} otherwise than each in its own lane: {describe(self.site)}")
+
+
+def quotient(a: Form, b: Form, facts: Facts) -> Form:
+    """⌊a / b⌋ for b > 0; what b divides is split off, the rest is opaque unless it is in [0, b)."""
+    divisor = b.constant
+    if divisor is None:
+        return nf.apply("floordiv", a, b)
+    multiple = {m: Fraction(c) / divisor for m, c in a.terms.items() if Fraction(c, divisor).denominator == 1}
+    whole = sum((nf.monomial_form(m, int(c)) for m, c in multiple.items()), ZERO)
+    rest = a - whole * divisor
+    if rest.constant is not None:
+        return whole + int(rest.constant // divisor)
+    within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", divisor - 1 - rest, integer=True)
+    return whole if facts.holds(within) else whole + nf.apply("floordiv", rest, b)
+
+
+def _is_range(condition: Form, axes: Sequence[Axis]) -> bool:
+    return any(condition is nf.indicator("ge", a.variable - a.lower, integer=True) for a in axes)

@@ -1,0 +1,478 @@
+"""PyTorch references run unmodified on symbolic tensors.
+
+A ``SymbolicTensor`` is a shape and a function from indices to a normal form. It takes part in torch functions through
+``__torch_function__`` and has the methods of a tensor that the references use. Trusted: that each function below is, over
+the reals, the torch function of its name; dtypes are ignored, but that integer and float tensors are told apart. Control
+flow of the reference that depends on sizes needs those sizes constant.
+
+``cutting`` makes a reference provable step by step: inside it, the result of every softmax and of every division by a
+tensor is recorded, and replaced by opaque elements ``x0(i, j)``, ``x1(i, j)``, ... A step of the reference is then a
+function of its predecessor, whatever that was (``recurrences``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from . import extended
+from . import normal_form as nf
+from .constants import CONSTANTS
+from .errors import Unsupported
+from .extended import Value
+from .normal_form import ONE, ZERO, Form
+
+Element = Callable[..., Value]
+Integer = int  # in the class below, int is a method
+
+
+class SymbolicTensor:
+    """A tensor of any element type: its shape, and its element at an index."""
+
+    def __init__(self, shape: Sequence[Form | Integer], element: Element, *, integer: bool = False) -> None:
+        self.form_shape: tuple[Form, ...] = tuple(nf.form(n) for n in shape)
+        self.integer = integer
+        self._element = cache(element)
+
+    def value(self, *index: Form) -> Value:
+        """The element at an index."""
+        return self._element(*(nf.form(i) for i in index))
+
+    def at(self, *index: Form) -> Form:
+        """The element at an index, which must be finite."""
+        return self.value(*index).real
+
+    # What torch code asks of a tensor
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Constant sizes as int, others as forms."""
+        return tuple(n if n.constant is None else int(n.constant) for n in self.form_shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.form_shape)
+
+    @property
+    def mT(self) -> SymbolicTensor:  # noqa: N802
+        """The last two dimensions swapped."""
+        return self.transpose(-1, -2)
+
+    def size(self, dim: Integer | None = None) -> Any:
+        """The shape, or one size."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def float(self) -> SymbolicTensor:
+        """The same over the reals; so are other conversions between float types."""
+        return self
+
+    double = bfloat16 = half = contiguous = clone = detach = long = int = float
+
+    def to(self, *_: Any, **__: Any) -> SymbolicTensor:
+        """The same over the reals."""
+        return self
+
+    def type_as(self, _: SymbolicTensor) -> SymbolicTensor:
+        """The same over the reals."""
+        return self
+
+    def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
+        return SymbolicTensor(self.form_shape, lambda *i: function(self.value(*i)), integer=self.integer)
+
+    def _zip(self, other: Any, function: Callable[[Value, Value], Value]) -> SymbolicTensor:
+        a, b = broadcast(self, tensor(other))
+        integer = a.integer and b.integer
+        return SymbolicTensor(a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer)
+
+    def __neg__(self) -> SymbolicTensor:
+        return self._map(extended.negative)
+
+    def __add__(self, other: Any) -> SymbolicTensor:
+        return self._zip(other, extended.add)
+
+    def __sub__(self, other: Any) -> SymbolicTensor:
+        return self._zip(other, lambda a, b: extended.add(a, extended.negative(b)))
+
+    def __rsub__(self, other: Any) -> SymbolicTensor:
+        return tensor(other)._zip(self, lambda a, b: extended.add(a, extended.negative(b)))
+
+    def __mul__(self, other: Any) -> SymbolicTensor:
+        return self._zip(other, extended.multiply)
+
+    def __truediv__(self, other: Any) -> SymbolicTensor:
+        quotient = self._zip(other, extended.divide)
+        return _recorded(quotient) if isinstance(other, SymbolicTensor) else quotient
+
+    def __rtruediv__(self, other: Any) -> SymbolicTensor:
+        return _recorded(tensor(other)._zip(self, extended.divide))
+
+    def __pow__(self, exponent: Integer) -> SymbolicTensor:
+        return self._map(lambda a: Value(a.real**exponent))
+
+    def __matmul__(self, other: SymbolicTensor) -> SymbolicTensor:
+        depth = self.form_shape[-1]
+        lead = broadcast_shapes(self.form_shape[:-2], other.form_shape[:-2])
+        a = self.expand(*lead, *self.form_shape[-2:])
+        b = other.expand(*lead, *other.form_shape[-2:])
+
+        def element(*i: Form) -> Value:
+            return Value(nf.summation(depth, lambda k: a.at(*i[:-2], i[-2], k) * b.at(*i[:-2], k, i[-1])))
+
+        return SymbolicTensor((*lead, self.form_shape[-2], other.form_shape[-1]), element)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __ge__(self, other: Any) -> SymbolicTensor:
+        return _at_least(self, tensor(other))
+
+    def __le__(self, other: Any) -> SymbolicTensor:
+        return _at_least(tensor(other), self)
+
+    def __lt__(self, other: Any) -> SymbolicTensor:
+        return ~_at_least(self, tensor(other))
+
+    def __gt__(self, other: Any) -> SymbolicTensor:
+        return ~_at_least(tensor(other), self)
+
+    def __invert__(self) -> SymbolicTensor:
+        return self._map(lambda a: Value(ONE - a.form))
+
+    def __and__(self, other: SymbolicTensor) -> SymbolicTensor:
+        return self * other
+
+    def __bool__(self) -> bool:
+        raise Unsupported("a decision of the reference on the value of a symbolic tensor")
+
+    def exp(self) -> SymbolicTensor:
+        """exp, with exp(-inf) = 0."""
+        return self._map(extended.exp)
+
+    def log(self) -> SymbolicTensor:
+        """log."""
+        return self._map(lambda a: Value(nf.log(a.real)))
+
+    def sqrt(self) -> SymbolicTensor:
+        """The square root."""
+        return self._map(lambda a: Value(nf.apply("sqrt", a.real)))
+
+    def relu(self) -> SymbolicTensor:
+        """max(x, 0)."""
+        return self.clamp(0)
+
+    def clamp(self, min: Any = None, max: Any = None) -> SymbolicTensor:
+        """max(x, low), then min with high."""
+        result = self
+        if min is not None:
+            result = result._zip(min, extended.maximum)
+        if max is not None:
+            result = -(-result)._zip(-max, extended.maximum)
+        return result
+
+    def masked_fill(self, mask: SymbolicTensor, value: Any) -> SymbolicTensor:
+        """The value where the mask is set."""
+        return where(mask, value, self)
+
+    def _dims(self, dim: Any) -> list[Integer]:
+        dims = range(self.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
+        return sorted(d % self.ndim for d in dims)
+
+    def _reduce(
+        self, dim: Any, keepdim: bool, combine: Callable[[Form, Callable[[Form], Value]], Value]
+    ) -> SymbolicTensor:
+        result = self
+        for d in reversed(self._dims(dim)):
+            result = result._reduce_one(d, combine)
+        if keepdim:
+            for d in self._dims(dim):
+                result = result.unsqueeze(d)
+        return result
+
+    def _reduce_one(self, d: Integer, combine: Callable[[Form, Callable[[Form], Value]], Value]) -> SymbolicTensor:
+        extent = self.form_shape[d]
+        shape = self.form_shape[:d] + self.form_shape[d + 1 :]
+        return SymbolicTensor(shape, lambda *i: combine(extent, lambda k: self.value(*i[:d], k, *i[d:])))
+
+    def sum(self, dim: Any = None, keepdim: bool = False) -> SymbolicTensor:
+        """The sum along dimensions."""
+        return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real)))
+
+    def mean(self, dim: Any = None, keepdim: bool = False) -> SymbolicTensor:
+        """The mean along dimensions."""
+        return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real) / n))
+
+    def amax(self, dim: Any = None, keepdim: bool = False) -> SymbolicTensor:
+        """The maximum along dimensions."""
+        return self._reduce(dim, keepdim, _largest)
+
+    def softmax(self, dim: Integer, dtype: Any = None) -> SymbolicTensor:
+        """exp(x) / Σ exp(x): over the reals the subtracted maximum cancels."""
+        powers = self.exp()
+        return _recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide))
+
+    def logsumexp(self, dim: Any, keepdim: bool = False) -> SymbolicTensor:
+        """log Σ exp(x)."""
+        return self.exp().sum(dim, keepdim).log()
+
+    def unsqueeze(self, dim: Integer) -> SymbolicTensor:
+        """A new dimension of size 1."""
+        d = dim % (self.ndim + 1)
+        shape = (*self.form_shape[:d], ONE, *self.form_shape[d:])
+        return SymbolicTensor(shape, lambda *i: self.value(*i[:d], *i[d + 1 :]), integer=self.integer)
+
+    def squeeze(self, dim: Integer) -> SymbolicTensor:
+        """A dimension of size 1 dropped."""
+        d = dim % self.ndim
+        if self.form_shape[d] is not ONE:
+            return self
+        shape = self.form_shape[:d] + self.form_shape[d + 1 :]
+        return SymbolicTensor(shape, lambda *i: self.value(*i[:d], ZERO, *i[d:]), integer=self.integer)
+
+    def permute(self, *dims: Integer) -> SymbolicTensor:
+        """Dimensions reordered."""
+        order = [d % self.ndim for d in dims]
+
+        def element(*i: Form) -> Value:
+            return self.value(*(i[order.index(d)] for d in range(self.ndim)))
+
+        return SymbolicTensor([self.form_shape[d] for d in order], element, integer=self.integer)
+
+    def transpose(self, a: Integer, b: Integer) -> SymbolicTensor:
+        """Two dimensions swapped."""
+        order = list(range(self.ndim))
+        order[a], order[b] = order[b], order[a]
+        return self.permute(*order)
+
+    def expand(self, *shape: Any) -> SymbolicTensor:
+        """Dimensions of size 1 repeated; new ones in front."""
+        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+            shape = tuple(shape[0])
+        new = len(shape) - self.ndim
+        old = (ONE,) * new + self.form_shape
+        sizes = [o if not isinstance(n, Form) and n == -1 else nf.form(n) for n, o in zip(shape, old, strict=True)]
+        for n, o in zip(sizes, old, strict=True):
+            if o is not ONE and n is not o:
+                raise ValueError(f"cannot expand a dimension of size {o} to {n}")
+
+        def element(*i: Form) -> Value:
+            return self.value(*(ZERO if o is ONE else j for o, j in zip(self.form_shape, i[new:], strict=True)))
+
+        return SymbolicTensor(sizes, element, integer=self.integer)
+
+    def gather(self, dim: Integer, index: SymbolicTensor) -> SymbolicTensor:
+        """Element index[i] along a dimension."""
+        d = dim % self.ndim
+        return SymbolicTensor(index.form_shape, lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :]))
+
+    def __getitem__(self, key: Any) -> SymbolicTensor:
+        keys = list(key) if isinstance(key, tuple) else [key]
+        taken = sum(k is not None and k is not Ellipsis for k in keys)
+        if Ellipsis in [k if k is Ellipsis else None for k in keys]:
+            place = next(n for n, k in enumerate(keys) if k is Ellipsis)
+            keys[place : place + 1] = [slice(None)] * (self.ndim - taken)
+        keys += [slice(None)] * (self.ndim - sum(k is not None for k in keys))
+        return _index(self, keys)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Dispatch a torch function to the method, or the function of this module, of its name."""
+        name = function.__name__
+        if name in _FUNCTIONS:
+            return _FUNCTIONS[name](*args, **(kwargs or {}))
+        method = getattr(cls, name, None) or getattr(cls, f"__{name}__", None)
+        if method is None or not args:
+            raise Unsupported(f"torch.{name} on a symbolic tensor")
+        first = args[0] if isinstance(args[0], SymbolicTensor) else tensor(args[0])
+        return method(first, *args[1:], **(kwargs or {}))
+
+
+def tensor(value: Any) -> SymbolicTensor:
+    """A number, or a symbolic tensor, as a symbolic tensor."""
+    if isinstance(value, SymbolicTensor):
+        return value
+    if isinstance(value, Form):
+        return SymbolicTensor((), lambda: Value(value), integer=nf.is_natural(value))
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, (int, float)):
+        raise Unsupported(f"{type(value).__name__} beside a symbolic tensor")
+    if isinstance(value, float) and math.isinf(value):
+        return SymbolicTensor((), lambda: Value(ZERO, ZERO, 1 if value > 0 else -1))
+    constant = nf.form(CONSTANTS.unify(value))
+    return SymbolicTensor((), lambda: Value(constant), integer=isinstance(value, int))
+
+
+def symbolic_input(name: str, shape: Sequence[Form | int], *, integer: bool = False) -> SymbolicTensor:
+    """The input of that name, whose elements are the atoms that the kernel's reads are."""
+    return SymbolicTensor(shape, lambda *index: Value(nf.read(name, *index)), integer=integer)
+
+
+def broadcast_shapes(a: Sequence[Form], b: Sequence[Form]) -> tuple[Form, ...]:
+    """The common shape of two."""
+    rank = max(len(a), len(b))
+    a, b = (ONE,) * (rank - len(a)) + tuple(a), (ONE,) * (rank - len(b)) + tuple(b)
+    return tuple(n if m is ONE else m for m, n in zip(a, b, strict=True))
+
+
+def broadcast(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor]:
+    """Both in their common shape."""
+    shape = broadcast_shapes(a.form_shape, b.form_shape)
+    return a.expand(*shape), b.expand(*shape)
+
+
+def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTensor:
+    """One of two elements."""
+    c, a = broadcast(condition, tensor(then))
+    c, b = broadcast(c, tensor(otherwise))
+    a = a.expand(*c.form_shape)
+    integer = a.integer and b.integer
+    return SymbolicTensor(c.form_shape, lambda *i: extended.select(c.at(*i), a.value(*i), b.value(*i)), integer=integer)
+
+
+def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
+    """torch.einsum with an explicit result."""
+    inputs, output = equation.replace(" ", "").split("->")
+    letters = inputs.split(",")
+    sizes = {c: n for word, t in zip(letters, operands, strict=True) for c, n in zip(word, t.form_shape, strict=True)}
+    summed = [c for c in sizes if c not in output]
+
+    def total(index: dict[str, Form], rest: list[str]) -> Form:
+        if rest:
+            return nf.summation(sizes[rest[0]], lambda k: total({**index, rest[0]: k}, rest[1:]))
+        product = ONE
+        for word, t in zip(letters, operands, strict=True):
+            product = product * t.at(*(index[c] for c in word))
+        return product
+
+    return SymbolicTensor(
+        [sizes[c] for c in output], lambda *i: Value(total(dict(zip(output, i, strict=True)), summed))
+    )
+
+
+def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> SymbolicTensor:
+    integer = a.integer and b.integer
+    return a._zip(b, lambda x, y: Value(extended.at_least(x, y, integer=integer)))
+
+
+def _rsub(a: SymbolicTensor, b: Any) -> SymbolicTensor:
+    return tensor(b).__sub__(a)
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "where": where,
+    "einsum": einsum,
+    "rsub": _rsub,
+    "maximum": lambda a, b: tensor(a)._zip(b, extended.maximum),
+    "div": lambda a, b: tensor(a) / b,
+    "true_divide": lambda a, b: tensor(a) / b,
+    "subtract": lambda a, b: tensor(a) - b,
+    "multiply": lambda a, b: tensor(a) * b,
+}
+
+
+def _largest(extent: Form, element: Callable[[Form], Value]) -> Value:
+    size = extent.constant
+    if size is not None and size <= nf.LONGEST_MAX:
+        result = element(ZERO)
+        for k in range(1, int(size)):
+            result = extended.maximum(result, element(nf.form(k)))
+        return result
+    return Value(nf.big_maximum(extent, lambda k: element(k).real))
+
+
+def _index(t: SymbolicTensor, keys: list[Any]) -> SymbolicTensor:
+    """New dimensions, integers, slices with step 1, and at most one tensor of integers."""
+    shape: list[Form] = []
+    places: list[Callable[[tuple[Form, ...]], Form]] = []
+    dim = 0
+    for place, key in enumerate(keys):
+        if key is None:
+            shape.append(ONE)
+            continue
+        extent = t.form_shape[dim]
+        dim += 1
+        if isinstance(key, slice):
+            start, stop = _bounds(key, extent)
+            new = len(shape)
+            places.append(lambda i, new=new, start=start: i[new] + start)  # type: ignore[misc]
+            shape.append(stop - start)
+        elif (
+            isinstance(key, SymbolicTensor)
+            and key.integer
+            and not any(isinstance(k, SymbolicTensor) for k in keys[:place])
+        ):
+            first, last = len(shape), len(shape) + key.ndim
+            places.append(lambda i, key=key, first=first, last=last: key.at(*i[first:last]))  # type: ignore[misc]
+            shape += key.form_shape
+        elif isinstance(key, (int, Form)):
+            element = nf.form(key) if isinstance(key, Form) or key >= 0 else extent + key
+            places.append(lambda _, element=element: element)  # type: ignore[misc]
+        else:
+            raise Unsupported(f"indexing with {type(key).__name__}")
+    return SymbolicTensor(shape, lambda *i: t.value(*(at(i) for at in places)), integer=t.integer)
+
+
+def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
+    if key.step not in (None, 1):
+        raise Unsupported("a slice with a step")
+    ends = []
+    for end, default in ((key.start, ZERO), (key.stop, extent)):
+        if end is None:
+            ends.append(default)
+        elif isinstance(end, Form) or end >= 0:
+            size = extent.constant
+            ends.append(nf.form(min(end, int(size))) if isinstance(end, int) and size is not None else nf.form(end))
+        else:
+            ends.append(extent + end)
+    return ends[0], ends[1]
+
+
+# Cuts
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One softmax or division of the reference.
+
+    Attributes:
+        name: the elements that the rest of the reference sees are ``name(i...)``.
+        tensor: the result itself, over the elements of earlier cuts.
+    """
+
+    name: str
+    tensor: SymbolicTensor
+
+
+class _Cutter:
+    def __init__(self, prefix: str) -> None:
+        self.prefix, self.cuts = prefix, list[Cut]()
+
+    def record(self, result: SymbolicTensor) -> SymbolicTensor:
+        name = f"{self.prefix}{len(self.cuts)}"
+        self.cuts.append(Cut(name, result))
+        return SymbolicTensor(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
+
+
+_cut: _Cutter | None = None
+
+
+def _recorded(result: SymbolicTensor) -> SymbolicTensor:
+    return _cut.record(result) if _cut else result
+
+
+@contextmanager
+def cutting(prefix: str = "x") -> Iterator[list[Cut]]:
+    """Inside, every softmax and every division by a tensor is a cut; they are listed in order."""
+    global _cut
+    before, _cut = _cut, _Cutter(prefix)
+    try:
+        yield _cut.cuts
+    finally:
+        _cut = before

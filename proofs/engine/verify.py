@@ -1,0 +1,312 @@
+"""``verify``: everything the engine can show of one kernel, layer by layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lemmata.reference.contract import Contract
+
+from . import cache, extract, normal_form, ranges
+from .bounds import bounds
+from .conditions import Analysis, Condition, Outcome
+from .coverage import coverage
+from .entailment import Facts
+from .equality import Undecided
+from .equations import Equation
+from .errors import Unsupported
+from .hollow import guard
+from .hypotheses import Hypotheses
+from .invariants import Invariant
+from .lemmas import Lemma, Theorem
+from .mutate import mutants
+from .races import races
+from .report import LAYERS, Failure, Layer, Mutation, Report
+from .solve import Z3_STEPS, smt2, solve
+from .symbolic import Execution, execute
+from .symbolic_torch import symbolic_input, tensor
+
+Compared = tuple[Execution, Sequence[Equation]]
+Compare = Callable[[Any, Facts], Compared]
+"""Executes a kernel symbolically and compares its outputs with the reference; for kernels that need more than `verify`'s
+``reference`` and ``invariants``, such as a reference run in lock step."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A kernel and all that is claimed of it. The arguments of `verify`, see there."""
+
+    kernel: Any
+    contract: Contract
+    statics: Mapping[str, float]
+    compare: Compare | None
+    lemmas: Sequence[Lemma]
+    pass_configs: Mapping[str, object]
+    waivers: Sequence[ranges.Waiver]
+    arch: str
+    solve: Callable[[Condition], Outcome]
+    smt: Path | None = None
+
+    @property
+    def hypotheses(self) -> Hypotheses:
+        """The contract as formulas over this kernel's sizes."""
+        return Hypotheses.of(self.contract, self.statics, self.kernel)
+
+    def analysis(self, layer: str) -> Analysis:
+        """The conditions of layer L0 or L1."""
+        given = self.kernel, self.hypotheses, self.pass_configs, self.arch
+        return bounds(*given) if layer == "L0" else coverage(*given) + races(*given)
+
+    @cached_property
+    def compared(self) -> Compared:
+        """The outcome of the symbolic execution; layers L2 and range share it."""
+        assert self.compare is not None
+        return self.compare(self.kernel, facts(self.contract))
+
+
+def facts(contract: Contract) -> Facts:
+    """The contract, for the symbolic reading: ranges of sizes and of integer elements."""
+
+    def bound(value: int | str | None) -> normal_form.Form | None:
+        return (
+            None
+            if value is None
+            else normal_form.variable(value)
+            if isinstance(value, str)
+            else normal_form.form(value)
+        )
+
+    integers = {s.name: s.elements for s in contract.inputs if s.elements.low is not None}
+    known = Facts({name: (e.low or 0, bound(e.high)) for name, e in integers.items()})
+    for name, size in contract.sizes.items():
+        known.bound(normal_form.variable(name), normal_form.form(size.high + 1))
+        known.add(normal_form.indicator("ge", normal_form.variable(name) - size.low, integer=True))
+    return known
+
+
+def against(
+    reference: Callable[..., Any], contract: Contract, invariants: Mapping[str, Invariant] | None = None
+) -> Compare:
+    """Run an unmodified torch reference on symbolic inputs, in the contract's order, and compare every output."""
+
+    def compare(kernel: Any, known: Facts) -> Compared:
+        shapes = {
+            b.name: [normal_form.variable(d.name) if hasattr(d, "name") else int(d) for d in b.shape]
+            for b in kernel.buffer_map.values()
+        }
+        results = reference(*(symbolic_input(spec.name, shapes[spec.name]) for spec in contract.inputs))
+        results = results if isinstance(results, tuple) else (results,)
+        execution = execute(kernel, invariants=invariants, facts=known)
+        equations = list(execution.equations)
+        for spec, result in zip(contract.outputs, results, strict=True):
+            equations += execution.compare(spec.name, tensor(result).at)
+        return execution, equations
+
+    return compare
+
+
+def verify(
+    kernel: Any,
+    contract: Contract,
+    *,
+    statics: Mapping[str, float] | None = None,
+    reference: Callable[..., Tensor | tuple[Tensor, ...]] | None = None,
+    invariants: Mapping[str, Invariant] | None = None,
+    compare: Compare | None = None,
+    lemmas: Sequence[Lemma] = (),
+    layers: Iterable[str] | None = None,
+    pass_configs: Mapping[str, object] | None = None,
+    waivers: Sequence[ranges.Waiver] = (),
+    mutate: bool = False,
+    every: int = 1,
+    equivalents: Mapping[str, str] | None = None,
+    arch: str = extract.ARCH,
+    solver: Literal["z3", "cvc5"] = "z3",
+    seed: int = 0,
+    rlimit: int = Z3_STEPS,
+    smt: Path | None = None,
+    cached: bool = True,
+) -> Report:
+    """Prove what can be proved of a TileLang kernel, ours or not, for every size that its contract admits.
+
+    Args:
+        kernel: the PrimFunc, as its factory returns it. Symbolic dimensions bear the names of the contract's sizes,
+            buffers those of its tensors.
+        contract: what may be assumed of a call. It must name probe sizes.
+        statics: values of the contract's static parameters.
+        reference: plain torch on the inputs, in the contract's order; it is run on symbolic tensors, unmodified. Without
+            it, and without ``compare``, layers L2 and range are left out of the report.
+        invariants: for loops that carry state, by loop name.
+        compare: instead of reference and invariants, for proofs that need more.
+        lemmas: theorems about the operator.
+        layers: some of "L0", "L1", "L2", "range", "lemmas"; all that apply by default.
+        pass_configs: TileLang's pass configs of the build that ships.
+        waivers: obligations of the range layer that are not proved, each with its reason.
+        mutate: also prove of mutants of the kernel that some layer refutes each.
+        every: of how many mutants one is taken.
+        equivalents: mutants that compute the same, by their names without the line, each with the reason.
+        arch: the GPU, which bounds shared memory and decides what the compiler emits.
+        solver: "z3", followed by others where it does not know, or "cvc5" alone.
+        seed: of the solver.
+        rlimit: the steps that z3 may take for one condition.
+        smt: a folder to write every condition to, as SMT-LIB.
+        cached: whether an earlier verdict on the same kernel, question, engine and versions may be returned.
+
+    Returns:
+        The report. It holds only if every condition of every layer asked for is proved, the guards against hollow proofs
+        found nothing, and every surviving mutant is accounted for.
+
+    Raises:
+        ValueError: the contract names no probe sizes, or a layer is unknown.
+        UnsupportedVersion: TileLang is not the version that the engine reads.
+    """
+    extract.require_tilelang()
+    if len(contract.probes) < 2:
+        raise ValueError(f"contract: expected two probe sizes, a ragged and the largest, got {len(contract.probes)}")
+    compare = compare or (against(reference, contract, invariants) if reference else None)
+    chosen = set(LAYERS if layers is None else layers)
+    if unknown := chosen - set(LAYERS):
+        raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
+    wanted = [name for name in LAYERS if name in chosen and _applies(name, compare, lemmas)]
+    decide = partial(solve, solver=solver, seed=seed, rlimit=rlimit)
+    configs = dict(pass_configs or {})
+    problem = Problem(kernel, contract, statics or {}, compare, lemmas, configs, waivers, arch, decide, smt)
+    question = (contract, problem.statics, wanted, sorted(configs.items(), key=str), waivers, arch)
+    effort = (solver, seed, rlimit, mutate, every, equivalents)
+    digest = cache.key(kernel, question, effort)
+    if cached and smt is None and (known := cache.load(digest)):
+        return known
+    report = Report(
+        kernel=str(kernel.attrs["global_symbol"]),
+        contract=contract.op,
+        statics=dict(problem.statics),
+        versions=cache.versions(),
+        layers=tuple(_layer(problem, name) for name in wanted),
+    )
+    if mutate:
+        report = _mutated(report, problem, wanted, every, equivalents or {})
+    cache.save(digest, report)
+    return report
+
+
+def _applies(layer: str, compare: Compare | None, lemmas: Sequence[Lemma]) -> bool:
+    return {"L2": compare is not None, "range": compare is not None, "lemmas": bool(lemmas)}.get(layer, True)
+
+
+def _layer(problem: Problem, name: str) -> Layer:
+    """One layer; what the engine does not model fails it."""
+    start = time.perf_counter()
+    try:
+        layer = {"L0": _solved, "L1": _solved, "L2": _equal, "range": _ranges, "lemmas": _lemmas}[name](problem, name)
+    except (Unsupported, Undecided) as error:
+        layer = Layer(name, 1, 0, 0, 0.0, (Failure("unsupported", str(error), verdict="unsupported"),))
+    return replace(layer, seconds=round(time.perf_counter() - start, 3))
+
+
+def _solved(problem: Problem, name: str) -> Layer:
+    analysis = problem.analysis(name)
+    outcomes = _outcomes(problem, name, analysis.conditions)
+    hollow = guard(problem.contract, problem.hypotheses, analysis, problem.solve)
+    failures = (*_failures(outcomes), *hollow.failures)
+    proved = sum(o.verdict == "proved" for o in outcomes)
+    return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, tuple(sorted(analysis.unmodelled)))
+
+
+def _outcomes(problem: Problem, name: str, conditions: Sequence[Condition]) -> list[Outcome]:
+    if problem.smt:
+        folder = problem.smt / str(problem.kernel.attrs["global_symbol"])
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, condition in enumerate(conditions):
+            (folder / f"{name}-{number:04}-{condition.kind.replace(' ', '-')}.smt2").write_text(smt2(condition))
+    return [problem.solve(condition) for condition in conditions]
+
+
+def _failures(outcomes: Iterable[Outcome]) -> list[Failure]:
+    return [
+        Failure(o.condition.kind, o.condition.statement, str(o.condition.site), o.verdict, o.counterexample)
+        for o in outcomes
+        if o.verdict != "proved"
+    ]
+
+
+def _equal(problem: Problem, name: str) -> Layer:
+    _, equations = problem.compared
+    failures = tuple(Failure("equivalence", str(e), e.site) for e in equations if not e.holds)
+    return Layer(name, len(equations), sum(e.holds for e in equations), 0, 0.0, failures)
+
+
+def _ranges(problem: Problem, name: str) -> Layer:
+    execution, _ = problem.compared
+    conditions, waived = ranges.conditions(execution, problem.waivers)
+    outcomes = _outcomes(problem, name, conditions)
+    proved = sum(o.verdict == "proved" for o in outcomes)
+    reasons = tuple(f"{condition.statement} at {condition.site}: {waiver.reason}" for condition, waiver in waived)
+    return Layer(name, len(outcomes), proved, 0, 0.0, tuple(_failures(outcomes)), waived=reasons)
+
+
+def _lemmas(problem: Problem, name: str) -> Layer:
+    failures: list[Failure] = []
+    statements: list[str] = []
+    count = 0
+    for lemma in problem.lemmas:
+        if isinstance(lemma, Theorem):
+            outcomes = _outcomes(problem, f"{name}-{lemma.name.replace(' ', '-')}", lemma.conditions())
+            count += len(outcomes)
+            failures += _failures(outcomes)
+            holds, status = all(o.verdict == "proved" for o in outcomes), "proved"
+        else:
+            count += 1
+            holds, seen = lemma.check()
+            status = f"tested, not proved ({seen})"
+            failures += [] if holds else [Failure("tested", f"{lemma.statement}: {seen}")]
+        statements.append(f"{lemma.name}: {lemma.statement} [{status if holds else 'FAILED'}]")
+    return Layer(name, count, count - len(failures), 0, 0.0, tuple(failures), statements=tuple(statements))
+
+
+def _mutated(
+    report: Report, problem: Problem, wanted: Sequence[str], every: int, equivalents: Mapping[str, str]
+) -> Report:
+    """Every mutant is refuted, refused, or equivalent: then it satisfies all that the kernel was shown to."""
+    order = [n for n in ("L2", "range", "L0", "L1") if n in wanted]  # L2 first: it needs no lowering
+    fates = []
+    for mutant in mutants(problem.kernel)[::every]:
+        fate, layer, reason = _fate(replace(problem, kernel=mutant.prim_func, smt=None), order)
+        fates.append(
+            Mutation(mutant.name, mutant.operator, fate, layer, reason or equivalents.get(_unlined(mutant.name), ""))
+        )
+    unexplained = tuple(m.name for m in fates if m.fate == "equivalent" and not m.reason)
+    return replace(report, mutations=tuple(fates), unexplained=unexplained)
+
+
+def _fate(problem: Problem, order: Sequence[str]) -> tuple[str, str, str]:
+    """The first layer that refutes the mutant; failing that, the first that would not take it."""
+    refused: tuple[str, str, str] | None = None
+    for name in order:
+        try:
+            layer = _layer(problem, name)
+        except Exception as error:  # the compiler, or the engine on IR that no compiler would emit
+            refused = refused or ("rejected", name, f"{type(error).__name__}: {_first_line(str(error))}")
+            continue
+        if layer.holds:
+            continue
+        first = layer.failures[0] if layer.failures else Failure("hollow", "nothing is left to show")
+        reason = f"{first.kind}: {_first_line(first.statement)}"
+        if first.kind != "unsupported":
+            return "killed", name, reason
+        refused = refused or ("rejected", name, reason)
+    return refused or ("equivalent", "", "")
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0][:200]
+
+
+def _unlined(name: str) -> str:
+    """A mutant's name without the line, which moves with every edit."""
+    return ", ".join(part for part in name.split(", ") if not part.startswith("line "))

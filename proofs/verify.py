@@ -1,0 +1,19 @@
+"""``lemmata.proofs.verify(kernel, contract, ...)``: what `lemmata.proofs.engine.verify.verify` documents.
+
+This folder is a package without an ``__init__``, so the function is reached through a module that can be called.
+"""
+
+import sys
+from types import ModuleType
+
+from .engine.report import Report
+from .engine.verify import verify
+
+__all__ = ["Report", "verify"]
+
+
+class _Callable(ModuleType):
+    __call__ = staticmethod(verify)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,140 @@
+"""The solvers' wrapper: verdicts, counterexamples, determinism, and a second solver that agrees."""
+
+import pytest
+import z3
+
+from engine_verdicts import STRICT
+from lemmata.kernels import sinkhorn
+from lemmata.proofs.engine.bitvectors import permutes_bits, to_bitvectors
+from lemmata.proofs.engine.bounds import bounds
+from lemmata.proofs.engine.conditions import Condition, Outcome, Site, reachable
+from lemmata.proofs.engine.coverage import coverage
+from lemmata.proofs.engine.errors import Unsupported
+from lemmata.proofs.engine.hypotheses import Hypotheses
+from lemmata.proofs.engine.instances import Renaming, sequent
+from lemmata.proofs.engine.races import races
+from lemmata.proofs.engine.solve import smt2, solve
+from lemmata.reference.sinkhorn import BACKWARD
+
+x, y, n = z3.Ints("x y n")
+tx = z3.Int("tx")
+HERE = Site("out[tx] = x[tx]", "kernel.py", 7)
+
+
+def condition(goal: z3.BoolRef, *hypotheses: z3.BoolRef) -> Condition:
+    return Condition("bounds", "tx stays below n", hypotheses, goal, HERE)
+
+
+TRUE = condition(x * n + y < n * n, n > 0, x >= 0, x < n, y >= 0, y < n)
+FALSE = condition(x * n + y < n * n, n > 0, x >= 0, x <= n, y >= 0, y < n)
+HARD = condition(x * x * x + y * y * y != n * n * n, x > 0, y > 0, n > 0)
+
+
+@pytest.mark.parametrize("solver", ["z3", "cvc5"])
+def test_verdicts(solver):
+    assert solve(TRUE, solver=solver).verdict == "proved"
+    refuted = solve(FALSE, solver=solver)
+    assert refuted.verdict == "refuted"
+    model = refuted.counterexample
+    assert model is not None
+    assert model["x"] == model["n"]
+    assert model["x"] * model["n"] + model["y"] >= model["n"] ** 2
+
+
+def test_unknown_is_never_a_verdict():
+    outcome = solve(HARD, rlimit=1000)
+    assert outcome.verdict == "unknown"
+    assert outcome.counterexample is None
+
+
+def test_the_portfolio_falls_back_to_cvc5():
+    product = condition(x * y == y * x + 0 * n, x > n)  # any step at all is too many for z3
+    outcome = solve(TRUE, rlimit=1)
+    assert (outcome.verdict, outcome.solver) == ("proved", "cvc5 seed 0")
+    assert solve(product).verdict == "proved"
+
+
+def test_the_same_every_time():
+    first, second = solve(FALSE), solve(FALSE)
+    assert first.counterexample == second.counterexample
+    assert smt2(FALSE) == smt2(FALSE)
+
+
+def test_elements_of_tensors_are_printed():
+    element = z3.Function("indices", z3.IntSort(), z3.IntSort())(tx)
+    outcome = solve(condition(element >= 0, tx == 3, element >= -1))
+    assert outcome.counterexample == {"indices[3]": -1, "tx": 3}
+
+
+def test_smt2_says_what_it_is_about():
+    text = smt2(FALSE)
+    assert text.startswith("; bounds: tx stays below n\n; at kernel.py:7: out[tx] = x[tx]\n(set-logic ALL)\n")
+    assert "(check-sat)" in text
+    assert z3.Solver().from_string(text) is None
+
+
+def test_contradictory_hypotheses_are_unreachable():
+    assert solve(reachable("read of x", (x > 0, x < 0), HERE)).verdict == "proved"
+    assert solve(reachable("read of x", (x > 0, x < 2), HERE)).counterexample == {"x": 1}
+
+
+SWIZZLE = (tx % 64) / 8 * 8 + ((tx / 64) + tx % 8) % 8  # a permutation of 0..63, for tx below 64
+
+
+def injective(index: z3.ArithRef) -> Condition:
+    prime = Renaming(frozenset()).term
+    given = (tx >= 0, tx < 64, prime(tx) >= 0, prime(tx) < 64)
+    return sequent("race", "injective", given, z3.Or(tx == prime(tx), index != prime(index)), HERE)
+
+
+def test_swizzles_are_decided_as_bit_vectors():
+    good = injective(SWIZZLE)
+    assert permutes_bits([SWIZZLE])
+    assert any(z3.is_bv(t) for t in good.goal.arg(0).children())
+    assert solve(good).verdict == "proved"
+    assert solve(good, solver="cvc5").verdict == "proved"
+    bad = solve(injective((tx % 32) / 8 * 8 + tx % 8))
+    assert bad.verdict == "refuted"
+    assert bad.counterexample is not None
+    assert (bad.counterexample["tx"] - bad.counterexample["tx'"]) % 32 == 0
+
+
+@pytest.mark.parametrize("divisor", [2, 3, 8, 10])
+def test_bit_vectors_round_down(divisor):
+    for value in range(-25, 26):
+        terms = [z3.IntVal(value) / divisor, z3.IntVal(value) % divisor]
+        read = [z3.simplify(to_bitvectors(t)).as_signed_long() for t in terms]
+        assert read == [value // divisor, value % divisor]
+
+
+def test_exclusive_or_reads_the_same_in_both():
+    term = z3.BV2Int(z3.Int2BV(tx, 32) ^ z3.Int2BV(z3.IntVal(5), 32), is_signed=True)
+    for value in (-7, 0, 3, 12):
+        as_integer = z3.simplify(z3.substitute(term, (tx, z3.IntVal(value)))).as_long()
+        vector = to_bitvectors(z3.substitute(term, (tx, z3.IntVal(value))))
+        assert z3.simplify(vector).as_signed_long() == as_integer == value ^ 5
+
+
+def test_division_by_a_variable_has_no_bit_vector_reading():
+    with pytest.raises(Unsupported):
+        to_bitvectors(x / y)
+
+
+def test_hypotheses_about_the_goal_are_never_lost_to_bit_vectors():
+    given = (x == y * n, y == 2, n == 3)  # the first is not linear
+    assert solve(sequent("race", "product", given, x / 2 == 3, HERE)).verdict == "proved"
+
+
+def test_outcome_carries_its_condition():
+    outcome = solve(TRUE)
+    assert isinstance(outcome, Outcome)
+    assert outcome.condition is TRUE
+    assert outcome.seconds > 0
+
+
+def test_cvc5_confirms_every_condition_of_a_kernel():
+    kernel = sinkhorn.sinkhorn_bwd(sinkhorn.Config(n=4))
+    given = Hypotheses.of(BACKWARD, {"n": 4, "iterations": 20, "eps": 1e-6}, kernel)
+    conditions = [c for layer in (bounds, coverage, races) for c in layer(kernel, given, STRICT).conditions]
+    assert len(conditions) > 100
+    assert {solve(c, solver="cvc5").verdict for c in conditions} == {"proved"}

@@ -1,0 +1,346 @@
+"""Kernels against their references over the reals, and planted errors that must be refuted."""
+
+from typing import Any
+
+import pytest
+import tilelang.language as T
+import torch
+from corpus import EXAMPLES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
+from lemmata.proofs.engine import normal_form as nf
+from lemmata.proofs.engine.entailment import Facts
+from lemmata.proofs.engine.equations import Equation
+from lemmata.proofs.engine.errors import Unsupported
+from lemmata.proofs.engine.extended import Indefinite
+from lemmata.proofs.engine.extract import tile
+from lemmata.proofs.engine.invariants import Auxiliary, Determined, Ghost, Invariant
+from lemmata.proofs.engine.normal_form import Form
+from lemmata.proofs.engine.pretty import evaluate
+from lemmata.proofs.engine.recurrences import recurrence, resolve
+from lemmata.proofs.engine.symbolic import block, execute, thread
+from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, cutting, symbolic_input
+from lemmata.reference.sinkhorn import sinkhorn, sinkhorn_bwd as sinkhorn_bwd_reference
+
+
+def size(name: str) -> Form:
+    return nf.variable(name)
+
+
+def total(n: int, f: Any) -> Form:
+    return sum((f(k) for k in range(n)), nf.ZERO)
+
+
+def proved(equations: list[Equation]) -> bool:
+    return bool(equations) and all(e.holds for e in equations)
+
+
+# Sinkhorn
+
+
+def forward(cfg: Config, prim_func: Any = None, reference: Any = sinkhorn, **change: Any) -> list[Equation]:
+    """The kernel keeps p, u, v; the reference's matrix is p / (u v)."""
+    shape = (size("count"), cfg.n, cfg.n)
+    with cutting() as cuts:
+        out = reference(symbolic_input("logits", shape), cfg.iterations, cfg.eps)
+    x = recurrence("x", cuts[1::2], cuts)
+    invariant = {
+        "free": ("p", "u", "v"),
+        "determined": {"r": Determined(lambda s, i: 1 / s["u"](i)), "c": Determined(lambda s, j: 1 / s["v"](j))},
+        "ghosts": (Ghost(x, lambda s, i, j: s["p"](i, j) / s["u"](i) / s["v"](j), at=(matrix(cfg),)),),
+    }
+    run = execute(prim_func or sinkhorn_fwd(cfg), invariants={"_": Invariant(**(invariant | change))})
+    last = {cuts[-1].name: run.final("x")}
+    return run.equations + run.compare("out", lambda *i: resolve(out.at(*i), cuts, last))
+
+
+def matrix(cfg: Config) -> Form:
+    return block() * cfg.threads + thread()
+
+
+def backward(cfg: Config, prim_func: Any = None) -> list[Equation]:
+    """b is the gradient times r and c; the history gives r and c before each step."""
+    n, eps, steps = cfg.n, nf.Fraction(cfg.eps), cfg.iterations - 1
+    shape = (size("count"), n, n)
+    with cutting() as cuts:
+        grad_out, logits = symbolic_input("grad_out", shape), symbolic_input("logits", shape)
+        out = sinkhorn_bwd_reference(grad_out, logits, cfg.iterations, cfg.eps)
+    softmax, divisions, reversed_ = cuts[0], cuts[1 : 2 * steps + 2], cuts[2 * steps + 2 :]
+    opaque = SymbolicTensor(shape, lambda *i: softmax.tensor.value(*i).__class__(nf.apply(softmax.name, *i)))
+    x = recurrence("x", divisions[0::2], cuts)  # after each division by column sums
+    y = recurrence("y", [opaque + cfg.eps, *divisions[1::2]], cuts)  # before it
+    g = recurrence("g", reversed_[0::2], cuts, others=(x, y), direction=-1)
+    at = (matrix(cfg),)
+
+    def past(s: Any, t: Form, *_: Form) -> Form:
+        return nf.indicator("ge", s.t - 1 - t, integer=True)
+
+    ahead = Invariant(
+        free=("p", "r"),
+        auxiliary={"old": Auxiliary("c", lambda s, j: nf.ONE, lambda s, j: s["c"](j))},
+        determined={
+            "c": Determined(lambda s, j: 1 / (eps / s["old"](j) + total(n, lambda i: s["p"](i, j) * s["r"](i)))),
+            "u": Determined(lambda s, i: 1 / s["r"](i)),
+            "v": Determined(lambda s, j: 1 / s["c"](j)),
+            "rows": Determined(lambda s, t, i, _: s.at(t)["r"](i), past),
+            "columns": Determined(lambda s, t, j, _: s.at(t)["c"](j), past),
+        },
+        ghosts=(
+            Ghost(x, lambda s, i, j: s["p"](i, j) * s["r"](i) * s["c"](j), at),
+            Ghost(y, lambda s, i, j: s["p"](i, j) * s["r"](i) * s["old"](j), at),
+        ),
+    )
+
+    def then(s: Any) -> Any:
+        return s.at(steps - s.t, "t#0")
+
+    back = Invariant(
+        free=("b",),
+        determined={"r": Determined(lambda s, i: then(s)["r"](i))},
+        ghosts=(Ghost(g, lambda s, i, j: s["b"](i, j) / then(s)["r"](i) / then(s)["old"](j), at),),
+        unfold=("t#0", lambda s: steps - s.t),
+    )
+    run = execute(prim_func or sinkhorn_bwd(cfg), invariants={"t#0": ahead, "t#1": back})
+    last = {reversed_[-1].name: run.final("g")}
+    return run.equations + run.compare("grad_logits", lambda *i: resolve(out.at(*i), cuts, last))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_sinkhorn_forward_is_its_reference(n: int) -> None:
+    assert proved(forward(Config(n)))
+    assert proved(forward(Config(n), tile(sinkhorn_fwd(Config(n)))))
+
+
+def test_sinkhorn_backward_is_its_reference() -> None:
+    assert proved(backward(Config(2)))
+
+
+def test_sinkhorn_with_another_constant_or_count_is_refuted() -> None:
+    assert not proved(forward(Config(2), sinkhorn_fwd(Config(2, eps=2e-6))))
+    assert not proved(forward(Config(2), sinkhorn_fwd(Config(2, iterations=19))))
+    assert not proved(backward(Config(2), sinkhorn_bwd(Config(2, eps=2e-6))))
+
+
+def test_a_wrong_relation_is_refuted() -> None:
+    wrong = {"r": Determined(lambda s, i: 2 / s["u"](i)), "c": Determined(lambda s, j: 1 / s["v"](j))}
+    failed = [e for e in forward(Config(2), determined=wrong) if not e.holds]
+    assert failed
+    assert "NOT proved: r[0] is what the invariant says" in str(failed[0])
+    assert "kernel" in str(failed[0])
+
+
+def test_a_wrong_reference_is_refuted() -> None:
+    def transposed(logits: Any, iterations: int, eps: float) -> Any:
+        return sinkhorn(logits.mT, iterations, eps)
+
+    assert not proved(forward(Config(2), reference=transposed))
+
+
+def test_a_reference_that_changes_its_step_is_no_recurrence() -> None:
+    def odd(logits: Any, iterations: int, eps: float) -> Any:
+        x = logits.softmax(-1) + eps
+        for k in range(3):
+            x = x / (x.sum(-2, keepdim=True) + (eps if k < 2 else 2 * eps))
+        return x
+
+    with cutting() as cuts:
+        odd(symbolic_input("logits", (2, 2)), 3, 1e-6)
+    with pytest.raises(Unsupported, match="step 1 of x is not the same function"):
+        recurrence("x", cuts[1:], cuts)
+
+
+def test_buffers_that_the_invariant_omits_are_not_known_after_the_loop() -> None:
+    with pytest.raises(Unsupported, match="may be read before it is written"):
+        forward(Config(2), determined={"c": Determined(lambda s, j: 1 / s["v"](j))})
+
+
+# Tile kernels of the corpus
+
+
+def compare(name: str, bug: str | None = None, **options: Any) -> list[Equation]:
+    """A kernel of the corpus without sequential loops against its torch reference."""
+    example = EXAMPLES[name]
+    shapes = {
+        spec.name: [d[0] if isinstance(d[0], int) else size(d[0]) for d in spec.dims]
+        for spec in example.contract.tensors
+    }
+    inputs = [
+        symbolic_input(spec.name, shapes[spec.name], integer=not spec.dtypes[0].is_floating_point)
+        for spec in example.contract.inputs
+    ]
+    reference: Any = example.reference(*inputs)
+    facts = Facts({"indices": (-1, size("entries"))} if name == "gather" else {})
+    run = execute(example.build(bug), facts=facts)
+    return run.compare(example.contract.outputs[0].name, reference.at)
+
+
+@pytest.mark.parametrize("name", ["softmax", "copy_1d", "copy_2d", "gather"])
+def test_the_corpus_is_its_references(name: str) -> None:
+    assert proved(compare(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"),
+    [("softmax", "wrong axis"), ("gather", "mask dropped"), ("gather", "next row"), ("copy_2d", "wrong axis")],
+)
+def test_planted_errors_of_the_corpus_are_refuted(name: str, bug: str) -> None:
+    assert not proved(compare(name, bug))
+
+
+def matmul_equations(bug: str | None = None, tile_size: int = 32) -> list[Equation]:
+    """c_tile after t steps is the sum over the first t blocks of K, zero outside the matrices."""
+    rows, columns, depth = size("M"), size("N"), size("K")
+    a, b = symbolic_input("a", (rows, depth)), symbolic_input("b", (depth, columns))
+
+    def partial(s: Any, i: Form, j: Form) -> Form:
+        row, column = block("x") * tile_size + i, block("y") * tile_size + j
+
+        def product(t: Form, k: Form) -> Form:
+            at = t * tile_size + k
+            inside = nf.indicator("ge", depth - 1 - at, integer=True)
+            return inside * a.at(row, at) * b.at(at, column)
+
+        within = [nf.indicator("ge", n - 1 - x, integer=True) for n, x in ((rows, row), (columns, column))]
+        value = nf.summation(s.t, lambda t: nf.summation(tile_size, lambda k: product(t, k)))
+        return within[0] * within[1] * value
+
+    run = execute(
+        EXAMPLES["matmul"].build(bug), invariants={"step": Invariant(determined={"c_tile": Determined(partial)})}
+    )
+    with nf.tiled(depth, tile_size):
+        return run.equations + run.compare("c", (a @ b).at)
+
+
+def test_a_tiled_product_with_a_ragged_tail_is_the_product() -> None:
+    assert proved(matmul_equations())
+
+
+@pytest.mark.parametrize("bug", ["dropped tail", "wrong axis"])
+def test_wrong_products_are_refuted(bug: str) -> None:
+    assert not proved(matmul_equations(bug))
+
+
+def online(bug: str | None = None, columns: int = 32, blocks: int = 2) -> list[Equation]:
+    """total and acc after t blocks, for whatever finite maximum ``top`` holds."""
+    rows = size("rows")
+    x, v = symbolic_input("x", (rows, columns * blocks)), symbolic_input("v", (rows, columns * blocks))
+
+    def weighted(values: Any) -> Any:
+        def value(s: Any, i: Form) -> Form:
+            row = block() * columns + i
+            inside = nf.indicator("ge", rows - 1 - row, integer=True)
+
+            def weight(t: Form, j: Form) -> Form:
+                return nf.exp(inside * x.at(row, t * columns + j)) * values(inside, row, t * columns + j)
+
+            return nf.exp(-s["top"](i)) * nf.summation(s.t, lambda t: nf.summation(columns, lambda j: weight(t, j)))
+
+        return Determined(value)
+
+    invariant = Invariant(
+        free=("top",),
+        determined={
+            "total": weighted(lambda inside, row, j: nf.ONE),
+            "acc": weighted(lambda inside, row, j: inside * v.at(row, j)),
+        },
+    )
+    run = execute(EXAMPLES["online_softmax"].build(bug), invariants={"step": invariant})
+    reference: Any = EXAMPLES["online_softmax"].reference(x, v)
+    with nf.tiled(columns * blocks, columns):
+        return run.equations + run.compare("out", reference.at)
+
+
+def test_the_online_softmax_is_the_softmax() -> None:
+    assert proved(online())
+
+
+@pytest.mark.parametrize("bug", ["missing rescale", "missing rescale of the total"])
+def test_online_softmax_without_a_rescale_is_refuted(bug: str) -> None:
+    assert not proved(online(bug))
+
+
+# What must be rejected
+
+
+def test_shared_memory_across_lanes_is_rejected() -> None:
+    with pytest.raises(Unsupported, match="threads share shared otherwise than each in its own lane"):
+        execute(EXAMPLES["transpose"].build())
+
+
+def test_a_loop_of_unknown_length_needs_an_invariant() -> None:
+    with pytest.raises(Unsupported, match="loop 'step' of extent .* needs an invariant"):
+        execute(EXAMPLES["matmul"].build())
+
+
+def test_a_difference_of_infinities_is_rejected() -> None:
+    @T.prim_func
+    def kernel(x: T.Tensor((4,), "float32"), out: T.Tensor((4,), "float32")):
+        with T.Kernel(1, threads=4):
+            for i in T.Parallel(4):
+                out[i] = T.exp(x[i] + T.infinity("float32") - T.infinity("float32"))
+
+    with pytest.raises(Indefinite):
+        execute(kernel)
+
+
+def masked(start: float) -> Any:
+    @T.prim_func
+    def kernel(x: T.Tensor((4,), "float32"), m: T.Tensor((4,), "int32"), out: T.Tensor((4,), "float32")):
+        with T.Kernel(1, threads=4):
+            s, top = T.alloc_fragment((1, 4), "float32"), T.alloc_fragment((1,), "float32")
+            T.fill(top, start)
+            for i in T.Parallel(4):
+                s[0, i] = T.if_then_else(m[i] >= 0, x[i], -T.infinity("float32"))
+            T.reduce_max(s, top, dim=1, clear=False)
+            for i in T.Parallel(4):
+                out[i] = T.exp(s[0, i] - top[0]) * T.exp(top[0])
+
+    return kernel
+
+
+def test_masked_scores_weigh_nothing() -> None:
+    """exp(-inf) = 0; a running maximum that may itself be -inf is rejected."""
+    x, m = symbolic_input("x", (4,)), symbolic_input("m", (4,), integer=True)
+    wanted: Any = torch.where(m >= 0, x.exp(), 0.0)  # type: ignore[call-overload]
+    assert proved(execute(masked(-(2.0**30))).compare("out", wanted.at))
+    assert not proved(execute(masked(-(2.0**30))).compare("out", x.exp().at))
+    with pytest.raises(Indefinite):
+        execute(masked(float("-inf")))
+
+
+# The symbolic tensors against torch
+
+
+TORCH = {
+    "softmax": lambda x, y: x.softmax(-1),
+    "sum": lambda x, y: (x * y).sum((0, 1), keepdim=True) + x,
+    "mean": lambda x, y: x.mean(0) - y,
+    "amax": lambda x, y: x.amax(-1, keepdim=True) * y,
+    "where": lambda x, y: torch.where(x > y, x, y - 1),
+    "clamp": lambda x, y: x.clamp(min=0, max=1) + torch.relu(y),
+    "einsum": lambda x, y: torch.einsum("ij,kj->ik", x, y),
+    "matmul": lambda x, y: x @ y.mT,
+    "indexing": lambda x, y: x[:, None, 1:] - y[None, :, :-1],
+    "shape": lambda x, y: x.unsqueeze(0).expand(2, -1, -1).permute(2, 0, 1).squeeze(1) / (2 - y[0, 0] * 0),
+    "logsumexp": lambda x, y: torch.logsumexp(x, dim=-1) + y.exp().log().sum(-1),
+    "arithmetic": lambda x, y: (1 - x) ** 2 / (3 + y * y) + 2 / (x * x + 1) - (-y),
+    "masked_fill": lambda x, y: (
+        x.masked_fill(y < 0, -torch.inf).softmax(-1).sum() * 1 if False else x.masked_fill(y < 0, 2.0)
+    ),
+    "sqrt": lambda x, y: torch.sqrt(x * x + 1) * torch.maximum(x, y),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_symbolic_tensors_agree_with_torch(name: str, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    values = {n: torch.randn(3, 4, generator=random, dtype=torch.float64) for n in "xy"}
+    wanted = TORCH[name](values["x"], values["y"])
+    got: Any = TORCH[name](symbolic_input("x", (3, 4)), symbolic_input("y", (3, 4)))
+    assert got.shape == tuple(wanted.shape)
+    for index in torch.cartesian_prod(*[torch.arange(n) for n in wanted.shape]).reshape(-1, wanted.ndim).tolist():
+        value = evaluate(got.at(*map(nf.form, index)), {}, lambda n, i: float(values[n][tuple(i)]))
+        assert value == pytest.approx(float(wanted[tuple(index)]), rel=1e-9, abs=1e-9)

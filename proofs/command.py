@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from .engine.report import Layer, Report, fates
 from .suite import OPERATORS, Proof, proofs
+from .table import mutation_table
 
 _WIDTH = 160
 
@@ -23,6 +25,7 @@ class Request:
     ops: tuple[str, ...]
     mutants: bool
     as_json: bool
+    table: Path | None
     options: Mapping[str, Any]
 
 
@@ -47,6 +50,8 @@ def run(request: Request) -> bool:
                 for line in lines(proof.name, report):
                     console.print(line, markup=False, soft_wrap=True)
     holds = all(report.holds for _, report in found)
+    if request.table:
+        request.table.write_text("# Mutants\n\n" + mutation_table((proof.name, report) for proof, report in found))
     if request.as_json:
         content = [{"name": proof.name, **json.loads(report.to_json())} for proof, report in found]
         print(json.dumps({"holds": holds, "kernels": content}, indent=1))

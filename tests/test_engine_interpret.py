@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 import tilelang.language as T
 import torch
-from corpus_kernels import matmul, online_softmax, transpose
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+from corpus_kernels import matmul, online_softmax, transpose
 from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 from lemmata.proofs.engine.errors import Unsupported
 from lemmata.proofs.engine.extract import tile
 from lemmata.proofs.engine.interpret import Fault, interpret
-from lemmata.reference.sinkhorn import sinkhorn, sinkhorn_bwd as sinkhorn_bwd_reference
-from torch import Tensor
+from lemmata.reference.sinkhorn import sinkhorn
+from lemmata.reference.sinkhorn import sinkhorn_bwd as sinkhorn_bwd_reference
 
 FLOATS = st.floats(-50, 50, width=32)
 few = settings(max_examples=15, deadline=None)
@@ -377,7 +379,7 @@ def test_dependent_iterations_are_rejected() -> None:
 
 
 def test_wrong_arguments_are_rejected() -> None:
-    with pytest.raises(TypeError, match="x: expected torch.float32"):
+    with pytest.raises(TypeError, match=r"x: expected torch\.float32"):
         interpret(faulty("none"), torch.zeros(3, dtype=torch.float64), torch.zeros(3))
     with pytest.raises(ValueError, match="out: expected 3 along n, got 4"):
         interpret(faulty("none"), torch.zeros(3), torch.zeros(4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -72,6 +74,25 @@ def test_the_device_is_that_of_the_input(spec: OpSpec) -> None:
     assert torch.equal(spec.op(x).cpu(), spec.op(x.to("cuda:0")).cpu())
 
 
+def test_the_interpreter_agrees_with_the_compiled_kernel(spec: OpSpec) -> None:
+    """What the proofs take a kernel to mean is what the compiled one does: forward and backward, to rounding."""
+    interpret = pytest.importorskip("lemmata.proofs.engine.interpret").interpret
+    kernels = importlib.import_module(f"lemmata.kernels.{spec.name}")
+    config = kernels.Config()
+    x, g = spec.sample(70, 4.0), spec.sample(70, seed=1)
+    forward, backward = torch.empty_like(x), torch.empty_like(x)
+    interpret(getattr(kernels, f"{spec.name}_fwd")(config), x, forward)
+    interpret(getattr(kernels, f"{spec.name}_bwd")(config), g, x, backward)
+    leaf = x.to(CUDA).requires_grad_()
+    out = spec.op(leaf)
+    out.backward(g.to(CUDA))
+    assert leaf.grad is not None
+    tolerance, tolerance_bwd = spec.tolerance("cuda", **spec.configurations[0])
+    assert (out.detach().cpu() - forward).abs().max() <= tolerance
+    assert (leaf.grad.cpu() - backward).abs().max() <= tolerance_bwd
+    assert (leaf.grad.cpu() - backward * 1.001).abs().max() > tolerance_bwd, "a wrong scale would pass"
+
+
 MEMCHECK = """
 import torch
 from opspec import SPECS
@@ -106,8 +127,6 @@ def _memcheck(tmp_path: object, code: str) -> subprocess.CompletedProcess[str]:
         file.write(code)
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": ":".join(p for p in sys.path if p)}
     command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, script]
-    import os
-
     return subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False
     )

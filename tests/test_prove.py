@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import tilelang.language as T
 import torch
 from typer.testing import CliRunner
 
@@ -14,13 +15,14 @@ from lemmata.cli import app
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 from lemmata.proofs import verify
+from lemmata.proofs.engine import normal_form as nf
 from lemmata.proofs.engine import symbolic
+from lemmata.proofs.engine.extended import Value
 from lemmata.proofs.engine.invariants import Ghost, Invariant
-from lemmata.proofs.engine.normal_form import form
 from lemmata.proofs.engine.recurrences import recurrence, resolve
 from lemmata.proofs.engine.report import Report
 from lemmata.proofs.engine.semantics import serial_loops
-from lemmata.proofs.engine.symbolic_torch import cutting, symbolic_input
+from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, cutting, symbolic_input, tensor
 from lemmata.proofs.suite import proofs
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD, sinkhorn
@@ -58,6 +60,13 @@ def test_another_kernel_under_the_same_name_is_not_found_in_the_cache() -> None:
     assert not other.cached
 
 
+def probed(contract: Contract) -> Contract:
+    """With a ragged call and one near the largest."""
+    largest = {name: min(size.high, 2**20) for name, size in contract.sizes.items()}
+    ragged = {name: min(size.high, 97 + 2 * at) for at, (name, size) in enumerate(contract.sizes.items())}
+    return replace(contract, probes=(ragged, largest))
+
+
 HOLLOW = {
     "contradictory sizes": replace(FORWARD, sizes={"count": Size(5, 4)}),
     "over-strong sizes": replace(FORWARD, sizes={"count": Size(1, 1)}),
@@ -77,7 +86,7 @@ def test_contradictory_data_is_refused() -> None:
     indices = next(spec for spec in example.contract.inputs if not spec.dtypes[0].is_floating_point)
     nothing = replace(indices, elements=Elements(5, 5))  # at least 5 and less than 5
     inputs = tuple(nothing if spec is indices else spec for spec in example.contract.inputs)
-    contract = replace(example.contract, inputs=inputs)
+    contract = probed(replace(example.contract, inputs=inputs))
     report = verify(example.build(None), contract, pass_configs=example.pass_configs, layers=["L0"])
     assert not report.holds
     assert any(f.kind == "hollow" and "no execution reaches" in f.statement for f in report.failures)
@@ -97,40 +106,104 @@ def test_unknown_layers_and_operators_are_named() -> None:
 def test_a_counterexample_is_in_the_kernels_own_terms() -> None:
     example = EXAMPLES["copy_1d"]
     bug = next(b for b, kinds in example.bugs.items() if "bounds" in kinds)
-    report = verify(example.build(bug), example.contract, pass_configs=example.pass_configs, layers=["L0"])
+    report = verify(example.build(bug), probed(example.contract), pass_configs=example.pass_configs, layers=["L0"])
     (failure, *_) = [f for f in report.failures if f.kind == "bounds"]
     assert failure.counterexample
     assert set(example.contract.sizes) <= set(failure.counterexample)
     assert any("thread" in name or name.startswith("tx") for name in failure.counterexample)
 
 
-def test_tilekernels_sinkhorn_is_proved() -> None:
-    """DeepSeek's kernel, as its wheel ships it: a contract of a few lines, and the reference of ours in lock step."""
-    import tilelang.language as T
-
-    tile_kernels = pytest.importorskip("tile_kernels.mhc.sinkhorn_cuda")
-
-    tensors = [T.Tensor((T.dynamic("num_tokens"), 4, 4), "float32") for _ in range(2)]
-    kernel = tile_kernels.mhc_sinkhorn_fwd_cuda.get_tir(*tensors, 20, 1e-6, 8, False)
-    names = [buffer.name for buffer in kernel.buffer_map.values()]
-    specs = [TensorSpec(name, "num_tokens 4 4", (torch.float32,)) for name in names]
+def tile_kernels_problem(eps: float = 1e-6):  # type: ignore[no-untyped-def]
+    """DeepSeek's kernel as its wheel ships it, a contract of a few lines, and our reference in lock step on a block's tile."""
+    factory = pytest.importorskip("tile_kernels.mhc.sinkhorn_cuda").mhc_sinkhorn_fwd_cuda
+    tokens = T.dynamic("num_tokens")
+    kernel = factory.get_tir(
+        T.Tensor((tokens, 4, 4), "float32"), T.Tensor((tokens, 4, 4), "float32"), 20, eps, 8, False
+    )
+    x, y = (TensorSpec(b.name, "num_tokens 4 4", (torch.float32,)) for b in kernel.buffer_map.values())
+    most = 2**31 - 8
     contract = Contract(
-        "mhc_sinkhorn_fwd", {"num_tokens": Size(0, 2**31 - 8)}, {}, (specs[0],), (specs[1],),
-        ({"num_tokens": 1009}, {"num_tokens": 2**31 - 8}),
-    )  # fmt: skip
+        "mhc", {"num_tokens": Size(0, most)}, {}, (x,), (y,), ({"num_tokens": 1009}, {"num_tokens": most})
+    )
 
     def compare(kernel, facts):  # type: ignore[no-untyped-def]
-        from lemmata.proofs.engine import normal_form as nf
+        count, first = nf.variable("num_tokens"), 8 * symbolic.block()
+        tokens = symbolic_input(x.name, (count, 4, 4))
+
+        def tile(i, j, k):  # type: ignore[no-untyped-def]
+            inside = nf.indicator("ge", count - 1 - first - i, integer=True)  # T.copy reads 0 beyond the end
+            return Value(inside * tokens.at(first + i, j, k))
 
         with cutting() as cuts:
-            out = sinkhorn(symbolic_input(names[0], (nf.variable("num_tokens"), 4, 4)))
-        loop = next(iter(serial_loops(kernel).values()))
-        state = recurrence("x", cuts[1::2], cuts)
-        row = nf.variable("i")
-        raise NotImplementedError
+            out = tensor(sinkhorn(SymbolicTensor((nf.form(8), nf.form(4), nf.form(4)), tile)))  # type: ignore[arg-type]
+        ghost = Ghost(recurrence("x", cuts[1::2], cuts), lambda s, i, j, k: s["comb_frag"](i, j, k))
+        invariant = Invariant(free=("comb_frag",), positive=("comb_frag",), ghosts=(ghost,))
+        (loop,) = serial_loops(kernel).values()
+        done = symbolic.execute(kernel, invariants={loop: invariant}, facts=facts)
+        last = {cuts[-1].name: lambda *i: done.ghosts["x"](nf.form(19), *i)}
+        wanted = done.compare(y.name, lambda t, j, k: resolve(out.at(t - first, j, k), cuts, last))
+        return done, [*done.equations, *wanted]
 
-    report = verify(kernel, contract, pass_configs={"tl.disable_warp_specialized": True})
+    return kernel, contract, compare
+
+
+def test_tilekernels_sinkhorn_is_proved() -> None:
+    kernel, contract, compare = tile_kernels_problem()
+    report = verify(kernel, contract, compare=compare, pass_configs={"tl.disable_warp_specialized": True})
     assert report.holds, "\n".join(map(str, report.failures))
+    assert [layer.name for layer in report.layers] == ["L0", "L1", "L2", "range"]
+    assert any("AllReduce" in name for name in report.layers[1].unmodelled), "what is not modelled must be said"
+
+
+def test_tilekernels_sinkhorn_with_another_eps_is_refuted() -> None:
+    kernel, contract, compare = tile_kernels_problem(eps=1e-5)
+    report = verify(kernel, contract, compare=compare, layers=["L2"])
+    assert not report.holds
+    assert {f.kind for f in report.failures} == {"equivalence"}
+
+
+PROVED = ("matmul", "softmax", "copy_1d", "copy_2d", "gather")
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_kernels_of_others_are_proved_with_a_contract_and_a_reference_alone(name: str) -> None:
+    example = EXAMPLES[name]
+    layers = ["L0", "L1"] if name == "matmul" else None  # its loop over K carries state: see test_engine_symbolic
+    report = verify(
+        example.build(None),
+        probed(example.contract),
+        reference=example.reference,
+        pass_configs=example.pass_configs,
+        layers=layers,
+    )
+    assert report.holds, "\n".join(map(str, report.failures))
+
+
+@pytest.mark.parametrize(("name", "bug"), [(n, bug) for n in PROVED for bug in EXAMPLES[n].bugs])
+def test_planted_errors_are_refuted(name: str, bug: str) -> None:
+    example = EXAMPLES[name]
+    kinds = example.bugs[bug]
+    layers = [
+        layer
+        for layer, own in {
+            "L0": {"bounds", "overflow", "launch", "cast"},
+            "L1": {"coverage", "uniqueness", "race", "barrier"},
+            "L2": {"equivalence"},
+            "range": {"range"},
+        }.items()
+        if own & set(kinds) and not (name == "matmul" and layer in ("L2", "range"))
+    ]
+    if not layers:
+        pytest.skip("its equivalence is shown in test_engine_symbolic")
+    report = verify(
+        example.build(bug),
+        probed(example.contract),
+        reference=example.reference,
+        pass_configs=example.pass_configs,
+        layers=layers,
+    )
+    assert not report.holds
+    assert {f.kind for f in report.failures} & set(kinds), report.failures
 
 
 def test_prove_prints_a_line_for_each_layer_and_exits_zero() -> None:

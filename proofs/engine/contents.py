@@ -81,10 +81,17 @@ class _Points:
     values: dict[tuple[Form, ...], Value] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Barrier:
+    """What lies below is unknown where the path holds."""
+
+    path: tuple[Form, ...]
+
+
 class Contents:
     """The content of one buffer. Copies share what they do not change."""
 
-    def __init__(self, name: str, layers: Sequence[Write | _Points] = ()) -> None:
+    def __init__(self, name: str, layers: Sequence[Write | _Points | _Barrier] = ()) -> None:
         self.name = name
         self._layers = list(layers)
         self._memo: dict[tuple[tuple[Form, ...], tuple[Form, ...]], Value] = {}
@@ -98,6 +105,13 @@ class Contents:
     def height(self) -> int:
         """How many layers there are."""
         return len(self._layers)
+
+    def forget(self, path: tuple[Form, ...]) -> None:
+        """Every element becomes uninitialised where the path holds."""
+        self._memo.clear()
+        if not path:
+            self._layers.clear()
+        self._layers.append(_Barrier(path))
 
     def write(self, write: Write) -> None:
         """Store."""
@@ -126,6 +140,10 @@ class Contents:
     def _read(self, index: tuple[Form, ...], facts: Facts, height: int) -> Value:
         for level in range(height - 1, -1, -1):
             layer = self._layers[level]
+            if isinstance(layer, _Barrier):
+                if any(facts.decide(c) is False for c in layer.path):
+                    continue
+                break
             if isinstance(layer, Write):
                 value, conditions = _match(layer, index)
             elif index in layer.values:

@@ -37,7 +37,27 @@ class Facts:
 
     def bound(self, variable: Form, extent: Form) -> None:
         """A natural variable is less than the extent."""
-        self._below[_atom(variable)] = extent
+        number = _atom(variable)
+        if self._below.get(number, extent) is not extent:
+            self._decided.clear()
+        self._below[number] = extent
+
+    def bound_fresh(self, index: Form, extent: Form) -> None:
+        """The same, if the form is one variable without a bound."""
+        if len(index.terms) == 1:
+            ((monomial, coefficient),) = index.terms.items()
+            number, exponent = monomial[0] if len(monomial) == 1 else (-1, 0)
+            if (
+                coefficient == exponent == 1
+                and number not in self._below
+                and isinstance(nf.atom_of(number), nf.Variable)
+            ):
+                self._below[number] = extent
+
+    def extent(self, number: int) -> int | None:
+        """The constant bound, excluded, of a variable by the number of its atom, or None."""
+        bound = self._below[number].constant if number in self._below else None
+        return None if bound is None else int(bound)
 
     def add(self, condition: Form) -> None:
         """A condition always holds."""

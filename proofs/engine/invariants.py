@@ -7,15 +7,16 @@ states x_0, x_1, ..., each a function of its predecessor, and a formula that giv
 formula gives x_0 at the entry; if it gives x_t then after the body it gives x_{t+1}; and the loop runs as often as the
 reference steps. An *auxiliary* is a free buffer that the kernel does not have, with a rule that changes it.
 
-A buffer written in the loop that the invariant does not mention counts as uninitialised at the head and after the loop.
-After the loop the buffers are what the invariant says of iteration ``extent``.
+A buffer written in the loop that the invariant does not mention counts as uninitialised at the head and after the loop. A
+loop with an invariant must run once, and not inside another one. After the loop the buffers are what the invariant says of
+iteration ``extent``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from . import normal_form as nf
@@ -116,7 +117,9 @@ def induct(
     """Check the invariant of a loop, and leave the algebra in the state after the loop."""
     induction = Induction(algebra, loop, invariant, extent)
     algebra.execution.inductions[loop] = induction
+    algebra.inducing = True
     induction.run(lower, body)
+    algebra.inducing = False
 
 
 class Induction:
@@ -125,12 +128,18 @@ class Induction:
     def __init__(self, algebra: Symbols, loop: str, invariant: Invariant, extent: Form) -> None:
         self.algebra, self.loop, self.invariant, self.extent = algebra, loop, invariant, extent
         self.facts = algebra.facts
-        self.memories: dict[str, Memory[Value]] = {m.name: m for m in algebra.contents}
-        unknown = {*invariant.free, *invariant.determined} - set(self.memories)
-        if unknown:
-            raise ValueError(f"no buffer is named {sorted(unknown)}")
+        self.path = algebra.facts.path
+        self.memories: dict[str, Memory[Value]] = {}
+        for name in (*invariant.free, *invariant.determined):
+            found = [m for m in algebra.contents if m.name == name]
+            if len(found) != 1:
+                raise ValueError(f"{len(found)} buffers are named {name!r}")
+            self.memories[name] = found[0]
+        if not self.facts.holds(nf.indicator("ge", extent, integer=True)):
+            raise Unsupported(f"loop {loop!r} of extent {extent}, which may be negative")
         self.t = nf.variable(f"{loop}.t")
-        self.changed: set[str] = set(invariant.auxiliary)
+        self.changed: set[str] = set(invariant.auxiliary)  # what iterations change, by name
+        self.lost: list[Memory[Value]] = []  # changed buffers that the invariant does not mention
         self._entry: State | None = None
         self._after: State | None = None
         self._unfoldings: dict[Form, list[nf.Rewriting]] = {}
@@ -182,7 +191,9 @@ class Induction:
             everything = self._layer(memory, lambda *i, n=memory.name: nf.apply(f"{n}@?", *i), None)
             probes[memory] = algebra.contents[memory] = Contents(memory.name, [everything])
         body()
-        self.changed |= {m.name for m in saved if algebra.contents[m] is not probes[m] or probes[m].height > 1}
+        changed = [m for m in saved if algebra.contents[m] is not probes[m] or probes[m].height > 1]
+        self.changed |= {m.name for m in changed if m in self.memories.values()}
+        self.lost = [m for m in changed if m not in self.memories.values()]
         algebra.contents = saved
         algebra.execution.rewind(mark)
 
@@ -249,16 +260,18 @@ class Induction:
     def havoc(self, t: Form) -> State:
         """Replace the contents by what the invariant says of iteration t."""
         state = self.symbolic(t)
-        for name, memory in self.memories.items():
-            if name in self.invariant.free:
-                symbol = self._layer(memory, lambda *index, n=name: self._symbol(n, t, index), None)
-                self.algebra.contents[memory] = Contents(name, [symbol])
-            elif name in self.invariant.determined:
-                determined = self.invariant.determined[name]
-                self.algebra.contents[memory] = Contents(name, [self._described(memory, determined, state)])
-            elif name in self.changed:
-                self.algebra.contents[memory] = Contents(name)
+        for memory in (*self.lost, *self.memories.values()):
+            self.algebra.contents[memory] = self.algebra.contents[memory].copy()
+            self.algebra.contents[memory].forget(self.path)
+        for name in self.invariant.free:
+            value = partial(self._symbol, name, t)
+            self._write(name, self._layer(self.memories[name], lambda *index, value=value: value(index), None))
+        for name, determined in self.invariant.determined.items():
+            self._write(name, self._described(self.memories[name], determined, state))
         return state
+
+    def _write(self, name: str, write: Write) -> None:
+        self.algebra.contents[self.memories[name]].write(write)
 
     def _described(self, memory: Memory[Value], determined: Determined, state: State) -> Write:
         where = determined.where
@@ -276,7 +289,7 @@ class Induction:
             self.facts.bound(variable, dim.form)
             axes.append(Axis(variable, ZERO, dim.form))
             index.append(variable)
-        path = (condition(*index),) if condition else ()
+        path = (*self.path, condition(*index)) if condition else self.path
         return Write(tuple(index), tuple(axes), path, Value(value(*index)))
 
     # Checks
@@ -300,7 +313,8 @@ class Induction:
         execution = self.algebra.execution
         for name in self.invariant.positive:
             auxiliary = self.invariant.auxiliary.get(name)
-            shape = self.memories[auxiliary.like if auxiliary else name].shape
+            like = auxiliary.like if auxiliary else name
+            shape = next(m for m in self.algebra.contents if m.name == like).shape
             for index in elements([dim.form for dim in shape], self.facts):
                 site = f"{name}[{', '.join(map(str, index))}] {when}"
                 execution.require("positive", Value(state[name](*index)), self.facts.path, site)

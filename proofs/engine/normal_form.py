@@ -544,7 +544,9 @@ class Rewriting:
             term = _intern({tuple(p for p in monomial if p not in changed): coefficient})
             for atom, exponent in changed:
                 value = self._replacement(atom) if atom in self._targets else None
-                term = term * (_rebuild(atom, exponent, self._visit) if value is None else power(value, exponent))
+                # the body of a sum is rewritten at a fresh index: its atoms are new, and may be targets
+                change = self if isinstance(_ATOMS[atom], Big) else self._visit
+                term = term * (_rebuild(atom, exponent, change) if value is None else power(value, exponent))
             result = result + term
         return result + _intern(kept)
 

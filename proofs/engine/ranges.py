@@ -12,7 +12,7 @@ known. A maximum is at least each of its entries and equal to one; exp is positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -21,9 +21,12 @@ import z3
 
 from . import normal_form as nf
 from .conditions import Condition, Site
+from .entailment import Facts
 from .normal_form import Form, Monomial, Rational
 from .symbolic import Execution, Kind, Obligation
 
+_CASES = 256
+"""How many values of the indices of a maximum are looked at one by one."""
 _GOALS = {
     "exp": "the argument of exp is at most 0",
     "nonzero": "the denominator is not 0",
@@ -58,7 +61,7 @@ def conditions(
     open_conditions: list[Condition] = []
     waived: list[tuple[Condition, Waiver]] = []
     for obligation in _distinct(execution.obligations):
-        condition = _condition(obligation, execution.positive)
+        condition = _condition(obligation, execution)
         waiver = next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None)
         if waiver:
             waived.append((condition, waiver))
@@ -76,18 +79,35 @@ def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
             yield obligation
 
 
-def _condition(obligation: Obligation, positive: frozenset[str]) -> Condition:
-    linear = Linear(positive)
-    value = linear.real(_where_finite(obligation))
-    goals: Mapping[str, Any] = {
-        "exp": value <= 0,
-        "nonzero": z3.Or(value > 0, value < 0),
-        "positive": value > 0,
-        "nonnegative": value >= 0,
+def _condition(obligation: Obligation, execution: Execution) -> Condition:
+    linear = Linear(execution.positive)
+    values = [linear.real(p) for p in _cases(_where_finite(obligation), execution.facts)]
+    goal: Mapping[str, Callable[[Any], Any]] = {
+        "exp": lambda value: value <= 0,
+        "nonzero": lambda value: z3.Or(value > 0, value < 0),
+        "positive": lambda value: value > 0,
+        "nonnegative": lambda value: value >= 0,
     }
-    text = obligation.site
+    goals = [goal[obligation.kind](value) for value in values]
     statement = f"{_GOALS[obligation.kind]}: {obligation.value.form}"
-    return Condition("range", statement, tuple(linear.facts), goals[obligation.kind], Site(text, None, None))
+    return Condition("range", statement, tuple(linear.facts), z3.And(*goals), Site(obligation.site))
+
+
+def _cases(p: Form, facts: Facts) -> list[Form]:
+    """The form for every value of each index, of few values, that a maximum in the form runs over.
+
+    Those are the variables that occur in the form, but in none of its maxima: x[i, j] - max(x[i, 0], x[i, 1], ...).
+    """
+    maxima = [n for n in nf.support(p) if isinstance(nf.atom_of(n), nf.Max)]
+    if not maxima:
+        return [p]
+    inside = frozenset[int]().union(*map(nf.support_of, maxima))
+    cases = [p]
+    for number in sorted(nf.support(p) - inside):
+        extent = facts.extent(number)
+        if extent is not None and extent * len(cases) <= _CASES:
+            cases = [nf.substitute(case, {number: nf.form(k)}) for case in cases for k in range(extent)]
+    return cases
 
 
 def _where_finite(obligation: Obligation) -> Form:

@@ -72,8 +72,8 @@ class Layer:
 
     @property
     def holds(self) -> bool:
-        """Whether everything asked for was shown; a layer without conditions shows nothing."""
-        return not self.failures and self.proved == self.conditions > 0
+        """Whether everything asked for was shown. Only in the range layer may there be nothing to show."""
+        return not self.failures and self.proved == self.conditions and (self.conditions > 0 or self.name == "range")
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Report:
 
 def _layer(content: dict[str, Any]) -> Layer:
     failures = tuple(Failure(**f) for f in content.pop("failures"))
-    lists = {name: tuple(content.pop(name)) for name in ("unmodelled", "waived", "statements")}
-    return Layer(**content, failures=failures, **lists)
+    lists = {name: tuple(content[name]) for name in ("unmodelled", "waived", "statements")}
+    return Layer(**{**content, **lists, "failures": failures})
 
 
 def fates(mutations: Iterable[Mutation]) -> dict[str, int]:

@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Generic, cast
 
+from tilelang.ir import get_stmt_span, span_to_location
 from tvm import tirx
 
 from .algebra import Algebra, Binary, Comparison, Dimension, Memory, Reduction, Scope, Unary, V
 from .errors import Unsupported
+from .source_text import text
 
 _SCOPES: dict[str, Scope] = {
     "global": "global",
@@ -73,13 +75,8 @@ _TRANSPARENT = ("tl.assume", "pragma_unroll_explicit", "pragma_auto_unroll")
 
 def describe(site: Any) -> str:
     """A node of the IR as a message quotes it: its source line if it has one, and its text."""
-    lines = [line for line in str(site).splitlines() if line.strip() and "T.match_buffer" not in line]
-    # The printer declares free variables and buffers above the statement itself.
-    text = next((line for line in lines if not line.startswith("#") and " = T.Buffer(" not in line), lines[-1])
-    if not isinstance(site, tirx.For):
-        text = lines[-1]
-    span = getattr(site, "span", None)
-    return f"{span.source_name.name}:{span.line}: {text.strip()}" if span else text.strip()
+    location = span_to_location(get_stmt_span(site)) if isinstance(site, tirx.Stmt) else None
+    return f"{text(site)}, {location[0]}:{location[1]}" if location else text(site)
 
 
 def is_integer(dtype: str) -> bool:

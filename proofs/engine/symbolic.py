@@ -177,6 +177,7 @@ class Symbols:
         self.contents: dict[Memory[Value], Contents] = {}
         self.parameters: dict[str, Memory[Value]] = {}
         self.site = None
+        self.inducing = False  # in the body of a loop with an invariant
         self._axes: list[Axis] = []
         self._threads: set[int] = set()  # thread variables of more than one thread
         self._lanes: dict[Memory[Value], dict[int, Form]] = {}
@@ -305,9 +306,7 @@ class Symbols:
             return reduce(lambda a, b: self.binary(kind, a, b, dtype), rest, first)
 
         def element(k: Form) -> Form:
-            for monomial in k.terms:
-                for number, _ in monomial:
-                    self.facts.bound(nf.of_atom(nf.atom_of(number)), extent.form)
+            self.facts.bound_fresh(k, extent.form)
             value = body(Value(k)).real
             return -value if kind == "min" else value
 
@@ -358,6 +357,10 @@ class Symbols:
     def serial(self, loop: str, lower: Value, extent: Value, body: Callable[[Value], None]) -> None:
         """Cut by the loop's invariant, or unrolled."""
         if loop in self.invariants:
+            if loop in self.execution.inductions or self.inducing:
+                raise Unsupported(
+                    f"loop {loop!r}, which has an invariant, runs more than once or inside another such loop"
+                )
             induct(self, loop, self.invariants[loop], lower.form, extent.form, lambda t: body(Value(t)))
             return
         size = extent.form.constant
@@ -402,7 +405,7 @@ class Symbols:
             self._read.add(memory.name)
             self._check_in_place(memory)
             return Value(nf.read(memory.name, *place))
-        self._check_lane(memory, place, nf.ZERO)
+        self._check_lane(memory, place, None)
         return self.contents[memory].read(place, self.facts)
 
     def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
@@ -416,10 +419,7 @@ class Symbols:
             self.execution.sites.setdefault(memory.name, []).append(describe(self.site))
             self._check_in_place(memory)
             return
-        dependence = value.form + value.finite
-        for condition in path:
-            dependence = dependence + condition
-        self._check_lane(memory, place, dependence)
+        self._check_lane(memory, place, frozenset().union(*map(nf.support, (value.form, value.finite, *path))))
         self.contents[memory].write(write)
 
     def lane(self, memory: Memory[Value]) -> dict[int, Form]:
@@ -430,18 +430,28 @@ class Symbols:
         if memory.name in self._read and memory.name in self.execution.writes:
             raise Unsupported(f"{memory.name} in global memory is both read and written")
 
-    def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], dependence: Form) -> None:
-        """Explicit threads use a buffer that they share in their own lane only."""
+    def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], stored: frozenset[int] | None) -> None:
+        """Explicit threads use a buffer that they share in their own lane only.
+
+        Args:
+            memory: the buffer.
+            place: the index.
+            stored: the atoms on which a store depends, or None for a load.
+        """
         if memory.scope == "local":
-            if dependence is not ZERO and self._axes:
+            if stored is not None and self._axes:
                 raise Unsupported(f"a parallel loop writes {memory.name}, of which each thread has its own")
             return
         inside = {d: i for d, i in enumerate(place) if not self._threads.isdisjoint(nf.support(i))}
         lane = {d: i for d, i in inside.items() if i in {nf.of_atom(nf.atom_of(t)) for t in self._threads}}
-        used = (nf.support(dependence) & self._threads) if dependence is not ZERO else frozenset()
         own = {t for i in lane.values() for t in nf.support(i)}
         known = self._lanes.setdefault(memory, lane)
-        if lane != inside or known != lane or not used <= own or (lane and self._axes):
+        if (
+            lane != inside
+            or known != lane
+            or not (stored or frozenset()) & self._threads <= own
+            or (lane and self._axes)
+        ):
             raise Unsupported(f"threads share {memory.name} otherwise than each in its own lane: {describe(self.site)}")
 
 

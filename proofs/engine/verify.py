@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,23 +16,27 @@ from lemmata.reference.contract import Contract
 from . import cache, extract, normal_form, ranges
 from .bounds import bounds
 from .conditions import Analysis, Condition, Outcome
+from .contents import Uninitialised
 from .coverage import coverage
 from .entailment import Facts
 from .equality import Undecided
 from .equations import Equation
 from .errors import Unsupported
+from .extended import Indefinite
 from .hollow import guard
 from .hypotheses import Hypotheses
 from .invariants import Invariant
 from .lemmas import Lemma, Theorem
-from .mutate import mutants
+from .mutation import Trial, mutation_fates
+from .normal_form import Undefined
 from .races import races
-from .report import LAYERS, Failure, Layer, Mutation, Report
+from .report import LAYERS, Failure, Layer, Report
 from .solve import Z3_STEPS, smt2, solve
 from .symbolic import Execution, execute
 from .symbolic_torch import symbolic_input, tensor
 
 Compared = tuple[Execution, Sequence[Equation]]
+_CHEAPEST_FIRST = ("L2", "range", "L0", "L1")  # the first two need no lowering
 Compare = Callable[[Any, Facts], Compared]
 """Executes a kernel symbolically and compares its outputs with the reference; for kernels that need more than `verify`'s
 ``reference`` and ``invariants``, such as a reference run in lock step."""
@@ -100,7 +104,11 @@ def against(
             b.name: [normal_form.variable(d.name) if hasattr(d, "name") else int(d) for d in b.shape]
             for b in kernel.buffer_map.values()
         }
-        results = reference(*(symbolic_input(spec.name, shapes[spec.name]) for spec in contract.inputs))
+        inputs = [
+            symbolic_input(spec.name, shapes[spec.name], integer=not spec.dtypes[0].is_floating_point)
+            for spec in contract.inputs
+        ]
+        results = reference(*inputs)
         results = results if isinstance(results, tuple) else (results,)
         execution = execute(kernel, invariants=invariants, facts=known)
         equations = list(execution.equations)
@@ -190,7 +198,10 @@ def verify(
         layers=tuple(_layer(problem, name) for name in wanted),
     )
     if mutate:
-        report = _mutated(report, problem, wanted, every, equivalents or {})
+        order = [name for name in _CHEAPEST_FIRST if name in wanted]
+        fates = mutation_fates(kernel, lambda mutant: _tried(problem, mutant, order), every, equivalents or {})
+        unexplained = tuple(m.name for m in fates if m.fate == "equivalent" and not m.reason)
+        report = replace(report, mutations=fates, unexplained=unexplained)
     cache.save(digest, report)
     return report
 
@@ -204,6 +215,9 @@ def _layer(problem: Problem, name: str) -> Layer:
     start = time.perf_counter()
     try:
         layer = {"L0": _solved, "L1": _solved, "L2": _equal, "range": _ranges, "lemmas": _lemmas}[name](problem, name)
+    except (Uninitialised, Undefined, Indefinite) as error:
+        kind = {Uninitialised: "uninitialised", Undefined: "undefined"}.get(type(error), "not a number")
+        layer = Layer(name, 1, 0, 0, 0.0, (Failure(kind, str(error)),))
     except (Unsupported, Undecided) as error:
         layer = Layer(name, 1, 0, 0, 0.0, (Failure("unsupported", str(error), verdict="unsupported"),))
     return replace(layer, seconds=round(time.perf_counter() - start, 3))
@@ -269,44 +283,8 @@ def _lemmas(problem: Problem, name: str) -> Layer:
     return Layer(name, count, count - len(failures), 0, 0.0, tuple(failures), statements=tuple(statements))
 
 
-def _mutated(
-    report: Report, problem: Problem, wanted: Sequence[str], every: int, equivalents: Mapping[str, str]
-) -> Report:
-    """Every mutant is refuted, refused, or equivalent: then it satisfies all that the kernel was shown to."""
-    order = [n for n in ("L2", "range", "L0", "L1") if n in wanted]  # L2 first: it needs no lowering
-    fates = []
-    for mutant in mutants(problem.kernel)[::every]:
-        fate, layer, reason = _fate(replace(problem, kernel=mutant.prim_func, smt=None), order)
-        fates.append(
-            Mutation(mutant.name, mutant.operator, fate, layer, reason or equivalents.get(_unlined(mutant.name), ""))
-        )
-    unexplained = tuple(m.name for m in fates if m.fate == "equivalent" and not m.reason)
-    return replace(report, mutations=tuple(fates), unexplained=unexplained)
-
-
-def _fate(problem: Problem, order: Sequence[str]) -> tuple[str, str, str]:
-    """The first layer that refutes the mutant; failing that, the first that would not take it."""
-    refused: tuple[str, str, str] | None = None
+def _tried(problem: Problem, mutant: Any, order: Sequence[str]) -> Iterator[Trial]:
+    """The layers on a mutant, one after the other."""
+    changed = replace(problem, kernel=mutant, smt=None)
     for name in order:
-        try:
-            layer = _layer(problem, name)
-        except Exception as error:  # the compiler, or the engine on IR that no compiler would emit
-            refused = refused or ("rejected", name, f"{type(error).__name__}: {_first_line(str(error))}")
-            continue
-        if layer.holds:
-            continue
-        first = layer.failures[0] if layer.failures else Failure("hollow", "nothing is left to show")
-        reason = f"{first.kind}: {_first_line(first.statement)}"
-        if first.kind != "unsupported":
-            return "killed", name, reason
-        refused = refused or ("rejected", name, reason)
-    return refused or ("equivalent", "", "")
-
-
-def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0][:200]
-
-
-def _unlined(name: str) -> str:
-    """A mutant's name without the line, which moves with every edit."""
-    return ", ".join(part for part in name.split(", ") if not part.startswith("line "))
+        yield Trial(name, partial(_layer, changed, name))

@@ -97,6 +97,9 @@ def prove(
     rlimit: Annotated[int | None, typer.Option(help="Steps that z3 may take for one condition.")] = None,
     smt: Annotated[Path | None, typer.Option(file_okay=False, help="Write each condition there, as SMT-LIB.")] = None,
     solver: Annotated[str, typer.Option(help="z3, or cvc5 alone.")] = "z3",
+    table: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the mutants' fates there, as Markdown.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not use verdicts kept from earlier runs.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +109,7 @@ def prove(
     if solver not in ("z3", "cvc5"):
         raise typer.BadParameter(f"expected z3 or cvc5, got {solver}", param_hint="--solver")
     options = {"seed": seed, "solver": solver, "smt": smt, "cached": not fresh, "layers": layer or None}
-    request = Request(tuple(ops or ()), mutants, as_json, options | ({"rlimit": rlimit} if rlimit else {}))
+    request = Request(tuple(ops or ()), mutants, as_json, table, options | ({"rlimit": rlimit} if rlimit else {}))
     try:
         holds = run(request)
     except (ValueError, ImportError) as error:

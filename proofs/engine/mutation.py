@@ -1,0 +1,89 @@
+"""The fate of every mutant: which layer refutes it, and why."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from .mutate import Mutant, mutants
+from .report import Failure, Layer, Mutation
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One layer, to be run on a mutant."""
+
+    layer: str
+    run: Callable[[], Layer]
+
+
+Tried = Callable[[Any], Iterator[Trial]]
+
+
+def mutation_fates(
+    kernel: Any, tried: Tried, every: int, equivalents: Mapping[str, str], workers: int | None = None
+) -> tuple[Mutation, ...]:
+    """Try every ``every``-th mutant of a kernel.
+
+    Args:
+        kernel: the PrimFunc, as its factory returns it.
+        tried: the layers to run on a mutant, in order.
+        every: 1 for all of them.
+        equivalents: reasons, by the mutants' names without the line.
+        workers: processes; all the machine's cores by default. The fates do not depend on it.
+
+    Returns:
+        The fates, in the order of the source. A mutant that satisfies every layer is equivalent: it computes the reference
+        from any input that the contract admits, as the kernel does. It needs a reason all the same.
+    """
+    chosen = mutants(kernel)[::every]
+    workers = min(workers or os.cpu_count() or 1, len(chosen))
+    if workers > 1:
+        global _shared
+        _shared = chosen, tried, equivalents  # IR and closures cannot be pickled; a forked process has them
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+            return tuple(pool.map(_shared_fate, range(len(chosen))))
+    return tuple(_fate(mutant, tried(mutant.prim_func), equivalents) for mutant in chosen)
+
+
+_shared: tuple[list[Mutant], Tried, Mapping[str, str]]
+
+
+def _shared_fate(number: int) -> Mutation:
+    chosen, tried, equivalents = _shared
+    return _fate(chosen[number], tried(chosen[number].prim_func), equivalents)
+
+
+def _fate(mutant: Mutant, trials: Iterable[Trial], equivalents: Mapping[str, str]) -> Mutation:
+    """The first layer that refutes the mutant; failing that, the first that would not take it."""
+    refused: Mutation | None = None
+    for trial in trials:
+        try:
+            layer = trial.run()
+        except Exception as error:  # the compiler, or the engine on IR that no compiler would emit
+            reason = f"{type(error).__name__}: {_first_line(str(error))}"
+            refused = refused or Mutation(mutant.name, mutant.operator, "rejected", trial.layer, reason)
+            continue
+        if layer.holds:
+            continue
+        first = layer.failures[0] if layer.failures else Failure("hollow", "nothing is left to show")
+        reason = f"{first.kind}: {_first_line(first.statement)}"
+        if first.kind != "unsupported":
+            return Mutation(mutant.name, mutant.operator, "killed", trial.layer, reason)
+        refused = refused or Mutation(mutant.name, mutant.operator, "rejected", trial.layer, reason)
+    return refused or Mutation(
+        mutant.name, mutant.operator, "equivalent", "", equivalents.get(unlined(mutant.name), "")
+    )
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0][:200]
+
+
+def unlined(name: str) -> str:
+    """A mutant's name without the line, which moves with every edit."""
+    return ", ".join(part for part in name.split(", ") if not part.startswith("line "))

@@ -1,0 +1,36 @@
+"""The fates of the mutants as Markdown, for the documentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from .engine.report import Report, fates
+
+
+def mutation_table(reports: Iterable[tuple[str, Report]]) -> str:
+    """A table for each kernel, by mutation operator and by what met its mutants; then the survivors by name."""
+    return "\n".join(line for name, report in reports if report.mutations for line in _kernel(name, report)) + "\n"
+
+
+def _kernel(name: str, report: Report) -> Iterator[str]:
+    counts = ", ".join(f"{count} {fate}" for fate, count in fates(report.mutations).items())
+    yield f"## {name}"
+    yield ""
+    yield f"{len(report.mutations)} mutants: {counts}."
+    yield ""
+    columns = ("L2", "range", "L0", "L1", "rejected", "equivalent")
+    yield f"| operator | mutants | {' | '.join(columns)} |"
+    yield "|---" * (len(columns) + 2) + "|"
+    for operator in sorted({m.operator for m in report.mutations}):
+        chosen = [m for m in report.mutations if m.operator == operator]
+        met = Counter(m.layer if m.fate == "killed" else m.fate for m in chosen)
+        yield f"| {operator} | {len(chosen)} | {' | '.join(str(met[c] or '') for c in columns)} |"
+    yield ""
+    reasons = Counter(f"{m.layer}: {m.reason.split(':')[0]}" for m in report.mutations if m.fate != "equivalent")
+    yield "Reasons: " + ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) + "."
+    yield ""
+    for mutation in report.mutations:
+        if mutation.fate == "equivalent":
+            yield f"- equivalent: `{mutation.name}`: {mutation.reason}"
+    yield ""

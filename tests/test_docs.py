@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -14,28 +13,28 @@ ENGINE = ROOT / "proofs" / "engine"
 BLOCK = re.compile(r"(<!-- sizes -->\n).*?(<!-- end of sizes -->)", re.DOTALL)
 
 TRUSTED = {
-    "meaning of statements and tile operations": ("semantics", "algebra", "contents", "extended", "dtypes"),
-    "normal form and its laws": ("normal_form", "equality", "equations", "constants", "pretty"),
-    "symbolic execution, invariants, integer facts": ("symbolic", "invariants", "entailment"),
-    "meaning of torch functions, references as recurrences": ("symbolic_torch", "recurrences"),
-    "conditions from IR: accesses, arithmetic, launch": ("extract", "walk", "trace", "translate", "intrinsics", "state", "bounds"),
-    "coverage, races, barriers": ("coverage", "tiling", "races", "intervals", "instances", "bitvectors"),
-    "range layer": ("ranges",),
-    "contract to hypotheses, solvers, verdicts": ("hypotheses", "conditions", "solve", "verify", "report", "cache", "lemmas", "errors"),
+    "meaning of statements and tile operations": "semantics algebra contents extended dtypes",
+    "normal form and its laws": "normal_form equality equations constants pretty",
+    "symbolic execution, invariants, integer facts": "symbolic invariants entailment",
+    "meaning of torch functions, references as recurrences": "symbolic_torch recurrences",
+    "conditions from IR": "extract walk trace translate intrinsics state bounds",
+    "coverage, races, barriers": "coverage tiling races intervals instances bitvectors",
+    "range layer": "ranges",
+    "contract to hypotheses, solvers, verdicts": "hypotheses conditions solve verify report cache lemmas errors",
 }
 NOT_TRUSTED = {  # errors here can hide a hollow proof or miss a mutant, but not make a false theorem
-    "guards against hollow proofs": ("hollow",),
-    "mutants": ("mutate", "mutation", "mutation_expressions", "mutation_statements", "rewrite", "source_text"),
-    "interpreter": ("interpret",),
+    "guards against hollow proofs": "hollow",
+    "mutants": "mutate mutation mutation_expressions mutation_statements rewrite source_text",
+    "interpreter": "interpret",
 }
 
 
-def lines(names: Iterable[str]) -> int:
-    return sum(len((ENGINE / f"{name}.py").read_text().splitlines()) for name in names)
+def lines(names: str) -> int:
+    return sum(len((ENGINE / f"{name}.py").read_text().splitlines()) for name in names.split())
 
 
 def test_the_sizes_of_what_is_trusted() -> None:
-    named = [n for group in (*TRUSTED.values(), *NOT_TRUSTED.values()) for n in group]
+    named = [n for group in (*TRUSTED.values(), *NOT_TRUSTED.values()) for n in group.split()]
     assert sorted(named) == sorted(f.stem for f in ENGINE.glob("*.py") if f.stem != "__init__")
     rows = [f"| {part} | {lines(names)} |" for part, names in TRUSTED.items()]
     others = [f"| {part}: not trusted | {lines(names)} |" for part, names in NOT_TRUSTED.items()]

@@ -20,7 +20,7 @@ TRUSTED = {
     "conditions from IR": "extract walk trace translate intrinsics state bounds",
     "coverage, races, barriers": "coverage tiling races intervals instances bitvectors",
     "range layer": "ranges",
-    "contract to hypotheses, solvers, verdicts": "hypotheses conditions solve verify report cache lemmas errors",
+    "contract to hypotheses, solvers, verdicts": "hypotheses conditions solve verify report cache lemmas errors source_lines",
 }
 NOT_TRUSTED = {  # errors here can hide a hollow proof or miss a mutant, but not make a false theorem
     "guards against hollow proofs": "hollow",

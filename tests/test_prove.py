@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -110,6 +111,7 @@ def test_a_counterexample_is_in_the_kernels_own_terms() -> None:
     (failure, *_) = [f for f in report.failures if f.kind == "bounds"]
     assert failure.counterexample
     assert set(example.contract.sizes) <= set(failure.counterexample)
+    assert re.search(r"\(corpus_kernels\.py:\d+\)", failure.site)
     assert any("thread" in name or name.startswith("tx") for name in failure.counterexample)
 
 

@@ -48,7 +48,10 @@ def solve(
 def smt2(condition: Condition) -> str:
     """The condition in SMT-LIB 2: unsatisfiable exactly when it holds."""
     solver = z3.Solver()
-    solver.add(*condition.hypotheses, z3.Not(condition.goal))
+    terms = (*condition.hypotheses, z3.Not(condition.goal))
+    solver.add(
+        *(z3.simplify(term) for term in terms)
+    )  # z3 admits sums and conjunctions of one term, the standard does not
     header = [condition.kind + ": " + condition.statement, "at " + str(condition.site)]
     comments = "".join(f"; {line}\n" for text in header for line in text.splitlines())
     body = re.sub(r"^; .*\n|^\(set-info.*\n", "", solver.to_smt2(), flags=re.MULTILINE)

@@ -32,6 +32,7 @@ from .normal_form import Undefined
 from .races import races
 from .report import LAYERS, Failure, Layer, Report
 from .solve import Z3_STEPS, smt2, solve
+from .source_lines import origin, touched
 from .symbolic import Execution, execute
 from .symbolic_torch import symbolic_input, tensor
 
@@ -227,7 +228,7 @@ def _solved(problem: Problem, name: str) -> Layer:
     analysis = problem.analysis(name)
     outcomes = _outcomes(problem, name, analysis.conditions)
     hollow = guard(problem.contract, problem.hypotheses, analysis, problem.solve)
-    failures = (*_failures(outcomes), *hollow.failures)
+    failures = (*_traced(problem, _failures(outcomes)), *hollow.failures)
     proved = sum(o.verdict == "proved" for o in outcomes)
     return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, tuple(sorted(analysis.unmodelled)))
 
@@ -249,9 +250,20 @@ def _failures(outcomes: Iterable[Outcome]) -> list[Failure]:
     ]
 
 
+def _traced(problem: Problem, failures: Iterable[Failure]) -> Iterator[Failure]:
+    """The failures with the source lines that they can be about."""
+    for failure in failures:
+        lines = origin(failure.statement, touched(problem.kernel))
+        yield replace(failure, site=f"{failure.site} ({lines})") if lines else failure
+
+
 def _equal(problem: Problem, name: str) -> Layer:
     _, equations = problem.compared
-    failures = tuple(Failure("equivalence", str(e), e.site) for e in equations if not e.holds)
+    failures = tuple(
+        Failure("equivalence", str(e).removeprefix("NOT proved: "), verdict="not proved")
+        for e in equations
+        if not e.holds
+    )
     return Layer(name, len(equations), sum(e.holds for e in equations), 0, 0.0, failures)
 
 

@@ -37,8 +37,8 @@ class Proof:
         """The kernel and the static parameters."""
         return f"{self.kernel.attrs['global_symbol']} {' '.join(f'{k}={v:g}' for k, v in self.statics.items())}"
 
-    def run(self, *, mutate: bool = False, **options: Any) -> Report:
-        """Verify it; ``mutate`` also runs its mutants, if it has any."""
+    def run(self, *, mutate: bool = False, fresh: bool = False, **options: Any) -> Report:
+        """Verify it; ``mutate`` also runs its mutants, if it has any; ``fresh`` disregards verdicts kept on disk."""
         mutate = mutate and self.mutate
         return verify(
             self.kernel,
@@ -51,6 +51,7 @@ class Proof:
             mutate=mutate,
             every=self.every if mutate else 1,
             equivalents=self.equivalents if mutate else None,
+            cache_key=None if fresh else self.name,
             **options,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import tilelang.language as T
@@ -55,10 +56,18 @@ def test_every_kernel_that_ships_is_proved(proof) -> None:  # type: ignore[no-un
 
 
 def test_another_kernel_under_the_same_name_is_not_found_in_the_cache() -> None:
-    layers = ["L0"]
-    assert verify(sinkhorn_fwd(Config()), FORWARD, statics=STATICS, pass_configs=PASS_CONFIGS, layers=layers).holds
-    other = verify(sinkhorn_fwd(Config(threads=64)), FORWARD, statics=STATICS, pass_configs=PASS_CONFIGS, layers=layers)
-    assert not other.cached
+    def ask(config: Config, **more: Any) -> Report:
+        question = {"pass_configs": PASS_CONFIGS, "layers": ["L1"], "cache_key": "mine"} | more
+        return verify(sinkhorn_fwd(config), FORWARD, statics=STATICS, **question)
+
+    assert not ask(Config()).cached
+    assert ask(Config()).cached
+    assert not ask(Config(threads=64)).cached
+    assert not ask(Config(), cache_key="another reference").cached
+    assert not ask(Config(), cache_key=None).cached
+    assert not ask(Config(), pass_configs={}).cached
+    assert not ask(Config(), layers=["L0"]).cached
+    assert not ask(Config(), seed=1).cached
 
 
 def probed(contract: Contract) -> Contract:

@@ -140,7 +140,7 @@ def verify(
     seed: int = 0,
     rlimit: int = Z3_STEPS,
     smt: Path | None = None,
-    cached: bool = True,
+    cache_key: str | None = None,
 ) -> Report:
     """Prove what can be proved of a TileLang kernel, ours or not, for every size that its contract admits.
 
@@ -165,7 +165,9 @@ def verify(
         seed: of the solver.
         rlimit: the steps that z3 may take for one condition.
         smt: a folder to write every condition to, as SMT-LIB.
-        cached: whether an earlier verdict on the same kernel, question, engine and versions may be returned.
+        cache_key: a name for ``reference``, ``invariants``, ``compare`` and ``lemmas``, which must change when they do. With
+            it the verdict is kept on disk, by a digest of this name, the kernel's IR, all other arguments, the sources of
+            the engine, of lemmata's references and proofs, and the versions. Without it nothing is kept or looked up.
 
     Returns:
         The report. It holds only if every condition of every layer asked for is proved, the guards against hollow proofs
@@ -188,8 +190,8 @@ def verify(
     problem = Problem(kernel, contract, statics or {}, compare, lemmas, configs, waivers, arch, decide, smt)
     question = (contract, problem.statics, wanted, sorted(configs.items(), key=str), waivers, arch)
     effort = (solver, seed, rlimit, mutate, every, equivalents)
-    digest = cache.key(kernel, question, effort)
-    if cached and smt is None and (known := cache.load(digest)):
+    digest = cache.key(kernel, cache_key, question, effort)
+    if cache_key and smt is None and (known := cache.load(digest)):
         return known
     report = Report(
         kernel=str(kernel.attrs["global_symbol"]),
@@ -203,7 +205,8 @@ def verify(
         fates = mutation_fates(kernel, lambda mutant: _tried(problem, mutant, order), every, equivalents or {})
         unexplained = tuple(m.name for m in fates if m.fate == "equivalent" and not m.reason)
         report = replace(report, mutations=fates, unexplained=unexplained)
-    cache.save(digest, report)
+    if cache_key:
+        cache.save(digest, report)
     return report
 
 

@@ -108,7 +108,7 @@ def prove(
 
     if solver not in ("z3", "cvc5"):
         raise typer.BadParameter(f"expected z3 or cvc5, got {solver}", param_hint="--solver")
-    options = {"seed": seed, "solver": solver, "smt": smt, "cached": not fresh, "layers": layer or None}
+    options = {"seed": seed, "solver": solver, "smt": smt, "fresh": fresh, "layers": layer or None}
     request = Request(tuple(ops or ()), mutants, as_json, table, options | ({"rlimit": rlimit} if rlimit else {}))
     try:
         holds = run(request)

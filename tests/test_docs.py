@@ -13,10 +13,10 @@ ENGINE = ROOT / "proofs" / "engine"
 BLOCK = re.compile(r"(<!-- sizes -->\n).*?(<!-- end of sizes -->)", re.DOTALL)
 
 TRUSTED = {
-    "meaning of statements and tile operations": "semantics algebra contents extended dtypes",
-    "normal form and its laws": "normal_form equality equations constants pretty",
+    "meaning of statements and tile operations": "semantics tile_operations expressions algebra contents extended dtypes",
+    "normal form and its laws": "ring normal_form equality equations constants pretty",
     "symbolic execution, invariants, integer facts": "symbolic invariants entailment",
-    "meaning of torch functions, references as recurrences": "symbolic_torch recurrences",
+    "meaning of torch functions, references as recurrences": "symbolic_torch pull_array cutting recurrences",
     "conditions from IR": "extract walk trace translate intrinsics state bounds",
     "coverage, races, barriers": "coverage tiling races intervals instances bitvectors",
     "range layer": "ranges",

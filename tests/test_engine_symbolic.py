@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from corpus import EXAMPLES
 from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 from lemmata.proofs.engine import normal_form as nf
+from lemmata.proofs.engine.cutting import cutting
 from lemmata.proofs.engine.entailment import Facts
 from lemmata.proofs.engine.equations import Equation
 from lemmata.proofs.engine.errors import Unsupported
@@ -21,7 +22,7 @@ from lemmata.proofs.engine.normal_form import Form
 from lemmata.proofs.engine.pretty import evaluate
 from lemmata.proofs.engine.recurrences import recurrence, resolve
 from lemmata.proofs.engine.symbolic import block, execute, thread
-from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, cutting, symbolic_input
+from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, symbolic_input
 from lemmata.reference.sinkhorn import sinkhorn
 from lemmata.reference.sinkhorn import sinkhorn_bwd as sinkhorn_bwd_reference
 

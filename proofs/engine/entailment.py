@@ -16,6 +16,7 @@ import z3
 
 from . import normal_form as nf
 from .normal_form import Form
+from .ring import Atom, support_of
 
 _RLIMIT = 2_000_000
 
@@ -152,7 +153,7 @@ class Translation:
                 self.facts.append(self._atoms[number] < self.integer(self._below[number]))
         return self._atoms[number]
 
-    def _translate(self, number: int, atom: nf.Atom) -> Any:
+    def _translate(self, number: int, atom: Atom) -> Any:
         match atom:
             case nf.Variable(name, kind) if kind != "real":
                 value = z3.Int(name)
@@ -198,4 +199,4 @@ def _atom(variable: Form) -> int:
 
 
 def _has_bound(number: int) -> bool:
-    return any(isinstance(nf.atom_of(a), nf.Bound) for a in nf.support_of(number))
+    return any(isinstance(nf.atom_of(a), nf.Bound) for a in support_of(number))

@@ -14,6 +14,7 @@ from math import lcm
 
 from . import normal_form as nf
 from .normal_form import Form
+from .ring import Monomial, Polynomial, Rational, children, of_terms
 
 PRIME = 2**61 - 1
 LIMIT = 20_000
@@ -41,7 +42,7 @@ def equal(a: Form, b: Form) -> bool:
 def _vanishes(p: Form) -> bool:
     """Whether p, its denominators cleared and its polynomials expanded, is 0."""
     while True:
-        inside = sorted({a for m in p.terms for a, _ in m if isinstance(nf.atom_of(a), nf.Polynomial)})
+        inside = sorted({a for m in p.terms for a, _ in m if isinstance(nf.atom_of(a), Polynomial)})
         if not inside:
             return p is nf.ZERO
         outermost = inside[-1]  # an atom is numbered after those inside it
@@ -52,12 +53,12 @@ def _eliminate(p: Form, number: int) -> Form:
     """p times a power of one polynomial, with that polynomial expanded."""
     degrees = {m: int(dict(m).get(number, 0)) for m in p.terms}
     least = min(degrees.values())
-    polynomial = nf.children(nf.atom_of(number))[0]
-    groups: dict[int, dict[nf.Monomial, nf.Rational]] = {}
+    polynomial = children(nf.atom_of(number))[0]
+    groups: dict[int, dict[Monomial, Rational]] = {}
     for monomial, coefficient in p.terms.items():
         rest = tuple(q for q in monomial if q[0] != number)
         groups.setdefault(degrees[monomial] - least, {})[rest] = coefficient
-    by_degree = {degree: nf.of_terms(terms) for degree, terms in groups.items()}
+    by_degree = {degree: of_terms(terms) for degree, terms in groups.items()}
     result = nf.ZERO
     for degree in range(max(by_degree), -1, -1):  # Horner
         if len(result.terms) * len(polynomial.terms) > LIMIT:
@@ -74,15 +75,15 @@ def _modular(p: Form, seed: int) -> int:
         for monomial in pending.pop().terms:
             for atom, exponent in monomial:
                 rates[atom] = lcm(rates.get(atom, 1), Fraction(exponent).denominator)
-                if isinstance(nf.atom_of(atom), nf.Polynomial) and atom not in polynomials:
+                if isinstance(nf.atom_of(atom), Polynomial) and atom not in polynomials:
                     polynomials.add(atom)
-                    pending.append(nf.children(nf.atom_of(atom))[0])
+                    pending.append(children(nf.atom_of(atom))[0])
     values: dict[int, int] = {}
 
     def value(atom: int) -> int:
         if atom not in values:
             inner = nf.atom_of(atom)
-            if isinstance(inner, nf.Polynomial):
+            if isinstance(inner, Polynomial):
                 values[atom] = total(inner.form)
             else:
                 values[atom] = random.Random(f"{seed}:{atom}").randrange(1, PRIME)
@@ -100,6 +101,6 @@ def _modular(p: Form, seed: int) -> int:
     return total(p)
 
 
-def _residue(coefficient: nf.Rational) -> int:
+def _residue(coefficient: Rational) -> int:
     exact = Fraction(coefficient)
     return exact.numerator * pow(exact.denominator, -1, PRIME) % PRIME

@@ -10,6 +10,7 @@ from .entailment import Facts
 from .equality import equal
 from .normal_form import Form
 from .pretty import pretty
+from .ring import support_of
 
 _SPLITS = 8
 """How many undecided conditions an equation may be split by, one inside the other."""
@@ -77,7 +78,7 @@ def _open_conditions(p: Form) -> Iterator[Form]:
 
 
 def _bound(number: int) -> bool:
-    return any(isinstance(nf.atom_of(a), nf.Bound) for a in nf.support_of(number))
+    return any(isinstance(nf.atom_of(a), nf.Bound) for a in support_of(number))
 
 
 def _apply_equation(p: Form, condition: Form) -> Form:

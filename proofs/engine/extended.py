@@ -12,6 +12,7 @@ from typing import Literal
 from . import normal_form as nf
 from .errors import Unsupported
 from .normal_form import ONE, ZERO, Form
+from .ring import reciprocal
 
 
 class Indefinite(Unsupported):
@@ -79,7 +80,7 @@ def divide(a: Value, b: Value) -> Value:
     """a / b; that b is not 0 is left to the range layer, unless it is 0 identically."""
     if b.real is ZERO:
         raise Indefinite(f"{a.form} divided by 0")
-    return multiply(a, Value(nf.reciprocal(b.form)))
+    return multiply(a, Value(reciprocal(b.form)))
 
 
 def exp(a: Value) -> Value:

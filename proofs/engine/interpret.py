@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
 from .errors import Unsupported
-from .semantics import Machine, describe
+from .expressions import describe
+from .semantics import Machine
 
 _TYPES = {
     "bool": torch.bool,

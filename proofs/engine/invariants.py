@@ -26,6 +26,7 @@ from .equations import Equation, elements, holds
 from .errors import Unsupported
 from .extended import Value
 from .normal_form import ONE, ZERO, Form
+from .ring import Rewriting
 
 if TYPE_CHECKING:
     from .recurrences import Recurrence
@@ -142,7 +143,7 @@ class Induction:
         self.lost: list[Memory[Value]] = []  # changed buffers that the invariant does not mention
         self._entry: State | None = None
         self._after: State | None = None
-        self._unfoldings: dict[Form, list[nf.Rewriting]] = {}
+        self._unfoldings: dict[Form, list[Rewriting]] = {}
 
     def run(self, lower: Form, body: Callable[[Form], None]) -> None:
         """Entry, one iteration, exit."""
@@ -248,7 +249,7 @@ class Induction:
             p = rewriting(p)
         return p
 
-    def _unfolding(self, name: str, after: State, s: Form) -> nf.Rewriting:
+    def _unfolding(self, name: str, after: State, s: Form) -> Rewriting:
         (((number, _),),) = self.t.terms
         symbol = f"{name}@{self.loop}"
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from . import normal_form as nf
-from .normal_form import Form, Monomial, Rational
+from .normal_form import Form
+from .ring import Atom, Monomial, Polynomial, Rational, number_of, support_of
 
 _DEEPEST = 5
 
@@ -61,7 +62,7 @@ def _atom(number: int, depth: int) -> str:
             return f"{name}[{', '.join(_form(f, inner) for f in forms)}]"
         case nf.Apply(name, forms):
             return f"{name}({', '.join(_form(f, inner) for f in forms)})"
-        case nf.Polynomial(p):
+        case Polynomial(p):
             return f"({_form(p, inner)})"
         case nf.Big(operator, level, extent, body):
             return f"{operator}_{{k{level} < {_form(extent, inner)}}}({_form(body, inner)})"
@@ -109,13 +110,13 @@ class _Evaluation:
         )
 
     def atom(self, number: int, bound: Mapping[int, int]) -> float:
-        inside = nf.support_of(number)
-        key = number, tuple((k, v) for k, v in bound.items() if nf.number_of(nf.Bound(k)) in inside)
+        inside = support_of(number)
+        key = number, tuple((k, v) for k, v in bound.items() if number_of(nf.Bound(k)) in inside)
         if key not in self.memo:
             self.memo[key] = self._atom(nf.atom_of(number), bound)
         return self.memo[key]
 
-    def _atom(self, atom: nf.Atom, bound: Mapping[int, int]) -> float:
+    def _atom(self, atom: Atom, bound: Mapping[int, int]) -> float:
         match atom:
             case nf.Variable(name, _):
                 return self.variables[name]
@@ -127,7 +128,7 @@ class _Evaluation:
                 return self.functions[name](*(self.form(a, bound) for a in arguments))
             case nf.Exp(p):
                 return math.exp(self.form(p, bound))
-            case nf.Polynomial(p):
+            case Polynomial(p):
                 return self.form(p, bound)
             case nf.Indicator("ge", p, _):
                 return float(self.form(p, bound) >= 0)

@@ -22,7 +22,8 @@ import z3
 from . import normal_form as nf
 from .conditions import Condition, Site
 from .entailment import Facts
-from .normal_form import Form, Monomial, Rational
+from .normal_form import Form
+from .ring import Atom, Monomial, Polynomial, Rational, support_of
 from .symbolic import Execution, Kind, Obligation
 
 _CASES = 256
@@ -101,7 +102,7 @@ def _cases(p: Form, facts: Facts) -> list[Form]:
     maxima = [n for n in nf.support(p) if isinstance(nf.atom_of(n), nf.Max)]
     if not maxima:
         return [p]
-    inside = frozenset[int]().union(*map(nf.support_of, maxima))
+    inside = frozenset[int]().union(*map(support_of, maxima))
     cases = [p]
     for number in sorted(nf.support(p) - inside):
         extent = facts.extent(number)
@@ -155,11 +156,11 @@ class Signs:
             self._memo[number] = self._atom(nf.atom_of(number))
         return self._memo[number]
 
-    def _atom(self, atom: nf.Atom) -> Sign:
+    def _atom(self, atom: Atom) -> Sign:
         match atom:
             case nf.Exp():
                 return "positive"
-            case nf.Polynomial(inner):
+            case Polynomial(inner):
                 return self.form(inner)
             case nf.Apply(function, _) if function in self._positive:
                 return "positive"
@@ -206,7 +207,7 @@ class Linear:
                 self._describe(nf.atom_of(monomial[0][0]), unknown)
         return self._unknowns[monomial]
 
-    def _describe(self, atom: nf.Atom, unknown: Any) -> None:
+    def _describe(self, atom: Atom, unknown: Any) -> None:
         """A maximum is at least each entry whose condition holds, and is one of them."""
         match atom:
             case nf.Max(entries):

@@ -8,10 +8,12 @@ from functools import cache
 from typing import Literal
 
 from . import normal_form as nf
+from .cutting import Cut
 from .equality import equal
 from .errors import Unsupported
 from .normal_form import Form
-from .symbolic_torch import Cut, SymbolicTensor
+from .pull_array import PullArray
+from .ring import Rewriting
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Recurrence:
     """
 
     name: str
-    states: tuple[Cut | SymbolicTensor, ...]
+    states: tuple[Cut | PullArray, ...]
     initial: Callable[..., Form]
     step: Callable[..., Form]
     others: tuple[Recurrence, ...]
@@ -47,7 +49,7 @@ class Recurrence:
 
 def recurrence(
     name: str,
-    states: Sequence[Cut | SymbolicTensor],
+    states: Sequence[Cut | PullArray],
     cuts: Sequence[Cut],
     *,
     others: Sequence[Recurrence] = (),
@@ -93,7 +95,7 @@ class _Template:
         self, step: Callable[..., Form], at: int, others: Sequence[Recurrence], direction: Literal[1, -1]
     ) -> None:
         self._step, self._at, self._others, self._direction = step, at, others, direction
-        self._shifts: dict[Form, list[nf.Rewriting]] = {}
+        self._shifts: dict[Form, list[Rewriting]] = {}
 
     def __call__(self, k: Form | int, *index: Form) -> Form:
         k = nf.form(k)
@@ -110,7 +112,7 @@ class _Template:
 
 
 def _check(
-    result: Recurrence, k: int, state: Cut | SymbolicTensor, step: Callable[..., Form], unfolding: _Unfolding
+    result: Recurrence, k: int, state: Cut | PullArray, step: Callable[..., Form], unfolding: _Unfolding
 ) -> None:
     """Step k is the common function, at every element."""
     rewritings = [nf.replacing(other.name, _plain(other, unfolding)) for other in result.others]
@@ -142,7 +144,7 @@ def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
 class _Unfolding:
     """Cuts replaced by their definitions, states of other recurrences by ``name(number, i...)``."""
 
-    def __init__(self, definitions: Mapping[str, SymbolicTensor], families: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, definitions: Mapping[str, PullArray], families: Mapping[str, tuple[str, int]]) -> None:
         self._definitions, self._families = definitions, families
         self._rewritings = {name: nf.replacing(name, self._value(name)) for name in definitions}
 
@@ -171,9 +173,7 @@ def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., For
         p = nf.replace(p, inside[-1], definitions[inside[-1]])
 
 
-def _step(
-    unfolding: _Unfolding, name: str, state: Cut | SymbolicTensor, following: Cut | SymbolicTensor
-) -> Callable[..., Form]:
+def _step(unfolding: _Unfolding, name: str, state: Cut | PullArray, following: Cut | PullArray) -> Callable[..., Form]:
     keep = (state.name,) if isinstance(state, Cut) else ()
     rename = nf.replacing(keep[0], lambda *i: nf.apply(name, *i)) if keep else None
 
@@ -184,7 +184,7 @@ def _step(
     return cache(step)
 
 
-def _tensor(state: Cut | SymbolicTensor) -> SymbolicTensor:
+def _tensor(state: Cut | PullArray) -> PullArray:
     return state.tensor if isinstance(state, Cut) else state
 
 

@@ -27,10 +27,11 @@ from .contents import Axis, Contents, Write
 from .entailment import Facts
 from .equations import Equation, holds
 from .errors import Unsupported
+from .expressions import describe, is_integer
 from .extended import Value
 from .invariants import Induction, Invariant, induct
 from .normal_form import ONE, ZERO, Form
-from .semantics import Machine, describe, is_integer
+from .semantics import Machine
 
 _LONGEST = 1024
 """The largest constant extent of a loop that is unrolled."""

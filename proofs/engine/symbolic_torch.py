@@ -1,22 +1,15 @@
 """PyTorch references run unmodified on symbolic tensors.
 
-A ``SymbolicTensor`` is a shape and a function from indices to a normal form. It takes part in torch functions through
-``__torch_function__`` and has the methods of a tensor that the references use. Trusted: that each function below is, over
-the reals, the torch function of its name; dtypes are ignored, but that integer and float tensors are told apart. Control
-flow of the reference that depends on sizes needs those sizes constant.
-
-``cutting`` makes a reference provable step by step: inside it, the result of every softmax and of every division by a
-tensor is recorded, and replaced by opaque elements ``x0(i, j)``, ``x1(i, j)``, ... A step of the reference is then a
-function of its predecessor, whatever that was (``recurrences``).
+A ``SymbolicTensor`` is a pull array of normal forms. It takes part in torch functions through ``__torch_function__`` and
+has the methods of a tensor that the references use; those that only rearrange elements are in ``pull_array``. Trusted:
+that each function below is, over the reals, the torch function of its name; dtypes are ignored, but that integer and
+float tensors are told apart. Control flow of the reference that depends on sizes needs those sizes constant.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,50 +17,17 @@ import torch
 from . import extended
 from . import normal_form as nf
 from .constants import CONSTANTS
+from .cutting import recorded
 from .errors import Unsupported
 from .extended import Value
 from .normal_form import ONE, ZERO, Form
+from .pull_array import PullArray
 
-Element = Callable[..., Value]
 Integer = int  # in the class below, int is a method
 
 
-class SymbolicTensor:
-    """A tensor of any element type: its shape, and its element at an index."""
-
-    def __init__(self, shape: Sequence[Form | Integer], element: Element, *, integer: bool = False) -> None:
-        self.form_shape: tuple[Form, ...] = tuple(nf.form(n) for n in shape)
-        self.integer = integer
-        self._element = cache(element)
-
-    def value(self, *index: Form) -> Value:
-        """The element at an index."""
-        return self._element(*(nf.form(i) for i in index))
-
-    def at(self, *index: Form) -> Form:
-        """The element at an index, which must be finite."""
-        return self.value(*index).real
-
-    # What torch code asks of a tensor
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """Constant sizes as int, others as forms."""
-        return tuple(n if n.constant is None else int(n.constant) for n in self.form_shape)
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return len(self.form_shape)
-
-    @property
-    def mT(self) -> SymbolicTensor:  # noqa: N802
-        """The last two dimensions swapped."""
-        return self.transpose(-1, -2)
-
-    def size(self, dim: Integer | None = None) -> Any:
-        """The shape, or one size."""
-        return self.shape if dim is None else self.shape[dim]
+class SymbolicTensor(PullArray):
+    """A pull array with the functions of a torch tensor."""
 
     def float(self) -> SymbolicTensor:
         """The same over the reals; so are other conversions between float types."""
@@ -108,10 +68,10 @@ class SymbolicTensor:
 
     def __truediv__(self, other: Any) -> SymbolicTensor:
         quotient = self._zip(other, extended.divide)
-        return _recorded(quotient) if isinstance(other, SymbolicTensor) else quotient
+        return recorded(quotient) if isinstance(other, SymbolicTensor) else quotient
 
     def __rtruediv__(self, other: Any) -> SymbolicTensor:
-        return _recorded(tensor(other)._zip(self, extended.divide))
+        return recorded(tensor(other)._zip(self, extended.divide))
 
     def __pow__(self, exponent: Integer) -> SymbolicTensor:
         return self._map(lambda a: Value(a.real**exponent))
@@ -215,70 +175,11 @@ class SymbolicTensor:
     def softmax(self, dim: Integer, dtype: Any = None) -> SymbolicTensor:
         """exp(x) / Σ exp(x): over the reals the subtracted maximum cancels."""
         powers = self.exp()
-        return _recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide))
+        return recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide))
 
     def logsumexp(self, dim: Any, keepdim: bool = False) -> SymbolicTensor:
         """log Σ exp(x)."""
         return self.exp().sum(dim, keepdim).log()
-
-    def unsqueeze(self, dim: Integer) -> SymbolicTensor:
-        """A new dimension of size 1."""
-        d = dim % (self.ndim + 1)
-        shape = (*self.form_shape[:d], ONE, *self.form_shape[d:])
-        return SymbolicTensor(shape, lambda *i: self.value(*i[:d], *i[d + 1 :]), integer=self.integer)
-
-    def squeeze(self, dim: Integer) -> SymbolicTensor:
-        """A dimension of size 1 dropped."""
-        d = dim % self.ndim
-        if self.form_shape[d] is not ONE:
-            return self
-        shape = self.form_shape[:d] + self.form_shape[d + 1 :]
-        return SymbolicTensor(shape, lambda *i: self.value(*i[:d], ZERO, *i[d:]), integer=self.integer)
-
-    def permute(self, *dims: Integer) -> SymbolicTensor:
-        """Dimensions reordered."""
-        order = [d % self.ndim for d in dims]
-
-        def element(*i: Form) -> Value:
-            return self.value(*(i[order.index(d)] for d in range(self.ndim)))
-
-        return SymbolicTensor([self.form_shape[d] for d in order], element, integer=self.integer)
-
-    def transpose(self, a: Integer, b: Integer) -> SymbolicTensor:
-        """Two dimensions swapped."""
-        order = list(range(self.ndim))
-        order[a], order[b] = order[b], order[a]
-        return self.permute(*order)
-
-    def expand(self, *shape: Any) -> SymbolicTensor:
-        """Dimensions of size 1 repeated; new ones in front."""
-        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-            shape = tuple(shape[0])
-        new = len(shape) - self.ndim
-        old = (ONE,) * new + self.form_shape
-        sizes = [o if not isinstance(n, Form) and n == -1 else nf.form(n) for n, o in zip(shape, old, strict=True)]
-        for n, o in zip(sizes, old, strict=True):
-            if o is not ONE and n is not o:
-                raise ValueError(f"cannot expand a dimension of size {o} to {n}")
-
-        def element(*i: Form) -> Value:
-            return self.value(*(ZERO if o is ONE else j for o, j in zip(self.form_shape, i[new:], strict=True)))
-
-        return SymbolicTensor(sizes, element, integer=self.integer)
-
-    def gather(self, dim: Integer, index: SymbolicTensor) -> SymbolicTensor:
-        """Element index[i] along a dimension."""
-        d = dim % self.ndim
-        return SymbolicTensor(index.form_shape, lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :]))
-
-    def __getitem__(self, key: Any) -> SymbolicTensor:
-        keys = list(key) if isinstance(key, tuple) else [key]
-        taken = sum(k is not None and k is not Ellipsis for k in keys)
-        if Ellipsis in [k if k is Ellipsis else None for k in keys]:
-            place = next(n for n, k in enumerate(keys) if k is Ellipsis)
-            keys[place : place + 1] = [slice(None)] * (self.ndim - taken)
-        keys += [slice(None)] * (self.ndim - sum(k is not None for k in keys))
-        return _index(self, keys)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -385,94 +286,3 @@ def _largest(extent: Form, element: Callable[[Form], Value]) -> Value:
             result = extended.maximum(result, element(nf.form(k)))
         return result
     return Value(nf.big_maximum(extent, lambda k: element(k).real))
-
-
-def _index(t: SymbolicTensor, keys: list[Any]) -> SymbolicTensor:
-    """New dimensions, integers, slices with step 1, and at most one tensor of integers."""
-    shape: list[Form] = []
-    places: list[Callable[[tuple[Form, ...]], Form]] = []
-    dim = 0
-    for place, key in enumerate(keys):
-        if key is None:
-            shape.append(ONE)
-            continue
-        extent = t.form_shape[dim]
-        dim += 1
-        if isinstance(key, slice):
-            start, stop = _bounds(key, extent)
-            new = len(shape)
-            places.append(lambda i, new=new, start=start: i[new] + start)  # type: ignore[misc]
-            shape.append(stop - start)
-        elif (
-            isinstance(key, SymbolicTensor)
-            and key.integer
-            and not any(isinstance(k, SymbolicTensor) for k in keys[:place])
-        ):
-            first, last = len(shape), len(shape) + key.ndim
-            places.append(lambda i, key=key, first=first, last=last: key.at(*i[first:last]))  # type: ignore[misc]
-            shape += key.form_shape
-        elif isinstance(key, (int, Form)):
-            element = nf.form(key) if isinstance(key, Form) or key >= 0 else extent + key
-            places.append(lambda _, element=element: element)  # type: ignore[misc]
-        else:
-            raise Unsupported(f"indexing with {type(key).__name__}")
-    return SymbolicTensor(shape, lambda *i: t.value(*(at(i) for at in places)), integer=t.integer)
-
-
-def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
-    if key.step not in (None, 1):
-        raise Unsupported("a slice with a step")
-    ends = []
-    for end, default in ((key.start, ZERO), (key.stop, extent)):
-        if end is None:
-            ends.append(default)
-        elif isinstance(end, Form) or end >= 0:
-            size = extent.constant
-            ends.append(nf.form(min(end, int(size))) if isinstance(end, int) and size is not None else nf.form(end))
-        else:
-            ends.append(extent + end)
-    return ends[0], ends[1]
-
-
-# Cuts
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One softmax or division of the reference.
-
-    Attributes:
-        name: the elements that the rest of the reference sees are ``name(i...)``.
-        tensor: the result itself, over the elements of earlier cuts.
-    """
-
-    name: str
-    tensor: SymbolicTensor
-
-
-class _Cutter:
-    def __init__(self, prefix: str) -> None:
-        self.prefix, self.cuts = prefix, list[Cut]()
-
-    def record(self, result: SymbolicTensor) -> SymbolicTensor:
-        name = f"{self.prefix}{len(self.cuts)}"
-        self.cuts.append(Cut(name, result))
-        return SymbolicTensor(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
-
-
-_cut: _Cutter | None = None
-
-
-def _recorded(result: SymbolicTensor) -> SymbolicTensor:
-    return _cut.record(result) if _cut else result
-
-
-@contextmanager
-def cutting(prefix: str = "x") -> Iterator[list[Cut]]:
-    """Inside, every softmax and every division by a tensor is a cut; they are listed in order."""
-    global _cut
-    before, _cut = _cut, _Cutter(prefix)
-    try:
-        yield _cut.cuts
-    finally:
-        _cut = before

@@ -28,9 +28,9 @@ from .hypotheses import Hypotheses
 from .invariants import Invariant
 from .lemmas import Lemma, Theorem
 from .mutation import Trial, mutation_fates
-from .normal_form import Undefined
 from .races import races
 from .report import LAYERS, Failure, Layer, Report
+from .ring import Undefined
 from .solve import Z3_STEPS, smt2, solve
 from .source_lines import origin, touched
 from .symbolic import Execution, execute

@@ -10,8 +10,8 @@ from typing import Any
 from ..reference.contract import Contract
 from .engine.lemmas import Lemma
 from .engine.ranges import Waiver
-from .engine.report import Report
-from .engine.verify import Compare, verify
+from .engine.report import LAYERS, Report
+from .engine.verify import Compare, applies, verify
 
 OPERATORS = ("sinkhorn",)
 
@@ -40,6 +40,10 @@ class Proof:
     def run(self, *, mutate: bool = False, fresh: bool = False, **options: Any) -> Report:
         """Verify it; ``mutate`` also runs its mutants, if it has any; ``fresh`` disregards verdicts kept on disk."""
         mutate = mutate and self.mutate
+        if layers := options.pop("layers", None):
+            if unknown := set(layers) - set(LAYERS):
+                raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
+            options["layers"] = [name for name in layers if applies(name, self.compare, self.lemmas)]
         return verify(
             self.kernel,
             self.contract,

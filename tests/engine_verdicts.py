@@ -28,7 +28,8 @@ def hypotheses(
     for buffer in prim_func.buffer_map.values():
         dims = [str(int(d.value)) if hasattr(d, "value") else d.name for d in buffer.shape]
         found |= {d: Size(high=LARGEST) for d in dims if not d.isdigit()}
-        spec = TensorSpec(buffer.name, " ".join(dims), (torch.float32,), (elements or {}).get(buffer.name, Elements()))
+        dtype = getattr(torch, str(buffer.dtype))
+        spec = TensorSpec(buffer.name, " ".join(dims), (dtype,), (elements or {}).get(buffer.name, Elements()))
         specs[buffer.name] = spec
     inputs = tuple(s for n, s in specs.items() if n not in outputs)
     contract = Contract("test", {**found, **(sizes or {})}, {}, inputs, tuple(specs[n] for n in outputs))

@@ -11,6 +11,7 @@ from tvm import tirx
 
 from lemmata.reference.contract import Contract, TensorSpec
 
+from .bitvectors import subterms
 from .errors import Unsupported
 
 MEMORY = 2**40  # a tensor that exists has at most so many elements: 1 TiB in one-byte elements
@@ -56,7 +57,10 @@ class Hypotheses:
         shapes: dict[str, tuple[z3.ArithRef, ...]] = {}
         for spec in contract.tensors:
             shapes[spec.name] = tuple(_dimension(d, sizes) for d in buffers[spec.name].shape)
-            facts += _same_shape(spec, shapes[spec.name], {**values, **sizes})
+            _check_dtype(spec, buffers[spec.name])
+            equalities = _same_shape(spec, shapes[spec.name], {**values, **sizes})
+            _check_free(spec, equalities, facts, set(contract.sizes))
+            facts += equalities
             facts.append(_product(shapes[spec.name]) <= MEMORY)
         outputs = tuple(spec.name for spec in contract.outputs)
         return cls(sizes, tuple(facts), _element_ranges(contract, sizes), shapes, outputs)
@@ -103,6 +107,24 @@ def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[
     if any(z3.is_false(e) for e in equalities):
         raise Unsupported(f"{spec.name}: the kernel declares shape {list(shape)}, the contract {spec.pretty}")
     return [e for e in equalities if not z3.is_true(e)]
+
+
+def _check_dtype(spec: TensorSpec, buffer: tirx.Buffer) -> None:
+    names = [str(dtype).removeprefix("torch.") for dtype in spec.dtypes]
+    if str(buffer.dtype) not in names:
+        raise Unsupported(f"{spec.name}: the kernel declares {buffer.dtype}, the contract {' or '.join(names)}")
+
+
+def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.BoolRef], sizes: set[str]) -> None:
+    """A kernel may give names to sizes of its own, but must not restrict those of the contract."""
+    for equality in equalities:
+        if {
+            str(c) for c in subterms([equality]) if z3.is_const(c) and c.decl().kind() == z3.Z3_OP_UNINTERPRETED
+        } <= sizes:
+            solver = z3.Solver()
+            solver.add(*facts, z3.Not(equality))
+            if solver.check() != z3.unsat:
+                raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")
 
 
 def _element_ranges(

@@ -53,7 +53,7 @@ def _power(atom: int, exponent: Rational, depth: int) -> str:
 
 def _atom(number: int, depth: int) -> str:
     inner = depth + 1
-    match nf.atom_of(number):
+    match atom := nf.atom_of(number):
         case nf.Variable(name, _):
             return name
         case nf.Bound(level):
@@ -73,6 +73,7 @@ def _atom(number: int, depth: int) -> str:
             return f"[{_form(p, inner)} {'>=' if relation == 'ge' else '='} 0]"
         case nf.Exp(p):
             return f"exp({_form(p, inner)})"
+    raise TypeError(atom)
 
 
 Number = float | Fraction

@@ -15,11 +15,39 @@ Element = Callable[..., Value]
 T = TypeVar("T", bound="PullArray")
 
 
+class Extent:
+    """A size that is not constant. A reference may compute with it, but not decide on it: the proof is for every size."""
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+    def __add__(self, other: Any) -> Extent:
+        return Extent(self.form + _form(other))
+
+    def __sub__(self, other: Any) -> Extent:
+        return Extent(self.form - _form(other))
+
+    def __mul__(self, other: Any) -> Extent:
+        return Extent(self.form * _form(other))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def _decision(self, *_: Any) -> Any:
+        raise Unsupported(f"a decision of the reference on the size {self.form}")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __index__ = _decision
+    __hash__ = object.__hash__
+
+
+def _form(n: Any) -> Form:
+    return n.form if isinstance(n, Extent) else nf.form(n)
+
+
 class PullArray:
     """An array of any element type: its shape, and its element at an index."""
 
     def __init__(self, shape: Sequence[Form | int], element: Element, *, integer: bool = False) -> None:
-        self.form_shape: tuple[Form, ...] = tuple(nf.form(n) for n in shape)
+        self.form_shape: tuple[Form, ...] = tuple(_form(n) for n in shape)
         self.integer = integer
         self._element = cache(element)
 
@@ -33,8 +61,8 @@ class PullArray:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Constant sizes as int, others as forms."""
-        return tuple(n if n.constant is None else int(n.constant) for n in self.form_shape)
+        """Constant sizes as int, others as extents."""
+        return tuple(Extent(n) if n.constant is None else int(n.constant) for n in self.form_shape)
 
     @property
     def ndim(self) -> int:
@@ -85,7 +113,7 @@ class PullArray:
             shape = tuple(shape[0])
         new = len(shape) - self.ndim
         old = (ONE,) * new + self.form_shape
-        sizes = [o if not isinstance(n, Form) and n == -1 else nf.form(n) for n, o in zip(shape, old, strict=True)]
+        sizes = [o if isinstance(n, int) and n == -1 else _form(n) for n, o in zip(shape, old, strict=True)]
         for n, o in zip(sizes, old, strict=True):
             if o is not ONE and n is not o:
                 raise ValueError(f"cannot expand a dimension of size {o} to {n}")
@@ -115,7 +143,8 @@ def _index(t: T, keys: list[Any]) -> T:
     shape: list[Form] = []
     places: list[Callable[[tuple[Form, ...]], Form]] = []
     dim = 0
-    for place, key in enumerate(keys):
+    for place, given in enumerate(keys):
+        key = given.form if isinstance(given, Extent) else given
         if key is None:
             shape.append(ONE)
             continue
@@ -142,7 +171,8 @@ def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
     if key.step not in (None, 1):
         raise Unsupported("a slice with a step")
     ends = []
-    for end, default in ((key.start, ZERO), (key.stop, extent)):
+    for given, default in ((key.start, ZERO), (key.stop, extent)):
+        end = given.form if isinstance(given, Extent) else given
         if end is None:
             ends.append(default)
         elif isinstance(end, Form) or end >= 0:

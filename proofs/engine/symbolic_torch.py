@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -21,27 +21,52 @@ from .cutting import recorded
 from .errors import Unsupported
 from .extended import Value
 from .normal_form import ONE, ZERO, Form
-from .pull_array import PullArray
+from .pull_array import Extent, PullArray
 
-Integer = int  # in the class below, int is a method
+Integer: TypeAlias = int  # in the class below, int and bool are methods
+Truth: TypeAlias = bool
 
 
 class SymbolicTensor(PullArray):
     """A pull array with the functions of a torch tensor."""
 
     def float(self) -> SymbolicTensor:
-        """The same over the reals; so are other conversions between float types."""
+        """The same over the reals; so are other conversions to float types."""
+        return SymbolicTensor(self.form_shape, self._element)
+
+    double = bfloat16 = half = float
+
+    def clone(self) -> SymbolicTensor:
+        """The same."""
         return self
 
-    double = bfloat16 = half = contiguous = clone = detach = long = int = float
+    contiguous = detach = clone
 
-    def to(self, *_: Any, **__: Any) -> SymbolicTensor:
-        """The same over the reals."""
-        return self
+    def long(self) -> SymbolicTensor:
+        """The same integer; that of a float is not modelled."""
+        if not self.integer:
+            raise Unsupported("a conversion of a float tensor to integers")
+        return SymbolicTensor(self.form_shape, self._element, integer=True)
 
-    def type_as(self, _: SymbolicTensor) -> SymbolicTensor:
-        """The same over the reals."""
-        return self
+    int = long
+
+    def bool(self) -> Mask:
+        """Whether an element is not 0."""
+        return self != 0
+
+    def to(self, *targets: Any, **more: Any) -> SymbolicTensor:
+        """Conversion to a dtype; devices and the like change nothing."""
+        result = self
+        for target in (*targets, *more.values()):
+            if isinstance(target, SymbolicTensor):
+                result = result.type_as(target)
+            elif isinstance(target, torch.dtype):
+                result = result.bool() if target is torch.bool else _to_number(result, target.is_floating_point)
+        return result
+
+    def type_as(self, other: SymbolicTensor) -> SymbolicTensor:
+        """Conversion to the kind of another."""
+        return self.bool() if isinstance(other, Mask) else _to_number(self, not other.integer)
 
     def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
         return SymbolicTensor(self.form_shape, lambda *i: function(self.value(*i)), integer=self.integer)
@@ -90,25 +115,31 @@ class SymbolicTensor(PullArray):
     __radd__ = __add__
     __rmul__ = __mul__
 
-    def __ge__(self, other: Any) -> SymbolicTensor:
+    def __ge__(self, other: Any) -> Mask:
         return _at_least(self, tensor(other))
 
-    def __le__(self, other: Any) -> SymbolicTensor:
+    def __le__(self, other: Any) -> Mask:
         return _at_least(tensor(other), self)
 
-    def __lt__(self, other: Any) -> SymbolicTensor:
+    def __lt__(self, other: Any) -> Mask:
         return ~_at_least(self, tensor(other))
 
-    def __gt__(self, other: Any) -> SymbolicTensor:
+    def __gt__(self, other: Any) -> Mask:
         return ~_at_least(tensor(other), self)
 
-    def __invert__(self) -> SymbolicTensor:
-        return self._map(lambda a: Value(ONE - a.form))
+    def __eq__(self, other: object) -> Mask:  # type: ignore[override]
+        a, b = broadcast(self, tensor(other))
+        integer = a.integer and b.integer
+        return Mask(
+            a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)), integer=True
+        )
 
-    def __and__(self, other: SymbolicTensor) -> SymbolicTensor:
-        return self * other
+    def __ne__(self, other: object) -> Mask:  # type: ignore[override]
+        return ~(self == other)
 
-    def __bool__(self) -> bool:
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> Truth:
         raise Unsupported("a decision of the reference on the value of a symbolic tensor")
 
     def exp(self) -> SymbolicTensor:
@@ -145,7 +176,7 @@ class SymbolicTensor(PullArray):
         return sorted(d % self.ndim for d in dims)
 
     def _reduce(
-        self, dim: Any, keepdim: bool, combine: Callable[[Form, Callable[[Form], Value]], Value]
+        self, dim: Any, keepdim: Truth, combine: Callable[[Form, Callable[[Form], Value]], Value]
     ) -> SymbolicTensor:
         result = self
         for d in reversed(self._dims(dim)):
@@ -160,15 +191,15 @@ class SymbolicTensor(PullArray):
         shape = self.form_shape[:d] + self.form_shape[d + 1 :]
         return SymbolicTensor(shape, lambda *i: combine(extent, lambda k: self.value(*i[:d], k, *i[d:])))
 
-    def sum(self, dim: Any = None, keepdim: bool = False) -> SymbolicTensor:
+    def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """The sum along dimensions."""
         return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real)))
 
-    def mean(self, dim: Any = None, keepdim: bool = False) -> SymbolicTensor:
+    def mean(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """The mean along dimensions."""
         return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real) / n))
 
-    def amax(self, dim: Any = None, keepdim: bool = False) -> SymbolicTensor:
+    def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """The maximum along dimensions."""
         return self._reduce(dim, keepdim, _largest)
 
@@ -177,7 +208,7 @@ class SymbolicTensor(PullArray):
         powers = self.exp()
         return recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide))
 
-    def logsumexp(self, dim: Any, keepdim: bool = False) -> SymbolicTensor:
+    def logsumexp(self, dim: Any, keepdim: Truth = False) -> SymbolicTensor:
         """log Σ exp(x)."""
         return self.exp().sum(dim, keepdim).log()
 
@@ -194,10 +225,36 @@ class SymbolicTensor(PullArray):
         return method(first, *args[1:], **(kwargs or {}))
 
 
+class Mask(SymbolicTensor):
+    """A tensor of truth values, as comparisons give; its elements are 0 or 1."""
+
+    def __invert__(self) -> Mask:
+        return Mask(self.form_shape, lambda *i: Value(ONE - self.at(*i)), integer=True)
+
+    def __and__(self, other: Any) -> Mask:
+        if not isinstance(other, Mask):
+            raise Unsupported(f"a truth value and {type(other).__name__}")
+        a, b = broadcast(self, other)
+        return Mask(a.form_shape, lambda *i: Value(a.at(*i) * b.at(*i)), integer=True)
+
+    def __or__(self, other: Any) -> Mask:
+        return ~(~self & (~other if isinstance(other, Mask) else other))
+
+    def bool(self) -> Mask:
+        """The same."""
+        return self
+
+
+def _to_number(t: SymbolicTensor, floating: bool) -> SymbolicTensor:
+    return t.float() if floating else t.long()
+
+
 def tensor(value: Any) -> SymbolicTensor:
     """A number, or a symbolic tensor, as a symbolic tensor."""
     if isinstance(value, SymbolicTensor):
         return value
+    if isinstance(value, Extent):
+        value = value.form
     if isinstance(value, Form):
         return SymbolicTensor((), lambda: Value(value), integer=nf.is_natural(value))
     if isinstance(value, torch.Tensor) and value.numel() == 1:
@@ -230,6 +287,8 @@ def broadcast(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, Sym
 
 def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTensor:
     """One of two elements."""
+    if not isinstance(condition, Mask):
+        raise Unsupported("a choice by a tensor that is not one of truth values")
     c, a = broadcast(condition, tensor(then))
     c, b = broadcast(c, tensor(otherwise))
     a = a.expand(*c.form_shape)
@@ -257,9 +316,11 @@ def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
     )
 
 
-def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> SymbolicTensor:
+def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
+    a, b = broadcast(a, b)
     integer = a.integer and b.integer
-    return a._zip(b, lambda x, y: Value(extended.at_least(x, y, integer=integer)))
+    element = lambda *i: Value(extended.at_least(a.value(*i), b.value(*i), integer=integer))  # noqa: E731
+    return Mask(a.form_shape, element, integer=True)
 
 
 def _rsub(a: SymbolicTensor, b: Any) -> SymbolicTensor:

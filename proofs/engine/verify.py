@@ -37,6 +37,7 @@ from .symbolic import Execution, execute
 from .symbolic_torch import symbolic_input, tensor
 
 Compared = tuple[Execution, Sequence[Equation]]
+NOTHING = Analysis((), frozenset(), ())
 _CHEAPEST_FIRST = ("L2", "range", "L0", "L1")  # the first two need no lowering
 Compare = Callable[[Any, Facts], Compared]
 """Executes a kernel symbolically and compares its outputs with the reference; for kernels that need more than `verify`'s
@@ -109,12 +110,18 @@ def against(
             symbolic_input(spec.name, shapes[spec.name], integer=not spec.dtypes[0].is_floating_point)
             for spec in contract.inputs
         ]
-        results = reference(*inputs)
+        try:
+            results = reference(*inputs)
+        except (AttributeError, TypeError) as error:
+            raise Unsupported(f"the reference does what symbolic tensors cannot: {error}") from error
         results = results if isinstance(results, tuple) else (results,)
         execution = execute(kernel, invariants=invariants, facts=known)
         equations = list(execution.equations)
-        for spec, result in zip(contract.outputs, results, strict=True):
-            equations += execution.compare(spec.name, tensor(result).at)
+        for spec, result in zip(contract.outputs, map(tensor, results), strict=True):
+            wanted = tuple(map(normal_form.form, shapes[spec.name]))
+            if result.form_shape != wanted:
+                raise Unsupported(f"{spec.name}: shape {list(map(str, wanted))}, the reference's {result.shape}")
+            equations += execution.compare(spec.name, result.at)
         return execution, equations
 
     return compare
@@ -184,7 +191,13 @@ def verify(
     chosen = set(LAYERS if layers is None else layers)
     if unknown := chosen - set(LAYERS):
         raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
-    wanted = [name for name in LAYERS if name in chosen and _applies(name, compare, lemmas)]
+    wanted = [name for name in LAYERS if name in chosen and applies(name, compare, lemmas)]
+    if layers is not None and (lacking := chosen - set(wanted)):
+        raise ValueError(
+            f"layers: expected a reference for L2 and range, lemmas for lemmas, got none for {sorted(lacking)}"
+        )
+    if any(set(probe) != set(contract.sizes) for probe in contract.probes):
+        raise ValueError(f"contract: expected probes of all its sizes {sorted(contract.sizes)}")
     decide = partial(solve, solver=solver, seed=seed, rlimit=rlimit)
     configs = dict(pass_configs or {})
     problem = Problem(kernel, contract, statics or {}, compare, lemmas, configs, waivers, arch, decide, smt)
@@ -210,7 +223,8 @@ def verify(
     return report
 
 
-def _applies(layer: str, compare: Compare | None, lemmas: Sequence[Lemma]) -> bool:
+def applies(layer: str, compare: Compare | None, lemmas: Sequence[Lemma]) -> bool:
+    """Whether there is something for a layer to show."""
     return {"L2": compare is not None, "range": compare is not None, "lemmas": bool(lemmas)}.get(layer, True)
 
 
@@ -267,7 +281,9 @@ def _equal(problem: Problem, name: str) -> Layer:
         for e in equations
         if not e.holds
     )
-    return Layer(name, len(equations), sum(e.holds for e in equations), 0, 0.0, failures)
+    hollow = guard(problem.contract, problem.hypotheses, NOTHING, problem.solve)
+    proved = sum(e.holds for e in equations)
+    return Layer(name, len(equations), proved, hollow.checks, 0.0, failures + hollow.failures)
 
 
 def _ranges(problem: Problem, name: str) -> Layer:
@@ -276,7 +292,9 @@ def _ranges(problem: Problem, name: str) -> Layer:
     outcomes = _outcomes(problem, name, conditions)
     proved = sum(o.verdict == "proved" for o in outcomes)
     reasons = tuple(f"{condition.statement} at {condition.site}: {waiver.reason}" for condition, waiver in waived)
-    return Layer(name, len(outcomes), proved, 0, 0.0, tuple(_failures(outcomes)), waived=reasons)
+    hollow = guard(problem.contract, problem.hypotheses, Analysis(tuple(conditions), frozenset(), ()), problem.solve)
+    failures = (*_failures(outcomes), *hollow.failures)
+    return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, waived=reasons)
 
 
 def _lemmas(problem: Problem, name: str) -> Layer:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Implementation = Callable[..., Any]
 
@@ -57,5 +58,11 @@ def define(
 
 
 def wants_grad(*tensors: Tensor) -> bool:
-    """Whether a call on these tensors must be recorded for a backward."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    """Whether a derivative of a call on these tensors may be asked for.
+
+    Besides requires_grad these are forward-mode tangents and the transforms of torch.func: the autograd function then
+    answers, or raises where it has no rule. The bare operator would answer with a derivative of zero.
+    """
+    if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):  # noqa: C419  faster than a generator
+        return True
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None

@@ -42,15 +42,22 @@ _bwd = define(
 
 class _Sinkhorn(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, iterations: int, eps: float) -> Tensor:
-        ctx.save_for_backward(logits)
-        ctx.statics = iterations, eps
+    def forward(logits: Tensor, iterations: int, eps: float) -> Tensor:
         return _fwd(logits, iterations, eps)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.statics = inputs[1:]
 
     @staticmethod
     @once_differentiable  # the backward is an operator of its own, without a derivative
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
         return _bwd(grad_out, *ctx.saved_tensors, *ctx.statics), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None, None], logits: Tensor, iterations: int, eps: float) -> tuple[Tensor, int]:
+        return sinkhorn(logits.movedim(in_dims[0], 0), iterations=iterations, eps=eps), 0
 
 
 def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tensor:

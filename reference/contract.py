@@ -88,7 +88,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
 _PLAIN = {Tensor, torch.nn.Parameter}  # the sizes of other subclasses may be symbolic: hashing would fix them
-_Described = tuple[type, torch.Size, torch.dtype, torch.device]  # all that a check looks at in a tensor
+_Described = tuple[type, torch.Size, torch.dtype, torch.device, torch.layout]  # all that a check looks at in a tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,11 @@ class Contract:
             ValueError: a shape, a value or a device does not fit. One line: the argument, what was expected, what came.
         """
         if all([type(t) in _PLAIN for t in tensors]):  # noqa: C419  a list is faster than a generator
-            return self._cached_check(tuple([(type(t), t.shape, t.dtype, t.device) for t in tensors]), **statics)
+            try:
+                key = tuple([(type(t), t.shape, t.dtype, t.device, t.layout) for t in tensors])
+                return self._cached_check(key, **statics)
+            except (TypeError, RuntimeError):  # a static without a hash, or a nested tensor, which has no shape
+                pass
         return self._check(tuple([_described(t) for t in tensors]), statics)
 
     @functools.lru_cache(maxsize=4096, typed=True)  # noqa: B019  a contract lives as long as its module
@@ -148,9 +152,11 @@ class Contract:
     def _check(self, tensors: tuple[_Described, ...], statics: Mapping[str, float]) -> Mapping[str, int]:
         bound: dict[str, int] = {}
         first_device = tensors[0][3]
-        for spec, (kind, shape, dtype, device) in zip(self.inputs, tensors, strict=True):
+        for spec, (kind, shape, dtype, device, layout) in zip(self.inputs, tensors, strict=True):
             if not issubclass(kind, Tensor):
                 raise TypeError(f"{self.op}: {spec.name}: expected a tensor, got {kind.__name__}")
+            if layout is not torch.strided:
+                raise TypeError(f"{self.op}: {spec.name}: expected a strided tensor, got {_name(layout)}")
             if dtype not in spec.dtypes:
                 expected = " or ".join(map(_name, spec.dtypes))
                 raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {_name(dtype)}")
@@ -188,8 +194,10 @@ class Contract:
 
 def _described(value: object) -> _Described:
     tensor = value if isinstance(value, Tensor) else torch.empty(0)
-    return type(value), tensor.shape, tensor.dtype, tensor.device
+    if tensor.is_nested:
+        return type(value), torch.Size(), tensor.dtype, tensor.device, torch.jagged
+    return type(value), tensor.shape, tensor.dtype, tensor.device, tensor.layout
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _name(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")

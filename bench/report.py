@@ -29,7 +29,7 @@ def run(ops: Iterable[str]) -> list[Figure]:
     if unknown := set(ops) - set(OPERATORS):
         raise ValueError(f"op: expected one of {list(OPERATORS)}, got {sorted(unknown)}")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
-        raise RuntimeError("bench: expected a CUDA device of compute capability 9.0, got none")
+        raise RuntimeError("expected a CUDA device of compute capability 9.0, got none of that")
     figures = [
         figure
         for op in ops

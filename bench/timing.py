@@ -62,7 +62,7 @@ class _Replay:
     """A graph of calls over as many input sets as the rotation needs."""
 
     def __init__(self, make: Callable[[], Call], bytes_per_call: int) -> None:
-        self.calls = min(512, max(20, math.ceil(ROTATION_BYTES / bytes_per_call)))
+        self.calls = min(2048, max(20, math.ceil(ROTATION_BYTES / bytes_per_call)))
         self.kept: list[object] = [make() for _ in range(self.calls)]  # the graph holds only addresses
         calls = cast(list[Call], self.kept[:])
         calls[0]()  # compiles

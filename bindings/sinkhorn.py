@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..reference import sinkhorn as reference
 from .registry import define, wants_grad
@@ -40,6 +39,30 @@ _bwd = define(
 )
 
 
+class _SinkhornBackward(torch.autograd.Function):
+    """The gradient as a function of its own, so that asking for its derivative raises, under torch.func too."""
+
+    @staticmethod
+    def forward(grad_out: Tensor, logits: Tensor, iterations: int, eps: float) -> Tensor:
+        return _bwd(grad_out, logits, iterations, eps)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise RuntimeError("sinkhorn: expected at most one derivative, got a request for a second")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        size, dims = info.batch_size, in_dims[:2]
+        pair = [
+            t.expand(size, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(inputs[:2], dims, strict=True)
+        ]
+        return _backward(*pair, *inputs[2:]), 0
+
+
 class _Sinkhorn(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, iterations: int, eps: float) -> Tensor:
@@ -51,13 +74,20 @@ class _Sinkhorn(torch.autograd.Function):
         ctx.statics = inputs[1:]
 
     @staticmethod
-    @once_differentiable  # the backward is an operator of its own, without a derivative
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
-        return _bwd(grad_out, *ctx.saved_tensors, *ctx.statics), None, None
+        return _backward(grad_out, *ctx.saved_tensors, *ctx.statics), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None], logits: Tensor, iterations: int, eps: float) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[int, None, None], logits: Tensor, iterations: int, eps: float
+    ) -> tuple[Tensor, int]:
         return sinkhorn(logits.movedim(in_dims[0], 0), iterations=iterations, eps=eps), 0
+
+
+def _backward(grad_out: Tensor, logits: Tensor, iterations: int, eps: float) -> Tensor:
+    if wants_grad(grad_out, logits):
+        return _SinkhornBackward.apply(grad_out, logits, iterations, eps)  # type: ignore[no-any-return, no-untyped-call]
+    return _bwd(grad_out, logits, iterations, eps)  # type: ignore[no-any-return]
 
 
 def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tensor:

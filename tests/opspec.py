@@ -107,7 +107,7 @@ SINKHORN = OpSpec(
     contract=sinkhorn.FORWARD,
     statics=st.fixed_dictionaries(
         {
-            "n": st.sampled_from((4, 4, 2, 3, 8)),
+            "n": st.sampled_from((4, 4, 2, 3, 5, 6, 7, 8)),
             "iterations": st.sampled_from((20, 20, 1, 2)),
             "eps": st.sampled_from((1e-6, 1e-6, 1e-3)),
         }
@@ -116,6 +116,9 @@ SINKHORN = OpSpec(
         {"n": 4, "iterations": 20, "eps": 1e-6},
         {"n": 3, "iterations": 1, "eps": 1e-6},
         {"n": 8, "iterations": 20, "eps": 1e-6},
+        {"n": 5, "iterations": 2, "eps": 1e-3},
+        {"n": 7, "iterations": 20, "eps": 1e-6},
+        {"n": 2, "iterations": 100, "eps": 1e-6},
     ),
     reference=sinkhorn.sinkhorn,
     oracle=_sinkhorn_oracle,

@@ -14,8 +14,10 @@ from torch import Tensor
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 from lemmata.proofs import verify
+from lemmata.proofs.engine import normal_form as nf
 from lemmata.proofs.engine.errors import Unsupported
 from lemmata.proofs.engine.hypotheses import Hypotheses
+from lemmata.proofs.engine.verify import facts
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD
 
@@ -53,6 +55,12 @@ def holds(kernel: Any, reference: Callable[..., Tensor], contract: Contract = CO
     return verify(kernel, contract, reference=reference, pass_configs=PASS_CONFIGS).holds
 
 
+def _in_place(x: Tensor) -> Tensor:
+    y = x
+    y += 1
+    return x
+
+
 X = elementwise(lambda x, i: x)
 WRONG = {
     "truncates": lambda x, i: x.long().float(),
@@ -61,6 +69,10 @@ WRONG = {
     "masks where the index is 0": lambda x, i: x * (i == 0),
     "one element": lambda x, i: x[:1],
     "a dimension more": lambda x, i: x.unsqueeze(0).expand(1, x.shape[0]),
+    "in place on an alias": lambda x, i: _in_place(x),
+    "half an integer, truncated": lambda x, i: x + (i / 2).long() - i / 2,
+    "adds truth values": lambda x, i: x + ((i >= 3) + (i >= 3)) - 2 * (i >= 3),
+    "negates truth values": lambda x, i: x + (i >= 3) + (-(i >= 3)),
     "decides on the size": lambda x, i: x if x.shape[0] == 1 else 2 * x,
     "decides on the size, ordered": lambda x, i: x if x.shape[0] > 5 else 2 * x,
 }
@@ -109,6 +121,75 @@ def test_two_sizes_that_the_kernel_ties_are_not_two_sizes() -> None:
     report = verify(square, contract, layers=["L0"])
     assert not report.holds
     assert "which the contract leaves open" in report.failures[0].statement
+
+
+def test_a_negative_index_is_not_one_from_the_end() -> None:
+    rows = T.dynamic("rows")
+
+    @T.prim_func
+    def other_half(x: T.Tensor((rows, 256), "float32"), out: T.Tensor((rows, 128), "float32")):
+        with T.Kernel(rows, threads=128) as row:
+            lane = T.get_thread_binding()
+            out[row, lane] = x[row, lane - 128]
+
+    x, out = TensorSpec("x", "rows 256", FLOAT), TensorSpec("out", "rows 128", FLOAT)
+    contract = Contract("half", {"rows": Size(0, 999)}, {}, (x,), (out,), ({"rows": 7}, {"rows": 999}))
+    assert not verify(other_half, contract, reference=lambda x: x[:, :128]).holds
+
+
+def test_an_annotation_that_changes_what_is_read_is_refused() -> None:
+    rows = T.dynamic("rows")
+
+    @T.prim_func
+    def padded(x: T.Tensor((rows, 4), "float32"), out: T.Tensor((rows, 8), "float32")):
+        with T.Kernel(rows, threads=32) as row:
+            tile = T.alloc_shared((1, 8), "float32")
+            T.annotate_safe_value({x: 1.0})
+            T.copy(x[row, 0], tile)
+            T.copy(tile, out[row, 0])
+
+    x, out = TensorSpec("x", "rows 4", FLOAT), TensorSpec("out", "rows 8", FLOAT)
+    contract = Contract("padded", {"rows": Size(0, 999)}, {}, (x,), (out,), ({"rows": 7}, {"rows": 999}))
+    report = verify(padded, contract, reference=lambda x: x.unsqueeze(-1).expand(x.shape[0], 4, 2), layers=["L2"])
+    assert not report.holds
+    assert "annotations" in report.failures[0].statement
+
+
+def test_elements_have_a_range_only_where_they_exist() -> None:
+    count, entries = T.dynamic("count"), T.dynamic("entries")
+
+    @T.prim_func
+    def guess(
+        index: T.Tensor((count,), "int32"), table: T.Tensor((entries,), "float32"), out: T.Tensor((1,), "float32")
+    ):
+        with T.Kernel(1, threads=32):
+            if T.get_thread_binding() == 0:
+                out[0] = T.if_then_else(T.if_then_else(count > 0, index[0], -1) < entries, 0.0, 1.0)
+
+    tensors = TensorSpec("index", "count", INT, Elements(0, "entries")), TensorSpec("table", "entries", FLOAT)
+    sizes = {"count": Size(0, 99), "entries": Size(0, 99)}
+    probes = ({"count": 7, "entries": 9}, {"count": 99, "entries": 99})
+    contract = Contract("guess", sizes, {}, tensors, (TensorSpec("out", "1", FLOAT),), probes)
+    known = facts(contract)
+    empty = nf.indicator("ge", nf.form(0) - nf.variable("count"), integer=True)
+    with known.assuming(empty):
+        first = nf.indicator("ge", nf.variable("entries") - 1 - nf.read("index", nf.form(0)), integer=True)
+        assert known.decide(first) is None, "index[0] does not exist"
+
+
+def test_overlapping_strides_are_refused() -> None:
+    rows = T.dynamic("rows")
+
+    @T.prim_func
+    def overlapping(x: T.Tensor((rows, 4), "float32"), out: T.StridedTensor((rows, 4), (2, 1), "float32")):
+        with T.Kernel(rows, threads=4) as row:
+            out[row, T.get_thread_binding()] = x[row, T.get_thread_binding()]
+
+    x, out = TensorSpec("x", "rows 4", FLOAT), TensorSpec("out", "rows 4", FLOAT)
+    contract = Contract("overlap", {"rows": Size(0, 999)}, {}, (x,), (out,), ({"rows": 7}, {"rows": 999}))
+    report = verify(overlapping, contract, layers=["L0"])
+    assert not report.holds
+    assert "strides" in report.failures[0].statement
 
 
 def test_the_dtypes_of_contract_and_kernel_agree() -> None:

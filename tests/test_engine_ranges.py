@@ -102,7 +102,7 @@ def test_waivers_are_listed_and_need_a_reason() -> None:
     found, waived = conditions(run, [waiver])
     assert (found, [w for _, w in waived]) == ([], [waiver])
     assert conditions(run, [Waiver("out[i]", "exp", "of another kind")])[1] == []
-    with pytest.raises(ValueError, match="needs a reason"):
+    with pytest.raises(ValueError, match="and a reason"):
         Waiver("out[i]", "nonzero", " ")
 
 

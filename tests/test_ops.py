@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 from torch.library import opcheck
 
 from inputs import LAYOUTS, Call, calls, invalid_calls, lay_out
@@ -57,7 +60,7 @@ def test_planted_errors_are_seen(spec: OpSpec, device: torch.device) -> None:
         assert error(spec, wrong(x), x) > tolerance, name
 
 
-@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize("at", range(6))
 @pytest.mark.parametrize("magnitude", [0.1, 1.0, 8.0, 40.0])
 def test_gradient(spec: OpSpec, device: torch.device, at: int, magnitude: float) -> None:
     statics = dict(spec.configurations[at])
@@ -83,8 +86,28 @@ def test_gradient_of_a_broadcast_result(spec: OpSpec, device: torch.device) -> N
 def test_a_second_derivative_raises(spec: OpSpec, device: torch.device) -> None:
     x = spec.sample(3).to(device).requires_grad_()
     (grad,) = torch.autograd.grad(spec.op(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="expected at most one derivative, got a request for a second"):
         grad.sum().backward()
+
+
+def test_torch_func_answers_or_raises(spec: OpSpec, device: torch.device) -> None:
+    def loss(op: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: op(x).square().sum()
+
+    x = spec.sample(3).to(device)
+    torch.testing.assert_close(torch.func.grad(loss(spec.op))(x), torch.func.grad(loss(spec.reference))(x))
+    torch.testing.assert_close(torch.vmap(spec.op, in_dims=1)(x.movedim(0, 1)), spec.op(x))
+    each = torch.vmap(torch.func.grad(loss(spec.op)))(x)
+    torch.testing.assert_close(each, torch.func.grad(loss(spec.reference))(x))
+    for wrong in (
+        lambda: torch.func.jvp(spec.op, (x,), (x,)),
+        lambda: torch.func.jacfwd(spec.op)(x),
+        lambda: torch.func.grad(lambda x: torch.func.grad(loss(spec.op))(x).sum())(x),
+    ):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            wrong()
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError):
+        spec.op(forward_ad.make_dual(x, x))
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd kernel was not registered")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -59,7 +60,9 @@ def test_a_cuda_call_without_tilelang_says_what_to_install() -> None:
 
 
 def test_the_wheel_owns_one_top_level_name(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    source = tmp_path / "source"  # a build folder in the checkout would keep modules that were deleted
+    shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     (wheel,) = tmp_path.glob("*.whl")
@@ -69,6 +72,10 @@ def test_the_wheel_owns_one_top_level_name(tmp_path: Path) -> None:
     for needed in ("py.typed", "kernels/sinkhorn.py", "proofs/engine/__init__.py", "bench/timing.py"):
         assert f"lemmata/{needed}" in names
 
+    ours = {f"lemmata/{f.relative_to(ROOT / 'src' / 'lemmata')}" for f in (ROOT / "src" / "lemmata").rglob("*.py")}
+    for folder in ("kernels", "reference", "bindings", "proofs", "bench"):
+        ours |= {f"lemmata/{f.relative_to(ROOT)}" for f in (ROOT / folder).rglob("*.py")}
+    assert {n for n in names if n.endswith(".py")} == ours
     assert str(tmp_path) in python("import lemmata; print(lemmata.__file__)", path=str(tmp_path / "installed"))
 
 

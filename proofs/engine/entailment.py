@@ -8,7 +8,7 @@ integer to Z3; an answer other than unsat leaves the condition undecided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,10 +26,15 @@ class Facts:
 
     Args:
         elements: for an integer input its least element, and the bound (excluded) of its elements or None.
+        shapes: of those inputs; what is said of elements holds of those that exist.
     """
 
-    def __init__(self, elements: Mapping[str, tuple[int, Form | None]] | None = None) -> None:
-        self.elements = dict(elements or {})
+    def __init__(
+        self,
+        elements: Mapping[str, tuple[int, Form | None]] | None = None,
+        shapes: Mapping[str, Sequence[Form]] | None = None,
+    ) -> None:
+        self.elements, self.shapes = dict(elements or {}), dict(shapes or {})
         self.queries = 0
         self._below: dict[int, Form] = {}  # atom -> upper bound, excluded
         self._permanent: list[Form] = []
@@ -115,7 +120,7 @@ class Facts:
         return nf.substitute(p, values)
 
     def _solve(self, condition: Form) -> bool | None:
-        translation = Translation(self._below, self.elements)
+        translation = Translation(self._below, self.elements, self.shapes)
         goal = translation.integer(condition) == 1
         known = [translation.integer(c) == 1 for c in (*self._permanent, *self._path)]
         for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
@@ -131,9 +136,14 @@ class Facts:
 class Translation:
     """Forms as Z3 integers. ``facts`` collects what is known of the atoms met."""
 
-    def __init__(self, below: Mapping[int, Form], elements: Mapping[str, tuple[int, Form | None]]) -> None:
+    def __init__(
+        self,
+        below: Mapping[int, Form],
+        elements: Mapping[str, tuple[int, Form | None]],
+        shapes: Mapping[str, Sequence[Form]],
+    ) -> None:
         self.facts: list[Any] = []
-        self._below, self._elements = below, elements
+        self._below, self._elements, self._shapes = below, elements, shapes
         self._atoms: dict[int, Any] = {}
 
     def integer(self, p: Form) -> Any:
@@ -180,9 +190,11 @@ class Translation:
     def _element(self, buffer: str, index: list[Any]) -> Any:
         value = z3.Function(buffer, *[z3.IntSort()] * (len(index) + 1))(*index)
         low, high = self._elements[buffer]
-        self.facts.append(value >= low)
+        extents = map(self.integer, self._shapes.get(buffer, ()))
+        exists = [z3.BoolVal(True), *(z3.And(i >= 0, i < n) for i, n in zip(index, extents, strict=False))]
+        self.facts.append(z3.Implies(z3.And(*exists), value >= low))
         if high is not None:
-            self.facts.append(value < self.integer(high))
+            self.facts.append(z3.Implies(z3.And(*exists), value < self.integer(high)))
         return value
 
     @staticmethod

@@ -58,6 +58,7 @@ class Hypotheses:
         for spec in contract.tensors:
             shapes[spec.name] = tuple(_dimension(d, sizes) for d in buffers[spec.name].shape)
             _check_dtype(spec, buffers[spec.name])
+            _check_layout(spec, buffers[spec.name], shapes[spec.name])
             equalities = _same_shape(spec, shapes[spec.name], {**values, **sizes})
             _check_free(spec, equalities, facts, set(contract.sizes))
             facts += equalities
@@ -107,6 +108,18 @@ def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[
     if any(z3.is_false(e) for e in equalities):
         raise Unsupported(f"{spec.name}: the kernel declares shape {list(shape)}, the contract {spec.pretty}")
     return [e for e in equalities if not z3.is_true(e)]
+
+
+def _check_layout(spec: TensorSpec, buffer: tirx.Buffer, shape: Sequence[z3.ArithRef]) -> None:
+    """The kernel takes the tensor contiguous: strides that overlap would make two elements one."""
+    expected: z3.ArithRef = z3.IntVal(1)
+    strides: list[z3.ArithRef] = []
+    for extent in reversed(shape):
+        strides.insert(0, z3.simplify(expected))
+        expected = expected * extent
+    declared = [z3.simplify(_dimension(s, {})) for s in buffer.strides]
+    if declared and not all(z3.is_true(z3.simplify(a == b)) for a, b in zip(declared, strides, strict=True)):
+        raise Unsupported(f"{spec.name}: the kernel declares strides {declared}, expected {strides}")
 
 
 def _check_dtype(spec: TensorSpec, buffer: tirx.Buffer) -> None:

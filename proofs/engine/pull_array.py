@@ -155,7 +155,12 @@ def _index(t: T, keys: list[Any]) -> T:
             new = len(shape)
             places.append(lambda i, new=new, start=start: i[new] + start)  # type: ignore[misc]
             shape.append(stop - start)
-        elif isinstance(key, PullArray) and key.integer and not any(isinstance(k, PullArray) for k in keys[:place]):
+        elif (
+            isinstance(key, PullArray)
+            and key.integer
+            and not hasattr(key, "__or__")
+            and not any(isinstance(k, PullArray) for k in keys[:place])
+        ):
             first, last = len(shape), len(shape) + key.ndim
             places.append(lambda i, key=key, first=first, last=last: key.at(*i[first:last]))  # type: ignore[misc]
             shape += key.form_shape

@@ -51,8 +51,8 @@ class Waiver:
     reason: str
 
     def __post_init__(self) -> None:
-        if not self.reason.strip():
-            raise ValueError("a waiver needs a reason")
+        if not self.reason.strip() or not self.text.strip():
+            raise ValueError("a waiver needs the statement it is for, and a reason")
 
 
 def conditions(

@@ -68,6 +68,9 @@ def serial_loops(prim_func: Any) -> dict[Any, str]:
     }
 
 
+_HARMLESS = {"tl.launch_threads", "layout_map"}  # T.annotate_safe_value, say, would change what T.copy pads with
+
+
 class Machine(TileOperations[V]):
     """Runs a kernel in an algebra.
 
@@ -144,6 +147,8 @@ class Machine(TileOperations[V]):
             raise Unsupported(
                 f"block {block.name_hint} with iteration variables, matched buffers or an initial statement"
             )
+        if unknown := sorted(set(map(str, block.annotations)) - _HARMLESS):
+            raise Unsupported(f"block {block.name_hint} with annotations {unknown}")
         for buffer in block.alloc_buffers:
             self.algebra.allocate(self.declare(buffer))
         self.execute(block.body)

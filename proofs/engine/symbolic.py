@@ -401,7 +401,7 @@ class Symbols:
 
     def load(self, memory: Memory[Value], index: Sequence[Value]) -> Value:
         """An element of an input as an atom, or what has been written."""
-        place = tuple(i.form for i in index)
+        place = self._place(memory, index)
         if memory.scope == "global":
             self._read.add(memory.name)
             self._check_in_place(memory)
@@ -409,9 +409,16 @@ class Symbols:
         self._check_lane(memory, place, None)
         return self.contents[memory].read(place, self.facts)
 
+    def _place(self, memory: Memory[Value], index: Sequence[Value]) -> tuple[Form, ...]:
+        """The index as forms. TileLang reads an index that it knows to be negative as one from the end."""
+        place = tuple(i.form for i in index)
+        if any(self.facts.decide(nf.indicator("ge", i, integer=True)) is False for i in place):
+            raise Unsupported(f"{memory.name} at a negative index [{', '.join(map(str, place))}]")
+        return place
+
     def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """A new layer on the content, or a write to an output."""
-        place = tuple(i.form for i in index)
+        place = self._place(memory, index)
         axes = tuple(a for a in self._axes)
         path = tuple(c for c in self.facts.path if not _is_range(c, axes))
         write = Write(place, axes, path, value)

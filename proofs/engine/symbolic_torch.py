@@ -69,15 +69,16 @@ class SymbolicTensor(PullArray):
         return self.bool() if isinstance(other, Mask) else _to_number(self, not other.integer)
 
     def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
-        return SymbolicTensor(self.form_shape, lambda *i: function(self.value(*i)), integer=self.integer)
+        return SymbolicTensor(self.form_shape, lambda *i: function(self.value(*i)))
 
-    def _zip(self, other: Any, function: Callable[[Value, Value], Value]) -> SymbolicTensor:
+    def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
+        """Element by element; ``whole``: of integers the result is one."""
         a, b = broadcast(self, tensor(other))
-        integer = a.integer and b.integer
+        integer = whole and a.integer and b.integer
         return SymbolicTensor(a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer)
 
     def __neg__(self) -> SymbolicTensor:
-        return self._map(extended.negative)
+        return tensor(0)._zip(self, lambda _, b: extended.negative(b))
 
     def __add__(self, other: Any) -> SymbolicTensor:
         return self._zip(other, extended.add)
@@ -92,11 +93,11 @@ class SymbolicTensor(PullArray):
         return self._zip(other, extended.multiply)
 
     def __truediv__(self, other: Any) -> SymbolicTensor:
-        quotient = self._zip(other, extended.divide)
+        quotient = self._zip(other, extended.divide, whole=False)
         return recorded(quotient) if isinstance(other, SymbolicTensor) else quotient
 
     def __rtruediv__(self, other: Any) -> SymbolicTensor:
-        return recorded(tensor(other)._zip(self, extended.divide))
+        return recorded(tensor(other)._zip(self, extended.divide, whole=False))
 
     def __pow__(self, exponent: Integer) -> SymbolicTensor:
         return self._map(lambda a: Value(a.real**exponent))
@@ -138,6 +139,14 @@ class SymbolicTensor(PullArray):
         return ~(self == other)
 
     __hash__ = object.__hash__
+
+    def _in_place(self, _: Any) -> Any:
+        raise Unsupported("an operation of the reference in place")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
+
+    def __setitem__(self, *_: Any) -> None:
+        raise Unsupported("an assignment of the reference to elements")
 
     def __bool__(self) -> Truth:
         raise Unsupported("a decision of the reference on the value of a symbolic tensor")
@@ -206,7 +215,7 @@ class SymbolicTensor(PullArray):
     def softmax(self, dim: Integer, dtype: Any = None) -> SymbolicTensor:
         """exp(x) / Σ exp(x): over the reals the subtracted maximum cancels."""
         powers = self.exp()
-        return recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide))
+        return recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide, whole=False))
 
     def logsumexp(self, dim: Any, keepdim: Truth = False) -> SymbolicTensor:
         """log Σ exp(x)."""
@@ -243,6 +252,16 @@ class Mask(SymbolicTensor):
     def bool(self) -> Mask:
         """The same."""
         return self
+
+    def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
+        if isinstance(other, Mask) or function in (extended.add, extended.divide):
+            raise Unsupported("arithmetic of truth values")
+        return super()._zip(other, function, whole=whole)
+
+    def _number(self, *_: Any) -> Any:
+        raise Unsupported("arithmetic of truth values")
+
+    __neg__ = __add__ = __radd__ = __sub__ = __rsub__ = __pow__ = _number
 
 
 def _to_number(t: SymbolicTensor, floating: bool) -> SymbolicTensor:

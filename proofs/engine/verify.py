@@ -88,8 +88,12 @@ def facts(contract: Contract) -> Facts:
             else normal_form.form(value)
         )
 
+    def dimension(value: int | str) -> normal_form.Form:
+        return normal_form.variable(value) if isinstance(value, str) else normal_form.form(value)
+
     integers = {s.name: s.elements for s in contract.inputs if s.elements.low is not None}
-    known = Facts({name: (e.low or 0, bound(e.high)) for name, e in integers.items()})
+    shapes = {spec.name: [sum(map(dimension, dim), normal_form.ZERO) for dim in spec.dims] for spec in contract.inputs}
+    known = Facts({name: (e.low or 0, bound(e.high)) for name, e in integers.items()}, shapes)
     for name, size in contract.sizes.items():
         known.bound(normal_form.variable(name), normal_form.form(size.high + 1))
         known.add(normal_form.indicator("ge", normal_form.variable(name) - size.low, integer=True))
@@ -252,7 +256,8 @@ def _solved(problem: Problem, name: str) -> Layer:
 
 def _outcomes(problem: Problem, name: str, conditions: Sequence[Condition]) -> list[Outcome]:
     if problem.smt:
-        folder = problem.smt / str(problem.kernel.attrs["global_symbol"])
+        statics = "".join(f"-{key}={value:g}" for key, value in problem.statics.items())
+        folder = problem.smt / f"{problem.kernel.attrs['global_symbol']}{statics}"
         folder.mkdir(parents=True, exist_ok=True)
         for number, condition in enumerate(conditions):
             (folder / f"{name}-{number:04}-{condition.kind.replace(' ', '-')}.smt2").write_text(smt2(condition))
@@ -283,7 +288,9 @@ def _equal(problem: Problem, name: str) -> Layer:
     )
     hollow = guard(problem.contract, problem.hypotheses, NOTHING, problem.solve)
     proved = sum(e.holds for e in equations)
-    return Layer(name, len(equations), proved, hollow.checks, 0.0, failures + hollow.failures)
+    floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
+    assumed = (f"assumed: the elements of {', '.join(floats)} are finite",) if floats else ()
+    return Layer(name, len(equations), proved, hollow.checks, 0.0, failures + hollow.failures, statements=assumed)
 
 
 def _ranges(problem: Problem, name: str) -> Layer:

@@ -59,11 +59,11 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time the kernels on this GPU beside their peers, and write the figures into its record."""
-    from .bench.report import missed, print_figures, run
-
     try:
+        from .bench.report import missed, print_figures, run
+
         figures = run(ops or ())
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError) as error:
         typer.echo(f"lemmata bench: {error}", err=True)
         raise typer.Exit(2) from error
     print_figures(figures, as_json=as_json)
@@ -80,9 +80,12 @@ def warmup() -> None:
     if not torch.cuda.is_available():
         typer.echo("lemmata warmup: expected a CUDA device, got none", err=True)
         raise typer.Exit(2)
-    from .kernels.build import build
-    from .kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
-
+    try:
+        from .kernels.build import build
+        from .kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
+    except ModuleNotFoundError as error:
+        typer.echo(f"lemmata warmup: {error}: pip install 'lemmata[cuda]'", err=True)
+        raise typer.Exit(2) from error
     for factory in (sinkhorn_fwd, sinkhorn_bwd):
         build(factory, Config())
         typer.echo(f"built {factory.__name__}")
@@ -93,8 +96,8 @@ def prove(
     ops: Annotated[list[str] | None, typer.Argument(metavar="[OP]...", help="Operators; all by default.")] = None,
     layer: Annotated[list[str] | None, typer.Option(help="L0, L1, L2, range or lemmas; may be repeated.")] = None,
     mutants: Annotated[bool, typer.Option("--mutants", help="Also prove that every mutant is refuted.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the solver.")] = 0,
-    rlimit: Annotated[int | None, typer.Option(help="Steps that z3 may take for one condition.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the solver.")] = 0,
+    rlimit: Annotated[int | None, typer.Option(min=1, help="Steps that z3 may take for one condition.")] = None,
     smt: Annotated[Path | None, typer.Option(file_okay=False, help="Write each condition there, as SMT-LIB.")] = None,
     solver: Annotated[str, typer.Option(help="z3, or cvc5 alone.")] = "z3",
     table: Annotated[
@@ -104,15 +107,23 @@ def prove(
     as_json: Json = False,
 ) -> None:
     """Prove the kernels, from the IR that ships, for every size that their contracts admit."""
-    from .proofs.command import Request, run
-
+    try:
+        from .proofs.command import Request, run
+    except ImportError as error:
+        typer.echo(f"lemmata prove: {error}: pip install 'lemmata[proofs]'", err=True)
+        raise typer.Exit(2) from error
+    for target in (smt, table):
+        if target is not None and not target.absolute().parent.is_dir():
+            raise typer.BadParameter(f"expected a path in an existing folder, got {target}")
+    if table is not None and not mutants:
+        raise typer.BadParameter("expected --mutants too, got --table alone")
     if solver not in ("z3", "cvc5"):
         raise typer.BadParameter(f"expected z3 or cvc5, got {solver}", param_hint="--solver")
     options = {"seed": seed, "solver": solver, "smt": smt, "fresh": fresh, "layers": layer or None}
     request = Request(tuple(ops or ()), mutants, as_json, table, options | ({"rlimit": rlimit} if rlimit else {}))
     try:
         holds = run(request)
-    except (ValueError, ImportError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"lemmata prove: {error}", err=True)
         raise typer.Exit(2) from error
     raise typer.Exit(0 if holds else 1)

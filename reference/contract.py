@@ -26,21 +26,47 @@ class Size:
     low: int = 0
     high: int = 2**31 - 1
 
+    def admits(self, value: int) -> bool:
+        """Whether the size may have this value."""
+        return self.low <= value <= self.high
+
+    @property
+    def pretty(self) -> str:
+        """The admissible values as an error message shows them."""
+        return f"[{self.low}, {self.high}]"
+
 
 @dataclass(frozen=True)
 class Static:
-    """A parameter fixed when a kernel is built: any ``kind`` from ``low`` to ``high``, both included."""
+    """A parameter fixed when a kernel is built: any ``kind`` from ``low`` to ``high``, both included, or the choices."""
 
     kind: type[int] | type[float]
     low: float
     high: float
+    choices: tuple[int, ...] = ()
+
+    @classmethod
+    def one_of(cls, *choices: int) -> Static:
+        """An integer that must be one of these."""
+        return cls(int, min(choices), max(choices), choices)
+
+    def admits(self, value: float) -> bool:
+        """Whether the parameter may have this value; NaN it may not."""
+        return value in self.choices if self.choices else self.low <= value <= self.high
+
+    @property
+    def pretty(self) -> str:
+        """The admissible values as an error message shows them."""
+        if self.choices:
+            return f"{{{', '.join(map(str, self.choices))}}}"
+        return f"[{self.low}, {self.high}]" if self.kind is int else f"[{self.low:g}, {self.high:g}]"
 
     def check(self, name: str, value: object) -> None:
         """Raise TypeError or ValueError, in one line, unless ``value`` is admissible."""
         if isinstance(value, bool) or not isinstance(value, (self.kind, int)):
             raise TypeError(f"{name}: expected {self.kind.__name__}, got {type(value).__name__}")
-        if not self.low <= value <= self.high:  # NaN fails too
-            raise ValueError(f"{name}: expected a value in [{self.low:g}, {self.high:g}], got {value!r}")
+        if not self.admits(value):
+            raise ValueError(f"{name}: expected a value in {self.pretty}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -185,8 +211,8 @@ class Contract:
         if bound.setdefault(name, extent) != extent:
             raise self._bad_shape(spec, shape)
         limits = self.sizes.get(name) or self.statics[name]
-        if not limits.low <= extent <= limits.high:
-            raise self._bad_shape(spec, shape, f" with {name} in [{limits.low:g}, {limits.high:g}]")
+        if not limits.admits(extent):
+            raise self._bad_shape(spec, shape, f" with {name} in {limits.pretty}")
 
     def _bad_shape(self, spec: TensorSpec, shape: torch.Size, more: str = "") -> ValueError:
         return ValueError(f"{self.op}: {spec.name}: expected shape {spec.pretty}{more}, got {list(shape)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,22 @@ def _lazily(module: str, function: str) -> Implementation:
     return call
 
 
+def _unless(idle: Implementation, reference: Implementation, kernel: Implementation) -> Implementation:
+    def call(*args: Any) -> Any:
+        return reference(*args) if idle(*args) else kernel(*args)
+
+    return call
+
+
 def define(
-    name: str, schema: str, *, reference: Implementation, kernel: tuple[str, str], fake: Implementation
+    name: str,
+    schema: str,
+    *,
+    reference: Implementation,
+    kernel: tuple[str, str] | Implementation,
+    fake: Implementation,
+    idle: Implementation | None = None,
+    batched: bool = False,
 ) -> Implementation:
     """Define ``torch.ops.lemmata.<name>`` and return its overload, bound once.
 
@@ -45,16 +60,40 @@ def define(
         name: the operator's name.
         schema: arguments and results in torch's notation.
         reference: the CPU implementation; it runs without autograd, so that CPU behaves as CUDA does.
-        kernel: module and function of the CUDA launcher, imported at the first CUDA call.
+        kernel: module and function of the CUDA launcher, imported at the first CUDA call; or what CUDA runs instead.
         fake: shapes and dtypes of the results, for torch.compile and torch.export.
+        idle: whether a call leaves a kernel nothing to do, so that the reference answers it on CUDA too.
+        batched: the first dimension of every tensor is a batch, with which torch.vmap merges its own.
     """
     qualified = f"lemmata::{name}"
     torch.library.define(qualified, schema)
-    torch.library.impl(qualified, "CPU", torch.no_grad()(reference))
-    torch.library.impl(qualified, "CUDA", _lazily(*kernel))
+    reference = torch.no_grad()(reference)
+    cuda = _lazily(*kernel) if isinstance(kernel, tuple) else torch.no_grad()(kernel)
+    torch.library.impl(qualified, "CPU", reference)
+    torch.library.impl(qualified, "CUDA", _unless(idle, reference, cuda) if idle else cuda)
     torch.library.register_fake(qualified, fake)
     overload: Implementation = getattr(torch.ops.lemmata, name).default
+    if batched:
+        torch.library.register_vmap(qualified, _merging(overload))
     return overload
+
+
+def _merging(overload: Implementation) -> Implementation:
+    """The rule of torch.vmap for an operator whose tensors all begin with a batch."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        count = info.batch_size
+        moved = [
+            a if not isinstance(a, Tensor) else a.expand(count, *a.shape) if d is None else a.movedim(d, 0)
+            for a, d in zip(args, in_dims, strict=True)
+        ]
+        sizes = count, moved[0].shape[1]
+        results = overload(*(a.flatten(0, 1) if isinstance(a, Tensor) else a for a in moved))
+        if isinstance(results, tuple):
+            return tuple(r.unflatten(0, sizes) for r in results), (0,) * len(results)
+        return results.unflatten(0, sizes), 0
+
+    return rule
 
 
 def wants_grad(*tensors: Tensor) -> bool:
@@ -66,3 +105,8 @@ def wants_grad(*tensors: Tensor) -> bool:
     if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):  # noqa: C419  faster than a generator
         return True
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def checks_results() -> bool:
+    """Whether LEMMATA_CHECK=1 asks that results be checked; what torch.compile has traced is not."""
+    return not torch.compiler.is_compiling() and os.environ.get("LEMMATA_CHECK") == "1"

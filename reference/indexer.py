@@ -58,13 +58,13 @@ SCORES_BWD = Contract(
     ),
     _PROBES,
 )
-TOPK = replace(
+SELECT = replace(
     SCORES,
     op="indexer_topk",
     statics=_STATICS | {"topk": Static(int, 1, 2048), "workspace": Static(int, 1, 2**40)},
     outputs=(TensorSpec("out", "B S topk", (I32,), Elements(-1, "T")),),
 )
-TOPK_FP8 = replace(TOPK, inputs=SCORES_FP8.inputs)
+SELECT_FP8 = replace(SELECT, inputs=SCORES_FP8.inputs)
 
 
 def visible(offset: Tensor, S: int, ratio: int) -> Tensor:

@@ -4,7 +4,9 @@ Every operator is a torch custom op: CUDA tensors run the kernel, CPU tensors th
 needs torch alone; tilelang is imported at the first call on a CUDA tensor.
 """
 
+from .bindings.indexer import indexer_scores, indexer_topk
 from .bindings.sinkhorn import sinkhorn
+from .bindings.topk import topk
 
-__all__ = ["sinkhorn"]
+__all__ = ["indexer_scores", "indexer_topk", "sinkhorn", "topk"]
 __version__ = "0.1.0"

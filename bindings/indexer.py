@@ -1,0 +1,312 @@
+"""``lemmata.indexer_scores`` and ``lemmata.indexer_topk``."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..reference import indexer as reference
+from ..reference.contract import Contract
+from . import chunks
+from .registry import checks_results, define, wants_grad
+from .topk import accepted, require
+
+_KERNELS = "lemmata.kernels.indexer"
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logging.getLogger("lemmata").warning(message)
+
+
+def _scores_bwd_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _say_once("indexer_scores: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
+    return chunks.scores_bwd(*args)
+
+
+def _fake_scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
+    reference.SCORES.check(q, k, weights, offset, ratio=ratio)
+    return weights.new_empty((*q.shape[:2], k.shape[1]))
+
+
+def _fake_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: Tensor, ratio: int) -> Tensor:
+    reference.SCORES_FP8.check(q, k, weights, k_scale, offset, ratio=ratio)
+    return weights.new_empty((*q.shape[:2], k.shape[1]))
+
+
+def _fake_bwd(
+    grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    reference.SCORES_BWD.check(grad_out, q, k, weights, offset, ratio=ratio)
+    return q.new_empty(q.shape), k.new_empty(k.shape), weights.new_empty(weights.shape)
+
+
+def _fake_select(
+    q: Tensor,
+    k: Tensor,
+    weights: Tensor,
+    k_scale: Tensor | None,
+    offset: Tensor,
+    ratio: int,
+    topk: int,
+    workspace: int,
+) -> Tensor:
+    contract = reference.SELECT if k_scale is None else reference.SELECT_FP8
+    contract.check(*_inputs(q, k, weights, k_scale, offset), ratio=ratio, topk=topk, workspace=workspace)
+    return q.new_empty((*q.shape[:2], topk), dtype=torch.int32)
+
+
+def _idle(q: Tensor, k: Tensor, *_: object) -> bool:
+    return not (q.numel() and k.numel())
+
+
+_fwd = define(
+    "indexer_scores_fwd",
+    "(Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio) -> Tensor",
+    reference=chunks.scores,
+    kernel=(_KERNELS, "scores"),
+    fake=_fake_scores,
+    idle=_idle,
+    batched=True,
+)
+_fwd_fp8 = define(
+    "indexer_scores_fp8_fwd",
+    "(Tensor q, Tensor k, Tensor weights, Tensor k_scale, Tensor offset, int ratio) -> Tensor",
+    reference=chunks.scores_fp8,
+    kernel=(_KERNELS, "scores_fp8"),
+    fake=_fake_fp8,
+    idle=_idle,
+    batched=True,
+)
+_bwd = define(
+    "indexer_scores_bwd",
+    "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio) -> (Tensor, Tensor, Tensor)",
+    reference=chunks.scores_bwd,
+    kernel=_scores_bwd_cuda,
+    fake=_fake_bwd,
+    batched=True,
+)
+_topk = define(
+    "indexer_topk_fwd",
+    "(Tensor q, Tensor k, Tensor weights, Tensor? k_scale, Tensor offset, int ratio, int topk, int workspace) -> Tensor",
+    reference=chunks.select,
+    kernel=(_KERNELS, "select"),
+    fake=_fake_select,
+    idle=_idle,
+    batched=True,
+)
+
+
+class _ScoresBackward(torch.autograd.Function):
+    """The gradient as a function of its own, so that asking for its derivative raises, under torch.func too."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _bwd(*args)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError("indexer_scores: expected at most one derivative, got a request for a second")
+
+
+class _Scores(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
+        return _fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.ratio = inputs[4]
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = (grad_out, *ctx.saved_tensors, ctx.ratio)
+        backward = _ScoresBackward.apply if wants_grad(*inputs[:4]) else _bwd
+        return (*backward(*inputs), None, None)  # type: ignore[no-untyped-call]
+
+
+def _inputs(*tensors: Tensor | None) -> list[Tensor]:
+    return [t for t in tensors if t is not None]
+
+
+def _prepared(
+    op: str,
+    contracts: tuple[Contract, Contract],
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    offset: int | Tensor,
+    **statics: int,
+) -> Tensor:
+    """Check a call; returns the offset as a tensor."""
+    q, k_scale = inputs[0], inputs[3]
+    tracing = torch.compiler.is_compiling()  # there, the fakes check
+    if not tracing:
+        _check_kind(op, q, k_scale)
+    if not isinstance(offset, Tensor):
+        if isinstance(offset, bool) or not isinstance(offset, int):
+            raise TypeError(f"{op}: offset: expected an int or an int32 tensor, got {type(offset).__name__}")
+        if not 0 <= offset < reference.OFFSETS:
+            raise ValueError(f"{op}: offset: expected a value in [0, {reference.OFFSETS - 1}], got {offset}")
+        offset = torch.full(q.shape[:1], offset, dtype=torch.int32, device=q.device)
+    if not tracing:
+        plain, fp8 = contracts
+        if q.dtype is reference.FP8:
+            fp8.check(*inputs, offset, **statics)  # type: ignore[arg-type]
+        else:
+            plain.check(*inputs[:3], offset, **statics)
+    return offset
+
+
+def _check_kind(op: str, q: Tensor, k_scale: Tensor | None) -> None:
+    """What decides between the contracts."""
+    if not isinstance(q, Tensor):
+        raise TypeError(f"{op}: q: expected a tensor, got {type(q).__name__}")
+    if q.layout is not torch.strided or q.is_nested:
+        raise TypeError(f"{op}: q: expected a strided tensor, got {'nested' if q.is_nested else q.layout}")
+    if q.dtype not in (reference.BF16, reference.FP8):
+        raise TypeError(f"{op}: q: expected bfloat16 or float8_e4m3fn, got {str(q.dtype).removeprefix('torch.')}")
+    if q.dtype is reference.BF16 and k_scale is not None:
+        raise TypeError(f"{op}: k_scale: expected None beside bfloat16, got {type(k_scale).__name__}")
+
+
+def _refuse_gradient(**tensors: Tensor) -> None:
+    """The scores of fp8 inputs have no derivative: an answer without one would be taken as a derivative of zero."""
+    for name, tensor in tensors.items():
+        dual = forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+        if dual or (torch.is_grad_enabled() and tensor.requires_grad):
+            raise ValueError(f"indexer_scores: {name}: expected no gradient beside float8_e4m3fn, got one asked for")
+
+
+def indexer_scores(
+    q: Tensor,
+    k: Tensor,
+    weights: Tensor,
+    *,
+    k_scale: Tensor | None = None,
+    ratio: int = 4,
+    offset: int | Tensor = 0,
+) -> Tensor:
+    """The Lightning Indexer's score of every compressed entry for every query.
+
+    ``scores[b,t,j] = sum over h of weights[b,t,h] * relu(q[b,t,h] · k[b,j])`` for the entries that query t sees, ``j <
+    (offset[b] + t + 1) // ratio``, and -inf for all others; times ``k_scale[b,j]`` in fp8. The sums are in fp32.
+
+    Args:
+        q: ``[B, S, H, D]`` bf16 or float8_e4m3fn; H one of 8, 16, 32, 64 and D one of 32, 64, 128. Any strides, as of all
+            tensors here; B, S and T may be 0; B up to 65535, T up to 2^20.
+        k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
+        weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
+        k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
+        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
+        offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
+            sequence, whose elements are not checked. So prefill (0), chunked prefill and decode (S = 1) are one function.
+
+    Returns:
+        ``[B, S, T]`` fp32, contiguous. In bf16 differentiable once with respect to q, k and weights; the derivative of
+        relu at 0 is 0. Bitwise deterministic; a query's scores do not depend on the other queries and sequences.
+
+    An entry that a query does not see has score -inf whatever it holds, NaN included. The score of a NaN or an infinity
+    in q, k, weights or k_scale is not specified, but no other score depends on it.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is not an int.
+        ValueError: a shape, a device or a parameter does not fit, or fp8 inputs are asked for a gradient.
+
+    Formula: arXiv 2606.19348, section 2.3.1, with the visibility of DeepSeek-V4's released inference code; scales as in
+    DeepGEMM's fp8_mqa_logits.
+    """
+    contracts = reference.SCORES, reference.SCORES_FP8
+    offset = _prepared("indexer_scores", contracts, (q, k, weights, k_scale), offset, ratio=ratio)
+    if k_scale is not None:
+        _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
+        return _fwd_fp8(q, k, weights, k_scale, offset, ratio)  # type: ignore[no-any-return]
+    if wants_grad(q, k, weights):
+        return _Scores.apply(q, k, weights, offset, ratio)  # type: ignore[no-any-return, no-untyped-call]
+    return _fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
+
+
+def indexer_topk(
+    q: Tensor,
+    k: Tensor,
+    weights: Tensor,
+    *,
+    topk: int,
+    k_scale: Tensor | None = None,
+    ratio: int = 4,
+    offset: int | Tensor = 0,
+    workspace: int = 256 * 2**20,
+) -> Tensor:
+    """The entries that each query attends to: those of the ``topk`` highest scores among the entries it sees.
+
+    A query that sees at most ``topk`` entries, ``(offset[b] + t + 1) // ratio <= topk``, takes them all, whatever their
+    scores are, NaN included: they are not computed. Any other takes ``lemmata.topk`` of its row of
+    ``lemmata.indexer_scores``: of equal scores the smaller index, NaN and -inf never. No S x T matrix is ever held.
+
+    Args:
+        q: ``[B, S, H, D]`` bf16 or float8_e4m3fn; H one of 8, 16, 32, 64 and D one of 32, 64, 128. Any strides, as of all
+            tensors here; B, S and T may be 0; B up to 65535, T up to 2^20. None needs to be without a gradient: indices
+            carry none.
+        k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
+        weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
+        topk: 1 to 2048; may exceed T. DeepSeek-V4 uses 512 and 1024.
+        k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
+        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
+        offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
+            sequence, whose elements are not checked.
+        workspace: bytes for the scores held at a time; one query's scores are held even if they take more. It changes
+            time and memory, never the result.
+
+    Returns:
+        ``[B, S, topk]`` int32, contiguous: indices ascending, then -1 where a query sees, or can select, fewer. Every index
+        is in [-1, T), whatever the inputs hold. Bitwise deterministic; independent of other queries and sequences.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is not an int.
+        ValueError: a shape, a device or a parameter does not fit.
+        RuntimeError: the environment has LEMMATA_CHECK=1 and the result is not the right one. This check computes the
+            scores again and waits for the device, so that it cannot run while a CUDA graph is captured; torch.compile
+            leaves it out.
+
+    Formula: as for ``indexer_scores``; the rule of ties is lemmata's own.
+    """
+    contracts, inputs = (reference.SELECT, reference.SELECT_FP8), (q, k, weights, k_scale)
+    offset = _prepared("indexer_topk", contracts, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
+    indices: Tensor = _topk(q, k, weights, k_scale, offset, ratio, topk, workspace)
+    if checks_results():
+        with torch.no_grad():
+            _require_largest(inputs, offset, ratio, workspace, indices)
+    return indices
+
+
+def _require_largest(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], offset: Tensor, ratio: int, workspace: int, indices: Tensor
+) -> None:
+    """Compare with the scores, computed again a piece at a time."""
+    q, k, weights, k_scale = inputs
+    for b, s in chunks.pieces(q, chunks.held(k, workspace)):
+        at = offset[b] + s.start
+        if k_scale is None:
+            scores = _fwd(q[b, s], k[b], weights[b, s], at, ratio)
+        else:
+            scores = _fwd_fp8(q[b, s], k[b], weights[b, s], k_scale[b], at, ratio)
+        seen = reference.visible(at, scores.shape[1], ratio)
+        taken_whole = (seen <= indices.shape[-1]).unsqueeze(-1)
+        scores = torch.where(taken_whole, 0.0, scores)  # equal scores: then all are the largest
+        lengths = seen.clamp(0, k.shape[1]).int()
+        require(
+            f"indexer_topk of sequence {b.start} from query {s.start} on",
+            accepted(scores.flatten(0, 1), lengths.flatten(), indices[b, s].flatten(0, 1)),
+        )

@@ -1,0 +1,93 @@
+"""``lemmata.topk``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..reference import topk as reference
+from .registry import checks_results, define
+
+_INT = torch.int32
+
+
+def _check_reference(scores: Tensor, lengths: Tensor, indices: Tensor) -> Tensor:
+    from ..reference.topk_check import topk_check  # type: ignore[import-not-found, unused-ignore]
+
+    return topk_check(scores, lengths, indices)  # type: ignore[no-any-return, unused-ignore]
+
+
+def _fake(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+    reference.TOPK.check(scores, lengths, k=k)
+    return scores.new_empty((scores.shape[0], k), dtype=_INT)
+
+
+def _fake_check(scores: Tensor, lengths: Tensor, indices: Tensor) -> Tensor:
+    reference.CHECK.check(scores, lengths, indices)
+    return scores.new_empty(scores.shape[:1], dtype=_INT)
+
+
+def _idle(scores: Tensor, *_: object) -> bool:
+    return not scores.numel()
+
+
+_fwd = define(
+    "topk_fwd",
+    "(Tensor scores, Tensor lengths, int k) -> Tensor",
+    reference=reference.topk,
+    kernel=("lemmata.kernels.topk", "select"),
+    fake=_fake,
+    idle=_idle,
+    batched=True,
+)
+accepted = define(
+    "topk_check",
+    "(Tensor scores, Tensor lengths, Tensor indices) -> Tensor",
+    reference=_check_reference,
+    kernel=("lemmata.kernels.topk_check", "check"),
+    fake=_fake_check,
+    idle=_idle,
+    batched=True,
+)
+
+
+def require(op: str, accepted: Tensor) -> None:
+    """Raise unless every row was accepted; waits for the device."""
+    if not accepted.all():
+        row = (accepted == 0).nonzero()[0].tolist()
+        raise RuntimeError(f"{op}: result: expected the largest of every row, got others in row {row}")
+
+
+def topk(scores: Tensor, *, k: int, lengths: Tensor | None = None) -> Tensor:
+    """The indices of the k largest entries of each row, exact and in a total order.
+
+    Higher scores come first, of equal ones the smaller index; ``-0.0`` equals ``0.0``. Row r has ``min(lengths[r], T)``
+    entries. Of these, NaN and -inf are never selected; +inf is a score like any other. So the result is a function of
+    the row's entries alone: padding changes nothing, and the largest of the shards' largest are the largest of all.
+
+    Args:
+        scores: ``[R, T]`` fp32 or bf16, T up to 2^20; any strides; R and T may be 0. May require a gradient; the indices
+            carry none.
+        k: 1 to 2048; may exceed T.
+        lengths: ``[R]`` int32, how many entries each row has; None: all T. Less than 0 counts as 0, more than T as T.
+
+    Returns:
+        ``[R, k]`` int32, contiguous: the selected indices ascending, then -1 as often as fewer than k could be selected.
+        Every index is in [-1, T), whatever the scores. Bitwise deterministic; a row does not depend on its neighbours.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or ``k`` is not an int.
+        ValueError: a shape, a device or ``k`` does not fit.
+        RuntimeError: the environment has LEMMATA_CHECK=1 and the result is not the right one. This check waits for the
+            device, so that it cannot run while a CUDA graph is captured; torch.compile leaves it out.
+
+    The rule of ties is lemmata's own: that of ``torch.topk``, which DeepSeek-V4's released code calls, is unspecified.
+    """
+    if lengths is None and isinstance(scores, Tensor) and not scores.is_nested and scores.ndim:
+        lengths = torch.full(scores.shape[:1], scores.shape[-1], dtype=_INT, device=scores.device)
+    if not torch.compiler.is_compiling():  # there, the fakes check
+        reference.TOPK.check(scores, lengths, k=k)  # type: ignore[arg-type]
+    indices: Tensor = _fwd(scores, lengths, k)
+    if checks_results():
+        require("topk", accepted(scores, lengths, indices))
+    return indices

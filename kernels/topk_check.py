@@ -1,0 +1,99 @@
+"""Whether a row of indices is the top-k, one block of threads per row (criterion: reference/topk_check.py).
+
+Scores are compared as integers, so that every bit pattern has its place. The bits of an fp32 number are a sign and a
+magnitude: signed_magnitude = b for b >= 0, else -2^31 - b, which has the order of the numbers and makes -0 equal 0. With
+the index it is a rank that no two entries of a row share, higher for the one that is selected first:
+
+    rank(j) = 2^20 signed_magnitude(score_j) - j,   j < 2^20
+"""
+
+from dataclasses import dataclass
+
+import tilelang.language as T
+
+from .build import build
+
+I32, I64 = "int32", "int64"
+INFINITY = 0x7F800000  # the bits of +inf; a larger magnitude is NaN
+STEP = 2**20  # more than any index
+LOWEST = -(2**62)  # below every rank
+
+
+@dataclass(frozen=True)
+class Config:
+    """Static parameters: indices per row and the type of the scores; threads per block."""
+
+    k: int = 512
+    dtype: str = "float32"
+    threads: int = 256
+
+
+def signed_magnitude(x):
+    """The bits of a number as an integer in the order of the numbers."""
+    bits = T.reinterpret(T.cast(x, "float32"), I32)
+    return T.if_then_else(bits >= 0, bits, -(2**31) - bits)
+
+
+def is_valid(magnitude):
+    """Neither NaN nor -inf."""
+    return T.And(magnitude > -INFINITY, magnitude <= INFINITY)
+
+
+def rank(magnitude, j):
+    """Higher for the entry that is selected first."""
+    return T.cast(magnitude, I64) * STEP - j
+
+
+def topk_check(cfg: Config) -> T.PrimFunc:
+    """scores [R, T], lengths [R], indices [R, k] -> out [R]: 1 where the row of indices is the answer, else 0."""
+    k, threads = cfg.k, cfg.threads
+    width = 1 << (k - 1).bit_length()  # reductions want a power of two; beyond k the last index is looked at again
+    rows, columns = T.dynamic("R"), T.dynamic("T")
+
+    @T.prim_func
+    def topk_check(
+        scores: T.Tensor((rows, columns), cfg.dtype),
+        lengths: T.Tensor((rows,), I32),
+        indices: T.Tensor((rows, k), I32),
+        out: T.Tensor((rows,), I32),
+    ):
+        with T.Kernel(rows, threads=threads) as row:
+            wrong, selected = T.alloc_fragment((width,), I32), T.alloc_fragment((width,), I32)
+            ranks, ahead = T.alloc_fragment((width,), I64), T.alloc_fragment((threads,), I32)
+            wrong_sum, selected_sum = T.alloc_fragment((1,), I32), T.alloc_fragment((1,), I32)
+            last, ahead_sum = T.alloc_fragment((1,), I64), T.alloc_fragment((1,), I32)
+            for slot in T.Parallel(width):
+                p = T.min(slot, k - 1)
+                j = indices[row, p]
+                before = indices[row, T.max(p - 1, 0)]
+                inside = 0 <= j and j < lengths[row] and j < columns
+                magnitude = signed_magnitude(T.if_then_else(inside, scores[row, j], 0))
+                follows = p == 0 or (0 <= before and before < j)
+                right = j == -1 or (inside and is_valid(magnitude) and follows)
+                wrong[slot] = T.if_then_else(right, 0, 1)
+                selected[slot] = T.if_then_else(0 <= j and slot < k, 1, 0)
+                ranks[slot] = T.if_then_else(inside, rank(magnitude, j), LOWEST)
+            T.reduce_sum(wrong, wrong_sum)
+            T.reduce_sum(selected, selected_sum)
+            T.reduce_min(ranks, last)  # of the last one selected; all come before it if fewer than k are
+            T.clear(ahead)
+            for tile in T.serial(T.ceildiv(columns, threads)):
+                for i in T.Parallel(threads):
+                    j = tile * threads + i
+                    if j < columns and j < lengths[row]:
+                        magnitude = signed_magnitude(scores[row, j])
+                        ahead[i] += T.if_then_else(is_valid(magnitude) and rank(magnitude, j) >= last[0], 1, 0)
+            T.reduce_sum(ahead, ahead_sum)
+            if T.get_thread_binding() == 0:
+                out[row] = T.if_then_else(wrong_sum[0] == 0 and ahead_sum[0] == selected_sum[0], 1, 0)
+
+    return topk_check
+
+
+def check(scores, lengths, indices):
+    """Launch ``topk_check`` on CUDA tensors: int32 [R], 1 where the row of indices is the answer."""
+    out = lengths.new_empty(lengths.shape)
+    if out.numel():
+        kernel = build(topk_check, Config(indices.shape[-1], str(scores.dtype).removeprefix("torch.")))
+        kernel(scores.contiguous(), lengths.contiguous(), indices.contiguous(), out)
+    return out

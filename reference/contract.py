@@ -71,7 +71,7 @@ class Static:
 
 @dataclass(frozen=True)
 class Elements:
-    """What the elements of a tensor may hold: ``low <= x < high`` for integers, finite numbers or any for floats.
+    """What the elements of a tensor may hold: ``low <= x < high`` for integers; finite, nonnegative or any for floats.
 
     ``high`` may name a size. Elements are hypotheses of the proofs and inputs of the tests; no binding reads a tensor's
     data to check them.
@@ -80,6 +80,7 @@ class Elements:
     low: int | None = None
     high: int | str | None = None
     finite: bool = False
+    nonnegative: bool = False
 
 
 @dataclass(frozen=True)

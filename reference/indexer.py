@@ -40,7 +40,7 @@ def _queries_and_keys(dtype: torch.dtype) -> tuple[TensorSpec, ...]:
     )
 
 
-_K_SCALE = TensorSpec("k_scale", "B T", (F32,))
+_K_SCALE = TensorSpec("k_scale", "B T", (F32,), Elements(nonnegative=True))
 _OFFSET = TensorSpec("offset", "B", (I32,), Elements(0, OFFSETS))
 _OUT = (TensorSpec("out", "B S T", (F32,)),)
 

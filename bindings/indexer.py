@@ -108,8 +108,10 @@ class _ScoresBackward(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return _bwd(*args)  # type: ignore[no-any-return]
+    def forward(
+        grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _bwd(grad_out, q, k, weights, offset, ratio)  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -1,4 +1,4 @@
-"""One record per operator; the generic tests in test_ops.py run over all of them."""
+"""One record per operator; the generic tests in test_ops.py and test_gpu.py run over all of them."""
 
 from __future__ import annotations
 
@@ -12,123 +12,129 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-import lemmata
-from lemmata.reference import sinkhorn
+from inputs import EXACT, MAGNITUDES, Call, make
 from lemmata.reference.contract import Contract
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+def array(tensor: Tensor) -> Array:
+    """The same numbers in fp64, for an oracle."""
+    return tensor.detach().double().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def deviation(got: Tensor, want: Array, scale: Array | float = 1.0) -> float:
+    """The largest difference, relative to the scale; infinite where only one is NaN or an infinity."""
+    found = array(got)
+    assert found.shape == want.shape
+    with np.errstate(invalid="ignore", divide="ignore"):
+        apart = np.where(found == want, 0.0, np.abs(found - want) / scale)
+    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class OpSpec:
     """What the generic tests need to know of an operator.
 
     Attributes:
-        op: the public function.
-        overload: the torch operator that a forward call dispatches.
+        name: names the tests.
+        module: the file of its kernel.
+        op: the public function, of the contract's tensors in their order.
+        overload: the torch operator that a forward call dispatches, of the same tensors and statics.
         contract: its contract.
-        statics: draws static parameters, those that are dimensions included.
-        configurations: a few of them, for tests that compile something for each.
+        sizes: for a sample that is drawn once.
+        batch: the size along which results are independent, the first dimension of every tensor.
+        configurations: static parameters, those that are dimensions included, in the order of the torch operator; few, as
+            a kernel is built for each.
         reference: plain torch in the dtype of its input; its own error against the oracle sets the tolerance.
         oracle: the formula again, written independently, in fp64.
-        oracle_bwd: the derivative of the oracle times grad_out, found without the closed form.
         wrong: the reference with an error planted, by name: every test of values must reject each.
+        differentiable: the inputs that have a gradient.
+        oracle_bwd: the derivative of the oracle times grad_out, found without the closed form.
+        scale, scale_bwd: what errors are measured against: the oracle on absolute values, where sums may cancel.
+        plain: what the kernel's arithmetic is in plain torch, where that is not the reference.
+        exact: inputs are such that no sum is rounded, as results that are decisions must be equal.
+        optional: tensors that may be None.
     """
 
     name: str
+    module: str
     op: Callable[..., Tensor]
     overload: Callable[..., Tensor]
     contract: Contract
-    statics: st.SearchStrategy[dict[str, float]]
+    sizes: dict[str, int]
+    batch: str
     configurations: tuple[dict[str, float], ...]
     reference: Callable[..., Tensor]
     oracle: Callable[..., Array]
-    oracle_bwd: Callable[..., Array]
     wrong: dict[str, Callable[..., Tensor]]
+    differentiable: tuple[str, ...] = ()
+    oracle_bwd: Callable[..., tuple[Array, ...]] | None = None
+    scale: Callable[..., Array] | None = None
+    scale_bwd: Callable[..., tuple[Array, ...]] | None = None
+    plain: Callable[..., Tensor] | None = None
+    exact: bool = False
+    optional: tuple[str, ...] = ()
 
-    def sample(self, count: int, magnitude: float = 1.0, seed: int = 0, n: int = 4) -> Tensor:
-        """Random inputs."""
-        return torch.randn(count, n, n, generator=torch.Generator().manual_seed(seed)) * magnitude
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def statics(self) -> st.SearchStrategy[dict[str, float]]:
+        """Draws static parameters."""
+        return st.sampled_from(self.configurations)
+
+    def sample(
+        self, count: int | None = None, magnitude: float = 1.0, seed: int = 0, at: int = 0, **sizes: int
+    ) -> Call:
+        """A call with random inputs, ``count`` of them in the batch."""
+        known = self.sizes | ({} if count is None else {self.batch: count}) | sizes
+        return make(self.contract, self.configurations[at], known, seed, EXACT if self.exact else magnitude)
+
+    def run(self, call: Call) -> Tensor:
+        """The public function's answer."""
+        return self.op(*call.tensors, **call.statics)
+
+    def leaves(self, call: Call) -> tuple[Call, list[Tensor]]:
+        """The call on copies that require a gradient, and these."""
+        wanted = [spec.name in self.differentiable for spec in self.contract.inputs]
+        tensors = [t.detach().clone().requires_grad_(w) for t, w in zip(call.tensors, wanted, strict=True)]
+        return Call(tuple(tensors), call.statics, call.dims), [t for t in tensors if t.requires_grad]
+
+    def grads(self, op: Callable[..., Tensor], call: Call, grad_out: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The result of ``op`` and the gradients."""
+        call, leaves = self.leaves(call)
+        out = op(*call.tensors, **call.statics)
+        return out.detach(), list(torch.autograd.grad(out, leaves, grad_out)) if leaves else []
+
+    def error(self, call: Call, got: Tensor) -> float:
+        """The largest deviation from the oracle."""
+        arrays = [array(t) for t in call.tensors]
+        scale = self.scale(*arrays, **call.statics) if self.scale else 1.0
+        return deviation(got, self.oracle(*arrays, **call.statics), scale)
+
+    def error_bwd(self, call: Call, grad_out: Tensor, grads: list[Tensor]) -> float:
+        """The largest deviation of gradients from the oracle's."""
+        assert self.oracle_bwd is not None
+        arrays = [array(t) for t in (grad_out, *call.tensors)]
+        scales = self.scale_bwd(*arrays, **call.statics) if self.scale_bwd else (1.0,) * len(grads)
+        wanted = self.oracle_bwd(*arrays, **call.statics)
+        return max(deviation(*three) for three in zip(grads, wanted, scales, strict=True))
 
     @functools.cache  # noqa: B019  specs live as long as the tests
-    def tolerance(self, device: str, **statics: float) -> tuple[float, float]:
+    def tolerance(self, device: str, at: int = 0) -> tuple[float, float]:
         """Twice plain torch's own largest error, forward and backward, over all magnitudes that are drawn."""
-        n = int(statics.pop("n"))
-        x = torch.cat([self.sample(512, m, seed=7, n=n).clamp(-80, 80) for m in (0.1, 1.0, 8.0, 40.0)])
-        g = self.sample(len(x), seed=8, n=n)
-        on_device = x.to(device, copy=True).requires_grad_()
-        out = self.reference(on_device, **statics)
-        out.backward(g.to(device))
-        assert on_device.grad is not None
-        forward = np.abs(out.detach().cpu().numpy() - self.oracle(x.detach().numpy(), **statics)).max()
-        backward = np.abs(on_device.grad.cpu().numpy() - self.oracle_bwd(g.numpy(), x.numpy(), **statics)).max()
-        return 2 * float(forward), 2 * float(backward)
+        forward = backward = 0.0
+        for magnitude in MAGNITUDES:
+            call = self.sample(max(16, self.sizes[self.batch]), magnitude, seed=7, at=at).to(device)
+            out = (self.plain or self.reference)(*call.tensors, **call.statics)
+            forward = max(forward, self.error(call, out))
+            if self.differentiable:
+                g = torch.randn(out.shape, generator=torch.Generator().manual_seed(8)).to(device)
+                backward = max(backward, self.error_bwd(call, g, self.grads(self.reference, call, g)[1]))
+        return 2 * forward, 2 * backward
 
-
-def _sinkhorn_oracle(x: NDArray, iterations: int = 20, eps: float = 1e-6) -> NDArray:
-    """Sums as products with a vector of ones, in whatever precision x brings (complex for the derivative)."""
-    x = x.astype(np.result_type(x, np.float64))
-    ones = np.ones(x.shape[-1])
-    e = np.exp(x - x.real.max(-1, keepdims=True))
-    c = e / (e @ ones)[..., None] + eps
-    for step in range(2 * iterations - 1):
-        sums = (ones @ c)[..., None, :] if step % 2 == 0 else (c @ ones)[..., :, None]
-        c = c / (sums + eps)
-    return c
-
-
-def _sinkhorn_oracle_bwd(g: NDArray, x: NDArray, iterations: int = 20, eps: float = 1e-6) -> Array:
-    """Complex step: the derivative in direction E is Im f(x + ihE) / h, exact to rounding for so small an h."""
-    n, h = x.shape[-1], 1e-30
-    grad = np.empty(x.shape, np.float64)
-    for a in range(n):
-        for b in range(n):
-            moved = x.astype(np.complex128)
-            moved[..., a, b] += 1j * h
-            grad[..., a, b] = (g * _sinkhorn_oracle(moved, iterations, eps).imag / h).sum((-1, -2))
-    return grad
-
-
-def _rows_last(x: Tensor, iterations: int = 20, eps: float = 1e-6) -> Tensor:
-    return sinkhorn.sinkhorn(x.mT, iterations, eps).mT
-
-
-def _no_eps_in_sums(x: Tensor, iterations: int = 20, eps: float = 1e-6) -> Tensor:
-    c = x.softmax(-1) + eps
-    for step in range(2 * iterations - 1):
-        c = c / c.sum(-2 if step % 2 == 0 else -1, keepdim=True)
-    return c
-
-
-SINKHORN = OpSpec(
-    name="sinkhorn",
-    op=lemmata.sinkhorn,
-    overload=torch.ops.lemmata.sinkhorn_fwd.default,
-    contract=sinkhorn.FORWARD,
-    statics=st.fixed_dictionaries(
-        {
-            "n": st.sampled_from((4, 4, 2, 3, 5, 6, 7, 8)),
-            "iterations": st.sampled_from((20, 20, 1, 2)),
-            "eps": st.sampled_from((1e-6, 1e-6, 1e-3)),
-        }
-    ),
-    configurations=(
-        {"n": 4, "iterations": 20, "eps": 1e-6},
-        {"n": 3, "iterations": 1, "eps": 1e-6},
-        {"n": 8, "iterations": 20, "eps": 1e-6},
-        {"n": 5, "iterations": 2, "eps": 1e-3},
-        {"n": 7, "iterations": 20, "eps": 1e-6},
-        {"n": 2, "iterations": 100, "eps": 1e-6},
-    ),
-    reference=sinkhorn.sinkhorn,
-    oracle=_sinkhorn_oracle,
-    oracle_bwd=_sinkhorn_oracle_bwd,
-    wrong={
-        "rows last": _rows_last,
-        "no eps in the sums": _no_eps_in_sums,
-        "one step short": lambda x, iterations=20, eps=1e-6: sinkhorn.sinkhorn(x, max(iterations - 1, 1), eps),
-        "transposed": lambda x, iterations=20, eps=1e-6: sinkhorn.sinkhorn(x, iterations, eps).mT,
-    },
-)
-
-SPECS = (SINKHORN,)
+    def tolerance_of(self, call: Call) -> float:
+        """The tolerance of the forward at the configuration of a call."""
+        at = self.configurations.index({**call.dims, **call.statics})
+        return self.tolerance(str(call.tensors[0].device), at)[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +13,7 @@ from torch import Tensor
 
 import lemmata
 from lemmata.reference.sinkhorn import sinkhorn, sinkhorn_bwd
+from specs import SINKHORN
 
 INF, NAN = float("inf"), float("nan")
 
@@ -103,3 +107,45 @@ def test_columns_sum_to_one_and_rows_nearly(device: torch.device) -> None:
     assert 2e-6 < (out.sum(-1) - 1).abs().max() < 0.02, (
         "rows converge only slowly: sums closer than this were normalised last"
     )
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (2, 3, 5)])
+def test_leading_shapes(device: torch.device, shape: tuple[int, ...]) -> None:
+    flat = SINKHORN.sample(int(np.prod(shape))).to(device)
+    (x,) = flat.tensors
+    out = lemmata.sinkhorn(x.view(*shape, 4, 4))
+    assert out.shape == (*shape, 4, 4)
+    assert torch.equal(out.view(x.shape), SINKHORN.run(flat))
+
+
+@pytest.mark.gpu
+def test_offsets_beyond_two_to_the_31() -> None:
+    count = 2**27 + 3  # 16 elements each
+    x = torch.zeros(count, 4, 4, device="cuda")
+    x[-5:] = SINKHORN.sample(5).tensors[0].to("cuda")
+    out = lemmata.sinkhorn(x)
+    assert torch.equal(out[-5:], lemmata.sinkhorn(x[-5:]))
+    assert torch.equal(out[0], lemmata.sinkhorn(x[:1])[0])
+    del out
+    grad = torch.autograd.grad(lemmata.sinkhorn(x.requires_grad_()), x, torch.ones((), device="cuda").expand(x.shape))[
+        0
+    ]
+    assert torch.equal(grad[0], grad[-6])
+    assert grad[-5:].isfinite().all()
+
+
+@pytest.mark.gpu
+def test_the_interpreter_agrees_with_the_compiled_kernel() -> None:
+    """What the proofs take a kernel to mean is what the compiled one does: forward and backward, to rounding."""
+    interpret = pytest.importorskip("lemmata.proofs.engine.interpret").interpret
+    kernels = importlib.import_module("lemmata.kernels.sinkhorn")
+    call, g = SINKHORN.sample(70, 4.0), SINKHORN.sample(70, seed=1).tensors[0]
+    (x,) = call.tensors
+    forward, backward = torch.empty_like(x), torch.empty_like(x)
+    interpret(kernels.sinkhorn_fwd(kernels.Config()), x, forward)
+    interpret(kernels.sinkhorn_bwd(kernels.Config()), g, x, backward)
+    out, (grad,) = SINKHORN.grads(lemmata.sinkhorn, call.to("cuda"), g.to("cuda"))
+    tolerance, tolerance_bwd = SINKHORN.tolerance("cuda")
+    assert (out.cpu() - forward).abs().max() <= tolerance
+    assert (grad.cpu() - backward).abs().max() <= tolerance_bwd
+    assert (grad.cpu() - backward * 1.001).abs().max() > tolerance_bwd, "a wrong scale would pass"

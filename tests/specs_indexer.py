@@ -198,7 +198,7 @@ INDEXER_TOPK = OpSpec(
     batch="B",
     configurations=(
         {"H": 8, "D": 128, "ratio": 4, "topk": 5, "workspace": 2**20},
-        {"H": 64, "D": 128, "ratio": 4, "topk": 16, "workspace": 1},
+        {"H": 64, "D": 128, "ratio": 4, "topk": 16, "workspace": 1024},
         {"H": 16, "D": 64, "ratio": 1, "topk": 1, "workspace": 1000},
         {"H": 32, "D": 32, "ratio": 128, "topk": 2048, "workspace": 2**28},
     ),

@@ -15,7 +15,7 @@ from lemmata.reference.sinkhorn import FORWARD
 GATHER = Contract(
     op="gather",
     sizes={"B": Size(1, 8), "S": Size(), "P": Size(), "T": Size(0, 100)},
-    statics={"D": Static(int, 8, 64), "scale": Static(float, 0.0, 2.0)},
+    statics={"D": Static(int, 8, 64), "H": Static.one_of(8, 16, 64), "scale": Static(float, 0.0, 2.0)},
     inputs=(
         TensorSpec("q", "B S D", (torch.bfloat16, torch.float32)),
         TensorSpec("kv", "B P+S D", (torch.bfloat16,)),
@@ -59,6 +59,7 @@ def test_sizes_are_read_off_the_shapes(b: int, s: int, p: int, d: int) -> None:
         (lambda t: [t[0][None], *t[1:]], ValueError, r"gather: q: expected shape"),
         (lambda t: [t[0], t[1], t[2].to("meta")], ValueError, "gather: indices: expected device cpu, got meta"),
         (lambda t: [t[0][..., :4], t[1][..., :4], t[2]], ValueError, r"with D in \[8, 64\], got \[2, 3, 4\]"),
+        (lambda t: [t[0].repeat(5, 1, 1), *t[1:]], ValueError, r"q: expected shape .* with B in \[1, 8\], got"),
     ],
 )
 def test_what_does_not_fit_is_named(spoil, error, words) -> None:  # type: ignore[no-untyped-def]
@@ -74,6 +75,17 @@ def test_static_parameters_of_equal_value_are_told_apart_by_type() -> None:
         FORWARD.check(x, iterations=True, eps=1)
     with pytest.raises(TypeError, match="sinkhorn: iterations: expected int, got float"):
         FORWARD.check(x, iterations=1.0, eps=1)
+
+
+def test_a_parameter_that_is_one_of_a_few() -> None:
+    heads = GATHER.statics["H"]
+    assert [h for h in range(100) if heads.admits(h)] == [8, 16, 64]
+    with pytest.raises(ValueError, match=r"H: expected a value in \{8, 16, 64\}, got 32"):
+        heads.check("H", 32)
+    dimension = Contract("op", {}, {"H": heads}, (TensorSpec("x", "H", (torch.float32,)),), ())
+    assert dimension.check(torch.zeros(16)) == {"H": 16}
+    with pytest.raises(ValueError, match=r"op: x: expected shape \[H\] with H in \{8, 16, 64\}, got \[9\]"):
+        dimension.check(torch.zeros(9))
 
 
 def test_a_shape_with_an_undeclared_size_is_refused() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..reference import indexer as reference
-from ..reference.contract import Contract
+from ..reference.contract import Contract, name_of
 from . import chunks
 from .registry import checks_results, define, wants_grad
 from .topk import accepted, require
@@ -177,9 +177,9 @@ def _check_kind(op: str, q: Tensor, k_scale: Tensor | None) -> None:
     if not isinstance(q, Tensor):
         raise TypeError(f"{op}: q: expected a tensor, got {type(q).__name__}")
     if q.layout is not torch.strided or q.is_nested:
-        raise TypeError(f"{op}: q: expected a strided tensor, got {'nested' if q.is_nested else q.layout}")
+        raise TypeError(f"{op}: q: expected a strided tensor, got {'nested' if q.is_nested else name_of(q.layout)}")
     if q.dtype not in (reference.BF16, reference.FP8):
-        raise TypeError(f"{op}: q: expected bfloat16 or float8_e4m3fn, got {str(q.dtype).removeprefix('torch.')}")
+        raise TypeError(f"{op}: q: expected bfloat16 or float8_e4m3fn, got {name_of(q.dtype)}")
     if q.dtype is reference.BF16 and k_scale is not None:
         raise TypeError(f"{op}: k_scale: expected None beside bfloat16, got {type(k_scale).__name__}")
 

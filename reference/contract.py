@@ -183,10 +183,10 @@ class Contract:
             if not issubclass(kind, Tensor):
                 raise TypeError(f"{self.op}: {spec.name}: expected a tensor, got {kind.__name__}")
             if layout is not torch.strided:
-                raise TypeError(f"{self.op}: {spec.name}: expected a strided tensor, got {_name(layout)}")
+                raise TypeError(f"{self.op}: {spec.name}: expected a strided tensor, got {name_of(layout)}")
             if dtype not in spec.dtypes:
-                expected = " or ".join(map(_name, spec.dtypes))
-                raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {_name(dtype)}")
+                expected = " or ".join(map(name_of, spec.dtypes))
+                raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {name_of(dtype)}")
             if device != first_device:
                 raise ValueError(f"{self.op}: {spec.name}: expected device {first_device}, got {device}")
             self._check_shape(spec, shape, bound)
@@ -226,5 +226,6 @@ def _described(value: object) -> _Described:
     return type(value), tensor.shape, tensor.dtype, tensor.device, tensor.layout
 
 
-def _name(kind: torch.dtype | torch.layout) -> str:
+def name_of(kind: torch.dtype | torch.layout) -> str:
+    """A dtype or layout as an error message shows it."""
     return str(kind).removeprefix("torch.")

@@ -43,6 +43,7 @@ class OpSpec:
         overload: the torch operator that a forward call dispatches, of the same tensors and statics.
         contract: its contract.
         sizes: for a sample that is drawn once.
+        large: for one that fills a GPU.
         batch: the size along which results are independent, the first dimension of every tensor.
         configurations: static parameters, those that are dimensions included, in the order of the torch operator; few, as
             a kernel is built for each.
@@ -63,6 +64,7 @@ class OpSpec:
     overload: Callable[..., Tensor]
     contract: Contract
     sizes: dict[str, int]
+    large: dict[str, int]
     batch: str
     configurations: tuple[dict[str, float], ...]
     reference: Callable[..., Tensor]

@@ -14,7 +14,7 @@ import specs_topk
 from lemmata.reference import indexer
 from opspec import Array, OpSpec, array
 
-SIZES = {"B": 3, "S": 9, "T": 35}
+SIZES, LARGE = {"B": 3, "S": 9, "T": 35}, {"B": 2, "S": 257, "T": 1031}
 CONFIGURATIONS = (
     {"H": 8, "D": 128, "ratio": 4},
     {"H": 64, "D": 128, "ratio": 4},
@@ -146,6 +146,7 @@ INDEXER_SCORES = OpSpec(
     overload=torch.ops.lemmata.indexer_scores_fwd.default,
     contract=indexer.SCORES,
     sizes=SIZES,
+    large=LARGE,
     batch="B",
     configurations=CONFIGURATIONS,
     reference=indexer.indexer_scores,
@@ -167,6 +168,7 @@ INDEXER_SCORES_FP8 = OpSpec(
     overload=torch.ops.lemmata.indexer_scores_fp8_fwd.default,
     contract=indexer.SCORES_FP8,
     sizes=SIZES,
+    large=LARGE,
     batch="B",
     configurations=CONFIGURATIONS,
     reference=indexer.indexer_scores_fp8,
@@ -195,6 +197,7 @@ INDEXER_TOPK = OpSpec(
     overload=torch.ops.lemmata.indexer_topk_fwd.default,
     contract=indexer.SELECT_FP8,
     sizes=SIZES,
+    large=LARGE,
     batch="B",
     configurations=(
         {"H": 8, "D": 128, "ratio": 4, "topk": 5, "workspace": 2**20},

@@ -54,6 +54,7 @@ SINKHORN = OpSpec(
     overload=torch.ops.lemmata.sinkhorn_fwd.default,
     contract=sinkhorn.FORWARD,
     sizes={"count": 512},
+    large={"count": 4099},
     batch="count",
     configurations=(
         {"n": 4, "iterations": 20, "eps": 1e-6},

@@ -47,6 +47,7 @@ TOPK = OpSpec(
     overload=torch.ops.lemmata.topk_fwd.default,
     contract=topk.TOPK,
     sizes={"R": 33, "T": 70},
+    large={"R": 259, "T": 5003},
     batch="R",
     configurations=({"k": 5}, {"k": 1}, {"k": 33}, {"k": 512}, {"k": 2048}),
     reference=topk.topk,

@@ -15,6 +15,7 @@ from .build import build
 
 I32, I64 = "int32", "int64"
 INFINITY = 0x7F800000  # the bits of +inf; a larger magnitude is NaN
+NAN = 0x7FC00000
 STEP = 2**20  # more than any index
 LOWEST = -(2**62)  # below every rank
 
@@ -28,9 +29,13 @@ class Config:
     threads: int = 256
 
 
-def signed_magnitude(x):
-    """The bits of a number as an integer in the order of the numbers."""
-    bits = T.reinterpret(T.cast(x, "float32"), I32)
+def as_bits(score):
+    """The bits of a number as fp32."""
+    return T.reinterpret(T.cast(score, "float32"), I32)
+
+
+def signed_magnitude(bits):
+    """An integer in the order of the numbers."""
     return T.if_then_else(bits >= 0, bits, -(2**31) - bits)
 
 
@@ -60,32 +65,33 @@ def topk_check(cfg: Config) -> T.PrimFunc:
         with T.Kernel(rows, threads=threads) as row:
             wrong, selected = T.alloc_fragment((width,), I32), T.alloc_fragment((width,), I32)
             ranks, ahead = T.alloc_fragment((width,), I64), T.alloc_fragment((threads,), I32)
-            wrong_sum, selected_sum = T.alloc_fragment((1,), I32), T.alloc_fragment((1,), I32)
+            any_wrong, count = T.alloc_fragment((1,), I32), T.alloc_fragment((1,), I32)
             last, ahead_sum = T.alloc_fragment((1,), I64), T.alloc_fragment((1,), I32)
             for slot in T.Parallel(width):
                 p = T.min(slot, k - 1)
                 j = indices[row, p]
                 before = indices[row, T.max(p - 1, 0)]
-                inside = 0 <= j and j < lengths[row] and j < columns
-                magnitude = signed_magnitude(T.if_then_else(inside, scores[row, j], 0))
-                follows = p == 0 or (0 <= before and before < j)
+                inside = j >= 0 and j < lengths[row] and j < columns
+                bits = T.if_then_else(inside, as_bits(scores[row, j]), 0)
+                magnitude = signed_magnitude(bits)
+                follows = p == 0 or (before >= 0 and before < j)
                 right = j == -1 or (inside and is_valid(magnitude) and follows)
                 wrong[slot] = T.if_then_else(right, 0, 1)
-                selected[slot] = T.if_then_else(0 <= j and slot < k, 1, 0)
+                selected[slot] = T.if_then_else(j >= 0, p + 1, 0)
                 ranks[slot] = T.if_then_else(inside, rank(magnitude, j), LOWEST)
-            T.reduce_sum(wrong, wrong_sum)
-            T.reduce_sum(selected, selected_sum)
+            T.reduce_max(wrong, any_wrong)
+            T.reduce_max(selected, count)  # if none is wrong, those selected come first
             T.reduce_min(ranks, last)  # of the last one selected; all come before it if fewer than k are
             T.clear(ahead)
             for tile in T.serial(T.ceildiv(columns, threads)):
                 for i in T.Parallel(threads):
                     j = tile * threads + i
-                    if j < columns and j < lengths[row]:
-                        magnitude = signed_magnitude(scores[row, j])
-                        ahead[i] += T.if_then_else(is_valid(magnitude) and rank(magnitude, j) >= last[0], 1, 0)
+                    bits = T.if_then_else(j < columns and j < lengths[row], as_bits(scores[row, j]), NAN)
+                    magnitude = signed_magnitude(bits)
+                    ahead[i] += T.if_then_else(is_valid(magnitude) and rank(magnitude, j) >= last[0], 1, 0)
             T.reduce_sum(ahead, ahead_sum)
             if T.get_thread_binding() == 0:
-                out[row] = T.if_then_else(wrong_sum[0] == 0 and ahead_sum[0] == selected_sum[0], 1, 0)
+                out[row] = T.if_then_else(any_wrong[0] == 0 and ahead_sum[0] == count[0], 1, 0)
 
     return topk_check
 

@@ -38,17 +38,28 @@ def rank(magnitude: Tensor, index: Tensor) -> Tensor:
     return magnitude.long() * STEP - index
 
 
-def topk_check(scores: Tensor, lengths: Tensor, indices: Tensor) -> Tensor:
-    """1 for each row of indices [R, k] that is the answer for its row of scores [R, T], else 0."""
-    T, k = scores.shape[-1], indices.shape[-1]
-    length = lengths.unsqueeze(-1)
-    entry, slot = torch.arange(T, device=scores.device), torch.arange(k, device=scores.device)
-    magnitude = signed_magnitude(scores)
-    inside = (indices >= 0) & (indices < length) & (indices < T)
-    selected = pad(magnitude, (0, 1)).gather(-1, torch.where(inside, indices, T).long())
+def ahead(scores: Tensor, lengths: Tensor, last: Tensor) -> Tensor:
+    """Whether an entry is valid and at least as high as ``last`` [R, 1]."""
+    entry, magnitude = torch.arange(scores.shape[-1], device=scores.device), signed_magnitude(scores)
+    return (entry < lengths.unsqueeze(-1)) & is_valid(magnitude) & (rank(magnitude, entry) >= last)
+
+
+def selection(scores: Tensor, lengths: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row of indices, [R, 1]: whether one is wrong by itself, how many are selected, the rank of the last one."""
+    T, slot = scores.shape[-1], torch.arange(indices.shape[-1], device=scores.device)
+    inside = (indices >= 0) & (indices < lengths.unsqueeze(-1)) & (indices < T)
+    place = torch.where(inside, indices, T).long()
+    magnitude = torch.where(inside, pad(signed_magnitude(scores), (0, 1)).gather(-1, place), 0)
     before = indices[:, (slot - 1).clamp(min=0)]
     follows = (slot == 0) | ((before >= 0) & (before < indices))
-    wrong = ~((indices == -1) | (inside & is_valid(selected) & follows))
-    last = torch.where(inside, rank(selected, indices), LOWEST).amin(-1, keepdim=True)
-    ahead = (entry < length) & is_valid(magnitude) & (rank(magnitude, entry) >= last)
-    return ((wrong.sum(-1) == 0) & (ahead.sum(-1) == (indices >= 0).sum(-1))).int()
+    right = (indices == -1) | (inside & is_valid(magnitude) & follows)
+    wrong = torch.where(right, 0, 1).amax(-1, keepdim=True)
+    count = torch.where(indices >= 0, slot + 1, 0).amax(-1, keepdim=True)  # if none is wrong, those selected come first
+    return wrong, count, torch.where(inside, rank(magnitude, indices), LOWEST).amin(-1, keepdim=True)
+
+
+def topk_check(scores: Tensor, lengths: Tensor, indices: Tensor) -> Tensor:
+    """1 for each row of indices [R, k] that is the answer for its row of scores [R, T], else 0."""
+    wrong, count, last = selection(scores, lengths, indices)
+    right = (wrong == 0) & (ahead(scores, lengths, last).sum(-1, keepdim=True) == count)
+    return right.squeeze(-1).int()

@@ -85,6 +85,10 @@ class Algebra(Protocol[V]):
         """A conversion between types."""
         ...
 
+    def bits(self, a: V, source: str, target: str) -> V:
+        """The bits of a value, read as another type of the same width."""
+        ...
+
     def select(self, condition: V, then: V, otherwise: V, dtype: str) -> V:
         """One of two values."""
         ...

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from . import normal_form as nf
+from .cases import by_cases
 from .entailment import Facts
 from .equality import equal
 from .normal_form import Form
@@ -57,7 +58,7 @@ def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:
         return True
     condition = next(_open_conditions(a - b), None) if splits else None
     if condition is None:
-        return equal(a, b)
+        return equal(a, b) or by_cases(a - b, facts) is nf.ZERO
     number = next(iter(condition.terms))[0][0]
     for case, value in ((condition, nf.ONE), (nf.ONE - condition, nf.ZERO)):
         with facts.assuming(case):

@@ -120,6 +120,8 @@ class Expressions(Generic[V]):
             return self.algebra.infinity(dtype)
         if name == "tl.launch_thread_idx" and self._threads:
             return self._threads[int(e.args[0])]
+        if name == "tirx.reinterpret":
+            return self.algebra.bits(self.evaluate(e.args[0]), str(e.args[0].dtype), dtype)
         if name == "tirx.pow":
             return self.algebra.binary("pow", self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
         if name in _UNARY:

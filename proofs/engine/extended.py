@@ -41,6 +41,24 @@ class Value:
         return self.form
 
 
+class Raw(Value):
+    """An element of an input that may be any float, NaN too. It is no real number: only its bits can be asked for."""
+
+    __slots__ = ("element",)
+    element: Form
+
+    def __init__(self, element: Form) -> None:
+        object.__setattr__(self, "element", element)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def _number(self) -> Form:
+        raise Indefinite(f"{self.element} may be NaN; only its bits are modelled")
+
+    form = finite = property(_number)
+
+
 def _flip(sign: Literal[-1, 1]) -> Literal[-1, 1]:
     return 1 if sign < 0 else -1
 
@@ -111,6 +129,13 @@ def select(condition: Form, then: Value, otherwise: Value) -> Value:
     other = ONE - condition
     finite = condition * then.finite + other * otherwise.finite
     return Value(condition * then.form + other * otherwise.form, finite, sign)
+
+
+def bits(a: Value) -> Value:
+    """The bits as fp32, an opaque integer. Those of a real number are not modelled: rounding decides them."""
+    if not isinstance(a, Raw):
+        raise Unsupported(f"the bits of {a.form}, which is not an element of a raw input")
+    return Value(nf.apply("bits", a.element))
 
 
 def at_least(a: Value, b: Value, *, integer: bool) -> Form:

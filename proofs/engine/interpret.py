@@ -229,6 +229,12 @@ class Lanes:
             return a.to(torch.float32).to(_NARROW[target]).to(torch.float32)
         return a.to(_torch_type(target))
 
+    def bits(self, a: Tensor, source: str, target: str) -> Tensor:
+        """Tensor.view."""
+        if source in _NARROW or target in _NARROW:
+            raise Unsupported(f"the bits of {source} as {target}")
+        return a.view(_torch_type(target))
+
     def select(self, condition: Tensor, then: Tensor, otherwise: Tensor, dtype: str) -> Tensor:
         """torch.where."""
         condition, then, otherwise = _align(condition, then, otherwise)

@@ -230,21 +230,21 @@ def maximum(entries: Iterable[tuple[Form, Form]]) -> Form:
     return of_atom(Max(frozenset(flat)))
 
 
-_tilings: dict[Form, tuple[Form, Form]] = {}
+_tilings: dict[Form, tuple[Form, Form, bool]] = {}
 
 
 @contextmanager
-def tiled(extent: Form | Rational, block: int) -> Iterator[None]:
+def tiled(extent: Form | Rational, block: int, *, strided: bool = False) -> Iterator[None]:
     """Inside, a sum over ``extent`` elements is built as one over blocks of one over the elements of a block.
 
     Sum_{k < n} f(k) = Sum_{t < ⌈n/block⌉} Sum_{b < block} [t block + b < n] f(t block + b), where the condition is left
-    out if the block divides every coefficient of n.
+    out if the block divides every coefficient of n. ``strided``: the two sums are exchanged.
     """
     extent = form(extent)
     before = dict(_tilings)
     whole = all(c % block == 0 for c in extent.terms.values())
     blocks = extent * Fraction(1, block) if whole else apply("floordiv", extent + block - 1, block)
-    _tilings[extent] = blocks, form(block)
+    _tilings[extent] = blocks, form(block), strided
     try:
         yield
     finally:
@@ -273,12 +273,14 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     return result
 
 
-def _tiled_sum(extent: Form, blocks: Form, block: Form, body: Callable[[Form], Form]) -> Form:
+def _tiled_sum(extent: Form, blocks: Form, block: Form, strided: bool, body: Callable[[Form], Form]) -> Form:
     def element(t: Form, b: Form) -> Form:
         k = t * block + b
         inside = ONE if blocks * block is extent else indicator("ge", extent - 1 - k, integer=True)
         return inside * body(k)
 
+    if strided:
+        return summation(block, lambda b: summation(blocks, lambda t: element(t, b)))
     return summation(blocks, lambda t: summation(block, lambda b: element(t, b)))
 
 

@@ -15,7 +15,17 @@ Element = Callable[..., Value]
 T = TypeVar("T", bound="PullArray")
 
 
-class Extent:
+class Dispatched:
+    """Torch leaves a function that is given one to the symbolic tensors."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from .symbolic_torch import SymbolicTensor
+
+        return SymbolicTensor.__torch_function__(function, types, args, kwargs)
+
+
+class Extent(Dispatched):
     """A size that is not constant. A reference may compute with it, but not decide on it: the proof is for every size."""
 
     def __init__(self, form: Form) -> None:
@@ -43,6 +53,10 @@ def _form(n: Any) -> Form:
     return n.form if isinstance(n, Extent) else nf.form(n)
 
 
+class Device(Dispatched):
+    """The device of symbolic tensors: torch.arange on it makes a symbolic one."""
+
+
 class PullArray:
     """An array of any element type: its shape, and its element at an index."""
 
@@ -63,6 +77,11 @@ class PullArray:
     def shape(self) -> tuple[Any, ...]:
         """Constant sizes as int, others as extents."""
         return tuple(Extent(n) if n.constant is None else int(n.constant) for n in self.form_shape)
+
+    @property
+    def device(self) -> Device:
+        """Where torch's factories make symbolic tensors."""
+        return Device()
 
     @property
     def ndim(self) -> int:
@@ -126,7 +145,8 @@ class PullArray:
     def gather(self, dim: int, index: PullArray) -> Self:
         """Element index[i] along a dimension."""
         d = dim % self.ndim
-        return type(self)(index.form_shape, lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :]))
+        element: Element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
+        return type(self)(index.form_shape, element, integer=self.integer)
 
     def __getitem__(self, key: Any) -> Self:
         keys = list(key) if isinstance(key, tuple) else [key]

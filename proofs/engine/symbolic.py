@@ -1,7 +1,7 @@
 """Symbolic execution of a kernel at the tile level: the semantics read with normal forms.
 
 The values are those of the extended reals: rounding, overflow of floats and the order of additions are not modelled, and
-the elements of float inputs are taken to be finite. Accesses are taken to be in bounds, and each output element to be
+the elements of float inputs are taken to be finite, but for inputs of which the kernel uses only the bits. Accesses are taken to be in bounds, and each output element to be
 written by one thread only; other layers prove both. All blocks, threads and iterations of a parallel loop are one
 symbolic one. A sequential loop is unrolled if its extent is constant, or cut by an ``Invariant``.
 
@@ -80,9 +80,11 @@ class Execution:
         inductions: the loops that were cut, by name.
         positive: the functions, standing for free buffers, that invariants say are positive.
         facts: what is known of the integers.
+        raw: the float inputs whose elements may be any float; of the others they are taken to be finite.
     """
 
     facts: Facts
+    raw: frozenset[str] = frozenset()
     writes: dict[str, list[Write]] = field(default_factory=dict)
     sites: dict[str, list[str]] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
@@ -138,6 +140,7 @@ def execute(
     sizes: Mapping[str, Form] | None = None,
     invariants: Mapping[str, Invariant] | None = None,
     facts: Facts | None = None,
+    raw: Sequence[str] = (),
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
 
@@ -146,13 +149,14 @@ def execute(
         sizes: values for symbolic dimensions; a dimension without one is a natural variable of its own name.
         invariants: for loops to be cut, by loop name (``semantics.serial_loops``).
         facts: what the contract says of the sizes and of integer inputs.
+        raw: float inputs of which the kernel uses only the bits; their elements may be any float.
 
     Raises:
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
     facts = facts if facts is not None else Facts()
-    execution = Execution(facts)
+    execution = Execution(facts, frozenset(raw))
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
     algebra = Symbols(execution, invariants or {})
@@ -292,6 +296,12 @@ class Symbols:
             raise Unsupported(f"a cast from {source} to {target} in the symbolic reading")
         return a
 
+    def bits(self, a: Value, source: str, target: str) -> Value:
+        """An opaque integer, of an element of a raw input alone."""
+        if (source, target) != ("float32", "int32"):
+            raise Unsupported(f"the bits of {source} as {target} in the symbolic reading")
+        return extended.bits(a)
+
     def select(self, condition: Value, then: Value, otherwise: Value, dtype: str) -> Value:
         """One of two values."""
         known = self.facts.decide(condition.form)
@@ -304,7 +314,10 @@ class Symbols:
         size = extent.real.constant
         if kind != "sum" and size is not None and size <= nf.LONGEST_MAX:
             first, *rest = [body(Value(nf.form(k))) for k in range(int(size))]
-            return reduce(lambda a, b: self.binary(kind, a, b, dtype), rest, first)
+            if kind == "max":
+                return reduce(extended.maximum, rest, first)
+            negated = reduce(extended.maximum, map(extended.negative, rest), extended.negative(first))
+            return extended.negative(negated)
 
         def element(k: Form) -> Form:
             self.facts.bound_fresh(k, extent.form)
@@ -405,7 +418,8 @@ class Symbols:
         if memory.scope == "global":
             self._read.add(memory.name)
             self._check_in_place(memory)
-            return Value(nf.read(memory.name, *place))
+            element = nf.read(memory.name, *place)
+            return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
         self._check_lane(memory, place, None)
         return self.contents[memory].read(place, self.facts)
 

@@ -36,6 +36,12 @@ class SymbolicTensor(PullArray):
 
     double = bfloat16 = half = float
 
+    def view(self, dtype: torch.dtype) -> SymbolicTensor:
+        """The bits of fp32 numbers as integers."""
+        if dtype is not torch.int32 or self.integer:
+            raise Unsupported(f"a view as {dtype}")
+        return SymbolicTensor(self.form_shape, lambda *i: extended.bits(self.value(*i)), integer=True)
+
     def clone(self) -> SymbolicTensor:
         """The same."""
         return self
@@ -198,7 +204,8 @@ class SymbolicTensor(PullArray):
     def _reduce_one(self, d: Integer, combine: Callable[[Form, Callable[[Form], Value]], Value]) -> SymbolicTensor:
         extent = self.form_shape[d]
         shape = self.form_shape[:d] + self.form_shape[d + 1 :]
-        return SymbolicTensor(shape, lambda *i: combine(extent, lambda k: self.value(*i[:d], k, *i[d:])))
+        element = lambda *i: combine(extent, lambda k: self.value(*i[:d], k, *i[d:]))  # noqa: E731
+        return SymbolicTensor(shape, element, integer=self.integer)
 
     def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """The sum along dimensions."""
@@ -206,11 +213,17 @@ class SymbolicTensor(PullArray):
 
     def mean(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """The mean along dimensions."""
+        if self.integer:
+            raise Unsupported("the mean of integers")
         return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real) / n))
 
     def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """The maximum along dimensions."""
         return self._reduce(dim, keepdim, _largest)
+
+    def amin(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The minimum along dimensions."""
+        return -(-self).amax(dim, keepdim)
 
     def softmax(self, dim: Integer, dtype: Any = None) -> SymbolicTensor:
         """exp(x) / Σ exp(x): over the reals the subtracted maximum cancels."""
@@ -286,9 +299,12 @@ def tensor(value: Any) -> SymbolicTensor:
     return SymbolicTensor((), lambda: Value(constant), integer=isinstance(value, int))
 
 
-def symbolic_input(name: str, shape: Sequence[Form | int], *, integer: bool = False) -> SymbolicTensor:
-    """The input of that name, whose elements are the atoms that the kernel's reads are."""
-    return SymbolicTensor(shape, lambda *index: Value(nf.read(name, *index)), integer=integer)
+def symbolic_input(
+    name: str, shape: Sequence[Form | int], *, integer: bool = False, raw: bool = False
+) -> SymbolicTensor:
+    """The input of that name, whose elements are the atoms that the kernel's reads are; ``raw``: any floats."""
+    kind = extended.Raw if raw else Value
+    return SymbolicTensor(shape, lambda *index: kind(nf.read(name, *index)), integer=integer)
 
 
 def broadcast_shapes(a: Sequence[Form], b: Sequence[Form]) -> tuple[Form, ...]:
@@ -313,6 +329,31 @@ def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTenso
     a = a.expand(*c.form_shape)
     integer = a.integer and b.integer
     return SymbolicTensor(c.form_shape, lambda *i: extended.select(c.at(*i), a.value(*i), b.value(*i)), integer=integer)
+
+
+def arange(end: Any, *, device: Any = None, dtype: torch.dtype = torch.int64) -> SymbolicTensor:
+    """0, 1, ..., end - 1."""
+    if dtype.is_floating_point:
+        raise Unsupported("torch.arange of floats")
+    return SymbolicTensor((end,), lambda i: Value(i), integer=True)
+
+
+def pad(
+    t: SymbolicTensor, amounts: Sequence[Integer], mode: str = "constant", value: float | None = None
+) -> SymbolicTensor:
+    """torch.nn.functional.pad of the last dimension with a constant."""
+    if mode != "constant" or len(amounts) != 2 or min(amounts) < 0:
+        raise Unsupported(f"pad {tuple(amounts)} of mode {mode}")
+    before, after = amounts
+    *lead, extent = t.form_shape
+    fill = tensor(value or 0)
+
+    def element(*i: Form) -> Value:
+        j = i[-1] - before
+        inside = nf.indicator("ge", j, integer=True) * nf.indicator("ge", extent - 1 - j, integer=True)
+        return extended.select(inside, t.value(*i[:-1], j), fill.value())
+
+    return SymbolicTensor((*lead, extent + before + after), element, integer=t.integer and fill.integer)
 
 
 def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
@@ -347,6 +388,8 @@ def _rsub(a: SymbolicTensor, b: Any) -> SymbolicTensor:
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "arange": arange,
+    "pad": pad,
     "where": where,
     "einsum": einsum,
     "rsub": _rsub,

@@ -1,0 +1,98 @@
+"""Conditions taken out of where they stand: a second, stronger normal form for what is decided case by case.
+
+    g([c]) = [c] g(1) + (1 - [c]) g(0)
+
+for every condition c inside g, in an index, in another condition or in the body of a sum. Applied until no condition is
+inside another atom, a form is a polynomial in conditions that no longer nest; two forms that agree in every case are then
+the same. Conditions count as independent. It can take exponentially many steps, so it is tried last, and stops after
+``LIMIT`` of them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from . import normal_form as nf
+from .entailment import Facts
+from .normal_form import ONE, ZERO, Form
+from .ring import Rewriting, children, support_of
+
+LIMIT = 10_000
+"""How often a condition is taken out."""
+
+
+def by_cases(p: Form, facts: Facts) -> Form:
+    """The form with its conditions taken out, and those decided that follow from what is known."""
+    return _Cases(facts).form(p)
+
+
+class _Cases:
+    """Remembers the forms done."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._done: dict[Form, Form] = {}
+        self._steps = 0
+
+    def form(self, p: Form) -> Form:
+        """First the bodies of sums and maxima, then the conditions that are left."""
+        if p not in self._done:
+            self._done[p] = self._facts.decide_all(self._split(Rewriting(self._inner, _outermost)(p)))
+        return self._done[p]
+
+    def _inner(self, number: int) -> Form:
+        """A sum or maximum, of forms with their conditions taken out."""
+        atom = nf.atom_of(number)
+        if isinstance(atom, nf.Max):
+            return nf.maximum((self.form(c), self.form(v)) for c, v in atom.entries)
+        assert isinstance(atom, nf.Big)
+        build = nf.summation if atom.operator == "sum" else nf.big_maximum
+
+        def element(k: Form) -> Form:
+            self._facts.bound_fresh(k, atom.extent)
+            return self.form(nf.opened(atom, k))
+
+        return build(self.form(atom.extent), element)
+
+    def _split(self, p: Form) -> Form:
+        if p not in self._done:
+            condition = _innermost(p)
+            if condition is None or self._steps >= LIMIT:
+                self._done[p] = p
+            else:
+                self._steps += 1
+                yes, no = (self._split(nf.substitute(p, {condition: value})) for value in (ONE, ZERO))
+                c = nf.of_atom(nf.atom_of(condition))
+                self._done[p] = c * yes + (ONE - c) * no
+        return self._done[p]
+
+
+def _outermost(numbers: frozenset[int]) -> set[int]:
+    found = {n for n in numbers if isinstance(nf.atom_of(n), (nf.Big, nf.Max)) and not _open(n)}
+    return found - {m for n in found for m in support_of(n) if m != n}
+
+
+def _innermost(p: Form) -> int | None:
+    """A condition inside an atom of the form, but not inside a maximum, and itself without conditions inside."""
+    nested = sorted({n for m in p.terms for a, _ in m for n in _conditions(a) if n != a})
+    return next((n for n in nested if _conditions(n) == {n}), None)
+
+
+@cache
+def _conditions(number: int) -> frozenset[int]:
+    """The conditions in an atom, itself included, outside of sums and maxima."""
+    atom = nf.atom_of(number)
+    if isinstance(atom, (nf.Big, nf.Max)):
+        return frozenset()
+    own = {number} if isinstance(atom, nf.Indicator) and not _open(number) else set()
+    return frozenset(own.union(*(_conditions(a) for f in children(atom) for m in f.terms for a, _ in m)))
+
+
+@cache
+def _open(number: int) -> frozenset[int]:
+    """The levels of the sums and maxima around it on whose variables it depends."""
+    atom = nf.atom_of(number)
+    if isinstance(atom, nf.Bound):
+        return frozenset({atom.level})
+    inside = {level for f in children(atom) for m in f.terms for a, _ in m for level in _open(a)}
+    return frozenset(inside - {atom.level} if isinstance(atom, nf.Big) else inside)

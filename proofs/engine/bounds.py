@@ -9,7 +9,7 @@ Strict is what shows that the kernel's own indices are right: the compiler's gua
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
@@ -39,7 +39,8 @@ def bounds(
     """The conditions of layer 0.
 
     Kinds: "bounds" (strict thread level, and device level), "guarded bounds" (final thread level, where it differs),
-    "overflow", "division", "cast", "launch", and "assume" for what the kernel assumes of its sizes.
+    "overflow", "division", "cast", "launch", "value" for what is stored to an output whose elements the contract bounds,
+    and "assume" for what the kernel assumes of its sizes.
 
     Modelled: accesses by load and store to global, shared and private memory, and through the pointers given to
     intrinsics by the extent that the compiler states. Not modelled, and listed: what the intrinsics do beyond that. An
@@ -59,7 +60,7 @@ def bounds(
     device = walk(final.device, hypotheses)
     flat, more = _accesses("bounds", device, hypotheses)
     conditions += [*flat, *_arithmetic(device, hypotheses), *_sizes(final.host, hypotheses)]
-    conditions += _launch(device, hypotheses, arch)
+    conditions += [*_unknown_values(device, hypotheses), *_launch(device, hypotheses, arch)]
     return Analysis(_distinct(conditions), trace.unmodelled | device.unmodelled, _distinct(sites + more))
 
 
@@ -117,6 +118,16 @@ def _arithmetic(trace: Trace, hypotheses: Hypotheses) -> list[Condition]:
         Condition(o.kind, o.statement, (*hypotheses.facts, *o.context.path), o.goal, o.context.site)
         for o in trace.obligations
     ]
+
+
+def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """An instruction that is not modelled may store anything."""
+    for access in trace.accesses:
+        bounded = hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None)
+        if access.intrinsic and access.region.scope == "global" and bounded:
+            statement = f"what {access.intrinsic} stores to {access.region.name} is in the range of the contract"
+            given = (*hypotheses.facts, *access.context.path)
+            yield Condition("value", statement, given, z3.BoolVal(False), access.context.site)
 
 
 def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:

@@ -22,7 +22,7 @@ Solve = Callable[[Condition], Outcome]
 
 # Of these kinds the hypotheses are one execution's, and so never contradict each other. Of the others, a pair of accesses
 # in two branches of which only one is taken is proved harmless by just that contradiction.
-_SINGLE = ("bounds", "guarded bounds", "overflow", "division", "cast", "launch", "range")
+_SINGLE = ("bounds", "guarded bounds", "overflow", "division", "cast", "value", "launch", "range")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
@@ -13,6 +14,8 @@ from lemmata.reference.contract import Contract, TensorSpec
 
 from .bitvectors import subterms
 from .errors import Unsupported
+
+Range: TypeAlias = tuple[z3.ArithRef | None, z3.ArithRef | None]
 
 MEMORY = 2**40  # a tensor that exists has at most so many elements: 1 TiB in one-byte elements
 
@@ -30,13 +33,15 @@ class Hypotheses:
         ranges: for each integer tensor, the half-open range of its elements; None where the contract leaves it open.
         shapes: each tensor's shape as the kernel declares it.
         outputs: the names of the tensors that the kernel must write.
+        promises: for each of them, the half-open range that its elements must lie in; None where any will do.
     """
 
     sizes: Mapping[str, z3.ArithRef]
     facts: tuple[z3.BoolRef, ...]
-    ranges: Mapping[str, tuple[z3.ArithRef | None, z3.ArithRef | None]]
+    ranges: Mapping[str, Range]
     shapes: Mapping[str, tuple[z3.ArithRef, ...]]
     outputs: tuple[str, ...]
+    promises: Mapping[str, Range] = field(default_factory=dict)
 
     @classmethod
     def of(cls, contract: Contract, statics: Mapping[str, float], prim_func: tirx.PrimFunc) -> Hypotheses:
@@ -64,7 +69,8 @@ class Hypotheses:
             facts += equalities
             facts.append(_product(shapes[spec.name]) <= MEMORY)
         outputs = tuple(spec.name for spec in contract.outputs)
-        return cls(sizes, tuple(facts), _element_ranges(contract, sizes), shapes, outputs)
+        ranges, promises = (_element_ranges(specs, sizes) for specs in (contract.inputs, contract.outputs))
+        return cls(sizes, tuple(facts), ranges, shapes, outputs, promises)
 
     def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> tuple[z3.BoolRef, ...]:
         """What the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds."""
@@ -140,10 +146,8 @@ def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.B
                 raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")
 
 
-def _element_ranges(
-    contract: Contract, sizes: Mapping[str, z3.ArithRef]
-) -> dict[str, tuple[z3.ArithRef | None, z3.ArithRef | None]]:
+def _element_ranges(specs: Iterable[TensorSpec], sizes: Mapping[str, z3.ArithRef]) -> dict[str, Range]:
     def bound(value: int | str | None) -> z3.ArithRef | None:
         return sizes[value] if isinstance(value, str) else None if value is None else z3.IntVal(value)
 
-    return {spec.name: (bound(spec.elements.low), bound(spec.elements.high)) for spec in contract.inputs}
+    return {spec.name: (bound(spec.elements.low), bound(spec.elements.high)) for spec in specs}

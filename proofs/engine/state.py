@@ -16,10 +16,10 @@ class LocalState:
     give the same value even where that value is not known. A loop body starts, and the code after a loop, from nothing.
 
     Args:
-        unknown: makes a value of which only the type is known.
+        unknown: makes a value of which only the buffer and the type are known.
     """
 
-    def __init__(self, unknown: Callable[[str], z3.ExprRef]) -> None:
+    def __init__(self, unknown: Callable[[Key], z3.ExprRef]) -> None:
         self._unknown = unknown
         self._known: dict[tuple[Key, tuple[int, ...]], z3.ExprRef] = {}
 
@@ -27,9 +27,9 @@ class LocalState:
         """The value at an index."""
         constant = _constants(indices)
         if constant is None:
-            return self._unknown(key[1])
+            return self._unknown(key)
         if (key, constant) not in self._known:
-            self._known[key, constant] = self._unknown(key[1])
+            self._known[key, constant] = self._unknown(key)
         return self._known[key, constant]
 
     def write(self, key: Key, indices: tuple[z3.ArithRef, ...], value: z3.ExprRef | None) -> None:
@@ -55,7 +55,7 @@ class LocalState:
         otherwise()
         merged = {}
         for at in dict.fromkeys([*taken, *self._known]):
-            a, b = (arm[at] if at in arm else self._unknown(at[0][1]) for arm in (taken, self._known))
+            a, b = (arm[at] if at in arm else self._unknown(at[0]) for arm in (taken, self._known))
             merged[at] = a if a.eq(b) else z3.If(condition, a, b)
         self._known = merged
 

@@ -1,9 +1,10 @@
 """Symbolic execution of a kernel at the tile level: the semantics read with normal forms.
 
 The values are those of the extended reals: rounding, overflow of floats and the order of additions are not modelled, and
-the elements of float inputs are taken to be finite, but for inputs of which the kernel uses only the bits. Accesses are taken to be in bounds, and each output element to be
-written by one thread only; other layers prove both. All blocks, threads and iterations of a parallel loop are one
-symbolic one. A sequential loop is unrolled if its extent is constant, or cut by an ``Invariant``.
+the elements of float inputs are taken to be finite, but for inputs of which the kernel uses only the bits. Accesses are
+taken to be in bounds, and each output element to be written by one thread only; other layers prove both. All blocks,
+threads and iterations of a parallel loop are one symbolic one. A sequential loop is unrolled if its extent is constant,
+or cut by an ``Invariant``.
 
 A buffer in shared memory, or a fragment, may be used by explicit threads in their own lane only: where one dimension of
 every index is the thread variable itself. A buffer of the kernel that is both read and written in global memory is

@@ -135,9 +135,9 @@ class Division:
 
 @dataclass(frozen=True)
 class Obligation:
-    """Something an expression needs: that an integer operation does not wrap, that a divisor is not zero."""
+    """Something an expression needs: that an integer operation does not wrap, that a divisor is not zero; or a store."""
 
-    kind: Literal["overflow", "division", "cast", "assume"]
+    kind: Literal["overflow", "division", "cast", "assume", "value"]
     statement: str
     goal: z3.BoolRef
     context: Context
@@ -269,7 +269,7 @@ class Recorder:
         return known[0]
 
     def require(
-        self, kind: Literal["overflow", "division", "cast", "assume"], statement: str, goal: z3.BoolRef
+        self, kind: Literal["overflow", "division", "cast", "assume", "value"], statement: str, goal: z3.BoolRef
     ) -> None:
         """File an obligation, once for each guard that it is met under."""
         goal = z3.simplify(goal)

@@ -7,7 +7,7 @@ for the accesses and the arithmetic in them. Vectors are read lane by lane: a ra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
@@ -18,7 +18,7 @@ from . import intrinsics
 from .dtypes import bits, fits, is_integer, lanes
 from .errors import Unsupported
 from .hypotheses import Hypotheses
-from .state import LocalState
+from .state import Key, LocalState
 from .trace import Access, Recorder, Region, Variable
 
 Value: TypeAlias = z3.ExprRef | None
@@ -45,7 +45,8 @@ class Translator:
         self.values: dict[int, Value] = {}  # by the identity of the IR's variable
         self.regions: dict[int, tuple[str, int]] = {}  # data pointer -> allocation and byte offset in it
         self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
-        self.locals = LocalState(lambda dtype: self.opaque("local", dtype))
+        self.locals = LocalState(self._private)
+        self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
         self.shared_bytes: dict[str, int] = {}  # by allocation
         self.lane: dict[int, Variable] = {}
         self._quiet = False
@@ -81,6 +82,14 @@ class Translator:
         term = z3.Int(name)
         self.recorder.facts.append(fits(term, dtype))
         return term
+
+    def _private(self, key: Key) -> Value:
+        """A value read from a thread's own memory."""
+        value = self.opaque("local", key[1])
+        if key[0] in self.counters and value is not None and not z3.is_bool(value):
+            low, high = self.counters[key[0]]
+            self.recorder.facts.append(z3.And(value >= low, value <= high))
+        return value
 
     def region(self, buffer: tirx.Buffer) -> Region:
         """Where a buffer lies."""

@@ -14,7 +14,8 @@ import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
-from .conditions import Site
+from .conditions import Site, conjunction
+from .counters import counters
 from .dtypes import bits, fits, is_integer
 from .errors import Unsupported
 from .hypotheses import Hypotheses
@@ -34,6 +35,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     """
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
+    walker.translator.counters = counters(func.body, walker.translator.constant)
     walker.statement(func.body)
     recorder = walker.recorder
     return Trace(
@@ -224,8 +226,22 @@ class _Walker:
         with self.at(f"{s.buffer.name}[{indices}] = {text(s.value)}"):
             value = self.translator.value(s.value)
             terms = self.translator.access("write", s.buffer, s.indices)
+            if s.buffer.scope() == "global":
+                self._keep_promise(s.buffer, value)
             if s.buffer.scope().startswith("local"):
                 self.translator.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value)
+
+    def _keep_promise(self, buffer: tirx.Buffer, value: z3.ExprRef | None) -> None:
+        """What is stored to an output lies where the contract says its elements do."""
+        low, high = self.translator.hypotheses.promises.get(buffer.data.name, (None, None))
+        if low is None and high is None:
+            return
+        if value is None:
+            raise Unsupported(f"{buffer.name}, whose elements the contract bounds, is no integer")
+        number = z3.If(value, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(value) else value
+        goals = ([number >= low] if low is not None else []) + ([number < high] if high is not None else [])
+        span = f"[{'' if low is None else low}, {'' if high is None else high})"
+        self.recorder.require("value", f"what is stored to {buffer.name} is in {span}", conjunction(*goals))
 
     def _Evaluate(self, s: tirx.Evaluate) -> None:  # noqa: N802
         with self.at(text(s.value)):

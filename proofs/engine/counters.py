@@ -110,7 +110,7 @@ def _store(s: tirx.BufferStore, loops: tuple[tirx.PrimExpr | None, ...], stores:
     if amount is None:
         stores.set_to.append(interval(s.value))
     else:
-        stores.added.append((None if any(n is None for n in loops) else interval(amount), loops))  # type: ignore[arg-type]
+        stores.added.append((None if any(n is None for n in loops) else interval(amount), loops))
 
 
 def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:

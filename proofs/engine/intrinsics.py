@@ -138,7 +138,9 @@ def _bitwise(translator: Translator, e: tirx.Call, name: str) -> Value:
     constant = b.as_long() if z3.is_int_value(b) else None
     width = element_bits(dtype)
     if name in ("tirx.shift_left", "tirx.shift_right"):
-        if constant is None or not 0 <= constant < width:
+        if constant is None:
+            return _shift(translator, e, a, b, width)
+        if not 0 <= constant < width:
             raise Unsupported(f"shift by {e.args[1]}")
         scale = z3.IntVal(2**constant)
         return a / scale if name == "tirx.shift_right" else translator.checked(e, a * scale)
@@ -146,6 +148,16 @@ def _bitwise(translator: Translator, e: tirx.Call, name: str) -> Value:
         return a % (constant + 1)  # the low bits, of negative numbers too
     operands = (z3.Int2BV(a, width), z3.Int2BV(b, width))
     return z3.BV2Int(_BITWISE[name](*operands), is_signed=not dtype.startswith("uint"))
+
+
+def _shift(translator: Translator, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:
+    """A shift by an amount that varies, as the choice among all amounts that are defined."""
+    translator.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(by >= 0, by < width))
+    right = e.op.name == "tirx.shift_right"
+    result = a
+    for amount in range(1, width):
+        result = z3.If(by == amount, a / 2**amount if right else a * 2**amount, result)
+    return result if right else translator.checked(e, result)
 
 
 _BITWISE: dict[str, Callable[..., z3.BitVecRef]] = {

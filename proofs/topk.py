@@ -2,28 +2,36 @@
 
 The selection kernel is not proved to select the right entries: it is proved to stay in bounds and to write only indices
 that exist. A second kernel, ``topk_check``, looks at its result and says whether it is the answer. That one is proved:
-its output is the criterion of reference/topk_check.py, for every bit pattern of the scores, and the theorems below say
-that only one row of indices meets the criterion, the first k in the total order.
+its output is the criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below say that
+one row of indices alone meets the criterion, the first k of the total order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
-from ..kernels.topk_check import Config
+import torch
+import z3
+
+from ..kernels.build import PASS_CONFIGS
+from ..kernels.topk_check import Config, topk_check
 from ..reference import topk_check as criterion
+from ..reference.topk import CHECK, topk
 from .engine import normal_form as nf
 from .engine import symbolic
+from .engine.conditions import Condition
 from .engine.entailment import Facts
 from .engine.invariants import Determined, Invariant
+from .engine.lemmas import Lemma, Tested, Theorem, lemma
 from .engine.semantics import serial_loops
 from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from .engine.verify import Compare, Compared
-from .suite import Proof  # noqa: F401
+from .suite import Proof
 
 selection: Callable[..., Any] = criterion.selection  # of tensors that are not torch.Tensor
-ahead_of: Callable[..., Any] = criterion.ahead
+ahead: Callable[..., Any] = criterion.ahead
 check: Callable[..., Any] = criterion.topk_check
 ROWS, COLUMNS = nf.variable("R"), nf.variable("T")
 
@@ -37,17 +45,17 @@ def _inputs(k: int) -> tuple[SymbolicTensor, ...]:
 
 
 def _checker(cfg: Config) -> Compare:
-    """Each thread counts the entries of its own columns: sum_{s<t} ahead[row, s threads + i] before iteration t."""
+    """Thread i counts the entries of its own columns: sum_{s<t} ahead[row, s threads + i] before iteration t."""
 
     def compare(kernel: Any, facts: Facts) -> Compared:
         scores, lengths, indices = _inputs(cfg.k)
         *_, last = selection(scores, lengths, indices)
-        ahead = tensor(ahead_of(scores, lengths, last))
+        counts = tensor(ahead(scores, lengths, last))
 
         def counted(s: Any, i: nf.Form) -> nf.Form:
             def one(tile: nf.Form) -> nf.Form:
                 entry = tile * cfg.threads + i
-                return ahead.at(symbolic.block(), entry) * nf.indicator("ge", COLUMNS - 1 - entry, integer=True)
+                return counts.at(symbolic.block(), entry) * nf.indicator("ge", COLUMNS - 1 - entry, integer=True)
 
             return nf.summation(s.t, one)
 
@@ -59,3 +67,174 @@ def _checker(cfg: Config) -> Compare:
             return done, [*done.equations, *done.compare("out", out.at)]
 
     return compare
+
+
+# Numbers and their bits
+
+_FP32, _BF16 = z3.Float32(), z3.FPSort(8, 8)
+_NUMBER = "b and c are any 32 bits, x and y the fp32 numbers that they stand for"
+
+
+def _number(bits: z3.BitVecRef) -> z3.FPRef:
+    return z3.fpBVToFP(bits, _FP32)
+
+
+def _selectable(x: z3.FPRef) -> z3.BoolRef:
+    """x > -inf, which is false of NaN."""
+    return z3.fpGT(x, z3.fpMinusInfinity(_FP32))
+
+
+def signed_magnitude(b: z3.BitVecRef) -> z3.BitVecRef:
+    """The checker's integer, as the reference has it."""
+    return z3.If(b >= 0, b, z3.BitVecVal(-(2**31), 32) - b)
+
+
+def _magnitudes() -> Sequence[Condition]:
+    b, c = z3.BitVecs("b c", 32)
+    x, y, s, t = _number(b), _number(c), signed_magnitude(b), signed_magnitude(c)
+    numbers = z3.Not(z3.Or(z3.fpIsNaN(x), z3.fpIsNaN(y)))
+    valid = z3.And(s > -criterion.INFINITY, s <= criterion.INFINITY)
+    return [
+        lemma("s(b) < s(c) if and only if x < y", (s < t) == z3.fpLT(x, y), numbers),
+        lemma("s(b) = s(c) if and only if x = y, so that -0 is 0", (s == t) == z3.fpEQ(x, y), numbers),
+        lemma("-INFINITY < s(b) <= INFINITY if and only if x > -inf", valid == _selectable(x)),
+        lemma("-2^31 - b does not wrap for b < 0", z3.BVSubNoUnderflow(z3.BitVecVal(-(2**31), 32), b, signed=True), b < 0),
+    ]  # fmt: skip
+
+
+def _bfloat16() -> Sequence[Condition]:
+    h = z3.BitVec("h", 16)
+    x, wide = z3.fpBVToFP(h, _BF16), _number(z3.Concat(h, z3.BitVecVal(0, 16)))
+    return [
+        lemma("bits h, then 16 zeros, are the same number in fp32",
+              z3.fpToFP(z3.RNE(), x, _FP32) == wide, z3.Not(z3.fpIsNaN(x))),
+        lemma("and NaN in fp32 only if NaN in bf16", z3.fpIsNaN(x) == z3.fpIsNaN(wide)),
+    ]  # fmt: skip
+
+
+# The criterion
+
+
+def _ranks() -> Sequence[Condition]:
+    s, t, i, j = z3.Ints("s t i j")
+    within = [z3.And(n >= 0, n < criterion.STEP) for n in (i, j)]
+    r, q = s * criterion.STEP - i, t * criterion.STEP - j
+    lowest = s * criterion.STEP - i > criterion.LOWEST
+    return [
+        lemma("rank(i) > rank(j) if and only if s_i > s_j, or s_i = s_j and i < j",
+              (r > q) == z3.Or(s > t, z3.And(s == t, i < j)), *within),
+        lemma("rank(i) = rank(j) only if i = j", z3.Implies(r == q, i == j), *within),
+        lemma("every rank is above LOWEST", lowest, s > -(2**31), within[0]),
+    ]  # fmt: skip
+
+
+def _right(p: z3.ArithRef, j: z3.ArithRef, before: z3.ArithRef, valid: z3.BoolRef) -> z3.BoolRef:
+    """What the criterion says of the index j in slot p, after the one before it; ``valid`` includes 0 <= j < length."""
+    return z3.Or(j == -1, z3.And(j >= 0, valid, z3.Or(p == 0, z3.And(before >= 0, before < j))))
+
+
+def _slots() -> Sequence[Condition]:
+    p, j, before, earlier, m = z3.Ints("p j before earlier m")
+    valid = z3.Bool("valid")
+    right, later = _right(p, j, before, valid), p > 0
+    return [
+        lemma("an index is -1 or valid", z3.Or(j == -1, z3.And(j >= 0, valid)), right),
+        lemma("-1 follows -1", j == -1, right, later, before == -1),
+        lemma("an index that is not -1 is larger than the one before", j > before, right, later, j >= 0),
+        lemma("and larger than every earlier one, if that one was", j > earlier, right, later, j >= 0, before >= earlier),
+        lemma("if m slots before p are taken, all of them, and this one is, then p + 1 are", z3.If(j >= 0, p + 1, m) == m + 1,
+              right, j >= 0, m == p),
+        lemma("if this one is not, no later one is, and m stays", z3.If(j >= 0, p + 1, m) == m, right, j == -1),
+    ]  # fmt: skip
+
+
+def _counting() -> Sequence[Condition]:
+    """A and S are sets of entries, a and s the numbers of their elements below j."""
+    in_a, in_s = z3.Bools("A S")
+    a, s, more = z3.Ints("a s more")
+    one_a, one_s = z3.If(in_a, 1, 0), z3.If(in_s, 1, 0)
+    subset = z3.Implies(in_s, in_a)
+    return [
+        lemma("if S lies in A then a - s never falls", a + one_a - (s + one_s) >= a - s, subset),
+        lemma("if it rises somewhere it is positive from there on", a + one_a - (s + one_s) + more > 0, subset, in_a,
+              z3.Not(in_s), a - s >= 0, more >= 0),
+        lemma("if it does not rise then j is in both or in neither", in_a == in_s, subset, a + one_a - (s + one_s) == a - s),
+    ]  # fmt: skip
+
+
+def _criterion_holds_of_the_first() -> Sequence[Condition]:
+    """Entries x and y; the last one selected has rank ``last``. S is upward closed: what comes before a member is one."""
+    x, y, last, lowest = z3.Ints("x y last lowest")
+    in_s, y_in_s, in_a = z3.Bools("S Sy A")
+    closed = z3.Implies(z3.And(y_in_s, x > y), in_s)
+    return [
+        lemma("every entry selected has at least rank last", x >= last, z3.Implies(in_s, last <= x), in_s),
+        lemma("if A = S and A is what has at least rank last, what comes before a member is a member",
+              in_s, in_a == (x >= last), in_s == in_a, y >= last, x > y),
+        lemma("if S is upward closed and its lowest member has rank last, S is what has at least rank last",
+              in_s == (x >= last), y_in_s, y == last, closed, z3.Implies(in_s, x >= last), z3.Implies(x == y, in_s == y_in_s)),
+        lemma("with lowest below every rank, what has at least that rank is every valid entry", x >= lowest, lowest < x),
+    ]  # fmt: skip
+
+
+def _unique() -> Sequence[Condition]:
+    """U and V are upward closed; x is in U and not in V, y in V and not in U. Then there is no such pair."""
+    x, y = z3.Ints("x y")
+    x_in_u, x_in_v, y_in_u, y_in_v = z3.Bools("xU xV yU yV")
+    closed = [z3.Implies(z3.And(y_in_v, x > y), x_in_v), z3.Implies(z3.And(x_in_u, y > x), y_in_u)]
+    return [
+        lemma("of two upward closed sets one lies in the other", z3.BoolVal(False), *closed, x != y, x_in_u, z3.Not(x_in_v),
+              y_in_v, z3.Not(y_in_u)),
+    ]  # fmt: skip
+
+
+_VALUES = (float("nan"), float("-inf"), -1.0, -0.0, 0.0, 1.0, float("inf"))
+
+
+def _exhaustive() -> tuple[bool, str]:
+    """All rows of up to three of the values above, all lengths from -1 to 4, all pairs of indices from -2 to 4."""
+    count = 0
+    for width in range(4):
+        rows = list(product(product(_VALUES, repeat=width), range(-1, 5), product(range(-2, 5), repeat=2)))
+        scores = torch.tensor([r for r, _, _ in rows]).view(len(rows), width)
+        lengths = torch.tensor([n for _, n, _ in rows], dtype=torch.int32)
+        indices = torch.tensor([i for _, _, i in rows], dtype=torch.int32)
+        right = (topk(scores, lengths, 2) == indices).all(-1)
+        if not torch.equal(criterion.topk_check(scores, lengths, indices), right.int()):
+            return False, f"rows of {width}"
+        count += len(rows)
+    return True, f"{count} rows"
+
+
+LEMMAS: tuple[Lemma, ...] = (
+    Theorem("magnitudes", "For all bits of two fp32 scores: signed_magnitude compares as the numbers do, and is in (-INFINITY, "
+            "INFINITY] exactly for scores above -inf, which NaN is not.", _magnitudes),
+    Theorem("bfloat16", "A bf16 score and its fp32 are the same number, or both NaN.", _bfloat16),
+    Theorem("ranks", "For indices below 2^20: rank is injective, and higher exactly for the entry that comes first: score "
+            "descending, then index ascending.", _ranks, "with magnitudes, that is the order of the scores"),
+    Theorem("slots", "If no index is wrong by itself then those that are not -1 come first, are valid, ascend and are "
+            "distinct, and count is their number.", _slots, "induction over the slots"),
+    Theorem("counting", "If S lies in A, both finite, and they have as many elements, then S = A.", _counting,
+            "induction over the entries: a - s begins and ends at 0"),
+    Theorem("criterion", "The criterion holds exactly if the indices are those of the first min(k, number of valid) entries "
+            "of the order, ascending, then -1.", _criterion_holds_of_the_first,
+            "S is the set selected, A that of the valid entries ahead, of at least rank last; by counting S = A. If every "
+            "slot is taken last is the lowest rank in S, else LOWEST, and then A is every valid entry"),
+    Theorem("unique", "Each row of scores has one right row of indices.", _unique,
+            "two right rows select as many entries, so that the two sets are equal; ascending, they are one row"),
+    Tested("exhaustive", "For all rows of up to three scores from NaN, -inf, -1, -0, 0, 1, inf, lengths -1 to 4, and pairs of "
+           "indices -2 to 4: the criterion holds exactly of the result of reference/topk.py.", _exhaustive),
+)  # fmt: skip
+
+
+def _check(cfg: Config, **more: Any) -> Proof:
+    statics = {"k": cfg.k}
+    return Proof("topk", topk_check(cfg), CHECK, statics, _checker(cfg), PASS_CONFIGS, **more)
+
+
+def proofs() -> Iterator[Proof]:
+    """The checker for several k and both types, in every layer."""
+    yield _check(Config(), lemmas=LEMMAS, mutate=True)
+    yield _check(Config(512, "bfloat16"))
+    yield _check(Config(2048))
+    yield _check(Config(1))

@@ -10,12 +10,13 @@ the same. Conditions count as independent. It can take exponentially many steps,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 from . import normal_form as nf
 from .entailment import Facts
 from .normal_form import ONE, ZERO, Form
-from .ring import Rewriting, children, support_of
+from .ring import Atom, Rational, Rewriting, children, support, support_of
 
 LIMIT = 10_000
 """How often a condition is taken out."""
@@ -48,11 +49,13 @@ class _Cases:
         assert isinstance(atom, nf.Big)
         build = nf.summation if atom.operator == "sum" else nf.big_maximum
 
-        def element(k: Form) -> Form:
-            self._facts.bound_fresh(k, atom.extent)
-            return self.form(nf.opened(atom, k))
+        extent, body = _unclamped(atom)
 
-        return build(self.form(atom.extent), element)
+        def element(k: Form) -> Form:
+            self._facts.bound_fresh(k, extent)
+            return self.form(body(k))
+
+        return build(self.form(extent), element)
 
     def _split(self, p: Form) -> Form:
         if p not in self._done:
@@ -65,6 +68,27 @@ class _Cases:
                 c = nf.of_atom(nf.atom_of(condition))
                 self._done[p] = c * yes + (ONE - c) * no
         return self._done[p]
+
+
+def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:
+    """Extent and body, where Max_{k < n} f(min(k, c)) = Max_{k < c+1} f(k), 0 <= c < n."""
+    index = nf.fresh("k")
+    body = nf.opened(big, index)
+    for number in support(body) if big.operator == "max" else ():
+        last = _clamped(nf.atom_of(number), index)
+        if last is not None and 0 <= last < (big.extent.constant or 0):
+            others = nf.substitute(body, {number: ZERO})
+            if support(index).isdisjoint(support(others)):
+                return nf.form(last + 1), lambda k, number=number: nf.substitute(body, {number: -k})
+    return big.extent, lambda k: nf.opened(big, k)
+
+
+def _clamped(atom: Atom, index: Form) -> Rational | None:
+    """The constant c of max(-index, -c), which is -min(index, c)."""
+    if not isinstance(atom, nf.Max) or (ONE, -index) not in atom.entries or len(atom.entries) != 2:
+        return None
+    ((condition, value),) = atom.entries - {(ONE, -index)}
+    return -value.constant if condition is ONE and value.constant is not None else None
 
 
 def _outermost(numbers: frozenset[int]) -> set[int]:

@@ -13,6 +13,7 @@ from itertools import combinations
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import ir, tirx
 
+from .dtypes import bits
 from .rewrite import Node, rebuilt
 from .source_text import access_text, op_name, text
 
@@ -163,7 +164,7 @@ def _same_all(first: Node, second: Node) -> bool:
 def _constant_edits(constant: Node) -> Iterator[Edit]:
     value = constant.value
     if is_integer(constant):
-        others = [value + 1, value - 1]
+        others = [other for other in (value + 1, value - 1) if _representable(other, str(constant.dtype))]
     elif abs(value) == float("inf"):
         others = [-value]
     else:
@@ -171,6 +172,12 @@ def _constant_edits(constant: Node) -> Iterator[Edit]:
     if str(constant.dtype) != "bool":
         for other in others:
             yield _edit("constant", constant, type(constant)(constant.dtype, other))
+
+
+def _representable(value: int, dtype: str) -> bool:
+    width = bits(dtype)
+    low, high = (0, 2**width) if dtype.startswith("uint") else (-(2 ** (width - 1)), 2 ** (width - 1))
+    return dtype == "bool" or low <= value < high
 
 
 def _variable_edits(var: Node, scope: Scope) -> Iterator[Edit]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -97,10 +97,11 @@ def _pointer(
         region = translator.region(load.buffer)
         recorder.access(Access("read", region, indices, recorder.context, collective, intrinsic))
         return
+    e, shift = _moved_on(e)
     if e.op.name != "tirx.tvm_access_ptr":
         raise Unsupported(f"pointer {e.op.name}")
-    data, offset, mask = e.args[1], translator.integer(e.args[2]), int(e.args[4])
-    extent = translator.integer(e.args[3]) if moved is None else moved
+    data, offset, mask = e.args[1], translator.integer(e.args[2]) + shift, int(e.args[4])
+    extent = translator.integer(e.args[3]) - shift if moved is None else moved
     within = Variable(recorder.unique("element"), "lane", z3.IntVal(0), extent)
     with recorder.over(within):
         for mode in ("read", "write"):
@@ -109,6 +110,18 @@ def _pointer(
                 name = None if collective else intrinsic
                 index = (offset + within.term,)
                 recorder.access(Access(mode, region, index, recorder.context, collective, name))
+
+
+def _moved_on(e: tirx.Call) -> tuple[tirx.Call, int]:
+    """A pointer, and by how many elements it is moved on: what is left of the extent can still be reached through it."""
+    inner = e.args[0] if e.op.name == "tirx.handle_add_byte_offset" else None
+    if not isinstance(inner, tirx.Call) or inner.op.name != "tirx.tvm_access_ptr":
+        return e, 0
+    size = element_bits(str(inner.args[0].dtype)) // 8
+    within = isinstance(e.args[1], tirx.IntImm) and isinstance(inner.args[3], tirx.IntImm) and size > 0
+    if not within or int(e.args[1]) % size or not 0 <= int(e.args[1]) < int(inner.args[3]) * size:
+        raise Unsupported(f"a pointer moved out of what it points to: {e}")
+    return inner, int(e.args[1]) // size
 
 
 def _region_of(translator: Translator, data: tirx.Var, e: tirx.Call) -> Region:
@@ -133,7 +146,8 @@ def _region_of(translator: Translator, data: tirx.Var, e: tirx.Call) -> Region:
 def _bitwise(translator: Translator, e: tirx.Call, name: str) -> Value:
     dtype = str(e.dtype)
     if name == "tirx.bitwise_not":
-        return translator.checked(e, -1 - translator.integer(e.args[0]))
+        ones = 2 ** element_bits(dtype) - 1 if dtype.startswith("uint") else -1
+        return translator.checked(e, ones - translator.integer(e.args[0]))
     a, b = translator.integer(e.args[0]), z3.simplify(translator.integer(e.args[1]))
     constant = b.as_long() if z3.is_int_value(b) else None
     width = element_bits(dtype)
@@ -146,8 +160,40 @@ def _bitwise(translator: Translator, e: tirx.Call, name: str) -> Value:
         return a / scale if name == "tirx.shift_right" else translator.checked(e, a * scale)
     if name == "tirx.bitwise_and" and constant is not None and constant >= 0 and constant & (constant + 1) == 0:
         return a % (constant + 1)  # the low bits, of negative numbers too
+    if dtype.startswith("uint") and (known := _masked(name, a, b)) is not None:
+        return known
     operands = (z3.Int2BV(a, width), z3.Int2BV(b, width))
     return z3.BV2Int(_BITWISE[name](*operands), is_signed=not dtype.startswith("uint"))
+
+
+def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
+    """A bitwise operation of natural numbers, one of them a constant or a choice between constants, in integer terms."""
+    if not z3.is_int_value(b) and (z3.is_int_value(a) or z3.is_app_of(a, z3.Z3_OP_ITE)):
+        a, b = b, a
+    if z3.is_app_of(b, z3.Z3_OP_ITE):
+        condition, *arms = b.children()
+        then, otherwise = (_masked(name, a, arm) for arm in arms)
+        return None if then is None or otherwise is None else z3.If(condition, then, otherwise)
+    if not z3.is_int_value(b):
+        return None
+    kept = z3.IntVal(0) if name == "tirx.bitwise_and" else a
+    for low, length in _runs(b.as_long()):
+        ones, part = 2**length - 1, a / 2**low % 2**length
+        change = {"tirx.bitwise_and": part, "tirx.bitwise_or": ones - part, "tirx.bitwise_xor": ones - 2 * part}[name]
+        kept = kept + 2**low * change
+    return kept
+
+
+def _runs(mask: int) -> Iterator[tuple[int, int]]:
+    """The runs of ones in a mask: the lowest bit and the length of each."""
+    low = 0
+    while mask >> low:
+        if mask >> low & 1:
+            length = (~(mask >> low) & (mask >> low) + 1).bit_length() - 1
+            yield low, length
+            low += length
+        else:
+            low += 1
 
 
 def _shift(translator: Translator, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:

@@ -79,7 +79,7 @@ def _z3(condition: Condition, seed: int, rlimit: int) -> Answer:
         return "proved", None
     if answer == z3.unknown:
         return "unknown", None
-    return "refuted", _assignment(solver.model(), terms)
+    return "refuted", None if condition.kind == "reachable" else _assignment(solver.model(), terms)
 
 
 def _assignment(model: z3.ModelRef, terms: list[z3.BoolRef]) -> dict[str, int]:

@@ -30,12 +30,15 @@ def test_demo_on_the_default_text():
     assert result.exit_code == 0, result.output
     for words in (
         "pydoc_data",
-        "sinkhorn in 8 modules, model.layers.0.attn_hc",
-        "sinkhorn: reference on cpu",
+        "sinkhorn in 8 modules, first model.layers.0.attn_hc",
+        "indexer in 2 modules, first model.layers.1.self_attn.compressor.indexer",
+        "sinkhorn, topk, indexer_topk: reference on cpu",
+        "decode against prefill, float32: logits",
         "agrees",
     ):
         assert words in result.output
     assert "…" not in result.output  # nothing is cut off a terminal
+    assert all(len(line.rstrip()) <= 80 for line in result.output.splitlines() if not line.startswith("text"))
     assert torch.get_num_threads() == threads
 
 
@@ -47,9 +50,10 @@ def test_demo_reads_the_file_and_prints_json(tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["text"] == str(text)
-    assert report["backends"] == {"sinkhorn": "reference on cpu"}
-    assert len(report["swapped"]["sinkhorn"]) == 8
-    assert [phase["name"] for phase in report["phases"]] == ["prefill", "decode", "generate"]
+    assert report["backends"] == dict.fromkeys(["sinkhorn", "topk", "indexer_topk"], "reference on cpu")
+    assert {op: len(modules) for op, modules in report["swapped"].items()} == {"sinkhorn": 8, "indexer": 2}
+    assert [phase["name"] for phase in report["phases"]] == ["prefill", "decode", "generate"] * 2
+    assert [phase["dtype"] for phase in report["phases"]] == ["float32"] * 3 + ["bfloat16"] * 3
     assert report["failures"] == []
 
 
@@ -60,7 +64,7 @@ def test_demo_fails_on_a_wrong_operator(monkeypatch):
     result = invoke(*SHORT)
     assert result.exit_code == 1
     for phase in ("prefill", "decode", "generate"):
-        assert f"FAILED {phase}: logits differ by" in result.output
+        assert f"FAILED {phase} in float32: logits differ by" in result.output
 
 
 @needs_transformers
@@ -68,7 +72,7 @@ def test_demo_fails_when_an_operator_is_not_called(monkeypatch):
     monkeypatch.setattr(lemmata, "sinkhorn", reference)  # the same numbers, without the operator
     result = invoke(*SHORT, "--json")
     assert result.exit_code == 1
-    assert json.loads(result.stdout)["failures"][0] == "prefill: sinkhorn was never called"
+    assert json.loads(result.stdout)["failures"][0] == "prefill in float32: sinkhorn was never called"
 
 
 @needs_transformers
@@ -107,17 +111,25 @@ def test_demo_refuses_an_unknown_transformers(monkeypatch):
 
 def test_a_report_holds_only_within_the_bound():
     phase = dict.fromkeys(demo.Phase.__dataclass_fields__, 0)
-    phase |= {"name": "p", "calls": {"sinkhorn": 1}, "difference": 1.0, "bound": 1.0, "choices": 1000}
-    phase |= {"choices_moved": 10, "first_token_apart": None}
+    phase |= {
+        "name": "p",
+        "dtype": "float32",
+        "calls": {"sinkhorn": 1, "topk": 1},
+        "difference": 1.0,
+        "bound": 1.0,
+        "choices": 1000,
+    }
+    phase |= {"choices_tied": 500, "choices_moved": 10, "first_token_apart": None}
 
     def failures(**change):
-        return list(demo._failures(demo.Phase(**phase | change), ["sinkhorn"]))
+        return list(demo._failures(demo.Phase(**phase | change)))
 
     assert failures() == []
-    assert failures(difference=1.1) == ["p: logits differ by 1.1e+00, more than 1.0e+00"]
-    assert failures(difference=float("nan")) == ["p: logits differ by nan, more than 1.0e+00"]
-    assert failures(calls={}) == ["p: sinkhorn was never called"]
-    assert failures(choices_moved=11) == ["p: 11 of 1000 choices moved, more than near ties explain"]
+    assert failures(difference=1.1) == ["p in float32: logits differ by 1.1e+00, more than 1.0e+00"]
+    assert failures(difference=float("nan")) == ["p in float32: logits differ by nan, more than 1.0e+00"]
+    assert failures(calls={"topk": 1}) == ["p in float32: sinkhorn was never called"]
+    assert failures(dtype="bfloat16") == ["p in bfloat16: indexer_topk was never called"]
+    assert failures(choices_moved=11) == ["p in float32: 11 of 1000 choices moved, more than near ties explain"]
     assert failures(choices_moved=11, first_token_apart=3) == []
 
 

@@ -19,6 +19,7 @@ from lemmata.integrations.transformers import apply_to, swapped, undo
 from lemmata.reference.sinkhorn import COLUMN, ROW
 
 SITES = 8  # two hyper-connections in each of four layers
+INDEXERS = 2  # of which two are sparse
 LENGTH, STEPS = 48, 3
 
 
@@ -40,21 +41,24 @@ def double(model):
     return copy.deepcopy(model).double()
 
 
-def test_prefill_decode_and_generate_agree(model, ids):
+@pytest.mark.parametrize(("dtype", "op", "limit"), [("float32", "topk", 1e-4), ("bfloat16", "indexer_topk", 1)])
+def test_prefill_decode_and_generate_agree(model, ids, dtype, op, limit):
+    model.to(getattr(torch, dtype))
     phases = compare(model, double(model), ids, STEPS)
     forwards = {"prefill": 1, "decode": STEPS + 1, "generate": STEPS}
-    assert {phase.name: phase.calls for phase in phases} == {n: {"sinkhorn": SITES * f} for n, f in forwards.items()}
     for phase in phases:
-        assert phase.difference <= phase.bound < 1e-4
-        assert phase.devices == {"sinkhorn": "cpu"}
-        assert phase.choices > 0
+        assert phase.dtype == dtype
+        assert phase.calls == {"sinkhorn": SITES * forwards[phase.name], op: INDEXERS * forwards[phase.name]}
+        assert phase.difference <= phase.bound < limit
+        assert phase.devices == {"sinkhorn": "cpu", op: "cpu"}
+        assert phase.choices > phase.choices_tied > 0
         assert phase.choices_moved == 0
         assert phase.first_token_apart is None
     assert not swapped(model)
 
 
 def test_compare_wants_an_untouched_model(model, ids):
-    with pytest.raises(RuntimeError, match="expected an untouched one, got 8 calls"):
+    with pytest.raises(RuntimeError, match="expected an untouched one, got 10 calls"):
         compare(apply_to(model), double(model), ids, STEPS)
 
 
@@ -103,7 +107,7 @@ def test_gradients_agree(model, ids):
         error = (gradient(exact, ids) - plain).abs().max()
     with choices.keep(apply_to(model)), calls:
         ours = gradient(model, ids)
-    assert calls.calls == {"sinkhorn": SITES, "sinkhorn_bwd": SITES}
+    assert calls.calls == {"sinkhorn": SITES, "sinkhorn_bwd": SITES, "topk": INDEXERS}
     assert (ours - plain).abs().max() <= 2 * error
     assert error < 1e-4 * plain.abs().max()
 
@@ -112,9 +116,9 @@ def test_apply_to_is_idempotent_and_undone_exactly(model):
     before, state = classes(model), {k: v.clone() for k, v in model.state_dict().items()}
     assert apply_to(model) is model
     once = classes(model)
-    assert sum(a is not b for a, b in zip(before, once, strict=True)) == SITES
+    assert sum(a is not b for a, b in zip(before, once, strict=True)) == SITES + INDEXERS
     assert classes(apply_to(model)) == once
-    assert [len(names) for names in swapped(model).values()] == [SITES]
+    assert {op: len(names) for op, names in swapped(model).items()} == {"sinkhorn": SITES, "indexer": INDEXERS}
     assert swapped(model)["sinkhorn"][0] == "model.layers.0.attn_hc"
     assert classes(undo(model)) == before == classes(undo(model))
     assert swapped(model) == {}
@@ -125,14 +129,16 @@ def test_other_models_are_left_alone(model):
     other = copy.deepcopy(model)
     apply_to(model)
     assert not swapped(other)
-    assert swapped(apply_to(tiny_model().model.layers[1])) == {"sinkhorn": ("attn_hc", "ffn_hc")}
+    layers, connections = tiny_model().model.layers, {"sinkhorn": ("attn_hc", "ffn_hc")}
+    assert swapped(apply_to(layers[0])) == connections
+    assert swapped(apply_to(layers[1])) == connections | {"indexer": ("self_attn.compressor.indexer",)}
 
 
 def test_a_swapped_model_can_be_copied_and_pickled(model):
     apply_to(model)
     assert swapped(copy.deepcopy(model)) == swapped(model)
-    layer = model.model.layers[0].attn_hc
-    assert type(pickle.loads(pickle.dumps(layer))) is type(layer)
+    for module in (model.model.layers[0].attn_hc, model.model.layers[1].self_attn.compressor.indexer):
+        assert type(pickle.loads(pickle.dumps(module))) is type(module)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         integration.nothing  # noqa: B018
 
@@ -140,13 +146,19 @@ def test_a_swapped_model_can_be_copied_and_pickled(model):
 def test_only_selects_operators(model):
     assert list(swapped(apply_to(model, only=["sinkhorn"]))) == ["sinkhorn"]
     assert list(swapped(undo(model, only=[]))) == ["sinkhorn"]
-    with pytest.raises(ValueError, match=r"only: expected operators among \['sinkhorn'\], got \['softmax'\]"):
+    assert list(swapped(undo(apply_to(model), only=["sinkhorn"]))) == ["indexer"]
+    with pytest.raises(
+        ValueError, match=r"only: expected operators among \['indexer', 'sinkhorn'\], got \['softmax'\]"
+    ):
         apply_to(model, only=["softmax"])
 
 
 def test_a_model_without_such_modules_is_refused():
-    with pytest.raises(ValueError, match="model: expected a DeepseekV4HyperConnection inside, got none in Linear"):
+    expected = "a DeepseekV4HyperConnection or DeepseekV4Indexer inside, got none in Linear"
+    with pytest.raises(ValueError, match=f"model: expected {expected}"):
         apply_to(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="model: expected a DeepseekV4Indexer inside, got none in"):
+        apply_to(tiny_model().model.layers[0], only=["indexer"])
 
 
 def test_a_module_with_its_own_forward_is_refused(model):

@@ -17,11 +17,13 @@ from rich.table import Table
 from torch import Tensor
 
 from .info import BACKENDS
-from .integrations.compare import Phase, compare
+from .integrations.compare import Phase, compare, decode_apart
 from .integrations.tiny import tiny_model
 from .integrations.transformers import apply_to, swapped, undo
 
 _WIDTH = 160  # off a terminal rich would cut the table at 80 columns
+CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_topk")}
+"""The dtypes that the model runs in, and the operators that it must then call."""
 MOVED = 0.01  # the share of choices that near ties may account for; a wrong operator moves more
 
 
@@ -35,6 +37,8 @@ class Report:
     swapped: dict[str, tuple[str, ...]]
     backends: dict[str, str]
     phases: tuple[Phase, ...]
+    decode_apart: dict[str, float]
+    """How far the logits of decode are from those of prefill in fp32, untouched and swapped."""
     failures: tuple[str, ...]
 
 
@@ -65,14 +69,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _failures(phase: Phase, ops: list[str]) -> Iterator[str]:
-    for op in ops:
+def _failures(phase: Phase) -> Iterator[str]:
+    name = f"{phase.name} in {phase.dtype}"
+    for op in CALLED[getattr(torch, phase.dtype)]:
         if not phase.calls.get(op):
-            yield f"{phase.name}: {op} was never called"
+            yield f"{name}: {op} was never called"
     if not phase.difference <= phase.bound:  # NaN fails too
-        yield f"{phase.name}: logits differ by {phase.difference:.1e}, more than {phase.bound:.1e}"
+        yield f"{name}: logits differ by {phase.difference:.1e}, more than {phase.bound:.1e}"
     if phase.first_token_apart is None and phase.choices_moved > MOVED * phase.choices:
-        yield f"{phase.name}: {phase.choices_moved} of {phase.choices} choices moved, more than near ties explain"
+        yield f"{name}: {phase.choices_moved} of {phase.choices} choices moved, more than near ties explain"
 
 
 def run(text: Path | None = None, *, length: int = 256, steps: int = 32) -> Report:
@@ -92,11 +97,16 @@ def run(text: Path | None = None, *, length: int = 256, steps: int = 32) -> Repo
     text = text or default_text()
     ids = passages(text, length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    ids = ids.to(device)
+    phases: list[Phase] = []
     with _one_thread():
         model = tiny_model().to(device)
         names = swapped(apply_to(model))
         undo(model)
-        phases = compare(model, copy.deepcopy(model).double(), ids.to(device), steps)
+        apart = decode_apart(model, ids, steps)
+        for dtype in CALLED:
+            rounded = copy.deepcopy(model).to(dtype)
+            phases += compare(rounded, copy.deepcopy(rounded).double(), ids, steps)
     devices = {op: device for phase in phases for op, device in phase.devices.items()}
     return Report(
         text=str(text),
@@ -104,10 +114,11 @@ def run(text: Path | None = None, *, length: int = 256, steps: int = 32) -> Repo
         versions={package: version(package) for package in ("torch", "transformers")},
         swapped=names,
         backends={op: f"{BACKENDS[kind]} on {kind}" for op, kind in devices.items()},
-        phases=phases,
+        phases=tuple(phases),
+        decode_apart=dict(zip(("untouched", "swapped"), apart, strict=True)),
         failures=(
             *(() if names else ("nothing was swapped",)),
-            *(failure for phase in phases for failure in _failures(phase, list(names))),
+            *(failure for phase in phases for failure in _failures(phase)),
         ),
     )
 
@@ -119,35 +130,56 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
         return
     console = Console(highlight=False, width=_WIDTH)
     facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_row("model", "DeepseekV4ForCausalLM, small, random weights, fp32")
+    facts.add_row("model", "DeepseekV4ForCausalLM, small, random weights")
     facts.add_row("text", report.text)
     facts.add_row("device", ", ".join([report.device, *(f"{k} {v}" for k, v in report.versions.items())]))
     for op, modules in report.swapped.items():
-        facts.add_row("swapped", f"{op} in {len(modules)} modules, {modules[0]} to {modules[-1]}")
-    for op, backend in report.backends.items():
-        facts.add_row("ran", f"{op}: {backend}")
+        facts.add_row("swapped", f"{op} in {len(modules)} modules, first {modules[0]}")
+    for backend in dict.fromkeys(report.backends.values()):
+        facts.add_row("ran", f"{', '.join(op for op, b in report.backends.items() if b == backend)}: {backend}")
     console.print(facts)
+    for dtype in dict.fromkeys(phase.dtype for phase in report.phases):
+        console.print()
+        console.print(_table(dtype, [phase for phase in report.phases if phase.dtype == dtype]))
+    console.print(_LEGEND.format(choices=max(phase.choices for phase in report.phases)))
     console.print()
-    columns = ("phase", "positions", "calls", "logits differ", "bound", "choices moved", "untouched", "swapped")
-    table = Table(box=None, pad_edge=False, header_style=None)
-    for column in columns:
-        table.add_column(column, justify="left" if column == "phase" else "right", no_wrap=True)
-    for phase in report.phases:
-        table.add_row(
-            phase.name,
-            str(phase.positions),
-            ", ".join(f"{op} {count}" for op, count in phase.calls.items()),
-            f"{phase.difference:.1e}",
-            f"{phase.bound:.1e}",
-            f"{phase.choices_moved} of {phase.choices}",
-            f"{phase.seconds_untouched:.3f} s",
-            f"{phase.seconds_swapped:.3f} s",
+    console.print(
+        "decode against prefill, float32: logits {swapped:.1e} apart swapped, {untouched:.1e} untouched".format(
+            **report.decode_apart
         )
-    console.print(table)
-    console.print("bound: twice the untouched model's own error against fp64, plus one rounding of the largest logit")
-    first = report.phases[-1].first_token_apart
-    console.print("generate: every token equal" if first is None else f"generate: token {first} is the first to differ")
+    )
+    for phase in report.phases:
+        if phase.first_token_apart is not None:
+            console.print(f"generate, {phase.dtype}: token {phase.first_token_apart} is the first to differ")
+    if all(phase.first_token_apart is None for phase in report.phases):
+        console.print("generate: every token equal")
     for failure in report.failures:
         console.print(f"FAILED {failure}")
     if not report.failures:
         console.print("the swapped model agrees with the untouched one")
+
+
+_LEGEND = """
+differ: the most that two logits differ, untouched and swapped
+bound: twice the untouched model's own error against fp64, plus one rounding
+ties, moved: of {choices} choices of experts and entries, those that fell otherwise
+between exactly equal scores, and between others"""
+
+
+def _table(dtype: str, phases: list[Phase]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style=None)
+    ops = list(dict.fromkeys(op for phase in phases for op in phase.calls))
+    for column in (dtype, *ops, "differ", "bound", "ties", "moved", "before", "after"):
+        table.add_column(column, justify="left" if column == dtype else "right", no_wrap=True)
+    for phase in phases:
+        table.add_row(
+            phase.name,
+            *(str(phase.calls.get(op, 0)) for op in ops),
+            f"{phase.difference:.1e}",
+            f"{phase.bound:.1e}",
+            str(phase.choices_tied),
+            str(phase.choices_moved),
+            f"{phase.seconds_untouched:.2f} s",
+            f"{phase.seconds_swapped:.2f} s",
+        )
+    return table

@@ -1,13 +1,13 @@
 """The same DeepSeek-V4, untouched and on lemmata's operators: how far apart its logits are, and how far they may be.
 
-In fp32 the untouched model and the swapped one are two roundings of one formula: neither is the truth for the other.
-Each phase therefore also runs in fp64 with the same parameters. |untouched - fp64| is what fp32 costs this model on
-this text, and a swapped model that is as exact differs from the untouched one by at most twice that. One rounding of
-the largest logit is added for texts on which that error happens to vanish. All three runs pick the same experts and
-compressed entries (see `Choices`); how many the swapped model would have picked otherwise is reported.
+In fp32 or bf16 the untouched model and the swapped one are two roundings of one formula: neither is the truth for the
+other. Each phase therefore also runs in fp64 with the same parameters. |untouched - fp64| is what the dtype costs this
+model on this text, and a swapped model that is as exact differs from the untouched one by at most twice that. One
+rounding of the largest logit is added for texts on which that error happens to vanish. All three runs pick the same
+experts and compressed entries (see `Choices`); how many the swapped model would have picked otherwise is reported.
 
 Decode is compared with decode: in transformers itself it differs from prefill, by tied scores that ``torch.topk``
-breaks differently in rows of different width.
+breaks differently in rows of different width. `decode_apart` measures that, and that it is gone when swapped.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Phase:
     """One way of running the model: the two runs compared."""
 
     name: str
+    dtype: str
     positions: int
     """How many positions have logits to compare."""
     calls: dict[str, int]
@@ -37,12 +38,15 @@ class Phase:
     """The device that each operator ran on."""
     difference: float
     """The largest difference of two logits reached from the same tokens."""
-    fp32_error: float
+    error: float
     """The largest error of the untouched model against fp64."""
     bound: float
     """What ``difference`` may be."""
     choices: int
+    choices_tied: int
+    """How many of them fell otherwise between exactly equal scores."""
     choices_moved: int
+    """How many others fell otherwise."""
     first_token_apart: int | None
     """Which generated token is the first to differ, if one does."""
     seconds_untouched: float
@@ -121,13 +125,15 @@ def _phase(
     difference, first = _apart(plain, swapped)
     return Phase(
         name=name,
+        dtype=str(model.dtype).removeprefix("torch."),
         positions=plain.logits.shape[:2].numel(),
         calls=dict(ours.calls),
         devices=ours.devices,
         difference=difference,
-        fp32_error=error,
-        bound=2 * error + torch.finfo(torch.float32).eps * plain.logits.abs().max().item(),
+        error=error,
+        bound=2 * error + torch.finfo(model.dtype).eps * plain.logits.abs().max().item(),
         choices=rows["made"],
+        choices_tied=rows["tied"],
         choices_moved=rows["differed"],
         first_token_apart=first,
         seconds_untouched=seconds_untouched,
@@ -140,7 +146,7 @@ def compare(model: Any, exact: Any, ids: Tensor, steps: int) -> tuple[Phase, ...
     """Run prefill, step-by-step decode and ``generate``, each untouched and swapped; the model ends untouched.
 
     Args:
-        model: an untouched fp32 ``DeepseekV4ForCausalLM``.
+        model: an untouched ``DeepseekV4ForCausalLM``, in fp32 or bf16.
         exact: an fp64 copy of it.
         ids: token ids ``[B, S]``. Prefill reads all of them, decode the last ``steps`` one by one, and ``generate``
             continues the others by as many.
@@ -158,3 +164,25 @@ def compare(model: Any, exact: Any, ids: Tensor, steps: int) -> tuple[Phase, ...
             exact,
         ),
     )
+
+
+@torch.no_grad()
+def decode_apart(model: Any, ids: Tensor, steps: int) -> tuple[float, float]:
+    """How far the logits of step-by-step decode are from those of prefill: untouched, and swapped.
+
+    Args:
+        model: an untouched ``DeepseekV4ForCausalLM``, and so it ends.
+        ids: token ids ``[B, S]``, of which decode reads the last ``steps`` one by one.
+        steps: from 1 to S - 1.
+    """
+
+    def apart() -> float:
+        decoded = _decode(model, ids, ids.shape[1] - steps).logits
+        return (decoded - _prefill(model, ids).logits[:, -steps - 1 :]).abs().max().item()
+
+    untouched = apart()
+    try:
+        apply_to(model)
+        return untouched, apart()
+    finally:
+        undo(model)

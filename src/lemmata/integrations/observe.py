@@ -52,34 +52,47 @@ class Choices:
 
     @contextmanager
     def record(self, model: nn.Module) -> Iterator[None]:
-        """Record each choice made by ``model``."""
+        """Record each choice made by ``model``, and the scores of the entries it chose among."""
 
-        def hook(name: str, router: nn.Module, output: Any) -> None:
+        def hook(name: str, module: nn.Module, output: Any) -> None:
             self._recorded[name].append(_picked(output))
 
-        with _watched(model, hook):
+        with _watched(model, (*_CHOOSERS, _SCORER), hook):
             yield
 
     @contextmanager
     def keep(self, model: nn.Module) -> Iterator[Counter[str]]:
-        """Hold ``model`` to the recorded choices; yields how many rows were ``made`` and how many ``differed``."""
-        rows: Counter[str] = Counter()
-        pending = {name: iter(picks) for name, picks in self._recorded.items()}
+        """Hold ``model`` to the recorded choices.
 
-        def hook(name: str, router: Any, output: Any) -> Any:
+        Yields how many rows were ``made``; how many of them ``tied``: other entries, of exactly the scores recorded for
+        the kept ones; and how many ``differed`` otherwise.
+        """
+        rows: Counter[str] = Counter()
+        pending = {name: iter(recorded) for name, recorded in self._recorded.items()}
+
+        def hook(name: str, module: Any, output: Any) -> Any:
             own, kept = _picked(output), next(pending[name])
-            differed = (own.sort(-1).values != kept.sort(-1).values).any(-1).sum().item()
-            rows.update(made=own[..., 0].numel() if own.shape[-1] else 0, differed=int(differed))
-            if not differed:
+            scores = next(pending[f"{name}.scorer"]) if isinstance(output, Tensor) else None
+            other = (own.sort(-1).values != kept.sort(-1).values).any(-1)
+            tied = torch.zeros_like(other)
+            if scores is not None:
+                tied = other & (_of(scores, own) == _of(scores, kept)).all(-1)
+            rows.update(made=other.numel() if own.shape[-1] else 0)
+            rows.update(tied=int(tied.sum()), differed=int((other & ~tied).sum()))
+            if not other.any():
                 return None
             if isinstance(output, Tensor):
                 return kept
-            scores = router.score_fn(output[0]).gather(1, kept)
-            weights = scores / (scores.sum(-1, keepdim=True) + 1e-20)
-            return output[0], weights * router.routed_scaling_factor, kept
+            weights = module.score_fn(output[0]).gather(1, kept)
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+            return output[0], weights * module.routed_scaling_factor, kept
 
-        with _watched(model, hook):
+        with _watched(model, _CHOOSERS, hook):
             yield rows
+
+
+_CHOOSERS = "DeepseekV4Indexer", "DeepseekV4TopKRouter"
+_SCORER = "DeepseekV4IndexerScorer"
 
 
 def _picked(output: Any) -> Tensor:
@@ -88,15 +101,20 @@ def _picked(output: Any) -> Tensor:
     return picked
 
 
+def _of(scores: Tensor, picked: Tensor) -> Tensor:
+    """The scores of the picked entries, in order; -1 picks none."""
+    return torch.where(picked < 0, float("-inf"), scores.gather(-1, picked.clamp(min=0))).sort(-1).values
+
+
 @contextmanager
-def _watched(model: nn.Module, hook: Any) -> Iterator[None]:
-    def choosing(module: nn.Module) -> bool:
-        return any(c.__name__ in ("DeepseekV4Indexer", "DeepseekV4TopKRouter") for c in type(module).__mro__)
+def _watched(model: nn.Module, classes: tuple[str, ...], hook: Any) -> Iterator[None]:
+    def watched(module: nn.Module) -> bool:
+        return any(c.__name__ in classes for c in type(module).__mro__)
 
     handles = [
         module.register_forward_hook(lambda module, args, output, name=name: hook(name, module, output))
         for name, module in model.named_modules()
-        if choosing(module)
+        if watched(module)
     ]
     try:
         yield

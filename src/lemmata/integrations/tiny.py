@@ -17,7 +17,9 @@ def tiny_model(seed: int = 0, **config: Any) -> Any:
     """A random ``DeepseekV4ForCausalLM`` of 0.3 million parameters whose tokens are bytes.
 
     Its parameters are drawn wide: sinks, biases and scales that transformers initialises to constants would hide whole
-    terms, and flat Sinkhorn logits would converge so fast that a missing iteration or a wrong order would not show.
+    terms, and flat Sinkhorn logits would converge so fast that a missing iteration or a wrong order would not show. The
+    heads of an indexer have half of their variance in common: no head that agrees with an entry means a score of exactly
+    0, and without such entries no ties would show.
 
     Args:
         seed: fixes every parameter.
@@ -50,8 +52,8 @@ def tiny_model(seed: int = 0, **config: Any) -> Any:
         "num_experts_per_tok": 2,
         "sliding_window": 8,
         "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 16},
-        "index_n_heads": 4,
-        "index_head_dim": 16,
+        "index_n_heads": 8,
+        "index_head_dim": 32,
         "index_topk": 4,
         "max_position_embeddings": 2048,
         "num_nextn_predict_layers": 0,
@@ -68,7 +70,12 @@ def tiny_model(seed: int = 0, **config: Any) -> Any:
 
     with torch.no_grad():
         for name, tensor in model.named_parameters():
-            if "norm" in name:
+            if name.endswith("indexer.q_b_proj.weight"):
+                heads = tensor.view(model.config.index_n_heads, -1, tensor.shape[-1])
+                normal(tensor, (2 * tensor.shape[-1]) ** -0.5)
+                common = torch.randn(heads.shape[1:], generator=generator)
+                heads += common * (2 * tensor.shape[-1]) ** -0.5
+            elif "norm" in name:
                 normal(tensor, 0.1, mean=1.0)
             elif tensor.ndim < 2 or name.endswith("position_bias"):
                 normal(tensor, _SPREAD if "_hc." in name else 0.5)

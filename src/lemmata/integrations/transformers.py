@@ -8,6 +8,12 @@ Usage::
 
 Only this model's modules change class; parameters, hooks and every other model stay as they were. The model itself
 records what was swapped, so both functions may be called any number of times.
+
+The indexer keeps the model's precision. In bf16, scores and selection are ``lemmata.indexer_topk``, which holds no matrix
+of all scores. In any other dtype, and where that operator does not reach (other sizes than it takes, positions that do
+not count up by one within a row, a scorer with hooks), the module's own scorer computes fp32 scores and ``lemmata.topk``
+selects. Either way equal scores go to the smaller index, in prefill and in decode alike. In the untouched model
+``torch.topk`` breaks ties as it likes, and otherwise in rows of another width.
 """
 
 from __future__ import annotations
@@ -19,11 +25,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from packaging.specifiers import SpecifierSet
 from torch import Tensor, nn
 
 import lemmata
+
+from ..reference.indexer import SELECT
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -47,6 +56,81 @@ def _hyper_connection(self: Any, hidden_streams: Tensor) -> tuple[Tensor, Tensor
     return post, comb, collapsed
 
 
+def _compressed_keys(self: Any, hidden_states: Tensor, cache: Any) -> Tensor:
+    """The keys of all entries so far, [B, T, D], by the module's own compressor."""
+    from transformers.models.deepseek_v4.modeling_deepseek_v4 import apply_rotary_pos_emb
+
+    ratio, width = self.compress_rate, self.head_dim
+    kv, gate, start = self.kv_proj(hidden_states), self.gate_proj(hidden_states), 0
+    if cache is None:
+        whole = kv.shape[1] // ratio * ratio
+        kv, gate = kv[:, :whole], gate[:, :whole]
+    else:
+        kv, gate, start = cache.store_compression_weights("indexer", kv, gate)
+    if kv.shape[1]:
+        kv = kv.unflatten(1, (-1, ratio))
+        gate = gate.unflatten(1, (-1, ratio)) + self.position_bias
+        before = (None, None) if cache is None else cache.update_overlap_state("indexer", kv, gate, width)
+        kv, gate = _with_overlap(kv, before[0], 0.0), _with_overlap(gate, before[1], float("-inf"))
+        keys = self.kv_norm((kv * gate.softmax(2, dtype=torch.float32).to(kv.dtype)).sum(2))
+        positions = torch.arange(keys.shape[1], device=keys.device) * ratio + start
+        rotary = self.rotary_emb(
+            keys, position_ids=positions.expand(keys.shape[0], -1), layer_type=self.rope_layer_type
+        )
+        keys = apply_rotary_pos_emb(keys.unsqueeze(1), *rotary).squeeze(1)
+    else:
+        keys = kv.new_zeros(kv.shape[0], 0, width)
+    return keys if cache is None else cache.update_compressor_states("indexer", keys)  # type: ignore[no-any-return]
+
+
+def _with_overlap(windows: Tensor, before: Tensor | None, nothing: float) -> Tensor:
+    """From [B, T, ratio, 2 D]: the first half of the window before each, then the second half of its own."""
+    first, own = windows.chunk(2, -1)
+    if before is None:
+        before = torch.full_like(first[:, 0], nothing)
+    first = torch.cat([before.unsqueeze(1).to(first.dtype), first[:, :-1]], 1)
+    return torch.cat([first, own], 2)
+
+
+def _computes(scorer: nn.Module, q: Tensor, k: Tensor, position_ids: Tensor) -> bool:
+    """Whether `lemmata.indexer_topk` computes this scorer's scores, without a loss of precision."""
+    if not q.dtype == k.dtype == torch.bfloat16:
+        return False
+    if not all(SELECT.statics[name].admits(size) for name, size in zip("HD", q.shape[2:], strict=True)):
+        return False
+    # tensor parallelism completes the scores in a hook, each device having summed over its heads
+    hooked = scorer._forward_hooks or scorer._forward_pre_hooks or "forward" in vars(scorer)
+    if hooked or type(scorer).__name__ != "DeepseekV4IndexerScorer":
+        return False
+    if position_ids.shape[1] == 1:
+        return True
+    # padding and packing interrupt the positions. This waits for the device, once a prefill; a traced graph cannot ask.
+    return not torch.compiler.is_compiling() and bool((position_ids.diff() == 1).all())
+
+
+def _indexer(
+    self: Any, hidden_states: Tensor, q_residual: Tensor, position_ids: Tensor, past_key_values: Any, layer_idx: int
+) -> Tensor:
+    from transformers.models.deepseek_v4.modeling_deepseek_v4 import apply_rotary_pos_emb
+
+    batch, queries, _ = hidden_states.shape
+    k = _compressed_keys(self, hidden_states, None if past_key_values is None else past_key_values.layers[layer_idx])
+    rotary = self.rotary_emb(hidden_states, position_ids=position_ids, layer_type=self.rope_layer_type)
+    q = self.q_b_proj(q_residual).unflatten(-1, (-1, self.head_dim))
+    q = apply_rotary_pos_emb(q.transpose(1, 2), *rotary).transpose(1, 2)
+    scorer, positions = self.scorer, position_ids.expand(batch, -1)
+    if _computes(scorer, q, k, position_ids):
+        weights = scorer.weights_proj(hidden_states).float() * (scorer.softmax_scale * scorer.weights_scaling)
+        taken = lemmata.indexer_topk(
+            q, k, weights, topk=self.index_topk, ratio=self.compress_rate, offset=positions[:, 0].int()
+        )
+    else:
+        scores = scorer(q, k, hidden_states).flatten(0, 1)
+        visible = ((positions + 1) // self.compress_rate).flatten().int()
+        taken = lemmata.topk(scores, k=self.index_topk, lengths=visible).view(batch, queries, -1)
+    return taken[..., : k.shape[1]].long()
+
+
 @dataclass(frozen=True)
 class Swap:
     """One operator's place in the model: the class that computes it, and the forward that calls lemmata instead."""
@@ -61,7 +145,10 @@ class Swap:
         return f"Lemmata{self.replaces}"
 
 
-SWAPS = (Swap("sinkhorn", "DeepseekV4HyperConnection", _hyper_connection),)
+SWAPS = (
+    Swap("sinkhorn", "DeepseekV4HyperConnection", _hyper_connection),
+    Swap("indexer", "DeepseekV4Indexer", _indexer),
+)
 """Every swap `apply_to` makes; an operator joins by one more entry."""
 
 
@@ -123,16 +210,18 @@ def apply_to(model: Model, *, only: Iterable[str] | None = None) -> Model:
     Raises:
         UnknownVersionError: this version of transformers is not in `KNOWN`.
         RuntimeError: a module carries a ``forward`` of its own, which would go on calling the old class.
-        ValueError: ``only`` names no operator, or the model has no module to swap.
+        ValueError: ``only`` names no operator, or the model has none of the modules to swap.
     """
     check_version()
     changes: list[tuple[str, nn.Module, type[nn.Module]]] = []
+    absent: list[str] = []
     for swap in _selected(only):
         original, ours = _classes(swap)
         found = [(name, module) for name, module in model.named_modules() if type(module) in (original, ours)]
-        if not found:
-            raise ValueError(f"model: expected a {swap.replaces} inside, got none in {type(model).__name__}")
+        absent += [] if found else [swap.replaces]
         changes += [(name, module, ours) for name, module in found if type(module) is original]
+    if absent and len(absent) == len(_selected(only)):
+        raise ValueError(f"model: expected a {' or '.join(absent)} inside, got none in {type(model).__name__}")
     _rebind(changes)
     return model
 

@@ -2,9 +2,11 @@
 
 import copy
 from contextlib import contextmanager
+from importlib.metadata import version
 
 import pytest
 import torch
+from packaging.version import Version
 
 import lemmata
 
@@ -167,6 +169,8 @@ def test_decode_agrees_with_prefill(model, ids):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_saved_model_can_be_swapped_again(model, ids, tmp_path, dtype):
+    if dtype == torch.bfloat16 and Version(version("transformers")) < Version("5.20"):
+        pytest.skip("a model that this transformers loads in bf16 does not run, untouched either")
     apply_to(model.to(dtype)).save_pretrained(tmp_path)
     again = type(model).from_pretrained(
         tmp_path, dtype=dtype, attn_implementation="eager", experts_implementation="eager"

@@ -82,13 +82,15 @@ def warmup() -> None:
         raise typer.Exit(2)
     try:
         from .kernels.build import build
-        from .kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
+        from .warmup import kernels
+
+        wanted = list(kernels())
     except ModuleNotFoundError as error:
         typer.echo(f"lemmata warmup: {error}: pip install 'lemmata[cuda]'", err=True)
         raise typer.Exit(2) from error
-    for factory in (sinkhorn_fwd, sinkhorn_bwd):
-        build(factory, Config())
-        typer.echo(f"built {factory.__name__}")
+    for factory, config in wanted:
+        build(factory, config)
+        typer.echo(f"built {factory.__name__} {config}")
 
 
 @app.command()

@@ -1,0 +1,70 @@
+"""What `lemmata warmup` builds is what the launchers ask for, on every call that DeepSeek-V4 makes."""
+
+import pytest
+import torch
+
+pytest.importorskip("tilelang")
+
+from typer.testing import CliRunner
+
+from lemmata import cli, warmup
+from lemmata.kernels import build, indexer, topk
+
+LENGTHS = [1, 100, 4096, 5000, 10_000, 20_000, 32_768, 40_000, 2**17, 2**18]  # 2^18 entries are 2^20 tokens
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The kernels that launchers ask for; they are not run."""
+    pairs = set()
+    for module in (indexer, topk):
+        monkeypatch.setattr(module, "build", lambda *pair: pairs.add(pair) or (lambda *tensors: None))
+    return pairs
+
+
+def empty(*shape, dtype):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def test_every_kernel_is_listed_once():
+    listed = list(warmup.kernels())
+    assert len(set(listed)) == len(listed)
+
+
+@pytest.mark.parametrize("entries", LENGTHS)
+@pytest.mark.parametrize("queries", [1, 4096])
+def test_the_scores_are_built(asked, queries, entries):
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        q, k = empty(1, queries, 64, 128, dtype=dtype), empty(1, entries, 128, dtype=dtype)
+        weights, offset = empty(1, queries, 64, dtype=torch.float32), empty(1, dtype=torch.int32)
+        if dtype == torch.bfloat16:
+            indexer.scores(q, k, weights, offset, 4)
+        else:
+            indexer.scores_fp8(q, k, weights, empty(1, entries, dtype=torch.float32), offset, 4)
+    assert len(asked) == 2
+    assert asked <= set(warmup.kernels())
+
+
+@pytest.mark.parametrize("entries", LENGTHS)
+@pytest.mark.parametrize("k", [512, 1024])
+def test_the_selection_is_built(asked, k, entries):
+    topk.select(empty(3, entries, dtype=torch.float32), empty(3, dtype=torch.int32), k, whole=True)
+    assert asked
+    assert asked <= set(warmup.kernels())
+
+
+def test_the_command_builds_them(monkeypatch):
+    built = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(build, "build", lambda *pair: built.append(pair))
+    result = CliRunner().invoke(cli.app, ["warmup"])
+    assert result.exit_code == 0, result.output
+    assert built == list(warmup.kernels())
+    assert len(result.output.splitlines()) == len(built)
+
+
+def test_the_command_wants_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = CliRunner().invoke(cli.app, ["warmup"])
+    assert result.exit_code == 2
+    assert result.output == "lemmata warmup: expected a CUDA device, got none\n"

@@ -12,6 +12,7 @@ import z3
 from tvm import tirx
 
 from .dtypes import bits as element_bits
+from .dtypes import fits
 from .errors import Unsupported
 from .trace import Access, Region, Variable
 
@@ -59,6 +60,22 @@ def call(translator: Translator, e: tirx.Call) -> Value:
     return _function(translator, e, name)
 
 
+def passed(node: tirx.Stmt | tirx.PrimExpr) -> set[int]:
+    """The data pointers that the calls in a statement or an expression are given."""
+    found: set[int] = set()
+
+    def visit(e: object) -> None:
+        if isinstance(e, tirx.Call):
+            for a in e.args:
+                if isinstance(a, tirx.Var) and str(a.dtype) == "handle":
+                    found.add(hash(a))
+                elif isinstance(a, tirx.BufferLoad) and getattr(e.op, "name", "") == "tirx.address_of":
+                    found.add(hash(a.buffer.data))
+
+    tirx.stmt_functor.post_order_visit(node, visit)
+    return found
+
+
 def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     effect = e.op.get_attr("TCallEffectKind") if hasattr(e.op, "get_attr") else None
     pure = (effect is not None and int(effect) in (0, _PURE)) or bool(_MATHEMATICS.fullmatch(name))
@@ -77,8 +94,13 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
         elif isinstance(argument, tirx.PrimExpr):
             translator.value(argument)
     if not pure:
-        translator.locals.forget()
-    return translator.opaque(name.split(".")[-1], str(e.dtype))
+        translator.locals.forget(passed(e))
+    value = translator.opaque(name.split(".")[-1], str(e.dtype))
+    if name in COUNTS and isinstance(value, z3.ArithRef):
+        translator.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
+    if name in _MASKS and isinstance(value, z3.ArithRef):
+        translator.recorder.facts.append(z3.And(value >= 0, value < 2**32))
+    return value
 
 
 def _copy(translator: Translator, e: tirx.Call) -> tuple[z3.ArithRef, list[z3.BoolRef]]:
@@ -160,8 +182,9 @@ def _bitwise(translator: Translator, e: tirx.Call, name: str) -> Value:
         return a / scale if name == "tirx.shift_right" else translator.checked(e, a * scale)
     if name == "tirx.bitwise_and" and constant is not None and constant >= 0 and constant & (constant + 1) == 0:
         return a % (constant + 1)  # the low bits, of negative numbers too
-    if dtype.startswith("uint") and (known := _masked(name, a, b)) is not None:
-        return known
+    if dtype.startswith("uint"):
+        known = _masked(name, a, b)
+        return _natural(translator, name, a, b, dtype) if known is None else known
     operands = (z3.Int2BV(a, width), z3.Int2BV(b, width))
     return z3.BV2Int(_BITWISE[name](*operands), is_signed=not dtype.startswith("uint"))
 
@@ -182,6 +205,15 @@ def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
         change = {"tirx.bitwise_and": part, "tirx.bitwise_or": ones - part, "tirx.bitwise_xor": ones - 2 * part}[name]
         kept = kept + 2**low * change
     return kept
+
+
+def _natural(translator: Translator, name: str, a: z3.ArithRef, b: z3.ArithRef, dtype: str) -> z3.ArithRef:
+    """A bitwise operation of two natural numbers that vary: a function of them, of which only the range is known."""
+    function = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())
+    result = function(a, b)
+    most = [result <= a, result <= b] if name == "tirx.bitwise_and" else []
+    translator.recorder.facts.append(z3.And(fits(result, dtype), *most))
+    return result
 
 
 def _runs(mask: int) -> Iterator[tuple[int, int]]:
@@ -205,6 +237,15 @@ def _shift(translator: Translator, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef
         result = z3.If(by == amount, a / 2**amount if right else a * 2**amount, result)
     return result if right else translator.checked(e, result)
 
+
+_MASKS = {
+    "tl.ballot",
+    "tl.ballot_sync",
+    "tl.activemask",
+    "tl.match_any_sync",
+    "tl.match_all_sync",
+}  # a bit for each of 32 threads
+COUNTS = {"tirx.clz", "tirx.popcount"}  # at most the number of bits
 
 _BITWISE: dict[str, Callable[..., z3.BitVecRef]] = {
     "tirx.bitwise_and": lambda a, b: a & b,

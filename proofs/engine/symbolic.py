@@ -232,6 +232,8 @@ class Symbols:
 
     def binary(self, operator: Binary, a: Value, b: Value, dtype: str) -> Value:
         """An operation of the ring, or one on integers."""
+        if dtype.startswith("uint") and operator in ("add", "sub", "mul"):
+            raise Unsupported(f"{operator} of {dtype}, which is modulo a power of two")
         match operator:
             case "add":
                 return extended.add(a, b)
@@ -295,6 +297,8 @@ class Symbols:
             return self.compare("ne", a, Value(ZERO), source)
         if is_integer(target) and not is_integer(source):
             raise Unsupported(f"a cast from {source} to {target} in the symbolic reading")
+        if target.startswith("uint") and not source.startswith(("uint", "bool")):
+            raise Unsupported(f"a cast from {source} to {target}, which is modulo a power of two")
         return a
 
     def bits(self, a: Value, source: str, target: str) -> Value:

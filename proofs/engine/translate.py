@@ -72,6 +72,23 @@ class Translator:
         self._quiet = before
         return value
 
+    def over_sizes(self, e: tirx.PrimExpr) -> z3.ArithRef:
+        """The value of an expression of sizes and constants alone.
+
+        Raises:
+            Unsupported: something else is in it.
+        """
+        others: list[object] = []
+
+        def visit(node: object) -> None:
+            if isinstance(node, (tirx.BufferLoad, tirx.Call)):
+                others.append(node)
+
+        tirx.stmt_functor.post_order_visit(e, visit)
+        if others:
+            raise Unsupported(f"{text(e)} is not a matter of sizes")
+        return self.constant(e)
+
     def opaque(self, name: str, dtype: str) -> Value:
         """A value of which only the type is known."""
         if not is_integer(dtype):
@@ -135,7 +152,10 @@ class Translator:
     # Arithmetic.
 
     def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
-        """The value of an integer operation, and the obligation that it fits its type."""
+        """The value of an integer operation, and the obligation that it fits its type; an unsigned one is modulo 2^n."""
+        dtype = str(e.dtype)
+        if dtype.startswith("uint"):
+            return term % 2 ** bits(dtype)
         if not self._quiet:
             self.recorder.require("overflow", f"{text(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
         return term
@@ -213,6 +233,8 @@ class Translator:
         if target.startswith("bool"):
             return self.boolean(e.value)
         term = self.integer(e.value)
+        if target.startswith("uint") and bits(target) >= bits(source):  # modulo 2^n, as unsigned arithmetic
+            return term if source.startswith("uint") else term % 2 ** bits(target)
         narrower = bits(target) < bits(source) or target.startswith("uint") != source.startswith("uint")
         if narrower and not self._quiet:
             self.recorder.require("cast", f"{text(e.value)} fits {target}", fits(term, target))

@@ -19,6 +19,7 @@ from .counters import counters
 from .dtypes import bits, fits, is_integer
 from .errors import Unsupported
 from .hypotheses import Hypotheses
+from .intrinsics import passed
 from .trace import Barrier, Branch, Loop, Recorder, Trace, Variable
 from .translate import Translator, text
 
@@ -35,7 +36,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     """
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
-    walker.translator.counters = counters(func.body, walker.translator.constant)
+    walker.translator.counters = counters(func.body, walker.translator.over_sizes)
     walker.statement(func.body)
     recorder = walker.recorder
     return Trace(
@@ -156,28 +157,31 @@ class _Walker:
             self.recorder.require("overflow", f"the end of {s.loop_var.name} fits {s.loop_var.dtype}", end)
         variable = Variable(self.recorder.unique(s.loop_var.name), "loop", low, extent)
         self.translator.values[hash(s.loop_var)] = variable.term
-        self.translator.locals.forget()
         with self.recorder.over(variable):
-            if _has_barrier(s.body):
-                body = Loop(variable, [])
-                self.recorder.block.append(body)
-                with self.recorder.into(body.body):
-                    self.statement(s.body)
-            else:
-                self.statement(s.body)
-        self.translator.locals.forget()
+            self.translator.locals.loop(_changed(s.body), lambda: self._iteration(variable, s.body))
+
+    def _iteration(self, variable: Variable, body: tirx.Stmt) -> None:
+        if not _has_barrier(body):
+            self.statement(body)
+            return
+        loop = Loop(variable, [])
+        self.recorder.block.append(loop)
+        with self.recorder.into(loop.body):
+            self.statement(body)
 
     def _While(self, s: tirx.While) -> None:  # noqa: N802
         if _has_barrier(s):
             raise Unsupported("barrier in a while loop")
-        self.translator.locals.forget()
-        variable = Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None)
-        with self.recorder.over(variable):
+
+        def iteration() -> None:
             with self.at(f"while {text(s.condition)}"):
                 condition = self.translator.boolean(s.condition)
             with self.recorder.under(condition):
                 self.statement(s.body)
-        self.translator.locals.forget()
+
+        variable = Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None)
+        with self.recorder.over(variable):
+            self.translator.locals.loop(_changed(s), iteration)
 
     def _IfThenElse(self, s: tirx.IfThenElse) -> None:  # noqa: N802
         with self.at(f"if {text(s.condition)}"):
@@ -266,6 +270,18 @@ def _has_barrier(s: tirx.Stmt) -> bool:
 
     tirx.stmt_functor.post_order_visit(s, visit)
     return found
+
+
+def _changed(s: tirx.Stmt) -> frozenset[int]:
+    """The data pointers that a statement stores to, or passes to an instruction that might."""
+    found = passed(s)
+
+    def visit(node: object) -> None:
+        if isinstance(node, tirx.BufferStore):
+            found.add(hash(node.buffer.data))
+
+    tirx.stmt_functor.post_order_visit(s, visit)
+    return frozenset(found)
 
 
 def _written(s: tirx.Stmt) -> frozenset[str]:

@@ -1,0 +1,110 @@
+"""The proofs of top-k: the checker, the theorems about its criterion, and what they do not let pass."""
+
+from __future__ import annotations
+
+import pytest
+import tilelang.language as T
+import torch
+import z3
+from torch import Tensor
+
+from lemmata.kernels.build import PASS_CONFIGS
+from lemmata.kernels.topk_check import Config, topk_check
+from lemmata.proofs import topk as claims
+from lemmata.proofs.engine.errors import Unsupported
+from lemmata.proofs.engine.interpret import interpret
+from lemmata.proofs.engine.lemmas import lemma
+from lemmata.proofs.engine.solve import solve
+from lemmata.proofs.engine.symbolic import execute
+from lemmata.proofs.engine.verify import verify
+from lemmata.proofs.suite import Proof, proofs
+from lemmata.reference import topk_check as criterion
+from lemmata.reference.topk import CHECK, topk
+
+BITS = torch.tensor([0, 1, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FFFFFFF, 0x3F800000], dtype=torch.int32)
+BITS = torch.cat([BITS, BITS + torch.tensor(-(2**31), dtype=torch.int32)])  # the same with the sign set
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("proof", list(proofs("topk")), ids=lambda p: p.name)
+def test_every_kernel_that_ships_is_proved(proof: Proof) -> None:
+    report = proof.run()
+    assert report.holds, "\n".join(map(str, report.failures))
+    assert all(layer.guards > 20 for layer in report.layers if layer.name in ("L0", "L1"))
+    assumed = [s for layer in report.layers if layer.name == "L2" for s in layer.statements]
+    assert not assumed, "the scores may be any floats"
+
+
+def rows(seed: int, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of few bit patterns, and for most of them the right answer with one slot changed."""
+    random = torch.Generator().manual_seed(seed)
+    width = 13
+    scores = BITS[torch.randint(len(BITS), (40, width), generator=random)].view(torch.float32).to(dtype)
+    lengths = torch.randint(-1, width + 2, (40,), generator=random, dtype=torch.int32)
+    indices = topk(scores, lengths, k)
+    slot = torch.randint(k, (40, 1), generator=random)
+    other = torch.randint(-2, width + 1, (40, 1), generator=random, dtype=torch.int32)
+    changed = indices.scatter(1, slot, other)
+    return scores, lengths, torch.where(torch.arange(40)[:, None] < 10, indices, changed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 3, 8, 20])
+def test_the_kernel_as_interpreted_is_the_criterion_and_that_is_the_answer(k: int, dtype: torch.dtype) -> None:
+    for seed in range(3):
+        scores, lengths, indices = rows(seed, k, dtype)
+        out = torch.empty(len(scores), dtype=torch.int32)
+        interpret(topk_check(Config(k, str(dtype).removeprefix("torch."), threads=32)), scores, lengths, indices, out)
+        right = (topk(scores, lengths, k) == indices).all(-1).int()
+        assert torch.equal(out, right)
+        assert torch.equal(criterion.topk_check(scores, lengths, indices), right)
+        assert 0 < right.sum() < len(right)
+
+
+def test_the_theorems_are_about_the_references_integers() -> None:
+    for b in [*BITS.tolist(), *range(-5, 5), -(2**31) + 1]:
+        score = torch.tensor(b, dtype=torch.int32).view(torch.float32)
+        ours = z3.simplify(claims.signed_magnitude(z3.BitVecVal(b, 32))).as_signed_long()
+        assert ours == criterion.signed_magnitude(score).item()
+
+
+FALSE = {
+    "the bits themselves": lambda b: b,
+    "-0 below 0": lambda b: z3.If(b >= 0, b, b ^ 0x7FFFFFFF),
+    "negative numbers reversed": lambda b: z3.If(b >= 0, b, b - z3.BitVecVal(-(2**31), 32)),
+}
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_other_integers_do_not_compare_as_the_numbers_do(name: str) -> None:
+    b, c = z3.BitVecs("b c", 32)
+    x, y = (z3.fpBVToFP(n, z3.Float32()) for n in (b, c))
+    numbers = z3.Not(z3.Or(z3.fpIsNaN(x), z3.fpIsNaN(y)))
+    order = lemma("order", (FALSE[name](b) < FALSE[name](c)) == z3.fpLT(x, y), numbers)
+    same = lemma("same", (FALSE[name](b) == FALSE[name](c)) == z3.fpEQ(x, y), numbers)
+    assert {solve(order).verdict, solve(same).verdict} == {"proved", "refuted"} or solve(order).verdict == "refuted"
+
+
+def test_a_checker_that_lets_nan_pass_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lemmata.kernels import topk_check as kernels
+
+    monkeypatch.setattr(kernels, "is_valid", lambda magnitude: magnitude > -kernels.INFINITY)
+    proof = next(iter(proofs("topk")))
+    report = verify(
+        topk_check(Config()), CHECK, statics={"k": 512}, compare=proof.compare, pass_configs=PASS_CONFIGS, layers=["L2"]
+    )
+    assert {f.kind for f in report.failures} == {"equivalence"}
+
+
+def test_unsigned_arithmetic_is_no_arithmetic_of_integers() -> None:
+    @T.prim_func
+    def kernel(x: T.Tensor((4,), "uint32"), out: T.Tensor((4,), "uint32")):
+        with T.Kernel(4, threads=1) as i:
+            out[i] = x[i] - T.uint32(1)
+
+    with pytest.raises(Unsupported, match="modulo a power of two"):
+        execute(kernel)

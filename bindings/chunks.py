@@ -9,14 +9,17 @@ from torch import Tensor
 
 from ..reference import indexer as reference
 
+_PIECE = 2**15  # entries of a row that the top-k kernel selects from at a time
 _CHUNK = 2**24  # elements of the largest temporary, [1, queries, H, T], unless those of one query are more
 
 
-def pieces(q: Tensor, rows: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of the batch and of the queries, at most that many queries at a time."""
-    for b in range(q.shape[0]):
-        for s in range(0, q.shape[1], rows):
-            yield slice(b, b + 1), slice(s, s + rows)
+def groups(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of the batch and of the queries from ``first`` on, contiguous and of at most that many queries."""
+    B, S = q.shape[:2]
+    together = max(rows // max(S, 1), 1) if first == 0 else 1
+    for b in range(0, B, together):
+        for s in range(first, S, rows):
+            yield slice(b, min(b + together, B)), slice(s, min(s + rows, S))
 
 
 def _rows(q: Tensor, k: Tensor) -> int:
@@ -26,7 +29,7 @@ def _rows(q: Tensor, k: Tensor) -> int:
 def scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
     """The reference, in chunks of bounded memory; as each query's products are its own, chunks change no bit."""
     out = weights.new_empty((*q.shape[:2], k.shape[1]))
-    for b, s in pieces(q, _rows(q, k)):
+    for b, s in groups(q, 0, _rows(q, k)):
         out[b, s] = reference.indexer_scores(q[b, s], k[b], weights[b, s], offset[b] + s.start, ratio)
     return out
 
@@ -34,7 +37,7 @@ def scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) ->
 def scores_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: Tensor, ratio: int) -> Tensor:
     """The same with fp8 inputs."""
     out = weights.new_empty((*q.shape[:2], k.shape[1]))
-    for b, s in pieces(q, _rows(q, k)):
+    for b, s in groups(q, 0, _rows(q, k)):
         piece = q[b, s], k[b], weights[b, s], k_scale[b], offset[b] + s.start
         out[b, s] = reference.indexer_scores_fp8(*piece, ratio)
     return out
@@ -47,7 +50,7 @@ def scores_bwd(
     grad_q, grad_weights = q.new_empty(q.shape), weights.new_empty(weights.shape)
     grad_k = weights.new_zeros(k.shape)
     wide_k = k.type_as(weights)
-    for b, s in pieces(q, _rows(q, k)):
+    for b, s in groups(q, 0, _rows(q, k)):
         piece = grad_out[b, s], q[b, s].type_as(weights), wide_k[b], weights[b, s], offset[b] + s.start
         grad_q[b, s], of_keys, grad_weights[b, s] = reference.indexer_scores_bwd(*piece, ratio)
         grad_k[b] += of_keys
@@ -63,16 +66,22 @@ def select(
     ratio: int,
     topk: int,
     workspace: int,
+    unscored: int = 0,
 ) -> Tensor:
-    """Scores and the largest of them, in chunks that the workspace bounds too."""
+    """Scores and the largest of them, in chunks that the workspace bounds too; no scores for the first ``unscored``."""
+    seen = reference.visible(offset, q.shape[1], ratio).clamp(0, k.shape[1])
+    if k.shape[1] <= topk:
+        return reference.everything(seen, topk)
     out = q.new_empty((*q.shape[:2], topk), dtype=torch.int32)
-    for b, s in pieces(q, min(_rows(q, k), held(k, workspace))):
+    out[:, :unscored] = reference.everything(seen[:, :unscored], topk)
+    for b, s in groups(q, unscored, min(_rows(q, k), held(k, topk, workspace))):
         scale = None if k_scale is None else k_scale[b]
         piece = q[b, s], k[b], weights[b, s], scale, offset[b] + s.start
         out[b, s] = reference.indexer_topk(*piece, ratio, topk)
     return out
 
 
-def held(k: Tensor, workspace: int) -> int:
-    """How many queries' scores the workspace holds; at least one."""
-    return max(workspace // max(4 * k.shape[1], 1), 1)
+def held(k: Tensor, topk: int, workspace: int) -> int:
+    """How many queries' scores the workspace holds, with what each piece of them selects; at least one."""
+    pieces = -(-k.shape[1] // _PIECE)
+    return max(workspace // (4 * (k.shape[1] + topk * (pieces + 1) + 2)), 1)

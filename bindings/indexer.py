@@ -13,10 +13,12 @@ from torch.autograd import forward_ad
 from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
 from . import chunks
-from .registry import checks_results, define, wants_grad
+from .registry import checks_results, define, lazily, wants_grad
 from .topk import accepted, require
 
 _KERNELS = "lemmata.kernels.indexer"
+_scores_kernel, _fp8_kernel = lazily(_KERNELS, "scores"), lazily(_KERNELS, "scores_fp8")
+_topk_kernel = lazily("lemmata.kernels.topk", "select")
 
 
 @functools.cache
@@ -27,6 +29,35 @@ def _say_once(message: str) -> None:
 def _scores_bwd_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     _say_once("indexer_scores: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
     return chunks.scores_bwd(*args)
+
+
+def _select_cuda(
+    q: Tensor,
+    k: Tensor,
+    weights: Tensor,
+    k_scale: Tensor | None,
+    offset: Tensor,
+    ratio: int,
+    topk: int,
+    workspace: int,
+    unscored: int = 0,
+) -> Tensor:
+    """Both kernels, on as many queries at a time as the workspace holds the scores of."""
+    seen = reference.visible(offset, q.shape[1], ratio).clamp_(0, k.shape[1]).int()
+    if k.shape[1] <= topk:
+        return reference.everything(seen, topk)
+    out = q.new_empty((*q.shape[:2], topk), dtype=torch.int32)
+    out[:, :unscored] = reference.everything(seen[:, :unscored], topk)
+    for b, s in chunks.groups(q, unscored, chunks.held(k, topk, workspace)):
+        at = offset[b] + s.start
+        if k_scale is None:
+            scores = _scores_kernel(q[b, s], k[b], weights[b, s], at, ratio)
+        else:
+            scores = _fp8_kernel(q[b, s], k[b], weights[b, s], k_scale[b], at, ratio)
+        best = _topk_kernel(scores.flatten(0, 1), seen[b, s].flatten(), topk, True)
+        del scores  # before the next ones are allocated
+        out[b, s] = best.unflatten(0, seen[b, s].shape)
+    return out
 
 
 def _fake_scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
@@ -55,6 +86,7 @@ def _fake_select(
     ratio: int,
     topk: int,
     workspace: int,
+    unscored: int = 0,
 ) -> Tensor:
     contract = reference.SELECT if k_scale is None else reference.SELECT_FP8
     contract.check(*_inputs(q, k, weights, k_scale, offset), ratio=ratio, topk=topk, workspace=workspace)
@@ -93,9 +125,10 @@ _bwd = define(
 )
 _topk = define(
     "indexer_topk_fwd",
-    "(Tensor q, Tensor k, Tensor weights, Tensor? k_scale, Tensor offset, int ratio, int topk, int workspace) -> Tensor",
+    "(Tensor q, Tensor k, Tensor weights, Tensor? k_scale, Tensor offset, int ratio, int topk, int workspace,"
+    " SymInt unscored=0) -> Tensor",
     reference=chunks.select,
-    kernel=(_KERNELS, "select"),
+    kernel=_select_cuda,
     fake=_fake_select,
     idle=_idle,
     batched=True,
@@ -170,6 +203,14 @@ def _prepared(
         else:
             plain.check(*inputs[:3], offset, **statics)
     return offset
+
+
+def _unscored(q: Tensor, offset: int | Tensor, ratio: int, topk: int) -> int:
+    """How many of the first queries are known to see at most ``topk``: (offset + t + 1) // ratio <= topk."""
+    if isinstance(offset, Tensor):
+        return 0
+    known = torch.sym_min(q.shape[1], ratio * (topk + 1) - 1 - offset)  # type: ignore[no-untyped-call]
+    return torch.sym_max(0, known)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _check_kind(op: str, q: Tensor, k_scale: Tensor | None) -> None:
@@ -253,9 +294,9 @@ def indexer_topk(
 ) -> Tensor:
     """The entries that each query attends to: those of the ``topk`` highest scores among the entries it sees.
 
-    A query that sees at most ``topk`` entries, ``(offset[b] + t + 1) // ratio <= topk``, takes them all, whatever their
-    scores are, NaN included: they are not computed. Any other takes ``lemmata.topk`` of its row of
-    ``lemmata.indexer_scores``: of equal scores the smaller index, NaN and -inf never. No S x T matrix is ever held.
+    A query that sees at most ``topk`` entries, ``min(T, (offset[b] + t + 1) // ratio) <= topk``, takes them all, whatever
+    their scores are, NaN included; where the offset is an int they are not computed. Any other takes ``lemmata.topk`` of
+    its row of ``lemmata.indexer_scores``: of equal scores the smaller index, NaN and -inf never. No S x T matrix is held.
 
     Args:
         q: ``[B, S, H, D]`` bf16 or float8_e4m3fn; H one of 8, 16, 32, 64 and D one of 32, 64, 128. Any strides, as of all
@@ -285,11 +326,11 @@ def indexer_topk(
     Formula: as for ``indexer_scores``; the rule of ties is lemmata's own.
     """
     contracts, inputs = (reference.SELECT, reference.SELECT_FP8), (q, k, weights, k_scale)
-    offset = _prepared("indexer_topk", contracts, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
-    indices: Tensor = _topk(q, k, weights, k_scale, offset, ratio, topk, workspace)
+    at = _prepared("indexer_topk", contracts, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
+    indices: Tensor = _topk(q, k, weights, k_scale, at, ratio, topk, workspace, _unscored(q, offset, ratio, topk))
     if checks_results():
         with torch.no_grad():
-            _require_largest(inputs, offset, ratio, workspace, indices)
+            _require_largest(inputs, at, ratio, workspace, indices)
     return indices
 
 
@@ -298,16 +339,15 @@ def _require_largest(
 ) -> None:
     """Compare with the scores, computed again a piece at a time."""
     q, k, weights, k_scale = inputs
-    for b, s in chunks.pieces(q, chunks.held(k, workspace)):
+    for b, s in chunks.groups(q, 0, chunks.held(k, indices.shape[-1], workspace)):
         at = offset[b] + s.start
         if k_scale is None:
             scores = _fwd(q[b, s], k[b], weights[b, s], at, ratio)
         else:
             scores = _fwd_fp8(q[b, s], k[b], weights[b, s], k_scale[b], at, ratio)
-        seen = reference.visible(at, scores.shape[1], ratio)
-        taken_whole = (seen <= indices.shape[-1]).unsqueeze(-1)
+        lengths = reference.visible(at, scores.shape[1], ratio).clamp(0, k.shape[1]).int()
+        taken_whole = (lengths <= indices.shape[-1]).unsqueeze(-1)
         scores = torch.where(taken_whole, 0.0, scores)  # equal scores: then all are the largest
-        lengths = seen.clamp(0, k.shape[1]).int()
         require(
             f"indexer_topk of sequence {b.start} from query {s.start} on",
             accepted(scores.flatten(0, 1), lengths.flatten(), indices[b, s].flatten(0, 1)),

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 Implementation = Callable[..., Any]
 
 
-def _lazily(module: str, function: str) -> Implementation:
+def lazily(module: str, function: str) -> Implementation:
     """The launcher, its module imported at the first call: importing lemmata must not import tilelang."""
 
     @functools.cache
@@ -68,7 +68,7 @@ def define(
     qualified = f"lemmata::{name}"
     torch.library.define(qualified, schema)
     reference = torch.no_grad()(reference)
-    cuda = _lazily(*kernel) if isinstance(kernel, tuple) else torch.no_grad()(kernel)
+    cuda = lazily(*kernel) if isinstance(kernel, tuple) else torch.no_grad()(kernel)
     torch.library.impl(qualified, "CPU", reference)
     torch.library.impl(qualified, "CUDA", _unless(idle, reference, cuda) if idle else cuda)
     torch.library.register_fake(qualified, fake)

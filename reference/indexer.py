@@ -130,9 +130,12 @@ def indexer_topk(
         scores = indexer_scores(q, k, weights, offset, ratio)
     else:
         scores = indexer_scores_fp8(q, k, weights, k_scale, offset, ratio)
-    seen = visible(offset, q.shape[1], ratio).unsqueeze(-1)
-    lengths = seen.clamp(0, k.shape[1])
+    lengths = visible(offset, q.shape[1], ratio).clamp(0, k.shape[1])
     best = largest(scores.flatten(0, 1), lengths.flatten(), topk).view(*q.shape[:2], topk)
-    first = torch.arange(topk, dtype=I32, device=q.device)
-    everything = torch.where(first < lengths, first, -1)
-    return torch.where(seen <= topk, everything, best)
+    return torch.where(lengths.unsqueeze(-1) <= topk, everything(lengths, topk), best)
+
+
+def everything(lengths: Tensor, topk: int) -> Tensor:
+    """The indices 0 to length - 1, then -1, [B, S, topk]: what a query takes that sees no more than topk."""
+    first = torch.arange(topk, dtype=I32, device=lengths.device)
+    return torch.where(first < lengths.unsqueeze(-1), first, -1)

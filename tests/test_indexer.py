@@ -269,7 +269,7 @@ def test_chunks_change_no_bit(spec: OpSpec, monkeypatch: pytest.MonkeyPatch) -> 
 def test_checked_mode(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = case(INDEXER_SCORES_FP8, device, S=70)
     tensors["weights"][0, [0, 30]] = NAN  # sees as many as are taken; sees more
-    arguments = {"topk": 5, "offset": 20, "workspace": 35 * 4 * 7}
+    arguments = {"topk": 5, "offset": 20, "workspace": (35 + 5 * 2 + 2) * 4 * 7}
     right = lemmata.indexer_topk(**tensors, **arguments)
     monkeypatch.setenv("LEMMATA_CHECK", "1")
     assert torch.equal(lemmata.indexer_topk(**tensors, **arguments), right)

@@ -40,15 +40,21 @@ def operators() -> tuple[str, ...]:
 
 
 def kernel_digest(op: str) -> str:
-    """The SHA-256 of the operator's kernel source and of how kernels are built.
+    """The SHA-256 of the operator's kernel source and of the modules beside it that it imports.
 
     Raises:
         ValueError: there is no such kernel.
     """
-    source = _PACKAGE / "kernels" / f"{op}.py"
-    if not source.is_file():
+    if op not in operators():
         raise ValueError(f"op: expected one of {list(operators())}, got {op!r}")
-    return hashlib.sha256(source.read_bytes() + source.with_name("build.py").read_bytes()).hexdigest()
+    sources: dict[str, bytes] = {}
+    pending = [op]
+    while pending:
+        name = pending.pop()
+        if name not in sources:
+            sources[name] = (_PACKAGE / "kernels" / f"{name}.py").read_bytes()
+            pending += re.findall(r"^from \.(\w+) import", sources[name].decode(), re.MULTILINE)
+    return hashlib.sha256(b"".join(sources[name] for name in sorted(sources))).hexdigest()
 
 
 def records() -> list[Record]:

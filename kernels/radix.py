@@ -1,12 +1,26 @@
-"""Selection among the keys that the threads of a block hold, 32 in each: the k-th largest, and prefix sums over the threads."""
+"""Sortable keys of scores; the k-th largest of the keys that the threads of a block hold, 32 in each; prefix sums over threads."""
 
 import tilelang.language as T
 
 I32, U32 = "int32", "uint32"
 WARP = 32
 DIGIT, BINS, PASSES = 11, 2048, 3  # three digits cover a key
-OPEN, ALL, CUT = 0, 1, 2  # whether the search goes on, or ends with all keys from the edge on, or with some equal to it
+OPEN, ALL, CUT = 0, 1, 2  # the search goes on, or ends with all keys from the edge on, or with some that equal it
+NARROWER = 3  # it goes on, within a bin: modulo 3 it is OPEN
 EDGE, TOP, WANTED, STATUS = 0, 1, 2, 3  # what is kept of the search
+
+LEAST, GREATEST = (
+    0x00800001,
+    0xFF800000,
+)  # keys of the least finite score and of +inf; those of -inf and NaN lie outside
+
+
+@T.macro
+def key_of(score):
+    """2^31 plus the number whose sign and magnitude the score's bits are; 0 for -inf and NaN."""
+    bits = T.reinterpret(U32, T.cast(score, "float32"))
+    key = T.if_then_else(bits < T.uint32(1 << 31), bits + T.uint32(1 << 31), T.uint32(0) - bits)
+    return T.if_then_else(T.uint32(LEAST) <= key and key <= T.uint32(GREATEST), key, T.uint32(0))
 
 
 @T.macro
@@ -121,19 +135,24 @@ def narrow(threads: int):
             T.sync_threads()
             if status == T.uint32(OPEN):
                 across_warps(totals, thread, sums)
+                if thread == 0 and sums[1] < wanted:
+                    status = T.uint32(ALL)
                 before = sums[0]
                 for q in T.unroll(bins):
                     if before < wanted and wanted <= before + counts[q]:
-                        search[EDGE] = edge + (T.cast(BINS - 1 - (thread * bins + q), U32) << shift)
-                        search[TOP] = search[EDGE] + ((T.uint32(1) << shift) - T.uint32(1))
-                        search[WANTED] = wanted - before
-                        if wanted == before + counts[q]:
-                            search[STATUS] = T.uint32(ALL)
-                        elif shift == T.uint32(0):
-                            search[STATUS] = T.uint32(CUT)
+                        edge += T.cast(BINS - 1 - (thread * bins + q), U32) << shift
+                        status = T.if_then_else(
+                            wanted == before + counts[q],
+                            T.uint32(ALL),
+                            T.if_then_else(shift == T.uint32(0), T.uint32(CUT), T.uint32(NARROWER)),
+                        )
+                        wanted -= before
                     before += counts[q]
-                if thread == 0 and sums[1] < wanted:
-                    search[STATUS] = T.uint32(ALL)
+                if status != T.uint32(OPEN):
+                    search[EDGE] = edge
+                    search[TOP] = edge + ((T.uint32(1) << shift) - T.uint32(1))
+                    search[WANTED] = wanted
+                    search[STATUS] = status % T.uint32(3)
         T.sync_threads()
 
     return narrow

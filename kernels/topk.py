@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import tilelang.language as T
 
 from .build import aligned, build
-from .radix import BINS, CUT, EDGE, I32, STATUS, U32, WANTED, WARP, bound, narrow, prefix_sum
+from .radix import BINS, CUT, EDGE, I32, STATUS, U32, WANTED, WARP, bound, key_of, narrow, prefix_sum
 
 F32 = "float32"
 LEAST, GREATEST = (
@@ -27,7 +27,7 @@ class Config:
     """Static parameters: k; threads of a block, of 32 keys each; whether rows of at most k entries are taken whole."""
 
     k: int = 512
-    dtype: str = F32
+    dtype: str = "float32"
     threads: int = 1024
     whole: bool = False
 
@@ -35,14 +35,6 @@ class Config:
     def piece(self) -> int:
         """Entries of a row that a block holds."""
         return self.threads * WARP
-
-
-@T.macro
-def _key(x):
-    """2^31 plus the number whose sign and magnitude the score's bits are; 0 for -inf and NaN."""
-    bits = T.reinterpret(U32, T.cast(x, F32))
-    key = T.if_then_else(bits < T.uint32(1 << 31), bits + T.uint32(1 << 31), T.uint32(0) - bits)
-    return T.if_then_else(T.uint32(LEAST) <= key and key <= T.uint32(GREATEST), key, T.uint32(0))
 
 
 def _load(cfg: Config, merge: bool):
@@ -65,7 +57,7 @@ def _load(cfg: Config, merge: bool):
                     places[i] >= 0 and places[i] < L, scores[row, places[i]], -T.infinity(cfg.dtype)
                 )
         for i in T.unroll(WARP):
-            keys[i] = _key(values[i])
+            keys[i] = key_of(values[i])
         if merge or first + cfg.piece > length:
             for i in T.unroll(WARP):
                 if places[i] >= length:
@@ -132,12 +124,12 @@ def _block(cfg: Config, merge: bool):
     find_bound, find_edge, write = bound(cfg.k, threads), narrow(threads), _list(cfg, merge)
 
     @T.macro
-    def block(scores, candidates, out, row, piece, length, entries, L, thread):
+    def block(scores, candidates, out, row, piece, length, entries, L):
         """``length``: the entries of the row; ``entries``: from this piece on."""
         keys, sums = T.alloc_local((WARP,), U32), T.alloc_local((2,), U32)
         histogram, search = T.alloc_shared((BINS,), I32), T.alloc_shared((4,), U32)
         totals, masks = T.alloc_shared((threads // WARP,), U32), T.alloc_shared((2, threads), U32)
-        at = T.alloc_var(I32)
+        thread, at = T.get_thread_binding(), T.alloc_var(I32)
         if cfg.whole and length <= cfg.k:
             for j in T.serial(T.ceildiv(cfg.k, threads)):
                 at = j * threads + thread
@@ -161,7 +153,7 @@ def topk(cfg: Config) -> T.PrimFunc:
     def topk(scores: T.Tensor((R, L), cfg.dtype), lengths: T.Tensor((R,), I32), out: T.Tensor((R, N, cfg.k), I32)):
         with T.Kernel(R, N, threads=cfg.threads) as (row, piece):
             length = T.max(T.min(lengths[row], L), 0)
-            block(scores, None, out, row, piece, length, length - piece * cfg.piece, L, T.get_thread_binding())
+            block(scores, None, out, row, piece, length, length - piece * cfg.piece, L)
 
     return topk
 
@@ -180,7 +172,7 @@ def topk_merge(cfg: Config) -> T.PrimFunc:
     ):
         with T.Kernel(R, N, threads=cfg.threads) as (row, piece):
             length = T.max(T.min(lengths[row], L), 0)
-            block(scores, candidates, out, row, piece, length, C - piece * cfg.piece, L, T.get_thread_binding())
+            block(scores, candidates, out, row, piece, length, C - piece * cfg.piece, L)
 
     return topk_merge
 

@@ -1,4 +1,4 @@
-"""Sortable keys of scores; the k-th largest of the keys that the threads of a block hold, 32 in each; prefix sums over threads."""
+"""Sortable keys of scores, the k-th largest of those that a block holds, 32 in each thread, and prefix sums over threads."""
 
 import tilelang.language as T
 

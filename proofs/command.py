@@ -35,7 +35,8 @@ def run(request: Request) -> bool:
     Raises:
         ValueError: an operator or a layer is unknown.
     """
-    suite = [proof for op in request.ops or OPERATORS for proof in proofs(op)]
+    asked = request.options.get("layers")
+    suite = [proof for op in request.ops or OPERATORS for proof in proofs(op) if proof.claimed(asked)]
     if not suite:
         raise ValueError("op: expected at least one proof, got none")
     console = Console(highlight=False, width=_WIDTH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,19 +31,31 @@ class Proof:
     mutate: bool = False
     every: int = 1
     equivalents: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[str, ...] = LAYERS  # of them, those that are claimed
 
     @property
     def name(self) -> str:
-        """The kernel and the static parameters."""
-        return f"{self.kernel.attrs['global_symbol']} {' '.join(f'{k}={v:g}' for k, v in self.statics.items())}"
+        """The kernel, the static parameters, and the type of its first input where the contract leaves a choice."""
+        words = [str(self.kernel.attrs["global_symbol"]), *(f"{k}={v:g}" for k, v in self.statics.items())]
+        if len(self.contract.inputs[0].dtypes) > 1:
+            words.append(str(next(iter(self.kernel.buffer_map.values())).dtype))
+        return " ".join(words)
+
+    def claimed(self, layers: Iterable[str] | None = None) -> list[str]:
+        """Of the layers asked for, or of all, those that this proof claims.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        if unknown := set(layers or ()) - set(LAYERS):
+            raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
+        asked = [name for name in layers or LAYERS if name in self.layers]
+        return [name for name in asked if applies(name, self.compare, self.lemmas)]
 
     def run(self, *, mutate: bool = False, fresh: bool = False, **options: Any) -> Report:
         """Verify it; ``mutate`` also runs its mutants, if it has any; ``fresh`` disregards verdicts kept on disk."""
         mutate = mutate and self.mutate
-        if layers := options.pop("layers", None):
-            if unknown := set(layers) - set(LAYERS):
-                raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
-            options["layers"] = [name for name in layers if applies(name, self.compare, self.lemmas)]
+        options["layers"] = self.claimed(options.get("layers"))
         return verify(
             self.kernel,
             self.contract,

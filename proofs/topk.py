@@ -9,16 +9,19 @@ one row of indices alone meets the criterion, the first k of the total order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import torch
 import z3
 
+from ..kernels import topk as select
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.topk_check import Config, topk_check
 from ..reference import topk_check as criterion
-from ..reference.topk import CHECK, topk
+from ..reference.contract import Size
+from ..reference.topk import CHECK, TOPK, topk
 from .engine import normal_form as nf
 from .engine import symbolic
 from .engine.conditions import Condition
@@ -33,6 +36,12 @@ from .suite import Proof
 selection: Callable[..., Any] = criterion.selection  # of tensors that are not torch.Tensor
 ahead: Callable[..., Any] = criterion.ahead
 check: Callable[..., Any] = criterion.topk_check
+PIECES = replace(
+    TOPK,
+    sizes={**TOPK.sizes, "N": Size(0, 2**13)},  # pieces of a row
+    outputs=(replace(TOPK.outputs[0], shape="R N k"),),
+    probes=({"R": 37, "T": 1009, "N": 3}, {"R": 2**16, "T": 2**20, "N": 256}),
+)
 ROWS, COLUMNS = nf.variable("R"), nf.variable("T")
 
 
@@ -232,9 +241,14 @@ def _check(cfg: Config, **more: Any) -> Proof:
     return Proof("topk", topk_check(cfg), CHECK, statics, _checker(cfg), PASS_CONFIGS, **more)
 
 
+def _select(cfg: select.Config) -> Proof:
+    """Where the selection kernel writes depends on other threads' counts: coverage and races are not proved of it."""
+    return Proof("topk", select.topk(cfg), PIECES, {"k": cfg.k}, None, PASS_CONFIGS, layers=("L0",))
+
+
 def proofs() -> Iterator[Proof]:
-    """The checker for several k and both types, in every layer."""
-    yield _check(Config(), lemmas=LEMMAS, mutate=True)
-    yield _check(Config(512, "bfloat16"))
-    yield _check(Config(2048))
-    yield _check(Config(1))
+    """The checker in every layer, for a k that fills the block and one that does not; the selection in L0."""
+    yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
+    yield _check(Config(300, "bfloat16"))
+    yield _select(select.Config())
+    yield _select(select.Config(2048, "bfloat16", 512, whole=True))

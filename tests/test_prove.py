@@ -26,7 +26,7 @@ from lemmata.proofs.engine.recurrences import recurrence, resolve
 from lemmata.proofs.engine.report import Report
 from lemmata.proofs.engine.semantics import serial_loops
 from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
-from lemmata.proofs.suite import proofs
+from lemmata.proofs.suite import OPERATORS, proofs
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD, sinkhorn
 
@@ -111,7 +111,7 @@ def test_a_contract_without_probes_is_refused() -> None:
 def test_unknown_layers_and_operators_are_named() -> None:
     with pytest.raises(ValueError, match="layers: expected some of"):
         verify(sinkhorn_fwd(Config()), FORWARD, statics=STATICS, layers=["L9"])
-    assert prove("softmax") == (2, "lemmata prove: op: expected one of ['sinkhorn'], got 'softmax'\n")
+    assert prove("softmax") == (2, f"lemmata prove: op: expected one of {list(OPERATORS)}, got 'softmax'\n")
 
 
 def test_a_counterexample_is_in_the_kernels_own_terms() -> None:

@@ -18,7 +18,7 @@ from .entailment import Facts
 from .normal_form import ONE, ZERO, Form
 from .ring import Atom, Rational, Rewriting, children, support, support_of
 
-LIMIT = 10_000
+LIMIT = 300
 """How often a condition is taken out."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import z3
 
+from ..kernels import radix
 from ..kernels import topk as select
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.topk_check import Config, topk_check
@@ -109,6 +110,29 @@ def _magnitudes() -> Sequence[Condition]:
         lemma("-INFINITY < s(b) <= INFINITY if and only if x > -inf", valid == _selectable(x)),
         lemma("-2^31 - b does not wrap for b < 0", z3.BVSubNoUnderflow(z3.BitVecVal(-(2**31), 32), b, signed=True), b < 0),
     ]  # fmt: skip
+
+
+def sortable_key(b: z3.BitVecRef) -> z3.BitVecRef:
+    """The selection kernel's key, as kernels/radix.py has it."""
+    top, zero = z3.BitVecVal(2**31, 32), z3.BitVecVal(0, 32)
+    key = z3.If(z3.ULT(b, top), b + top, zero - b)
+    return z3.If(z3.And(z3.ULE(radix.LEAST, key), z3.ULE(key, radix.GREATEST)), key, zero)
+
+
+def _keys() -> Sequence[Condition]:
+    b, c = z3.BitVecs("b c", 32)
+    x, y, key, other = _number(b), _number(c), sortable_key(b), sortable_key(c)
+    both = _selectable(x), _selectable(y)
+    return [
+        lemma("key(b) < key(c) if and only if x < y", z3.ULT(key, other) == z3.fpLT(x, y), *both),
+        lemma("key(b) = key(c) if and only if x = y, so that -0 is 0", (key == other) == z3.fpEQ(x, y), *both),
+        lemma("key(b) is 0 exactly for -inf and NaN", (key == 0) == z3.Not(_selectable(x))),
+        lemma(
+            "signed_magnitude is in the same order",
+            z3.ULT(key, other) == (signed_magnitude(b) < signed_magnitude(c)),
+            *both,
+        ),
+    ]
 
 
 def _bfloat16() -> Sequence[Condition]:
@@ -218,6 +242,7 @@ def _exhaustive() -> tuple[bool, str]:
 LEMMAS: tuple[Lemma, ...] = (
     Theorem("magnitudes", "For all bits of two fp32 scores: signed_magnitude compares as the numbers do, and is in (-INFINITY, "
             "INFINITY] exactly for scores above -inf, which NaN is not.", _magnitudes),
+    Theorem("keys", "The keys of the selection kernel compare as the scores above -inf do, and are 0 for all others.", _keys),
     Theorem("bfloat16", "A bf16 score and its fp32 are the same number, or both NaN.", _bfloat16),
     Theorem("ranks", "For indices below 2^20: rank is injective, and higher exactly for the entry that comes first: score "
             "descending, then index ascending.", _ranks, "with magnitudes, that is the order of the scores"),

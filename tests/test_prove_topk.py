@@ -72,6 +72,13 @@ def test_the_theorems_are_about_the_references_integers() -> None:
         assert ours == criterion.signed_magnitude(score).item()
 
 
+def test_the_keys_are_what_the_theorems_say() -> None:
+    for b in BITS.tolist():
+        score = torch.tensor(b, dtype=torch.int32).view(torch.float32)
+        key = z3.simplify(claims.sortable_key(z3.BitVecVal(b, 32))).as_long()
+        assert key == (2**31 + criterion.signed_magnitude(score).item() if score > float("-inf") else 0)
+
+
 FALSE = {
     "the bits themselves": lambda b: b,
     "-0 below 0": lambda b: z3.If(b >= 0, b, b ^ 0x7FFFFFFF),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from torch import Tensor
+
 
 def find(module: str) -> ModuleType | None:
     """The peer's module, or None where it is not installed or does not load here."""
@@ -12,3 +14,9 @@ def find(module: str) -> ModuleType | None:
         return importlib.import_module(module)
     except Exception:
         return None
+
+
+def difference(x: Tensor, y: Tensor) -> float:
+    """DeepGEMM's ``calc_diff``: 1 - 2 x·y / (x·x + y·y), in fp64."""
+    x, y = x.double().flatten(), y.double().flatten()
+    return float(1 - 2 * (x @ y) / (x @ x + y @ y))

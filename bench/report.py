@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,11 +14,21 @@ from rich.table import Table
 
 from lemmata.bench.timing import Figure, measure
 from lemmata.record import update
+from lemmata.warmup import cores, side_by_side
 
-OPERATORS = ("sinkhorn",)
+OPERATORS = ("indexer", "sinkhorn", "topk")
 
 
-def run(ops: Iterable[str]) -> list[Figure]:
+@dataclass(frozen=True)
+class Measured:
+    """What `run` found: figures, and a line for each contender that is absent and for each case that failed."""
+
+    figures: list[Figure]
+    absent: list[str]
+    failed: list[str]
+
+
+def run(ops: Iterable[str]) -> Measured:
     """Time every case of these operators on the current GPU and write the figures into its record.
 
     Raises:
@@ -30,34 +40,43 @@ def run(ops: Iterable[str]) -> list[Figure]:
         raise ValueError(f"op: expected one of {list(OPERATORS)}, got {sorted(unknown)}")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         raise RuntimeError("expected a CUDA device of compute capability 9.0, got none of that")
-    figures = [
-        figure
-        for op in ops
-        for case in importlib.import_module(f"lemmata.bench.{op}").cases()
-        for figure in measure(case)
-    ]
-    update(figures=[asdict(figure) for figure in figures])
-    return figures
-
-
-def table(figures: Iterable[Mapping[str, Any]]) -> Table:
-    """One row a case: our time, its share of the bound, and every contender's time beside it."""
-    rows: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for figure in figures:
-        rows.setdefault((figure["op"], figure["shape"]), {})[figure["contender"]] = figure
-    names = sorted({name for row in rows.values() for name in row} - {"lemmata"})
-    out = Table(
-        box=None, pad_edge=False, header_style=None, title="microseconds, burst / sustained", title_justify="left"
-    )
-    for column in ("op", "shape", "lemmata", "limit", "bound", *names):
-        out.add_column(column, justify="left" if column in ("op", "shape") else "right", no_wrap=True)
-    for (op, shape), row in rows.items():
-        ours = row["lemmata"]
-        times = [f"{row[n]['burst_us']:.2f} / {row[n]['sustained_us']:.2f}" if n in row else "absent" for n in names]
-        limit = "" if ours["limit_us"] is None else f"{ours['limit_us']:.1f}"
-        own = f"{ours['burst_us']:.2f} / {ours['sustained_us']:.2f}"
-        out.add_row(op, shape, own, limit, f"{ours['bound_us']:.2f} {ours['bound']}", *times)
+    modules = [importlib.import_module(f"lemmata.bench.{op}") for op in ops]
+    for _ in side_by_side([job for module in modules for job in module.compilations()], cores()):
+        pass
+    out = Measured([], [], [])
+    for module in modules:
+        figures = []
+        for case in module.cases():
+            name = f"{case.op} {case.shape}"
+            out.absent.extend(f"{name}: {peer} is absent" for peer in case.absent)
+            try:
+                figures += measure(case)
+            except Exception as error:  # a peer's too: the other cases are worth their time
+                out.failed.append(f"{name}: {type(error).__name__}: {error}")
+        if figures:
+            update(figures=[asdict(figure) for figure in figures])
+        out.figures.extend(figures)
     return out
+
+
+def tables(figures: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
+    """A table for each operator, one row a case: our time, its limit and bound, every contender's time beside it."""
+    cases: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
+    for figure in figures:
+        cases.setdefault(figure["op"], {}).setdefault(figure["shape"], {})[figure["contender"]] = figure
+    for op, rows in cases.items():
+        names = sorted({name for row in rows.values() for name in row} - {"lemmata"})
+        title = f"{op}: microseconds, burst / sustained"
+        out = Table(box=None, pad_edge=False, header_style=None, title=title, title_justify="left")
+        for column in ("shape", "lemmata", "limit", "bound", *names):
+            out.add_column(column, justify="left" if column == "shape" else "right", no_wrap=True)
+        for shape, row in rows.items():
+            ours = row["lemmata"]
+            times = [f"{row[n]['burst_us']:.2f} / {row[n]['sustained_us']:.2f}" if n in row else "-" for n in names]
+            limit = "" if ours["limit_us"] is None else f"{ours['limit_us']:.1f}"
+            own = f"{ours['burst_us']:.2f} / {ours['sustained_us']:.2f}"
+            out.add_row(shape, own, limit, f"{ours['bound_us']:.2f} {ours['bound']}", *times)
+        yield out
 
 
 def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
@@ -69,14 +88,14 @@ def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
     figures = list(figures)
     for ours in (f for f in figures if f["contender"] == "lemmata"):
         rivals = [f for f in figures if (f["op"], f["shape"]) == (ours["op"], ours["shape"]) and f is not ours]
+        bound = f"{ours['bound_us']:.1f} ({ours['bound']})"
+        case = f"| {ours['op']} | {ours['shape']} | {ours['burst_us']:.2f} | {bound}"
         for rival in sorted(rivals, key=lambda f: str(f["contender"])):
             time, ratio = rival["burst_us"], rival["burst_us"] / ours["burst_us"]
             verdict = f"{ratio:.1f} x" if ratio >= 1 else f"**{ratio:.2f} x, slower**"
-            bound = f"{ours['bound_us']:.1f} ({ours['bound']})"
-            lines.append(
-                f"| {ours['op']} | {ours['shape']} | {ours['burst_us']:.2f} | {bound} "
-                f"| {rival['contender']} | {time:.2f} | {verdict} |"
-            )
+            lines.append(f"{case} | {rival['contender']} | {time:.2f} | {verdict} |")
+        if not rivals:
+            lines.append(f"{case} | none | | |")
     return "\n".join(lines)
 
 
@@ -95,4 +114,4 @@ def print_figures(figures: list[Figure], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        Console(highlight=False, width=160).print(table(rows))
+        Console(highlight=False, width=160).print(*tables(rows), sep="\n\n")

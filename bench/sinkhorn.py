@@ -17,6 +17,7 @@ from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
 from lemmata.bindings.sinkhorn import sinkhorn
 from lemmata.reference import sinkhorn as reference
+from lemmata.warmup import Job, to_disk
 
 N, ITERATIONS, EPS = 4, 20, 1e-6
 COUNTS = (1024, 4096, 32768, 131072)
@@ -25,6 +26,14 @@ LIMITS = {("forward", 4096): 3.5, ("forward", 131072): 15.0, ("backward", 4096):
 # Per matrix: a step is n² + n multiply-adds and n reciprocals; undoing it 2n² + n; softmax n² exponentials.
 STEPS = 2 * ITERATIONS - 1
 STEP, STEP_BACK, SOFTMAX = N * N + N, 2 * N * N + N, 6 * N * N
+
+
+def compilations() -> Iterator[Job]:
+    """What to compile beforehand."""
+    from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
+
+    yield to_disk, sinkhorn_fwd, Config(N, ITERATIONS, EPS)
+    yield to_disk, sinkhorn_bwd, Config(N, ITERATIONS, EPS)
 
 
 def _logits(count: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from typing import cast
 import torch
 
 ROTATION_BYTES = 256 * 2**20  # more than four times the 60 MB of an H200's L2
+KEPT_BYTES = 2**30  # of a graph's inputs and outputs, unless three calls need more
 REST_S, BURST_S, SUSTAINED_S, BLOCKS = 0.2, 0.006, 0.6, 5
 
 Call = Callable[[], object]
@@ -28,10 +29,12 @@ class Case:
 
     Attributes:
         op, shape: what is timed.
-        bytes: bytes that one call must read and write.
+        bytes: bytes that every contender reads and writes in one call.
         bound_us: the least time the hardware allows, and why.
         limit_us: the time the project sets itself.
         contenders: by name, a function that allocates one set of inputs and returns the call on it.
+        absent: contenders that are not installed here.
+        agree: raises unless the contenders compute the same, each by its own rules.
     """
 
     op: str
@@ -41,6 +44,8 @@ class Case:
     bound: str
     limit_us: float | None
     contenders: Mapping[str, Callable[[], Call]]
+    absent: tuple[str, ...] = ()
+    agree: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,17 @@ class Figure:
     limit_us: float | None
 
 
+def calls_of(bytes_per_call: int) -> int:
+    """Calls in a graph: so many that the inputs are cold when their turn comes again; at least 20, of large inputs 3."""
+    least = min(20, max(3, KEPT_BYTES // bytes_per_call))
+    return min(2048, max(least, math.ceil(ROTATION_BYTES / bytes_per_call)))
+
+
 class _Replay:
     """A graph of calls over as many input sets as the rotation needs."""
 
     def __init__(self, make: Callable[[], Call], bytes_per_call: int) -> None:
-        self.calls = min(2048, max(20, math.ceil(ROTATION_BYTES / bytes_per_call)))
+        self.calls = calls_of(bytes_per_call)
         self.kept: list[object] = [make() for _ in range(self.calls)]  # the graph holds only addresses
         calls = cast(list[Call], self.kept[:])
         calls[0]()  # compiles
@@ -95,7 +106,8 @@ class _Replay:
 
 
 def measure(case: Case) -> list[Figure]:
-    """Time every contender of a case."""
+    """Time every contender of a case; its memory is free again afterwards."""
+    case.agree()
     replays = {name: _Replay(make, case.bytes) for name, make in case.contenders.items()}
     burst: dict[str, list[float]] = {name: [] for name in replays}
     sustained: dict[str, list[float]] = {name: [] for name in replays}

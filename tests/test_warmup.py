@@ -1,5 +1,7 @@
 """What `lemmata warmup` builds is what the launchers ask for, on every call that DeepSeek-V4 makes."""
 
+import os
+
 import pytest
 import torch
 
@@ -54,13 +56,32 @@ def test_the_selection_is_built(asked, k, entries):
 
 
 def test_the_command_builds_them(monkeypatch):
-    built = []
+    built, processes = [], []
+
+    def in_this_process(jobs, count):
+        processes.append(count)
+        for job in jobs:
+            job[0](*job[1:])
+            yield job
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(build, "build", lambda *pair: built.append(pair))
-    result = CliRunner().invoke(cli.app, ["warmup"])
+    monkeypatch.setattr(warmup, "side_by_side", in_this_process)
+    result = CliRunner().invoke(cli.app, ["warmup", "--jobs", "3"])
     assert result.exit_code == 0, result.output
     assert built == list(warmup.kernels())
     assert len(result.output.splitlines()) == len(built)
+    CliRunner().invoke(cli.app, ["warmup"])
+    assert processes == [3, warmup.cores()]
+
+
+def test_jobs_are_done_in_other_processes(tmp_path):
+    jobs = [(os.mkdir, str(tmp_path / name)) for name in "abc"]
+    assert set(warmup.side_by_side(jobs, 2)) == set(jobs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+    with pytest.raises(FileExistsError):
+        list(warmup.side_by_side(jobs[:1], 2))
+    assert list(warmup.side_by_side([], 2)) == []
 
 
 def test_the_command_wants_a_gpu(monkeypatch):

@@ -62,18 +62,23 @@ def bench(
     try:
         from .bench.report import missed, print_figures, run
 
-        figures = run(ops or ())
+        measured = run(ops or ())
     except (ValueError, RuntimeError, ImportError) as error:
         typer.echo(f"lemmata bench: {error}", err=True)
         raise typer.Exit(2) from error
-    print_figures(figures, as_json=as_json)
-    for line in missed(figures):
+    print_figures(measured.figures, as_json=as_json)
+    wrong = [*measured.failed, *missed(measured.figures)]
+    for line in (*measured.absent, *wrong):
         typer.echo(f"lemmata bench: {line}", err=True)
-    raise typer.Exit(1 if missed(figures) else 0)
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command()
-def warmup() -> None:
+def warmup(
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Kernels compiled at a time; by default one per core.")
+    ] = None,
+) -> None:
     """Compile the kernels that DeepSeek-V4 uses, so that no request waits for a compiler."""
     import torch
 
@@ -81,15 +86,13 @@ def warmup() -> None:
         typer.echo("lemmata warmup: expected a CUDA device, got none", err=True)
         raise typer.Exit(2)
     try:
-        from .kernels.build import build
-        from .warmup import kernels
+        from .warmup import cores, kernels, side_by_side, to_disk
 
-        wanted = list(kernels())
+        wanted = [(to_disk, *kernel) for kernel in kernels()]
     except ModuleNotFoundError as error:
         typer.echo(f"lemmata warmup: {error}: pip install 'lemmata[cuda]'", err=True)
         raise typer.Exit(2) from error
-    for factory, config in wanted:
-        build(factory, config)
+    for _, factory, config in side_by_side(wanted, jobs or cores()):
         typer.echo(f"built {factory.__name__} {config}")
 
 

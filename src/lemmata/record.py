@@ -82,7 +82,7 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
     content: dict[str, Any] = {
         "device": {"name": gpu.name, "capability": capability, "memory_bytes": gpu.total_memory},
         "versions": {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
-        | {package: installed(package) for package in ("tilelang", "tile-kernels")},
+        | {package: installed(package) for package in ("tilelang", "tile-kernels", "sgl-deep-gemm")},
         "kernels": {op: kernel_digest(op) for op in operators()},
         "tests": {},
         "figures": [],

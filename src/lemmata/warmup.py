@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from typing import Any
 
 Kernel = tuple[Callable[[Any], Any], Hashable]
 """A factory, and one of its configs."""
+
+Job = tuple[Any, ...]
+"""A function of a module, and its arguments."""
 
 
 def _sinkhorn() -> Iterator[Kernel]:
@@ -45,3 +51,28 @@ def kernels() -> Iterator[Kernel]:
     """
     for operator in OPERATORS:
         yield from operator()
+
+
+def to_disk(factory: Callable[[Any], Any], config: Hashable) -> None:
+    """Compile a kernel, unless TileLang has it on disk."""
+    from .kernels.build import build
+
+    build(factory, config)
+
+
+def side_by_side(jobs: Iterable[Job], processes: int) -> Iterator[Job]:
+    """Do the jobs in so many processes, as TileLang compiles one kernel at a time; yields each when it is done.
+
+    The processes are new ones: one that has a GPU in use cannot be forked.
+    """
+    jobs = list(jobs)
+    with ProcessPoolExecutor(max(1, min(processes, len(jobs))), get_context("spawn")) as pool:
+        pending = {pool.submit(job[0], *job[1:]): job for job in jobs}
+        for done in as_completed(pending):
+            done.result()
+            yield pending[done]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

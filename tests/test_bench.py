@@ -1,0 +1,165 @@
+"""The benchmarks measure what they say, as far as no GPU is needed to tell."""
+
+from __future__ import annotations
+
+import functools
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+from lemmata.bench import indexer, report, timing, topk
+from lemmata.bench.roofline import bound
+from lemmata.bindings import chunks
+from lemmata.reference.indexer import indexer_scores_fp8
+
+FIGURE = timing.Figure("op", "s", "lemmata", 2.0, 2.5, 0.01, 1.0, "memory", 1.5)
+
+
+def test_inputs_are_cold_when_their_turn_comes_again():
+    for size in (1, 2**10, 2**20, 2**24, 2**27, 2**29, 2**32):
+        calls = timing.calls_of(size)
+        assert calls >= 3
+        assert calls == 2048 or calls * size >= timing.ROTATION_BYTES
+        assert calls >= 20 or calls * size <= timing.KEPT_BYTES or calls == 3
+
+
+def test_the_bound_is_the_slowest_part():
+    assert bound(bytes=4.3e6) == (1.0, "memory")
+    assert bound(bytes=0, fp32=1, special=1) == (1.0, "launch")
+    assert bound(bytes=4.3e6, bf16=793e7, fp8=1511e6) == (10.0, "bf16 tensor cores")
+    assert bound(bytes=4.3e6, fp8=1511e7)[1] == "fp8 tensor cores"
+
+
+def test_the_indexer_is_bound_by_the_products_that_are_seen():
+    cases = {(case.op, case.shape): case for case in indexer.cases()}
+    case = cases["indexer_scores", "fp8 4096 x 32768"]
+    pairs = sum((131072 - 4096 + t + 1) // 4 for t in range(4096))
+    assert case.bound == "fp8 tensor cores"
+    assert case.bound_us == pytest.approx(2 * 64 * 128 * pairs / 1511e12 * 1e6)
+    assert case.bytes > 4 * 4096 * 32768
+    assert cases["indexer_scores", "bf16 4096 x 32768"].bound == "bf16 tensor cores"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The kernels that launchers ask for; they are not run."""
+    pytest.importorskip("tilelang")
+    from lemmata.kernels import indexer, topk
+
+    pairs = set()
+    for module in (indexer, topk):
+        monkeypatch.setattr(module, "build", lambda *pair: pairs.add(pair) or (lambda *tensors: None))
+    return pairs
+
+
+def test_the_kernels_of_topk_are_compiled_beforehand(asked):
+    from lemmata.kernels.topk import select
+
+    for shape in topk.SHAPES:
+        select(*topk.inputs(*shape, device="meta"), topk.K)
+    assert asked == {job[1:] for job in topk.compilations()}
+
+
+def test_the_kernels_of_the_indexer_are_compiled_beforehand(asked):
+    from lemmata.kernels.indexer import scores, scores_fp8
+    from lemmata.kernels.topk import select
+
+    for case in indexer.cases():
+        dtype, entries = case.shape.split(" ")[0], int(case.shape.split(" ")[-1])
+        tensors = indexer.inputs({"bf16": indexer.BF16, "fp8": indexer.FP8}[dtype], 4096, entries, device="meta")
+        if case.op == "indexer_scores":
+            (scores if dtype == "bf16" else scores_fp8)(*tensors, 4)
+            continue
+        q, k, weights, k_scale, offset = tensors
+        for b, s in chunks.groups(q, 0, chunks.held(k, indexer.K, indexer.WORKSPACE)):
+            of_group = scores_fp8(q[b, s], k[b], weights[b, s], k_scale[b], offset[b], 4).flatten(0, 1)
+            select(of_group, torch.empty(len(of_group), dtype=torch.int32, device="meta"), indexer.K, True)
+    kernels = {job[1:] for job in indexer.compilations() if len(job) == 3}
+    assert asked == kernels
+
+
+def test_a_selection_of_other_values_is_not_timed(monkeypatch):
+    make = functools.partial(topk.inputs, torch.float32, 3, 1000, device="cpu")
+    topk._agree(make)
+    right = topk._ours
+    monkeypatch.setattr(topk, "_ours", lambda *tensors: right(*tensors) // 2 * 2)
+    with pytest.raises(RuntimeError, match=r"expected the values of torch\.topk, got others in \d+ places"):
+        topk._agree(make)
+    monkeypatch.setattr(topk, "_ours", lambda scores, lengths: right(scores, lengths // 3))
+    with pytest.raises(RuntimeError, match="expected 512 indices of every row, got fewer"):
+        topk._agree(make)
+
+
+def _deep_gemm(factor):
+    """What stands for the peer: its interface, the reference's formula."""
+
+    def fp8_mqa_logits(q, kv, weights, start, end, clean_logits):
+        assert start.dtype == end.dtype == torch.int32
+        assert not start.any()
+        offset = 4 * end.min() * torch.ones(1, dtype=torch.int32)
+        scores = indexer_scores_fp8(q[None], kv[0][None], weights[None], kv[1][None], offset.int())[0]
+        return scores * factor if clean_logits else torch.where(scores.isinf(), torch.nan, scores * factor)
+
+    return SimpleNamespace(fp8_mqa_logits=fp8_mqa_logits)
+
+
+@pytest.mark.parametrize("agree", [indexer._agree_on_scores, indexer._agree_on_selection])
+def test_scores_unlike_the_peers_are_not_timed(monkeypatch, agree):
+    monkeypatch.setattr(indexer, "QUERIES", 4)
+    monkeypatch.setattr(indexer, "inputs", functools.partial(indexer.inputs, device="cpu"))
+    monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(1))
+    agree(700)
+    noise = torch.randn(4, 700, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(noise))
+    with pytest.raises(RuntimeError, match="from DeepGEMM's, got"):
+        agree(700)
+    monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(torch.nan))
+    with pytest.raises(RuntimeError, match="from DeepGEMM's, got"):
+        agree(700)
+
+
+def test_an_absent_peer_is_said_to_be_absent(monkeypatch):
+    monkeypatch.setattr(indexer, "find", lambda module: None)
+    assert [case.absent for case in indexer.cases()] == [("DeepGEMM",)] * 2 + [(), ("DeepGEMM + torch.topk",)]
+    assert all(list(case.contenders) == ["lemmata"] for case in indexer.cases())
+    monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(1))
+    assert not any(case.absent for case in indexer.cases())
+
+
+def test_a_case_that_fails_leaves_the_others(monkeypatch):
+    def fail():
+        raise RuntimeError("they differ")
+
+    def case(name, **fields):
+        return timing.Case("op", name, 1, 1.0, "memory", None, {}, **fields)
+
+    cases = [case("bad", agree=fail), case("good", absent=("peer",))]
+    monkeypatch.setitem(
+        sys.modules, "lemmata.bench.fake", SimpleNamespace(compilations=lambda: [], cases=lambda: cases)
+    )
+    monkeypatch.setattr(report, "OPERATORS", ("fake",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(report, "measure", lambda case: case.agree() or [FIGURE])
+    written = []
+    monkeypatch.setattr(report, "update", lambda figures: written.extend(figures))
+    found = report.run(["fake"])
+    assert found == report.Measured([FIGURE], ["op good: peer is absent"], ["op bad: RuntimeError: they differ"])
+    assert [figure["op"] for figure in written] == ["op"]
+
+
+def test_tables_of_several_operators():
+    ours = FIGURE.__dict__
+    figures = [ours, ours | {"contender": "peer", "burst_us": 3.0}, ours | {"shape": "t"}, ours | {"op": "other"}]
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(*report.tables(figures))
+    text = console.export_text()
+    assert "3.00 / 2.50" in text
+    assert text.count("peer") == 1
+    assert "other: microseconds, burst / sustained" in text
+    assert "| op | t | 2.00 | 1.0 (memory) | none | | |" in report.markdown(figures)
+    assert report.missed([FIGURE]) == ["op s: expected at most 1.5 us, got 2.0 us"]

@@ -15,7 +15,7 @@ BLOCK = re.compile(r"(<!-- sizes -->\n).*?(<!-- end of sizes -->)", re.DOTALL)
 TRUSTED = {
     "meaning of statements and tile operations": "semantics tile_operations expressions algebra contents extended dtypes",
     "normal form and its laws": "ring normal_form equality equations cases constants pretty",
-    "symbolic execution, invariants, integer facts": "symbolic invariants entailment",
+    "symbolic execution, invariants, integer facts": "symbolic invariants entailment externs",
     "meaning of torch functions, references as recurrences": "symbolic_torch pull_array cutting recurrences",
     "conditions from IR": "extract walk trace translate intrinsics state counters bounds",
     "coverage, races, barriers": "coverage tiling races intervals instances bitvectors",

@@ -35,8 +35,22 @@ Unary = Literal[
     "not",
 ]
 Binary = Literal[
-    "add", "sub", "mul", "div", "floordiv", "floormod", "truncdiv", "truncmod", "max", "min", "pow", "and", "or"
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "floordiv",
+    "floormod",
+    "truncdiv",
+    "truncmod",
+    "max",
+    "maxnan",
+    "min",
+    "pow",
+    "and",
+    "or",
 ]
+"""``max`` and ``min`` of floats drop a NaN, as CUDA's do; ``maxnan`` keeps it."""
 Dimension = Literal["x", "y", "z"]
 Comparison = Literal["lt", "le", "gt", "ge", "eq", "ne"]
 Reduction = Literal["sum", "max", "min"]

@@ -26,6 +26,7 @@ from .walk import walk
 _GRID = {"blockIdx.x": 2**31 - 1, "blockIdx.y": 65535, "blockIdx.z": 65535}
 _BLOCK = {"threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64}
 _THREADS = 1024
+_WARPGROUP = 128
 _STATIC_SHARED = 48 * 1024
 _SHARED = {"sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB
 
@@ -158,6 +159,9 @@ def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
     threads = z3.Product([v.count for t, v in trace.launch.items() if t in _BLOCK])
     goal = threads <= _THREADS
     conditions.append(_of_launch(f"at most {_THREADS} threads to a block", goal, hypotheses, "threads"))
+    if any("wgmma" in name for name in trace.unmodelled):
+        whole = threads % _WARPGROUP == 0
+        conditions.append(_of_launch("wgmma is run by whole warpgroups of 128 threads", whole, hypotheses, "threads"))
     total, limit = sum(trace.shared_bytes.values()), _shared_limit(arch)
     goal = z3.IntVal(total) <= limit
     statement = f"{total} bytes of shared memory are at most the {limit} of {arch}"

@@ -40,12 +40,14 @@ class Facts:
         self._permanent: list[Form] = []
         self._path: list[Form] = []
         self._decided: dict[tuple[Form, tuple[Form, ...]], bool | None] = {}
+        self._translations: dict[tuple[Form, ...], Translation] = {}  # by the path
 
     def bound(self, variable: Form, extent: Form) -> None:
         """A natural variable is less than the extent."""
         number = _atom(variable)
         if self._below.get(number, extent) is not extent:
             self._decided.clear()
+            self._translations.clear()
         self._below[number] = extent
 
     def bound_fresh(self, index: Form, extent: Form) -> None:
@@ -69,6 +71,7 @@ class Facts:
         """A condition always holds."""
         self._permanent.append(condition)
         self._decided.clear()
+        self._translations.clear()
 
     @contextmanager
     def assuming(self, *conditions: Form) -> Iterator[None]:
@@ -107,9 +110,10 @@ class Facts:
         return a is b or self.holds(nf.indicator("eq", a - b, integer=True))
 
     def decide_all(self, p: Form) -> Form:
-        """The form with every indicator outside a sum replaced by 0 or 1 where that follows from what is known."""
-        if not any(isinstance(nf.atom_of(a), nf.Indicator) for a in nf.support(p)):
-            return p
+        """The form with every indicator outside a sum replaced by 0 or 1 where that follows from what is known.
+
+        So is the largest of several integers by the one that is.
+        """
         values = {}
         for atom in sorted(nf.support(p)):
             inner = nf.atom_of(atom)
@@ -117,24 +121,64 @@ class Facts:
                 known = self.decide(nf.of_atom(inner))
                 if known is not None:
                     values[atom] = nf.ONE if known else nf.ZERO
+            elif isinstance(inner, nf.Max) and self._integer(atom) and not _has_bound(atom):
+                largest = self._largest(inner)
+                if largest is not None:
+                    values[atom] = largest
         return nf.substitute(p, values)
 
+    def _largest(self, entries: nf.Max) -> Form | None:
+        values = sorted((v for _, v in entries.entries), key=lambda v: v.id)
+        return next((v for v in values if all(self._at_least(v, w) for w in values)), None)
+
+    def _at_least(self, a: Form, b: Form) -> bool:
+        return a is b or self.holds(nf.indicator("ge", a - b, integer=True))
+
+    def _integer(self, number: int) -> bool:
+        """Whether an atom is known to be an integer: a variable, an element of an integer input, or made of such."""
+        match nf.atom_of(number):
+            case nf.Variable(_, kind):
+                return kind != "real"
+            case nf.Read(buffer, _):
+                return buffer in self.elements
+            case nf.Apply("floordiv", arguments):
+                return all(map(self._integers, arguments))
+            case nf.Max(entries):
+                return all(c is nf.ONE and self._integers(v) for c, v in entries)
+        return False
+
+    def _integers(self, p: Form) -> bool:
+        whole = all(c == int(c) for c in p.terms.values())
+        return whole and all(e > 0 and self._integer(a) for m in p.terms for a, e in m)
+
     def _solve(self, condition: Form) -> bool | None:
-        translation = Translation(self._below, self.elements, self.shapes)
+        translation = self._known(self.path).copy()
         goal = translation.integer(condition) == 1
-        known = [translation.integer(c) == 1 for c in (*self._permanent, *self._path)]
         for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
             solver = z3.Solver()
             solver.set("rlimit", _RLIMIT)
-            solver.add(*known, *translation.facts, claim)
+            solver.add(*translation.facts, claim)
             self.queries += 1
             if solver.check() == z3.unsat:
                 return verdict
         return None
 
+    def _known(self, path: tuple[Form, ...]) -> Translation:
+        """What holds on a path, translated once for all that begin with it."""
+        if path not in self._translations:
+            if path:
+                known = self._known(path[:-1]).copy()
+                known.assume(path[-1])
+            else:
+                known = Translation(self._below, self.elements, self.shapes)
+                for condition in self._permanent:
+                    known.assume(condition)
+            self._translations[path] = known
+        return self._translations[path]
+
 
 class Translation:
-    """Forms as Z3 integers. ``facts`` collects what is known of the atoms met."""
+    """Forms as Z3 integers. ``facts`` collects what is known of the atoms met, and what is assumed."""
 
     def __init__(
         self,
@@ -145,6 +189,16 @@ class Translation:
         self.facts: list[Any] = []
         self._below, self._elements, self._shapes = below, elements, shapes
         self._atoms: dict[int, Any] = {}
+
+    def copy(self) -> Translation:
+        """The same, to be extended independently."""
+        other = Translation(self._below, self._elements, self._shapes)
+        other.facts, other._atoms = list(self.facts), dict(self._atoms)
+        return other
+
+    def assume(self, condition: Form) -> None:
+        """A condition holds."""
+        self.facts.append(self.integer(condition) == 1)
 
     def integer(self, p: Form) -> Any:
         """A form with integer coefficients; anything else is an unknown integer."""

@@ -73,6 +73,7 @@ class Expressions(Generic[V]):
 
     def __init__(self, algebra: Algebra[V]) -> None:
         self.algebra = algebra
+        self.externs: dict[str, Binary] = {}  # C functions of the kernel's own
         self.variables: dict[Any, V] = {}
         self.memories: dict[Any, Memory[V]] = {}  # by the variable that holds the data
         self._written: set[Any] | None = None  # in a parallel loop: the buffers that it writes
@@ -124,9 +125,19 @@ class Expressions(Generic[V]):
             return self.algebra.bits(self.evaluate(e.args[0]), str(e.args[0].dtype), dtype)
         if name == "tirx.pow":
             return self.algebra.binary("pow", self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
+        if name == "tirx.call_extern":
+            return self._extern(e, dtype)
         if name in _UNARY:
             return self.algebra.unary(_UNARY[name], self.evaluate(e.args[0]), dtype)
         raise Unsupported(f"function {name}")
+
+    def _extern(self, e: Any, dtype: str) -> V:
+        """A C function of two floats that the kernel brings along."""
+        name, *arguments = e.args
+        if name.value not in self.externs or [dtype, *(str(a.dtype) for a in arguments)] != ["float32"] * 3:
+            raise Unsupported(f"C function {name.value}")
+        a, b = map(self.evaluate, arguments)
+        return self.algebra.binary(self.externs[name.value], a, b, dtype)
 
     def _lazy(self, e: Any, dtype: str) -> V:
         """if_then_else evaluates one branch only, where Select evaluates both."""

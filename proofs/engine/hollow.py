@@ -19,7 +19,7 @@ from .conditions import Analysis, Condition, Outcome, Site
 from .hypotheses import Hypotheses
 from .report import Failure
 
-Solve = Callable[[Condition], Outcome]
+Solve = Callable[..., Outcome]  # of a condition, and whether a witness is wanted
 
 # Of these kinds the hypotheses are one execution's, and so never contradict each other. Of the others, a pair of accesses
 # in two branches of which only one is taken is proved harmless by just that contradiction.
@@ -61,6 +61,6 @@ def _failures(checks: Iterable[tuple[Condition, str]], solve: Solve) -> Iterator
     for check, meaning in checks:
         key = (check.goal.get_id(), *(h.get_id() for h in check.hypotheses))
         if key not in answers:
-            answers[key] = solve(check).verdict
-        if answers[key] != "refuted":  # "refuted" comes with a witness
+            answers[key] = solve(check, witness=False).verdict
+        if answers[key] != "refuted":  # "refuted" means that there is an execution
             yield Failure("hollow", f"{meaning}: {check.statement}", str(check.site), answers[key])

@@ -67,6 +67,7 @@ _BINARY: dict[Binary, Callable[[Tensor, Tensor], Tensor]] = {
     "truncmod": torch.fmod,
     "max": torch.fmax,  # CUDA's fmaxf and fminf drop a NaN
     "min": torch.fmin,
+    "maxnan": torch.maximum,
     "pow": torch.pow,
     "and": torch.logical_and,
     "or": torch.logical_or,

@@ -6,6 +6,7 @@ constructor that rewrites by these laws, and no others:
     exp(a + b) = exp(a) exp(b), exp(log x) = x          [p < 0] = 1 - [p >= 0]
     sums are linear; constants leave them               Sum_{k < n+1} f = Sum_{k < n} f + f(n), n natural
     max is associative, commutative and idempotent      a sum or maximum over few elements is written out
+    floor((a n + b) / n) = a + floor(b / n), n constant
 
 The law exp(log x) = x holds where x is positive: the range layer proves that of every logarithm of a kernel. Two forms
 that are not the same object may still denote the same function; ``equality.equal`` decides that for rational functions of
@@ -164,8 +165,23 @@ def read(buffer: str, *index: Form | Rational) -> Form:
 
 
 def apply(function: str, *arguments: Form | Rational) -> Form:
-    """An uninterpreted function of its arguments."""
-    return of_atom(Apply(function, tuple(form(a) for a in arguments)))
+    """An uninterpreted function of its arguments; the quotient ``floordiv`` of integers by a constant has a law."""
+    forms = tuple(map(form, arguments))
+    divisor = forms[-1].constant if function == "floordiv" else None
+    return floordiv(forms[0], int(divisor)) if divisor and divisor > 0 else of_atom(Apply(function, forms))
+
+
+def multiple(a: Form, divisor: int) -> tuple[Form, Form]:
+    """w and r with a = divisor w + r, where w takes up the terms that are multiples of the divisor."""
+    terms = {m: Fraction(c) / divisor for m, c in a.terms.items() if m and Fraction(c, divisor).denominator == 1}
+    whole = of_terms({m: int(c) for m, c in terms.items()}) + int(Fraction(a.terms.get((), 0)) // divisor)
+    return whole, a - whole * divisor
+
+
+def floordiv(a: Form, divisor: int) -> Form:
+    """The quotient, rounded down, of an integer by a positive constant; what that divides is split off."""
+    whole, rest = multiple(a, divisor)
+    return whole if rest.constant is not None else whole + of_atom(Apply("floordiv", (rest, form(divisor))))
 
 
 def exp(p: Form) -> Form:
@@ -321,6 +337,19 @@ def height(p: Form) -> int:
     if p not in _height:
         _height[p] = max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
     return _height[p]
+
+
+def written_out(p: Form) -> Form:
+    """The form with each sum of constant extent that is a factor of one of its terms, not inside another atom, written out."""
+    direct = {n for m in p.terms for n, _ in m if isinstance(b := atom_of(n), Big) and b.operator == "sum"}
+
+    def total(number: int) -> Form | None:
+        big = atom_of(number)
+        assert isinstance(big, Big)
+        size = big.extent.constant
+        return None if size is None else sum((opened(big, form(k)) for k in range(int(size))), ZERO)
+
+    return substitute(p, {n: value for n in direct if (value := total(n)) is not None})
 
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:

@@ -20,6 +20,7 @@ from tvm import tirx
 from .algebra import Algebra, Dimension, Memory, Scope, V
 from .errors import Unsupported
 from .expressions import describe
+from .externs import externs
 from .tile_operations import TileOperations
 
 _SCOPES: dict[str, Scope] = {
@@ -33,7 +34,8 @@ _SCOPES: dict[str, Scope] = {
 _SERIAL, _PARALLEL, _VECTORIZED, _UNROLLED, _THREAD = range(5)  # tirx.ForKind
 _BARRIERS = ("tirx.tvm_storage_sync",)
 _DIMENSIONS = ("x", "y", "z")
-_TRANSPARENT = ("tl.assume", "pragma_unroll_explicit", "pragma_auto_unroll")
+_TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
+_SOURCE = "pragma_import_c"  # C text that the kernel brings along
 
 
 def children(statement: Any) -> list[Any]:
@@ -68,7 +70,8 @@ def serial_loops(prim_func: Any) -> dict[Any, str]:
     }
 
 
-_HARMLESS = {"tl.launch_threads", "layout_map"}  # T.annotate_safe_value, say, would change what T.copy pads with
+# T.annotate_safe_value, say, would change what T.copy pads with
+_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE}
 
 
 class Machine(TileOperations[V]):
@@ -149,6 +152,8 @@ class Machine(TileOperations[V]):
             )
         if unknown := sorted(set(map(str, block.annotations)) - _HARMLESS):
             raise Unsupported(f"block {block.name_hint} with annotations {unknown}")
+        if _SOURCE in block.annotations:
+            self.externs |= externs(str(block.annotations[_SOURCE]))
         for buffer in block.alloc_buffers:
             self.algebra.allocate(self.declare(buffer))
         self.execute(block.body)

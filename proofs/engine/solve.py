@@ -25,7 +25,12 @@ Answer = tuple[Verdict, Mapping[str, int] | None]
 
 
 def solve(
-    condition: Condition, *, solver: Literal["z3", "cvc5"] = "z3", seed: int = 0, rlimit: int = Z3_STEPS
+    condition: Condition,
+    *,
+    solver: Literal["z3", "cvc5"] = "z3",
+    seed: int = 0,
+    rlimit: int = Z3_STEPS,
+    witness: bool = True,
 ) -> Outcome:
     """Decide one condition.
 
@@ -35,11 +40,12 @@ def solve(
             cvc5 alone, through SMT-LIB text.
         seed: the seed of the first attempt.
         rlimit: the bound on the steps of each z3 attempt. cvc5 counts other steps and has its own bound.
+        witness: whether a refutation comes with a counterexample.
     """
     start = time.perf_counter()
     attempts = [("cvc5", seed)] if solver == "cvc5" else [("z3", seed), ("z3", SECOND_SEED), ("cvc5", 0)]
     for name, number in attempts:
-        verdict, model = _z3(condition, number, rlimit) if name == "z3" else _cvc5(condition, number)
+        verdict, model = _z3(condition, number, rlimit, witness) if name == "z3" else _cvc5(condition, number)
         if verdict != "unknown":
             return Outcome(condition, verdict, time.perf_counter() - start, model, f"{name} seed {number}")
     return Outcome(condition, "unknown", time.perf_counter() - start)
@@ -67,7 +73,7 @@ def _quoted(script: str) -> str:
     )
 
 
-def _z3(condition: Condition, seed: int, rlimit: int) -> Answer:
+def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
     context = z3.Context()
     solver = z3.Solver(ctx=context)
     solver.set("random_seed", seed)
@@ -79,7 +85,7 @@ def _z3(condition: Condition, seed: int, rlimit: int) -> Answer:
         return "proved", None
     if answer == z3.unknown:
         return "unknown", None
-    return "refuted", None if condition.kind == "reachable" else _assignment(solver.model(), terms)
+    return "refuted", _assignment(solver.model(), terms) if witness else None
 
 
 def _assignment(model: z3.ModelRef, terms: list[z3.BoolRef]) -> dict[str, int]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import reduce
 from typing import Any, Literal
 
@@ -81,6 +80,7 @@ class Execution:
         inductions: the loops that were cut, by name.
         positive: the functions, standing for free buffers, that invariants say are positive.
         facts: what is known of the integers.
+        externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
         raw: the float inputs whose elements may be any float; of the others they are taken to be finite.
     """
 
@@ -93,6 +93,7 @@ class Execution:
     ghosts: dict[str, Callable[..., Form]] = field(default_factory=dict)
     inductions: dict[str, Induction] = field(default_factory=dict)
     positive: frozenset[str] = frozenset()
+    externs: Mapping[str, str] = field(default_factory=dict)
 
     def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
         """Leave something to the range layer."""
@@ -119,20 +120,27 @@ class Execution:
                 del self.writes[name], self.sites[name]
         del self.equations[equations:], self.obligations[obligations:]
 
-    def compare(self, output: str, reference: Callable[..., Form]) -> list[Equation]:
+    def compare(self, output: str, reference: Callable[..., Form | Value]) -> list[Equation]:
         """Each element that the kernel writes to an output against the reference at the same index."""
         result = []
         for write, site in zip(self.writes.get(output, []), self.sites.get(output, []), strict=True):
             with self.facts.assuming(*write.path):
                 wanted = reference(*write.index)
+                wanted = wanted if isinstance(wanted, Value) else Value(wanted)
                 place = ", ".join(map(str, write.index))
-                finite = self.facts.decide_all(write.value.finite)
-                shown = finite is ONE and holds(write.value.form, wanted, self.facts)
+                shown = self._same(write.value, wanted)
                 statement = f"{output}[{place}] is the reference's"
-                result.append(Equation(statement, shown, write.value.form, wanted, site))
+                result.append(Equation(statement, shown, write.value.form, wanted.form, site))
         if not result:
             result.append(Equation(f"{output} is written", False, ZERO, ZERO))
         return result
+
+    def _same(self, a: Value, b: Value) -> bool:
+        """Finite at the same places, with the same infinity at the others, and equal; 0 stands for an infinity."""
+        finite = self.facts.decide_all(a.finite)
+        if not holds(finite, b.finite, self.facts):
+            return False
+        return (finite is ONE or a.sign == b.sign) and holds(a.form, b.form, self.facts)
 
 
 def execute(
@@ -168,6 +176,7 @@ def execute(
     for memory in machine.parameters().values():
         algebra.parameters[memory.name] = memory
     machine.run()
+    execution.externs = machine.externs
     return execution
 
 
@@ -246,7 +255,7 @@ class Symbols:
             case "div":
                 self._require("nonzero", b)
                 return extended.divide(a, b)
-            case "max":
+            case "max" | "maxnan":
                 return self._larger(a, b, is_integer(dtype))
             case "min":
                 smaller = self._larger(extended.negative(a), extended.negative(b), is_integer(dtype))
@@ -487,13 +496,9 @@ def quotient(a: Form, b: Form, facts: Facts) -> Form:
     divisor = b.constant
     if divisor is None:
         return nf.apply("floordiv", a, b)
-    multiple = {m: Fraction(c) / divisor for m, c in a.terms.items() if Fraction(c, divisor).denominator == 1}
-    whole = sum((nf.monomial_form(m, int(c)) for m, c in multiple.items()), ZERO)
-    rest = a - whole * divisor
-    if rest.constant is not None:
-        return whole + int(rest.constant // divisor)
+    whole, rest = nf.multiple(a, int(divisor))
     within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", divisor - 1 - rest, integer=True)
-    return whole if facts.holds(within) else whole + nf.apply("floordiv", rest, b)
+    return whole if facts.holds(within) else nf.floordiv(a, int(divisor))
 
 
 def _is_range(condition: Form, axes: Sequence[Axis]) -> bool:

@@ -105,6 +105,11 @@ class SymbolicTensor(PullArray):
     def __rtruediv__(self, other: Any) -> SymbolicTensor:
         return recorded(tensor(other)._zip(self, extended.divide, whole=False))
 
+    def __floordiv__(self, divisor: Integer) -> SymbolicTensor:
+        if not self.integer or not isinstance(divisor, int) or divisor < 1:
+            raise Unsupported(f"a quotient, rounded down, by {divisor}")
+        return SymbolicTensor(self.form_shape, lambda *i: Value(nf.floordiv(self.at(*i), divisor)), integer=True)
+
     def __pow__(self, exponent: Integer) -> SymbolicTensor:
         return self._map(lambda a: Value(a.real**exponent))
 

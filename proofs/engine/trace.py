@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import z3
@@ -46,7 +47,7 @@ class Variable:
             raise Unsupported(f"{self.name} has no bound")
         return self.extent
 
-    @property
+    @cached_property
     def range(self) -> z3.BoolRef:
         """It lies in its range."""
         below = [] if self.extent is None else [self.term < z3.simplify(self.low + self.extent)]

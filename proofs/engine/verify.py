@@ -56,8 +56,9 @@ class Problem:
     pass_configs: Mapping[str, object]
     waivers: Sequence[ranges.Waiver]
     arch: str
-    solve: Callable[[Condition], Outcome]
+    solve: Callable[..., Outcome]  # of a condition; see ``solve``
     smt: Path | None = None
+    brief: bool = False  # one failure is enough
 
     @property
     def hypotheses(self) -> Hypotheses:
@@ -125,7 +126,7 @@ def against(
             wanted = tuple(map(normal_form.form, shapes[spec.name]))
             if result.form_shape != wanted:
                 raise Unsupported(f"{spec.name}: shape {list(map(str, wanted))}, the reference's {result.shape}")
-            equations += execution.compare(spec.name, result.at)
+            equations += execution.compare(spec.name, result.value)
         return execution, equations
 
     return compare
@@ -248,9 +249,10 @@ def _layer(problem: Problem, name: str) -> Layer:
 def _solved(problem: Problem, name: str) -> Layer:
     analysis = problem.analysis(name)
     outcomes = _outcomes(problem, name, analysis.conditions)
-    hollow = guard(problem.contract, problem.hypotheses, analysis, problem.solve)
-    failures = (*_traced(problem, _failures(outcomes)), *hollow.failures)
     proved = sum(o.verdict == "proved" for o in outcomes)
+    checked = analysis if proved == len(outcomes) or not problem.brief else NOTHING
+    hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
+    failures = (*_traced(problem, _failures(outcomes)), *hollow.failures)
     return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, tuple(sorted(analysis.unmodelled)))
 
 
@@ -261,7 +263,12 @@ def _outcomes(problem: Problem, name: str, conditions: Sequence[Condition]) -> l
         folder.mkdir(parents=True, exist_ok=True)
         for number, condition in enumerate(conditions):
             (folder / f"{name}-{number:04}-{condition.kind.replace(' ', '-')}.smt2").write_text(smt2(condition))
-    return [problem.solve(condition) for condition in conditions]
+    outcomes = []
+    for condition in conditions:
+        outcomes.append(problem.solve(condition))
+        if problem.brief and outcomes[-1].verdict != "proved":
+            break
+    return outcomes
 
 
 def _failures(outcomes: Iterable[Outcome]) -> list[Failure]:
@@ -290,8 +297,11 @@ def _equal(problem: Problem, name: str) -> Layer:
     proved = sum(e.holds for e in equations)
     floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
     floats = [name for name in floats if name not in execution.raw]
-    assumed = (f"assumed: the elements of {', '.join(floats)} are finite",) if floats else ()
-    return Layer(name, len(equations), proved, hollow.checks, 0.0, failures + hollow.failures, statements=assumed)
+    assumed = [f"assumed: the elements of {', '.join(floats)} are finite"] if floats else []
+    assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
+    return Layer(
+        name, len(equations), proved, hollow.checks, 0.0, failures + hollow.failures, statements=tuple(assumed)
+    )
 
 
 def _ranges(problem: Problem, name: str) -> Layer:
@@ -326,6 +336,6 @@ def _lemmas(problem: Problem, name: str) -> Layer:
 
 def _tried(problem: Problem, mutant: Any, order: Sequence[str]) -> Iterator[Trial]:
     """The layers on a mutant, one after the other."""
-    changed = replace(problem, kernel=mutant, smt=None)
+    changed = replace(problem, kernel=mutant, smt=None, brief=True)
     for name in order:
         yield Trial(name, partial(_layer, changed, name))

@@ -1,0 +1,30 @@
+"""C functions that a kernel brings along: those known by their text, and what they compute over the reals."""
+
+from __future__ import annotations
+
+import re
+
+from .algebra import Binary
+from .errors import Unsupported
+
+# max.NaN of PTX: the larger of two floats, NaN if one of them is
+_MAX_NAN = r"""__device__ __forceinline__ float (\w+)\(float a, float b\) \{
+  float c; asm\("max\.NaN\.f32 %0, %1, %2;" : "=f"\(c\) : "f"\(a\), "f"\(b\)\); return c;
+\}
+"""
+_KNOWN: dict[str, Binary] = {_MAX_NAN: "maxnan"}
+
+
+def externs(source: str) -> dict[str, Binary]:
+    """The functions that a kernel's C text defines, by name.
+
+    Raises:
+        Unsupported: it holds anything else.
+    """
+    found: dict[str, Binary] = {}
+    for pattern, operator in _KNOWN.items():
+        found |= {match[1]: operator for match in re.finditer(pattern, source)}
+        source = re.sub(pattern, "", source)
+    if source.strip():
+        raise Unsupported(f"C text of the kernel's own: {source.strip().splitlines()[0]}")
+    return found

@@ -1,0 +1,93 @@
+"""The score kernels of the indexer: proved, causal, and wrong ones refuted where they should be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lemmata.kernels.build import PASS_CONFIGS
+from lemmata.kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
+from lemmata.proofs import interpret
+from lemmata.proofs.engine.mutate import mutants
+from lemmata.proofs.engine.verify import verify
+from lemmata.proofs.indexer import compare
+from lemmata.proofs.suite import proofs
+from lemmata.reference import indexer as reference
+
+ASYNCHRONOUS = {
+    "tl.ptx_cp_async",
+    "tirx.ptx_commit_group",
+    "tirx.ptx_wait_group",
+    "tl.ptx_wgmma_ss",
+    "tl.warpgroup_wait",
+}
+SMALL = Config(16, 32, chunk=256)
+
+
+@pytest.mark.parametrize("proof", list(proofs("indexer")), ids=lambda p: p.name)
+def test_every_kernel_that_ships_is_proved(proof: Any) -> None:
+    report = proof.run(fresh=True)
+    assert report.holds, "\n".join(map(str, report.failures))
+    layers = {layer.name: layer for layer in report.layers}
+    assert {"L0", "L1"} <= layers.keys()
+    assert all(layers[name].guards > 100 for name in ("L0", "L1"))
+    assert set(layers["L1"].unmodelled) > ASYNCHRONOUS, "what is not modelled is named"
+    if "L2" in layers:
+        assert layers["L2"].conditions == 3, "a chunk that nobody sees, one seen whole, any other"
+        assert any("trusted: max_nan" in statement for statement in layers["L2"].statements)
+
+
+def test_causality_is_printed_as_a_theorem() -> None:
+    (bf16, e4m3) = [proof for proof in proofs("indexer") if proof.lemmas]
+    for proof in (bf16, e4m3):
+        (layer,) = proof.run(layers=["lemmas"], fresh=True).layers
+        assert layer.holds
+        assert any(s.startswith("causality: ") and s.endswith("[proved]") for s in layer.statements)
+    assert any(s.startswith("scale: ") for s in layer.statements)
+
+
+PLANTED = [  # the error, by a part of its name; the layer that must refute it, and what fails there
+    pytest.param("dropped operand @ T.min(entry + j, L - 1) -> entry + j", "L0", "bounds", id="copy without a clamp"),
+    pytest.param("-> first + 256 <= T.min(L, (offset[b] + query + 1) // 4) + 1", "L0", "bounds", id="one entry too many"),
+    pytest.param("-> query + 8 <= S + 1", "L0", "bounds", id="one query too many"),
+    pytest.param("floor for ceil @ for by", "L1", "coverage", id="a last chunk forgotten"),
+    pytest.param("@ offset[b] + query + 1 -> offset[b] + query + 2", "L2", "equivalence", id="seen whole one early"),
+    pytest.param("@ offset[b] + query + i + 1 -> offset[b] + query + i + 2", "L2", "equivalence", id="seen one early"),
+    pytest.param("-> first >= (offset[b] + query + 8) // 4 - 1", "L2", "equivalence", id="an entry not scored"),
+    pytest.param("-> first > (offset[b] + query + 8) // 4", "L2", "", id="a chunk of no entry scored all the same"),
+    pytest.param("-> w[i, g + 1, lane, p]", "L2", "uninitialised", id="weights of another group"),
+    pytest.param("-> part[j, i, lane + 1], line 86", "L2", "uninitialised", id="the sum of another lane"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "layer", "kind"), PLANTED)
+def test_planted_errors_are_refuted(error: str, layer: str, kind: str) -> None:
+    wrong = next(m for m in mutants(indexer_scores(SMALL)) if error in m.name)
+    report = verify(
+        wrong.prim_func,
+        reference.SCORES,
+        statics={"H": SMALL.H, "D": SMALL.D, "ratio": SMALL.ratio},
+        compare=compare(SMALL),
+        layers=[layer],
+        pass_configs=PASS_CONFIGS,
+    )
+    assert kind in {f.kind for f in report.failures} if kind else report.holds, report.failures
+
+
+@pytest.mark.parametrize("cfg", [SMALL, fp8(64, 32, 3, chunk=256)], ids=["bf16", "fp8"])
+def test_the_interpreter_agrees_with_the_reference(cfg: Config) -> None:
+    """Chunks seen whole, in part and not at all; a last query and a last chunk that are not full."""
+    quantized = cfg.dtype != "bfloat16"
+    generator = torch.Generator().manual_seed(0)
+    queries, entries = 9, 300
+    q = torch.randn(2, queries, cfg.H, cfg.D, generator=generator).to(getattr(torch, cfg.dtype))
+    k = torch.randn(2, entries, cfg.D, generator=generator).to(q.dtype)
+    weights = torch.randn(2, queries, cfg.H, generator=generator)
+    scale = [torch.rand(2, entries, generator=generator)] if quantized else []
+    inputs = (q, k, weights, *scale, torch.tensor([0, 270 * cfg.ratio], dtype=torch.int32))
+    out = torch.empty(2, queries, entries)
+    interpret((indexer_scores_fp8 if quantized else indexer_scores)(cfg), *inputs, out)
+    scores: Any = reference.indexer_scores_fp8 if quantized else reference.indexer_scores
+    torch.testing.assert_close(out, scores(*inputs, ratio=cfg.ratio), rtol=1e-5, atol=1e-4)

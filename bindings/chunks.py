@@ -13,13 +13,20 @@ _PIECE = 2**15  # entries of a row that the top-k kernel selects from at a time
 _CHUNK = 2**24  # elements of the largest temporary, [1, queries, H, T], unless those of one query are more
 
 
+def pieces(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of the batch, one sequence each, and of the queries from ``first`` on, at most that many at a time."""
+    for b in range(q.shape[0]):
+        for s in range(first, q.shape[1], rows):
+            yield slice(b, b + 1), slice(s, min(s + rows, q.shape[1]))
+
+
 def groups(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of the batch and of the queries from ``first`` on, contiguous and of at most that many queries."""
+    """The same, but several sequences together where they are whole: no query's kernel results depend on its neighbours."""
     B, S = q.shape[:2]
-    together = max(rows // max(S, 1), 1) if first == 0 else 1
-    for b in range(0, B, together):
-        for s in range(first, S, rows):
-            yield slice(b, min(b + together, B)), slice(s, min(s + rows, S))
+    if first or rows < 2 * S:
+        yield from pieces(q, first, rows)
+    else:
+        yield from ((slice(b, min(b + rows // S, B)), slice(0, S)) for b in range(0, B, rows // S))
 
 
 def _rows(q: Tensor, k: Tensor) -> int:
@@ -29,7 +36,7 @@ def _rows(q: Tensor, k: Tensor) -> int:
 def scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
     """The reference, in chunks of bounded memory; as each query's products are its own, chunks change no bit."""
     out = weights.new_empty((*q.shape[:2], k.shape[1]))
-    for b, s in groups(q, 0, _rows(q, k)):
+    for b, s in pieces(q, 0, _rows(q, k)):
         out[b, s] = reference.indexer_scores(q[b, s], k[b], weights[b, s], offset[b] + s.start, ratio)
     return out
 
@@ -37,7 +44,7 @@ def scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) ->
 def scores_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: Tensor, ratio: int) -> Tensor:
     """The same with fp8 inputs."""
     out = weights.new_empty((*q.shape[:2], k.shape[1]))
-    for b, s in groups(q, 0, _rows(q, k)):
+    for b, s in pieces(q, 0, _rows(q, k)):
         piece = q[b, s], k[b], weights[b, s], k_scale[b], offset[b] + s.start
         out[b, s] = reference.indexer_scores_fp8(*piece, ratio)
     return out
@@ -50,7 +57,7 @@ def scores_bwd(
     grad_q, grad_weights = q.new_empty(q.shape), weights.new_empty(weights.shape)
     grad_k = weights.new_zeros(k.shape)
     wide_k = k.type_as(weights)
-    for b, s in groups(q, 0, _rows(q, k)):
+    for b, s in pieces(q, 0, _rows(q, k)):
         piece = grad_out[b, s], q[b, s].type_as(weights), wide_k[b], weights[b, s], offset[b] + s.start
         grad_q[b, s], of_keys, grad_weights[b, s] = reference.indexer_scores_bwd(*piece, ratio)
         grad_k[b] += of_keys
@@ -74,7 +81,7 @@ def select(
         return reference.everything(seen, topk)
     out = q.new_empty((*q.shape[:2], topk), dtype=torch.int32)
     out[:, :unscored] = reference.everything(seen[:, :unscored], topk)
-    for b, s in groups(q, unscored, min(_rows(q, k), held(k, topk, workspace))):
+    for b, s in pieces(q, unscored, min(_rows(q, k), held(k, topk, workspace))):
         scale = None if k_scale is None else k_scale[b]
         piece = q[b, s], k[b], weights[b, s], scale, offset[b] + s.start
         out[b, s] = reference.indexer_topk(*piece, ratio, topk)

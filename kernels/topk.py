@@ -102,7 +102,7 @@ def _list(cfg: Config, merge: bool):
             lowest = selected & (T.uint32(0) - selected)
             selected = selected ^ lowest
             if (equal & lowest) == T.uint32(0) or left > T.uint32(0):
-                entry = thread * WARP + (WARP - 1) - T.clz(T.reinterpret(I32, lowest))
+                entry = thread * WARP + (WARP - 1) - T.min(T.clz(T.reinterpret(I32, lowest)), WARP - 1)
                 if place < k and entry < entries:
                     out[row, piece, place] = (
                         candidates[row, piece * cfg.piece + entry] if merge else piece * cfg.piece + entry

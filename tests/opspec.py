@@ -137,6 +137,9 @@ class OpSpec:
         return 2 * forward, 2 * backward
 
     def tolerance_of(self, call: Call) -> float:
-        """The tolerance of the forward at the configuration of a call."""
+        """The tolerance of the forward at the configuration of a call; or on its very inputs, if tensor cores lose more."""
         at = self.configurations.index({**call.dims, **call.statics})
-        return self.tolerance(str(call.tensors[0].device), at)[0]
+        tolerance = self.tolerance(str(call.tensors[0].device), at)[0]
+        if self.plain and call.tensors[0].is_cuda:
+            tolerance = max(tolerance, 2 * self.error(call, self.plain(*call.tensors, **call.statics)))
+        return tolerance

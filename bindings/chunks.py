@@ -21,10 +21,11 @@ def pieces(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 def groups(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    """The same, but several sequences together where they are whole: no query's kernel results depend on its neighbours."""
+    """The same, but in parts of about one size, and several whole sequences together: to a kernel that is all one."""
     B, S = q.shape[:2]
     if first or rows < 2 * S:
-        yield from pieces(q, first, rows)
+        parts = -(-(S - first) // rows)
+        yield from pieces(q, first, -(-(S - first) // max(parts, 1)))
     else:
         yield from ((slice(b, min(b + rows // S, B)), slice(0, S)) for b in range(0, B, rows // S))
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import tilelang.language as T
 
-from .build import aligned, build
+from .build import _aligned as aligned
+from .build import build
 
 F32 = "float32"
 COLUMNS = 128  # of one product: queries times heads

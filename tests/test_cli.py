@@ -209,11 +209,11 @@ def test_a_record_keeps_what_is_of_the_same_kernels(package, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: gpu)
     path = record.update(tests={"a": "passed", "b": "failed"}, figures=[{"op": "op", "us": 1}])
     assert path == package / "bench" / "results" / "nvidia-h200.json"
-    record.update(tests={"b": "passed"}, figures=[{"op": "other", "us": 2}])
+    record.update(tests={"b": "passed"}, figures=[{"op": "op_other", "us": 2}])
     record.update(figures=[{"op": "op", "us": 3}])
     (found,) = record.records()
     assert found.tests == {"a": "passed", "b": "passed"}
-    assert found.figures == [{"op": "other", "us": 2}, {"op": "op", "us": 3}]
+    assert found.figures == [{"op": "op_other", "us": 2}, {"op": "op", "us": 3}]
     assert not found.stale("op")
     (package / "kernels" / "op.py").write_text("from .build import build  # changed\n")
     record.update(tests={"b": "passed"})

@@ -45,24 +45,42 @@ def cuda_source(prim_func: Any, pass_configs: Mapping[str, Any]) -> str:
     return source
 
 
-def resources(kernels: Mapping[str, Any], pass_configs: Mapping[str, Any]) -> dict[str, Resources]:
+def tile_operations(source: str) -> set[str]:
+    """Matrix products and asynchronous copies in the CUDA that TileLang generates, as ``wgmma_ss kBFloat16``.
+
+    Products name the type of their factors, copies the bytes of each; ``cp_async_wait`` how many groups of copies may be
+    under way behind it, at most.
+    """
+    products = re.findall(r"tl::(\w*mma_\w+)<tl::DataType::(\w+), tl::DataType::(\w+)", source)
+    copies = re.findall(r"tl::(cp_async_gs)(?:_conditional)?<(\d+)>|tl::(tma_load)\b", source)
+    waits = [int(groups) for groups in re.findall(r"tl::cp_async_wait<(\d+)>", source)]
+    found = {f"{name} {' '.join(sorted({a, b}))}" for name, a, b in products}
+    found |= {" ".join(filter(None, copy)) for copy in copies}
+    return found | ({f"cp_async_wait {max(waits)}"} if waits else set())
+
+
+def resources(sources: Mapping[str, str]) -> dict[str, Resources]:
     """Compile kernels for sm_90a, all at once since the headers take most of the time, and read ptxas's report."""
     headers = Path(tilelang.__file__).parent
+    preludes: dict[str, None] = {}  # what kernels declare before they include anything: many declare the same
+    text = []
+    for at, source in enumerate(sources.values()):
+        preludes[source[: source.index("#")]] = None
+        entry = re.search(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(', source)
+        if entry is None:
+            raise ValueError(f"sources: expected a kernel, got {source[-200:]!r}")
+        text.append(re.sub(rf"\b{entry[1]}\b", f"kernel_{at}", source[source.index("#") :]))
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernels.cu")
-        text = [
-            cuda_source(prim_func, pass_configs).replace(f"{prim_func.attrs['global_symbol']}_kernel", f"kernel_{at}")
-            for at, prim_func in enumerate(kernels.values())
-        ]
-        source.write_text("\n".join(text))
+        file = Path(folder, "kernels.cu")
+        file.write_text("\n".join([*preludes, *text]))
         flags = ["-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", "-cubin", "-Xptxas", "-v"]
         includes = [f"-I{headers / 'src'}", f"-I{headers / '3rdparty/cutlass/include'}"]
-        command = [str(nvcc()), *flags, *includes, str(source), "-o", str(source.with_suffix(".cubin"))]
+        command = [str(nvcc()), *flags, *includes, str(file), "-o", str(file.with_suffix(".cubin"))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"nvcc failed: {done.stderr.strip().splitlines()[-1]}")
     report = read_report(done.stderr)
-    return {name: report[f"kernel_{at}"] for at, name in enumerate(kernels)}
+    return {name: report[f"kernel_{at}"] for at, name in enumerate(sources)}
 
 
 def read_report(report: str) -> dict[str, Resources]:

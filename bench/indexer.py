@@ -42,8 +42,7 @@ def compilations() -> Iterator[Job]:
     from lemmata.kernels import indexer, topk
 
     yield to_disk, indexer.indexer_scores, indexer.Config()
-    for chunk in (256, 2048):  # the last queries that indexer_topk takes together may be few
-        yield to_disk, indexer.indexer_scores_fp8, indexer.fp8(chunk=chunk)
+    yield to_disk, indexer.indexer_scores_fp8, indexer.fp8()
     yield to_disk, topk.topk, topk.Config(K, "float32", 1024, True)
     if find("deep_gemm"):
         yield (_compile_deep_gemm,)

@@ -61,9 +61,11 @@ def prefix_sum(threads: int):
 def bound(k: int, threads: int):
     """A macro: search[EDGE] is a key that at least k keys reach, or 1; search[TOP] the largest key, or 1.
 
-    Each thread's keys form groups, at least k in the block. The least of the groups' maxima is such a key.
+    The keys form groups, at least k of them if there are as many keys: parts of a thread's, or those of several lanes. The
+    least of the groups' maxima is such a key.
     """
     groups, warps = min(WARP, 1 << (-(-k // threads) - 1).bit_length()), threads // WARP
+    joined = min(5, max(0, (threads // k).bit_length() - 1))  # of the lanes that share a group, the binary logarithm
 
     @T.macro
     def bound(keys, search, extremes, thread):
@@ -76,8 +78,11 @@ def bound(k: int, threads: int):
                 most_of_group = T.max(most_of_group, keys[g * (WARP // groups) + i])
             least = T.min(least, most_of_group)
             most = T.max(most, most_of_group)
-        for s in T.unroll(5):
+        for s in T.unroll(joined):
+            least = T.max(least, T.shfl_xor(least, 1 << s))
+        for s in T.unroll(joined, 5):
             least = T.min(least, T.shfl_xor(least, 1 << s))
+        for s in T.unroll(5):
             most = T.max(most, T.shfl_xor(most, 1 << s))
         if thread % WARP == 0:
             extremes[0, thread // WARP] = least

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import sys
 from types import SimpleNamespace
 
@@ -139,7 +140,9 @@ def test_a_case_that_fails_leaves_the_others(monkeypatch):
 
     cases = [case("bad", agree=fail), case("good", absent=("peer",))]
     monkeypatch.setitem(
-        sys.modules, "lemmata.bench.fake", SimpleNamespace(compilations=lambda: [], cases=lambda: cases)
+        sys.modules,
+        "lemmata.bench.fake",
+        SimpleNamespace(compilations=lambda: [(os.rmdir, "/absent")], cases=lambda: cases),
     )
     monkeypatch.setattr(report, "OPERATORS", ("fake",))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

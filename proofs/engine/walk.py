@@ -25,6 +25,7 @@ from .translate import Translator, text
 
 _BARRIER = "tirx.tvm_storage_sync"
 _SILENT_ATTRIBUTES = {"thread_extent", "lexical_alloc_scope", "storage_alignment", "volatile_scope", "compute_scope"}
+_SOURCE = "pragma_import_c"  # C text of the kernel's own, which may hold anything
 _LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED}
 
 
@@ -118,7 +119,7 @@ class _Walker:
             with self.at(f"assume {text(s.node)}"):
                 goal = self.translator.boolean(s.node)
                 self.recorder.require("assume", f"{text(s.node)}, which the kernel assumes", goal)
-        elif s.attr_key not in _SILENT_ATTRIBUTES and not s.attr_key.startswith("pragma_"):
+        elif s.attr_key == _SOURCE or not (s.attr_key in _SILENT_ATTRIBUTES or s.attr_key.startswith("pragma_")):
             self.recorder.unmodelled.add(f"attribute {s.attr_key}")
         self.statement(s.body)
 

@@ -24,8 +24,8 @@ def groups(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
     """The same, but in parts of about one size, and several whole sequences together: to a kernel that is all one."""
     B, S = q.shape[:2]
     if first or rows < 2 * S:
-        parts = -(-(S - first) // rows)
-        yield from pieces(q, first, -(-(S - first) // max(parts, 1)))
+        parts = max(-(-(S - first) // rows), 1)
+        yield from pieces(q, first, max(-(-(S - first) // parts), 1))
     else:
         yield from ((slice(b, min(b + rows // S, B)), slice(0, S)) for b in range(0, B, rows // S))
 

@@ -100,7 +100,9 @@ def _plain_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: T
     keys = k.new_zeros(B, -(-T // 16) * 16, D)
     keys[:, :T] = k
     dots = [
-        torch._scaled_mm(q[b].reshape(S * H, D), keys[b].mT, one, one, out_dtype=torch.float32, use_fast_accum=True)
+        torch._scaled_mm(
+            q[b].reshape(S * H, D).contiguous(), keys[b].mT, one, one, out_dtype=torch.float32, use_fast_accum=True
+        )
         for b in range(B)
     ]
     return _finish(torch.stack(dots).view(B, S, H, -1)[..., :T], weights, offset, ratio) * k_scale[:, None]

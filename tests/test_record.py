@@ -35,5 +35,5 @@ def test_the_record_holds_the_gpu_tests_of_every_operator() -> None:
     for spec in (spec for spec in SPECS if spec.module in operators()):
         seen = {name for name in record.tests if re.search(rf"[-\[]{spec.name}\]", name)}
         assert sum("test_gpu.py" in name for name in seen) >= 5
-        assert sum("cuda" in name for name in seen) >= 25
+        assert sum("cuda" in name for name in seen) >= (25 if spec.differentiable else 15)
     assert not [name for name, verdict in record.tests.items() if verdict == "failed"]

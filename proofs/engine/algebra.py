@@ -33,7 +33,11 @@ Unary = Literal[
     "cos",
     "erf",
     "not",
+    "popcount",
+    "clz",
+    "ballot",
 ]
+"""``ballot`` is of a truth value: a bit for each lane of the warp."""
 Binary = Literal[
     "add",
     "sub",
@@ -49,8 +53,18 @@ Binary = Literal[
     "pow",
     "and",
     "or",
+    "bitand",
+    "bitor",
+    "bitxor",
+    "shl",
+    "shr",
+    "shfl",
+    "shfl_up",
+    "shfl_down",
+    "shfl_xor",
 ]
-"""``max`` and ``min`` of floats drop a NaN, as CUDA's do; ``maxnan`` keeps it."""
+"""``max`` and ``min`` of floats drop a NaN, as CUDA's do; ``maxnan`` keeps it. The ``shfl`` are the first operand in another
+lane of the warp, which the second one names."""
 Dimension = Literal["x", "y", "z"]
 Comparison = Literal["lt", "le", "gt", "ge", "eq", "ne"]
 Reduction = Literal["sum", "max", "min"]
@@ -153,4 +167,12 @@ class Algebra(Protocol[V]):
 
     def store(self, memory: Memory[V], index: Sequence[V], value: V) -> None:
         """Write elements."""
+        ...
+
+    def atomic_add(self, memory: Memory[V], index: Sequence[V], value: V) -> None:
+        """Add to elements, one thread after the other."""
+        ...
+
+    def barrier(self) -> None:
+        """All threads of the block wait for one another."""
         ...

@@ -50,7 +50,24 @@ _UNARY: dict[str, Unary] = {
     "tirx.sin": "sin",
     "tirx.cos": "cos",
     "tirx.erf": "erf",
+    "tirx.popcount": "popcount",
+    "tirx.clz": "clz",
+    "tl.ballot": "ballot",
 }
+_BITWISE: dict[str, Binary] = {
+    "tirx.bitwise_and": "bitand",
+    "tirx.bitwise_or": "bitor",
+    "tirx.bitwise_xor": "bitxor",
+    "tirx.shift_left": "shl",
+    "tirx.shift_right": "shr",
+}
+_SHUFFLES: dict[str, Binary] = {
+    "tl.shfl_sync": "shfl",
+    "tl.shfl_up_sync": "shfl_up",
+    "tl.shfl_down_sync": "shfl_down",
+    "tl.shfl_xor_sync": "shfl_xor",
+}
+_WARP, _ALL = 32, 2**32 - 1
 
 
 def describe(site: Any) -> str:
@@ -125,11 +142,27 @@ class Expressions(Generic[V]):
             return self.algebra.bits(self.evaluate(e.args[0]), str(e.args[0].dtype), dtype)
         if name == "tirx.pow":
             return self.algebra.binary("pow", self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
+        if name in _BITWISE:
+            return self.algebra.binary(_BITWISE[name], self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
+        if name in _SHUFFLES:
+            return self._shuffle(e, _SHUFFLES[name], dtype)
         if name == "tirx.call_extern":
             return self._extern(e, dtype)
         if name in _UNARY:
             return self.algebra.unary(_UNARY[name], self.evaluate(e.args[0]), dtype)
         raise Unsupported(f"function {name}")
+
+    def _shuffle(self, e: Any, operator: Binary, dtype: str) -> V:
+        """An exchange between the lanes of a whole warp."""
+        mask, value, by, width = e.args
+        if not (
+            isinstance(mask, tirx.IntImm)
+            and int(mask) == _ALL
+            and isinstance(width, tirx.IntImm)
+            and int(width) == _WARP
+        ):
+            raise Unsupported(f"an exchange within a part of a warp: {describe(e)}")
+        return self.algebra.binary(operator, self.evaluate(value), self.evaluate(by), dtype)
 
     def _extern(self, e: Any, dtype: str) -> V:
         """A C function of two floats that the kernel brings along."""

@@ -2,10 +2,10 @@
 
 The level is the tile level: the PrimFunc as its factory returns it, or after the launch has been materialised. A block's
 threads run in lock step: between two statements every thread has finished the first. That is what a kernel free of races
-does; races are the business of another layer. Barriers therefore mean nothing here. This file says what each statement
+does; races are the business of another layer. Barriers therefore change no value. This file says what each statement
 means; ``expressions`` says it of expressions and memory, ``tile_operations`` of the operations on tiles.
 
-Not modelled, and rejected: atomics, warp intrinsics, asynchronous copies by hand, pointers, scopes other than
+Not modelled, and rejected: asynchronous copies by hand, pointers but for that of an atomic addition, scopes other than
 global, shared, fragment and local, tile operations under a condition that differs between threads.
 """
 
@@ -262,12 +262,25 @@ class Machine(TileOperations[V]):
             "tl.tileop.gemm": self._gemm,
         }
         if name in _BARRIERS:
+            self.algebra.barrier()
+            return
+        if name == "tl.atomic_add_elem_op" and self._written is None:
+            self._atomic_add(call)
             return
         if name not in operations:
             raise Unsupported(f"call of {name}")
         if self._divergent or self._written is not None:
             raise Unsupported(f"{name} in a parallel loop or where threads may diverge: {describe(call)}")
         operations[name](call)
+
+    def _atomic_add(self, call: Any) -> None:
+        pointer, value = call.args
+        target = pointer.args[0] if str(pointer.op.name) == "tl.access_ptr" else None
+        if not isinstance(target, tirx.BufferLoad):
+            raise Unsupported(f"an atomic addition: {describe(call)}")
+        memory, index = self._place(target.buffer, [self.evaluate(i) for i in target.indices])
+        added = self._cast(self.evaluate(value), str(value.dtype), memory.dtype)
+        self.algebra.atomic_add(memory, index, added)
 
 
 def _threads(prim_func: Any) -> tuple[int, int, int]:

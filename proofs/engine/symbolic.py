@@ -458,6 +458,13 @@ class Symbols:
         self._check_lane(memory, place, frozenset().union(*map(nf.support, (value.form, value.finite, *path))))
         self.contents[memory].write(write)
 
+    def atomic_add(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
+        """Not modelled: what an element holds would depend on other threads."""
+        raise Unsupported(f"an atomic addition to {memory.name} in the symbolic reading")
+
+    def barrier(self) -> None:
+        """Nothing: threads run in lock step."""
+
     def lane(self, memory: Memory[Value]) -> dict[int, Form]:
         """The dimensions of a buffer along which each explicit thread keeps to its own index."""
         return self._lanes.get(memory, {})

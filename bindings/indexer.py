@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from typing import Any
 
 import torch
@@ -13,7 +11,8 @@ from torch.autograd import forward_ad
 from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
 from . import chunks
-from .registry import checks_results, define, lazily, wants_grad
+from .offset import for_each_sequence
+from .registry import checks_results, define, lazily, say_once, wants_grad
 from .topk import accepted, require
 
 _KERNELS = "lemmata.kernels.indexer"
@@ -21,13 +20,8 @@ _scores_kernel, _fp8_kernel = lazily(_KERNELS, "scores"), lazily(_KERNELS, "scor
 _topk_kernel = lazily("lemmata.kernels.topk", "select")
 
 
-@functools.cache
-def _say_once(message: str) -> None:
-    logging.getLogger("lemmata").warning(message)
-
-
 def _scores_bwd_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    _say_once("indexer_scores: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
+    say_once("indexer_scores: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
     return chunks.scores_bwd(*args)
 
 
@@ -190,12 +184,7 @@ def _prepared(
     tracing = torch.compiler.is_compiling()  # there, the fakes check
     if not tracing:
         _check_kind(op, q, k_scale)
-    if not isinstance(offset, Tensor):
-        if isinstance(offset, bool) or not isinstance(offset, int):
-            raise TypeError(f"{op}: offset: expected an int or an int32 tensor, got {type(offset).__name__}")
-        if not 0 <= offset < reference.OFFSETS:
-            raise ValueError(f"{op}: offset: expected a value in [0, {reference.OFFSETS - 1}], got {offset}")
-        offset = torch.full(q.shape[:1], offset, dtype=torch.int32, device=q.device)
+    offset = for_each_sequence(op, offset, q)
     if not tracing:
         plain, fp8 = contracts
         if q.dtype is reference.FP8:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -94,6 +95,12 @@ def _merging(overload: Implementation) -> Implementation:
         return results.unflatten(0, sizes), 0
 
     return rule
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Warn that something runs otherwise than a caller may expect, through the logger ``lemmata``."""
+    logging.getLogger("lemmata").warning(message)
 
 
 def wants_grad(*tensors: Tensor) -> bool:

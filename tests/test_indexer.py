@@ -15,6 +15,7 @@ from torch import Tensor
 import lemmata
 from inputs import EXACT, make
 from lemmata.bindings import chunks
+from lemmata.bindings.registry import say_once
 from lemmata.reference import indexer
 from opspec import OpSpec, array
 from specs import INDEXER_SCORES, INDEXER_SCORES_FP8
@@ -283,9 +284,7 @@ def test_checked_mode(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.gpu
 def test_the_backward_says_once_that_it_is_the_reference(caplog: pytest.LogCaptureFixture) -> None:
-    from lemmata.bindings.indexer import _say_once
-
-    _say_once.cache_clear()
+    say_once.cache_clear()
     call = INDEXER_SCORES.sample(2).to("cuda")
     with caplog.at_level(logging.WARNING, logger="lemmata"):
         for _ in range(2):

@@ -52,8 +52,8 @@ def test_importing_adds_under_a_tenth_of_a_second() -> None:
 
 def test_a_cuda_call_without_tilelang_says_what_to_install() -> None:
     code = HIDE + (
-        "from lemmata.bindings.registry import _lazily\n"
-        "try: _lazily('lemmata.kernels.sinkhorn', 'forward').__closure__[0].cell_contents()\n"
+        "from lemmata.bindings.registry import lazily\n"
+        "try: lazily('lemmata.kernels.sinkhorn', 'forward').__closure__[0].cell_contents()\n"
         "except RuntimeError as error: print(error)"
     )
     assert "pip install 'lemmata[cuda]'" in python(code)

@@ -4,9 +4,11 @@ Every operator is a torch custom op: CUDA tensors run the kernel, CPU tensors th
 needs torch alone; tilelang is imported at the first call on a CUDA tensor.
 """
 
+from .bindings.csa import csa
+from .bindings.hca import hca, swa
 from .bindings.indexer import indexer_scores, indexer_topk
 from .bindings.sinkhorn import sinkhorn
 from .bindings.topk import topk
 
-__all__ = ["indexer_scores", "indexer_topk", "sinkhorn", "topk"]
+__all__ = ["csa", "hca", "indexer_scores", "indexer_topk", "sinkhorn", "swa", "topk"]
 __version__ = "0.1.0"

@@ -1,0 +1,19 @@
+"""The argument ``offset``: the absolute position of a sequence's first query."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..reference.indexer import OFFSETS
+
+
+def for_each_sequence(op: str, offset: int | Tensor, q: Tensor) -> Tensor:
+    """The offset as a tensor, int32 ``[B]``; a tensor is left to the contract, which reads no elements."""
+    if isinstance(offset, Tensor):
+        return offset
+    if isinstance(offset, bool) or not isinstance(offset, int):
+        raise TypeError(f"{op}: offset: expected an int or an int32 tensor, got {type(offset).__name__}")
+    if not 0 <= offset < OFFSETS:
+        raise ValueError(f"{op}: offset: expected a value in [0, {OFFSETS - 1}], got {offset}")
+    return torch.full(q.shape[:1], offset, dtype=torch.int32, device=q.device)

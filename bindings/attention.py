@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,8 +14,6 @@ from .offset import for_each_sequence
 from .registry import Implementation, wants_grad
 
 _CHUNK = 2**24  # elements of the largest temporary, unless those of one query are more
-
-Attention = Callable[..., tuple[Tensor, Tensor]]
 
 
 def prepared(
@@ -50,22 +48,37 @@ def zero_gradients(q: Tensor, *others: Tensor, like: Tensor) -> tuple[Tensor, ..
 _OPERATORS: dict[str, tuple[Implementation, Implementation]] = {}
 
 
-def with_gradient(name: str, fwd: Implementation, bwd: Implementation) -> Attention:
-    """The operator as a function that is differentiable in its first four tensors, q to sink.
+def operators(name: str, fwd: Implementation, bwd: Implementation) -> str:
+    """Say which operators the public function of that name runs; returns the name, for ``attention``.
 
     Args:
-        name: the public function's, for errors.
+        name: the public function's.
         fwd: tensors and static parameters to ``out`` and ``lse``.
         bwd: the gradients of both, the tensors, both results and the static parameters to the four gradients.
     """
     _OPERATORS[name] = fwd, bwd
+    return name
 
-    def call(*inputs: Any) -> tuple[Tensor, Tensor]:
-        if wants_grad(*inputs[:4]):
-            return _Attention.apply(name, *inputs)  # type: ignore[no-any-return, no-untyped-call]
-        return fwd(*inputs)  # type: ignore[no-any-return]
 
-    return call
+def attention(
+    name: str,
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    sink: Tensor,
+    indices: Tensor | None,
+    offset: Tensor,
+    ratio: int | None,
+    window: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Run an operator, which has indices or a ratio; differentiable in q, window_kv, compressed_kv and sink."""
+    call = _Attention.apply if wants_grad(q, window_kv, compressed_kv, sink) else _Attention.forward
+    return call(name, q, window_kv, compressed_kv, sink, indices, offset, ratio, window, scale)
+
+
+def _present(*arguments: Any) -> list[Any]:
+    return [a for a in arguments if a is not None]
 
 
 class _AttentionBackward(torch.autograd.Function):
@@ -74,8 +87,24 @@ class _AttentionBackward(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(name: str, *inputs: Any) -> tuple[Tensor, ...]:
-        return _OPERATORS[name][1](*inputs)  # type: ignore[no-any-return]
+    def forward(
+        name: str,
+        grad_out: Tensor,
+        grad_lse: Tensor,
+        q: Tensor,
+        window_kv: Tensor,
+        compressed_kv: Tensor,
+        sink: Tensor,
+        indices: Tensor | None,
+        offset: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        ratio: int | None,
+        window: int,
+        scale: float,
+    ) -> tuple[Tensor, ...]:
+        tensors = _present(grad_out, grad_lse, q, window_kv, compressed_kv, sink, indices, offset, out, lse)
+        return _OPERATORS[name][1](*tensors, *_present(ratio, window, scale))  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -87,27 +116,38 @@ class _AttentionBackward(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
+    # as many arguments as are passed: torch.compile takes a forward of any number of them for one with a context
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(name: str, *inputs: Any) -> tuple[Tensor, Tensor]:
-        return _OPERATORS[name][0](*inputs)  # type: ignore[no-any-return]
+    def forward(
+        name: str,
+        q: Tensor,
+        window_kv: Tensor,
+        compressed_kv: Tensor,
+        sink: Tensor,
+        indices: Tensor | None,
+        offset: Tensor,
+        ratio: int | None,
+        window: int,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        arguments = _present(q, window_kv, compressed_kv, sink, indices, offset, ratio, window, scale)
+        return _OPERATORS[name][0](*arguments)  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.name, *rest = inputs
-        tensors = [a for a in rest if isinstance(a, Tensor)]
+        ctx.name, *tensors = inputs[:7]
         ctx.save_for_backward(*tensors, *output)
-        ctx.statics = rest[len(tensors) :]
+        ctx.statics = inputs[7:]
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = (grad_out, grad_lse, *ctx.saved_tensors, *ctx.statics)
-        if not torch.compiler.is_compiling() and wants_grad(grad_out, grad_lse, *ctx.saved_tensors):
-            grads = _AttentionBackward.apply(ctx.name, *inputs)  # type: ignore[no-untyped-call]
-        else:
-            grads = _OPERATORS[ctx.name][1](*inputs)
-        return (None, *grads, *[None] * (len(inputs) - 8))  # but for two gradients, two results and what has one
+        inputs = (grad_out, grad_lse, *ctx.saved_tensors)
+        wanted = wants_grad(*_present(*inputs))
+        backward = _AttentionBackward.apply if wanted else _AttentionBackward.forward
+        grads = backward(ctx.name, *inputs, *ctx.statics)
+        return (None, *grads, None, None, None, None, None)
 
 
 def one_by_one(overload: Implementation) -> None:

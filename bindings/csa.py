@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..reference import csa as reference
-from .attention import one_by_one, pieces, prepared, with_gradient, zero_gradients
+from .attention import attention, one_by_one, operators, pieces, prepared, zero_gradients
 from .registry import define, say_once
 
 
@@ -111,7 +111,7 @@ _bwd = define(
 )
 one_by_one(_fwd)
 one_by_one(_bwd)
-_csa = with_gradient("csa", _fwd, _bwd)
+_CSA = operators("csa", _fwd, _bwd)
 
 
 def csa(
@@ -164,4 +164,4 @@ def csa(
     Formula: arXiv 2606.19348, section 2.3.1; window and sink as in DeepSeek-V4's released inference code.
     """
     at, scale = prepared(reference.CSA, q, (window_kv, compressed_kv, sink, indices), offset, scale, window=window)
-    return _csa(q, window_kv, compressed_kv, sink, indices, at, window, scale)
+    return attention(_CSA, q, window_kv, compressed_kv, sink, indices, at, None, window, scale)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..reference import hca as reference
-from .attention import one_by_one, pieces, prepared, with_gradient, zero_gradients
+from .attention import attention, one_by_one, operators, pieces, prepared, zero_gradients
 from .registry import define, say_once
 
 
@@ -111,7 +111,7 @@ _bwd = define(
 )
 one_by_one(_fwd)
 one_by_one(_bwd)
-_hca, _swa = with_gradient("hca", _fwd, _bwd), with_gradient("swa", _fwd, _bwd)
+_HCA, _SWA = operators("hca", _fwd, _bwd), operators("swa", _fwd, _bwd)
 
 
 def hca(
@@ -164,7 +164,7 @@ def hca(
     """
     others = window_kv, compressed_kv, sink
     at, scale = prepared(reference.HCA, q, others, offset, scale, ratio=ratio, window=window)
-    return _hca(q, *others, at, ratio, window, scale)
+    return attention(_HCA, q, *others, None, at, ratio, window, scale)
 
 
 def swa(
@@ -195,4 +195,4 @@ def swa(
     """
     at, scale = prepared(reference.SWA, q, (window_kv, sink), offset, scale, window=window)
     nothing = q.new_empty((q.shape[0], 0, q.shape[-1]))
-    return _swa(q, window_kv, nothing, sink, at, 1, window, scale)
+    return attention(_SWA, q, window_kv, nothing, sink, None, at, 1, window, scale)

@@ -69,7 +69,7 @@ def fill(
     generator = torch.Generator().manual_seed(seed)
     low, high, dtype = spec.elements.low, spec.elements.high, spec.dtypes[0]
     if not dtype.is_floating_point:
-        low = -3 if low is None else low
+        low = -3 if low is None else max(low, -30)
         high = max(sizes.values()) + 3 if high is None else sizes[high] if isinstance(high, str) else min(high, 300)
         return torch.randint(low, max(high, low + 1), shape, generator=generator, dtype=dtype)
     if isinstance(magnitude, tuple):
@@ -105,10 +105,14 @@ def make(
 
 @st.composite
 def calls(
-    draw: st.DrawFn, contract: Contract, configurations: st.SearchStrategy[dict[str, float]], exact: bool
+    draw: st.DrawFn,
+    contract: Contract,
+    configurations: st.SearchStrategy[dict[str, float]],
+    exact: bool,
+    edges: Mapping[str, tuple[int, ...]],
 ) -> Call:
     """A valid call: sizes at the edges, any strides, magnitudes to 80, ties."""
-    sizes = {name: draw(st.sampled_from(EDGES)) for name in contract.sizes}
+    sizes = {name: draw(st.sampled_from(edges.get(name, EDGES))) for name in contract.sizes}
     count = draw(st.sampled_from(EDGES))
     leading = draw(st.sampled_from([(count,), (1, count), (count, 1), (2, count, 1), (0, count)]))
     magnitude = EXACT if exact else draw(st.sampled_from((VALUES, *MAGNITUDES)))
@@ -117,7 +121,7 @@ def calls(
 
 
 def invalid_calls(contract: Contract, good: Call, optional: tuple[str, ...] = ()) -> Iterator[Call]:
-    """Every way the contract knows of spoiling a good call; an optional tensor may be None."""
+    """Every way the contract knows of spoiling a good call; what is optional may be None."""
     bound: set[str | int] = set()
     for at, (spec, tensor) in enumerate(zip(contract.inputs, good.tensors, strict=True)):
 
@@ -135,7 +139,7 @@ def invalid_calls(contract: Contract, good: Call, optional: tuple[str, ...] = ()
         yield spoil(torch.zeros(len(spec.dims) - 1 or 1, dtype=tensor.dtype), "too few dimensions", ValueError)
         free = contract.sizes.keys() - bound - {n for dim in spec.dims[:-1] for n in dim}
         if not free & set(spec.dims[-1]):
-            yield spoil(torch.cat([tensor, tensor], -1), "one dimension doubled", ValueError)
+            yield spoil(torch.cat([tensor, tensor[..., :1]], -1), "one dimension longer", ValueError)
         bound |= {n for dim in spec.dims for n in dim}
         for name in {n for dim in spec.dims for n in dim if n in contract.statics}:
             limits = contract.statics[str(name)]
@@ -151,5 +155,5 @@ def invalid_calls(contract: Contract, good: Call, optional: tuple[str, ...] = ()
         step = 1 if limits.kind is int else limits.low / 2
         for value in (limits.low - step, limits.high + 1, 0, -1, float("nan") if limits.kind is float else -5):
             yield replace(good, statics=good.statics | {name: value}, label=str(value), error=ValueError, argument=name)
-        for wrong in ("1", None, True, 1.5 if limits.kind is int else 1j):
+        for wrong in ("1", *([] if name in optional else [None]), True, 1.5 if limits.kind is int else 1j):
             yield replace(good, statics=good.statics | {name: wrong}, label=repr(wrong), error=TypeError, argument=name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inputs import EXACT, MAGNITUDES, Call, make
+from inputs import EXACT, MAGNITUDES, VALUES, Call, make
 from lemmata.reference.contract import Contract
 
 Array = NDArray[np.float64]
@@ -44,7 +44,7 @@ class OpSpec:
         contract: its contract.
         sizes: for a sample that is drawn once.
         large: for one that fills a GPU.
-        batch: the size along which results are independent, the first dimension of every tensor.
+        batch: the size along which results are independent, the first dimension of all tensors but parameters.
         configurations: static parameters, those that are dimensions included, in the order of the torch operator; few, as
             a kernel is built for each.
         reference: plain torch in the dtype of its input; its own error against the oracle sets the tolerance.
@@ -55,7 +55,8 @@ class OpSpec:
         scale, scale_bwd: what errors are measured against: the oracle on absolute values, where sums may cancel.
         plain: what the kernel's arithmetic is in plain torch, where that is not the reference.
         exact: inputs are such that no sum is rounded, as results that are decisions must be equal.
-        optional: tensors that may be None.
+        optional: arguments that may be None.
+        edges: for some sizes, the values to draw from, where others would be but more work.
     """
 
     name: str
@@ -77,6 +78,7 @@ class OpSpec:
     plain: Callable[..., Tensor] | None = None
     exact: bool = False
     optional: tuple[str, ...] = ()
+    edges: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return self.name
@@ -87,11 +89,26 @@ class OpSpec:
         return st.sampled_from(self.configurations)
 
     def sample(
-        self, count: int | None = None, magnitude: float = 1.0, seed: int = 0, at: int = 0, **sizes: int
+        self,
+        count: int | None = None,
+        magnitude: float | tuple[float, ...] = 1.0,
+        seed: int = 0,
+        at: int = 0,
+        **sizes: int,
     ) -> Call:
         """A call with random inputs, ``count`` of them in the batch."""
         known = self.sizes | ({} if count is None else {self.batch: count}) | sizes
         return make(self.contract, self.configurations[at], known, seed, EXACT if self.exact else magnitude)
+
+    @property
+    def batched(self) -> dict[str, bool]:
+        """Whether a tensor, by its name, begins with the batch."""
+        return {t.name: self.batch == t.leading or (self.batch,) == t.dims[0] for t in self.contract.inputs}
+
+    def part(self, call: Call, at: Tensor) -> Call:
+        """The call on some of the batch."""
+        tensors = zip(call.tensors, self.batched.values(), strict=True)
+        return replace(call, tensors=tuple(t[at] if batched else t for t, batched in tensors))
 
     def run(self, call: Call) -> Tensor:
         """The public function's answer."""
@@ -125,13 +142,13 @@ class OpSpec:
 
     @functools.cache  # noqa: B019  specs live as long as the tests
     def tolerance(self, device: str, at: int = 0) -> tuple[float, float]:
-        """Twice plain torch's own largest error, forward and backward, over all magnitudes that are drawn."""
+        """Twice plain torch's own largest error, forward and backward, over all values that are drawn."""
         forward = backward = 0.0
-        for magnitude in MAGNITUDES:
+        for magnitude in (VALUES, *MAGNITUDES):
             call = self.sample(max(16, self.sizes[self.batch]), magnitude, seed=7, at=at).to(device)
             out = (self.plain or self.reference)(*call.tensors, **call.statics)
             forward = max(forward, self.error(call, out))
-            if self.differentiable:
+            if self.differentiable and magnitude is not VALUES:  # at the kink of a relu, the gradient is nobody's
                 g = torch.randn(out.shape, generator=torch.Generator().manual_seed(8)).to(device)
                 backward = max(backward, self.error_bwd(call, g, self.grads(self.reference, call, g)[1]))
         return 2 * forward, 2 * backward

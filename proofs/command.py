@@ -57,7 +57,7 @@ def run(request: Request) -> bool:
         content = [{"name": proof.name, **json.loads(report.to_json())} for proof, report in found]
         print(json.dumps({"holds": holds, "kernels": content}, indent=1))
     else:
-        console.print(_summary(report for _, report in found), markup=False)
+        console.print(summary(report for _, report in found), markup=False)
     return holds
 
 
@@ -69,10 +69,10 @@ def _progress(console: Console, quiet: bool) -> Progress:
 def lines(name: str, report: Report) -> Iterator[str]:
     """A kernel's verdicts, a line each, with its failures and what is not modelled below."""
     for layer in report.layers:
-        verdict = "proved" if layer.holds else "FAILED"
+        verdict = "FAILED" if not layer.holds else "proved" if layer.proves else "tested"
         kept = ", kept" if report.cached else ""
         guards = f", {layer.guards} guards" if layer.guards else ""
-        counts = f"{layer.proved}/{layer.conditions} conditions{guards}"
+        counts = f"{layer.proved}/{layer.conditions} {'conditions' if layer.proves else 'runs'}{guards}"
         yield f"{name:<42} {layer.name:<7} {verdict}  {counts:<32} {layer.seconds:6.2f} s{kept}{_missing(layer)}"
         yield from (f"    {line}" for failure in layer.failures for line in str(failure).splitlines())
         yield from (f"    {statement}" for statement in layer.statements)
@@ -89,9 +89,10 @@ def _missing(layer: Layer) -> str:
     return f"  not modelled: {', '.join(layer.unmodelled)}" if layer.unmodelled else ""
 
 
-def _summary(reports: Iterable[Report]) -> str:
-    reports = list(reports)
-    layers = [layer for report in reports for layer in report.layers]
+def summary(reports: Iterable[Report]) -> str:
+    """How much was proved, of all that was asked for; runs on examples do not count."""
+    reports = [report for report in reports if any(layer.proves for layer in report.layers)]
+    layers = [layer for report in reports for layer in report.layers if layer.proves]
     mutants = sum(len(report.mutations) for report in reports)
     return (
         f"{sum(r.holds for r in reports)} of {len(reports)} kernels proved, "

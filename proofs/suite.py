@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..reference.contract import Contract
-from .engine.lemmas import Lemma
+from .engine.lemmas import Examples, Lemma
 from .engine.ranges import Waiver
 from .engine.report import LAYERS, Report
 from .engine.verify import Compare, applies, verify
@@ -32,6 +32,7 @@ class Proof:
     every: int = 1
     equivalents: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = LAYERS  # of them, those that are claimed
+    examples: Examples | None = None
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ class Proof:
         if unknown := set(layers or ()) - set(LAYERS):
             raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
         asked = [name for name in layers or LAYERS if name in self.layers]
-        return [name for name in asked if applies(name, self.compare, self.lemmas)]
+        return [name for name in asked if applies(name, self.compare, self.lemmas, self.examples)]
 
     def run(self, *, mutate: bool = False, fresh: bool = False, **options: Any) -> Report:
         """Verify it; ``mutate`` also runs its mutants, if it has any; ``fresh`` disregards verdicts kept on disk."""
@@ -62,6 +63,7 @@ class Proof:
             statics=self.statics,
             compare=self.compare,
             lemmas=self.lemmas,
+            examples=self.examples,
             pass_configs=self.pass_configs,
             waivers=self.waivers,
             mutate=mutate,

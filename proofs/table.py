@@ -19,7 +19,8 @@ def _kernel(name: str, report: Report) -> Iterator[str]:
     yield ""
     yield f"{len(report.mutations)} mutants: {counts}."
     yield ""
-    columns = ("L2", "range", "L0", "L1", "rejected", "equivalent")
+    tried = ["run"] if any(layer.name == "run" for layer in report.layers) else []
+    columns = (*tried, "L2", "range", "L0", "L1", "rejected", "equivalent")
     yield f"| operator | mutants | {' | '.join(columns)} |"
     yield "|---" * (len(columns) + 2) + "|"
     for operator in sorted({m.operator for m in report.mutations}):

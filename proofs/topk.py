@@ -1,9 +1,10 @@
 """What is claimed of the top-k kernels.
 
-The selection kernel is not proved to select the right entries: it is proved to stay in bounds and to write only indices
-that exist. A second kernel, ``topk_check``, looks at its result and says whether it is the answer. That one is proved:
-its output is the criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below say that
-one row of indices alone meets the criterion, the first k of the total order.
+The selection kernels are not proved to select the right entries: they are proved to stay in bounds and to write only
+indices that exist, and one is run on examples, which its mutants fail (topk_runs.py). Another kernel, ``topk_check``, looks
+at a result and says whether it is the answer. That one is proved: its output is the criterion of
+reference/topk_check.py, whatever the bits of the scores, and the theorems below say that one row of indices alone meets the
+criterion, the first k of the total order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..kernels import topk as select
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.topk_check import Config, topk_check
 from ..reference import topk_check as criterion
-from ..reference.contract import Size
+from ..reference.contract import Elements, Size, TensorSpec
 from ..reference.topk import CHECK, TOPK, topk
 from .engine import normal_form as nf
 from .engine import symbolic
@@ -33,6 +34,7 @@ from .engine.semantics import serial_loops
 from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
+from .topk_runs import examples
 
 selection: Callable[..., Any] = criterion.selection  # of tensors that are not torch.Tensor
 ahead: Callable[..., Any] = criterion.ahead
@@ -42,6 +44,13 @@ PIECES = replace(
     sizes={**TOPK.sizes, "N": Size(0, 2**13)},  # pieces of a row
     outputs=(replace(TOPK.outputs[0], shape="R N k"),),
     probes=({"R": 37, "T": 1009, "N": 3}, {"R": 2**16, "T": 2**20, "N": 256}),
+)
+MERGE = replace(
+    PIECES,
+    op="topk_merge",
+    sizes={**PIECES.sizes, "C": Size()},
+    inputs=(*PIECES.inputs, TensorSpec("candidates", "R C", (torch.int32,), Elements(-1, "T"))),
+    probes=({"R": 37, "T": 1009, "C": 24, "N": 3}, {"R": 2**16, "T": 2**20, "C": 2**19, "N": 256}),
 )
 ROWS, COLUMNS = nf.variable("R"), nf.variable("T")
 
@@ -261,19 +270,46 @@ LEMMAS: tuple[Lemma, ...] = (
 )  # fmt: skip
 
 
+_LANES = "T.shfl_xor_sync(4294967295, least[0], T.shift_left(1, s), 32)"
+_LAST = "T.if_then_else(shift[0] == 0, 2, 3)"
+_WHOLE = "wanted[0] == before[0] + counts[q]"
+EQUIVALENTS = {  # of k = 40 and 128 threads
+    "other operator @ bits + 2147483648 -> bits - 2147483648": "modulo 2^32 they are the same",
+    "stride @ g * 32 -> g * 33": "the keys of a thread are one group: g is 0",
+    f"other operator @ T.max(least[0], {_LANES}) -> T.min(least[0], {_LANES})":
+        "a weaker bound: the search begins further down, and ends with the same edge",
+    "loop end @ for s in 1:5 -> for s in 1:6": "once more each lane exchanges with itself: of 32 five bits count",
+    "loop end @ for s in 0:5 -> for s in 0:6": "once more each lane exchanges with itself: of 32 five bits count",
+    "wrong buffer @ wanted[0] -> status[0]": "status is 0: the search goes on where it could end, to the same edge",
+    f"constant @ T.if_then_else({_WHOLE}, 1, {_LAST}) -> T.if_then_else({_WHOLE}, 2, {_LAST})":
+        "if all of the bin are wanted, so are all that equal its edge",
+    "dropped guard @ if search[3] == 2 -> always": "where all from the edge on are wanted, so are all that equal it",
+    "constant @ T.min(lane, 3) -> T.min(lane, 4), occurrence 2": "lanes from 4 on read nothing",
+    "dropped operand @ j * 128 -> j": "there are more threads than indices: j is 0",
+}  # fmt: skip
+
+
 def _check(cfg: Config, **more: Any) -> Proof:
     statics = {"k": cfg.k}
     return Proof("topk", topk_check(cfg), CHECK, statics, _checker(cfg), PASS_CONFIGS, **more)
 
 
-def _select(cfg: select.Config) -> Proof:
+def _select(cfg: select.Config, **more: Any) -> Proof:
     """Where the selection kernel writes depends on other threads' counts: coverage and races are not proved of it."""
-    return Proof("topk", select.topk(cfg), PIECES, {"k": cfg.k}, None, PASS_CONFIGS, layers=("L0",))
+    return Proof("topk", select.topk(cfg), PIECES, {"k": cfg.k}, None, PASS_CONFIGS, **{"layers": ("L0",), **more})
+
+
+def _merge(cfg: select.Config) -> Proof:
+    return Proof("topk", select.topk_merge(cfg), MERGE, {"k": cfg.k}, None, PASS_CONFIGS, layers=("L0",))
 
 
 def proofs() -> Iterator[Proof]:
-    """The checker in every layer, for a k that fills the block and one that does not; the selection in L0."""
+    """The checker in every layer, for a k that fills the block and one that does not; the selection in L0, one run too."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"))
     yield _select(select.Config())
     yield _select(select.Config(2048, "bfloat16", 512, whole=True))
+    yield _merge(select.Config(threads=256))
+    yield _merge(select.Config(2048, "bfloat16", 256, whole=True))
+    run = select.Config(40, threads=128)
+    yield _select(run, layers=("L0", "run"), examples=examples(run), mutate=True, every=8, equivalents=EQUIVALENTS)

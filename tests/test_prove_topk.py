@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import tilelang.language as T
 import torch
 import z3
 from torch import Tensor
 
+from corpus import EXAMPLES
+from lemmata.kernels import radix
+from lemmata.kernels import topk as select
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.topk_check import Config, topk_check
 from lemmata.proofs import topk as claims
+from lemmata.proofs.command import lines, summary
 from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.interpret import interpret
-from lemmata.proofs.engine.lemmas import lemma
+from lemmata.proofs.engine.interpret import Fault, interpret
+from lemmata.proofs.engine.lemmas import Examples, lemma
+from lemmata.proofs.engine.mutation import mutants
 from lemmata.proofs.engine.solve import solve
 from lemmata.proofs.engine.symbolic import execute
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.suite import Proof, proofs
+from lemmata.proofs.table import mutation_table
+from lemmata.proofs.topk_runs import FEW, INF, MINUS, NAN, ONE, examples
 from lemmata.reference import topk_check as criterion
 from lemmata.reference.topk import CHECK, topk
 
@@ -77,6 +88,115 @@ def test_the_keys_are_what_the_theorems_say() -> None:
         score = torch.tensor(b, dtype=torch.int32).view(torch.float32)
         key = z3.simplify(claims.sortable_key(z3.BitVecVal(b, 32))).as_long()
         assert key == (2**31 + criterion.signed_magnitude(score).item() if score > float("-inf") else 0)
+
+
+# The selection kernel, run
+
+
+def selected(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+    """What the interpreted kernels select, in pieces that are merged, as ``select`` launches them."""
+    cfg = select.Config(k, str(scores.dtype).removeprefix("torch."), threads=128)
+    rows, length = scores.shape
+    out = torch.empty(rows, -(-length // cfg.piece), k, dtype=torch.int32)
+    interpret(select.topk(cfg), scores, lengths, out, races=True)
+    while out.shape[1] > 1:
+        candidates = out.view(rows, -1)
+        out = torch.empty(rows, -(-candidates.shape[1] // cfg.piece), k, dtype=torch.int32)
+        interpret(select.topk_merge(cfg), scores, lengths, candidates, out, races=True)
+    return out.view(rows, k)
+
+
+def few(width: int, *bits: int) -> Tensor:
+    choice = torch.randint(len(bits), (width,), generator=torch.Generator().manual_seed(width))
+    return torch.tensor(bits)[choice].to(torch.uint32).view(torch.float32)
+
+
+ROWS = torch.stack([few(70, *FEW), few(70, ONE), few(70, INF + MINUS, NAN), few(70, 0, MINUS), few(70, *FEW[::-1])])
+LENGTHS = torch.tensor([70, 2**31 - 1, 70, 3, 0], dtype=torch.int32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 5, 512])
+def test_the_interpreted_kernel_selects_as_the_reference(k: int, dtype: torch.dtype) -> None:
+    scores = ROWS.to(dtype)
+    assert torch.equal(selected(scores, LENGTHS, k), topk(scores, LENGTHS, k))
+
+
+@pytest.mark.parametrize(("k", "dtype"), [(5, torch.bfloat16), (512, torch.float32)])
+def test_pieces_are_merged_as_the_reference_selects(k: int, dtype: torch.dtype) -> None:
+    row = torch.randn(1, 2 * 4096 + 5, generator=torch.Generator().manual_seed(k))
+    scores = torch.where(row > 0, few(row.shape[1], *FEW), row).to(dtype)
+    lengths = torch.tensor([2 * 4096 - 1], dtype=torch.int32)
+    assert torch.equal(selected(scores, lengths, k), topk(scores, lengths, k))
+
+
+def test_ties_that_are_all_taken_do_not_go_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = select.Config(40, threads=128)
+    monkeypatch.setattr(select, "CUT", radix.ALL)
+    assert not torch.equal(selected(ROWS, LENGTHS, 13), topk(ROWS, LENGTHS, 13))
+    assert not all(right for _, right in examples(cfg).check(select.topk(cfg)))
+
+
+def test_every_barrier_is_needed() -> None:
+    cfg = select.Config(40, threads=128)
+    without = [m for m in mutants(select.topk(cfg)) if m.operator == "dropped barrier"]
+    assert len(without) == 8
+    for mutant in without:
+        with pytest.raises(Fault, match="a race"):
+            list(examples(cfg).check(mutant.prim_func))
+
+
+def test_a_run_is_no_proof_and_says_so() -> None:
+    cfg = select.Config(5, threads=128)
+
+    def check(kernel: Any) -> Iterator[tuple[str, bool]]:
+        yield "few values", torch.equal(right, topk(ROWS, LENGTHS, 5))
+
+    right = topk(ROWS, LENGTHS, 5)
+    proof = Proof(
+        "topk", select.topk(cfg), claims.PIECES, {"k": 5}, None, PASS_CONFIGS, examples=Examples("as it should", check)
+    )
+    report = proof.run(layers=["run"])
+    assert report.holds
+    assert not report.layers[0].proves
+    line, statement = lines(proof.name, report)
+    assert "tested" in line
+    assert "1/1 runs" in line
+    assert "proved" not in line
+    assert "as it should [tested, not proved (1 runs)]" in statement
+    assert summary([report]).startswith("0 of 0 kernels proved, 0 of 0 conditions")
+    right = right + 1
+    failed = proof.run(layers=["run"], fresh=True)
+    assert not failed.holds
+    assert [str(f) for f in failed.failures] == ["wrong result: few values"]
+
+
+def test_runs_kill_mutants() -> None:
+    """Of a copy: by a fault or by the result; what only lengthens the grid does not change it."""
+
+    def check(kernel: Any) -> Iterator[tuple[str, bool]]:
+        x, out = torch.arange(200.0), torch.zeros(200)
+        interpret(kernel, x, out)
+        yield "200 numbers", torch.equal(x, out)
+
+    example = EXAMPLES["copy_1d"]
+    contract = replace(example.contract, probes=({"count": 1009}, {"count": 2**20}))
+    report = verify(
+        example.build(),
+        contract,
+        examples=Examples("x = out", check),
+        layers=["run"],
+        mutate=True,
+        pass_configs=PASS_CONFIGS,
+    )
+    kinds = {m.reason.split(":")[0] for m in report.mutations if m.fate == "killed"}
+    assert kinds == {"fault", "result"}
+    assert {m.layer for m in report.mutations if m.fate == "killed"} == {"run"}
+    survivors = [m.operator for m in report.mutations if m.fate == "equivalent"]
+    assert survivors
+    assert len(survivors) < 0.2 * len(report.mutations)
+    assert len(report.unexplained) == len(survivors)
+    assert "| operator | mutants | run | L2 |" in mutation_table([("copy", report)])
 
 
 FALSE = {

@@ -93,6 +93,7 @@ class Expressions(Generic[V]):
         self.externs: dict[str, Binary] = {}  # C functions of the kernel's own
         self.variables: dict[Any, V] = {}
         self.memories: dict[Any, Memory[V]] = {}  # by the variable that holds the data
+        self.declared: dict[Any, Any] = {}  # the buffers themselves, by that variable
         self._written: set[Any] | None = None  # in a parallel loop: the buffers that it writes
         self._accesses: list[tuple[Any, list[V], bool]] = []
         self._threads: tuple[V, V, V] | None = None
@@ -206,6 +207,8 @@ class Expressions(Generic[V]):
         if buffer.data not in self.memories:
             raise Unsupported(f"buffer {buffer.name} is not allocated")
         memory = self.memories[buffer.data]
+        if buffer.same_as(self.declared[buffer.data]):
+            return memory, index
         shape = tuple(self.evaluate(dim) for dim in buffer.shape)
         if str(buffer.dtype) != memory.dtype:
             raise Unsupported(f"a view of {memory.name} with another type")

@@ -242,7 +242,7 @@ class Lanes:
         bad = mask & ~storage.written[flat]
         if bad.any():
             raise self._element_fault("read of uninitialised", memory, index, bad)
-        self._order("read", memory, index)
+        self._order("read", memory, index, flat, mask)
         return storage.data[flat]
 
     def store(self, memory: Memory[Tensor], index: Sequence[Tensor], value: Tensor) -> None:
@@ -258,7 +258,7 @@ class Lanes:
             bad = mask.clone()
             bad[mask] = clash
             raise self._element_fault("different values written at once to", memory, index, bad)
-        self._order("write", memory, index)
+        self._order("write", memory, index, flat, mask)
 
     def atomic_add(self, memory: Memory[Tensor], index: Sequence[Tensor], value: Tensor) -> None:
         """Add in the active lanes, once for each."""
@@ -268,17 +268,16 @@ class Lanes:
         if (bad := mask & ~storage.written[flat]).any():
             raise self._element_fault("addition to uninitialised", memory, index, bad)
         storage.data.index_add_(0, flat[mask], value[mask])
-        self._order("add", memory, index)
+        self._order("add", memory, index, flat, mask)
 
-    def _order(self, kind: Access, memory: Memory[Tensor], index: Sequence[Tensor]) -> None:
+    def _order(self, kind: Access, memory: Memory[Tensor], index: Sequence[Tensor], flat: Tensor, mask: Tensor) -> None:
         """Take note of who accesses which elements; memory of a thread's own is nobody else's."""
         if self._ordering is None or memory.scope == "local":
             return
         if self._depth > 1:
             raise Unsupported(f"races of parallel loops: {describe(self.site)}")
-        storage, flat, mask = self._address(memory, index)
         flat, mask, thread = _broadcast(flat, mask, torch.arange(self._threads))
-        clash = self._ordering.access(kind, memory, storage.size, flat[mask], thread[mask])
+        clash = self._ordering.access(kind, memory, self._storage[memory].size, flat[mask], thread[mask])
         if clash.any():
             bad = mask.clone()
             bad[mask] = clash

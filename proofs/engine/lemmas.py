@@ -1,9 +1,10 @@
-"""Theorems about an operator's mathematics, each in words; and statements that are tested, not proved, said to be so."""
+"""Theorems about an operator's mathematics, each in words; and what is tested, not proved, and says so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import z3
 
@@ -43,6 +44,20 @@ class Tested:
 
 
 Lemma = Theorem | Tested
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs that a kernel is run on, by the interpreter, and what is asked of the results. No proof, but it kills mutants.
+
+    Attributes:
+        statement: in words, what is asked of the results of which inputs.
+        check: runs a kernel; yields for each run the inputs in words, and whether the results are right. It may raise
+            ``Fault``.
+    """
+
+    statement: str
+    check: Callable[[Any], Iterator[tuple[str, bool]]]
 
 
 def lemma(statement: str, goal: z3.BoolRef, *hypotheses: z3.BoolRef) -> Condition:

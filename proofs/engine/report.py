@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-LAYERS = ("L0", "L1", "L2", "range", "lemmas")
+LAYERS = ("L0", "L1", "L2", "range", "lemmas", "run")
 TITLES = {
     "L0": "bounds, integer arithmetic, launch",
     "L1": "coverage, races, barriers",
     "L2": "equal to the reference over the reals",
     "range": "exponents, denominators, no NaN",
     "lemmas": "theorems about the operator",
+    "run": "interpreted on examples: tested, not proved",
 }
 
 
@@ -57,7 +58,7 @@ class Layer:
         proved: how many of them hold.
         guards: how many checks against hollow proofs were made.
         unmodelled: what the kernel does that no condition accounts for, by name.
-        statements: theorems in words, with the status of each; for lemmas.
+        statements: theorems in words, with the status of each, for lemmas; for run, what is tested.
     """
 
     name: str
@@ -69,6 +70,11 @@ class Layer:
     unmodelled: tuple[str, ...] = ()
     waived: tuple[str, ...] = ()
     statements: tuple[str, ...] = ()
+
+    @property
+    def proves(self) -> bool:
+        """Whether this is a proof; runs on examples are not."""
+        return self.name != "run"
 
     @property
     def holds(self) -> bool:

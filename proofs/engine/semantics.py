@@ -112,6 +112,7 @@ class Machine(TileOperations[V]):
         shape = tuple(self.evaluate(dim) for dim in buffer.shape)
         memory = Memory(str(buffer.name), shape, str(buffer.dtype), _SCOPES[str(buffer.scope())])
         self.memories[buffer.data] = memory
+        self.declared[buffer.data] = buffer
         return memory
 
     # Statements

@@ -26,7 +26,8 @@ from .extended import Indefinite
 from .hollow import guard
 from .hypotheses import Hypotheses
 from .invariants import Invariant
-from .lemmas import Lemma, Theorem
+from .lanes import Fault
+from .lemmas import Examples, Lemma, Theorem
 from .mutation import Trial, mutation_fates
 from .races import races
 from .report import LAYERS, Failure, Layer, Report
@@ -38,7 +39,7 @@ from .symbolic_torch import symbolic_input, tensor
 
 Compared = tuple[Execution, Sequence[Equation]]
 NOTHING = Analysis((), frozenset(), ())
-_CHEAPEST_FIRST = ("L2", "range", "L0", "L1")  # the first two need no lowering
+_CHEAPEST_FIRST = ("run", "L2", "range", "L0", "L1")  # the first three need no lowering
 Compare = Callable[[Any, Facts], Compared]
 """Executes a kernel symbolically and compares its outputs with the reference; for kernels that need more than `verify`'s
 ``reference`` and ``invariants``, such as a reference run in lock step."""
@@ -59,6 +60,7 @@ class Problem:
     solve: Callable[..., Outcome]  # of a condition; see ``solve``
     smt: Path | None = None
     brief: bool = False  # one failure is enough
+    examples: Examples | None = None
 
     @property
     def hypotheses(self) -> Hypotheses:
@@ -141,6 +143,7 @@ def verify(
     invariants: Mapping[str, Invariant] | None = None,
     compare: Compare | None = None,
     lemmas: Sequence[Lemma] = (),
+    examples: Examples | None = None,
     layers: Iterable[str] | None = None,
     pass_configs: Mapping[str, object] | None = None,
     waivers: Sequence[ranges.Waiver] = (),
@@ -166,7 +169,8 @@ def verify(
         invariants: for loops that carry state, by loop name.
         compare: instead of reference and invariants, for proofs that need more.
         lemmas: theorems about the operator.
-        layers: some of "L0", "L1", "L2", "range", "lemmas"; all that apply by default.
+        examples: inputs to run the kernel and its mutants on, where not every layer is claimed. That proves nothing.
+        layers: some of "L0", "L1", "L2", "range", "lemmas", "run"; all that apply by default.
         pass_configs: TileLang's pass configs of the build that ships.
         waivers: obligations of the range layer that are not proved, each with its reason.
         mutate: also prove of mutants of the kernel that some layer refutes each.
@@ -177,9 +181,10 @@ def verify(
         seed: of the solver.
         rlimit: the steps that z3 may take for one condition.
         smt: a folder to write every condition to, as SMT-LIB.
-        cache_key: a name for ``reference``, ``invariants``, ``compare`` and ``lemmas``, which must change when they do. With
-            it the verdict is kept on disk, by a digest of this name, the kernel's IR, all other arguments, the sources of
-            the engine, of lemmata's references and proofs, and the versions. Without it nothing is kept or looked up.
+        cache_key: a name for ``reference``, ``invariants``, ``compare``, ``lemmas`` and ``examples``, which must change when
+            they do. With it the verdict is kept on disk, by a digest of this name, the kernel's IR, all other arguments, the
+            sources of the engine, of lemmata's references and proofs, and the versions. Without it nothing is kept or looked
+            up.
 
     Returns:
         The report. It holds only if every condition of every layer asked for is proved, the guards against hollow proofs
@@ -196,16 +201,19 @@ def verify(
     chosen = set(LAYERS if layers is None else layers)
     if unknown := chosen - set(LAYERS):
         raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
-    wanted = [name for name in LAYERS if name in chosen and applies(name, compare, lemmas)]
+    wanted = [name for name in LAYERS if name in chosen and applies(name, compare, lemmas, examples)]
     if layers is not None and (lacking := chosen - set(wanted)):
         raise ValueError(
-            f"layers: expected a reference for L2 and range, lemmas for lemmas, got none for {sorted(lacking)}"
+            "layers: expected a reference for L2 and range, lemmas for lemmas, examples for run, "
+            f"got none for {sorted(lacking)}"
         )
     if any(set(probe) != set(contract.sizes) for probe in contract.probes):
         raise ValueError(f"contract: expected probes of all its sizes {sorted(contract.sizes)}")
     decide = partial(solve, solver=solver, seed=seed, rlimit=rlimit)
     configs = dict(pass_configs or {})
-    problem = Problem(kernel, contract, statics or {}, compare, lemmas, configs, waivers, arch, decide, smt)
+    problem = Problem(
+        kernel, contract, statics or {}, compare, lemmas, configs, waivers, arch, decide, smt, examples=examples
+    )
     question = (contract, problem.statics, wanted, sorted(configs.items(), key=str), waivers, arch)
     effort = (solver, seed, rlimit, mutate, every, equivalents)
     digest = cache.key(kernel, cache_key, question, effort)
@@ -228,16 +236,17 @@ def verify(
     return report
 
 
-def applies(layer: str, compare: Compare | None, lemmas: Sequence[Lemma]) -> bool:
+def applies(layer: str, compare: Compare | None, lemmas: Sequence[Lemma], examples: Examples | None) -> bool:
     """Whether there is something for a layer to show."""
-    return {"L2": compare is not None, "range": compare is not None, "lemmas": bool(lemmas)}.get(layer, True)
+    given = {"L2": compare, "range": compare, "lemmas": lemmas, "run": examples}
+    return bool(given.get(layer, True))
 
 
 def _layer(problem: Problem, name: str) -> Layer:
     """One layer; what the engine does not model fails it."""
     start = time.perf_counter()
     try:
-        layer = {"L0": _solved, "L1": _solved, "L2": _equal, "range": _ranges, "lemmas": _lemmas}[name](problem, name)
+        layer = _SHOWN[name](problem, name)
     except (Uninitialised, Undefined, Indefinite) as error:
         kind = {Uninitialised: "uninitialised", Undefined: "undefined"}.get(type(error), "not a number")
         layer = Layer(name, 1, 0, 0, 0.0, (Failure(kind, str(error)),))
@@ -332,6 +341,33 @@ def _lemmas(problem: Problem, name: str) -> Layer:
             failures += [] if holds else [Failure("tested", f"{lemma.statement}: {seen}")]
         statements.append(f"{lemma.name}: {lemma.statement} [{status if holds else 'FAILED'}]")
     return Layer(name, count, count - len(failures), 0, 0.0, tuple(failures), statements=tuple(statements))
+
+
+def _run(problem: Problem, name: str) -> Layer:
+    """Runs on examples, up to the first that goes wrong."""
+    assert problem.examples is not None
+    count, failures = 0, []
+    try:
+        for inputs, right in problem.examples.check(problem.kernel):
+            count += 1
+            if not right:
+                failures.append(Failure("result", inputs, verdict="wrong"))
+                break
+    except Fault as error:
+        count += 1
+        failures.append(Failure("fault", str(error), verdict="found"))
+    statement = f"{problem.examples.statement} [{'FAILED' if failures else f'tested, not proved ({count} runs)'}]"
+    return Layer(name, count, count - len(failures), 0, 0.0, tuple(failures), statements=(statement,))
+
+
+_SHOWN: Mapping[str, Callable[[Problem, str], Layer]] = {
+    "L0": _solved,
+    "L1": _solved,
+    "L2": _equal,
+    "range": _ranges,
+    "lemmas": _lemmas,
+    "run": _run,
+}
 
 
 def _tried(problem: Problem, mutant: Any, order: Sequence[str]) -> Iterator[Trial]:

@@ -99,7 +99,7 @@ def warmup(
 @app.command()
 def prove(
     ops: Annotated[list[str] | None, typer.Argument(metavar="[OP]...", help="Operators; all by default.")] = None,
-    layer: Annotated[list[str] | None, typer.Option(help="L0, L1, L2, range or lemmas; may be repeated.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="L0, L1, L2, range, lemmas or run; may be repeated.")] = None,
     mutants: Annotated[bool, typer.Option("--mutants", help="Also prove that every mutant is refuted.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the solver.")] = 0,
     rlimit: Annotated[int | None, typer.Option(min=1, help="Steps that z3 may take for one condition.")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,14 @@ from specs import INDEXER_SCORES, INDEXER_SCORES_FP8
 INF, NAN = float("inf"), float("nan")
 FP8 = torch.float8_e4m3fn
 both = pytest.mark.parametrize("spec", [INDEXER_SCORES, INDEXER_SCORES_FP8], ids=["bf16", "fp8"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checked() -> Iterator[None]:
+    """Every selection here goes through the checker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEMMATA_CHECK", "1")
+        yield
 
 
 def case(
@@ -306,7 +315,8 @@ def test_scores_beyond_two_to_the_31_elements(spec: OpSpec) -> None:
 
 
 @pytest.mark.gpu
-def test_memory_of_indexer_topk_is_bounded_by_the_workspace() -> None:
+def test_memory_of_indexer_topk_is_bounded_by_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEMMATA_CHECK", "0")  # a check holds scores again
     cuda = torch.device("cuda")
     q = torch.randn(1, 4096, 64, 128, device=cuda).to(FP8)
     k = torch.randn(1, 2**18, 128, device=cuda).to(FP8)

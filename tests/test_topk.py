@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -26,6 +26,14 @@ BITS = (
     0x7F7FFFFF,
     0xFF7FFFFF,
 )  # NaNs, subnormals, extremes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checked() -> Iterator[None]:
+    """Every selection here goes through the checker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEMMATA_CHECK", "1")
+        yield
 
 
 def few(rows: int, width: int, seed: int, values: tuple[float, ...] = FEW) -> Tensor:

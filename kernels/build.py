@@ -41,11 +41,11 @@ def launch(factory: Callable[[Config], T.PrimFunc], config: Config, *inputs):
     out = inputs[0].new_empty(shape)
     if out.numel():
         kernel = build(factory, config)
-        kernel(*(_aligned(x).view(-1, *shape[-2:]) for x in inputs), out.view(-1, *shape[-2:]))
+        kernel(*(aligned(x).view(-1, *shape[-2:]) for x in inputs), out.view(-1, *shape[-2:]))
     return out
 
 
-def _aligned(tensor):
+def aligned(tensor):
     """The tensor, contiguous and beginning at a multiple of 16 bytes, as the widest loads need it."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

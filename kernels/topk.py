@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import tilelang.language as T
 
-from .build import _aligned as aligned
-from .build import build
+from .build import aligned, build
 from .radix import BINS, CUT, EDGE, I32, STATUS, U32, WANTED, WARP, bound, key_of, narrow, prefix_sum
 
 F32 = "float32"

@@ -23,9 +23,9 @@ SCORES = [
     (indexer.indexer_scores, indexer.Config()),
     (indexer.indexer_scores_fp8, indexer.fp8()),
     (indexer.indexer_scores, indexer.Config(H=8, D=32)),
+    (indexer.indexer_scores_fp8, indexer.fp8(H=8, D=32)),
     (indexer.indexer_scores_fp8, indexer.fp8(H=16, D=32)),
 ]
-SCORES_OF_8_HEADS = [(indexer.indexer_scores_fp8, indexer.fp8(H=8, D=32))]
 TOPK = [
     (topk.topk, topk.Config(512, "float32", 128, True)),
     (topk.topk, topk.Config(512, "float32", 1024, True)),
@@ -46,17 +46,7 @@ def spills(found: Resources) -> bool:
     return (found.stack_bytes, found.spill_store_bytes, found.spill_load_bytes) != (0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    "kernels",
-    [
-        *(pytest.param(kernels, id=op) for op, kernels in SHIPPED.items()),
-        pytest.param(
-            SCORES_OF_8_HEADS,
-            id="indexer_scores_fp8 of 8 heads",
-            marks=pytest.mark.xfail(reason="four blocks on an SM leave 128 registers to each thread, some too few"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("kernels", SHIPPED.values(), ids=SHIPPED)
 def test_no_register_is_spilled(kernels: list[tuple[Any, Any]]) -> None:
     found = resources({f"{factory.__name__} {cfg}": source(factory, cfg) for factory, cfg in kernels})
     assert len(found) == len(kernels)

@@ -32,7 +32,8 @@ def test_demo_on_the_default_text():
         "pydoc_data",
         "sinkhorn in 8 modules, first model.layers.0.attn_hc",
         "indexer in 2 modules, first model.layers.1.self_attn.compressor.indexer",
-        "sinkhorn, topk, indexer_topk: reference on cpu",
+        "attention in 4 modules, first model.layers.0.self_attn",
+        "sinkhorn, topk, indexer_topk, swa, csa, hca: reference on cpu",
         "decode against prefill, float32: logits",
         "agrees",
     ):
@@ -50,8 +51,10 @@ def test_demo_reads_the_file_and_prints_json(tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["text"] == str(text)
-    assert report["backends"] == dict.fromkeys(["sinkhorn", "topk", "indexer_topk"], "reference on cpu")
-    assert {op: len(modules) for op, modules in report["swapped"].items()} == {"sinkhorn": 8, "indexer": 2}
+    ops = {op for called in demo.CALLED.values() for op in called}
+    assert report["backends"] == dict.fromkeys(ops, "reference on cpu")
+    modules = {"sinkhorn": 8, "indexer": 2, "attention": 4}
+    assert {op: len(names) for op, names in report["swapped"].items()} == modules
     assert [phase["name"] for phase in report["phases"]] == ["prefill", "decode", "generate"] * 2
     assert [phase["dtype"] for phase in report["phases"]] == ["float32"] * 3 + ["bfloat16"] * 3
     assert report["failures"] == []
@@ -128,8 +131,11 @@ def test_a_report_holds_only_within_the_bound():
     assert failures(difference=1.1) == ["p in float32: logits differ by 1.1e+00, more than 1.0e+00"]
     assert failures(difference=float("nan")) == ["p in float32: logits differ by nan, more than 1.0e+00"]
     assert failures(calls={"topk": 1}) == ["p in float32: sinkhorn was never called"]
-    assert failures(dtype="bfloat16") == ["p in bfloat16: indexer_topk was never called"]
-    assert failures(choices_moved=11) == ["p in float32: 11 of 1000 choices moved, more than near ties explain"]
+    never = [f"p in bfloat16: {op} was never called" for op in ("indexer_topk", "swa", "csa", "hca")]
+    assert failures(dtype="bfloat16") == never
+    assert failures(choices_moved=11) == ["p in float32: 11 of 1000 choices moved, near ties explain 10"]
+    assert failures(choices_moved=30, choices_inexact=10) == []
+    assert failures(choices_moved=31, choices_inexact=10) != []
     assert failures(choices_moved=11, first_token_apart=3) == []
 
 

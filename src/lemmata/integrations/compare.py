@@ -4,7 +4,8 @@ In fp32 or bf16 the untouched model and the swapped one are two roundings of one
 other. Each phase therefore also runs in fp64 with the same parameters. |untouched - fp64| is what the dtype costs this
 model on this text, and a swapped model that is as exact differs from the untouched one by at most twice that. One
 rounding of the largest logit is added for texts on which that error happens to vanish. All three runs pick the same
-experts and compressed entries (see `Choices`); how many the swapped model would have picked otherwise is reported.
+experts and compressed entries (see `Choices`); how many the swapped model would have picked otherwise is reported,
+and how many fp64, which says how many rounding moves: of choices too, a model as exact moves at most twice as many.
 
 Decode is compared with decode: in transformers itself it differs from prefill, by tied scores that ``torch.topk``
 breaks differently in rows of different width. `decode_apart` measures that, and that it is gone when swapped.
@@ -47,6 +48,8 @@ class Phase:
     """How many of them fell otherwise between exactly equal scores."""
     choices_moved: int
     """How many others fell otherwise."""
+    choices_inexact: int
+    """How many of the untouched model's own fall otherwise in fp64, between scores that are not equal."""
     first_token_apart: int | None
     """Which generated token is the first to differ, if one does."""
     seconds_untouched: float
@@ -112,7 +115,7 @@ def _phase(
         plain = run(model)
     if untouched.calls:
         raise RuntimeError(f"model: expected an untouched one, got {sum(untouched.calls.values())} calls of lemmata")
-    with choices.keep(exact), Double():
+    with choices.keep(exact) as exactly, Double():
         error = (plain.logits - forced(exact, plain.ids).logits).abs().max().item()
     seconds_untouched = _seconds(run, model)
     try:
@@ -135,6 +138,7 @@ def _phase(
         choices=rows["made"],
         choices_tied=rows["tied"],
         choices_moved=rows["differed"],
+        choices_inexact=exactly["differed"],
         first_token_apart=first,
         seconds_untouched=seconds_untouched,
         seconds_swapped=seconds_swapped,

@@ -14,6 +14,9 @@ of all scores. In any other dtype, and where that operator does not reach (other
 not count up by one within a row, a scorer with hooks), the module's own scorer computes fp32 scores and ``lemmata.topk``
 selects. Either way equal scores go to the smaller index, in prefill and in decode alike. In the untouched model
 ``torch.topk`` breaks ties as it likes, and otherwise in rows of another width.
+
+Attention is ``lemmata.swa``, ``lemmata.csa`` or ``lemmata.hca``, by the kind of layer, in bf16, where the mask and the
+positions say what these operators see; see ``attention``. Every other call is the module's own.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from torch import Tensor, nn
 import lemmata
 
 from ..reference.indexer import SELECT
+from .attention import attention
+from .compressor import compressed_keys, hooked
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -56,42 +61,6 @@ def _hyper_connection(self: Any, hidden_streams: Tensor) -> tuple[Tensor, Tensor
     return post, comb, collapsed
 
 
-def _compressed_keys(self: Any, hidden_states: Tensor, cache: Any) -> Tensor:
-    """The keys of all entries so far, [B, T, D], by the module's own compressor."""
-    from transformers.models.deepseek_v4.modeling_deepseek_v4 import apply_rotary_pos_emb
-
-    ratio, width = self.compress_rate, self.head_dim
-    kv, gate, start = self.kv_proj(hidden_states), self.gate_proj(hidden_states), 0
-    if cache is None:
-        whole = kv.shape[1] // ratio * ratio
-        kv, gate = kv[:, :whole], gate[:, :whole]
-    else:
-        kv, gate, start = cache.store_compression_weights("indexer", kv, gate)
-    if kv.shape[1]:
-        kv = kv.unflatten(1, (-1, ratio))
-        gate = gate.unflatten(1, (-1, ratio)) + self.position_bias
-        before = (None, None) if cache is None else cache.update_overlap_state("indexer", kv, gate, width)
-        kv, gate = _with_overlap(kv, before[0], 0.0), _with_overlap(gate, before[1], float("-inf"))
-        keys = self.kv_norm((kv * gate.softmax(2, dtype=torch.float32).to(kv.dtype)).sum(2))
-        positions = torch.arange(keys.shape[1], device=keys.device) * ratio + start
-        rotary = self.rotary_emb(
-            keys, position_ids=positions.expand(keys.shape[0], -1), layer_type=self.rope_layer_type
-        )
-        keys = apply_rotary_pos_emb(keys.unsqueeze(1), *rotary).squeeze(1)
-    else:
-        keys = kv.new_zeros(kv.shape[0], 0, width)
-    return keys if cache is None else cache.update_compressor_states("indexer", keys)  # type: ignore[no-any-return]
-
-
-def _with_overlap(windows: Tensor, before: Tensor | None, nothing: float) -> Tensor:
-    """From [B, T, ratio, 2 D]: the first half of the window before each, then the second half of its own."""
-    first, own = windows.chunk(2, -1)
-    if before is None:
-        before = torch.full_like(first[:, 0], nothing)
-    first = torch.cat([before.unsqueeze(1).to(first.dtype), first[:, :-1]], 1)
-    return torch.cat([first, own], 2)
-
-
 def _computes(scorer: nn.Module, q: Tensor, k: Tensor, position_ids: Tensor) -> bool:
     """Whether `lemmata.indexer_topk` computes this scorer's scores, without a loss of precision."""
     if not q.dtype == k.dtype == torch.bfloat16:
@@ -99,8 +68,7 @@ def _computes(scorer: nn.Module, q: Tensor, k: Tensor, position_ids: Tensor) -> 
     if not all(SELECT.statics[name].admits(size) for name, size in zip("HD", q.shape[2:], strict=True)):
         return False
     # tensor parallelism completes the scores in a hook, each device having summed over its heads
-    hooked = scorer._forward_hooks or scorer._forward_pre_hooks or "forward" in vars(scorer)
-    if hooked or type(scorer).__name__ != "DeepseekV4IndexerScorer":
+    if hooked(scorer) or type(scorer).__name__ != "DeepseekV4IndexerScorer":
         return False
     if position_ids.shape[1] == 1:
         return True
@@ -114,7 +82,8 @@ def _indexer(
     from transformers.models.deepseek_v4.modeling_deepseek_v4 import apply_rotary_pos_emb
 
     batch, queries, _ = hidden_states.shape
-    k = _compressed_keys(self, hidden_states, None if past_key_values is None else past_key_values.layers[layer_idx])
+    layer = None if past_key_values is None else past_key_values.layers[layer_idx]
+    k = compressed_keys(self, hidden_states, layer, "indexer")
     rotary = self.rotary_emb(hidden_states, position_ids=position_ids, layer_type=self.rope_layer_type)
     q = self.q_b_proj(q_residual).unflatten(-1, (-1, self.head_dim))
     q = apply_rotary_pos_emb(q.transpose(1, 2), *rotary).transpose(1, 2)
@@ -133,7 +102,7 @@ def _indexer(
 
 @dataclass(frozen=True)
 class Swap:
-    """One operator's place in the model: the class that computes it, and the forward that calls lemmata instead."""
+    """One place in the model: its name, the class that computes it, and the forward that calls lemmata instead."""
 
     op: str
     replaces: str
@@ -148,8 +117,9 @@ class Swap:
 SWAPS = (
     Swap("sinkhorn", "DeepseekV4HyperConnection", _hyper_connection),
     Swap("indexer", "DeepseekV4Indexer", _indexer),
+    Swap("attention", "DeepseekV4Attention", attention),
 )
-"""Every swap `apply_to` makes; an operator joins by one more entry."""
+"""Every swap `apply_to` makes. Attention is one, though each kind of layer has an operator of its own."""
 
 
 @cache

@@ -24,8 +24,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _verdicts[report.nodeid] = report.outcome
 
 
-def pytest_sessionfinish() -> None:
-    if _verdicts and torch.cuda.is_available():
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    worker = hasattr(session.config, "workerinput")  # of xdist: its verdicts reach the session that wrote it
+    if _verdicts and torch.cuda.is_available() and not worker:
         from lemmata.record import update
 
         update(tests=_verdicts)

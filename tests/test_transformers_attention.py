@@ -1,7 +1,6 @@
 """The attention of transformers' DeepSeek-V4 on lemmata: each kind of layer alone, and a model at the true ratios."""
 
 import copy
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -12,74 +11,26 @@ import lemmata
 pytest.importorskip("transformers")
 
 from transformers import DynamicCache
-from transformers.masking_utils import create_sliding_window_causal_mask
 
+from attention_layers import (
+    BF16,
+    HIDDEN,
+    KINDS,
+    LEFT,
+    LENGTH,
+    PADDED,
+    RATIO,
+    SIZES,
+    agrees,
+    one_layer,
+    run,
+    three,
+    watched,
+)
 from lemmata.demo import default_text, passages
-from lemmata.integrations import attention as integration
 from lemmata.integrations.observe import Choices, Dispatches, Double
 from lemmata.integrations.tiny import tiny_model
 from lemmata.integrations.transformers import apply_to, swapped, undo
-
-KINDS = {"swa": "sliding_attention", "csa": "compressed_sparse_attention", "hca": "heavily_compressed_attention"}
-LENGTH, PADDED, RATIO = 70, 5, 16  # the ratio of HCA
-SIZES = {"prefill": (LENGTH,), "chunks": (33, 5, 32), "decode": (57, *[1] * 13), "from one": (1,) * 20}
-BF16 = torch.bfloat16
-HIDDEN = torch.randn(2, LENGTH, 64, generator=torch.Generator().manual_seed(1))
-ALL = torch.ones(2, LENGTH, dtype=torch.long)
-LEFT = ALL.clone()
-LEFT[0, :PADDED] = 0
-
-
-def one_layer(op, **config):
-    """A model of one layer, of the kind that the operator serves."""
-    return tiny_model(num_hidden_layers=1, layer_types=[KINDS[op]], mlp_layer_types=["moe"], **config).to(BF16)
-
-
-def run(model, sizes=(LENGTH,), hidden=HIDDEN, mask=ALL, start=0, edit=lambda mask: mask):
-    """The outputs of the layer's attention on chunks of these sizes, with a cache if there is more than one."""
-    inner, attention = model.model, model.model.layers[0].self_attn
-    cache = DynamicCache(config=model.config) if len(sizes) > 1 else None
-    positions, outputs, at = (mask.cumsum(-1) - 1).clamp(min=0) + start, [], 0  # as generate has them
-    for size in sizes:
-        x, position_ids = hidden[:, at : at + size].to(model.dtype), positions[:, at : at + size]
-        at += size
-        seen = create_sliding_window_causal_mask(
-            config=model.config, inputs_embeds=x, attention_mask=mask[:, :at], past_key_values=cache
-        )
-        rotary = {
-            kind: inner.rotary_emb(x, position_ids=position_ids, layer_type=kind) for kind in ("main", "compress")
-        }
-        outputs.append(attention(x, rotary, position_ids, edit(seen), past_key_values=cache)[0])
-    return torch.cat(outputs, 1)
-
-
-def on_lemmata(model):
-    """The same model, whose indexer stays as it is."""
-    return apply_to(copy.deepcopy(model), only=["attention"])
-
-
-def three(model, call):
-    """What the call gives untouched, in fp64 and swapped, all with the same entries; and the operators called."""
-    choices, calls = Choices(), Dispatches()
-    with choices.record(model):
-        plain = call(model)
-    exact, ours = copy.deepcopy(model).double(), on_lemmata(model)
-    with choices.keep(exact), Double():
-        right = call(exact)
-    with choices.keep(ours), calls:
-        got = call(ours)
-    return plain, right, got, calls.calls
-
-
-def bound(plain, right):
-    """As for the logits: twice the error of the untouched module, and one rounding."""
-    return 2 * (plain - right).abs().max() + torch.finfo(BF16).eps * plain.abs().max()
-
-
-def agrees(plain, right, got):
-    limit = bound(plain, right)
-    assert limit < 0.2 * plain.abs().max()
-    return bool((got - plain).abs().max() <= limit)
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
@@ -114,15 +65,6 @@ def test_left_padding(op):
     assert agrees(plain, right, got)
 
 
-@contextmanager
-def watched(op):
-    """The arguments of each call of the operator."""
-    calls, right = [], getattr(lemmata, op)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lemmata, op, lambda *args, **kwargs: calls.append((args, kwargs)) or right(*args, **kwargs))
-        yield calls
-
-
 @pytest.mark.parametrize("sizes", [(LENGTH,), (57, *[1] * 13)])
 @torch.no_grad()
 def test_the_indices_are_those_that_the_indexer_took(sizes):
@@ -140,132 +82,6 @@ def test_the_indices_are_those_that_the_indexer_took(sizes):
         assert window_kv.shape == (2, min(past, 7) + size, 64)
         assert entries.shape == (2, end // 4, 64)
         assert kwargs["offset"].tolist() == [past, past]
-
-
-@torch.no_grad()
-def test_the_mask_is_looked_at_once_in_a_forward(monkeypatch):
-    model, looked, right = apply_to(tiny_model().to(BF16)), [], integration._lowest
-    monkeypatch.setattr(integration, "_lowest", lambda *args: looked.append(args) or right(*args))
-    for _ in range(2):
-        model(ALL, use_cache=False)
-    assert len(looked) == 2
-    with torch.inference_mode():
-        model(ALL, use_cache=False)
-    assert len(looked) == 2 + 4
-
-
-def hidden_key(mask):
-    """One key more is hidden from one query of one sequence."""
-    mask = mask.clone()
-    mask[1, 0, 40, 38] = torch.finfo(mask.dtype).min
-    return mask
-
-
-MASKS = {
-    "none": lambda mask: None,
-    "a key hidden": hidden_key,
-    "all seen": torch.zeros_like,
-    "a bias": lambda mask: mask - 1,
-    "a wider window": lambda mask: torch.where(mask.roll(-1, 2) == 0, 0.0, mask),
-    "of booleans": lambda mask: mask == 0,
-}
-
-
-def same_alone(model, **how):
-    """The swapped module computes what the untouched one does, bit for bit, and by no operator."""
-    calls, ours = Dispatches(), on_lemmata(model)
-    torch.manual_seed(0)
-    plain = run(model, **how)
-    torch.manual_seed(0)
-    with calls:
-        got = run(ours, **how)
-    assert not calls.calls
-    assert torch.equal(got, plain)
-
-
-@pytest.mark.parametrize("edit", MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize("op", KINDS)
-@torch.no_grad()
-def test_other_masks_are_the_modules_own(op, edit):
-    same_alone(one_layer(op), edit=edit)
-
-
-@torch.no_grad()
-def test_a_mask_edited_in_place_is_looked_at_again():
-    model, calls = on_lemmata(one_layer("swa")), Dispatches()
-    mask = []
-
-    def edited(seen):
-        return mask[0] if mask else mask.append(seen) or seen
-
-    with calls:
-        run(model, edit=edited)
-        mask[0].zero_()
-        run(model, edit=edited)
-    assert calls.calls == {"swa": 1}
-
-
-def hook(model):
-    model.model.layers[0].self_attn.compressor.register_forward_hook(lambda *call: None)
-
-
-def mine(model):
-    model.config._attn_implementation = "mine"
-
-
-OTHERS = {
-    "fp32": ({}, lambda model: model.float(), {}),
-    "fp16": ({}, lambda model: model.half(), {}),
-    "four heads": ({"num_attention_heads": 4}, None, {}),
-    "another width": ({"head_dim": 32, "partial_rotary_factor": 8 / 32}, None, {}),
-    "a window too wide": ({"sliding_window": 513}, None, {}),
-    "dropout": ({"attention_dropout": 0.5}, lambda model: model.train(), {}),
-    "a hook": ({}, hook, {}),
-    "another function": ({}, mine, {}),
-    "padding": ({}, None, {"mask": LEFT}),
-}
-
-
-@pytest.mark.parametrize(
-    ("op", "name"), [(op, name) for op in KINDS for name in OTHERS if (op, name) != ("swa", "a hook")]
-)
-@torch.no_grad()
-def test_other_calls_are_the_modules_own(op, name):
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
-    from transformers.modeling_utils import AttentionInterface
-    from transformers.models.deepseek_v4 import modeling_deepseek_v4 as modeling
-
-    AttentionInterface.register("mine", modeling.eager_attention_forward)
-    AttentionMaskInterface.register("mine", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
-    config, change, how = OTHERS[name]
-    model = one_layer(op, **config)
-    if change is not None:
-        change(model)
-    same_alone(model, **how)
-
-
-@pytest.mark.parametrize("by_config", [False, True])
-@torch.no_grad()
-def test_attentions_are_returned(by_config):
-    model = apply_to(tiny_model().to(BF16))
-    model.config.output_attentions = by_config
-    calls = Dispatches()
-    with calls:
-        out = model(ALL, use_cache=False, **({} if by_config else {"output_attentions": True}))
-    assert not calls.calls.keys() & set(KINDS)
-    assert [a.shape[:3] for a in out.attentions] == [(2, 8, LENGTH)] * 4
-
-
-@pytest.mark.parametrize("op", KINDS)
-@torch.no_grad()
-def test_compiled_it_is_the_modules_own(op):
-    model = one_layer(op)
-    plain, ours = run(model), on_lemmata(model)
-    attention = ours.model.layers[0].self_attn
-    attention.forward = torch.compile(attention.forward, backend="eager", fullgraph=True)
-    with watched(op) as calls:
-        assert torch.equal(run(ours), plain)
-    assert not calls
 
 
 def gradients(model):

@@ -1,4 +1,7 @@
-"""Other libraries to time beside ours. Optional: one that cannot be imported is absent, and is said to be."""
+"""Other libraries to time beside ours. Optional: one that cannot be imported is absent, and is said to be.
+
+From PyPI: ``tile_kernels`` of tile-kernels, ``deep_gemm`` of sgl-deep-gemm, ``flash_mla`` of sgl-flash-mla.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,6 @@ def find(module: str) -> ModuleType | None:
 
 
 def difference(x: Tensor, y: Tensor) -> float:
-    """DeepGEMM's ``calc_diff``: 1 - 2 x·y / (x·x + y·y), in fp64."""
+    """DeepGEMM's and FlashMLA's measure: 1 - 2 x·y / (x·x + y·y), in fp64."""
     x, y = x.double().flatten(), y.double().flatten()
     return float(1 - 2 * (x @ y) / (x @ x + y @ y))

@@ -17,7 +17,7 @@ from lemmata.bench.timing import Figure, measure
 from lemmata.record import update
 from lemmata.warmup import cores, side_by_side
 
-OPERATORS = ("indexer", "sinkhorn", "topk")
+OPERATORS = ("csa", "hca", "indexer", "sinkhorn", "topk")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
     content: dict[str, Any] = {
         "device": {"name": gpu.name, "capability": capability, "memory_bytes": gpu.total_memory},
         "versions": {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
-        | {package: installed(package) for package in ("tilelang", "tile-kernels", "sgl-deep-gemm")},
+        | {package: installed(package) for package in ("tilelang", "tile-kernels", "sgl-deep-gemm", "sgl-flash-mla")},
         "kernels": {op: kernel_digest(op) for op in operators()},
         "tests": {},
         "figures": [],

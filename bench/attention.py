@@ -1,0 +1,186 @@
+"""What the benchmarks of CSA and HCA share: inputs, the bound, FlashMLA's calls, when two results agree.
+
+FlashMLA has no window and no dense part. In prefill it takes one tensor of rows, here those of tokens and then the entries,
+and a list of rows for each query; in decode a cache of each in fp8, in pages, and a plan. Rows, lists, pages and the plan are
+made beforehand and not timed. It has kernels for 64 and 128 heads; to time it on fewer, they are repeated.
+
+Rows are random numbers that fp8 pages hold exactly, so that both compute the same, and queries are tenths of random
+numbers: then rounding to bf16 stays within FlashMLA's tolerances, and an entry left out does not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lemmata.bench.pages import DATA, SCALES, D, pages, random_rows
+from lemmata.bench.peers import difference, find
+from lemmata.bench.roofline import bound
+from lemmata.bench.timing import Case
+
+WINDOW, SCALE = 128, D**-0.5
+BF16, I32 = torch.bfloat16, torch.int32
+
+Results = Callable[[], tuple[Tensor, Tensor]]
+"""A call; out [B, S, H, D] and lse [B, S, H]."""
+
+
+class Sizes(NamedTuple):
+    """Sequences, queries of each, heads, entries; tokens of each sequence, of which the queries are the last."""
+
+    B: int
+    S: int
+    H: int
+    T: int
+    tokens: int
+
+
+class Inputs(NamedTuple):
+    """What both operators take, and which entries each query attends to, [B, S, K]; -1: none."""
+
+    q: Tensor
+    window_kv: Tensor
+    compressed_kv: Tensor
+    sink: Tensor
+    offset: Tensor
+    entries: Tensor
+
+
+Operator = Callable[[Inputs], Results]
+"""The call of inputs."""
+
+
+class Tolerance(NamedTuple):
+    """FlashMLA's: an element may be off by so much, or by so much of it; ``difference`` of the whole."""
+
+    absolute: float
+    relative: float
+    difference: float
+
+
+PREFILL = Tolerance(8e-4, 3.01 / 128, 7e-6), Tolerance(1e-6, 2.01 / 65536, 1e-7)  # of out, of lse
+DECODE = Tolerance(1e-3, 2.01 / 128, 5e-6), Tolerance(1e-6, 8.01 / 65536, 1e-7)
+
+
+def inputs(sizes: Sizes, choose: Callable[[Tensor], Tensor], device: str) -> Inputs:
+    """Random inputs; entries as chosen by the offset. The rows of entries that no query attends to are NaN."""
+    B, S, H, T, tokens = sizes
+    q = torch.randn(B, S, H, D, device=device, dtype=BF16) / 10
+    window_kv, compressed_kv = random_rows(B, WINDOW - 1 + S, device), random_rows(B, T, device)
+    offset = torch.full((B,), tokens - S, dtype=I32, device=device)
+    entries = choose(offset).to(I32)
+    unused = torch.ones(B, T + 1, dtype=torch.bool, device=device)
+    unused.scatter_(1, torch.where(entries >= 0, entries, T).flatten(1).long(), False)
+    compressed_kv[unused[:, :T]] = torch.nan
+    return Inputs(q, window_kv, compressed_kv, torch.randn(H, device=device), offset, entries)
+
+
+def merged(x: Inputs) -> tuple[Tensor, Tensor]:
+    """Rows [R, 1, D] and lists of them [S, 1, n], -1 up to a multiple of 128, of a single sequence."""
+    S, R = x.q.shape[1], x.window_kv.shape[1]
+    token = torch.arange(S, device=x.q.device).unsqueeze(-1)
+    window = R - S + token + torch.arange(1 - WINDOW, 1, device=x.q.device)
+    lists = torch.cat([window, torch.where(x.entries[0] >= 0, R + x.entries[0], -1)], -1).to(I32)
+    rows = torch.cat([x.window_kv[0], x.compressed_kv[0]])
+    return rows.unsqueeze(1), pad(lists, (0, -lists.shape[1] % 128), value=-1).unsqueeze(1)
+
+
+def _prefill(x: Inputs) -> Results:
+    peer: Any = find("flash_mla")
+    H = x.q.shape[2]
+    copies = max(64 // H, 1)
+    q, sink, (rows, lists) = x.q[0].repeat(1, copies, 1), x.sink.repeat(copies), merged(x)
+
+    def call() -> tuple[Tensor, Tensor]:
+        out, _, lse = peer.flash_mla_sparse_fwd(q, rows, lists, SCALE, attn_sink=sink, use_legacy=True)
+        return out[None, :, :H], lse[None, :, :H]
+
+    return call
+
+
+def _decode(plan: Any, x: Inputs) -> Results:
+    peer: Any = find("flash_mla")
+    (B, T), q, sink = x.compressed_kv.shape[:2], x.q, x.sink
+    sequence = torch.arange(B, dtype=I32, device=q.device).view(-1, 1, 1)
+    window, entries = pages(x.window_kv), pages(x.compressed_kv)
+    of_window = WINDOW * sequence + torch.arange(WINDOW, dtype=I32, device=q.device)
+    of_entries = torch.where(x.entries >= 0, T * sequence + x.entries, -1)
+
+    def call() -> tuple[Tensor, Tensor]:
+        out, lse = peer.flash_mla_with_kvcache(
+            q,
+            window,
+            None,
+            None,
+            D,
+            plan,
+            softmax_scale=SCALE,
+            indices=of_window,
+            attn_sink=sink,
+            extra_k_cache=entries,
+            extra_indices_in_kvcache=of_entries,
+            use_legacy=True,
+        )
+        return out, lse.mT
+
+    return call
+
+
+def _require_close(name: str, ours: Tensor, theirs: Tensor, tolerance: Tolerance) -> None:
+    ours, theirs = ours.float(), theirs.float()
+    off = (ours - theirs).abs()
+    near = (off < tolerance.absolute) | (off < tolerance.relative * theirs.abs())
+    far, found = near.numel() - int(near.sum()), difference(ours, theirs)
+    if far or not found < tolerance.difference:  # so NaN is refused
+        raise RuntimeError(
+            f"expected {name} within FlashMLA's tolerances {tuple(tolerance)} of FlashMLA's,"
+            f" got {far} of {near.numel()} elements further off, and a difference of {found:.1e}"
+        )
+
+
+def _agree(make: Callable[[], Inputs], ours: Operator, theirs: Operator, tolerances: tuple[Tolerance, ...]) -> None:
+    x = make()
+    for name, a, b, tolerance in zip(("out", "lse"), ours(x)(), theirs(x)(), tolerances, strict=True):
+        _require_close(name, a, b, tolerance)
+
+
+def case(
+    op: str, sizes: Sizes, attended: int, listed: int, limit: float | None, make: Callable[[], Inputs], ours: Operator
+) -> Case:
+    """The case of an operator.
+
+    Args:
+        op: its name.
+        sizes: of the inputs; one query of each sequence is decode.
+        attended: entries that all queries attend to.
+        listed: indices among the inputs.
+        limit: of the operator's time.
+        make: the inputs.
+        ours: the operator.
+    """
+    B, S, H, T, _ = sizes
+    decode = S == 1
+    contenders = {"lemmata": lambda: ours(make())}
+    absent: tuple[str, ...] = ()
+    agree: Callable[[], None] = lambda: None  # noqa: E731
+    name = "FlashMLA, fp8 cache" if decode else "FlashMLA" if H >= 64 else "FlashMLA on 64 heads"
+    if peer := find("flash_mla"):
+        theirs = functools.partial(_decode, peer.get_mla_metadata()[0]) if decode else _prefill
+        contenders[name] = lambda: theirs(make())
+        agree = functools.partial(_agree, make, ours, theirs, DECODE if decode else PREFILL)
+    else:
+        absent = (name,)
+
+    keys = attended + B * S * WINDOW
+    rows = min(keys, B * (WINDOW - 1 + S + T))  # what is attended to, once, or each time if that is less
+    other = B * S * H * (4 * D + 4) + 4 * listed  # q, out, lse
+    least, why = bound(bytes=other + 2 * D * rows, special=H * keys, bf16=4 * D * H * keys)
+    traffic = other + (DATA + SCALES if decode else 2 * D) * rows
+    some = f"{listed // (B * S)} of " if listed else ""
+    shape = f"{f'decode {B}' if decode else f'prefill {S}'}, {H} heads, {some}{T} entries"
+    return Case(op, shape, traffic, least, why, limit, contenders, absent, agree)

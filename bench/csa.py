@@ -1,0 +1,84 @@
+"""CSA with DeepSeek-V4's heads of width 512 and a window of 128: lemmata, FlashMLA.
+
+Prefill is a chunk of 4096 queries at the end of a sequence of 4 T tokens, T entries; decode one query of each sequence. The
+entries of a query are drawn at random from its past: neighbours share some by chance only, which is the worst for the cache.
+The bound does not hold the gather: each query fetches its keys through L2, 2.7 GB in all for 4096 queries of 640 keys.
+
+``lemmata bench csa`` takes device time on a GPU; ``pytest bench/csa.py`` the time of eager calls anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from lemmata.bench import attention
+from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
+from lemmata.bench.timing import Case
+from lemmata.bindings.csa import csa
+from lemmata.reference.indexer import visible
+from lemmata.warmup import Job
+
+RATIO = 4
+FLASH, PRO = (64, 512), (128, 1024)  # heads, entries of a query
+QUERIES = 4096
+
+
+def compilations() -> Iterator[Job]:
+    """What to compile beforehand: nothing, as there is no kernel yet and FlashMLA comes compiled."""
+    yield from ()
+
+
+def _drawn(S: int, T: int, K: int, offset: Tensor) -> Tensor:
+    """K entries that each query sees, in no order."""
+    lots = torch.rand(len(offset), S, T, device=offset.device)
+    seen = torch.arange(T, device=offset.device) < visible(offset, S, RATIO).unsqueeze(-1)
+    return lots.masked_fill_(~seen, -1).topk(K).indices
+
+
+def inputs(sizes: Sizes, K: int, device: str = "cuda") -> Inputs:
+    """Every query attends to K entries."""
+    return attention.inputs(sizes, functools.partial(_drawn, sizes.S, sizes.T, K), device)
+
+
+def _ours(x: Inputs) -> Results:
+    tensors = x.q, x.window_kv, x.compressed_kv, x.sink, x.entries, x.offset
+    return functools.partial(torch.ops.lemmata.csa_fwd.default, *tensors, WINDOW, SCALE)
+
+
+def _case(B: int, S: int, H: int, T: int, K: int, limit: float | None = None) -> Case:
+    sizes, entries = Sizes(B, S, H, T, RATIO * T), B * S * K
+    return attention.case("csa", sizes, entries, entries, limit, functools.partial(inputs, sizes, K), _ours)
+
+
+def cases() -> Iterator[Case]:
+    """Prefill of Flash and of Pro, of Flash with the heads of one of 8 or 4 devices, over many entries; decode of Flash."""
+    heads, K = FLASH
+    yield _case(1, QUERIES, heads, 2048, K, 800.0)
+    yield _case(1, QUERIES, heads, 65536, K)
+    yield _case(1, QUERIES, PRO[0], 2048, PRO[1], 2600.0)
+    yield _case(1, QUERIES, heads // 8, 2048, K)
+    yield _case(1, QUERIES, heads // 4, 2048, K)
+    yield _case(128, 1, heads, 2048, K, 60.0)
+    yield _case(1, 1, heads, 2048, K, 15.0)
+
+
+@pytest.mark.parametrize("heads", [8, 64])
+def test_eager_call(benchmark: BenchmarkFixture, heads: int) -> None:
+    """What a decode step of one sequence costs its caller, waiting for the device included."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = inputs(Sizes(1, 1, heads, 2048, RATIO * 2048), FLASH[1], device)
+
+    def step() -> None:
+        csa(x.q, x.window_kv, x.compressed_kv, x.entries, x.sink, offset=x.offset)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    benchmark.extra_info["device"] = device
+    benchmark(step)

@@ -1,0 +1,77 @@
+"""HCA with DeepSeek-V4-Flash's 64 heads of width 512 and a window of 128, at 131072 tokens: lemmata, FlashMLA.
+
+Prefill is the last 4096 queries, decode the last one of each sequence. FlashMLA is given a list of every entry that a query
+sees.
+
+``lemmata bench hca`` takes device time on a GPU; ``pytest bench/hca.py`` the time of eager calls anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from lemmata.bench import attention
+from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
+from lemmata.bench.timing import Case
+from lemmata.bindings.hca import hca
+from lemmata.reference.indexer import visible
+from lemmata.warmup import Job
+
+H, RATIO, TOKENS = 64, 128, 131072
+QUERIES = 4096
+
+
+def compilations() -> Iterator[Job]:
+    """What to compile beforehand: nothing, as there is no kernel yet and FlashMLA comes compiled."""
+    yield from ()
+
+
+def _seen(S: int, T: int, offset: Tensor) -> Tensor:
+    """The entries that each query sees."""
+    entry = torch.arange(T, device=offset.device)
+    return torch.where(entry < visible(offset, S, RATIO).unsqueeze(-1), entry, -1)
+
+
+def inputs(sizes: Sizes, device: str = "cuda") -> Inputs:
+    """Every query attends to the entries of its past."""
+    return attention.inputs(sizes, functools.partial(_seen, sizes.S, sizes.T), device)
+
+
+def _ours(x: Inputs) -> Results:
+    tensors = x.q, x.window_kv, x.compressed_kv, x.sink, x.offset
+    return functools.partial(torch.ops.lemmata.hca_fwd.default, *tensors, RATIO, WINDOW, SCALE)
+
+
+def _case(B: int, S: int, tokens: int, limit: float | None = None) -> Case:
+    sizes = Sizes(B, S, H, tokens // RATIO, tokens)
+    attended = B * int(visible(torch.tensor([tokens - S]), S, RATIO).sum())
+    return attention.case("hca", sizes, attended, 0, limit, functools.partial(inputs, sizes), _ours)
+
+
+def cases() -> Iterator[Case]:
+    """Prefill, and decode at three batches."""
+    yield _case(1, QUERIES, TOKENS, 1350.0)
+    for sequences in (1, 32, 128):
+        yield _case(sequences, 1, TOKENS)
+
+
+@pytest.mark.parametrize("tokens", [8192, TOKENS])
+def test_eager_call(benchmark: BenchmarkFixture, tokens: int) -> None:
+    """What a decode step of one sequence costs its caller, waiting for the device included."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = inputs(Sizes(1, 1, H, tokens // RATIO, tokens), device)
+
+    def step() -> None:
+        hca(x.q, x.window_kv, x.compressed_kv, x.sink, ratio=RATIO, offset=x.offset)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    benchmark.extra_info["device"] = device
+    benchmark(step)

@@ -5,6 +5,8 @@ import torch
 
 pytest.importorskip("transformers")
 
+from transformers import DynamicCache
+
 from attention_layers import ALL, BF16, KINDS, LEFT, LENGTH, on_lemmata, one_layer, run, watched
 from lemmata.integrations import attention as integration
 from lemmata.integrations.observe import Dispatches
@@ -121,6 +123,18 @@ def test_other_calls_are_the_modules_own(op, name):
     if change is not None:
         change(model)
     same_alone(model, **how)
+
+
+@torch.no_grad()
+def test_another_cache_is_the_modules_own():
+    logits, calls = [], Dispatches()
+    model = one_layer("swa")
+    for each in (model, on_lemmata(model)):
+        cache = DynamicCache()  # it keeps all tokens, not those of the window
+        with calls:
+            logits.append([each(part, past_key_values=cache).logits for part in ALL.split(40, 1)])
+    assert not calls.calls
+    assert all(map(torch.equal, *logits))
 
 
 @pytest.mark.parametrize("by_config", [False, True])

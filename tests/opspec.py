@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -151,6 +152,7 @@ class OpSpec:
             if self.differentiable and magnitude is not VALUES:  # at the kink of a relu, the gradient is nobody's
                 g = torch.randn(out.shape, generator=torch.Generator().manual_seed(8)).to(device)
                 backward = max(backward, self.error_bwd(call, g, self.grads(self.reference, call, g)[1]))
+        assert math.isfinite(forward + backward), "plain torch is wrong somewhere, and anything would pass"
         return 2 * forward, 2 * backward
 
     def tolerance_of(self, call: Call) -> float:
@@ -159,4 +161,5 @@ class OpSpec:
         tolerance = self.tolerance(str(call.tensors[0].device), at)[0]
         if self.plain and call.tensors[0].is_cuda:
             tolerance = max(tolerance, 2 * self.error(call, self.plain(*call.tensors, **call.statics)))
+        assert math.isfinite(tolerance), "plain torch is wrong somewhere, and anything would pass"
         return tolerance

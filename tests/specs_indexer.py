@@ -89,7 +89,7 @@ def _plain(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) ->
         return indexer.indexer_scores(q, k, weights, offset, ratio)
     B, S, H, D = q.shape
     dots = torch.bmm(q.reshape(B, S * H, D), k.mT, out_dtype=torch.float32).view(B, S, H, -1)
-    return _finish(dots, weights, offset, ratio)
+    return _shown(_weighted(dots, weights), offset, ratio)
 
 
 def _plain_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: Tensor, ratio: int) -> Tensor:
@@ -105,11 +105,11 @@ def _plain_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: T
         )
         for b in range(B)
     ]
-    return _finish(torch.stack(dots).view(B, S, H, -1)[..., :T], weights, offset, ratio) * k_scale[:, None]
+    return _shown(_weighted(torch.stack(dots).view(B, S, H, -1)[..., :T], weights) * k_scale[:, None], offset, ratio)
 
 
-def _finish(dots: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
-    return _shown((weights[..., None] * dots.relu()).sum(-2), offset, ratio)
+def _weighted(dots: Tensor, weights: Tensor) -> Tensor:
+    return (weights[..., None] * dots.relu()).sum(-2)
 
 
 def _shown(scores: Tensor, offset: Tensor, ratio: int) -> Tensor:

@@ -221,6 +221,12 @@ def test_a_record_keeps_what_is_of_the_same_kernels(package, monkeypatch):
     assert found.tests == {"a": "passed", "b": "passed"}
     assert found.figures == [{"op": "op_other", "us": 2}, {"op": "op", "us": 3}]
     assert not found.stale("op")
+    record.update(tests={"a[other]": "passed"})
+    for folder in ("kernels", "bindings", "reference"):  # now it has a kernel, which no test has run
+        (package / folder / "other.py").write_text("pass\n")
+    record.update(tests={})
+    (found,) = record.records()
+    assert (found.tests, found.kernels.keys()) == ({"a": "passed", "b": "passed"}, {"op", "other"})
     (package / "kernels" / "op.py").write_text("from .build import build  # changed\n")
     record.update(tests={"b": "passed"})
     (found,) = record.records()

@@ -68,8 +68,9 @@ def records() -> list[Record]:
 def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[str, Any]] | None = None) -> Path:
     """Add verdicts and figures to the record of this machine's GPU; returns its file.
 
-    Figures stay under the same versions if they are of the present kernel of their ``op``, verdicts if they are of the
-    present kernels of all; then a verdict replaces that of the same test, and figures replace those of the same ``op``.
+    Figures stay under the same versions if they are of the present kernel of their ``op``. Verdicts stay if every kernel
+    of then is the present one, but not those of an operator that had none. A verdict replaces that of the same test, and
+    figures those of the same ``op``.
 
     Raises:
         RuntimeError: there is no GPU.
@@ -91,7 +92,9 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
         old = _read(path)
         if old.versions.items() <= content["versions"].items():  # a package of which it knew nothing changed nothing
             content["figures"] = [f for f in old.figures if not any(map(old.stale, _timed(f["op"])))]
-            content["tests"] = old.tests if old.kernels == content["kernels"] else {}
+            if old.kernels.items() <= content["kernels"].items():
+                new = content["kernels"].keys() - old.kernels.keys()
+                content["tests"] = {name: v for name, v in old.tests.items() if not any(op in name for op in new)}
     content["tests"] |= dict(tests or {})
     replaced = {figure["op"] for figure in figures or ()}
     content["figures"] = [f for f in content["figures"] if f["op"] not in replaced] + [dict(f) for f in figures or ()]

@@ -10,7 +10,7 @@ import pytest
 import tilelang.language as T
 
 from lemmata.bench.resources import Resources, cuda_source, read_report, resources, tile_operations
-from lemmata.kernels import indexer, sinkhorn, topk
+from lemmata.kernels import csa, hca, indexer, online_softmax, sinkhorn, topk
 from lemmata.kernels.build import PASS_CONFIGS
 
 SINKHORN = [
@@ -34,7 +34,14 @@ TOPK = [
     (topk.topk, topk.Config(2048, "bfloat16", 1024)),
     (topk.topk_merge, topk.Config(2048, "bfloat16", 128)),
 ]
-SHIPPED = {"sinkhorn": SINKHORN, "indexer_scores": SCORES, "topk": TOPK}
+# DeepSeek-V4's heads, whole and in ranges, then other sizes of a product
+ATTENTION = [
+    (factory, online_softmax.configure(H, 512, 128, 512**-0.5, ratio, ranges))
+    for factory, ratio in ((csa.csa_fwd, 4), (hca.hca_fwd, 128))
+    for H, ranges in ((64, 1), (128, 5), (32, 1))
+]
+COMBINE = [(online_softmax.combine, online_softmax.configure(64, D, 128, 512**-0.5, 128, 5)) for D in (64, 512)]
+SHIPPED = {"sinkhorn": SINKHORN, "indexer_scores": SCORES, "topk": TOPK, "attention": ATTENTION + COMBINE}
 
 
 @functools.cache  # lowering the scores takes seconds
@@ -60,6 +67,12 @@ def test_the_scores_run_on_tensor_cores_and_stream(factory: Any, config: indexer
         assert found == {"wgmma_ss kBFloat16", "cp_async_gs 16", "cp_async_wait 1"}
     else:  # the scales stream too, 4 bytes at a time
         assert found == {"wgmma_ss kFloat8_e4m3", "cp_async_gs 16", "cp_async_gs 4", "cp_async_wait 3"}
+
+
+@pytest.mark.parametrize(("factory", "config"), ATTENTION)
+def test_attention_runs_on_tensor_cores_and_streams(factory: Any, config: online_softmax.Config) -> None:
+    product = "wgmma_ss" if config.heads == 64 else "mma_sync"
+    assert tile_operations(source(factory, config)) == {f"{product} kBFloat16", "cp_async_gs 16", "cp_async_wait 0"}
 
 
 @pytest.mark.parametrize(

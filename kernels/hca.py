@@ -1,0 +1,41 @@
+"""Heavily compressed attention (formula: reference/hca.py); the block of a query is that of kernels/online_softmax.py."""
+
+import tilelang.language as T
+
+from .online_softmax import BF16, EXP2, F32, I32, Config, attend
+
+
+def hca_fwd(cfg: Config) -> T.PrimFunc:
+    """q [B,S,H,D], window_kv [B,P+S,D], compressed_kv [B,T,D] -> out and lse of each range of keys."""
+    B, S, R, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T")
+    N = cfg.tile
+
+    @T.macro
+    def look_up(visible, e, rows):
+        for j in T.Parallel(N):
+            rows[j] = T.if_then_else(e * N + j < visible[0], e * N + j, -1)
+
+    block = attend(cfg, look_up)
+
+    @T.prim_func
+    def hca_fwd(
+        q: T.Tensor((B, S, cfg.H, cfg.D), BF16),
+        window_kv: T.Tensor((B, R, cfg.D), BF16),
+        compressed_kv: T.Tensor((B, L, cfg.D), BF16),
+        sink: T.Tensor((cfg.H,), F32),
+        offset: T.Tensor((B,), I32),
+        out: T.Tensor((B, cfg.ranges, S, cfg.H, cfg.D), cfg.out_dtype),
+        lse: T.Tensor((B, cfg.ranges, S, cfg.H), F32),
+    ):
+        with T.Kernel(S * cfg.parts, cfg.ranges, B, threads=cfg.threads, prelude=EXP2) as (x, y, b):
+            s, h0 = x // cfg.parts, x % cfg.parts * cfg.heads
+            oldest = T.alloc_local((1,), I32)
+            visible = T.alloc_local((1,), I32)
+            oldest[0] = T.max(S - R, -offset[b])  # token that has a row and a position
+            visible[0] = T.max(T.min((offset[b] + s + 1) // cfg.ratio, L), 0)
+            n = cfg.window_tiles + T.ceildiv(visible[0], N)
+            first = n * y // cfg.ranges
+            keys = window_kv, compressed_kv, b, s, S, oldest
+            block(q, keys, visible, sink, out, lse, h0, y, first, n * (y + 1) // cfg.ranges)
+
+    return hca_fwd

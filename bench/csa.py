@@ -19,10 +19,11 @@ from torch import Tensor
 
 from lemmata.bench import attention
 from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
+from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
 from lemmata.bindings.csa import csa
 from lemmata.reference.indexer import visible
-from lemmata.warmup import Job
+from lemmata.warmup import Job, to_disk
 
 RATIO = 4
 FLASH, PRO = (64, 512), (128, 1024)  # heads, entries of a query
@@ -30,8 +31,21 @@ QUERIES = 4096
 
 
 def compilations() -> Iterator[Job]:
-    """What to compile beforehand: nothing, as there is no kernel yet and FlashMLA comes compiled."""
-    yield from ()
+    """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
+    from lemmata.kernels.csa import choose, csa_fwd
+    from lemmata.kernels.online_softmax import Config, combine
+
+    for S, (H, K) in (
+        (QUERIES, FLASH),
+        (QUERIES, PRO),
+        (QUERIES, (8, FLASH[1])),
+        (QUERIES, (16, FLASH[1])),
+        (1, FLASH),
+    ):
+        cfg = choose(S, H, D, K, WINDOW, SCALE)
+        yield to_disk, csa_fwd, cfg
+        if cfg.ranges > 1:
+            yield to_disk, combine, Config(H, D, ranges=cfg.ranges)
 
 
 def _drawn(S: int, T: int, K: int, offset: Tensor) -> Tensor:

@@ -18,18 +18,26 @@ from torch import Tensor
 
 from lemmata.bench import attention
 from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
+from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
 from lemmata.bindings.hca import hca
 from lemmata.reference.indexer import visible
-from lemmata.warmup import Job
+from lemmata.warmup import Job, to_disk
 
 H, RATIO, TOKENS = 64, 128, 131072
 QUERIES = 4096
 
 
 def compilations() -> Iterator[Job]:
-    """What to compile beforehand: nothing, as there is no kernel yet and FlashMLA comes compiled."""
-    yield from ()
+    """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
+    from lemmata.kernels.hca import choose, hca_fwd
+    from lemmata.kernels.online_softmax import Config, combine
+
+    for S in (QUERIES, 1):
+        cfg = choose(S, H, D, RATIO, WINDOW, SCALE)
+        yield to_disk, hca_fwd, cfg
+        if cfg.ranges > 1:
+            yield to_disk, combine, Config(H, D, ranges=cfg.ranges)
 
 
 def _seen(S: int, T: int, offset: Tensor) -> Tensor:

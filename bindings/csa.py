@@ -60,11 +60,6 @@ def _chunked_bwd(
     return grad_q, of_window.type_as(window_kv), of_entries.type_as(compressed_kv), grad_sink
 
 
-def _on_cuda(*args: Any) -> tuple[Tensor, Tensor]:
-    say_once("csa: there is no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
-    return _chunked(*args)
-
-
 def _on_cuda_bwd(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     say_once("csa: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
     return _chunked_bwd(*args)
@@ -96,7 +91,7 @@ _fwd = define(
     "csa_fwd",
     f"({_TENSORS}, int window, float scale) -> (Tensor, Tensor)",
     reference=_chunked,
-    kernel=_on_cuda,
+    kernel=("lemmata.kernels.csa", "csa"),
     fake=_fake,
     idle=_idle,
 )

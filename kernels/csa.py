@@ -2,7 +2,7 @@
 
 import tilelang.language as T
 
-from .online_softmax import BF16, EXP2, F32, I32, Config, attend, by_row
+from .online_softmax import BF16, EXP2, F32, I32, Config, attend, by_row, configure, in_ranges, launch
 
 
 def csa_fwd(cfg: Config) -> T.PrimFunc:
@@ -48,3 +48,16 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
             block(q, keys, (indices, b, s, ahead), sink, out, lse, h0, y, first, n * (y + 1) // cfg.ranges)
 
     return csa_fwd
+
+
+def choose(S: int, H: int, D: int, K: int, window: int, scale: float) -> Config:
+    """The config for a call of these sizes."""
+    cfg = configure(H, D, window, scale, 1, 1)
+    return in_ranges(cfg, S, cfg.window_tiles + -(-K // cfg.tile))
+
+
+def csa(q, window_kv, compressed_kv, sink, indices, offset, window: int, scale: float):
+    """Launch ``csa_fwd`` on CUDA tensors."""
+    _, s, h, d = q.shape
+    cfg = choose(s, h, d, indices.shape[2], window, scale)
+    return launch(csa_fwd, cfg, q, window_kv, compressed_kv, sink, indices, offset)

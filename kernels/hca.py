@@ -2,7 +2,7 @@
 
 import tilelang.language as T
 
-from .online_softmax import BF16, EXP2, F32, I32, Config, attend
+from .online_softmax import BF16, EXP2, F32, I32, MOST_RANGES, Config, attend, configure, in_ranges, launch
 
 
 def hca_fwd(cfg: Config) -> T.PrimFunc:
@@ -39,3 +39,15 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
             block(q, keys, visible, sink, out, lse, h0, y, first, n * (y + 1) // cfg.ranges)
 
     return hca_fwd
+
+
+def choose(S: int, H: int, D: int, ratio: int, window: int, scale: float) -> Config:
+    """The config for a call of these sizes: for any T, which may be that of another sequence of the batch."""
+    return in_ranges(configure(H, D, window, scale, ratio, 1), S, 2 * MOST_RANGES)
+
+
+def hca(q, window_kv, compressed_kv, sink, offset, ratio: int, window: int, scale: float):
+    """Launch ``hca_fwd`` on CUDA tensors."""
+    _, s, h, d = q.shape
+    cfg = choose(s, h, d, ratio, window, scale)
+    return launch(hca_fwd, cfg, q, window_kv, compressed_kv, sink, offset)

@@ -10,7 +10,7 @@ the sink, and ``combine`` weighs them.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tilelang.language as T
 
@@ -19,6 +19,7 @@ from .build import aligned, build
 BF16, F32, I32 = "bfloat16", "float32", "int32"
 LOWEST = -(2.0**30)  # a running maximum starts here, finite: below every admissible q · k
 LOG2E = math.log2(math.e)
+FEW, MOST_RANGES = 8, 8  # blocks of a sequence that are too few; ranges of its keys
 PANEL = 64  # columns of a swizzled row of shared memory
 # copies to shared memory that the kernel itself commits and awaits
 ASYNC = {"parallel_prefer_async": True, "parallel_async_without_async_commit_wait": True}
@@ -74,6 +75,15 @@ def configure(H: int, D: int, window: int, scale: float, ratio: int, ranges: int
     """The choices made for sm_90."""
     wide = H >= 64
     return Config(H, D, window, scale, ratio, ranges, 64 if wide else 32, 256 if wide else 128)
+
+
+def in_ranges(cfg: Config, queries: int, tiles: int) -> Config:
+    """Few queries of a sequence leave most of a GPU idle: their tiles are shared out, at least two to a range.
+
+    The batch has no say, so that no result depends on it.
+    """
+    few = queries * cfg.parts <= FEW
+    return replace(cfg, ranges=min(max(tiles // 2, 1), MOST_RANGES) if few else 1)
 
 
 def _exp2(x):
@@ -240,7 +250,7 @@ def launch(factory, cfg: Config, q, window_kv, compressed_kv, sink, *others):
         return out, lse
     outs, lses = sink.new_empty((b, cfg.ranges, s, h, d)), sink.new_empty((b, cfg.ranges, s, h))
     build(factory, cfg)(*inputs, outs, lses)
-    build(combine, cfg)(outs, lses, inputs[3], out, lse)
+    build(combine, Config(h, d, ranges=cfg.ranges))(outs, lses, inputs[3], out, lse)
     return out, lse
 
 
@@ -257,8 +267,7 @@ def combine(cfg: Config) -> T.PrimFunc:
         out: T.Tensor((B, S, H, D), BF16),
         lse: T.Tensor((B, S, H), F32),
     ):
-        with T.Kernel(S * H, B, threads=D // 4) as (x, b):
-            s, h = x // H, x % H
+        with T.Kernel(S, H, B, threads=D // 4) as (s, h, b):
             parts = T.alloc_fragment((G,), F32)
             top = T.alloc_fragment((1,), F32)
             total = T.alloc_fragment((1,), F32)

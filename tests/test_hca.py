@@ -32,6 +32,11 @@ def equal(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def near(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
+    """But for the order of summation, and the rounding of weights to bf16 that goes with it."""
+    return torch.allclose(a[0], b[0], rtol=2**-7, atol=2**-7) and torch.allclose(a[1], b[1], rtol=1e-5, atol=1e-5)
+
+
 @given(data=st.data())
 def test_shapes_at_every_edge(device: torch.device, data: st.DataObject) -> None:
     window, ratio = data.draw(st.sampled_from((1, 2, 5, 33))), data.draw(st.sampled_from((1, 2, 4, 33)))
@@ -60,12 +65,15 @@ def test_prefill_chunked_prefill_and_decode_are_one(spec: OpSpec, device: torch.
         rows = tensors["window_kv"][:, max(begin - kept, 0) : end]
         return run(spec, tensors | queries | {"window_kv": rows}, offset=begin)
 
+    # on a GPU, the keys of few queries are summed in ranges
+    same = equal if device.type == "cpu" else near
     for t in range(33):
         for kept in (4, 33):
-            assert equal(part(t, t + 1, kept), tuple(x[:, t : t + 1] for x in whole))
-    parts = [part(0, 10, 4), part(10, 32, 4), part(32, 33, 4)]
+            assert same(part(t, t + 1, kept), tuple(x[:, t : t + 1] for x in whole))
+            assert equal(part(t, t + 1, kept), part(t, t + 1, 4))
+    parts = [part(0, 10, 4), part(10, 19, 4), part(19, 33, 4)]
     assert equal(tuple(torch.cat(x, 1) for x in zip(*parts, strict=True)), whole)
-    assert not equal(part(20, 21, 3), tuple(x[:, 20:21] for x in whole)), "a token of the window missing"
+    assert not same(part(20, 21, 3), tuple(x[:, 20:21] for x in whole)), "a token of the window missing"
 
 
 @both
@@ -225,8 +233,8 @@ def test_gradcheck_of_the_reference() -> None:
 
 
 def test_the_shapes_of_deepseek(device: torch.device) -> None:
-    for H in (64, 128):
+    for H, S in ((64, 3), (64, 9), (128, 3), (128, 9)):
         configuration = {"H": H, "D": 512, "ratio": 128, "window": 128, "scale": 512**-0.5}
-        call = make(HCA.contract, configuration, {"B": 1, "S": 3, "P": 127, "T": 400}, 3).to(device)
+        call = make(HCA.contract, configuration, {"B": 1, "S": S, "P": 127, "T": 400}, 3).to(device)
         call.tensors[4][:] = 40_000
         check(HCA, call)

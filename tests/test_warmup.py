@@ -10,7 +10,7 @@ pytest.importorskip("tilelang")
 from typer.testing import CliRunner
 
 from lemmata import cli, warmup
-from lemmata.kernels import build, indexer, topk
+from lemmata.kernels import build, csa, hca, indexer, online_softmax, topk
 
 LENGTHS = [1, 100, 4096, 5000, 10_000, 20_000, 32_768, 40_000, 2**17, 2**18]  # 2^18 entries are 2^20 tokens
 
@@ -19,7 +19,7 @@ LENGTHS = [1, 100, 4096, 5000, 10_000, 20_000, 32_768, 40_000, 2**17, 2**18]  # 
 def asked(monkeypatch):
     """The kernels that launchers ask for; they are not run."""
     pairs = set()
-    for module in (indexer, topk):
+    for module in (indexer, topk, online_softmax):
         monkeypatch.setattr(module, "build", lambda *pair: pairs.add(pair) or (lambda *tensors: None))
     return pairs
 
@@ -52,6 +52,20 @@ def test_the_scores_are_built(asked, queries, entries):
 def test_the_selection_is_built(asked, k, entries):
     topk.select(empty(3, entries, dtype=torch.float32), empty(3, dtype=torch.int32), k, whole=True)
     assert asked
+    assert asked <= set(warmup.kernels())
+
+
+@pytest.mark.parametrize(("heads", "k"), [(64, 512), (128, 1024)])
+@pytest.mark.parametrize("queries", [1, 4096, 5000])
+def test_attention_is_built(asked, queries, heads, k):
+    bf16 = torch.bfloat16
+    q, window_kv = empty(2, queries, heads, 512, dtype=bf16), empty(2, 127 + queries, 512, dtype=bf16)
+    entries, sink = empty(2, 1000, 512, dtype=bf16), empty(heads, dtype=torch.float32)
+    indices, offset = empty(2, queries, k, dtype=torch.int32), empty(2, dtype=torch.int32)
+    csa.csa(q, window_kv, entries, sink, indices, offset, 128, 512**-0.5)
+    for ratio in (1, 128):
+        hca.hca(q, window_kv, entries, sink, offset, ratio, 128, 512**-0.5)
+    assert len(asked) == (3 if queries > 1 else 4 + (heads == 64))
     assert asked <= set(warmup.kernels())
 
 

@@ -40,7 +40,21 @@ def _topk() -> Iterator[Kernel]:
             yield topk_merge, Config(k=k, threads=threads, whole=True)
 
 
-OPERATORS = (_sinkhorn, _indexer, _topk)
+def _attention() -> Iterator[Kernel]:
+    from .kernels import csa, hca
+    from .kernels.online_softmax import Config, combine
+
+    D, window, scale = 512, 128, 512**-0.5
+    for H, K in ((64, 512), (128, 1024)):  # Flash, Pro
+        for S in (1, 4096):  # decode, prefill
+            yield csa.csa_fwd, csa.choose(S, H, D, K, window, scale)
+            for ratio in (1, 128):  # layers without entries, and with
+                yield hca.hca_fwd, hca.choose(S, H, D, ratio, window, scale)
+        for ranges in {csa.choose(1, H, D, K, window, scale).ranges, hca.choose(1, H, D, 1, window, scale).ranges}:
+            yield combine, Config(H, D, ranges=ranges)
+
+
+OPERATORS = (_sinkhorn, _indexer, _topk, _attention)
 
 
 def kernels() -> Iterator[Kernel]:

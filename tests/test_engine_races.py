@@ -113,6 +113,39 @@ def test_swizzled_tiles_of_a_matrix_product():
     assert len(bare) >= 2  # of each operand
 
 
+def stored_by_matrices(rows: int):
+    """A product, whose result a warp stores to shared memory matrix by matrix: two of them, or four, at once."""
+    M = T.dynamic("M")
+
+    @T.prim_func
+    def kernel(A: T.Tensor((M, 64), "bfloat16"), B: T.Tensor((32, 64), "bfloat16"), C: T.Tensor((M, 32), "bfloat16")):
+        with T.Kernel(M // rows, threads=128) as block:
+            a = T.alloc_shared((rows, 64), "bfloat16")
+            b = T.alloc_shared((32, 64), "bfloat16")
+            c = T.alloc_fragment((rows, 32), "float32")
+            tile = T.alloc_shared((rows, 32), "bfloat16")
+            T.copy(A[block * rows, 0], a)
+            T.copy(B, b)
+            T.gemm(a, b, c, transpose_B=True, clear_accum=True)
+            T.copy(c, tile)
+            for i, j in T.Parallel(rows, 32):
+                C[block * rows + i, j] = tile[i, j]
+
+    return kernel
+
+
+@pytest.mark.parametrize(("rows", "matrices", "product"), [(16, 2, "ptx_mma"), (64, 4, "wgmma")])
+def test_matrices_stored_by_a_warp(rows, matrices, product):
+    kernel = stored_by_matrices(rows)
+    given = hypotheses(kernel, "C")
+    device = extract.device(kernel, guards=False, pass_configs=STRICT).script()
+    assert f"ptx_stmatrix(0, {matrices}, " in device
+    assert product in device
+    assert not refuted(races, kernel, given, STRICT)
+    bare = [o.condition.statement for o in refuted(races, kernel, given, MANUAL)]
+    assert any("read of tile" in s and "write of tile" in s for s in bare)
+
+
 def rounds(after_write: bool, after_read: bool):
     """In every round a thread writes its slot and reads its neighbour's."""
     steps = T.dynamic("steps")

@@ -120,6 +120,14 @@ def test_division_by_a_variable_has_no_bit_vector_reading():
         to_bitvectors(x / y)
 
 
+def test_numbers_too_long_for_bit_vectors_are_left_out():
+    word = z3.Int("word")
+    given = (word >= 0, word < 2**64, tx >= 0, tx < 256)  # as a vector, 2^64 would be 0
+    assert solve(sequent("race", "no word is below 0", given, tx % 32 == 0, HERE)).verdict == "refuted"
+    with pytest.raises(Unsupported):
+        to_bitvectors(word < 2**63)
+
+
 def test_hypotheses_about_the_goal_are_never_lost_to_bit_vectors():
     given = (x == y * n, y == 2, n == 3)  # the first is not linear
     assert solve(sequent("race", "product", given, x / 2 == 3, HERE)).verdict == "proved"

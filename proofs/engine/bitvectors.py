@@ -5,7 +5,8 @@ bit-vectors a quotient is a shift and a remainder a mask.
 
 A bit-vector proof carries over to the integers when no term leaves the range of 64 bits: the values of the kernel's
 own expressions do not, by the overflow conditions of layer 0; nor do sums of an index and an offset. Hypotheses that
-multiply sizes may, and are left out, which can only make the sequent harder to prove.
+multiply sizes may, and are left out, which can only make the sequent harder to prove; so are those with a number that
+has no place in 64 bits.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ def permutes_bits(terms: Iterable[z3.ExprRef]) -> bool:
 
 
 def linear(terms: Iterable[z3.BoolRef]) -> list[z3.BoolRef]:
-    """The terms that a translation accepts: without products of variables or divisions by them."""
-    return [t for t in terms if not any(_nonlinear(s) for s in subterms([t]))]
+    """The terms that a translation accepts: without products of variables, divisions by them, or too long a number."""
+    return [t for t in terms if not any(_nonlinear(s) or _too_long(s) for s in subterms([t]))]
 
 
 def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
     """The same term over 64-bit vectors.
 
     Raises:
-        Unsupported: it divides by something other than a positive constant, or applies an operator without a rule.
+        Unsupported: it divides by something other than a positive constant, applies an operator without a rule, or holds
+            a number of more than 64 bits.
     """
     return _Converter().convert(term)
 
@@ -57,6 +59,10 @@ def _nonlinear(term: z3.ExprRef) -> bool:
     return kind in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) and not z3.is_int_value(term.arg(1))
 
 
+def _too_long(term: z3.ExprRef) -> bool:
+    return z3.is_int_value(term) and not -(2 ** (WIDTH - 1)) <= term.as_long() < 2 ** (WIDTH - 1)
+
+
 class _Converter:
     def __init__(self) -> None:
         self._done: dict[int, z3.ExprRef] = {}
@@ -67,6 +73,8 @@ class _Converter:
         return self._done[term.get_id()]
 
     def _convert(self, term: z3.ExprRef) -> z3.ExprRef:
+        if _too_long(term):
+            raise Unsupported(f"no bit-vector for {term}")
         if z3.is_int_value(term):
             return z3.BitVecVal(term.as_long(), WIDTH)
         kind = term.decl().kind()

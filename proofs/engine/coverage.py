@@ -24,9 +24,9 @@ from .bounds import sites
 from .conditions import Analysis, Condition, Site, conjunction, disjunction
 from .errors import Unsupported
 from .hypotheses import Hypotheses
-from .instances import Renaming, sequent
+from .instances import Renaming, equal, sequent
 from .tiling import Tiling, tile_of, tiling
-from .trace import Access, Trace, Variable
+from .trace import Access, Trace
 from .walk import walk
 
 _WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
@@ -76,16 +76,12 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
         apart = z3.Not(conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True))))
         if a is b:
-            goal = z3.Or(apart, _equal(a.context.variables, second.context.variables))
+            goal = z3.Or(apart, equal(a.context.variables, second.context.variables))
             statement = f"no two executions write the same element of {a.region.name}"
         else:
             goal = apart
             statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
         yield sequent("uniqueness", statement, given, goal, a.context.site)
-
-
-def _equal(ours: Sequence[Variable], theirs: Sequence[Variable]) -> z3.BoolRef:
-    return conjunction(*(v.term == w.term for v, w in zip(ours, theirs, strict=True)))
 
 
 def _coverage(output: str, writes: Sequence[Access], trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -114,7 +110,7 @@ def _onto(tile: Tiling) -> Iterator[Condition]:
     other = [renaming.variable(v) for v in tile.inner]
     again = (*(v.range for v in other), *(renaming.term(g) for g in tile.local_guards))
     apart = z3.Not(conjunction(*(w == renaming.term(w) for w in tile.within)))
-    goal = z3.Or(apart, _equal(tile.inner, other))
+    goal = z3.Or(apart, equal(tile.inner, other))
     yield sequent("coverage", f"a block writes no place of its tile of {name} twice", (*given, *again), goal, site)
     count = z3.IntVal(tile.points) if tile.local_guards else z3.Product([z3.IntVal(1), *(v.count for v in tile.inner)])
     statement = f"a block makes {tile.points} writes of {name}, its tile has {tile.volume} places"

@@ -8,13 +8,13 @@ their names. A name shared by mistake would make the two agree where they need n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import z3
 
 from .bitvectors import linear, permutes_bits, subterms, to_bitvectors
-from .conditions import Condition, Site
+from .conditions import Condition, Site, conjunction
 from .trace import Access, Context, Variable
 
 PRIME = "'"
@@ -51,6 +51,11 @@ class Renaming:
     def access(self, a: Access) -> Access:
         """A renamed access."""
         return replace(a, indices=tuple(self.term(i) for i in a.indices), context=self.context(a.context))
+
+
+def equal(ours: Sequence[Variable], theirs: Sequence[Variable]) -> z3.BoolRef:
+    """Two executions are the same one."""
+    return conjunction(*(v.term == w.term for v, w in zip(ours, theirs, strict=True)))
 
 
 def constants(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:

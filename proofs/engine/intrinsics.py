@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
@@ -26,8 +26,9 @@ _METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
 # Functions of floats that TVM does not declare pure.
 _MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
 
-# Warp-wide loads and stores of matrices: synchronous, addressed by any thread of the warp.
+# Warp-wide loads and stores of matrices of 8 rows: synchronous; thread r of the warp gives the address of row r.
 _COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
+_WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 
 # Instructions whose effect the engine does not account for. Any other with an effect is refused: it might end a thread
 # or leave a loop, so that what follows would be wrongly taken to run.
@@ -86,11 +87,12 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     pointers = [a for a in e.args if isinstance(a, tirx.Call) and getattr(a.op, "name", "") in _POINTERS]
     if not pure or pointers or str(e.dtype) == "handle":
         translator.recorder.unmodelled.add(label)
-    extent, read_if = _copy(translator, e) if name == "tl.ptx_cp_async" else (None, [])
+    reaches = iter(_reaches(translator, e, name, pointers))
     for argument in e.args:
         if any(argument.same_as(p) for p in pointers):
-            with translator.recorder.under(*(read_if if argument.same_as(pointers[-1]) else ())):
-                _pointer(translator, argument, label, collective, extent)
+            reach = next(reaches)
+            with translator.recorder.under(*reach.when):
+                _pointer(translator, argument, label, collective, reach.elements)
         elif isinstance(argument, tirx.PrimExpr):
             translator.value(argument)
     if not pure:
@@ -103,9 +105,33 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     return value
 
 
-def _copy(translator: Translator, e: tirx.Call) -> tuple[z3.ArithRef, list[z3.BoolRef]]:
-    """The elements that an asynchronous copy moves, and the condition under which it reads its source at all."""
-    return translator.integer(e.args[2]), [translator.boolean(c) for c in e.args[3:]]
+@dataclass(frozen=True)
+class _Reach:
+    """What an instruction moves through a pointer, if it is not the extent that the compiler states, and when."""
+
+    elements: z3.ArithRef | None = None
+    when: tuple[z3.BoolRef, ...] = ()
+
+
+def _reaches(translator: Translator, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
+    """The reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
+    if name == "tl.ptx_cp_async":
+        moved = translator.integer(e.args[2])
+        when = tuple(translator.boolean(c) for c in e.args[3:])
+        return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
+    if _COLLECTIVE.fullmatch(name):
+        row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
+        named = _in_warp(translator) < _MATRIX_ROWS * int(e.args[1])
+        return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]
+    return [_Reach() for _ in pointers]
+
+
+def _in_warp(translator: Translator) -> z3.ArithRef:
+    """The place of a thread in its warp; x varies fastest."""
+    linear: z3.ArithRef = z3.IntVal(0)
+    for axis in reversed([v for v in translator.recorder.variables if v.kind == "thread"]):
+        linear = axis.term + axis.count * linear if not z3.is_true(z3.simplify(axis.count == 1)) else linear
+    return z3.simplify(linear) % _WARP
 
 
 def _pointer(

@@ -22,7 +22,7 @@ from .bounds import sites
 from .conditions import Analysis, Condition, conjunction
 from .errors import Unsupported
 from .hypotheses import Hypotheses
-from .instances import Renaming, sequent
+from .instances import Renaming, equal, sequent
 from .intervals import Unordered, barriers, unordered
 from .trace import Access, Barrier, Context, Trace
 from .walk import walk
@@ -93,9 +93,11 @@ def _may_conflict(a: Access, b: Access) -> bool:
 def _disjoint(pair: Unordered, renaming: Renaming, hypotheses: Hypotheses) -> Condition:
     first, second = pair.first.access, renaming.access(pair.second.access)
     given = (*hypotheses.facts, *first.context.path, *second.context.path, *pair.relation(renaming))
-    apart = z3.Not(_overlap(first, second))
-    collective = first.collective or second.collective  # then even one and the same thread may stand for two
-    goal = apart if collective else z3.Or(_same(first.context, second.context, {"thread"}), apart)
+    goal = z3.Not(_overlap(first, second))
+    if not (first.collective or second.collective):
+        goal = z3.Or(_same(first.context, second.context, {"thread"}), goal)
+    elif pair.first.access is pair.second.access:  # one and the same thread may stand for two, but not at once
+        goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
     return sequent("race", _conflict(first, second), given, goal, first.context.site)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import lemmata
-from attention_cases import INF, NAN, case, check, planted_is_caught
+from attention_cases import INF, NAN, case, check, planted_is_caught, within_flash_mla
 from inputs import make
 from lemmata.bindings.registry import say_once
 from lemmata.reference import csa
@@ -139,6 +139,9 @@ def test_the_shapes_of_deepseek(device: torch.device) -> None:
         call.tensors[4].remainder_(701)
         call.tensors[5][:] = 5000
         check(CSA, call)
+        got = CSA.run(call)
+        assert within_flash_mla(CSA, call, got)
+        assert not within_flash_mla(CSA, call, got * 1.03)
 
 
 @both

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import lemmata
-from attention_cases import GRADIENTS, INF, NAN, case, check, planted_is_caught
+from attention_cases import GRADIENTS, INF, NAN, case, check, planted_is_caught, within_flash_mla
 from inputs import make
 from lemmata.reference import hca
 from opspec import OpSpec
@@ -238,3 +238,6 @@ def test_the_shapes_of_deepseek(device: torch.device) -> None:
         call = make(HCA.contract, configuration, {"B": 1, "S": S, "P": 127, "T": 400}, 3).to(device)
         call.tensors[4][:] = 40_000
         check(HCA, call)
+        got = HCA.run(call)
+        assert within_flash_mla(HCA, call, got)
+        assert not within_flash_mla(HCA, call, got * 1.03)

@@ -28,6 +28,7 @@ class Proof:
     pass_configs: Mapping[str, object]
     lemmas: tuple[Lemma, ...] = ()
     waivers: tuple[Waiver, ...] = ()
+    dead: Mapping[str, str] = field(default_factory=dict)
     mutate: bool = False
     every: int = 1
     equivalents: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Proof:
             examples=self.examples,
             pass_configs=self.pass_configs,
             waivers=self.waivers,
+            dead=self.dead,
             mutate=mutate,
             every=self.every if mutate else 1,
             equivalents=self.equivalents if mutate else None,

@@ -2,12 +2,14 @@
 
 import pytest
 import tilelang.language as T
+import z3
 
 from corpus import EXAMPLES
 from engine_verdicts import LARGEST, STRICT, hypotheses, kinds, only, outcomes, refuted
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine import extract
+from lemmata.proofs.engine import extract, row_major
 from lemmata.proofs.engine.bounds import bounds
+from lemmata.proofs.engine.conditions import Condition, Site
 from lemmata.proofs.engine.errors import Unsupported, UnsupportedVersion
 from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.proofs.engine.solve import solve
@@ -113,6 +115,36 @@ def test_a_gathered_index_of_minus_one():
     model = found[0].counterexample
     assert model is not None
     assert -1 in [value for name, value in model.items() if name.startswith("indices[")]
+
+
+def of_two_heads(last: int):
+    """One entry of each row of ragged rows, which two blocks share, at a multiple of its place."""
+    B, S, K = T.dynamic("B"), T.dynamic("S"), T.dynamic("K")
+
+    @T.prim_func
+    def kernel(x: T.Tensor((B, S, K), "float32"), out: T.Tensor((B, S, 2), "float32")):
+        with T.Kernel(S * 2, 5, B, threads=32) as (block, part, b):
+            at = (T.ceildiv(K, 64) + 2) * part // 5 * 64 + T.get_thread_binding() - 128
+            if at >= 0 and at < K + last:
+                out[b, block // 2, block % 2] = x[b, block // 2, at]
+
+    return kernel
+
+
+def test_flat_indices_of_several_sizes_that_vary():
+    sizes = {"B": Size(high=65535), "S": Size(high=2**30 - 1), "K": Size(high=2**13)}
+    kernel = of_two_heads(0)
+    assert not refuted(bounds, kernel, hypotheses(kernel, "out", sizes=sizes), STRICT)
+    kernel = of_two_heads(1)
+    assert kinds(refuted(bounds, kernel, hypotheses(kernel, "out", sizes=sizes), STRICT)) == {"bounds"}
+
+
+def test_what_is_said_of_flat_indices_is_true():
+    i, j, k, M, N = z3.Ints("i j k M N")
+    given = list(row_major.lemmas(i * M * N + (j / 2) * N + 3 * k, (z3.Int("L"), M, N)))
+    assert len(given) == 2
+    for lemma in given:
+        assert solve(Condition("bounds", "", (), lemma, Site(""))).verdict == "proved"
 
 
 def doubled(width: str):

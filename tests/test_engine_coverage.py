@@ -84,6 +84,9 @@ def test_the_counterexample_names_the_element():
     assert (twice["bx"], twice["tx"]) != (twice["bx'"], twice["tx'"])
 
 
+EVEN = {"M": Size(high=2**30 - 1)}
+
+
 def tiles(grid: int, rows: int = 64, missing: bool = False):
     """A copy in ragged tiles, over a 2-D grid or the same flattened."""
     M, N = T.dynamic("M"), T.dynamic("N")
@@ -114,6 +117,29 @@ def test_ragged_tiles(grid):
     kernel = tiles(grid, missing=True)
     model = only(refuted(coverage, kernel, hypotheses(kernel, "B", sizes=GRID_Y), STRICT))[1]
     assert model["N"] % 64 != 0
+
+
+def two_to_a_row(rows: int = 2, half: int = 64):
+    """Two blocks to a row, a half each: the block index is a row and which half of it."""
+    M = T.dynamic("M")
+
+    @T.prim_func
+    def kernel(A: T.Tensor((M, 128), "float32"), B: T.Tensor((M, 128), "float32")):
+        with T.Kernel(M * 2, threads=64) as block:
+            tx = T.get_thread_binding()
+            if block // rows < M:
+                B[block // rows, block % 2 * half + tx] = A[block // rows, block % 2 * half + tx]
+
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"), [({}, set()), ({"rows": 3}, {"coverage"}), ({"half": 63}, {"uniqueness"})]
+)
+def test_two_blocks_to_a_row(change, wrong):
+    kernel = two_to_a_row(**change)
+    assert kinds(refuted(coverage, kernel, hypotheses(kernel, "B", sizes=EVEN), STRICT)) >= wrong
+    assert wrong or not refuted(coverage, kernel, hypotheses(kernel, "B", sizes=EVEN), STRICT)
 
 
 def strip(step: int):

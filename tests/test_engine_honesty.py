@@ -215,3 +215,34 @@ def test_every_layer_refuses_contradictory_sizes(layer: str) -> None:
     report = verify(X, contract, reference=lambda x, i: x, layers=[layer], pass_configs=PASS_CONFIGS)
     assert not report.holds
     assert {f.kind for f in report.failures} == {"hollow"}
+
+
+def branching(few: int) -> Any:
+    """A branch for few rows."""
+    count = T.dynamic("count")
+
+    @T.prim_func
+    def branching(
+        x: T.Tensor((count,), "float32"), index: T.Tensor((count,), "int32"), out: T.Tensor((count,), "float32")
+    ):
+        with T.Kernel(T.ceildiv(count, 128), threads=128) as block:
+            i = block * 128 + T.get_thread_binding()
+            if i < count:
+                out[i] = x[i]
+                if count < few:
+                    out[i] = x[i + 1]
+
+    return branching
+
+
+def test_dead_code_is_declared_and_proved_dead() -> None:
+    contract = replace(CONTRACT, sizes={"count": Size(3, LARGEST)})
+
+    def found(few: int, dead: dict[str, str]) -> tuple[set[str], tuple[str, ...]]:
+        (layer,) = verify(branching(few), contract, layers=["L0"], pass_configs=PASS_CONFIGS, dead=dead).layers
+        return {f.kind for f in layer.failures}, layer.statements
+
+    dead = {"count < 3": "there are three", "count < 4": "not so"}
+    assert found(3, {}) == ({"hollow"}, ())
+    assert found(3, dead) == (set(), ("dead: if count < 3: there are three",))
+    assert found(4, dead)[0] == {"dead"}

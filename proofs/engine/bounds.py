@@ -20,6 +20,7 @@ from . import extract
 from .conditions import Analysis, Condition, Site, reachable
 from .errors import Unsupported
 from .hypotheses import Hypotheses
+from .row_major import lemmas
 from .trace import Access, Trace
 from .walk import walk
 
@@ -80,6 +81,8 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
         hypothesis = (*hypotheses.facts, *access.context.path)
         region, site = access.region, access.context.site
         extents = _extents(access, hypotheses)
+        if len(extents) == 1 and region.allocation in hypotheses.shapes:
+            hypothesis += tuple(lemmas(access.indices[0], hypotheses.shapes[region.allocation]))
         for number, (index, extent) in enumerate(zip(access.indices, extents, strict=True)):
             goal = z3.And(index >= 0, index < extent)
             dimension = f", dimension {number}" if len(extents) > 1 else ""

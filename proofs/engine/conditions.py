@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import z3
@@ -13,11 +13,15 @@ Verdict = Literal["proved", "refuted", "unknown"]
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a kernel: a statement's text and, where the compiler kept them, its source file and line."""
+    """A place in a kernel: a statement's text and, where the compiler kept them, its source file and line.
+
+    ``branches`` are the conditions of the if statements around it.
+    """
 
     text: str
     file: str | None = None
     line: int | None = None
+    branches: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.file and self.line else ""
@@ -83,10 +87,28 @@ class Analysis:
             self.conditions + other.conditions, self.unmodelled | other.unmodelled, self.sites + other.sites
         )
 
+    def burying(self, dead: Collection[str]) -> Analysis:
+        """Of what stands in if statements with these conditions it is asked that it is never executed, and nothing else."""
+
+        def buried(c: Condition) -> bool:
+            return any(branch in dead for branch in c.site.branches)
+
+        single = (c for c in self.conditions if c.kind not in _PAIRS)  # of a pair, the accesses are among the sites
+        never: dict[tuple[int, ...], Condition] = {}
+        for c in filter(buried, (*self.sites, *single)):
+            goal = reachable(c.statement.removeprefix(_NEVER), c.hypotheses, c.site)
+            never.setdefault(tuple(h.get_id() for h in c.hypotheses), replace(goal, kind="dead"))
+        conditions = (*(c for c in self.conditions if not buried(c)), *never.values())
+        return Analysis(conditions, self.unmodelled, tuple(site for site in self.sites if not buried(site)))
+
+
+_NEVER = "never executed: "
+_PAIRS = ("race", "uniqueness")
+
 
 def reachable(what: str, hypotheses: tuple[z3.BoolRef, ...], site: Site) -> Condition:
     """The condition that is refuted, with a witness, exactly when the site can be reached under the hypotheses."""
-    return Condition("reachable", f"never executed: {what}", hypotheses, z3.BoolVal(False), site)
+    return Condition("reachable", f"{_NEVER}{what}", hypotheses, z3.BoolVal(False), site)
 
 
 def conjunction(*terms: z3.BoolRef) -> z3.BoolRef:

@@ -25,8 +25,8 @@ from .conditions import Analysis, Condition, Site, conjunction, disjunction
 from .errors import Unsupported
 from .hypotheses import Hypotheses
 from .instances import Renaming, equal, sequent
-from .tiling import Tiling, tile_of, tiling
-from .trace import Access, Trace
+from .tiling import Tiling, tile_of, tiling, with_named_quotients
+from .trace import Access, Division, Trace
 from .walk import walk
 
 _WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
@@ -88,12 +88,14 @@ def _coverage(output: str, writes: Sequence[Access], trace: Trace, hypotheses: H
     element = [z3.Int(f"{output}.{d}") for d in range(len(hypotheses.shapes[output]))]
     inside = [z3.And(e >= 0, e < n) for e, n in zip(element, hypotheses.shapes[output], strict=True)]
     given, cases = [*hypotheses.facts, *inside], []
-    tilings = [tiling(w) for w in writes]
-    for number, tile in enumerate(tilings):
+    named = [with_named_quotients(w) for w in writes]
+    tilings = [tiling(w) for w, _ in named]
+    for number, (tile, (_, divisions)) in enumerate(zip(tilings, named, strict=True)):
         if tile.volume != tile.points and len(tilings) > 1:
             raise Unsupported(f"{output}: several writes, of which one leaves gaps in its tile")
         yield from _onto(tile)
-        hit, holds = _execution(tile, element, trace, hypotheses, f"@{number}" if number else "")
+        divisions = (*trace.divisions, *divisions)
+        hit, holds = _execution(tile, element, divisions, hypotheses, f"@{number}" if number else "")
         given.append(hit)
         cases.append(holds)
     site = writes[0].context.site if writes else Site(f"output {output}")
@@ -122,7 +124,7 @@ def _in_box(tile: Tiling, place: Sequence[z3.ArithRef]) -> list[z3.BoolRef]:
 
 
 def _execution(
-    tile: Tiling, element: Sequence[z3.ArithRef], trace: Trace, hypotheses: Hypotheses, suffix: str
+    tile: Tiling, element: Sequence[z3.ArithRef], divisions: Sequence[Division], hypotheses: Hypotheses, suffix: str
 ) -> tuple[z3.BoolRef, z3.BoolRef]:
     """The execution of a write that is named for an element.
 
@@ -131,7 +133,7 @@ def _execution(
         exists, passes the guards and writes the element.
     """
     known = frozenset(hypotheses.sizes) | {e.decl().name() for e in element}
-    chosen = tile_of(tile, element, trace.divisions, known)
+    chosen = tile_of(tile, element, divisions, known)
     own = Renaming(known, suffix)
 
     def named(term: z3.ExprRef) -> z3.ExprRef:
@@ -139,7 +141,7 @@ def _execution(
 
     place = [e - named(b) for e, b in zip(element, tile.base, strict=True)]
     in_tile = _in_box(tile, place)
-    defined = [d.definition for d in trace.divisions if any(d.quotient.eq(x) for x, _ in chosen)]
+    defined = [d.definition for d in divisions if any(d.quotient.eq(x) for x, _ in chosen)]
     exists = [*in_tile, *(named(v.range) for v in tile.outer), *(named(d) for d in defined)]
     facts = [named(f) for f in tile.access.context.facts if not any(f.eq(d) for d in defined)]
     inner = [*(v.range for v in tile.inner), *tile.local_guards]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import z3
 
+from .bitvectors import subterms
 from .errors import Unsupported
 from .instances import constants, symbols
 from .trace import Access, Division, Variable
@@ -55,6 +56,29 @@ class Tiling:
     def volume(self) -> int:
         """The number of elements of a tile."""
         return math.prod(self.edge)
+
+
+def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
+    """The access with quotient and remainder of a block index by a constant as integers of their own, and these."""
+    context = access.context
+    blocks = [v.term for v in context.variables if v.kind == "block"]
+    found: dict[str, Division] = {}
+    for term in subterms((*access.indices, *context.guards)):
+        if term.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) and any(term.arg(0).eq(b) for b in blocks):
+            x, by = term.children()
+            if z3.is_int_value(by) and by.as_long() > 0:
+                quotient, remainder = f"{x} // {by}", f"{x} % {by}"
+                found[quotient] = Division(x, by, z3.Int(quotient), z3.Int(remainder))
+    divisions = tuple(found.values())
+    pairs = [
+        p for d in divisions for p in ((d.dividend / d.divisor, d.quotient), (d.dividend % d.divisor, d.remainder))
+    ]
+    context = replace(
+        context,
+        facts=(*context.facts, *(d.definition for d in divisions)),
+        guards=tuple(z3.substitute(g, *pairs) for g in context.guards),
+    )
+    return replace(access, indices=tuple(z3.substitute(i, *pairs) for i in access.indices), context=context), divisions
 
 
 def tiling(access: Access) -> Tiling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,7 @@ class Problem:
     smt: Path | None = None
     brief: bool = False  # one failure is enough
     examples: Examples | None = None
+    dead: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hypotheses(self) -> Hypotheses:
@@ -70,7 +71,8 @@ class Problem:
     def analysis(self, layer: str) -> Analysis:
         """The conditions of layer L0 or L1."""
         given = self.kernel, self.hypotheses, self.pass_configs, self.arch
-        return bounds(*given) if layer == "L0" else coverage(*given) + races(*given)
+        analysis = bounds(*given) if layer == "L0" else coverage(*given) + races(*given)
+        return analysis.burying(self.dead)
 
     @cached_property
     def compared(self) -> Compared:
@@ -147,6 +149,7 @@ def verify(
     layers: Iterable[str] | None = None,
     pass_configs: Mapping[str, object] | None = None,
     waivers: Sequence[ranges.Waiver] = (),
+    dead: Mapping[str, str] | None = None,
     mutate: bool = False,
     every: int = 1,
     equivalents: Mapping[str, str] | None = None,
@@ -173,6 +176,7 @@ def verify(
         layers: some of "L0", "L1", "L2", "range", "lemmas", "run"; all that apply by default.
         pass_configs: TileLang's pass configs of the build that ships.
         waivers: obligations of the range layer that are not proved, each with its reason.
+        dead: conditions of if statements that never hold, by their text in the lowered kernel, each with the reason.
         mutate: also prove of mutants of the kernel that some layer refutes each.
         every: of how many mutants one is taken.
         equivalents: mutants that compute the same, by their names without the line, each with the reason.
@@ -212,9 +216,20 @@ def verify(
     decide = partial(solve, solver=solver, seed=seed, rlimit=rlimit)
     configs = dict(pass_configs or {})
     problem = Problem(
-        kernel, contract, statics or {}, compare, lemmas, configs, waivers, arch, decide, smt, examples=examples
+        kernel,
+        contract,
+        statics or {},
+        compare,
+        lemmas,
+        configs,
+        waivers,
+        arch,
+        decide,
+        smt,
+        examples=examples,
+        dead=dead or {},
     )
-    question = (contract, problem.statics, wanted, sorted(configs.items(), key=str), waivers, arch)
+    question = (contract, problem.statics, wanted, sorted(configs.items(), key=str), waivers, arch, problem.dead)
     effort = (solver, seed, rlimit, mutate, every, equivalents)
     digest = cache.key(kernel, cache_key, question, effort)
     if cache_key and smt is None and (known := cache.load(digest)):
@@ -262,7 +277,10 @@ def _solved(problem: Problem, name: str) -> Layer:
     checked = analysis if proved == len(outcomes) or not problem.brief else NOTHING
     hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
     failures = (*_traced(problem, _failures(outcomes)), *hollow.failures)
-    return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, tuple(sorted(analysis.unmodelled)))
+    buried = {branch for c in analysis.conditions if c.kind == "dead" for branch in c.site.branches}
+    dead = tuple(f"dead: if {branch}: {reason}" for branch, reason in problem.dead.items() if branch in buried)
+    unmodelled = tuple(sorted(analysis.unmodelled))
+    return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, unmodelled, statements=dead)
 
 
 def _outcomes(problem: Problem, name: str, conditions: Sequence[Condition]) -> list[Outcome]:

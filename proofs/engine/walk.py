@@ -61,6 +61,7 @@ class _Walker:
         written = _written(func.body) | frozenset(hypotheses.outputs)
         self.translator = Translator(self.recorder, hypotheses, written)
         self.launch: dict[str, Variable] = {}
+        self.branches: tuple[str, ...] = ()
         self.file = func.span.source_name.name if func.span is not None else None
         for buffer in func.buffer_map.values():
             self.translator.buffers[hash(buffer.data)] = buffer
@@ -76,7 +77,7 @@ class _Walker:
     def at(self, description: str) -> Iterator[None]:
         """Within, accesses belong to this statement; its vector lanes are in scope."""
         recorder, depth = self.recorder, len(self.recorder.variables)
-        recorder.site = Site(description, self.file)
+        recorder.site = Site(description, self.file, branches=self.branches)
         yield
         del recorder.variables[depth:]
         self.translator.lane.clear()
@@ -194,16 +195,26 @@ class _Walker:
         else:
             then = otherwise = self.recorder.block
 
-        def arm(guard: z3.BoolRef, body: tirx.Stmt | None, block: list) -> Callable[[], None]:  # type: ignore[type-arg]
+        def arm(
+            branch: str,
+            guard: z3.BoolRef,
+            body: tirx.Stmt | None,
+            block: list,  # type: ignore[type-arg]
+        ) -> Callable[[], None]:
             def run() -> None:
                 if body is not None:
+                    before, self.branches = self.branches, (*self.branches, branch)
                     with self.recorder.under(guard), self.recorder.into(block):
                         self.statement(body)
+                    self.branches = before
 
             return run
 
+        this = text(s.condition)
         self.translator.locals.branch(
-            condition, arm(condition, s.then_case, then), arm(z3.Not(condition), s.else_case, otherwise)
+            condition,
+            arm(this, condition, s.then_case, then),
+            arm(f"not ({this})", z3.Not(condition), s.else_case, otherwise),
         )
 
     # Effects.

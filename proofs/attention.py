@@ -1,17 +1,44 @@
-"""What CSA and HCA share: the contracts of their kernels, over ranges of keys, and the kernel that combines the ranges."""
+"""What CSA and HCA share: the invariant of their loop over tiles, ranges of keys, and the kernel that combines those.
+
+Tile u holds the keys of rows ``row(u, j)``, j < N, of the window or of the entries; -1 stands for none. With
+k = ``key(u, j)``, 0 where there is none, and z(u, j) = scale q · k, before the iteration for tile t a block has, for any
+finite ``top``,
+
+    total[h, g] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale top),    j in group g of the columns
+    acc[h, d] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale top) k[d],    sums over the tiles u < t of its range
+
+and in stage t % 2 of shared memory tile t, in the other one tile t + 1 if there is one. ``row`` and ``key`` stay opaque but
+where a tile is loaded, and where the reference's sums over keys are identified with sums over tiles.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.online_softmax import Config, combine
-from ..reference.attention import SINK
+from ..kernels.online_softmax import PANEL, Config, combine
+from ..reference.attention import SINK, Keys, attend
 from ..reference.contract import Contract, Static, TensorSpec
+from .engine import normal_form as nf
+from .engine import sums
+from .engine.constants import CONSTANTS
+from .engine.entailment import Facts
+from .engine.equations import Equation, holds
+from .engine.extended import Value
+from .engine.invariants import Determined, Invariant, State
+from .engine.normal_form import ONE, ZERO, Form
+from .engine.pull_array import deciding
+from .engine.ring import Rewriting
+from .engine.symbolic import Execution, block, execute
+from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from .engine.verify import Compare, Compared
 from .suite import Proof
 
 RANGES = Static(int, 1, 64)
@@ -45,3 +72,328 @@ def statics(cfg: Config, *names: str) -> Mapping[str, float]:
 def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Iterator[Proof]:
     """The proof of the kernel that combines the ranges."""
     yield Proof(op, combine(cfg), combining(whole), statics(cfg, "H", "D"), None, PASS_CONFIGS, **more)
+
+
+# A range of the keys
+
+
+def attend_in_range(
+    q: Any, parts: tuple[Keys, Keys], sink: Any, cfg: Config, y: Any, entries: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attention over range ``y`` of the tiles of keys, without the sink: what a kernel of several ranges computes.
+
+    Args:
+        q: the queries.
+        parts: the window's keys, and the entries as keys.
+        sink: of its own dtype; not used otherwise.
+        cfg: the static parameters.
+        y: the range.
+        entries: for how many entries there are tiles, of each query or of all alike.
+    """
+    tiles = cfg.window_tiles + (entries + (cfg.tile - 1)) // cfg.tile
+    first, end = tiles * y // cfg.ranges, tiles * (y + 1) // cfg.ranges
+
+    def restricted(keys: Keys, before: int) -> Keys:
+        number = torch.arange(keys.seen.shape[-1], device=keys.seen.device) // cfg.tile + before
+        return Keys(keys.rows, keys.seen & (number >= first) & (number < end))
+
+    window, compressed = parts
+    inside = restricted(window, 0), restricted(compressed, cfg.window_tiles)
+    return attend(q, inside, sink - math.inf, cfg.scale)
+
+
+# The loop over tiles
+
+
+def at_least(a: Form, b: Form | int) -> Form:
+    """[a >= b] of integers."""
+    return nf.indicator("ge", a - b, integer=True)
+
+
+def index_or_none(condition: Form, index: Form) -> Form:
+    """The index where the condition holds, else -1."""
+    return condition * (index + 1) - 1
+
+
+def choose(condition: Form, then: Form, otherwise: Form) -> Form:
+    """One of two."""
+    return condition * then + (ONE - condition) * otherwise
+
+
+def sequence() -> Form:
+    """The sequence of a block."""
+    return block("z")
+
+
+def query(cfg: Config) -> Form:
+    """The query of a block."""
+    return nf.floordiv(block(), cfg.parts)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of threads: its query, its heads, its tiles.
+
+    Attributes:
+        cfg: the static parameters.
+        entries: how many entries tiles may hold, for all queries.
+        listed: for how many there are tiles, of this query.
+        entry: of tile e of the entries the row in slot j, or -1.
+    """
+
+    cfg: Config
+    entries: Form
+    listed: Form
+    entry: Callable[[Form, Form], Form]
+
+    @cached_property
+    def b(self) -> Form:
+        """The sequence."""
+        return sequence()
+
+    @cached_property
+    def s(self) -> Form:
+        """The query."""
+        return query(self.cfg)
+
+    @cached_property
+    def first(self) -> Form:
+        """The range's first tile."""
+        count = self.cfg.window_tiles + sums.tiles(self.listed, self.cfg.tile)
+        return nf.floordiv(count * self.range, self.cfg.ranges)
+
+    @cached_property
+    def range(self) -> Form:
+        """Which range of the tiles."""
+        return block("y") if self.cfg.ranges > 1 else ZERO
+
+    def head(self, h: Form) -> Form:
+        """The head of a row of the products."""
+        return (block() - self.cfg.parts * self.s) * self.cfg.heads + h
+
+    def forget(self, extent: Form, facts: Facts) -> None:
+        """Where the ranges begin and end is a product of a size and a range: keep that they lie within the tiles."""
+        if self.cfg.ranges > 1:
+            facts.bound(self.range, nf.form(self.cfg.ranges))
+            end, count = self.first + extent, self.cfg.window_tiles + sums.tiles(self.listed, self.cfg.tile)
+            within = at_least(self.first, 0), at_least(end, self.first), at_least(count, end)
+            facts.forget((self.first, end), within)
+
+    def row(self, u: Form, j: Form) -> Form:
+        """What ``row`` stands for."""
+        cfg = self.cfg
+        window = at_least(nf.form(cfg.window_tiles - 1), u)
+        token = self.s - cfg.window + 1 + u * cfg.tile + j
+        here = nf.variable("P") + token
+        seen = at_least(self.s, token) * at_least(here, 0) * at_least(nf.read("offset", self.b) + token, 0)
+        return choose(window, index_or_none(seen, here), self.entry(u - cfg.window_tiles, j))
+
+    def key(self, u: Form, j: Form, d: Form) -> Form:
+        """What ``key`` stands for."""
+        row = self.row(u, j)
+        window = at_least(nf.form(self.cfg.window_tiles - 1), u)
+        kv = [nf.read(name, self.b, row, d) for name in ("window_kv", "compressed_kv")]
+        return at_least(row, 0) * choose(window, *kv)
+
+    @property
+    def definitions(self) -> Mapping[str, Callable[..., Form]]:
+        """What ``row`` and ``key`` stand for."""
+        return {"row": self.row, "key": self.key}
+
+    def written_out(self, p: Form, extent: Form) -> Form:
+        """The form with abbreviations replaced by what they stand for, in a range of ``extent`` tiles."""
+        for name, definition in self.definitions.items():
+            p = nf.replace(p, name, definition)
+        return sums.written_out(p, self.first, extent)
+
+    def no_entries(self, facts: Facts) -> Rewriting:
+        """The rewriting that empties the slots of all tiles of entries, where they are known to be empty."""
+        before = self.cfg.window_tiles
+        e, j = nf.fresh("e"), nf.fresh("j")
+        facts.bound(j, nf.form(self.cfg.tile))
+        never = holds(at_least(self.row(before + e, j), 0), ZERO, facts)
+
+        def empty(numbers: frozenset[int]) -> set[int]:
+            """Those that are [row(u, j) >= 0] of such a tile."""
+            rows = [a for a in map(nf.atom_of, numbers) if isinstance(a, nf.Apply) and a.function == "row"]
+            slots = [a.arguments for a in rows if never and facts.holds(at_least(a.arguments[0], before))]
+            return {number for u, j in slots for ((number, _),) in self.seen(u, j).terms}
+
+        return Rewriting(lambda _: ZERO, empty)
+
+    # The sums
+
+    def seen(self, u: Form, j: Form) -> Form:
+        """Whether slot j of tile u holds a key."""
+        return at_least(nf.apply("row", u, j), 0)
+
+    def score(self, u: Form, j: Form, head: Form) -> Form:
+        """q · k, 0 for a head that there is not."""
+        q = at_least(nf.form(self.cfg.H - 1), head)
+        return nf.summation(self.cfg.D, lambda d: q * nf.read("q", self.b, self.s, head, d) * nf.apply("key", u, j, d))
+
+    def weight(self, u: Form, j: Form, head: Form) -> Form:
+        """exp(z) of a key, 0 where there is none."""
+        scale = CONSTANTS.unify(self.cfg.scale)
+        return self.seen(u, j) * nf.exp(scale * self.score(u, j, head))
+
+    def weights(self, s: State, h: Form, columns: tuple[Form | int, int], d: Form | None = None) -> Form:
+        """Σ exp(z - scale top) over the tiles done and some columns; or of that times element d of the keys."""
+        first, count = columns
+
+        def summand(u: Form, j: Form) -> Form:
+            weight = self.weight(self.first + u, first + j, self.head(h))
+            return weight if d is None else weight * nf.apply("key", self.first + u, first + j, d)
+
+        total = nf.summation(s.t, lambda u: nf.summation(count, lambda j: summand(u, j)))
+        return nf.exp(-CONSTANTS.unify(self.cfg.scale) * s["top"](h)) * total
+
+    def invariant(self, extent: Form, **more: Determined) -> Invariant:
+        """What holds before each iteration of the loop over ``extent`` tiles."""
+        N, width = self.cfg.tile, self.cfg.tile // self.cfg.groups
+
+        def left(s: State, ahead: int) -> Form:
+            return at_least(extent - 1, s.t + ahead)
+
+        def staged(name: str) -> Callable[..., Form]:
+            def value(s: State, stage: Form, *index: Form) -> Form:
+                t = self.first + s.t
+                return choose(in_stage(s, stage), nf.apply(name, t, *index), nf.apply(name, t + 1, *index))
+
+            return value
+
+        def in_stage(s: State, stage: Form) -> Form:
+            t = self.first + s.t
+            return nf.indicator("eq", stage - (t - 2 * nf.floordiv(t, 2)), integer=True)
+
+        def arrived(s: State, stage: Form, *_: Form) -> Form:
+            return choose(in_stage(s, stage), left(s, 0), left(s, 1))
+
+        def total(s: State, h: Form, g: Form) -> Form:
+            return self.weights(s, h, (g * width, width))
+
+        return Invariant(
+            free=("top",),
+            determined={
+                "ks": Determined(staged("key"), arrived, {2: PANEL}),
+                "seen": Determined(staged("row"), arrived),
+                "z": Determined(
+                    lambda s, h, j: self.score(self.first + s.t, j, self.head(h)), lambda s, *_: left(s, 0)
+                ),
+                "total": Determined(total),
+                "acc": Determined(lambda s, h, d: self.weights(s, h, (0, N), d)),
+                **more,
+            },
+            definitions=self.definitions,
+        )
+
+    # Against the reference
+
+    def summands(self, head: Form, d: Form | None) -> list[sums.Summand]:
+        """In the sums over all tiles: whether there is a key in the range, its weight, and that times its element d."""
+        result: list[sums.Summand] = [
+            lambda u, j: sums.within(u) * self.seen(u, j),
+            lambda u, j: sums.within(u) * self.weight(u, j, head),
+        ]
+        if d is not None:
+            result.append(lambda u, j: sums.within(u) * self.weight(u, j, head) * nf.apply("key", u, j, d))
+        return result
+
+    def rules(self, extent: Form, facts: Facts, head: Form, d: Form | None) -> Mapping[Form, nf.Rule]:
+        """The reference's sums over the window and over the entries as sums over tiles."""
+
+        def rule(count: Form, before: int) -> nf.Rule:
+            def entering(f: sums.Summand) -> tuple[sums.Summand, sums.Summand]:
+                return lambda t, j: f(before + t, j), lambda t, j: self.written_out(f(before + t, j), extent)
+
+            return sums.by_tiles(count, self.cfg.tile, facts, [entering(f) for f in self.summands(head, d)])
+
+        window = nf.form(self.cfg.window)
+        return {window: rule(window, 0), self.entries: rule(self.entries, self.cfg.window_tiles)}
+
+
+Reference = Callable[[Mapping[str, SymbolicTensor], SymbolicTensor], tuple[Any, Any]]
+"""From the inputs by name and the number of the range: out and lse."""
+
+
+def compare(
+    cfg: Config,
+    whole: Contract,
+    here: Callable[[], Block],
+    reference: Reference,
+    more: Callable[[Block, Form], Mapping[str, Determined]] = lambda *_: {},
+    cases: Sequence[Form] = (ONE,),
+) -> Compare:
+    """A kernel of the loop over tiles against its reference.
+
+    Args:
+        cfg: the static parameters.
+        whole: the operator's contract.
+        here: the block.
+        reference: what it computes.
+        more: what else the loop's invariant determines, from the block and the loop's extent.
+        cases: about sizes, one of which holds: what the reference distinguishes.
+    """
+
+    def compared(kernel: Any, known: Facts) -> Compared:
+        with ExitStack() as stack:
+            stack.enter_context(nf.splitting())
+            stack.enter_context(nf.tiled(cfg.D, cfg.D // 2))
+            stack.enter_context(nf.tiled(cfg.tile, cfg.tile // cfg.groups))
+            at = here()
+            count = cfg.window_tiles + sums.tiles(at.listed, cfg.tile)
+            extent = nf.floordiv(count * (at.range + 1), cfg.ranges) - at.first
+            sizes = {"R": nf.variable("P") + nf.variable("S")}
+            at.forget(extent, known)
+            loop = at.invariant(extent, **more(at, extent))
+            done = execute(kernel, sizes=sizes, invariants={"t": loop}, facts=known)
+            equations = list(done.equations)
+            if all(equation.holds for equation in equations):
+                equations += _outcome(cfg, whole, at, extent, reference, done, known, cases)
+            return done, equations
+
+    return compared
+
+
+def _outcome(
+    cfg: Config,
+    whole: Contract,
+    at: Block,
+    extent: Form,
+    reference: Reference,
+    done: Execution,
+    known: Facts,
+    cases: Sequence[Form],
+) -> Iterator[Equation]:
+    entry_tiles = sums.tiles(at.entries, cfg.tile)
+    counted = sums.counted()
+
+    def wanted(output: int) -> Callable[..., Value]:
+        def element(b: Form, y: Form, s: Form, head: Form, *rest: Form) -> Value:
+            out = tensor(reference(_inputs(cfg, whole), SymbolicTensor((), lambda: Value(y), integer=True))[output])
+            with nf.ruled(at.rules(extent, known, head, rest[0] if rest else None)):
+                return out.value(b, s, head, *rest)
+
+        return element
+
+    for case in cases:
+        with known.assuming(case), deciding(known):
+            spreading = sums.spread(extent, at.first, cfg.window_tiles, entry_tiles, known, at.no_entries(known))
+            for number, name in enumerate(("out", "lse")):
+                yield from done.compare(name, wanted(number), spreading, counted)
+
+
+def _inputs(cfg: Config, whole: Contract) -> Mapping[str, SymbolicTensor]:
+    def size(n: int | str) -> Form:
+        if isinstance(n, str):
+            return nf.form(getattr(cfg, n)) if n in ("H", "D") else nf.variable(n)
+        return nf.form(n)
+
+    return {
+        spec.name: symbolic_input(
+            spec.name,
+            [sum(map(size, dim), ZERO) for dim in spec.dims],
+            integer=not spec.dtypes[0].is_floating_point,
+        )
+        for spec in whole.inputs
+    }

@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.csa import csa_fwd
 from ..kernels.online_softmax import Config
+from ..reference import csa as reference
+from ..reference.attention import in_window
 from ..reference.csa import CSA
 from . import attention
+from .attention import Block, at_least, index_or_none
+from .engine import normal_form as nf
+from .engine.invariants import Determined
+from .engine.normal_form import Form
+from .engine.symbolic_torch import SymbolicTensor
+from .engine.verify import Compare
 from .suite import Proof
+
+K, T = nf.variable("K"), nf.variable("T")
+
+
+def _listed(at: Block, e: Form, j: Form) -> Form:
+    """The index in slot j of tile e, -1 beyond the list."""
+    slot = e * at.cfg.tile + j
+    return index_or_none(at_least(slot, 0) * at_least(K - 1, slot), nf.read("indices", at.b, at.s, slot))
+
+
+def _block(cfg: Config) -> Block:
+    def entry(e: Form, j: Form) -> Form:
+        index = _listed(at, e, j)
+        return index_or_none(at_least(T - 1, index), index)
+
+    at = Block(cfg, K, K, entry)
+    return at
+
+
+def _more(at: Block, extent: Form) -> Mapping[str, Determined]:
+    """The indices of the tile after next."""
+    before = at.cfg.window_tiles
+    return {
+        "ahead": Determined(
+            lambda s, j: _listed(at, at.first + s.t + 2 - before, j), lambda s, j: at_least(extent - 1, s.t + 1)
+        )
+    }
+
+
+def compare(cfg: Config) -> Compare:
+    """Against the reference; with several ranges, against the attention over each."""
+
+    def wanted(x: Mapping[str, Any], y: SymbolicTensor) -> tuple[Any, Any]:
+        if cfg.ranges == 1:
+            whole: Callable[..., tuple[Any, Any]] = reference.csa
+            return whole(*(x[spec.name] for spec in CSA.inputs), cfg.window, cfg.scale)
+        q, indices = x["q"], x["indices"]
+        keys = (
+            in_window(x["window_kv"], q.shape[1], x["offset"], cfg.window),
+            reference._selected(x["compressed_kv"], indices),
+        )
+        return attention.attend_in_range(q, keys, x["sink"], cfg, y, indices.shape[-1])
+
+    cases = at_least(T, 1), nf.indicator("eq", T, integer=True)
+    return attention.compare(cfg, CSA, lambda: _block(cfg), wanted, _more, cases)
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:

@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.hca import hca_fwd
 from ..kernels.online_softmax import Config
+from ..reference import hca as reference
+from ..reference.attention import in_window
 from ..reference.hca import HCA
+from ..reference.indexer import visible
 from . import attention
+from .attention import Block, at_least, index_or_none
+from .engine import normal_form as nf
+from .engine.normal_form import ONE, ZERO, Form
+from .engine.symbolic_torch import SymbolicTensor
+from .engine.verify import Compare
 from .suite import Proof
+
+T = nf.variable("T")
+
+
+def _block(cfg: Config) -> Block:
+    def entry(e: Form, j: Form) -> Form:
+        slot = e * cfg.tile + j
+        return index_or_none(at_least(seen - 1, slot), slot)
+
+    whole = nf.floordiv(nf.read("offset", attention.sequence()) + attention.query(cfg) + 1, cfg.ratio)
+    present = -nf.maximum([(ONE, -whole), (ONE, -T)])
+    seen = nf.maximum([(ONE, present), (ONE, ZERO)])
+    return Block(cfg, T, seen, entry)
+
+
+def compare(cfg: Config) -> Compare:
+    """Against the reference; with several ranges, against the attention over each."""
+
+    def wanted(x: Mapping[str, Any], y: SymbolicTensor) -> tuple[Any, Any]:
+        if cfg.ranges == 1:
+            whole: Callable[..., tuple[Any, Any]] = reference.hca
+            return whole(*(x[spec.name] for spec in HCA.inputs), cfg.ratio, cfg.window, cfg.scale)
+        q, kv, offset = x["q"], x["compressed_kv"], x["offset"]
+        S = q.shape[1]
+        keys = in_window(x["window_kv"], S, offset, cfg.window), reference._entries(kv, S, offset, cfg.ratio)
+        seen = visible(offset, S, cfg.ratio).clamp(max=kv.shape[1]).clamp(min=0)
+        return attention.attend_in_range(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
+
+    return attention.compare(cfg, HCA, lambda: _block(cfg), wanted)
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:

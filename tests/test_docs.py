@@ -14,7 +14,7 @@ BLOCK = re.compile(r"(<!-- sizes -->\n).*?(<!-- end of sizes -->)", re.DOTALL)
 
 TRUSTED = {
     "meaning of statements and tile operations": "semantics tile_operations expressions algebra contents extended dtypes",
-    "normal form and its laws": "ring normal_form equality equations cases constants pretty",
+    "normal form and its laws": "ring normal_form equality equations cases constants pretty sums",
     "symbolic execution, invariants, integer facts": "symbolic invariants entailment externs",
     "meaning of torch functions, references as recurrences": "symbolic_torch pull_array cutting recurrences",
     "conditions from IR": "extract walk trace translate intrinsics state counters bounds row_major",

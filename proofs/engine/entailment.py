@@ -15,6 +15,7 @@ from typing import Any
 import z3
 
 from . import normal_form as nf
+from .errors import Unsupported
 from .normal_form import Form
 from .ring import Atom, support_of
 
@@ -38,6 +39,7 @@ class Facts:
         self.queries = 0
         self._below: dict[int, Form] = {}  # atom -> upper bound, excluded
         self._permanent: list[Form] = []
+        self._forgotten: set[int] = set()
         self._path: list[Form] = []
         self._decided: dict[tuple[Form, tuple[Form, ...]], bool | None] = {}
         self._translations: dict[tuple[Form, ...], Translation] = {}  # by the path
@@ -46,6 +48,8 @@ class Facts:
         """A natural variable is less than the extent."""
         number = _atom(variable)
         if self._below.get(number, extent) is not extent:
+            if self._forgotten:
+                raise Unsupported(f"{variable} has the bound {extent}, not {self._below[number]} as was assumed")
             self._decided.clear()
             self._translations.clear()
         self._below[number] = extent
@@ -72,6 +76,19 @@ class Facts:
         self._permanent.append(condition)
         self._decided.clear()
         self._translations.clear()
+
+    def forget(self, quotients: Iterable[Form], known: Sequence[Form]) -> None:
+        """From here on the quotients are unknown integers of which only this is known, which must follow from what they are.
+
+        Raises:
+            ValueError: it does not follow.
+        """
+        if open_conditions := [c for c in known if not self.holds(c)]:
+            raise ValueError(f"{open_conditions} do not follow from what is known")
+        direct = {a for p in quotients for m in p.terms for a, _ in m}
+        self._forgotten |= {a for a in direct if isinstance(nf.atom_of(a), nf.Apply)}
+        for condition in known:
+            self.add(condition)
 
     @contextmanager
     def assuming(self, *conditions: Form) -> Iterator[None]:
@@ -114,7 +131,7 @@ class Facts:
 
         So is the largest of several integers by the one that is.
         """
-        values = {}
+        values = {n: nf.of_atom(nf.atom_of(n)) for n in self._forgotten & nf.support(p)}
         for atom in sorted(nf.support(p)):
             inner = nf.atom_of(atom)
             if isinstance(inner, nf.Indicator) and inner.integer and not _has_bound(atom):
@@ -170,7 +187,7 @@ class Facts:
                 known = self._known(path[:-1]).copy()
                 known.assume(path[-1])
             else:
-                known = Translation(self._below, self.elements, self.shapes)
+                known = Translation(self._below, self.elements, self.shapes, self._forgotten)
                 for condition in self._permanent:
                     known.assume(condition)
             self._translations[path] = known
@@ -185,14 +202,16 @@ class Translation:
         below: Mapping[int, Form],
         elements: Mapping[str, tuple[int, Form | None]],
         shapes: Mapping[str, Sequence[Form]],
+        forgotten: Iterable[int] = (),
     ) -> None:
         self.facts: list[Any] = []
+        self._forgotten = forgotten
         self._below, self._elements, self._shapes = below, elements, shapes
         self._atoms: dict[int, Any] = {}
 
     def copy(self) -> Translation:
         """The same, to be extended independently."""
-        other = Translation(self._below, self._elements, self._shapes)
+        other = Translation(self._below, self._elements, self._shapes, self._forgotten)
         other.facts, other._atoms = list(self.facts), dict(self._atoms)
         return other
 
@@ -212,7 +231,8 @@ class Translation:
 
     def _atom(self, number: int) -> Any:
         if number not in self._atoms:
-            self._atoms[number] = self._translate(number, nf.atom_of(number))
+            known = number not in self._forgotten
+            self._atoms[number] = self._translate(number, nf.atom_of(number)) if known else z3.Int(f"atom{number}")
             if number in self._below:
                 self.facts.append(self._atoms[number] < self.integer(self._below[number]))
         return self._atoms[number]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import normal_form as nf
@@ -98,8 +98,13 @@ def _apply_equation(p: Form, condition: Form) -> Form:
     return p
 
 
-def elements(shape: Sequence[Form], facts: Facts, names: str = "ijklmn") -> Iterator[tuple[Form, ...]]:
-    """Indices that stand for all elements: constants along small dimensions, a bounded variable along others."""
+def elements(
+    shape: Sequence[Form], facts: Facts, names: str = "ijklmn", parts: Mapping[int, int] | None = None
+) -> Iterator[tuple[Form, ...]]:
+    """Indices that stand for all elements: constants along small dimensions, a bounded variable along others.
+
+    ``parts`` has the dimensions of constant extent that are divided into parts of so many elements, with a variable each.
+    """
 
     def go(dim: int, index: tuple[Form, ...]) -> Iterator[tuple[Form, ...]]:
         if dim == len(shape):
@@ -109,6 +114,11 @@ def elements(shape: Sequence[Form], facts: Facts, names: str = "ijklmn") -> Iter
         if extent is not None and extent <= _ENUMERATED:
             for i in range(int(extent)):
                 yield from go(dim + 1, (*index, nf.form(i)))
+        elif parts and extent is not None and dim in parts:
+            for first in range(0, int(extent), parts[dim]):
+                variable = nf.fresh(names[dim % len(names)])
+                facts.bound(variable, nf.form(min(parts[dim], int(extent) - first)))
+                yield from go(dim + 1, (*index, first + variable))
         else:
             variable = nf.fresh(names[dim % len(names)])
             facts.bound(variable, shape[dim])

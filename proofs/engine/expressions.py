@@ -5,13 +5,14 @@ A buffer of another shape over the same data is re-indexed in row-major order. A
 
 from __future__ import annotations
 
-from typing import Any, Generic
+from typing import Any, Generic, cast, get_args
 
 from tilelang.ir import get_stmt_span, span_to_location
 from tvm import tirx
 
 from .algebra import Algebra, Binary, Comparison, Memory, Unary, V
 from .errors import Unsupported
+from .externs import Function
 from .source_text import text
 
 _BINARY: dict[type, Binary] = {
@@ -90,7 +91,7 @@ class Expressions(Generic[V]):
 
     def __init__(self, algebra: Algebra[V]) -> None:
         self.algebra = algebra
-        self.externs: dict[str, Binary] = {}  # C functions of the kernel's own
+        self.externs: dict[str, Function] = {}  # C functions of the kernel's own
         self.variables: dict[Any, V] = {}
         self.memories: dict[Any, Memory[V]] = {}  # by the variable that holds the data
         self.declared: dict[Any, Any] = {}  # the buffers themselves, by that variable
@@ -166,12 +167,16 @@ class Expressions(Generic[V]):
         return self.algebra.binary(operator, self.evaluate(value), self.evaluate(by), dtype)
 
     def _extern(self, e: Any, dtype: str) -> V:
-        """A C function of two floats that the kernel brings along."""
+        """A C function of one or two floats that the kernel brings along."""
         name, *arguments = e.args
-        if name.value not in self.externs or [dtype, *(str(a.dtype) for a in arguments)] != ["float32"] * 3:
+        function = self.externs.get(name.value)
+        expected = 1 if function in get_args(Unary) else 2
+        if function is None or [dtype, *(str(a.dtype) for a in arguments)] != ["float32"] * (expected + 1):
             raise Unsupported(f"C function {name.value}")
-        a, b = map(self.evaluate, arguments)
-        return self.algebra.binary(self.externs[name.value], a, b, dtype)
+        first, *second = (self.evaluate(a) for a in arguments)
+        if not second:
+            return self.algebra.unary(cast(Unary, function), first, dtype)
+        return self.algebra.binary(cast(Binary, function), first, second[0], dtype)
 
     def _lazy(self, e: Any, dtype: str) -> V:
         """if_then_else evaluates one branch only, where Select evaluates both."""

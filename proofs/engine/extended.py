@@ -6,6 +6,7 @@ as -inf - -inf, or -inf times a factor of unknown sign, is rejected.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,8 +116,39 @@ def maximum(a: Value, b: Value) -> Value:
     if (a.finite is not ONE and a.sign > 0) or (b.finite is not ONE and b.sign > 0):
         raise Indefinite("the maximum with inf")
     finite = ONE - (ONE - a.finite) * (ONE - b.finite)
-    largest = nf.maximum([(a.finite, a.form), (b.finite, b.form)]) if finite is not ZERO else ZERO
-    return Value(finite * largest, finite)
+    entries = [(x.finite, under(x.finite, x.form)) for x in (a, b)]
+    return Value(finite * nf.maximum(entries) if finite is not ZERO else ZERO, finite)
+
+
+def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
+    """The maximum of values, some of which may be -inf: finite where at least one is. A part has an extent and elements."""
+
+    def entry(extent: Form, element: Callable[[Form], Value]) -> tuple[Form, Form]:
+        count = nf.summation(extent, lambda k: element(k).finite)
+        return count, nf.conditional_maximum(extent, lambda k: _where_finite(element(k)))
+
+    found = [entry(*part) for part in parts]
+    some = _any(sum((count for count, _ in found), ZERO))
+    maximum = nf.maximum((_any(c), v) for c, v in found) if len(found) > 1 else found[0][1]
+    return Value(some * maximum, some)
+
+
+def _any(count: Form) -> Form:
+    return nf.indicator("ge", count - 1, integer=True)
+
+
+def _where_finite(a: Value) -> tuple[Form, Form]:
+    if a.sign > 0:
+        raise Indefinite("the maximum with inf")
+    return a.finite, under(a.finite, a.form)
+
+
+def under(condition: Form, p: Form) -> Form:
+    """A form that is the same where the condition, a product of conditions, holds."""
+    if len(condition.terms) != 1:
+        return p
+    ((monomial, _),) = condition.terms.items()
+    return nf.substitute(p, {number: ONE for number, _ in monomial})
 
 
 def select(condition: Form, then: Value, otherwise: Value) -> Value:
@@ -125,6 +157,7 @@ def select(condition: Form, then: Value, otherwise: Value) -> Value:
         return then
     if condition is ZERO:
         return otherwise
+    then = Value(then.form, under(condition, then.finite), then.sign)
     sign = _common_sign(then, otherwise)
     other = ONE - condition
     finite = condition * then.finite + other * otherwise.finite

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .recurrences import Recurrence
     from .symbolic import Symbols
 
+_SPLITS = 16
+"""How many undecided conditions an equation may be split by where abbreviations are written out."""
+
 Formula = Callable[..., Form]
 """A function of a ``State`` and of the indices of an element."""
 
@@ -54,10 +57,17 @@ class State:
 
 @dataclass(frozen=True)
 class Determined:
-    """The content of a buffer as a formula, for the elements where a condition, a form that is 0 or 1, holds."""
+    """The content of a buffer as a formula, for the elements where a condition, a form that is 0 or 1, holds.
+
+    Attributes:
+        value: the formula.
+        where: the condition.
+        parts: dimensions that are checked in parts of so many elements each, since the kernel writes them so.
+    """
 
     value: Formula
     where: Formula | None = None
+    parts: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,8 @@ class Invariant:
         ghosts: references in lock step.
         auxiliary: buffers that only the proof has.
         positive: free or auxiliary buffers whose elements are positive; the range layer proves and uses it.
+        definitions: functions by which the formulas abbreviate others, by name. They are opaque but in the checks that
+            need what they stand for.
         unfold: another loop and an iteration s of it, at least 1, from the state: in the checks the free buffers of that
             loop at the head of s are replaced by what the body made them from those of s - 1.
     """
@@ -109,6 +121,7 @@ class Invariant:
     ghosts: tuple[Ghost, ...] = ()
     auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
+    definitions: Mapping[str, Callable[..., Form]] = field(default_factory=dict)
     unfold: tuple[str, Callable[[State], Form]] | None = None
 
 
@@ -197,6 +210,12 @@ class Induction:
         self.lost = [m for m in changed if m not in self.memories.values()]
         algebra.contents = saved
         algebra.execution.rewind(mark)
+
+    def written_out(self, p: Form) -> Form:
+        """The form with the abbreviations of the invariant replaced by what they stand for."""
+        for name, definition in self.invariant.definitions.items():
+            p = nf.replace(p, name, definition)
+        return p
 
     # States
 
@@ -301,7 +320,7 @@ class Induction:
             memory = self.memories[name]
             lane = self.algebra.lane(memory)
             shape = [ONE if d in lane else dim.form for d, dim in enumerate(memory.shape)]
-            for place in elements(shape, self.facts):
+            for place in elements(shape, self.facts, parts=determined.parts):
                 index = tuple(lane.get(d, i) for d, i in enumerate(place))
                 condition = determined.where(state, *index) if determined.where else ONE
                 if self.facts.decide(condition) is False:
@@ -370,4 +389,7 @@ class Induction:
                 kernel = induction.unfolded(kernel, iteration(state))
                 reference = induction.unfolded(reference, iteration(state))
         shown = holds(kernel, reference, self.facts)
+        if not shown and self.invariant.definitions:
+            kernel, reference = (self.written_out(p) for p in (kernel, reference))
+            shown = holds(kernel, reference, self.facts, _SPLITS)
         self.algebra.execution.equations.append(Equation(statement, shown, kernel, reference))

@@ -4,11 +4,12 @@ Every expression of the symbolic reading is a ``Form``, of the ring in ``ring``.
 constructor that rewrites by these laws, and no others:
 
     exp(a + b) = exp(a) exp(b), exp(log x) = x          [p < 0] = 1 - [p >= 0]
+    log(exp(a) x) = a + log x
     sums are linear; constants leave them               Sum_{k < n+1} f = Sum_{k < n} f + f(n), n natural
     max is associative, commutative and idempotent      a sum or maximum over few elements is written out
     floor((a n + b) / n) = a + floor(b / n), n constant
 
-The law exp(log x) = x holds where x is positive: the range layer proves that of every logarithm of a kernel. Two forms
+The laws of log hold where x is positive: the range layer proves that of every logarithm of a kernel. Two forms
 that are not the same object may still denote the same function; ``equality.equal`` decides that for rational functions of
 the atoms. The ring's operations that go with any use of atoms are part of this module's interface.
 """
@@ -16,7 +17,7 @@ the atoms. The ring's operations that go with any use of atoms are part of this 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,7 +28,7 @@ from typing import ClassVar, Literal
 from .constants import CONSTANTS
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
-from .ring import Atom, Change, Rational, Rewriting, number_of, of_terms, support_of
+from .ring import Atom, Change, Monomial, Rational, Rewriting, common_monomial, number_of, of_terms, support_of
 from .ring import Form as Form
 from .ring import atom_of as atom_of
 from .ring import form as form
@@ -38,6 +39,8 @@ from .ring import support as support
 
 LONGEST_SUM, LONGEST_MAX = 16, 64
 """The largest constant extents for which a sum, or a maximum, is written out."""
+WHERE = "where"
+"""In a maximum: a condition, and the value that counts where it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +202,11 @@ def exp(p: Form) -> Form:
 
 
 def log(p: Form) -> Form:
-    """log(p), opaque but for the logarithm of an exp."""
-    if len(p.terms) == 1:
-        ((monomial, coefficient),) = p.terms.items()
-        if coefficient == 1:
-            atoms = [(atom_of(a), e) for a, e in monomial]
-            if all(isinstance(a, Exp) for a, _ in atoms):
-                return reduce(Form.__add__, (a.argument * e for a, e in atoms if isinstance(a, Exp)), ZERO)
-    return apply("log", p)
+    """log(p), opaque but for the exps that are factors of it."""
+    powers = [(a, e) for a, e in common_monomial(p) if isinstance(atom_of(a), Exp)]
+    rest = p * of_terms({tuple((a, -e) for a, e in powers): 1})
+    inside = [a.argument * e for a, e in ((atom_of(a), e) for a, e in powers) if isinstance(a, Exp)]
+    return reduce(Form.__add__, inside, ZERO if rest is ONE else apply("log", rest))
 
 
 def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
@@ -268,9 +268,35 @@ def tiled(extent: Form | Rational, block: int, *, strided: bool = False) -> Iter
         _tilings.update(before)
 
 
+Rule = Callable[[Callable[[Form], Form]], Form | None]
+"""From the body of a sum what the sum is, or None."""
+_rules: dict[Form, Rule] = {}
+
+
+@contextmanager
+def ruled(rules: Mapping[Form, Rule]) -> Iterator[None]:
+    """Inside, a sum over one of the extents is what its rule says of its body, if it says anything."""
+    before = dict(_rules)
+    _rules.update(rules)
+    try:
+        yield
+    finally:
+        _rules.clear()
+        _rules.update(before)
+
+
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     """Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
+    if extent in _rules:
+        rules = dict(_rules)
+        _rules.clear()
+        try:
+            known = rules[extent](body)
+        finally:
+            _rules.update(rules)
+        if known is not None:
+            return known
     if extent in _tilings:
         return _tiled_sum(extent, *_tilings[extent], body)
     size = extent.constant
@@ -281,12 +307,55 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
         return summation(shorter, body) + body(shorter)
     index = fresh("k")
     (((number, _),),) = index.terms
+    return (_distributed if _splitting else _undivided)(extent, body(index), number)
+
+
+_splitting: list[bool] = []
+
+
+@contextmanager
+def splitting() -> Iterator[None]:
+    """Inside, a term of a sum's body that becomes several terms when the variable is bound becomes several sums.
+
+    Then equal sums are the same more often, but there are more of them.
+    """
+    _splitting.append(True)
+    try:
+        yield
+    finally:
+        _splitting.pop()
+
+
+def _undivided(extent: Form, body: Form, number: int) -> Form:
     result = ZERO
-    for monomial, coefficient in body(index).terms.items():
-        inner = tuple((a, e) for a, e in monomial if number in support_of(a))
-        outer = monomial_form(tuple(p for p in monomial if p not in inner), coefficient)
-        result = result + outer * (_close("sum", extent, monomial_form(inner), number) if inner else extent)
+    for monomial, coefficient in body.terms.items():
+        outer, inner = _factors(monomial, coefficient, number)
+        result = result + outer * (_close("sum", extent, inner, number) if inner is not ONE else extent)
     return result
+
+
+def _factors(monomial: Monomial, coefficient: Rational, number: int) -> tuple[Form, Form]:
+    """A term as a factor that does not depend on a variable and one that does."""
+    inner = tuple((a, e) for a, e in monomial if number in support_of(a))
+    return monomial_form(tuple(p for p in monomial if p not in inner), coefficient), monomial_form(inner)
+
+
+def _distributed(extent: Form, body: Form, number: int) -> Form:
+    """The sum of a body over the variable of that number: one for each term, without the factors that do not depend on it."""
+    result = ZERO
+    for monomial, coefficient in body.terms.items():
+        outer, inner = _factors(monomial, coefficient, number)
+        result = result + outer * (_sum(extent, inner, number) if inner is not ONE else extent)
+    return result
+
+
+def _sum(extent: Form, body: Form, number: int) -> Form:
+    """The same of a body of one term; under another name of the variable it may have several."""
+    level = 1 + height(body)
+    bound = number_of(Bound(level))
+    if number == bound:
+        return of_atom(Big("sum", level, extent, body))
+    return _distributed(extent, substitute(body, {number: of_atom(Bound(level))}), bound)
 
 
 def _tiled_sum(extent: Form, blocks: Form, block: Form, strided: bool, body: Callable[[Form], Form]) -> Form:
@@ -309,6 +378,13 @@ def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     index = fresh("k")
     (((number, _),),) = index.terms
     return _close("max", extent, body(index), number)
+
+
+def conditional_maximum(extent: Form, body: Callable[[Form], tuple[Form, Form]]) -> Form:
+    """The largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
+    index = fresh("k")
+    (((number, _),),) = index.terms
+    return _close("max", extent, apply(WHERE, *body(index)), number)
 
 
 def is_natural(p: Form) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Self, TypeVar
 
 from . import normal_form as nf
+from .entailment import Facts
 from .errors import Unsupported
 from .extended import Value
 from .normal_form import ONE, ZERO, Form
@@ -26,31 +29,56 @@ class Dispatched:
 
 
 class Extent(Dispatched):
-    """A size that is not constant. A reference may compute with it, but not decide on it: the proof is for every size."""
+    """A size that is not constant.
+
+    A reference may compute with it, but not decide on it: the proof is for every size. But it may ask whether the size is
+    0 where ``deciding`` knows.
+    """
 
     def __init__(self, form: Form) -> None:
         self.form = form
 
-    def __add__(self, other: Any) -> Extent:
-        return Extent(self.form + _form(other))
+    def __add__(self, other: Any) -> Any:
+        return NotImplemented if isinstance(other, PullArray) else Extent(self.form + _form(other))
 
     def __sub__(self, other: Any) -> Extent:
         return Extent(self.form - _form(other))
 
-    def __mul__(self, other: Any) -> Extent:
-        return Extent(self.form * _form(other))
+    def __mul__(self, other: Any) -> Any:
+        return NotImplemented if isinstance(other, PullArray) else Extent(self.form * _form(other))
+
+    def __floordiv__(self, divisor: int) -> Extent:
+        return Extent(nf.floordiv(self.form, divisor))
 
     __radd__, __rmul__ = __add__, __mul__
+
+    def __bool__(self) -> bool:
+        """Whether it is not 0, where that is known."""
+        known = _facts[-1].decide(nf.indicator("ge", self.form - 1, integer=True)) if _facts else None
+        return self._decision() if known is None else known
 
     def _decision(self, *_: Any) -> Any:
         raise Unsupported(f"a decision of the reference on the size {self.form}")
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __index__ = _decision
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __index__ = _decision
     __hash__ = object.__hash__
 
 
 def _form(n: Any) -> Form:
     return n.form if isinstance(n, Extent) else nf.form(n)
+
+
+_facts: list[Facts] = []
+
+
+@contextmanager
+def deciding(facts: Facts) -> Iterator[None]:
+    """Inside, the facts decide whether a size is 0."""
+    _facts.append(facts)
+    try:
+        yield
+    finally:
+        _facts.pop()
 
 
 class Device(Dispatched):
@@ -159,9 +187,11 @@ class PullArray:
 
 
 def _index(t: T, keys: list[Any]) -> T:
-    """New dimensions, integers, slices with step 1, and at most one tensor of integers."""
+    """New dimensions, integers, slices with step 1, and tensors of integers side by side, which are broadcast."""
     shape: list[Form] = []
     places: list[Callable[[tuple[Form, ...]], Form]] = []
+    common: tuple[Form, ...] = ()
+    first = last = 0
     dim = 0
     for place, given in enumerate(keys):
         key = given.form if isinstance(given, Extent) else given
@@ -175,21 +205,30 @@ def _index(t: T, keys: list[Any]) -> T:
             new = len(shape)
             places.append(lambda i, new=new, start=start: i[new] + start)  # type: ignore[misc]
             shape.append(stop - start)
-        elif (
-            isinstance(key, PullArray)
-            and key.integer
-            and not hasattr(key, "__or__")
-            and not any(isinstance(k, PullArray) for k in keys[:place])
-        ):
-            first, last = len(shape), len(shape) + key.ndim
-            places.append(lambda i, key=key, first=first, last=last: key.at(*i[first:last]))  # type: ignore[misc]
-            shape += key.form_shape
+        elif isinstance(key, PullArray) and key.integer and not hasattr(key, "__or__"):
+            before = [k for k in keys[:place] if isinstance(k, PullArray)]
+            if not before:
+                together = list(itertools.takewhile(lambda k: isinstance(k, PullArray), keys[place:]))
+                common = broadcast_shapes(*(k.form_shape for k in together))
+                first, last = len(shape), len(shape) + len(common)
+                shape += common
+            elif not isinstance(keys[place - 1], PullArray):
+                raise Unsupported("indexing with tensors that are not side by side")
+            wide = key.expand(*common)
+            places.append(lambda i, wide=wide, first=first, last=last: wide.at(*i[first:last]))  # type: ignore[misc]
         elif isinstance(key, (int, Form)):
             element = nf.form(key) if isinstance(key, Form) or key >= 0 else extent + key
             places.append(lambda _, element=element: element)  # type: ignore[misc]
         else:
             raise Unsupported(f"indexing with {type(key).__name__}")
     return type(t)(shape, lambda *i: t.value(*(at(i) for at in places)), integer=t.integer)
+
+
+def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:
+    """The common shape of several."""
+    rank = max(map(len, shapes))
+    dims = zip(*((ONE,) * (rank - len(shape)) + tuple(shape) for shape in shapes), strict=True)
+    return tuple(next((n for n in dim if n is not ONE), ONE) for dim in dims)
 
 
 def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:

@@ -2,11 +2,13 @@
 
 The level is the tile level: the PrimFunc as its factory returns it, or after the launch has been materialised. A block's
 threads run in lock step: between two statements every thread has finished the first. That is what a kernel free of races
-does; races are the business of another layer. Barriers therefore change no value. This file says what each statement
-means; ``expressions`` says it of expressions and memory, ``tile_operations`` of the operations on tiles.
+does; races are the business of another layer. Barriers therefore change no value. Products and copies that are under way
+while the threads go on are read as done where they are issued; that the kernel waits for them before it uses them is not
+looked at here. This file says what each statement means; ``expressions`` says it of expressions and memory,
+``tile_operations`` of the operations on tiles.
 
-Not modelled, and rejected: asynchronous copies by hand, pointers but for that of an atomic addition, scopes other than
-global, shared, fragment and local, tile operations under a condition that differs between threads.
+Not modelled, and rejected: pointers but for that of an atomic addition, scopes other than global, shared, fragment and
+local, tile operations under a condition that differs between threads.
 """
 
 from __future__ import annotations
@@ -33,6 +35,13 @@ _SCOPES: dict[str, Scope] = {
 }
 _SERIAL, _PARALLEL, _VECTORIZED, _UNROLLED, _THREAD = range(5)  # tirx.ForKind
 _BARRIERS = ("tirx.tvm_storage_sync",)
+_WAITS = (
+    "tirx.ptx_commit_group",
+    "tirx.ptx_wait_group",
+    "tl.wait_wgmma",
+    "tl.fence_proxy_async",
+    "tl.warpgroup_fence_operand",
+)
 _DIMENSIONS = ("x", "y", "z")
 _TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
 _SOURCE = "pragma_import_c"  # C text that the kernel brings along
@@ -261,9 +270,12 @@ class Machine(TileOperations[V]):
             "tl.tileop.copy": self._copy,
             "tl.tileop.reduce": self._reduce,
             "tl.tileop.gemm": self._gemm,
+            "tl.tileop.wgmma_gemm": self._gemm,
         }
         if name in _BARRIERS:
             self.algebra.barrier()
+            return
+        if name in _WAITS and self._written is None:
             return
         if name == "tl.atomic_add_elem_op" and self._written is None:
             self._atomic_add(call)

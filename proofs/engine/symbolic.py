@@ -31,6 +31,7 @@ from .expressions import describe, is_integer
 from .extended import Value
 from .invariants import Induction, Invariant, induct
 from .normal_form import ONE, ZERO, Form
+from .ring import Rewriting
 from .semantics import Machine
 
 _LONGEST = 1024
@@ -120,17 +121,21 @@ class Execution:
                 del self.writes[name], self.sites[name]
         del self.equations[equations:], self.obligations[obligations:]
 
-    def compare(self, output: str, reference: Callable[..., Form | Value]) -> list[Equation]:
-        """Each element that the kernel writes to an output against the reference at the same index."""
+    def compare(self, output: str, reference: Callable[..., Form | Value], *rewritings: Rewriting) -> list[Equation]:
+        """Each element that the kernel writes to an output, rewritten, against the reference at the same index."""
         result = []
         for write, site in zip(self.writes.get(output, []), self.sites.get(output, []), strict=True):
             with self.facts.assuming(*write.path):
                 wanted = reference(*write.index)
                 wanted = wanted if isinstance(wanted, Value) else Value(wanted)
                 place = ", ".join(map(str, write.index))
-                shown = self._same(write.value, wanted)
+                form, finite = write.value.form, write.value.finite
+                for rewriting in rewritings:
+                    form, finite = rewriting(form), rewriting(finite)
+                value = Value(form, finite, write.value.sign)
+                shown = self._same(value, wanted)
                 statement = f"{output}[{place}] is the reference's"
-                result.append(Equation(statement, shown, write.value.form, wanted.form, site))
+                result.append(Equation(statement, shown, value.form, wanted.form, site))
         if not result:
             result.append(Equation(f"{output} is written", False, ZERO, ZERO))
         return result
@@ -327,21 +332,29 @@ class Symbols:
         """A sum, written out or not, of finite values; a maximum or minimum."""
         size = extent.real.constant
         if kind != "sum" and size is not None and size <= nf.LONGEST_MAX:
-            first, *rest = [body(Value(nf.form(k))) for k in range(int(size))]
+            first = body(Value(ZERO))
+            if kind == "max" and first.finite is not ONE and first.sign < 0 and size > 2:
+                return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
+            rest = [body(Value(nf.form(k))) for k in range(1, int(size))]
             if kind == "max":
                 return reduce(extended.maximum, rest, first)
             negated = reduce(extended.maximum, map(extended.negative, rest), extended.negative(first))
             return extended.negative(negated)
 
         def element(k: Form) -> Form:
-            self.facts.bound_fresh(k, extent.form)
-            value = body(Value(k)).real
+            value = self._bounded(k, extent.form, body).real
             return -value if kind == "min" else value
 
         if kind == "sum":
             return Value(nf.summation(extent.form, element))
         largest = nf.big_maximum(extent.form, element)
         return Value(-largest if kind == "min" else largest)
+
+    def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
+        """The body at an index below the extent: a fresh variable, or where a sum is tiled an expression with one."""
+        self.facts.bound_fresh(k, extent)
+        with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [_below(k, extent)])):
+            return body(Value(k))
 
     def _require(self, kind: Kind, value: Value) -> None:
         self.execution.require(kind, value, self.facts.path, describe(self.site))
@@ -363,6 +376,9 @@ class Symbols:
 
     def grid(self, dimension: Dimension, extent: Value) -> Iterator[Value]:
         """One symbolic block."""
+        if extent.form is ONE:
+            yield Value(ZERO)
+            return
         variable = block(dimension)
         self.facts.bound(variable, extent.form)
         yield Value(variable)
@@ -506,6 +522,10 @@ def quotient(a: Form, b: Form, facts: Facts) -> Form:
     whole, rest = nf.multiple(a, int(divisor))
     within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", divisor - 1 - rest, integer=True)
     return whole if facts.holds(within) else nf.floordiv(a, int(divisor))
+
+
+def _below(k: Form, extent: Form) -> Form:
+    return nf.indicator("ge", extent - 1 - k, integer=True)
 
 
 def _is_range(condition: Form, axes: Sequence[Axis]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 import torch
@@ -21,7 +22,7 @@ from .cutting import recorded
 from .errors import Unsupported
 from .extended import Value
 from .normal_form import ONE, ZERO, Form
-from .pull_array import Extent, PullArray
+from .pull_array import Extent, PullArray, broadcast_shapes
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool
@@ -36,8 +37,11 @@ class SymbolicTensor(PullArray):
 
     double = bfloat16 = half = float
 
-    def view(self, dtype: torch.dtype) -> SymbolicTensor:
-        """The bits of fp32 numbers as integers."""
+    def view(self, *shape: Any) -> SymbolicTensor:
+        """The bits of fp32 numbers as integers; or a row with new dimensions of size 1."""
+        if sorted(set(map(str, shape))) == ["-1", "1"] and shape.count(-1) == self.ndim == 1:
+            return self[tuple(slice(None) if n == -1 else None for n in shape)]
+        (dtype,) = shape
         if dtype is not torch.int32 or self.integer:
             raise Unsupported(f"a view as {dtype}")
         return SymbolicTensor(self.form_shape, lambda *i: extended.bits(self.value(*i)), integer=True)
@@ -174,6 +178,27 @@ class SymbolicTensor(PullArray):
         """The square root."""
         return self._map(lambda a: Value(nf.apply("sqrt", a.real)))
 
+    def sigmoid(self) -> SymbolicTensor:
+        """1 / (1 + exp(-x))."""
+        return 1 / (1 + (-self).exp())
+
+    def nan_to_num(self, *_: Any) -> SymbolicTensor:
+        """The same number."""
+        return self._map(lambda a: Value(a.real))
+
+    def new_zeros(self, *shape: Any) -> SymbolicTensor:
+        """Zeros of a shape."""
+        sizes: list[Any] = list(shape)
+        return SymbolicTensor(sizes, lambda *_: Value(ZERO), integer=self.integer)
+
+    def unfold(self, dim: Integer, size: Integer, step: Integer) -> SymbolicTensor:
+        """Each stretch of ``size`` elements of a dimension, along a new last one."""
+        if step != 1:
+            raise Unsupported(f"unfold with step {step}")
+        d = dim % self.ndim
+        shape: list[Any] = [*self.form_shape[:d], self.form_shape[d] - size + 1, *self.form_shape[d + 1 :], size]
+        return SymbolicTensor(shape, lambda *i: self.value(*i[:d], i[d] + i[-1], *i[d + 1 : -1]), integer=self.integer)
+
     def relu(self) -> SymbolicTensor:
         """max(x, 0)."""
         return self.clamp(0)
@@ -184,7 +209,7 @@ class SymbolicTensor(PullArray):
         if min is not None:
             result = result._zip(min, extended.maximum)
         if max is not None:
-            result = -(-result)._zip(-max, extended.maximum)
+            result = -(-result)._zip(-tensor(max), extended.maximum)
         return result
 
     def masked_fill(self, mask: SymbolicTensor, value: Any) -> SymbolicTensor:
@@ -271,6 +296,11 @@ class Mask(SymbolicTensor):
         """The same."""
         return self
 
+    def any(self, dim: Any = None, keepdim: Truth = False) -> Mask:
+        """Whether one is true along dimensions: their number is at least 1."""
+        count = SymbolicTensor(self.form_shape, self._element, integer=True).sum(dim, keepdim)
+        return count >= 1
+
     def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
         if isinstance(other, Mask) or function in (extended.add, extended.divide):
             raise Unsupported("arithmetic of truth values")
@@ -282,6 +312,63 @@ class Mask(SymbolicTensor):
     __neg__ = __add__ = __radd__ = __sub__ = __rsub__ = __pow__ = _number
 
 
+class Joined(SymbolicTensor):
+    """Tensors one after the other along their last dimension: sums and maxima along it are those of the parts."""
+
+    def __init__(self, parts: Sequence[SymbolicTensor]) -> None:
+        self.parts = tuple(parts)
+        last = sum((p.form_shape[-1] for p in parts), ZERO)
+        super().__init__((*parts[0].form_shape[:-1], last), self._unknown, integer=all(p.integer for p in parts))
+
+    def _unknown(self, *_: Form) -> Value:
+        raise Unsupported("an element of tensors put together")
+
+    def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
+        return Joined([p._map(function) for p in self.parts])
+
+    def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
+        """With a tensor that is the same all along the last dimension."""
+        b = tensor(other)
+        if b.ndim and b.form_shape[-1] is not ONE:
+            raise Unsupported("an operation on tensors put together and a tensor of their width")
+        return Joined([p._zip(b, function, whole=whole) for p in self.parts])
+
+    def _last(self, dim: Any) -> None:
+        if dim not in (-1, self.ndim - 1):
+            raise Unsupported(f"a reduction of tensors put together along {dim}")
+
+    def split(self, sizes: Sequence[Any], dim: Any = 0) -> tuple[SymbolicTensor, ...]:
+        """The parts again."""
+        self._last(dim)
+        if [tensor(n).at() for n in sizes] != [p.form_shape[-1] for p in self.parts]:
+            raise Unsupported("a split elsewhere than where tensors were put together")
+        return self.parts
+
+    def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The sum along the last dimension."""
+        self._last(dim)
+        first, *rest = (p.sum(-1, keepdim) for p in self.parts)
+        return reduce(SymbolicTensor.__add__, rest, first)
+
+    def any(self, dim: Any = None, keepdim: Truth = False) -> Mask:
+        """Whether one is true along the last dimension."""
+        if not all(isinstance(p, Mask) for p in self.parts):
+            raise Unsupported("any of numbers")
+        counts = [SymbolicTensor(p.form_shape, p._element, integer=True) for p in self.parts]
+        return Joined(counts).sum(dim, keepdim) >= 1
+
+    def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The maximum along the last dimension."""
+        self._last(dim)
+
+        def element(*i: Form) -> Value:
+            parts = ((p.form_shape[-1], lambda k, p=p: p.value(*i, k)) for p in self.parts)
+            return extended.largest(*parts)
+
+        result = SymbolicTensor(self.form_shape[:-1], element)
+        return result.unsqueeze(-1) if keepdim else result
+
+
 def _to_number(t: SymbolicTensor, floating: bool) -> SymbolicTensor:
     return t.float() if floating else t.long()
 
@@ -291,7 +378,7 @@ def tensor(value: Any) -> SymbolicTensor:
     if isinstance(value, SymbolicTensor):
         return value
     if isinstance(value, Extent):
-        value = value.form
+        return SymbolicTensor((), lambda: Value(value.form), integer=True)
     if isinstance(value, Form):
         return SymbolicTensor((), lambda: Value(value), integer=nf.is_natural(value))
     if isinstance(value, torch.Tensor) and value.numel() == 1:
@@ -312,13 +399,6 @@ def symbolic_input(
     return SymbolicTensor(shape, lambda *index: kind(nf.read(name, *index)), integer=integer)
 
 
-def broadcast_shapes(a: Sequence[Form], b: Sequence[Form]) -> tuple[Form, ...]:
-    """The common shape of two."""
-    rank = max(len(a), len(b))
-    a, b = (ONE,) * (rank - len(a)) + tuple(a), (ONE,) * (rank - len(b)) + tuple(b)
-    return tuple(n if m is ONE else m for m, n in zip(a, b, strict=True))
-
-
 def broadcast(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor]:
     """Both in their common shape."""
     shape = broadcast_shapes(a.form_shape, b.form_shape)
@@ -336,20 +416,26 @@ def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTenso
     return SymbolicTensor(c.form_shape, lambda *i: extended.select(c.at(*i), a.value(*i), b.value(*i)), integer=integer)
 
 
-def arange(end: Any, *, device: Any = None, dtype: torch.dtype = torch.int64) -> SymbolicTensor:
-    """0, 1, ..., end - 1."""
-    if dtype.is_floating_point:
-        raise Unsupported("torch.arange of floats")
-    return SymbolicTensor((end,), lambda i: Value(i), integer=True)
+def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> SymbolicTensor:
+    """0, 1, ..., end - 1, or from another start on."""
+    if dtype.is_floating_point or len(ends) > 2:
+        raise Unsupported("torch.arange of floats, or with a step")
+    start, end = (tensor(x).at() for x in (0, *ends)[-2:])
+    return SymbolicTensor((end - start,), lambda i: Value(start + i), integer=True)
 
 
 def pad(
     t: SymbolicTensor, amounts: Sequence[Integer], mode: str = "constant", value: float | None = None
 ) -> SymbolicTensor:
-    """torch.nn.functional.pad of the last dimension with a constant."""
-    if mode != "constant" or len(amounts) != 2 or min(amounts) < 0:
+    """torch.nn.functional.pad of the last dimensions with a constant."""
+    if mode != "constant" or min(amounts) < 0:
         raise Unsupported(f"pad {tuple(amounts)} of mode {mode}")
+    if len(amounts) > 2:
+        inner = pad(t.transpose(-1, -len(amounts) // 2), amounts[-2:], mode, value)
+        return pad(inner.transpose(-1, -len(amounts) // 2), amounts[:-2], mode, value)
     before, after = amounts
+    if before == after == 0:
+        return t
     *lead, extent = t.form_shape
     fill = tensor(value or 0)
 
@@ -359,6 +445,13 @@ def pad(
         return extended.select(inside, t.value(*i[:-1], j), fill.value())
 
     return SymbolicTensor((*lead, extent + before + after), element, integer=t.integer and fill.integer)
+
+
+def cat(tensors: Sequence[SymbolicTensor], dim: Integer = 0) -> Joined:
+    """Tensors one after the other along their last dimension."""
+    if dim not in (-1, tensors[0].ndim - 1):
+        raise Unsupported(f"torch.cat along dimension {dim}")
+    return Joined(tensors)
 
 
 def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
@@ -397,6 +490,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "pad": pad,
     "where": where,
     "einsum": einsum,
+    "cat": cat,
+    "zeros_like": lambda t: t.new_zeros(*t.form_shape),
     "rsub": _rsub,
     "maximum": lambda a, b: tensor(a)._zip(b, extended.maximum),
     "div": lambda a, b: tensor(a) / b,
@@ -413,4 +508,6 @@ def _largest(extent: Form, element: Callable[[Form], Value]) -> Value:
         for k in range(1, int(size)):
             result = extended.maximum(result, element(nf.form(k)))
         return result
+    if element(nf.fresh("k")).finite is not ONE:
+        return extended.largest((extent, element))
     return Value(nf.big_maximum(extent, lambda k: element(k).real))

@@ -30,6 +30,9 @@ _MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|si
 _COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
 _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 
+# What reads shared memory from here on: nothing is known but that it does not read before.
+_READER = "tl.initialize_wgmma_descriptor"
+
 # Instructions whose effect the engine does not account for. Any other with an effect is refused: it might end a thread
 # or leave a loop, so that what follows would be wrongly taken to run.
 _UNMODELLED = re.compile(
@@ -155,7 +158,7 @@ def _pointer(
         for mode in ("read", "write"):
             if mask & (1 if mode == "read" else 2):
                 region = _region_of(translator, data, e)
-                name = None if collective else intrinsic
+                name = None if collective or intrinsic == _READER else intrinsic
                 index = (offset + within.term,)
                 recorder.access(Access(mode, region, index, recorder.context, collective, name))
 

@@ -36,8 +36,9 @@ def races(
 ) -> Analysis:
     """The conditions of race freedom, kind "race", and of uniform barriers, kind "barrier", of the kernel as shipped.
 
-    Modelled: loads, stores and warp-wide matrix loads; barriers of the whole block, in loops and uniform branches. Not
-    modelled, and listed: accesses by asynchronous copies, atomics and other intrinsics, and the order they impose.
+    Modelled: loads, stores, warp-wide matrix loads and stores; that a product by wgmma reads its operands after its
+    descriptor is made, but not how long; barriers of the whole block, in loops and uniform branches. Not modelled, and
+    listed: accesses by asynchronous copies, atomics and other intrinsics, and the order they impose.
     Repeated writes to one output element are coverage.py's. A global element that two threads exchange across a barrier
     is reported as a race.
 
@@ -46,14 +47,17 @@ def races(
     """
     guards = extract.shipped_with_guards(pass_configs)
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
-    thread, device = walk(lowered.thread, hypotheses), walk(lowered.device, hypotheses)
-    conditions = [
-        *(_uniform(b, hypotheses) for b in barriers(device.skeleton)),
-        *_shared(device, hypotheses),
-        *_global(thread, hypotheses),
-    ]
-    unmodelled = thread.unmodelled | device.unmodelled
-    return Analysis(tuple(conditions), unmodelled, sites(device, hypotheses))
+    thread = walk(lowered.thread, hypotheses)
+    within = within_blocks(lowered.device, hypotheses)
+    conditions = (*within.conditions, *_global(thread, hypotheses))
+    return Analysis(conditions, thread.unmodelled | within.unmodelled, within.sites)
+
+
+def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
+    """The conditions on the threads of one block: of shared memory, and of the barriers."""
+    trace = walk(device, hypotheses)
+    conditions = (*(_uniform(b, hypotheses) for b in barriers(trace.skeleton)), *_shared(trace, hypotheses))
+    return Analysis(conditions, trace.unmodelled, sites(trace, hypotheses))
 
 
 def _common(hypotheses: Hypotheses, *names: str) -> Renaming:

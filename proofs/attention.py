@@ -35,6 +35,7 @@ from .engine.extended import Value
 from .engine.invariants import Determined, Invariant, State
 from .engine.normal_form import ONE, ZERO, Form
 from .engine.pull_array import deciding
+from .engine.ranges import Waiver
 from .engine.ring import Rewriting
 from .engine.symbolic import Execution, block, execute
 from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
@@ -42,6 +43,9 @@ from .engine.verify import Compare, Compared
 from .suite import Proof
 
 RANGES = Static(int, 1, 64)
+SINK_ALONE = Waiver(
+    "sink[", "exp", "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit"
+)
 
 
 def contract(whole: Contract, cfg: Config) -> Contract:
@@ -69,9 +73,46 @@ def statics(cfg: Config, *names: str) -> Mapping[str, float]:
     return {name: getattr(cfg, name) for name in (*names, "ranges")}
 
 
-def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Iterator[Proof]:
+def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Proof:
     """The proof of the kernel that combines the ranges."""
-    yield Proof(op, combine(cfg), combining(whole), statics(cfg, "H", "D"), None, PASS_CONFIGS, **more)
+    given, waivers = statics(cfg, "H", "D"), (SINK_ALONE,)
+    return Proof(
+        op, combine(cfg), combining(whole), given, _combining(cfg, whole), PASS_CONFIGS, waivers=waivers, **more
+    )
+
+
+def weighed(outs: Any, lses: Any, sink: Any) -> tuple[Any, Any]:
+    """``out`` and ``lse`` of all keys from those of the ranges, over the reals.
+
+    With m_g = exp(lse_g), 0 where range g is empty: out = Σ m_g out_g / (Σ m_g + exp(sink)), lse = log Σ m_g.
+    """
+    mass = torch.where(lses < math.inf, lses, -math.inf).exp()
+    total = mass.sum(1)
+    some = total > 0
+    out = (mass.unsqueeze(-1) * outs).sum(1) / (total + sink.exp()).unsqueeze(-1)
+    return torch.where(some.unsqueeze(-1), out, 0.0), torch.where(some, total.log(), math.inf)
+
+
+def _combining(cfg: Config, whole: Contract) -> Compare:
+    """The kernel that combines ranges, against ``weighed``."""
+
+    def compared(kernel: Any, known: Facts) -> Compared:
+        done = execute(kernel, facts=known, infinite=("lses",))
+        inputs = _inputs(cfg, combining(whole), infinite=("lses",))
+        counted = sums.counted()
+
+        def wanted(result: Any) -> Callable[..., Value]:
+            def element(*index: Form) -> Value:
+                value = tensor(result).value(*index)
+                return Value(counted(value.form), counted(value.finite), value.sign)
+
+            return element
+
+        results = weighed(*inputs.values())
+        pairs = zip(("out", "lse"), results, strict=True)
+        return done, [e for name, result in pairs for e in done.compare(name, wanted(result), counted)]
+
+    return compared
 
 
 # A range of the keys
@@ -383,10 +424,12 @@ def _outcome(
                 yield from done.compare(name, wanted(number), spreading, counted)
 
 
-def _inputs(cfg: Config, whole: Contract) -> Mapping[str, SymbolicTensor]:
+def _inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mapping[str, SymbolicTensor]:
+    """The inputs of a contract by name, symbolic."""
+
     def size(n: int | str) -> Form:
         if isinstance(n, str):
-            return nf.form(getattr(cfg, n)) if n in ("H", "D") else nf.variable(n)
+            return nf.form(getattr(cfg, n)) if n in ("H", "D", "ranges") else nf.variable(n)
         return nf.form(n)
 
     return {
@@ -394,6 +437,7 @@ def _inputs(cfg: Config, whole: Contract) -> Mapping[str, SymbolicTensor]:
             spec.name,
             [sum(map(size, dim), ZERO) for dim in spec.dims],
             integer=not spec.dtypes[0].is_floating_point,
+            infinite=spec.name in infinite,
         )
         for spec in whole.inputs
     }

@@ -52,7 +52,10 @@ def compare(cfg: Config) -> Compare:
 
 def _proof(cfg: Config, **more: Any) -> Proof:
     statics = attention.statics(cfg, "H", "D", "window", "scale", "ratio")
-    return Proof("hca", hca_fwd(cfg), attention.contract(HCA, cfg), statics, None, PASS_CONFIGS, **more)
+    waivers = (attention.SINK_ALONE,) if cfg.ranges == 1 else ()
+    return Proof(
+        "hca", hca_fwd(cfg), attention.contract(HCA, cfg), statics, compare(cfg), PASS_CONFIGS, waivers=waivers, **more
+    )
 
 
 def proofs() -> Iterator[Proof]:

@@ -60,6 +60,12 @@ class Raw(Value):
     form = finite = property(_number)
 
 
+def possibly_infinite(element: Form) -> Value:
+    """A number that is finite or +inf; which one, nothing says."""
+    finite = nf.indicator("ge", nf.apply("finite", element), integer=True)
+    return Value(finite * element, finite, 1)
+
+
 def _flip(sign: Literal[-1, 1]) -> Literal[-1, 1]:
     return 1 if sign < 0 else -1
 

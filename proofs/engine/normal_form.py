@@ -145,7 +145,8 @@ class Big(Atom):
         return self.extent, self.body
 
     def _rebuild(self, change: Change) -> Form:
-        build = summation if self.operator == "sum" else big_maximum
+        conditional = any(isinstance(a := atom_of(n), Apply) and a.function == WHERE for m in self.body.terms for n, _ in m)
+        build = summation if self.operator == "sum" else _bound_maximum if conditional else big_maximum
         return build(change(self.extent), lambda k: change(opened(self, k)))
 
 
@@ -382,9 +383,13 @@ def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
 
 def conditional_maximum(extent: Form, body: Callable[[Form], tuple[Form, Form]]) -> Form:
     """The largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
+    return _bound_maximum(extent, lambda k: apply(WHERE, *body(k)))
+
+
+def _bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
     index = fresh("k")
     (((number, _),),) = index.terms
-    return _close("max", extent, apply(WHERE, *body(index)), number)
+    return _close("max", extent, body(index), number)
 
 
 def is_natural(p: Form) -> bool:

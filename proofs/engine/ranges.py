@@ -7,7 +7,8 @@ make a NaN are rejected earlier, by the symbolic execution itself. Overflow and 
 modelled: a denominator that is positive over the reals may round to 0.
 
 The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
-known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms.
+known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The
+conditions under which an operation runs are hypotheses.
 """
 
 from __future__ import annotations
@@ -82,32 +83,36 @@ def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
 
 def _condition(obligation: Obligation, execution: Execution) -> Condition:
     linear = Linear(execution.positive)
-    values = [linear.real(p) for p in _cases(_where_finite(obligation), execution.facts)]
+    operands = _where_finite(obligation), obligation.value.finite, *obligation.path
+    forms = [execution.facts.decide_all(p) for p in operands]
+    cases = [[linear.real(p) for p in case] for case in _cases(forms, execution.facts)]
     goal: Mapping[str, Callable[[Any], Any]] = {
         "exp": lambda value: value <= 0,
         "nonzero": lambda value: z3.Or(value > 0, value < 0),
         "positive": lambda value: value > 0,
         "nonnegative": lambda value: value >= 0,
     }
-    goals = [goal[obligation.kind](value) for value in values]
+    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal[obligation.kind](value)) for value, *here in cases]
     statement = f"{_GOALS[obligation.kind]}: {obligation.value.form}"
     return Condition("range", statement, tuple(linear.facts), z3.And(*goals), Site(obligation.site))
 
 
-def _cases(p: Form, facts: Facts) -> list[Form]:
-    """The form for every value of each index, of few values, that a maximum in the form runs over.
+def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
+    """The forms for every value of each index, of few values, that a maximum in the first one runs over.
 
-    Those are the variables that occur in the form, but in none of its maxima: x[i, j] - max(x[i, 0], x[i, 1], ...).
+    Those are the variables that occur in that form, but in none of its maxima: x[i, j] - max(x[i, 0], x[i, 1], ...).
     """
-    maxima = [n for n in nf.support(p) if isinstance(nf.atom_of(n), nf.Max)]
+    support = nf.support(forms[0])
+    maxima = [n for n in support if isinstance(nf.atom_of(n), nf.Max)]
+    cases: list[Sequence[Form]] = [forms]
     if not maxima:
-        return [p]
+        return cases
     inside = frozenset[int]().union(*map(support_of, maxima))
-    cases = [p]
-    for number in sorted(nf.support(p) - inside):
+    for number in sorted(support - inside):
         extent = facts.extent(number)
         if extent is not None and extent * len(cases) <= _CASES:
-            cases = [nf.substitute(case, {number: nf.form(k)}) for case in cases for k in range(extent)]
+            values = [{number: nf.form(k)} for k in range(extent)]
+            cases = [[nf.substitute(p, value) for p in case] for case in cases for value in values]
     return cases
 
 
@@ -208,7 +213,11 @@ class Linear:
         return self._unknowns[monomial]
 
     def _describe(self, atom: Atom, unknown: Any) -> None:
-        """A maximum is at least each entry whose condition holds, and is one of them."""
+        """A maximum is at least each entry whose condition holds, and is one of them; a condition is 1 where it holds.
+
+        If a sum of conditions has to be at least 1, each of them implies that. Of the entries and conditions that a variable
+        runs over, those at each of its values are taken, if they are few.
+        """
         match atom:
             case nf.Max(entries):
                 ordered = sorted(entries, key=lambda e: (e[0].id, e[1].id))
@@ -216,5 +225,46 @@ class Linear:
                 values = [self.real(v) for _, v in ordered]
                 self.facts += [z3.Implies(h, unknown >= v) for h, v in zip(holds, values, strict=True)]
                 self.facts.append(z3.Or(*[unknown == v for v in values]))
+            case nf.Big("max", _, extent, _):
+                for entry in (nf.opened(atom, nf.form(k)) for k in _few(extent)):
+                    for condition, value in _conditional(entry):
+                        self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
+            case nf.Indicator("ge", inner, integer):
+                self.facts.append(z3.Or(unknown == 0, unknown == 1))
+                if not integer:
+                    self.facts.append((unknown == 1) == (self.real(inner) >= 0))
+                if self._signs.form(inner + 1) is not None:
+                    self.facts += [self.real(c) <= unknown for c in _each(inner + 1) if _is_condition(c)]
             case nf.Indicator():
                 self.facts.append(z3.Or(unknown == 0, unknown == 1))
+
+
+def _few(extent: Form) -> range:
+    """The values below an extent, if it is constant and small."""
+    size = extent.constant
+    return range(int(size) if size is not None and size <= nf.LONGEST_MAX else 0)
+
+
+def _conditional(entry: Form) -> Iterator[tuple[Form, Form]]:
+    """The condition and the value of an entry of a maximum; of a value in no case but its own, nothing."""
+    for monomial in entry.terms if len(entry.terms) == 1 else ():
+        for number, _ in monomial:
+            atom = nf.atom_of(number)
+            if isinstance(atom, nf.Apply) and atom.function == nf.WHERE:
+                condition, value = atom.arguments
+                yield condition, value
+
+
+def _each(p: Form) -> Iterator[Form]:
+    """The summands of a form, and those of the sums in it over few values."""
+    for monomial, coefficient in p.terms.items():
+        big = nf.atom_of(monomial[0][0]) if len(monomial) == 1 else None
+        if isinstance(big, nf.Big) and big.operator == "sum" and monomial[0][1] == coefficient == 1:
+            yield from (nf.opened(big, nf.form(k)) for k in _few(big.extent))
+        else:
+            yield nf.monomial_form(monomial, coefficient)
+
+
+def _is_condition(p: Form) -> bool:
+    """Whether a form is a product of conditions."""
+    return list(p.terms.values()) == [1] and all(isinstance(nf.atom_of(a), nf.Indicator) for m in p.terms for a, _ in m)

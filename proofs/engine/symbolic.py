@@ -82,11 +82,13 @@ class Execution:
         positive: the functions, standing for free buffers, that invariants say are positive.
         facts: what is known of the integers.
         externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
-        raw: the float inputs whose elements may be any float; of the others they are taken to be finite.
+        raw: the float inputs whose elements may be any float.
+        infinite: those whose elements are finite or +inf; of the others they are taken to be finite.
     """
 
     facts: Facts
     raw: frozenset[str] = frozenset()
+    infinite: frozenset[str] = frozenset()
     writes: dict[str, list[Write]] = field(default_factory=dict)
     sites: dict[str, list[str]] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
@@ -155,6 +157,7 @@ def execute(
     invariants: Mapping[str, Invariant] | None = None,
     facts: Facts | None = None,
     raw: Sequence[str] = (),
+    infinite: Sequence[str] = (),
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
 
@@ -164,13 +167,14 @@ def execute(
         invariants: for loops to be cut, by loop name (``semantics.serial_loops``).
         facts: what the contract says of the sizes and of integer inputs.
         raw: float inputs of which the kernel uses only the bits; their elements may be any float.
+        infinite: float inputs whose elements may be +inf.
 
     Raises:
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
     facts = facts if facts is not None else Facts()
-    execution = Execution(facts, frozenset(raw))
+    execution = Execution(facts, frozenset(raw), frozenset(infinite))
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
     algebra = Symbols(execution, invariants or {})
@@ -449,6 +453,9 @@ class Symbols:
             self._read.add(memory.name)
             self._check_in_place(memory)
             element = nf.read(memory.name, *place)
+            if memory.name in self.execution.infinite:
+                possible = extended.possibly_infinite(element)
+                return Value(element) if self.facts.holds(possible.finite) else possible
             return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
         self._check_lane(memory, place, None)
         return self.contents[memory].read(place, self.facts)

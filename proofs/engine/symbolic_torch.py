@@ -392,10 +392,13 @@ def tensor(value: Any) -> SymbolicTensor:
 
 
 def symbolic_input(
-    name: str, shape: Sequence[Form | int], *, integer: bool = False, raw: bool = False
+    name: str, shape: Sequence[Form | int], *, integer: bool = False, raw: bool = False, infinite: bool = False
 ) -> SymbolicTensor:
-    """The input of that name, whose elements are the atoms that the kernel's reads are; ``raw``: any floats."""
-    kind = extended.Raw if raw else Value
+    """The input of that name, whose elements are the atoms that the kernel's reads are.
+
+    ``raw``: any floats; ``infinite``: numbers or +inf.
+    """
+    kind = extended.Raw if raw else extended.possibly_infinite if infinite else Value
     return SymbolicTensor(shape, lambda *index: kind(nf.read(name, *index)), integer=integer)
 
 

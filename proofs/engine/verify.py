@@ -323,8 +323,9 @@ def _equal(problem: Problem, name: str) -> Layer:
     hollow = guard(problem.contract, problem.hypotheses, NOTHING, problem.solve)
     proved = sum(e.holds for e in equations)
     floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
-    floats = [name for name in floats if name not in execution.raw]
-    assumed = [f"assumed: the elements of {', '.join(floats)} are finite"] if floats else []
+    finite = [name for name in floats if name not in execution.raw | execution.infinite]
+    assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
+    assumed += [f"assumed: the elements of {name} are finite or inf" for name in sorted(execution.infinite)]
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
     return Layer(
         name, len(equations), proved, hollow.checks, 0.0, failures + hollow.failures, statements=tuple(assumed)

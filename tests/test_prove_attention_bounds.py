@@ -83,6 +83,12 @@ def test_indices_may_be_anything() -> None:
     assert CSA.sizes["T"].low == CSA.sizes["K"].low == CSA.sizes["P"].low == 0
 
 
+def test_narrow_heads_admit_so_many_queries_that_their_rows_wrap() -> None:
+    cfg = configure(8, 64, 32, 0.125, 128, 1)
+    found = refuted(bounds(hca_fwd(cfg), hypotheses(hca_fwd, cfg), PASS_CONFIGS).conditions, "R_1")
+    assert {c.kind for c in found} == {"overflow"}
+
+
 WINDOW, COMPRESSED = "window_kv[b, rows[j], p * 64 + d]", "compressed_kv[b, rows[j], p * 64 + d]"
 INSIDE = "rows[j] >= 0 and rows[j] < "
 PLANTED = [  # of csa; the error, by a part of its name, and the memory that it accesses out of bounds

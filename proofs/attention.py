@@ -146,9 +146,14 @@ def attend_in_range(
 # The loop over tiles
 
 
-def at_least(a: Form, b: Form | int) -> Form:
+def at_least(a: Form | int, b: Form | int) -> Form:
     """[a >= b] of integers."""
-    return nf.indicator("ge", a - b, integer=True)
+    return nf.indicator("ge", nf.form(a) - b, integer=True)
+
+
+def either(a: Form, b: Form) -> Form:
+    """Whether one of two conditions holds."""
+    return ONE - (ONE - a) * (ONE - b)
 
 
 def index_or_none(condition: Form, index: Form) -> Form:
@@ -180,12 +185,14 @@ class Block:
         entries: how many entries tiles may hold, for all queries.
         listed: for how many there are tiles, of this query.
         entry: of tile e of the entries the row in slot j, or -1.
+        about: conditions that define ``listed``, if it is a maximum.
     """
 
     cfg: Config
     entries: Form
     listed: Form
     entry: Callable[[Form, Form], Form]
+    about: Sequence[Form] = ()
 
     @cached_property
     def b(self) -> Form:
@@ -213,12 +220,14 @@ class Block:
         return (block() - self.cfg.parts * self.s) * self.cfg.heads + h
 
     def forget(self, extent: Form, facts: Facts) -> None:
-        """Where the ranges begin and end is a product of a size and a range: keep that they lie within the tiles."""
+        """Of where the range begins and ends keep that it lies within the tiles, which is all that matters."""
+        terms, known = [self.listed] if self.about else [], list(self.about)
         if self.cfg.ranges > 1:
             facts.bound(self.range, nf.form(self.cfg.ranges))
             end, count = self.first + extent, self.cfg.window_tiles + sums.tiles(self.listed, self.cfg.tile)
-            within = at_least(self.first, 0), at_least(end, self.first), at_least(count, end)
-            facts.forget((self.first, end), within)
+            terms += [self.first, end]
+            known += [at_least(self.first, 0), at_least(end, self.first), at_least(count, end)]
+        facts.forget(terms, known)
 
     def row(self, u: Form, j: Form) -> Form:
         """What ``row`` stands for."""
@@ -378,8 +387,7 @@ def compare(
 
     def compared(kernel: Any, known: Facts) -> Compared:
         with ExitStack() as stack:
-            stack.enter_context(nf.splitting())
-            stack.enter_context(nf.tiled(cfg.D, cfg.D // 2))
+            stack.enter_context(nf.splitting(cfg.groups))
             stack.enter_context(nf.tiled(cfg.tile, cfg.tile // cfg.groups))
             at = here()
             count = cfg.window_tiles + sums.tiles(at.listed, cfg.tile)

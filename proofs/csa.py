@@ -13,6 +13,7 @@ from ..reference.attention import in_window
 from ..reference.csa import CSA
 from . import attention
 from .attention import Block, at_least, index_or_none
+from .attention_lemmas import SPLIT, WINDOW
 from .engine import normal_form as nf
 from .engine.invariants import Determined
 from .engine.normal_form import Form
@@ -76,6 +77,6 @@ def _proof(cfg: Config, **more: Any) -> Proof:
 
 def proofs() -> Iterator[Proof]:
     """All keys in one range, and in five that another kernel combines."""
-    yield _proof(Config())
+    yield _proof(Config(), lemmas=(WINDOW,))
     yield _proof(Config(ranges=5))
-    yield attention.combined("csa", CSA, Config(ranges=5))
+    yield attention.combined("csa", CSA, Config(ranges=5), lemmas=SPLIT)

@@ -13,7 +13,8 @@ from ..reference.attention import in_window
 from ..reference.hca import HCA
 from ..reference.indexer import visible
 from . import attention
-from .attention import Block, at_least, index_or_none
+from .attention import Block, at_least, either, index_or_none
+from .attention_lemmas import ENTRIES, WINDOW
 from .engine import normal_form as nf
 from .engine.normal_form import ONE, ZERO, Form
 from .engine.symbolic_torch import SymbolicTensor
@@ -21,6 +22,7 @@ from .engine.verify import Compare
 from .suite import Proof
 
 T = nf.variable("T")
+NEVER = {"t < 0": "tile t + 2 is none of the window's two, which the compiler does not see"}
 
 
 def _block(cfg: Config) -> Block:
@@ -31,7 +33,12 @@ def _block(cfg: Config) -> Block:
     whole = nf.floordiv(nf.read("offset", attention.sequence()) + attention.query(cfg) + 1, cfg.ratio)
     present = -nf.maximum([(ONE, -whole), (ONE, -T)])
     seen = nf.maximum([(ONE, present), (ONE, ZERO)])
-    return Block(cfg, T, seen, entry)
+    about = (
+        at_least(seen, 0),
+        at_least(T, seen),
+        either(at_least(whole, seen), at_least(0, seen)),
+    )
+    return Block(cfg, T, seen, entry, (*about, either(at_least(seen, whole), at_least(seen, T))))
 
 
 def compare(cfg: Config) -> Compare:
@@ -60,5 +67,5 @@ def _proof(cfg: Config, **more: Any) -> Proof:
 
 def proofs() -> Iterator[Proof]:
     """All keys in one range, and in five that ``combine`` weighs, which is proved with CSA."""
-    yield _proof(Config())
-    yield _proof(Config(ranges=5))
+    yield _proof(Config(), lemmas=(WINDOW, ENTRIES))
+    yield _proof(Config(ranges=5), dead=NEVER)

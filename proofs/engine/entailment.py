@@ -77,16 +77,16 @@ class Facts:
         self._decided.clear()
         self._translations.clear()
 
-    def forget(self, quotients: Iterable[Form], known: Sequence[Form]) -> None:
-        """From here on the quotients are unknown integers of which only this is known, which must follow from what they are.
+    def forget(self, terms: Iterable[Form], known: Sequence[Form]) -> None:
+        """From here on quotients and maxima are unknown integers of which only this is known, which must follow.
 
         Raises:
             ValueError: it does not follow.
         """
         if open_conditions := [c for c in known if not self.holds(c)]:
             raise ValueError(f"{open_conditions} do not follow from what is known")
-        direct = {a for p in quotients for m in p.terms for a, _ in m}
-        self._forgotten |= {a for a in direct if isinstance(nf.atom_of(a), nf.Apply)}
+        direct = {a for p in terms for m in p.terms for a, _ in m}
+        self._forgotten |= {a for a in direct if isinstance(nf.atom_of(a), (nf.Apply, nf.Max))}
         for condition in known:
             self.add(condition)
 

@@ -145,7 +145,9 @@ class Big(Atom):
         return self.extent, self.body
 
     def _rebuild(self, change: Change) -> Form:
-        conditional = any(isinstance(a := atom_of(n), Apply) and a.function == WHERE for m in self.body.terms for n, _ in m)
+        conditional = any(
+            isinstance(a := atom_of(n), Apply) and a.function == WHERE for m in self.body.terms for n, _ in m
+        )
         build = summation if self.operator == "sum" else _bound_maximum if conditional else big_maximum
         return build(change(self.extent), lambda k: change(opened(self, k)))
 
@@ -301,7 +303,7 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     if extent in _tilings:
         return _tiled_sum(extent, *_tilings[extent], body)
     size = extent.constant
-    if size is not None and size <= LONGEST_SUM:
+    if size is not None and size <= (_splitting[-1] if _splitting else LONGEST_SUM):
         return reduce(Form.__add__, (body(form(k)) for k in range(int(size))), ZERO)
     shorter = extent - 1
     if size is None and extent.terms.get((), 0) >= 1 and is_natural(shorter):
@@ -311,16 +313,17 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     return (_distributed if _splitting else _undivided)(extent, body(index), number)
 
 
-_splitting: list[bool] = []
+_splitting: list[int] = []
 
 
 @contextmanager
-def splitting() -> Iterator[None]:
+def splitting(longest: int) -> Iterator[None]:
     """Inside, a term of a sum's body that becomes several terms when the variable is bound becomes several sums.
 
-    Then equal sums are the same more often, but there are more of them.
+    Then equal sums are the same more often, but there are more of them. Those of more than ``longest`` terms are not
+    written out.
     """
-    _splitting.append(True)
+    _splitting.append(longest)
     try:
         yield
     finally:

@@ -96,6 +96,7 @@ class Machine(TileOperations[V]):
         self.sizes = sizes
         self.loops = serial_loops(prim_func)
         self.prim_func = prim_func
+        self.waits: set[str] = set()  # for what is under way while the threads go on
         self._divergent = 0  # enclosing conditions that may differ between threads
 
     def parameters(self) -> dict[str, Memory[V]]:
@@ -276,6 +277,7 @@ class Machine(TileOperations[V]):
             self.algebra.barrier()
             return
         if name in _WAITS and self._written is None:
+            self.waits.add(name)
             return
         if name == "tl.atomic_add_elem_op" and self._written is None:
             self._atomic_add(call)

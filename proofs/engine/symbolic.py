@@ -82,6 +82,7 @@ class Execution:
         positive: the functions, standing for free buffers, that invariants say are positive.
         facts: what is known of the integers.
         externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
+        unmodelled: the waits for products and copies under way, which no condition is about.
         raw: the float inputs whose elements may be any float.
         infinite: those whose elements are finite or +inf; of the others they are taken to be finite.
     """
@@ -97,6 +98,7 @@ class Execution:
     inductions: dict[str, Induction] = field(default_factory=dict)
     positive: frozenset[str] = frozenset()
     externs: Mapping[str, str] = field(default_factory=dict)
+    unmodelled: frozenset[str] = frozenset()
 
     def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
         """Leave something to the range layer."""
@@ -186,6 +188,7 @@ def execute(
         algebra.parameters[memory.name] = memory
     machine.run()
     execution.externs = machine.externs
+    execution.unmodelled = frozenset(machine.waits)
     return execution
 
 

@@ -327,9 +327,9 @@ def _equal(problem: Problem, name: str) -> Layer:
     assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
     assumed += [f"assumed: the elements of {name} are finite or inf" for name in sorted(execution.infinite)]
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
-    return Layer(
-        name, len(equations), proved, hollow.checks, 0.0, failures + hollow.failures, statements=tuple(assumed)
-    )
+    failures += hollow.failures
+    unmodelled = tuple(sorted(execution.unmodelled))
+    return Layer(name, len(equations), proved, hollow.checks, 0.0, failures, unmodelled, statements=tuple(assumed))
 
 
 def _ranges(problem: Problem, name: str) -> Layer:

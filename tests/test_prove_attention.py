@@ -1,0 +1,124 @@
+"""The attention kernels against their references over the reals, and in range; wrong ones refuted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from lemmata.kernels.csa import csa_fwd
+from lemmata.kernels.hca import hca_fwd
+from lemmata.kernels.online_softmax import configure
+from lemmata.proofs import attention, csa, hca
+from lemmata.proofs.attention_lemmas import ENTRIES, SPLIT, WINDOW
+from lemmata.proofs.engine.mutate import mutants
+from lemmata.proofs.engine.solve import solve
+from lemmata.proofs.engine.verify import verify
+from lemmata.reference import csa as csa_reference
+from lemmata.reference import hca as hca_reference
+from lemmata.reference.attention import in_window
+
+SMALL = configure(64, 64, 64, 0.125, 128, 1)
+IN_RANGES = configure(64, 64, 64, 0.125, 128, 3)
+MODULES = {csa_fwd: csa, hca_fwd: hca}
+
+
+@pytest.mark.parametrize(("factory", "cfg"), [(csa_fwd, IN_RANGES), (hca_fwd, SMALL)], ids=["csa", "hca"])
+def test_the_kernels_are_their_references(factory: Any, cfg: Any) -> None:
+    report = MODULES[factory]._proof(cfg).run(layers=["L2", "range"], fresh=True)
+    assert report.holds, "\n".join(map(str, report.failures))
+    equal, ranges = report.layers
+    assert "tl.wait_wgmma" in equal.unmodelled, "what is not modelled is named"
+    assert any("trusted: exp2_ftz" in statement for statement in equal.statements)
+    assert len(ranges.waived) == (cfg.ranges == 1)
+
+
+def test_combine_is_the_weighted_sum() -> None:
+    report = attention.combined("csa", csa_reference.CSA, IN_RANGES).run(layers=["L2", "range"], fresh=True)
+    assert report.holds, "\n".join(map(str, report.failures))
+    assert "assumed: the elements of lses are finite or inf" in report.layers[0].statements
+
+
+@pytest.mark.parametrize("theorem", [WINDOW, ENTRIES, *SPLIT], ids=lambda t: t.name)
+def test_the_theorems(theorem: Any) -> None:
+    assert all(solve(condition).verdict == "proved" for condition in theorem.conditions())
+
+
+NO_MAXIMUM = "dropped statement @ top[h] = T.max(top[h], meet[h, g])"
+PLANTED = [  # the error, by a part of its name; the layer that must refute it, and what fails there
+    pytest.param("dropped rescale @ total[h, g] * fade[h]", "L2", "equivalence", id="total not scaled"),
+    pytest.param("dropped rescale @ acc[h, d] = acc[h, d] * fade[h]", "L2", "equivalence", id="acc not scaled"),
+    pytest.param("@ seen[t % 2, j] >= 0 -> seen[t % 2, j] > 0", "L2", "equivalence", id="the first row not seen"),
+    pytest.param("@ token <= s -> token < s", "L2", "equivalence", id="the query's own token"),
+    pytest.param("index+1 @ seen[t % 2, j] -> seen[t % 2 + 1, j]", "L2", "uninitialised", id="another stage"),
+    pytest.param("@ T.max(top[h], meet[h, g]) -> T.min", "L2", "not a number", id="a minimum"),
+    pytest.param(NO_MAXIMUM, "range", "range", id="no maximum"),
+]
+
+
+def refuted(error: str, layer: str) -> set[str]:
+    """The kinds of failures of a layer on the mutant of HCA with that in its name."""
+    proof = hca._proof(SMALL)
+    wrong = next(m.prim_func for m in mutants(proof.kernel) if error in m.name)
+    report = verify(
+        wrong,
+        proof.contract,
+        statics=proof.statics,
+        compare=proof.compare,
+        waivers=proof.waivers,
+        layers=[layer],
+        pass_configs=proof.pass_configs,
+    )
+    return {failure.kind for failure in report.failures}
+
+
+@pytest.mark.parametrize(("error", "layer", "kind"), PLANTED)
+def test_planted_errors_are_refuted(error: str, layer: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if layer == "range":
+        monkeypatch.setattr(attention, "_outcome", lambda *_: [])  # of no interest there, and slow
+    assert kind in refuted(error, layer)
+
+
+def test_over_the_reals_the_maximum_does_not_matter() -> None:
+    """A control: what the range layer alone refutes is equal."""
+    assert not refuted(NO_MAXIMUM, "L2")
+
+
+def _case(K: int, T: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(K)
+    B, S, P = 2, 5, 90
+
+    def random(*shape: int) -> Any:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {
+        "q": random(B, S, 64, 64),
+        "window_kv": random(B, P + S, 64),
+        "compressed_kv": random(B, T, 64),
+        "sink": random(64),
+        "indices": torch.randint(-1, T + 2, (B, S, K), generator=generator),
+        "offset": torch.tensor([40, 20000]),
+    }
+
+
+@pytest.mark.parametrize("op", ["csa", "hca"])
+def test_the_ranges_of_the_reference_add_up_to_it(op: str) -> None:
+    """Also where a range is empty, and where a query sees nothing."""
+    x, cfg = _case(70, 150), configure(64, 64, 64, 0.125, 128, 5)
+    q, offset = x["q"], x["offset"]
+    S = q.shape[1]
+    if op == "csa":
+        whole = csa_reference.csa(*(x[s.name] for s in csa_reference.CSA.inputs), cfg.window, cfg.scale)
+        entries, listed = csa_reference._selected(x["compressed_kv"], x["indices"]), x["indices"].shape[-1]
+    else:
+        whole = hca_reference.hca(*(x[s.name] for s in hca_reference.HCA.inputs), cfg.ratio, cfg.window, cfg.scale)
+        entries = hca_reference._entries(x["compressed_kv"], S, offset, cfg.ratio)
+        listed = hca_reference.visible(offset, S, cfg.ratio).clamp(0, x["compressed_kv"].shape[1]).unsqueeze(-1)
+    keys = in_window(x["window_kv"], S, offset, cfg.window), entries
+    parts = [attention.attend_in_range(q, keys, x["sink"], cfg, y, listed) for y in range(cfg.ranges)]
+    outs, lses = (torch.stack(result, 1) for result in zip(*parts, strict=True))
+    assert (lses == math.inf).any(), "some range is empty"
+    for got, wanted in zip(attention.weighed(outs, lses, x["sink"]), whole, strict=True):
+        torch.testing.assert_close(got, wanted)

@@ -13,7 +13,7 @@ from .engine.ranges import Waiver
 from .engine.report import LAYERS, Report
 from .engine.verify import Compare, applies, verify
 
-OPERATORS = ("sinkhorn", "topk", "indexer")
+OPERATORS = ("sinkhorn", "topk", "indexer", "csa", "hca")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,16 @@ SINK_ALONE = Waiver(
 )
 
 
+REPLACED = "of a tile of the window: the rows that were looked up are replaced by the window's"
+_LATE = "wrong, and not noticed: no layer knows when a copy has arrived or a product is done"
+UNNOTICED = {
+    "dropped statement @ T.ptx_wait_group(0)": _LATE,
+    "dropped statement @ T.fence_proxy_async()": _LATE,
+    "dropped statement @ T.wait_wgmma(0), occurrence 2": _LATE,
+    'dropped statement @ T.warpgroup_fence_operand("float32", acc, 0, 128)': "it binds nvcc, which is trusted",
+}
+
+
 def contract(whole: Contract, cfg: Config) -> Contract:
     """The contract of an operator's kernel: results of each range of keys, in fp32 where several are to be combined."""
     dtype = torch.bfloat16 if cfg.ranges == 1 else torch.float32

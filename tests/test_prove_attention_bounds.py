@@ -12,7 +12,7 @@ from tilelang import tvm
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.hca import hca_fwd
-from lemmata.kernels.online_softmax import Config, configure
+from lemmata.kernels.online_softmax import Config, combine, configure
 from lemmata.proofs import attention
 from lemmata.proofs.engine import extract
 from lemmata.proofs.engine.bounds import bounds
@@ -166,3 +166,16 @@ def test_barriers_that_the_compiler_would_place_itself() -> None:
     for mutant in found:
         lowered = extract.device(mutant.prim_func, guards=False, pass_configs=PASS_CONFIGS)
         assert not refuted(within_blocks(lowered, hypotheses(csa_fwd, SMALL)).conditions, "")
+
+
+def test_mutants_of_which_the_compiler_makes_the_same_code() -> None:
+    """A loop over a fragment has the fragment's extent, whatever it says; another grid is another launch."""
+    kernel = combine(configure(8, 64, 128, 0.125, 128, 5))
+    by_name = {m.name: m.prim_func for m in mutants(kernel)}
+
+    def same(change: str) -> bool:
+        changed = next(f for name, f in by_name.items() if name.startswith(change))
+        return extract.same_code(kernel, changed, pass_configs=PASS_CONFIGS)
+
+    assert same("loop end @ for g in 0:5 -> for g in 0:6")
+    assert not same("grid @ ")

@@ -19,6 +19,7 @@ try:
     import tilelang
     from tilelang.backend.target import determine_target
     from tilelang.engine.lower import create_backend_context, lower_to_host_device_ir
+    from tvm.ir import structural_equal
     from tvm.ir.instrument import pass_instrument
     from tvm.tirx import PrimFunc
 except ImportError as error:  # another release keeps them elsewhere
@@ -86,6 +87,15 @@ def lower(
     """
     configs = {**_plain(pass_configs), STRICT: not guards}
     return _lower(prim_func, tuple(sorted(configs.items())), arch)
+
+
+def same_code(
+    first: PrimFunc, second: PrimFunc, *, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
+) -> bool:
+    """Whether the builds that ship of two kernels are launched alike and run the same."""
+    guards = shipped_with_guards(pass_configs)
+    a, b = (lower(f, guards=guards, pass_configs=pass_configs, arch=arch) for f in (first, second))
+    return all(structural_equal(getattr(a, part), getattr(b, part)) for part in ("device", "host"))
 
 
 def _plain(pass_configs: Mapping[str, object] | None) -> dict[str, object]:

@@ -22,10 +22,17 @@ class Trial:
 
 
 Tried = Callable[[Any], Iterator[Trial]]
+Same = Callable[[Any], bool]
+SAME = "the compiler emits the same code"
 
 
 def mutation_fates(
-    kernel: Any, tried: Tried, every: int, equivalents: Mapping[str, str], workers: int | None = None
+    kernel: Any,
+    tried: Tried,
+    every: int,
+    equivalents: Mapping[str, str],
+    same: Same = lambda _: False,
+    workers: int | None = None,
 ) -> tuple[Mutation, ...]:
     """Try every ``every``-th mutant of a kernel.
 
@@ -34,6 +41,7 @@ def mutation_fates(
         tried: the layers to run on a mutant, in order.
         every: 1 for all of them.
         equivalents: reasons, by the mutants' names without the line.
+        same: whether the compiler makes of a mutant what it makes of the kernel, which is a reason too.
         workers: processes; all the machine's cores by default. The fates do not depend on it.
 
     Returns:
@@ -44,21 +52,21 @@ def mutation_fates(
     workers = min(workers or os.cpu_count() or 1, len(chosen))
     if workers > 1:
         global _shared
-        _shared = chosen, tried, equivalents  # IR and closures cannot be pickled; a forked process has them
+        _shared = chosen, tried, equivalents, same  # IR and closures cannot be pickled; a forked process has them
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
             return tuple(pool.map(_shared_fate, range(len(chosen))))
-    return tuple(_fate(mutant, tried(mutant.prim_func), equivalents) for mutant in chosen)
+    return tuple(_fate(mutant, tried(mutant.prim_func), equivalents, same) for mutant in chosen)
 
 
-_shared: tuple[list[Mutant], Tried, Mapping[str, str]]
+_shared: tuple[list[Mutant], Tried, Mapping[str, str], Same]
 
 
 def _shared_fate(number: int) -> Mutation:
-    chosen, tried, equivalents = _shared
-    return _fate(chosen[number], tried(chosen[number].prim_func), equivalents)
+    chosen, tried, equivalents, same = _shared
+    return _fate(chosen[number], tried(chosen[number].prim_func), equivalents, same)
 
 
-def _fate(mutant: Mutant, trials: Iterable[Trial], equivalents: Mapping[str, str]) -> Mutation:
+def _fate(mutant: Mutant, trials: Iterable[Trial], equivalents: Mapping[str, str], same: Same) -> Mutation:
     """The first layer that refutes the mutant; failing that, the first that would not take it."""
     refused: Mutation | None = None
     for trial in trials:
@@ -75,9 +83,10 @@ def _fate(mutant: Mutant, trials: Iterable[Trial], equivalents: Mapping[str, str
         if first.kind != "unsupported":
             return Mutation(mutant.name, mutant.operator, "killed", trial.layer, reason)
         refused = refused or Mutation(mutant.name, mutant.operator, "rejected", trial.layer, reason)
-    return refused or Mutation(
-        mutant.name, mutant.operator, "equivalent", "", equivalents.get(unlined(mutant.name), "")
-    )
+    if refused:
+        return refused
+    reason = equivalents.get(unlined(mutant.name)) or (SAME if same(mutant.prim_func) else "")
+    return Mutation(mutant.name, mutant.operator, "equivalent", "", reason)
 
 
 def _first_line(text: str) -> str:

@@ -179,7 +179,8 @@ def verify(
         dead: conditions of if statements that never hold, by their text in the lowered kernel, each with the reason.
         mutate: also prove of mutants of the kernel that some layer refutes each.
         every: of how many mutants one is taken.
-        equivalents: mutants that compute the same, by their names without the line, each with the reason.
+        equivalents: mutants that compute the same, by their names without the line, each with the reason. Those of which
+            the compiler makes the same code need not be named.
         arch: the GPU, which bounds shared memory and decides what the compiler emits.
         solver: "z3", followed by others where it does not know, or "cvc5" alone.
         seed: of the solver.
@@ -243,7 +244,8 @@ def verify(
     )
     if mutate:
         order = [name for name in _CHEAPEST_FIRST if name in wanted]
-        fates = mutation_fates(kernel, lambda mutant: _tried(problem, mutant, order), every, equivalents or {})
+        same = partial(extract.same_code, kernel, pass_configs=configs, arch=arch)
+        fates = mutation_fates(kernel, lambda mutant: _tried(problem, mutant, order), every, equivalents or {}, same)
         unexplained = tuple(m.name for m in fates if m.fate == "equivalent" and not m.reason)
         report = replace(report, mutations=fates, unexplained=unexplained)
     if cache_key:

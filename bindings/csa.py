@@ -147,10 +147,13 @@ def csa(
     Returns:
         ``out`` ``[B, S, H, D]`` bf16 and ``lse`` ``[B, S, H]`` fp32, natural and without the sink, both contiguous. A query
         without a key has out 0 and lse +inf. Differentiable once, through both, with respect to q, window_kv,
-        compressed_kv and sink. Bitwise deterministic; a query's results do not depend on other queries and sequences.
+        compressed_kv and sink. Bitwise deterministic; a query's results do not depend on what other queries and
+        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers
+        of queries, heads and indices.
 
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
-    infinity, or has one itself, are not specified, but no other's depend on it.
+    infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
+    which only vectors of a length above 2^15 can have, may count as none.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.

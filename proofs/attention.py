@@ -1,4 +1,4 @@
-"""What CSA and HCA share: the invariant of their loop over tiles, ranges of keys, and the kernel that combines those.
+"""What CSA and HCA share: the invariant of their loop over tiles, and ranges of keys.
 
 Tile u holds the keys of rows ``row(u, j)``, j < N, of the window or of the entries; -1 stands for none. With
 k = ``key(u, j)``, 0 where there is none, and z(u, j) = scale q · k, before the iteration for tile t a block has, for any
@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 
-from ..kernels.build import PASS_CONFIGS
-from ..kernels.online_softmax import PANEL, Config, combine
-from ..reference.attention import SINK, Keys, attend
+from ..kernels.online_softmax import PANEL, Config
+from ..reference.attention import Keys, attend
 from ..reference.contract import Contract, Static, TensorSpec
 from .engine import normal_form as nf
 from .engine import sums
@@ -40,7 +39,6 @@ from .engine.ring import Rewriting
 from .engine.symbolic import Execution, block, execute
 from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from .engine.verify import Compare, Compared
-from .suite import Proof
 
 RANGES = Static(int, 1, 64)
 SINK_ALONE = Waiver(
@@ -65,66 +63,9 @@ def contract(whole: Contract, cfg: Config) -> Contract:
     return replace(whole, op=f"{whole.op}_fwd", statics={**whole.statics, "ranges": RANGES}, outputs=outputs)
 
 
-def combining(whole: Contract) -> Contract:
-    """The contract of the kernel that combines the ranges."""
-    inputs = (
-        TensorSpec("outs", "B ranges S H D", (torch.float32,)),
-        TensorSpec("lses", "B ranges S H", (torch.float32,)),
-        SINK,
-    )
-    sizes = {name: whole.sizes[name] for name in "BS"}
-    statics = {name: whole.statics[name] for name in "HD"} | {"ranges": RANGES}
-    probes = tuple({name: probe[name] for name in "BS"} for probe in whole.probes)
-    return Contract("combine", sizes, statics, inputs, whole.outputs, probes)
-
-
 def statics(cfg: Config, *names: str) -> Mapping[str, float]:
     """The static parameters of a kernel, by name."""
     return {name: getattr(cfg, name) for name in (*names, "ranges")}
-
-
-COMBINED = ("L0", "L2", "range", "lemmas")  # not L1: all threads of a block write its lse, the same number
-
-
-def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Proof:
-    """The proof of the kernel that combines the ranges."""
-    given = statics(cfg, "H", "D")
-    more = {"waivers": (SINK_ALONE,), "layers": COMBINED, **more}
-    return Proof(op, combine(cfg), combining(whole), given, _combining(cfg, whole), PASS_CONFIGS, **more)
-
-
-def weighed(outs: Any, lses: Any, sink: Any) -> tuple[Any, Any]:
-    """``out`` and ``lse`` of all keys from those of the ranges, over the reals.
-
-    With m_g = exp(lse_g), 0 where range g is empty: out = Σ m_g out_g / (Σ m_g + exp(sink)), lse = log Σ m_g.
-    """
-    mass = torch.where(lses < math.inf, lses, -math.inf).exp()
-    total = mass.sum(1)
-    some = total > 0
-    out = (mass.unsqueeze(-1) * outs).sum(1) / (total + sink.exp()).unsqueeze(-1)
-    return torch.where(some.unsqueeze(-1), out, 0.0), torch.where(some, total.log(), math.inf)
-
-
-def _combining(cfg: Config, whole: Contract) -> Compare:
-    """The kernel that combines ranges, against ``weighed``."""
-
-    def compared(kernel: Any, known: Facts) -> Compared:
-        done = execute(kernel, facts=known, infinite=("lses",))
-        inputs = _inputs(cfg, combining(whole), infinite=("lses",))
-        counted = sums.counted()
-
-        def wanted(result: Any) -> Callable[..., Value]:
-            def element(*index: Form) -> Value:
-                value = tensor(result).value(*index)
-                return Value(counted(value.form), counted(value.finite), value.sign)
-
-            return element
-
-        results = weighed(*inputs.values())
-        pairs = zip(("out", "lse"), results, strict=True)
-        return done, [e for name, result in pairs for e in done.compare(name, wanted(result), counted)]
-
-    return compared
 
 
 # A range of the keys
@@ -431,7 +372,7 @@ def _outcome(
 
     def wanted(output: int) -> Callable[..., Value]:
         def element(b: Form, y: Form, s: Form, head: Form, *rest: Form) -> Value:
-            out = tensor(reference(_inputs(cfg, whole), SymbolicTensor((), lambda: Value(y), integer=True))[output])
+            out = tensor(reference(inputs(cfg, whole), SymbolicTensor((), lambda: Value(y), integer=True))[output])
             with nf.ruled(at.rules(extent, known, head, rest[0] if rest else None)):
                 return out.value(b, s, head, *rest)
 
@@ -444,7 +385,7 @@ def _outcome(
                 yield from done.compare(name, wanted(number), spreading, counted)
 
 
-def _inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mapping[str, SymbolicTensor]:
+def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mapping[str, SymbolicTensor]:
     """The inputs of a contract by name, symbolic."""
 
     def size(n: int | str) -> Form:

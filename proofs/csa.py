@@ -14,6 +14,7 @@ from ..reference.csa import CSA
 from . import attention
 from .attention import Block, at_least, index_or_none
 from .attention_lemmas import SPLIT, WINDOW
+from .combine import combined
 from .engine import normal_form as nf
 from .engine.invariants import Determined
 from .engine.normal_form import Form
@@ -91,4 +92,4 @@ def proofs() -> Iterator[Proof]:
     """All keys in one range, and in five that another kernel combines."""
     yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=20, equivalents=EQUIVALENTS)
     yield _proof(Config(ranges=5))
-    yield attention.combined("csa", CSA, Config(ranges=5), lemmas=SPLIT, mutate=True, every=2, equivalents=OF_COMBINE)
+    yield combined("csa", CSA, Config(ranges=5), lemmas=SPLIT, mutate=True, every=2, equivalents=OF_COMBINE)

@@ -11,7 +11,7 @@ import torch
 from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.hca import hca_fwd
 from lemmata.kernels.online_softmax import configure
-from lemmata.proofs import attention, csa, hca
+from lemmata.proofs import attention, combine, csa, hca
 from lemmata.proofs.attention_lemmas import ENTRIES, SPLIT, WINDOW
 from lemmata.proofs.engine.mutate import mutants
 from lemmata.proofs.engine.solve import solve
@@ -36,7 +36,7 @@ def test_the_kernels_are_their_references(factory: Any, cfg: Any) -> None:
 
 
 def test_combine_is_the_weighted_sum() -> None:
-    report = attention.combined("csa", csa_reference.CSA, IN_RANGES).run(layers=["L2", "range"], fresh=True)
+    report = combine.combined("csa", csa_reference.CSA, IN_RANGES).run(layers=["L2", "range"], fresh=True)
     assert report.holds, "\n".join(map(str, report.failures))
     assert "assumed: the elements of lses are finite or inf" in report.layers[0].statements
 
@@ -120,5 +120,5 @@ def test_the_ranges_of_the_reference_add_up_to_it(op: str) -> None:
     parts = [attention.attend_in_range(q, keys, x["sink"], cfg, y, listed) for y in range(cfg.ranges)]
     outs, lses = (torch.stack(result, 1) for result in zip(*parts, strict=True))
     assert (lses == math.inf).any(), "some range is empty"
-    for got, wanted in zip(attention.weighed(outs, lses, x["sink"]), whole, strict=True):
+    for got, wanted in zip(combine.weighed(outs, lses, x["sink"]), whole, strict=True):
         torch.testing.assert_close(got, wanted)

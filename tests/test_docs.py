@@ -17,8 +17,10 @@ TRUSTED = {
     "normal form and its laws": "ring normal_form equality equations cases constants pretty sums",
     "symbolic execution, invariants, integer facts": "symbolic invariants entailment externs",
     "meaning of torch functions, references as recurrences": "symbolic_torch pull_array cutting recurrences",
-    "conditions from IR": "extract walk trace translate intrinsics state counters bounds row_major",
-    "coverage, races, barriers": "coverage tiling races intervals instances bitvectors",
+    "conditions from IR": "extract walk trace translate intrinsics state counters bounds row_major wgmma",
+    "coverage, races, barriers, asynchrony": (
+        "coverage tiling races asynchrony runs pairs intervals instances bitvectors"
+    ),
     "range layer": "ranges",
     "contract to hypotheses, solvers, verdicts": "hypotheses conditions solve verify report cache lemmas errors source_lines",
 }

@@ -10,6 +10,7 @@ import torch
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 from lemmata.proofs import interpret
+from lemmata.proofs.engine.asynchrony import READERS_FENCE
 from lemmata.proofs.engine.mutate import mutants
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.indexer import compare
@@ -33,7 +34,9 @@ def test_every_kernel_that_ships_is_proved(proof: Any) -> None:
     layers = {layer.name: layer for layer in report.layers}
     assert list(layers)[:4] == ["L0", "L1", "L2", "range"]
     assert all(layers[name].guards > 100 for name in ("L0", "L1"))
-    assert set(layers["L1"].unmodelled) > ASYNCHRONOUS, "what is not modelled is named"
+    assert set(layers["L0"].unmodelled) > ASYNCHRONOUS, "what is not modelled is named"
+    assert not set(layers["L1"].unmodelled) & ASYNCHRONOUS, "L1 knows when a copy has arrived"
+    assert READERS_FENCE in layers["L1"].unmodelled
     assert layers["L2"].conditions == 3, "a chunk that nobody sees, one seen whole, any other"
     assert any("trusted: max_nan" in statement for statement in layers["L2"].statements)
 

@@ -11,13 +11,15 @@ has no place in 64 bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import z3
 
 from .errors import Unsupported
 
 WIDTH = 64
+_MEMORY = 2**13
 
 
 def permutes_bits(terms: Iterable[z3.ExprRef]) -> bool:
@@ -27,9 +29,43 @@ def permutes_bits(terms: Iterable[z3.ExprRef]) -> bool:
 
 def linear(terms: Iterable[z3.BoolRef]) -> list[z3.BoolRef]:
     """The terms that a translation accepts: without products of variables, divisions by them, or too long a number."""
-    return [t for t in terms if not any(_nonlinear(s) or _too_long(s) for s in subterms([t]))]
+    return [t for t in terms if _linear(t)]
 
 
+@lru_cache(maxsize=_MEMORY)
+def _linear(term: z3.BoolRef) -> bool:
+    return not any(_nonlinear(s) or _too_long(s) for s in subterms([term]))
+
+
+def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], list[z3.BoolRef]]:
+    """The terms with each product of variables, or division by one, as a variable of its own: true of more values.
+
+    Returns:
+        The terms, and of each product that it is not negative unless a factor is.
+    """
+    products = [t for t in _outermost(terms) if t.decl().kind() == z3.Z3_OP_MUL]
+    signs = [z3.Implies(z3.And(*(factor >= 0 for factor in t.children())), t >= 0) for t in products]
+    found = _outermost([*terms, *(factor >= 0 for t in products for factor in t.children())])
+    values = [z3.simplify(t) for t in found]  # one name for one value
+    numbers = [next(n for n, other in enumerate(values) if other.eq(value)) for value in values]
+    pairs = [(t, z3.Int(f"(product {n})")) for t, n in zip(found, numbers, strict=True)]
+    kept = [z3.substitute(t, *pairs) if pairs else t for t in (*terms, *signs)]
+    return kept[: len(terms)], kept[len(terms) :]
+
+
+def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
+    """The terms within that are not linear, but not those within them."""
+    found: dict[int, z3.ExprRef] = {}
+    todo = list(terms)
+    while todo:
+        term = todo.pop()
+        if term.get_id() not in found:
+            found[term.get_id()] = term
+            todo.extend([] if _nonlinear(term) else term.children())
+    return [t for t in found.values() if _nonlinear(t)]
+
+
+@lru_cache(maxsize=_MEMORY)  # of two conditions most hypotheses are the same
 def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
     """The same term over 64-bit vectors.
 

@@ -87,6 +87,10 @@ class Analysis:
             self.conditions + other.conditions, self.unmodelled | other.unmodelled, self.sites + other.sites
         )
 
+    def accounting_for(self, names: Collection[str]) -> Analysis:
+        """With these intrinsics no longer among those that no condition accounts for."""
+        return replace(self, unmodelled=self.unmodelled - frozenset(names))
+
     def burying(self, dead: Collection[str]) -> Analysis:
         """Of what stands in if statements with these conditions it is asked that it is never executed, and nothing else."""
 
@@ -103,7 +107,7 @@ class Analysis:
 
 
 _NEVER = "never executed: "
-_PAIRS = ("race", "uniqueness")
+_PAIRS = ("race", "async", "uniqueness")
 
 
 def reachable(what: str, hypotheses: tuple[z3.BoolRef, ...], site: Site) -> Condition:

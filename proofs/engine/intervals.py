@@ -56,6 +56,41 @@ class Unordered:
         return tuple(facts)
 
 
+def coarse(nodes: list[Node], kept: tuple[type[Node], ...]) -> list[Node]:
+    """The nodes without the loops and branches that hold none of the nodes kept, whose accesses then have no order."""
+    result: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Segment) or (isinstance(node, (Loop, Branch)) and not _holds(node, kept)):
+            if not result or not isinstance(result[-1], Segment):
+                result.append(Segment())
+            result[-1].accesses.extend(accesses(node))  # type: ignore[union-attr]
+        elif isinstance(node, Loop):
+            result.append(Loop(node.variable, coarse(node.body, kept)))
+        elif isinstance(node, Branch):
+            result.append(Branch(node.condition, (coarse(node.arms[0], kept), coarse(node.arms[1], kept))))
+        elif isinstance(node, kept):
+            result.append(node)
+    return result
+
+
+def accesses(node: Node) -> Iterator[Access]:
+    """All accesses in a node, in program order."""
+    if isinstance(node, Segment):
+        yield from node.accesses
+    for child in _inside(node):
+        yield from accesses(child)
+
+
+def _inside(node: Node) -> list[Node]:
+    if isinstance(node, Branch):
+        return [*node.arms[0], *node.arms[1]]
+    return node.body if isinstance(node, Loop) else []
+
+
+def _holds(node: Node, kept: tuple[type[Node], ...]) -> bool:
+    return isinstance(node, kept) or any(_holds(child, kept) for child in _inside(node))
+
+
 def unordered(nodes: list[Node], common: tuple[Variable, ...] = ()) -> Iterator[Unordered]:
     """All pairs of accesses that some run connects without a barrier."""
     for node in nodes:

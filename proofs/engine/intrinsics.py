@@ -11,6 +11,7 @@ import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
+from . import wgmma
 from .dtypes import bits as element_bits
 from .dtypes import fits
 from .errors import Unsupported
@@ -30,8 +31,6 @@ _MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|si
 _COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
 _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 
-# What reads shared memory from here on: nothing is known but that it does not read before.
-_READER = "tl.initialize_wgmma_descriptor"
 
 # Instructions whose effect the engine does not account for. Any other with an effect is refused: it might end a thread
 # or leave a loop, so that what follows would be wrongly taken to run.
@@ -98,6 +97,9 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
                 _pointer(translator, argument, label, collective, reach.elements)
         elif isinstance(argument, tirx.PrimExpr):
             translator.value(argument)
+    if name == wgmma.DESCRIPTOR:
+        wgmma.describe(translator, e, *_target(translator, e.args[1]))
+    wgmma.note(translator, e, name)
     if not pure:
         translator.locals.forget(passed(e))
     value = translator.opaque(name.split(".")[-1], str(e.dtype))
@@ -148,19 +150,24 @@ def _pointer(
         region = translator.region(load.buffer)
         recorder.access(Access("read", region, indices, recorder.context, collective, intrinsic))
         return
-    e, shift = _moved_on(e)
-    if e.op.name != "tirx.tvm_access_ptr":
-        raise Unsupported(f"pointer {e.op.name}")
-    data, offset, mask = e.args[1], translator.integer(e.args[2]) + shift, int(e.args[4])
-    extent = translator.integer(e.args[3]) - shift if moved is None else moved
+    region, offset, rest = _target(translator, e)
+    mask, extent = int(_moved_on(e)[0].args[4]), rest if moved is None else moved
     within = Variable(recorder.unique("element"), "lane", z3.IntVal(0), extent)
     with recorder.over(within):
         for mode in ("read", "write"):
             if mask & (1 if mode == "read" else 2):
-                region = _region_of(translator, data, e)
-                name = None if collective or intrinsic == _READER else intrinsic
+                name = None if collective else intrinsic
                 index = (offset + within.term,)
                 recorder.access(Access(mode, region, index, recorder.context, collective, name))
+
+
+def _target(translator: Translator, e: tirx.Call) -> tuple[Region, z3.ArithRef, z3.ArithRef]:
+    """Where a pointer points: the memory, the element, and how many can be reached from there on."""
+    e, shift = _moved_on(e)
+    if e.op.name != "tirx.tvm_access_ptr":
+        raise Unsupported(f"pointer {e.op.name}")
+    region = _region_of(translator, e.args[1], e)
+    return region, translator.integer(e.args[2]) + shift, translator.integer(e.args[3]) - shift
 
 
 def _moved_on(e: tirx.Call) -> tuple[tirx.Call, int]:

@@ -20,12 +20,13 @@ from tvm import tirx
 from . import extract
 from .bounds import sites
 from .conditions import Analysis, Condition, conjunction
-from .errors import Unsupported
 from .hypotheses import Hypotheses
-from .instances import Renaming, equal, sequent
-from .intervals import Unordered, barriers, unordered
-from .trace import Access, Barrier, Context, Trace
+from .instances import sequent
+from .intervals import barriers, coarse, unordered
+from .pairs import apart, renaming, same, within_block
+from .trace import Access, Barrier, Trace
 from .walk import walk
+from .wgmma import DESCRIPTOR
 
 
 def races(
@@ -37,8 +38,8 @@ def races(
     """The conditions of race freedom, kind "race", and of uniform barriers, kind "barrier", of the kernel as shipped.
 
     Modelled: loads, stores, warp-wide matrix loads and stores; that a product by wgmma reads its operands after its
-    descriptor is made, but not how long; barriers of the whole block, in loops and uniform branches. Not modelled, and
-    listed: accesses by asynchronous copies, atomics and other intrinsics, and the order they impose.
+    descriptor is made; barriers of the whole block, in loops and uniform branches. Not modelled, and listed: accesses by
+    atomics and other intrinsics, and the order they impose. Asynchronous copies and products are asynchrony.py's.
     Repeated writes to one output element are coverage.py's. A global element that two threads exchange across a barrier
     is reported as a race.
 
@@ -60,19 +61,11 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
     return Analysis(conditions, trace.unmodelled, sites(trace, hypotheses))
 
 
-def _common(hypotheses: Hypotheses, *names: str) -> Renaming:
-    return Renaming(frozenset(hypotheses.sizes) | frozenset(names))
-
-
-def _blocks(trace: Trace) -> list[str]:
-    return [v.name for v in trace.launch.values() if v.kind == "block"]
-
-
 def _uniform(barrier: Barrier, hypotheses: Hypotheses) -> Condition:
     """If one thread reaches the barrier, in some iteration of the loops around it, so does every other of its block."""
     here = barrier.context
     common = [v.name for v in here.variables if v.kind != "thread"]
-    there = _common(hypotheses, *common).context(here)
+    there = renaming(hypotheses, *common).context(here)
     threads = [v.range for v in there.variables if v.kind == "thread"]
     loops = [v.range for v in there.variables if v.kind == "loop"]
     given = (*hypotheses.facts, *here.path, *there.facts, *threads)
@@ -81,77 +74,34 @@ def _uniform(barrier: Barrier, hypotheses: Hypotheses) -> Condition:
 
 
 def _shared(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    blocks = _blocks(trace)
-    for pair in unordered(trace.skeleton):
+    for pair in unordered(coarse(trace.skeleton, (Barrier,))):
         first, second = pair.first.access, pair.second.access
         if _may_conflict(first, second) and first.region.shared and second.region.shared:
-            yield _disjoint(pair, _common(hypotheses, *blocks, *(v.name for v in pair.common)), hypotheses)
+            yield apart("race", _conflict(first, second), [pair], within_block(pair, trace, hypotheses), hypotheses)
 
 
 def _may_conflict(a: Access, b: Access) -> bool:
-    """One of them writes, in one allocation, by an instruction whose time is known."""
+    """One of them writes, in one allocation, by an instruction whose time is known: a product reads, if later, too."""
     writes = "write" in (a.mode, b.mode)
-    return writes and a.region.allocation == b.region.allocation and not a.intrinsic and not b.intrinsic
-
-
-def _disjoint(pair: Unordered, renaming: Renaming, hypotheses: Hypotheses) -> Condition:
-    first, second = pair.first.access, renaming.access(pair.second.access)
-    given = (*hypotheses.facts, *first.context.path, *second.context.path, *pair.relation(renaming))
-    goal = z3.Not(_overlap(first, second))
-    if not (first.collective or second.collective):
-        goal = z3.Or(_same(first.context, second.context, {"thread"}), goal)
-    elif pair.first.access is pair.second.access:  # one and the same thread may stand for two, but not at once
-        goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
-    return sequent("race", _conflict(first, second), given, goal, first.context.site)
+    known = all(x.intrinsic in (None, DESCRIPTOR) for x in (a, b))
+    return writes and known and a.region.allocation == b.region.allocation
 
 
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
     accesses = [a for a in trace.accesses if a.region.scope == "global"]
-    renaming = _common(hypotheses)
+    primed = renaming(hypotheses)
     for a, b in itertools.combinations_with_replacement(accesses, 2):
         covered = a.mode == b.mode == "write" and a.region.allocation in hypotheses.outputs
         if covered or not _may_conflict(a, b):
             continue
-        second = renaming.access(b)
+        second = primed.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
-        same = conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True)))
-        goal = z3.Or(_same(a.context, second.context, {"thread", "block"}), z3.Not(same))
+        met = conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True)))
+        goal = z3.Or(same(a.context, second.context, {"thread", "block"}), z3.Not(met))
         yield sequent("race", _conflict(a, second), given, goal, a.context.site)
 
 
-def _same(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
-    """Both are executed by the same thread, or block."""
-    ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))
-    if len(ours) != len(theirs):
-        raise Unsupported("accesses under different launch axes")
-    return conjunction(*(x == y for x, y in zip(ours, theirs, strict=True)))
-
-
 def _conflict(a: Access, b: Access) -> str:
+    """That two accesses are harmless to each other, in words."""
     other = "" if a.context.site == b.context.site else f" in {b.context.site.text}"
     return f"no other thread's {b}{other} meets this {a} unordered"
-
-
-def _overlap(a: Access, b: Access) -> z3.BoolRef:
-    """The two elements share a byte."""
-    if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
-        return _flat(a) == _flat(b)
-    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
-
-
-def _flat(a: Access) -> z3.ArithRef:
-    """The position in the buffer, in elements."""
-    flat = a.indices[0]
-    for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
-        flat = flat * extent + index
-    return flat
-
-
-def _byte(a: Access) -> z3.ArithRef:
-    return a.region.offset + _flat(a) * _size(a)
-
-
-def _size(a: Access) -> int:
-    if a.region.bits % 8:
-        raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
-    return a.region.bits // 8

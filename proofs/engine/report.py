@@ -10,7 +10,7 @@ from typing import Any
 LAYERS = ("L0", "L1", "L2", "range", "lemmas", "run")
 TITLES = {
     "L0": "bounds, integer arithmetic, launch",
-    "L1": "coverage, races, barriers",
+    "L1": "coverage, races, barriers, asynchrony",
     "L2": "equal to the reference over the reals",
     "range": "exponents, denominators, no NaN",
     "lemmas": "theorems about the operator",

@@ -159,8 +159,23 @@ class Barrier:
 
 
 @dataclass(frozen=True)
+class Event:
+    """An instruction that puts asynchronous operations in order.
+
+    Args:
+        kind: "commit" closes a group of copies, "await" waits until all but the last ``pending`` groups have arrived;
+            "batch" and "finish" are the same for products. "fence" stands between accesses by ordinary instructions and
+            those by products to shared memory, "arrive" between their uses of registers.
+        pending: how many groups may stay under way.
+    """
+
+    kind: Literal["commit", "await", "fence", "arrive", "batch", "finish"]
+    pending: int = 0
+
+
+@dataclass(frozen=True)
 class Loop:
-    """A loop with a barrier in its body. All threads run its iterations in step."""
+    """A loop. All threads run its iterations in step if there is a barrier in its body."""
 
     variable: Variable
     body: list[Node]
@@ -168,12 +183,13 @@ class Loop:
 
 @dataclass(frozen=True)
 class Branch:
-    """An if statement with a barrier in it. All threads take the same arm."""
+    """An if statement. All threads take the same arm if there is a barrier in it."""
 
+    condition: z3.BoolRef
     arms: tuple[list[Node], list[Node]]
 
 
-Node = Segment | Barrier | Loop | Branch
+Node = Segment | Barrier | Event | Loop | Branch
 
 
 @dataclass(frozen=True)
@@ -185,7 +201,7 @@ class Trace:
         obligations: of the kernel's integer arithmetic.
         launch: the extents of the grid and of the block, by CUDA name ("blockIdx.x", ...).
         shared_bytes: shared memory allocated, static and dynamic.
-        skeleton: the accesses again, as the barriers divide them.
+        skeleton: the accesses again, with those of products, as control flow, barriers and events divide them.
         divisions: by divisors that vary.
         unmodelled: names of the intrinsics that are not modelled.
     """
@@ -255,6 +271,10 @@ class Recorder:
     def access(self, access: Access) -> None:
         """File an access."""
         self.accesses.append(access)
+        self.place(access)
+
+    def place(self, access: Access) -> None:
+        """Put an access in its place between barriers, no more."""
         if not self.block or not isinstance(self.block[-1], Segment):
             self.block.append(Segment())
         self.block[-1].accesses.append(access)  # type: ignore[union-attr]

@@ -20,6 +20,7 @@ from .errors import Unsupported
 from .hypotheses import Hypotheses
 from .state import Key, LocalState
 from .trace import Access, Recorder, Region, Variable
+from .wgmma import Descriptor
 
 Value: TypeAlias = z3.ExprRef | None
 
@@ -49,6 +50,7 @@ class Translator:
         self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
         self.shared_bytes: dict[str, int] = {}  # by allocation
         self.lane: dict[int, Variable] = {}
+        self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self._quiet = False
 
     def integer(self, e: tirx.PrimExpr) -> z3.ArithRef:

@@ -1,8 +1,8 @@
 """One walk over a kernel at thread or device level: every access, every integer operation, every barrier.
 
 Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
-block-wide barriers. The instructions of asynchronous hardware are named in the trace and otherwise left out. Anything
-else raises Unsupported.
+block-wide barriers; of asynchronous hardware, copies by cp.async and products by wgmma with what puts them in order.
+Other instructions of asynchronous hardware are named in the trace and otherwise left out. Anything else raises Unsupported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .dtypes import bits, fits, is_integer
 from .errors import Unsupported
 from .hypotheses import Hypotheses
 from .intrinsics import passed
-from .trace import Barrier, Branch, Loop, Recorder, Trace, Variable
+from .trace import Barrier, Branch, Loop, Node, Recorder, Trace, Variable
 from .translate import Translator, text
 
 _BARRIER = "tirx.tvm_storage_sync"
@@ -163,13 +163,13 @@ class _Walker:
             self.translator.locals.loop(_changed(s.body), lambda: self._iteration(variable, s.body))
 
     def _iteration(self, variable: Variable, body: tirx.Stmt) -> None:
-        if not _has_barrier(body):
+        with self.recorder.into(self._body(variable)):
             self.statement(body)
-            return
+
+    def _body(self, variable: Variable) -> list[Node]:
         loop = Loop(variable, [])
         self.recorder.block.append(loop)
-        with self.recorder.into(loop.body):
-            self.statement(body)
+        return loop.body
 
     def _While(self, s: tirx.While) -> None:  # noqa: N802
         if _has_barrier(s):
@@ -181,26 +181,21 @@ class _Walker:
             with self.recorder.under(condition):
                 self.statement(s.body)
 
+        def iterations() -> None:
+            with self.recorder.into(self._body(variable)):
+                iteration()
+
         variable = Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None)
         with self.recorder.over(variable):
-            self.translator.locals.loop(_changed(s), iteration)
+            self.translator.locals.loop(_changed(s), iterations)
 
     def _IfThenElse(self, s: tirx.IfThenElse) -> None:  # noqa: N802
         with self.at(f"if {text(s.condition)}"):
             condition = self.translator.boolean(s.condition)
-        if _has_barrier(s):
-            branch = Branch(([], []))
-            self.recorder.block.append(branch)
-            then, otherwise = branch.arms
-        else:
-            then = otherwise = self.recorder.block
+        node = Branch(condition, ([], []))
+        self.recorder.block.append(node)
 
-        def arm(
-            branch: str,
-            guard: z3.BoolRef,
-            body: tirx.Stmt | None,
-            block: list,  # type: ignore[type-arg]
-        ) -> Callable[[], None]:
+        def arm(branch: str, guard: z3.BoolRef, body: tirx.Stmt | None, block: list[Node]) -> Callable[[], None]:
             def run() -> None:
                 if body is not None:
                     before, self.branches = self.branches, (*self.branches, branch)
@@ -213,8 +208,8 @@ class _Walker:
         this = text(s.condition)
         self.translator.locals.branch(
             condition,
-            arm(this, condition, s.then_case, then),
-            arm(f"not ({this})", z3.Not(condition), s.else_case, otherwise),
+            arm(this, condition, s.then_case, node.arms[0]),
+            arm(f"not ({this})", z3.Not(condition), s.else_case, node.arms[1]),
         )
 
     # Effects.

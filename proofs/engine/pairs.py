@@ -1,0 +1,93 @@
+"""Two accesses by two threads, or by one in two iterations: that they touch different bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import z3
+
+from .bitvectors import permutes_bits, without_products
+from .conditions import Condition, conjunction, disjunction
+from .errors import Unsupported
+from .hypotheses import Hypotheses
+from .instances import Renaming, equal, sequent
+from .intervals import Unordered
+from .trace import Access, Context, Trace
+
+
+def renaming(hypotheses: Hypotheses, *common: str) -> Renaming:
+    """What tells the second of two executions from the first: all but the sizes and the names given."""
+    return Renaming(frozenset(hypotheses.sizes) | frozenset(common))
+
+
+def within_block(pair: Unordered, trace: Trace, hypotheses: Hypotheses, *common: str) -> Renaming:
+    """The same for two accesses within a block, which have the loops around a run in common."""
+    blocks = [v.name for v in trace.launch.values() if v.kind == "block"]
+    return renaming(hypotheses, *blocks, *common, *(v.name for v in pair.common))
+
+
+def apart(
+    kind: str,
+    statement: str,
+    runs: Sequence[Unordered],
+    renaming: Renaming,
+    hypotheses: Hypotheses,
+    by_one: bool = True,
+) -> Condition:
+    """The condition that two accesses share no byte; or are by one thread, where ``by_one`` makes that harmless.
+
+    Args:
+        kind: of the condition.
+        statement: the same in words.
+        runs: from one access to the other, all of the same two, with the same loops in common.
+        renaming: tells the second from the first.
+        hypotheses: the contract.
+        by_one: see above.
+    """
+    before, after = runs[0].first.access, runs[0].second.access
+    first, second = before, renaming.access(after)
+    relations = [run.relation(renaming) for run in runs]
+    either = relations[0] if len(runs) == 1 else [disjunction(*(conjunction(*facts) for facts in relations))]
+    given = [*hypotheses.facts, *first.context.path, *second.context.path, *either]
+    goal = z3.Not(_overlap(first, second))
+    if by_one and not (first.collective or second.collective):
+        goal = z3.Or(same(first.context, second.context, {"thread"}), goal)
+    elif before is after:  # one and the same thread may stand for two, but not at once
+        goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
+    if kind == "async" and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
+        (*given, goal), signs = without_products([*given, goal])
+        given += signs
+    return sequent(kind, statement, given, goal, first.context.site)
+
+
+def same(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
+    """Both are executed by the same thread, or block."""
+    ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))
+    if len(ours) != len(theirs):
+        raise Unsupported("accesses under different launch axes")
+    return conjunction(*(x == y for x, y in zip(ours, theirs, strict=True)))
+
+
+def _overlap(a: Access, b: Access) -> z3.BoolRef:
+    """The two elements share a byte."""
+    if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
+        return _flat(a) == _flat(b)
+    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
+
+
+def _flat(a: Access) -> z3.ArithRef:
+    """The position in the buffer, in elements."""
+    flat = a.indices[0]
+    for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
+        flat = flat * extent + index
+    return flat
+
+
+def _byte(a: Access) -> z3.ArithRef:
+    return a.region.offset + _flat(a) * _size(a)
+
+
+def _size(a: Access) -> int:
+    if a.region.bits % 8:
+        raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
+    return a.region.bits // 8

@@ -72,7 +72,15 @@ def _proof(cfg: Config, **more: Any) -> Proof:
     statics = attention.statics(cfg, "H", "D", "window", "scale")
     waivers = (attention.SINK_ALONE,) if cfg.ranges == 1 else ()
     return Proof(
-        "csa", csa_fwd(cfg), attention.contract(CSA, cfg), statics, compare(cfg), PASS_CONFIGS, waivers=waivers, **more
+        "csa",
+        csa_fwd(cfg),
+        attention.contract(CSA, cfg),
+        statics,
+        compare(cfg),
+        PASS_CONFIGS,
+        waivers=waivers,
+        writers_fence=True,
+        **more,
     )
 
 
@@ -80,7 +88,7 @@ EQUIVALENTS = {
     "swapped operands @ ahead[j] < T_1 -> T_1 < ahead[j]": attention.REPLACED,
     "loop start @ for j in 0:64 -> for j in 1:64, occurrence 2": "slot 0 keeps the -1 that is stored to all the others",
     "off by one @ t + 2 < end -> t + 2 <= end": "a tile more is loaded, and used by no iteration",
-    **attention.UNNOTICED,
+    **attention.FOR_NVCC,
 }
 OF_COMBINE = {
     "constant @ T.fill(T.region(top[0], 2, 1), -1.07374182e+09) -> T.fill(T.region(top[0], 2, 1), -2.14748365e+09)":

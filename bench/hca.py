@@ -30,8 +30,9 @@ QUERIES = 4096
 
 def compilations() -> Iterator[Job]:
     """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
+    from lemmata.kernels.attention_config import Config
+    from lemmata.kernels.combine import combine
     from lemmata.kernels.hca import choose, hca_fwd
-    from lemmata.kernels.online_softmax import Config, combine
 
     for S in (QUERIES, 1):
         cfg = choose(S, H, D, RATIO, WINDOW, SCALE)

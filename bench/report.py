@@ -18,6 +18,7 @@ from lemmata.record import update
 from lemmata.warmup import cores, side_by_side
 
 OPERATORS = ("csa", "hca", "indexer", "sinkhorn", "topk")
+NOISY = 0.05  # a spread of bursts that is worth a word
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def tables(figures: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
 
 
 def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
-    """The rows for people who read Markdown: burst times, how many times faster we are than each contender."""
+    """The rows for people who read Markdown: burst times, how many times faster we are than each contender.
+
+    A time whose bursts spread by more than a twentieth says so.
+    """
     lines = [
         "| operator | shape | lemmata, us | bound, us | contender | its time, us | ratio |",
         "|---|---|---|---|---|---|---|",
@@ -90,14 +94,19 @@ def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
     for ours in (f for f in figures if f["contender"] == "lemmata"):
         rivals = [f for f in figures if (f["op"], f["shape"]) == (ours["op"], ours["shape"]) and f is not ours]
         bound = f"{ours['bound_us']:.1f} ({ours['bound']})"
-        case = f"| {ours['op']} | {ours['shape']} | {ours['burst_us']:.2f} | {bound}"
+        case = f"| {ours['op']} | {ours['shape']} | {_burst(ours)} | {bound}"
         for rival in sorted(rivals, key=lambda f: str(f["contender"])):
-            time, ratio = rival["burst_us"], rival["burst_us"] / ours["burst_us"]
+            ratio = rival["burst_us"] / ours["burst_us"]
             verdict = f"{ratio:.1f} x" if ratio >= 1 else f"**{ratio:.2f} x, slower**"
-            lines.append(f"{case} | {rival['contender']} | {time:.2f} | {verdict} |")
+            lines.append(f"{case} | {rival['contender']} | {_burst(rival)} | {verdict} |")
         if not rivals:
             lines.append(f"{case} | none | | |")
     return "\n".join(lines)
+
+
+def _burst(figure: Mapping[str, Any]) -> str:
+    noise = figure["noise"]
+    return f"{figure['burst_us']:.2f}" + (f" (spread {noise:.0%})" if noise > NOISY else "")
 
 
 def missed(figures: Iterable[Figure]) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..reference import csa as reference
-from .attention import attention, one_by_one, operators, pieces, prepared, zero_gradients
-from .registry import define, say_once
+from .attention import attention, one_by_one, operators, pieces, prepared, widened, zero_gradients
+from .registry import define, lazily, say_once
 
 
 def _held(q: Tensor, indices: Tensor, window: int) -> int:
@@ -91,7 +91,7 @@ _fwd = define(
     "csa_fwd",
     f"({_TENSORS}, int window, float scale) -> (Tensor, Tensor)",
     reference=_chunked,
-    kernel=("lemmata.kernels.csa", "csa"),
+    kernel=widened(lazily("lemmata.kernels.csa", "csa")),
     fake=_fake,
     idle=_idle,
 )

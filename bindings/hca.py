@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..reference import hca as reference
-from .attention import attention, one_by_one, operators, pieces, prepared, zero_gradients
-from .registry import define, say_once
+from .attention import attention, one_by_one, operators, pieces, prepared, widened, zero_gradients
+from .registry import define, lazily, say_once
 
 
 def _held(q: Tensor, compressed_kv: Tensor, window: int) -> int:
@@ -91,7 +91,7 @@ _fwd = define(
     "hca_fwd",
     f"({_TENSORS}, int ratio, int window, float scale) -> (Tensor, Tensor)",
     reference=_chunked,
-    kernel=("lemmata.kernels.hca", "hca"),
+    kernel=widened(lazily("lemmata.kernels.hca", "hca")),
     fake=_fake,
     idle=_idle,
 )

@@ -2,25 +2,23 @@
 
 import tilelang.language as T
 
-from .online_softmax import BF16, EXP2, F32, I32, Config, attend, by_row, configure, in_ranges, launch
+from .attention_config import BF16, F32, HEADS, I32, KEYS, Config, in_ranges
+from .combine import launch
+from .online_softmax import EXP2, THREADS, attend
 
 
 def csa_fwd(cfg: Config) -> T.PrimFunc:
     """q [B,S,H,D], window_kv [B,P+S,D], compressed_kv [B,T,D], indices [B,S,K] -> out and lse of each range of keys."""
     B, S, R, L, K = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T"), T.dynamic("K")
-    N = cfg.tile
-
-    @T.macro
-    def fetch(indices, b, s, e, ahead):
-        for j in T.Parallel(N):
-            ahead[j] = T.if_then_else(e * N + j >= 0 and e * N + j < K, indices[b, s, e * N + j], -1)
 
     @T.macro
     def look_up(find, e, rows):
-        indices, b, s, ahead = find
-        for j in T.Parallel(N):
-            rows[j] = T.if_then_else(ahead[j] < L, ahead[j], -1)
-        fetch(indices, b, s, e + 1, ahead)  # a tile ahead of its use: the wait for it is hidden
+        indices, b, s = find
+        for j in T.Parallel(KEYS):
+            slot = e * KEYS + j
+            rows[j] = T.if_then_else(slot >= 0 and slot < K, indices[b, s, slot], -1)
+        for j in T.Parallel(KEYS):
+            rows[j] = T.if_then_else(rows[j] < L, rows[j], -1)
 
     block = attend(cfg, look_up)
 
@@ -35,25 +33,24 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
         out: T.Tensor((B, cfg.ranges, S, cfg.H, cfg.D), cfg.out_dtype),
         lse: T.Tensor((B, cfg.ranges, S, cfg.H), F32),
     ):
-        with T.Kernel(S * cfg.parts, cfg.ranges, B, threads=cfg.threads, prelude=EXP2) as (x, y, b):
-            s, h0 = x // cfg.parts, x % cfg.parts * cfg.heads
-            n = cfg.window_tiles + T.ceildiv(K, N)
-            first = n * y // cfg.ranges
+        with T.Kernel(S * cfg.parts, cfg.ranges, B, threads=THREADS, prelude=EXP2) as (x, y, b):
+            s, h0 = x // cfg.parts, x % cfg.parts * HEADS
+            n = cfg.window_tiles + T.ceildiv(K, cfg.tile)
+            base = T.alloc_local((1,), I32)
             oldest = T.alloc_local((1,), I32)
+            base[0] = R - S - cfg.window + 1  # row of the oldest key in the window of query 0
             oldest[0] = T.max(S - R, -offset[b])  # token that has a row and a position
-            ahead = T.alloc_fragment((N,), I32)
-            T.annotate_layout({ahead: by_row(cfg)})
-            fetch(indices, b, s, first - cfg.window_tiles, ahead)
-            keys = window_kv, compressed_kv, b, s, S, oldest
-            block(q, keys, (indices, b, s, ahead), sink, out, lse, h0, y, first, n * (y + 1) // cfg.ranges)
+            keys = window_kv, compressed_kv, b, s, base, oldest
+            block(q, keys, (indices, b, s), sink, out, lse, h0, y, n * y // cfg.ranges, n * (y + 1) // cfg.ranges)
 
     return csa_fwd
 
 
 def choose(S: int, H: int, D: int, K: int, window: int, scale: float) -> Config:
     """The config for a call of these sizes."""
-    cfg = configure(H, D, window, scale, 1, 1)
-    return in_ranges(cfg, S, cfg.window_tiles + -(-K // cfg.tile))
+    cfg = Config(H, D, window, scale, 1)
+    tiles = cfg.window_tiles + -(-K // cfg.tile)
+    return in_ranges(cfg, S, -(-tiles // 2))
 
 
 def csa(q, window_kv, compressed_kv, sink, indices, offset, window: int, scale: float):

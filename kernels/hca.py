@@ -2,18 +2,19 @@
 
 import tilelang.language as T
 
-from .online_softmax import BF16, EXP2, F32, I32, MOST_RANGES, Config, attend, configure, in_ranges, launch
+from .attention_config import BF16, F32, HEADS, I32, KEYS, MOST_RANGES, Config, in_ranges
+from .combine import launch
+from .online_softmax import EXP2, THREADS, attend
 
 
 def hca_fwd(cfg: Config) -> T.PrimFunc:
     """q [B,S,H,D], window_kv [B,P+S,D], compressed_kv [B,T,D] -> out and lse of each range of keys."""
     B, S, R, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T")
-    N = cfg.tile
 
     @T.macro
     def look_up(visible, e, rows):
-        for j in T.Parallel(N):
-            rows[j] = T.if_then_else(e * N + j < visible[0], e * N + j, -1)
+        for j in T.Parallel(KEYS):
+            rows[j] = T.if_then_else(e * KEYS + j < visible[0], e * KEYS + j, -1)
 
     block = attend(cfg, look_up)
 
@@ -27,23 +28,24 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
         out: T.Tensor((B, cfg.ranges, S, cfg.H, cfg.D), cfg.out_dtype),
         lse: T.Tensor((B, cfg.ranges, S, cfg.H), F32),
     ):
-        with T.Kernel(S * cfg.parts, cfg.ranges, B, threads=cfg.threads, prelude=EXP2) as (x, y, b):
-            s, h0 = x // cfg.parts, x % cfg.parts * cfg.heads
+        with T.Kernel(S * cfg.parts, cfg.ranges, B, threads=THREADS, prelude=EXP2) as (x, y, b):
+            s, h0 = x // cfg.parts, x % cfg.parts * HEADS
+            base = T.alloc_local((1,), I32)
             oldest = T.alloc_local((1,), I32)
             visible = T.alloc_local((1,), I32)
+            base[0] = R - S - cfg.window + 1  # row of the oldest key in the window of query 0
             oldest[0] = T.max(S - R, -offset[b])  # token that has a row and a position
             visible[0] = T.max(T.min((offset[b] + s + 1) // cfg.ratio, L), 0)
-            n = cfg.window_tiles + T.ceildiv(visible[0], N)
-            first = n * y // cfg.ranges
-            keys = window_kv, compressed_kv, b, s, S, oldest
-            block(q, keys, visible, sink, out, lse, h0, y, first, n * (y + 1) // cfg.ranges)
+            n = cfg.window_tiles + T.ceildiv(visible[0], cfg.tile)
+            keys = window_kv, compressed_kv, b, s, base, oldest
+            block(q, keys, visible, sink, out, lse, h0, y, n * y // cfg.ranges, n * (y + 1) // cfg.ranges)
 
     return hca_fwd
 
 
 def choose(S: int, H: int, D: int, ratio: int, window: int, scale: float) -> Config:
     """The config for a call of these sizes: for any T, which may be that of another sequence of the batch."""
-    return in_ranges(configure(H, D, window, scale, ratio, 1), S, 2 * MOST_RANGES)
+    return in_ranges(Config(H, D, window, scale, ratio), S, MOST_RANGES)
 
 
 def hca(q, window_kv, compressed_kv, sink, offset, ratio: int, window: int, scale: float):

@@ -1,29 +1,28 @@
-"""Attention of all heads of a query over keys that are their own values, in tiles (formula: reference/attention.py).
+"""Attention of the heads of a query over keys that are their own values, in tiles (formula: reference/attention.py).
 
 A block takes a query, up to 64 of its heads, and a range of the tiles of keys: first those of the window, then those of
-the compressed entries. Keys stream through two stages of shared memory; rows that are not seen come as zeros and get the
-weight 0. A tensor core's rows are heads: z = q kᵀ and acc = Σ exp2(c (z - top)) k split their columns over the groups of
-warps, whose maxima and sums meet in shared memory.
+the compressed entries. Its warps have three roles. The copier brings keys to shared memory (kernels/gather.py); those that
+are not seen get the weight 0. Two multipliers g = 0, 1 compute the scores z = q kᵀ of half g of a tile, and the columns of half
+g of acc = Σ exp2(c (z - top)) k for the keys of both halves: they hand one another their weights, and the maximum ``top``
+of half 0 on to half 1 and back. So the tensor cores have the products of one while the other weighs.
+
+A barrier is passed once in an iteration, so that its phase is that of the iteration's number.
 
 With one range the result is that of the operator. With several, each is the attention over its range, in fp32 and without
-the sink, and ``combine`` weighs them.
+the sink, and kernels/combine.py weighs them.
 """
 
 import math
-from dataclasses import dataclass, replace
 
 import tilelang.language as T
 
-from .build import aligned, build
+from .attention_config import BF16, F32, HEADS, I32, KEYS, PANEL, Config
+from .gather import ASYNC, ROLE, copying
 
-BF16, F32, I32 = "bfloat16", "float32", "int32"
 LOWEST = -(2.0**30)  # a running maximum starts here, finite: below every admissible q · k
 LOG2E = math.log2(math.e)
-FEW, MOST_RANGES = 8, 8  # blocks of a sequence that are too few; ranges of its keys
-PANEL = 64  # columns of a swizzled row of shared memory
-# copies to shared memory that the kernel itself commits and awaits
-ASYNC = {"parallel_prefer_async": True, "parallel_async_without_async_commit_wait": True}
-
+THREADS = 3 * ROLE
+REGISTERS = 216  # of a thread that multiplies
 
 # 2^x by the instruction, without the steps that C adds for results below 2^-126, which become 0
 EXP2 = """__device__ __forceinline__ float exp2_ftz(float x) {
@@ -32,260 +31,192 @@ EXP2 = """__device__ __forceinline__ float exp2_ftz(float x) {
 """
 
 
-@dataclass(frozen=True)
-class Config:
-    """Static parameters: the operator's; the ranges of keys; keys in a tile, threads."""
-
-    H: int = 64
-    D: int = 512
-    window: int = 128
-    scale: float = 512**-0.5
-    ratio: int = 128
-    ranges: int = 1
-    tile: int = 64
-    threads: int = 256
-
-    @property
-    def heads(self) -> int:
-        """Heads of a block: rows of a product."""
-        return min(max(self.H, 16), 64)
-
-    @property
-    def out_dtype(self) -> str:
-        """Of one range the result, of several what is still to be combined."""
-        return BF16 if self.ranges == 1 else F32
-
-    @property
-    def parts(self) -> int:
-        """Blocks of a query in a range."""
-        return max(self.H // self.heads, 1)
-
-    @property
-    def groups(self) -> int:
-        """Groups of warps that share the columns of a product."""
-        return self.threads // (128 if self.heads == 64 else 32)
-
-    @property
-    def window_tiles(self) -> int:
-        """Tiles that hold the window."""
-        return -(-self.window // self.tile)
-
-
-def configure(H: int, D: int, window: int, scale: float, ratio: int, ranges: int) -> Config:
-    """The choices made for sm_90."""
-    wide = H >= 64
-    return Config(H, D, window, scale, ratio, ranges, 64 if wide else 32, 256 if wide else 128)
-
-
-def in_ranges(cfg: Config, queries: int, tiles: int) -> Config:
-    """Few queries of a sequence leave most of a GPU idle: their tiles are shared out, at least two to a range.
-
-    The batch has no say, so that no result depends on it.
-    """
-    few = queries * cfg.parts <= FEW
-    return replace(cfg, ranges=min(max(tiles // 2, 1), MOST_RANGES) if few else 1)
-
-
 def _exp2(x):
     return T.call_extern(F32, "exp2_ftz", x)
-
-
-def by_row(cfg: Config) -> T.Fragment:
-    """Row j of a tile belongs to the threads that copy it, 16 bytes each of a panel."""
-    copiers = PANEL * 2 // 16
-    at_once = cfg.threads // copiers
-    return T.Fragment(
-        (cfg.tile,),
-        forward_thread_fn=lambda j, copier: j % at_once * copiers + copier,
-        forward_index_fn=lambda j: j // at_once,
-        replicate=copiers,
-    )
 
 
 def attend(cfg: Config, look_up):
     """The block of a query.
 
-    ``look_up`` is a macro: given ``find``, which is its own, it writes to ``rows`` which entries tile e of the compressed
-    entries holds, -1 where none is to be read. It is called for the window's tiles too, e < 0, with no effect.
+    ``look_up`` is a macro for the copier (kernels/gather.py).
     """
-    M, N, D, H, G = cfg.heads, cfg.tile, cfg.D, cfg.H, cfg.groups
+    M, N, C, D, H = HEADS, KEYS, cfg.columns, cfg.D, cfg.H
     c = cfg.scale * LOG2E
-    multiply = T.wgmma_gemm if M == 64 else T.gemm
+    copier = copying(cfg, look_up)
 
     @T.macro
-    def scores(qs, ks, z, stage):
-        multiply(qs, ks[stage, :, :], z, transpose_B=True, clear_accum=True, policy=T.GemmWarpPolicy.FullCol)
-
-    @T.macro
-    def wait(under_way, z, acc):
-        if M == 64:
-            T.wait_wgmma(under_way)
-            if under_way == 0:
-                T.warpgroup_fence_operand(z, num_regs=M * N // cfg.threads)
-                T.warpgroup_fence_operand(acc, num_regs=M * D // cfg.threads)
-
-    @T.macro
-    def gather(kv, b, rows, ks, stage):
-        for p in T.unroll(D // PANEL, unroll_factor=2):
-            for j, d in T.Parallel(N, PANEL, annotations=ASYNC):
-                ks[stage, j, p * PANEL + d] = T.if_then_else(
-                    rows[j] >= 0 and rows[j] < kv.shape[1], kv[b, rows[j], p * PANEL + d], 0
+    def begin(g, q, b, s, h0, qs, ready, acc, top, total):
+        T.set_max_nreg(REGISTERS, 1)
+        for p in T.unroll(C // PANEL):
+            for h, d in T.Parallel(M, PANEL, annotations=ASYNC):
+                qs[g, h, p * PANEL + d] = T.if_then_else(
+                    h0 + h < H and g * C + p * PANEL + d < D, q[b, s, h0 + h, g * C + p * PANEL + d], 0
                 )
-
-    @T.macro
-    def load(keys, find, u, stage, tiles):
-        window_kv, compressed_kv, b, s, S, oldest = keys
-        ks, rows, seen = tiles
-        look_up(find, u - cfg.window_tiles, rows)
-        if u < cfg.window_tiles:
-            for j in T.Parallel(N):
-                token = s - cfg.window + 1 + u * N + j
-                row = window_kv.shape[1] - S + token
-                rows[j] = T.if_then_else(token <= s and token >= oldest[0], row, -1)
-            gather(window_kv, b, rows, ks, stage)
-        else:
-            gather(compressed_kv, b, rows, ks, stage)
-        for j in T.Parallel(N):
-            seen[stage, j] = rows[j]
-
-    @T.macro
-    def block(q, keys, find, sink, out, lse, h0, part, first, end):
-        b, s = keys[2], keys[3]
-        qs = T.alloc_shared((M, D), BF16)
-        ks = T.alloc_shared((2, N, D), BF16)
-        ps = T.alloc_shared((M, N), BF16)
-        meet = T.alloc_shared((M, G), F32)
-        seen = T.alloc_shared((2, N), I32)
-        rows = T.alloc_fragment((N,), I32)
-        T.annotate_layout({rows: by_row(cfg)})
-        z = T.alloc_fragment((M, N), F32)
-        of_group = T.reshape(z, (M, G, N // G))
-        acc = T.alloc_fragment((M, D), F32)
-        top = T.alloc_fragment((M,), F32)
-        fade = T.alloc_fragment((M,), F32)
-        total = T.alloc_fragment((M, G), F32)
-        partial = T.alloc_fragment((M, G), F32)
-        tiles = ks, rows, seen
-        for h, d in T.Parallel(M, D, annotations=ASYNC):
-            qs[h, d] = T.if_then_else(h0 + h < H, q[b, s, h0 + h, d], 0)
-        load(keys, find, first, first % 2, tiles)
-        T.ptx_commit_group()
-        T.ptx_wait_group(0)
-        T.fence_proxy_async()
-        T.sync_threads()
-        scores(qs, ks, z, first % 2)
-        if first + 1 < end:
-            load(keys, find, first + 1, (first + 1) % 2, tiles)
-        T.ptx_commit_group()
+        T.cp_async_barrier_noinc(ready)
         T.fill(acc, 0)
         T.fill(top, LOWEST)
         T.fill(total, 0)
-        wait(0, z, acc)
-        for t in T.serial(first, end):
-            for h, j in T.Parallel(M, N):
-                z[h, j] = T.if_then_else(seen[t % 2, j] >= 0, z[h, j], -T.infinity(F32))
-            T.reduce_max(of_group, partial, dim=2)
-            T.copy(partial, meet)
-            T.copy(top, fade)
-            for g in T.unroll(G):
-                for h in T.Parallel(M):
-                    top[h] = T.max(top[h], meet[h, g])
-            for h, j in T.Parallel(M, N):
-                z[h, j] = _exp2(z[h, j] * c - top[h] * c)
-            T.copy(z, ps)
-            T.reduce_sum(of_group, partial, dim=2)
-            for h in T.Parallel(M):
-                fade[h] = _exp2(fade[h] * c - top[h] * c)
-            for h, g in T.Parallel(M, G):
-                total[h, g] = total[h, g] * fade[h] + partial[h, g]
-            for h, d in T.Parallel(M, D):
-                acc[h, d] *= fade[h]
-            T.ptx_wait_group(0)
-            T.fence_proxy_async()
-            T.sync_threads()
-            multiply(ps, ks[t % 2, :, :], acc, policy=T.GemmWarpPolicy.FullCol)
-            if t + 1 < end:
-                scores(qs, ks, z, (t + 1) % 2)
-            wait(1, z, acc)
-            T.sync_threads()
-            if t + 2 < end:
-                load(keys, find, t + 2, t % 2, tiles)
-            T.ptx_commit_group()
-            wait(0, z, acc)
-        T.copy(total, meet)
-        T.fill(fade, 0)
-        for g in T.unroll(G):
-            for h in T.Parallel(M):
-                fade[h] += meet[h, g]
+        T.barrier_wait(ready, 0)
+        T.fence_proxy_async()
+
+    @T.macro
+    def scores(g, parity, qs, ks, z, seen, barriers):
+        ready, listed = barriers[1], barriers[3]
+        T.barrier_wait(ready[3 * g], parity)
+        T.fence_proxy_async()
+        T.wgmma_gemm(qs[g, :, :], ks[3 * g, :, :], z, transpose_B=True, clear_accum=True)
+        T.barrier_wait(ready[1 + g], parity)
+        T.fence_proxy_async()
+        T.wgmma_gemm(qs[1 - g, :, :], ks[1 + g, :, :], z, transpose_B=True)
+        T.wait_wgmma(0)
+        T.warpgroup_fence_operand(z, num_regs=M * N // ROLE)
+        T.barrier_wait(listed[g], parity)
+        for h, j in T.Parallel(M, N):
+            z[h, j] = T.if_then_else(seen[g, j] >= 0, z[h, j], -T.infinity(F32))
+
+    @T.macro
+    def weigh(g, z, top, weights, ps, weighed):
+        for h, j in T.Parallel(M, N):
+            z[h, j] = _exp2(z[h, j] * c - top[h] * c)
+        T.copy(z, weights)
+        T.copy(weights, ps[g, :, :])
+        T.fence_proxy_async()
+        T.barrier_arrive(weighed[g])
+
+    @T.macro
+    def rescale(acc, total, fade):
         for h in T.Parallel(M):
-            if h0 + h < H:
-                lse[b, part, s, h0 + h] = T.if_then_else(
-                    fade[h] > 0, top[h] * cfg.scale + T.log(fade[h]), T.infinity(F32)
-                )
+            total[h] *= fade[h]
+        for h, d in T.Parallel(M, C):
+            acc[h, d] *= fade[h]
+
+    @T.macro
+    def await_product(acc, free, n):
+        T.wait_wgmma(0)
+        T.warpgroup_fence_operand(acc, num_regs=M * C // ROLE)
+        T.barrier_arrive(free[n])
+
+    @T.macro
+    def finish(g, acc, top, total, fade, sums, ended, sink, qs, out, lse, b, part, s, h0):
+        T.copy(total, sums[g, :])
+        T.barrier_arrive(ended)
+        T.barrier_wait(ended, 0)
+        for h in T.Parallel(M):
+            total[h] = sums[0, h] + sums[1, h]
+        if g == 0:
+            for h in T.Parallel(M):
+                if h0 + h < H:
+                    lse[b, part, s, h0 + h] = T.if_then_else(
+                        total[h] > 0, top[h] * cfg.scale + T.log(total[h]), T.infinity(F32)
+                    )
         for h in T.Parallel(M):
             sunk = T.exp2(sink[T.min(h0 + h, H - 1)] * LOG2E - top[h] * c) if cfg.ranges == 1 else T.float32(0)
-            fade[h] = T.if_then_else(fade[h] > 0, 1 / (fade[h] + sunk), 0)
-        for h, d in T.Parallel(M, D):
+            fade[h] = T.if_then_else(total[h] > 0, 1 / (total[h] + sunk), 0)
+        for h, d in T.Parallel(M, C):
             acc[h, d] *= fade[h]
         if cfg.ranges == 1:
-            T.copy(acc, qs)
-            for h, d in T.Parallel(M, D):
-                if h0 + h < H:
-                    out[b, part, s, h0 + h, d] = qs[h, d]
+            T.copy(acc, qs[g, :, :])
+            for h, d in T.Parallel(M, C):
+                if h0 + h < H and g * C + d < D:
+                    out[b, part, s, h0 + h, g * C + d] = qs[g, h, d]
         else:
-            for h, d in T.Parallel(M, D):
-                if h0 + h < H:
-                    out[b, part, s, h0 + h, d] = acc[h, d]
+            for h, d in T.Parallel(M, C):
+                if h0 + h < H and g * C + d < D:
+                    out[b, part, s, h0 + h, g * C + d] = acc[h, d]
+
+    @T.macro
+    def multiplier0(first, end, qs, ks, ps, peaks, seen, acc, top, total, fade, barriers):
+        """Of half 0 of a tile the weights; columns 0."""
+        free, weighed = barriers[2], barriers[4]
+        z = T.alloc_fragment((M, N), F32)
+        weights = T.alloc_fragment((M, N), BF16)
+        partial = T.alloc_fragment((M,), F32)
+        for t in T.serial(first, end):
+            scores(0, (t - first) % 2, qs, ks, z, seen, barriers)
+            T.copy(top, fade)
+            T.reduce_max(z, top, dim=1, clear=False)
+            T.copy(top, peaks[0, :])
+            weigh(0, z, top, weights, ps, weighed)
+            for h in T.Parallel(M):
+                fade[h] = _exp2(fade[h] * c - top[h] * c)
+            rescale(acc, total, fade)
+            T.wgmma_gemm(weights, ks[0, :, :], acc)
+            T.reduce_sum(z, partial, dim=1)
+            for h in T.Parallel(M):
+                total[h] += partial[h]
+            await_product(acc, free, 0)
+            T.barrier_wait(weighed[1], (t - first) % 2)
+            T.copy(top, fade)
+            T.copy(peaks[1, :], top)
+            for h in T.Parallel(M):
+                fade[h] = _exp2(fade[h] * c - top[h] * c)
+            rescale(acc, total, fade)
+            T.wgmma_gemm(ps[1, :, :], ks[2, :, :], acc)
+            await_product(acc, free, 2)
+
+    @T.macro
+    def multiplier1(first, end, qs, ks, ps, peaks, seen, acc, top, total, fade, barriers):
+        """Of half 1 of a tile the weights; columns 1."""
+        free, weighed = barriers[2], barriers[4]
+        z = T.alloc_fragment((M, N), F32)
+        weights = T.alloc_fragment((M, N), BF16)
+        own = T.alloc_fragment((M,), F32)
+        for t in T.serial(first, end):
+            scores(1, (t - first) % 2, qs, ks, z, seen, barriers)
+            T.reduce_max(z, own, dim=1)
+            T.barrier_wait(weighed[0], (t - first) % 2)
+            for h in T.Parallel(M):
+                fade[h] = _exp2(top[h] * c - peaks[0, h] * c)
+            rescale(acc, total, fade)
+            T.wgmma_gemm(ps[0, :, :], ks[1, :, :], acc)
+            for h in T.Parallel(M):
+                top[h] = T.max(own[h], peaks[0, h])
+            T.copy(top, peaks[1, :])
+            for h in T.Parallel(M):
+                fade[h] = _exp2(peaks[0, h] * c - top[h] * c)
+            weigh(1, z, top, weights, ps, weighed)
+            T.reduce_sum(z, own, dim=1)
+            await_product(acc, free, 1)
+            rescale(acc, total, fade)
+            T.wgmma_gemm(weights, ks[3, :, :], acc)
+            for h in T.Parallel(M):
+                total[h] += own[h]
+            await_product(acc, free, 3)
+
+    @T.macro
+    def block(q, keys, find, sink, out, lse, h0, part, first, end):
+        b, s = keys[2:4]
+        qs = T.alloc_shared((2, M, C), BF16)
+        ks = T.alloc_shared((4, N, C), BF16)  # half g of a tile, columns h: 2 g + h
+        ps = T.alloc_shared((2, M, N), BF16)
+        peaks = T.alloc_shared((2, M), F32, scope="shared")
+        sums = T.alloc_shared((2, M), F32, scope="shared")
+        seen = T.alloc_shared((2, N), I32, scope="shared")
+        fetched = T.alloc_barrier(2 * ROLE)
+        ready = T.alloc_barrier([ROLE] * 4)
+        free = T.alloc_barrier([ROLE] * 4)
+        listed = T.alloc_barrier([ROLE] * 2)
+        weighed = T.alloc_barrier([ROLE] * 2)
+        ended = T.alloc_barrier(2 * ROLE)
+        barriers = fetched, ready, free, listed, weighed
+        acc0 = T.alloc_fragment((M, C), F32)
+        top0 = T.alloc_fragment((M,), F32)
+        total0 = T.alloc_fragment((M,), F32)
+        fade0 = T.alloc_fragment((M,), F32)
+        acc1 = T.alloc_fragment((M, C), F32)
+        top1 = T.alloc_fragment((M,), F32)
+        total1 = T.alloc_fragment((M,), F32)
+        fade1 = T.alloc_fragment((M,), F32)
+        thread = T.get_thread_binding()
+        if thread < ROLE:
+            copier(find, keys, first, end, ks, seen, barriers)
+        elif thread < 2 * ROLE:
+            begin(0, q, b, s, h0, qs, fetched, acc0, top0, total0)
+            multiplier0(first, end, qs, ks, ps, peaks, seen, acc0, top0, total0, fade0, barriers)
+            finish(0, acc0, top0, total0, fade0, sums, ended, sink, qs, out, lse, b, part, s, h0)
+        else:
+            begin(1, q, b, s, h0, qs, fetched, acc1, top1, total1)
+            multiplier1(first, end, qs, ks, ps, peaks, seen, acc1, top1, total1, fade1, barriers)
+            finish(1, acc1, top1, total1, fade1, sums, ended, sink, qs, out, lse, b, part, s, h0)
 
     return block
-
-
-def launch(factory, cfg: Config, q, window_kv, compressed_kv, sink, *others):
-    """Run an operator's kernel; combine its ranges."""
-    b, s, h, d = q.shape
-    out, lse = q.new_empty(q.shape), sink.new_empty((b, s, h))
-    inputs = [aligned(x) for x in (q, window_kv, compressed_kv, sink, *others)]
-    if cfg.ranges == 1:
-        build(factory, cfg)(*inputs, out.unsqueeze(1), lse.unsqueeze(1))
-        return out, lse
-    outs, lses = sink.new_empty((b, cfg.ranges, s, h, d)), sink.new_empty((b, cfg.ranges, s, h))
-    build(factory, cfg)(*inputs, outs, lses)
-    build(combine, Config(h, d, ranges=cfg.ranges))(outs, lses, inputs[3], out, lse)
-    return out, lse
-
-
-def combine(cfg: Config) -> T.PrimFunc:
-    """out [B,ranges,S,H,D] and lse [B,ranges,S,H] of the ranges -> those of all keys, with the sink."""
-    B, S = T.dynamic("B"), T.dynamic("S")
-    G, H, D = cfg.ranges, cfg.H, cfg.D
-
-    @T.prim_func
-    def combine(
-        outs: T.Tensor((B, G, S, H, D), F32),
-        lses: T.Tensor((B, G, S, H), F32),
-        sink: T.Tensor((H,), F32),
-        out: T.Tensor((B, S, H, D), BF16),
-        lse: T.Tensor((B, S, H), F32),
-    ):
-        with T.Kernel(S, H, B, threads=D // 4) as (s, h, b):
-            parts = T.alloc_fragment((G,), F32)
-            top = T.alloc_fragment((1,), F32)
-            total = T.alloc_fragment((1,), F32)
-            acc = T.alloc_fragment((D,), F32)
-            for g in T.Parallel(G):
-                parts[g] = T.if_then_else(lses[b, g, s, h] < T.infinity(F32), lses[b, g, s, h], -T.infinity(F32))
-            T.fill(top, LOWEST)
-            T.reduce_max(parts, top, dim=0, clear=False)
-            for g in T.Parallel(G):
-                parts[g] = T.exp2((parts[g] - top[0]) * LOG2E)
-            T.reduce_sum(parts, total, dim=0)
-            T.fill(acc, 0)
-            for g in T.unroll(G):
-                for d in T.Parallel(D):
-                    acc[d] += parts[g] * outs[b, g, s, h, d]
-            for d in T.Parallel(D):
-                weight = total[0] + T.exp2((sink[h] - top[0]) * LOG2E)
-                out[b, s, h, d] = T.if_then_else(total[0] > 0, acc[d] / weight, 0)
-            lse[b, s, h] = T.if_then_else(total[0] > 0, top[0] + T.log(total[0]), T.infinity(F32))
-
-    return combine

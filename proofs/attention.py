@@ -1,14 +1,14 @@
 """What CSA and HCA share: the invariant of their loop over tiles, and ranges of keys.
 
 Tile u holds the keys of rows ``row(u, j)``, j < N, of the window or of the entries; -1 stands for none. With
-k = ``key(u, j)``, 0 where there is none, and z(u, j) = scale q · k, before the iteration for tile t a block has, for any
-finite ``top``,
+k = ``key(u, j)``, 0 where there is none, and z(u, j) = scale q · k, before the iteration for tile t the two roles g that
+multiply have, for any finite ``top`` common to both,
 
-    total[h, g] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale top),    j in group g of the columns
-    acc[h, d] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale top) k[d],    sums over the tiles u < t of its range
+    total_g[h] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale top),    j in half g of a tile
+    acc_g[h, d] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale top) k[d + g C],    all j
 
-and in stage t % 2 of shared memory tile t, in the other one tile t + 1 if there is one. ``row`` and ``key`` stay opaque but
-where a tile is loaded, and where the reference's sums over keys are identified with sums over tiles.
+with sums over the tiles u < t of the block's range. ``row`` and ``key`` stay opaque but where a tile is loaded, and where
+the reference's sums over keys are identified with sums over tiles.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..kernels.online_softmax import PANEL, Config
+from ..kernels.attention_config import HEADS, KEYS, PANEL, Config
 from ..reference.attention import Keys, attend
 from ..reference.contract import Contract, Static, TensorSpec
 from .engine import normal_form as nf
@@ -44,13 +44,6 @@ RANGES = Static(int, 1, 64)
 SINK_ALONE = Waiver(
     "sink[", "exp", "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit"
 )
-
-
-REPLACED = "of a tile of the window: the rows that were looked up are replaced by the window's"
-FOR_NVCC = {
-    'dropped statement @ T.warpgroup_fence_operand("float32", acc, 0, 128)': "it is no instruction, and orders none: it "
-    "keeps nvcc, which is trusted, from moving uses of registers over a wait",
-}
 
 
 def contract(whole: Contract, cfg: Config) -> Contract:
@@ -167,7 +160,7 @@ class Block:
 
     def head(self, h: Form) -> Form:
         """The head of a row of the products."""
-        return (block() - self.cfg.parts * self.s) * self.cfg.heads + h
+        return (block() - self.cfg.parts * self.s) * HEADS + h
 
     def forget(self, extent: Form, facts: Facts) -> None:
         """Of where the range begins and ends keep that it lies within the tiles, which is all that matters."""
@@ -246,43 +239,40 @@ class Block:
             return weight if d is None else weight * nf.apply("key", self.first + u, first + j, d)
 
         total = nf.summation(s.t, lambda u: nf.summation(count, lambda j: summand(u, j)))
-        return nf.exp(-CONSTANTS.unify(self.cfg.scale) * s["top"](h)) * total
+        return nf.exp(-CONSTANTS.unify(self.cfg.scale) * s["top0"](h)) * total
 
-    def invariant(self, extent: Form, **more: Determined) -> Invariant:
-        """What holds before each iteration of the loop over ``extent`` tiles."""
-        N, width = self.cfg.tile, self.cfg.tile // self.cfg.groups
+    def present(self, column: Form) -> Form:
+        """Whether there is a column, of those of both roles."""
+        return ONE if 2 * self.cfg.columns == self.cfg.D else at_least(nf.form(self.cfg.D - 1), column)
 
-        def left(s: State, ahead: int) -> Form:
-            return at_least(extent - 1, s.t + ahead)
+    def invariant(self) -> Invariant:
+        """What holds before each iteration of the loop over tiles."""
 
-        def staged(name: str) -> Callable[..., Form]:
-            def value(s: State, stage: Form, *index: Form) -> Form:
-                t = self.first + s.t
-                return choose(in_stage(s, stage), nf.apply(name, t, *index), nf.apply(name, t + 1, *index))
+        def total(g: int) -> Determined:
+            return Determined(lambda s, h: self.weights(s, h, (g * KEYS, KEYS)))
 
-            return value
+        def acc(g: int) -> Determined:
+            def value(s: State, h: Form, d: Form) -> Form:
+                column = d + g * self.cfg.columns
+                return self.present(column) * self.weights(s, h, (0, self.cfg.tile), column)
 
-        def in_stage(s: State, stage: Form) -> Form:
-            t = self.first + s.t
-            return nf.indicator("eq", stage - (t - 2 * nf.floordiv(t, 2)), integer=True)
+            return Determined(value)
 
-        def arrived(s: State, stage: Form, *_: Form) -> Form:
-            return choose(in_stage(s, stage), left(s, 0), left(s, 1))
-
-        def total(s: State, h: Form, g: Form) -> Form:
-            return self.weights(s, h, (g * width, width))
+        def key(s: State, part: Form, j: Form, d: Form) -> Form:
+            g = nf.floordiv(part, 2)
+            column = (part - 2 * g) * self.cfg.columns + d
+            return self.present(column) * nf.apply("key", self.first + s.t, g * KEYS + j, column)
 
         return Invariant(
-            free=("top",),
+            free=("top0",),
             determined={
-                "ks": Determined(staged("key"), arrived, {2: PANEL}),
-                "seen": Determined(staged("row"), arrived),
-                "z": Determined(
-                    lambda s, h, j: self.score(self.first + s.t, j, self.head(h)), lambda s, *_: left(s, 0)
-                ),
-                "total": Determined(total),
-                "acc": Determined(lambda s, h, d: self.weights(s, h, (0, N), d)),
-                **more,
+                "top1": Determined(lambda s, h: s["top0"](h)),
+                **{f"total{g}": total(g) for g in (0, 1)},
+                **{f"acc{g}": acc(g) for g in (0, 1)},
+            },
+            staged={
+                "ks": Determined(key, parts={0: 1, 2: PANEL}),
+                "seen": Determined(lambda s, g, j: nf.apply("row", self.first + s.t, g * KEYS + j), parts={0: 1}),
             },
             definitions=self.definitions,
         )
@@ -321,7 +311,6 @@ def compare(
     whole: Contract,
     here: Callable[[], Block],
     reference: Reference,
-    more: Callable[[Block, Form], Mapping[str, Determined]] = lambda *_: {},
     cases: Sequence[Form] = (ONE,),
 ) -> Compare:
     """A kernel of the loop over tiles against its reference.
@@ -331,21 +320,21 @@ def compare(
         whole: the operator's contract.
         here: the block.
         reference: what it computes.
-        more: what else the loop's invariant determines, from the block and the loop's extent.
         cases: about sizes, one of which holds: what the reference distinguishes.
     """
 
     def compared(kernel: Any, known: Facts) -> Compared:
         with ExitStack() as stack:
-            stack.enter_context(nf.splitting(cfg.groups))
-            stack.enter_context(nf.tiled(cfg.tile, cfg.tile // cfg.groups))
+            stack.enter_context(nf.splitting(2))
+            stack.enter_context(nf.tiled(cfg.tile, KEYS))
+            if cfg.columns < cfg.D:
+                stack.enter_context(nf.tiled(cfg.D, cfg.columns))
             at = here()
             count = cfg.window_tiles + sums.tiles(at.listed, cfg.tile)
             extent = nf.floordiv(count * (at.range + 1), cfg.ranges) - at.first
             sizes = {"R": nf.variable("P") + nf.variable("S")}
             at.forget(extent, known)
-            loop = at.invariant(extent, **more(at, extent))
-            done = execute(kernel, sizes=sizes, invariants={"t": loop}, facts=known)
+            done = execute(kernel, sizes=sizes, invariants={"t": at.invariant()}, facts=known)
             equations = list(done.equations)
             if all(equation.holds for equation in equations):
                 equations += _outcome(cfg, whole, at, extent, reference, done, known, cases)

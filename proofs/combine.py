@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from ..kernels.attention_config import Config
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.online_softmax import Config, combine
+from ..kernels.combine import combine
 from ..reference.attention import SINK
 from ..reference.contract import Contract, TensorSpec
 from . import attention
@@ -36,13 +37,10 @@ def combining(whole: Contract) -> Contract:
     return Contract("combine", sizes, statics, inputs, whole.outputs, probes)
 
 
-COMBINED = ("L0", "L2", "range", "lemmas")  # not L1: all threads of a block write its lse, the same number
-
-
 def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Proof:
     """The proof of the kernel that combines the ranges."""
     given = attention.statics(cfg, "H", "D")
-    more = {"waivers": (attention.SINK_ALONE,), "layers": COMBINED, **more}
+    more = {"waivers": (attention.SINK_ALONE,), **more}
     return Proof(op, combine(cfg), combining(whole), given, _combining(cfg, whole), PASS_CONFIGS, **more)
 
 

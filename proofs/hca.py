@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..kernels.attention_config import Config
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.hca import hca_fwd
-from ..kernels.online_softmax import Config
 from ..reference import hca as reference
 from ..reference.attention import in_window
 from ..reference.hca import HCA
@@ -15,6 +15,7 @@ from ..reference.indexer import visible
 from . import attention
 from .attention import Block, at_least, either, index_or_none
 from .attention_lemmas import ENTRIES, WINDOW
+from .combine import combined
 from .engine import normal_form as nf
 from .engine.normal_form import ONE, ZERO, Form
 from .engine.symbolic_torch import SymbolicTensor
@@ -22,7 +23,7 @@ from .engine.verify import Compare
 from .suite import Proof
 
 T = nf.variable("T")
-NEVER = {"t < 0": "tile t + 2 is none of the window's two, which the compiler does not see"}
+EVERY = 40  # of the mutants
 
 
 def _block(cfg: Config) -> Block:
@@ -68,22 +69,15 @@ def _proof(cfg: Config, **more: Any) -> Proof:
         compare(cfg),
         PASS_CONFIGS,
         waivers=waivers,
-        writers_fence=True,
         **more,
     )
 
 
-EQUIVALENTS = {
-    "constant @ u - 2 -> u - 3": attention.REPLACED,
-    "stride @ e * 64 -> e * 65": attention.REPLACED,
-    "constant @ u - 2 -> u - 1, occurrence 2": attention.REPLACED,
-    "stride @ e * 64 -> e * 63, occurrence 3": attention.REPLACED,
-    'dropped barrier @ T.tvm_storage_sync("shared")': "the compiler places one there itself",
-    **attention.FOR_NVCC,
-}
+EQUIVALENTS: dict[str, str] = {}
 
 
 def proofs() -> Iterator[Proof]:
-    """All keys in one range, and in five that ``combine`` weighs, which is proved with CSA."""
-    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=20, equivalents=EQUIVALENTS)
-    yield _proof(Config(ranges=5), dead=NEVER)
+    """All keys in one range, and in five that another kernel combines."""
+    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=EVERY, equivalents=EQUIVALENTS)
+    yield _proof(Config(ranges=5))
+    yield combined("hca", HCA, Config(ranges=5))

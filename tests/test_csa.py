@@ -15,6 +15,7 @@ from torch import Tensor
 import lemmata
 from attention_cases import INF, NAN, case, check, planted_is_caught, within_flash_mla
 from inputs import make
+from lemmata.bindings.attention import widened
 from lemmata.bindings.registry import say_once
 from lemmata.reference import csa
 from opspec import OpSpec
@@ -172,3 +173,22 @@ def test_the_backward_says_once_that_it_is_the_reference(spec: OpSpec, caplog: p
             spec.grads(spec.op, call, torch.ones_like(spec.run(call)))
     messages = [record.message for record in caplog.records if "reference runs" in record.message]
     assert [message.split(":")[:2] for message in messages] == [[spec.name, " the backward has no kernel yet"]]
+
+
+def test_narrow_heads_are_filled_up() -> None:
+    """What the launcher of the kernel is given, and what becomes of its result."""
+    widths = []
+
+    def launcher(q: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        widths.append({x.shape[-1] for x in (q, *others[:2])})
+        return csa.csa(q, *others)
+
+    generator = torch.Generator().manual_seed(1)
+    for D in (64, 128):
+        q, window_kv, entries = (torch.randn(*s, D, generator=generator) for s in ((2, 3, 8), (2, 5), (2, 4)))
+        rest = torch.randn(8), torch.randint(-1, 5, (2, 3, 6)).int(), torch.tensor([0, 9]).int(), 4, 0.125
+        got = widened(launcher)(q, window_kv, entries, *rest)
+        for a, b in zip(got, csa.csa(q, window_kv, entries, *rest), strict=True):
+            torch.testing.assert_close(a, b)
+            assert a.is_contiguous()
+    assert widths == [{128}, {128}]

@@ -13,14 +13,17 @@ ENGINE = ROOT / "proofs" / "engine"
 BLOCK = re.compile(r"(<!-- sizes -->\n).*?(<!-- end of sizes -->)", re.DOTALL)
 
 TRUSTED = {
-    "meaning of statements and tile operations": "semantics tile_operations expressions algebra contents extended dtypes",
+    "meaning of statements and tile operations": (
+        "semantics tile_operations expressions algebra contents extended dtypes roles"
+    ),
     "normal form and its laws": "ring normal_form equality equations cases constants pretty sums",
     "symbolic execution, invariants, integer facts": "symbolic invariants entailment externs",
     "meaning of torch functions, references as recurrences": "symbolic_torch pull_array cutting recurrences",
     "conditions from IR": "extract walk trace translate intrinsics state counters bounds row_major wgmma",
     "coverage, races, barriers, asynchrony": (
-        "coverage tiling races asynchrony runs pairs intervals instances bitvectors"
+        "coverage tiling races asynchrony runs pairs conflicts intervals instances bitvectors"
     ),
+    "races and asynchrony among roles of warps": "happens_before timeline phases products",
     "range layer": "ranges",
     "contract to hypotheses, solvers, verdicts": "hypotheses conditions solve verify report cache lemmas errors source_lines",
 }

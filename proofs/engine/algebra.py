@@ -176,3 +176,7 @@ class Algebra(Protocol[V]):
     def barrier(self) -> None:
         """All threads of the block wait for one another."""
         ...
+
+    def turn(self) -> None:
+        """The turn of a role ends, another one goes on (``roles``)."""
+        ...

@@ -32,6 +32,7 @@ from .hypotheses import Hypotheses
 from .intervals import Placed, Unordered, accesses, coarse
 from .pairs import apart, within_block
 from .runs import Lack, Meeting, Progress, Runs
+from .timeline import roles
 from .trace import Access, Barrier, Event, Trace
 from .walk import walk
 from .wgmma import DESCRIPTOR, ORDERING, PRODUCT
@@ -67,8 +68,10 @@ def asynchrony(
 
 
 def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses, *, writers_fence: bool = False) -> Analysis:
-    """The conditions, and that each operation can happen, of a function at device level."""
+    """The conditions, and that each operation can happen, of a function at device level; none where warps have roles."""
     trace = walk(device, hypotheses)
+    if roles(trace):
+        return Analysis((), frozenset(), ())
     uniform = {*hypotheses.sizes, *(v.name for v in trace.launch.values() if v.kind == "block")}
     meetings = Runs(coarse(trace.skeleton, (Barrier, Event)), _begin, _matters, uniform).meetings()
     late = any(map(_relies_on_readers, meetings))
@@ -77,7 +80,7 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses, *, writers_fenc
     if writers_fence:
         lacks = [(m, _UNFENCED if _relies_on_readers(m) else lack) for m, lack in lacks]
     conditions = tuple(_conditions([(m, lack) for m, lack in lacks if lack], trace, hypotheses))
-    return Analysis(conditions, trace.unmodelled - MODELLED | assumed, tuple(_operations(trace, hypotheses)))
+    return Analysis(conditions, trace.unmodelled - MODELLED | assumed, tuple(_operations(trace, hypotheses)), MODELLED)
 
 
 def _operations(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:

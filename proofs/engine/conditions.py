@@ -76,20 +76,18 @@ class Analysis:
         unmodelled: names of the intrinsics whose effect no condition accounts for.
         sites: one condition per access, of kind "reachable", whose goal is false: it must be **refuted**. One that is
             proved shows that the hypotheses contradict each other on the way there, hence that its proofs are hollow.
+        modelled: names of the intrinsics that the conditions account for, whatever another check leaves out.
     """
 
     conditions: tuple[Condition, ...]
     unmodelled: frozenset[str]
     sites: tuple[Condition, ...]
+    modelled: frozenset[str] = frozenset()
 
     def __add__(self, other: Analysis) -> Analysis:
-        return Analysis(
-            self.conditions + other.conditions, self.unmodelled | other.unmodelled, self.sites + other.sites
-        )
-
-    def accounting_for(self, names: Collection[str]) -> Analysis:
-        """With these intrinsics no longer among those that no condition accounts for."""
-        return replace(self, unmodelled=self.unmodelled - frozenset(names))
+        modelled = self.modelled | other.modelled
+        unmodelled = (self.unmodelled | other.unmodelled) - modelled
+        return Analysis(self.conditions + other.conditions, unmodelled, self.sites + other.sites, modelled)
 
     def burying(self, dead: Collection[str]) -> Analysis:
         """Of what stands in if statements with these conditions it is asked that it is never executed, and nothing else."""

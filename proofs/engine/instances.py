@@ -72,9 +72,9 @@ def symbols(terms: Iterable[z3.ExprRef]) -> list[z3.FuncDeclRef]:
 def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z3.BoolRef, site: Site) -> Condition:
     """A condition in the theory that suits its goal: bit-vectors where an index permutes bits, else integers."""
     given = tuple(hypotheses)
-    kept = linear(given)
-    lost = {c.get_id() for c in constants(g for g in given if not any(g.eq(k) for k in kept))}
-    in_goal = {c.get_id() for c in constants([goal])}
-    if permutes_bits([goal]) and linear([goal]) and not lost & in_goal:
-        given, goal = tuple(to_bitvectors(h) for h in kept), to_bitvectors(goal)
+    if permutes_bits([goal]) and linear([goal]):
+        kept = linear(given)
+        lost = {c.get_id() for c in constants(g for g in given if not any(g.eq(k) for k in kept))}
+        if not lost & {c.get_id() for c in constants([goal])}:
+            given, goal = tuple(to_bitvectors(h) for h in kept), to_bitvectors(goal)
     return Condition(kind, statement, given, goal, site)

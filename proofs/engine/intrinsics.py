@@ -15,7 +15,7 @@ from . import wgmma
 from .dtypes import bits as element_bits
 from .dtypes import fits
 from .errors import Unsupported
-from .trace import Access, Region, Variable
+from .trace import Access, Instruction, Region, Variable
 
 if TYPE_CHECKING:
     from .translate import Translator, Value
@@ -31,6 +31,18 @@ _MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|si
 _COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
 _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 
+
+# What orders accesses, or makes them last (happens_before.py).
+INIT, ARRIVE, WAIT = "tirx.ptx_init_barrier_thread_count", "tirx.ptx_arrive_barrier", "tl.mbarrier_wait_parity"
+COPY, COPIED = "tl.ptx_cp_async", "tl.ptx_cp_async_barrier_noinc"
+MEET, FENCE = "tirx.tvm_storage_sync", "tl.fence_proxy_async"
+PRODUCT, PRODUCT_OF_REGISTERS = "tl.ptx_wgmma_ss", "tl.ptx_wgmma_rs"
+DESCRIBE, ORDER_REGISTERS = wgmma.DESCRIPTOR, "tl.warpgroup_arrive"
+COMMIT, AWAIT_PRODUCT = "tl.warpgroup_commit_batch", "tl.wait_wgmma"
+ORDERING = {
+    *(INIT, ARRIVE, WAIT, COPIED, MEET, FENCE, PRODUCT, PRODUCT_OF_REGISTERS),
+    *(DESCRIBE, ORDER_REGISTERS, COMMIT, AWAIT_PRODUCT),
+}
 
 # Instructions whose effect the engine does not account for. Any other with an effect is refused: it might end a thread
 # or leave a loop, so that what follows would be wrongly taken to run.
@@ -90,16 +102,21 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     if not pure or pointers or str(e.dtype) == "handle":
         translator.recorder.unmodelled.add(label)
     reaches = iter(_reaches(translator, e, name, pointers))
+    numbers: list[Value] = []
+    before = len(translator.recorder.accesses)
     for argument in e.args:
+        numbers.append(None)
         if any(argument.same_as(p) for p in pointers):
             reach = next(reaches)
             with translator.recorder.under(*reach.when):
                 _pointer(translator, argument, label, collective, reach.elements)
         elif isinstance(argument, tirx.PrimExpr):
-            translator.value(argument)
+            numbers[-1] = translator.value(argument)
     if name == wgmma.DESCRIPTOR:
         wgmma.describe(translator, e, *_target(translator, e.args[1]))
     wgmma.note(translator, e, name)
+    if name in ORDERING:
+        instruction(translator, e, numbers, translator.recorder.accesses[before:])
     if not pure:
         translator.locals.forget(passed(e))
     value = translator.opaque(name.split(".")[-1], str(e.dtype))
@@ -108,6 +125,21 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     if name in _MASKS and isinstance(value, z3.ArithRef):
         translator.recorder.facts.append(z3.And(value >= 0, value < 2**32))
     return value
+
+
+def instruction(
+    translator: Translator, e: tirx.Call, numbers: Sequence[Value], accesses: Sequence[Access] = ()
+) -> None:
+    """File a call that orders accesses or makes them last."""
+
+    def allocation(argument: object) -> str | None:
+        data = argument.buffer.data if isinstance(argument, tirx.BufferLoad) else argument
+        known = isinstance(data, tirx.Var) and hash(data) in translator.regions
+        return translator.regions[hash(data)][0] if known else None
+
+    operands = tuple(allocation(a) for a in e.args)
+    recorder = translator.recorder
+    recorder.program.append(Instruction(e.op.name, e, tuple(numbers), operands, tuple(accesses), recorder.context))
 
 
 @dataclass(frozen=True)

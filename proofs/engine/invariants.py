@@ -107,6 +107,7 @@ class Invariant:
     Attributes:
         free: buffers of any content. One that the loop does not write is made opaque all the same.
         determined: buffers given by a formula.
+        staged: buffers that the first role to run fills in each iteration, given by a formula where its turn ends.
         ghosts: references in lock step.
         auxiliary: buffers that only the proof has.
         positive: free or auxiliary buffers whose elements are positive; the range layer proves and uses it.
@@ -118,6 +119,7 @@ class Invariant:
 
     free: tuple[str, ...] = ()
     determined: Mapping[str, Determined] = field(default_factory=dict)
+    staged: Mapping[str, Determined] = field(default_factory=dict)
     ghosts: tuple[Ghost, ...] = ()
     auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
@@ -131,9 +133,9 @@ def induct(
     """Check the invariant of a loop, and leave the algebra in the state after the loop."""
     induction = Induction(algebra, loop, invariant, extent)
     algebra.execution.inductions[loop] = induction
-    algebra.inducing = True
+    algebra.inducing = induction
     induction.run(lower, body)
-    algebra.inducing = False
+    algebra.inducing = None
 
 
 class Induction:
@@ -144,7 +146,7 @@ class Induction:
         self.facts = algebra.facts
         self.path = algebra.facts.path
         self.memories: dict[str, Memory[Value]] = {}
-        for name in (*invariant.free, *invariant.determined):
+        for name in (*invariant.free, *invariant.determined, *invariant.staged):
             found = [m for m in algebra.contents if m.name == name]
             if len(found) != 1:
                 raise ValueError(f"{len(found)} buffers are named {name!r}")
@@ -157,6 +159,7 @@ class Induction:
         self._entry: State | None = None
         self._after: State | None = None
         self._unfoldings: dict[Form, list[Rewriting]] = {}
+        self._stage: State | None = None  # the head of the iteration, until the turn of its first role ends
 
     def run(self, lower: Form, body: Callable[[Form], None]) -> None:
         """Entry, one iteration, exit."""
@@ -167,23 +170,36 @@ class Induction:
             nf.ZERO, lambda name, index: self.invariant.auxiliary[name].initial(self._entry, *index)
         )
         when = f"at the entry of loop {self.loop!r}"
-        self._check(self._entry, when)
+        self._check(self._entry, when, self.invariant.determined)
         self._require_positive(self._entry, when)
         for ghost in ghosts:
             count = nf.form(ghost.recurrence.count)
             self._record(self.extent, count, f"loop {self.loop!r} runs as often as {ghost.recurrence.name} steps", [])
             self._check_ghost(ghost, self._entry, ghost.recurrence.initial, when, [])
-        before = self.havoc(t)
+        before = self._stage = self.havoc(t)
         body(lower + t)
         self._after = self._frozen(t + 1, lambda name, index: self.invariant.auxiliary[name].step(before, *index))
         when = f"after an iteration of loop {self.loop!r}"
-        self._check(self._after, when)
+        self._check(self._after, when, self.invariant.determined)
         self._require_positive(self._after, when)
         for ghost in ghosts:
             self._check_ghost(ghost, self._after, self._step(ghost, before), when, [before])
         self.havoc(self.extent)
         for ghost in ghosts:
             self.algebra.execution.ghosts[ghost.recurrence.name] = self.family(ghost)
+
+    def turn(self) -> None:
+        """The turn of a role ends. After the first one in an iteration, check what is staged, and make it opaque."""
+        head, self._stage = self._stage, None
+        if head is None or not self.invariant.staged:
+            return
+        now = self._frozen(head.t, lambda name, index: head[name](*index))
+        self._check(now, f"in an iteration of loop {self.loop!r}", self.invariant.staged)
+        for name, determined in self.invariant.staged.items():
+            memory = self.memories[name]
+            self.algebra.contents[memory] = self.algebra.contents[memory].copy()
+            self.algebra.contents[memory].forget(self.path)
+            self._write(name, self._described(memory, determined, head))
 
     def family(self, ghost: Ghost) -> Callable[..., Form]:
         """Any state of a ghost, by its number and the index of an element."""
@@ -314,9 +330,9 @@ class Induction:
 
     # Checks
 
-    def _check(self, state: State, when: str) -> None:
-        """The determined buffers hold their formulas."""
-        for name, determined in self.invariant.determined.items():
+    def _check(self, state: State, when: str, what: Mapping[str, Determined]) -> None:
+        """Buffers hold their formulas."""
+        for name, determined in what.items():
             memory = self.memories[name]
             lane = self.algebra.lane(memory)
             shape = [ONE if d in lane else dim.form for d, dim in enumerate(memory.shape)]

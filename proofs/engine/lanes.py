@@ -172,6 +172,9 @@ class Lanes:
             with self.guard(extent > k):
                 body(lower + k)
 
+    def turn(self) -> None:
+        """Nothing: roles run in turn."""
+
     def barrier(self) -> None:
         """Nothing, in lock step, but that all threads have to come and that what came before is over."""
         if not self._mask.all():

@@ -8,11 +8,11 @@ import z3
 
 from .bitvectors import permutes_bits, without_products
 from .conditions import Condition, conjunction, disjunction
-from .errors import Unsupported
+from .conflicts import overlap, same_execution
 from .hypotheses import Hypotheses
 from .instances import Renaming, equal, sequent
 from .intervals import Unordered
-from .trace import Access, Context, Trace
+from .trace import Trace
 
 
 def renaming(hypotheses: Hypotheses, *common: str) -> Renaming:
@@ -49,45 +49,12 @@ def apart(
     relations = [run.relation(renaming) for run in runs]
     either = relations[0] if len(runs) == 1 else [disjunction(*(conjunction(*facts) for facts in relations))]
     given = [*hypotheses.facts, *first.context.path, *second.context.path, *either]
-    goal = z3.Not(_overlap(first, second))
+    goal = z3.Not(overlap(first, second))
     if by_one and not (first.collective or second.collective):
-        goal = z3.Or(same(first.context, second.context, {"thread"}), goal)
+        goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
     elif before is after:  # one and the same thread may stand for two, but not at once
         goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
     if kind == "async" and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
         (*given, goal), signs = without_products([*given, goal])
         given += signs
     return sequent(kind, statement, given, goal, first.context.site)
-
-
-def same(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
-    """Both are executed by the same thread, or block."""
-    ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))
-    if len(ours) != len(theirs):
-        raise Unsupported("accesses under different launch axes")
-    return conjunction(*(x == y for x, y in zip(ours, theirs, strict=True)))
-
-
-def _overlap(a: Access, b: Access) -> z3.BoolRef:
-    """The two elements share a byte."""
-    if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
-        return _flat(a) == _flat(b)
-    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
-
-
-def _flat(a: Access) -> z3.ArithRef:
-    """The position in the buffer, in elements."""
-    flat = a.indices[0]
-    for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
-        flat = flat * extent + index
-    return flat
-
-
-def _byte(a: Access) -> z3.ArithRef:
-    return a.region.offset + _flat(a) * _size(a)
-
-
-def _size(a: Access) -> int:
-    if a.region.bits % 8:
-        raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
-    return a.region.bits // 8

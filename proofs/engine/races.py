@@ -20,11 +20,16 @@ from tvm import tirx
 from . import extract
 from .bounds import sites
 from .conditions import Analysis, Condition, conjunction
+from .conflicts import conflict, same_execution
+from .errors import Unsupported
+from .happens_before import within_roles
 from .hypotheses import Hypotheses
 from .instances import sequent
 from .intervals import barriers, coarse, unordered
-from .pairs import apart, renaming, same, within_block
-from .trace import Access, Barrier, Trace
+from .intrinsics import MEET
+from .pairs import apart, renaming, within_block
+from .timeline import roles
+from .trace import Access, Barrier, Instruction, Trace
 from .walk import walk
 from .wgmma import DESCRIPTOR
 
@@ -39,7 +44,8 @@ def races(
 
     Modelled: loads, stores, warp-wide matrix loads and stores; that a product by wgmma reads its operands after its
     descriptor is made; barriers of the whole block, in loops and uniform branches. Not modelled, and listed: accesses by
-    atomics and other intrinsics, and the order they impose. Asynchronous copies and products are asynchrony.py's.
+    atomics and other intrinsics, and the order they impose. Asynchronous copies and products are asynchrony.py's, but
+    where warps have roles: there they, mbarriers and barriers of a role are happens_before.py's.
     Repeated writes to one output element are coverage.py's. A global element that two threads exchange across a barrier
     is reported as a race.
 
@@ -50,15 +56,20 @@ def races(
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
     thread = walk(lowered.thread, hypotheses)
     within = within_blocks(lowered.device, hypotheses)
-    conditions = (*within.conditions, *_global(thread, hypotheses))
-    return Analysis(conditions, thread.unmodelled | within.unmodelled, within.sites)
+    return within + Analysis(tuple(_global(thread, hypotheses)), thread.unmodelled, ())
 
 
 def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
     """The conditions on the threads of one block: of shared memory, and of the barriers."""
     trace = walk(device, hypotheses)
-    conditions = (*(_uniform(b, hypotheses) for b in barriers(trace.skeleton)), *_shared(trace, hypotheses))
-    return Analysis(conditions, trace.unmodelled, sites(trace, hypotheses))
+    uniform = tuple(_uniform(b, hypotheses) for b in barriers(trace.skeleton))
+    reached = sites(trace, hypotheses)
+    if found := roles(trace):
+        return Analysis(uniform, trace.unmodelled, reached) + within_roles(trace, found, hypotheses)
+    for item in trace.program:
+        if isinstance(item, Instruction) and item.name == MEET:
+            raise Unsupported(f"barrier of some threads of the block: {item.context.site.text}")
+    return Analysis((*uniform, *_shared(trace, hypotheses)), trace.unmodelled, reached)
 
 
 def _uniform(barrier: Barrier, hypotheses: Hypotheses) -> Condition:
@@ -77,7 +88,7 @@ def _shared(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
     for pair in unordered(coarse(trace.skeleton, (Barrier,))):
         first, second = pair.first.access, pair.second.access
         if _may_conflict(first, second) and first.region.shared and second.region.shared:
-            yield apart("race", _conflict(first, second), [pair], within_block(pair, trace, hypotheses), hypotheses)
+            yield apart("race", conflict(first, second), [pair], within_block(pair, trace, hypotheses), hypotheses)
 
 
 def _may_conflict(a: Access, b: Access) -> bool:
@@ -97,11 +108,5 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
         second = primed.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
         met = conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True)))
-        goal = z3.Or(same(a.context, second.context, {"thread", "block"}), z3.Not(met))
-        yield sequent("race", _conflict(a, second), given, goal, a.context.site)
-
-
-def _conflict(a: Access, b: Access) -> str:
-    """That two accesses are harmless to each other, in words."""
-    other = "" if a.context.site == b.context.site else f" in {b.context.site.text}"
-    return f"no other thread's {b}{other} meets this {a} unordered"
+        goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), z3.Not(met))
+        yield sequent("race", conflict(a, second), given, goal, a.context.site)

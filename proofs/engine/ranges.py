@@ -213,7 +213,7 @@ class Linear:
         return self._unknowns[monomial]
 
     def _describe(self, atom: Atom, unknown: Any) -> None:
-        """A maximum is at least each entry whose condition holds, and is one of them; a condition is 1 where it holds.
+        """A maximum is at least each entry whose condition holds, and is one of those; a condition is 1 where it holds.
 
         If a sum of conditions has to be at least 1, each of them implies that. Of the entries and conditions that a variable
         runs over, those at each of its values are taken, if they are few.
@@ -224,7 +224,8 @@ class Linear:
                 holds = [self.real(c) >= 1 for c, _ in ordered]
                 values = [self.real(v) for _, v in ordered]
                 self.facts += [z3.Implies(h, unknown >= v) for h, v in zip(holds, values, strict=True)]
-                self.facts.append(z3.Or(*[unknown == v for v in values]))
+                taken = [z3.And(h, unknown == v) for h, v in zip(holds, values, strict=True)]
+                self.facts.append(z3.Or(*taken, z3.Not(z3.Or(*holds))))
             case nf.Big("max", _, extent, _):
                 for entry in (nf.opened(atom, nf.form(k)) for k in _few(extent)):
                     for condition, value in _conditional(entry):

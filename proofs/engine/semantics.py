@@ -13,6 +13,7 @@ local, tile operations under a condition that differs between threads.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, cast
@@ -23,6 +24,7 @@ from .algebra import Algebra, Dimension, Memory, Scope, V
 from .errors import Unsupported
 from .expressions import describe
 from .externs import externs
+from .roles import MEETING, Turns, meets, split, take_turns
 from .tile_operations import TileOperations
 
 _SCOPES: dict[str, Scope] = {
@@ -41,10 +43,12 @@ _WAITS = (
     "tl.wait_wgmma",
     "tl.fence_proxy_async",
     "tl.warpgroup_fence_operand",
+    "tl.set_max_nreg",
 )
 _DIMENSIONS = ("x", "y", "z")
 _TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
 _SOURCE = "pragma_import_c"  # C text that the kernel brings along
+_MEETINGS, _MEETING_SCOPE = "barrier_init", "shared.barrier"  # barriers in shared memory
 
 
 def children(statement: Any) -> list[Any]:
@@ -62,7 +66,10 @@ def children(statement: Any) -> list[Any]:
 
 
 def serial_loops(prim_func: Any) -> dict[Any, str]:
-    """The sequential loops by name: that of the variable, with #0, #1, ... in order where several share it."""
+    """The sequential loops by name: that of the variable, with #0, #1, ... in order where several share it.
+
+    Loops in which roles meet are one loop.
+    """
     loops: list[Any] = []
 
     def visit(statement: Any) -> None:
@@ -73,14 +80,15 @@ def serial_loops(prim_func: Any) -> dict[Any, str]:
 
     visit(prim_func.body)
     names = [str(loop.loop_var.name) for loop in loops]
+    joint = {loop for loop in loops if meets(loop)}
     return {
-        loop: name if names.count(name) == 1 else f"{name}#{names[:i].count(name)}"
+        loop: name if names.count(name) == 1 or loop in joint else f"{name}#{names[:i].count(name)}"
         for i, (loop, name) in enumerate(zip(loops, names, strict=True))
     }
 
 
 # T.annotate_safe_value, say, would change what T.copy pads with
-_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE}
+_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, _MEETINGS}
 
 
 class Machine(TileOperations[V]):
@@ -98,6 +106,7 @@ class Machine(TileOperations[V]):
         self.prim_func = prim_func
         self.waits: set[str] = set()  # for what is under way while the threads go on
         self._divergent = 0  # enclosing conditions that may differ between threads
+        self._barriers: dict[Any, Any] = {}  # where roles meet: how many arrive at each, by their data
 
     def parameters(self) -> dict[str, Memory[V]]:
         """Declare the parameters; their symbolic dimensions are taken from ``sizes``."""
@@ -112,7 +121,8 @@ class Machine(TileOperations[V]):
 
     def run(self) -> None:
         """Execute the body."""
-        self._threads = self.algebra.launch(_threads(self.prim_func))
+        self._extents = _threads(self.prim_func)
+        self._threads = self.algebra.launch(self._extents)
         self.execute(self.prim_func.body)
 
     def declare(self, buffer: Any) -> Memory[V]:
@@ -165,8 +175,10 @@ class Machine(TileOperations[V]):
             raise Unsupported(f"block {block.name_hint} with annotations {unknown}")
         if _SOURCE in block.annotations:
             self.externs |= externs(str(block.annotations[_SOURCE]))
+        self._barriers |= dict(block.annotations.get(_MEETINGS, {}))
         for buffer in block.alloc_buffers:
-            self.algebra.allocate(self.declare(buffer))
+            if str(buffer.scope()) != _MEETING_SCOPE:
+                self.algebra.allocate(self.declare(buffer))
         self.execute(block.body)
 
     def _attribute(self, statement: Any) -> None:
@@ -239,7 +251,34 @@ class Machine(TileOperations[V]):
                     name = self.memories[data].name
                     raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
+    def _take_turns(self, turns: Turns) -> None:
+        """Threads of several roles, each of which does what it does while the others stand still."""
+        self.waits.update(MEETING)
+
+        def iteration(index: V) -> None:
+            for loop in turns.loops:
+                self.variables[loop.loop_var] = index
+            for statements in turns.inside:
+                for each in statements:
+                    self.execute(each)
+                self.algebra.turn()
+
+        for each in itertools.chain(*turns.before):
+            self.execute(each)
+        for loop in turns.loops[:1]:
+            self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
+        for each in itertools.chain(*turns.after):
+            self.execute(each)
+
+    def _is_thread(self, expression: Any) -> bool:
+        if self._threads is None or not isinstance(expression, tirx.Var):
+            return False
+        return self.variables.get(expression) is self._threads[0]
+
     def _conditional(self, statement: Any) -> None:
+        if found := split(statement, self._is_thread, self._extents[0]):
+            self._take_turns(take_turns(found, self._barriers))
+            return
         self.algebra.site = statement.condition
         condition = self.evaluate(statement.condition)
         known = self.algebra.decided(condition)

@@ -204,7 +204,7 @@ class Symbols:
         self.contents: dict[Memory[Value], Contents] = {}
         self.parameters: dict[str, Memory[Value]] = {}
         self.site = None
-        self.inducing = False  # in the body of a loop with an invariant
+        self.inducing: Induction | None = None  # the loop with an invariant that control is in
         self._axes: list[Axis] = []
         self._threads: set[int] = set()  # thread variables of more than one thread
         self._lanes: dict[Memory[Value], dict[int, Form]] = {}
@@ -490,6 +490,11 @@ class Symbols:
 
     def barrier(self) -> None:
         """Nothing: threads run in lock step."""
+
+    def turn(self) -> None:
+        """What a role leaves to others may be described by a loop's invariant."""
+        if self.inducing is not None:
+            self.inducing.turn()
 
     def lane(self, memory: Memory[Value]) -> dict[int, Form]:
         """The dimensions of a buffer along which each explicit thread keeps to its own index."""

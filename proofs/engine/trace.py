@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import z3
 
@@ -144,6 +144,27 @@ class Obligation:
     context: Context
 
 
+@dataclass(frozen=True)
+class Instruction:
+    """A call that orders accesses of several threads, or begins one that lasts.
+
+    Args:
+        name: of the intrinsic.
+        call: the call in the compiler's IR.
+        numbers: its arguments, where they are integers.
+        operands: the allocations that its arguments name.
+        accesses: those that its arguments make.
+        context: where it is.
+    """
+
+    name: str
+    call: Any
+    numbers: tuple[z3.ExprRef | None, ...]
+    operands: tuple[str | None, ...]
+    accesses: tuple[Access, ...]
+    context: Context
+
+
 @dataclass
 class Segment:
     """Accesses with no barrier between them."""
@@ -204,6 +225,8 @@ class Trace:
         skeleton: the accesses again, with those of products, as control flow, barriers and events divide them.
         divisions: by divisors that vary.
         unmodelled: names of the intrinsics that are not modelled.
+        program: accesses, instructions and barriers of the whole block, in program order; of two arms of an if, the one after
+            the other.
     """
 
     accesses: tuple[Access, ...]
@@ -213,6 +236,7 @@ class Trace:
     skeleton: list[Node]
     divisions: tuple[Division, ...]
     unmodelled: frozenset[str]
+    program: tuple[Access | Instruction | Barrier, ...]
 
 
 _RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
@@ -226,6 +250,7 @@ class Recorder:
         self.obligations: list[Obligation] = []
         self.divisions: list[Division] = []
         self.unmodelled: set[str] = set()
+        self.program: list[Access | Instruction | Barrier] = []
         self.skeleton: list[Node] = []
         self.block = self.skeleton  # the list of nodes that is being filled
         self.variables: list[Variable] = []
@@ -271,6 +296,7 @@ class Recorder:
     def access(self, access: Access) -> None:
         """File an access."""
         self.accesses.append(access)
+        self.program.append(access)
         self.place(access)
 
     def place(self, access: Access) -> None:
@@ -278,6 +304,12 @@ class Recorder:
         if not self.block or not isinstance(self.block[-1], Segment):
             self.block.append(Segment())
         self.block[-1].accesses.append(access)  # type: ignore[union-attr]
+
+    def barrier(self) -> None:
+        """File a barrier of the whole block."""
+        barrier = Barrier(self.context)
+        self.block.append(barrier)
+        self.program.append(barrier)
 
     def divide(self, a: z3.ArithRef, b: z3.ArithRef) -> Division:
         """Quotient and remainder of two terms, the same for the same terms."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lemmata.reference.contract import Contract
 
 from . import cache, extract, normal_form, ranges
-from .asynchrony import MODELLED, asynchrony
+from .asynchrony import asynchrony
 from .bounds import bounds
 from .conditions import Analysis, Condition, Outcome
 from .contents import Uninitialised
@@ -76,7 +76,7 @@ class Problem:
         if layer == "L0":
             return bounds(*given).burying(self.dead)
         analysis = coverage(*given) + races(*given) + asynchrony(*given, writers_fence=self.writers_fence)
-        return analysis.accounting_for(MODELLED).burying(self.dead)
+        return analysis.burying(self.dead)
 
     @cached_property
     def compared(self) -> Compared:

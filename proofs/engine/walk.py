@@ -2,13 +2,15 @@
 
 Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
 block-wide barriers; of asynchronous hardware, copies by cp.async and products by wgmma with what puts them in order.
-Other instructions of asynchronous hardware are named in the trace and otherwise left out. Anything else raises Unsupported.
+What orders accesses where warps have roles is kept as instructions for happens_before.py. Other instructions of
+asynchronous hardware are named in the trace and otherwise left out. Anything else raises Unsupported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
@@ -19,8 +21,8 @@ from .counters import counters
 from .dtypes import bits, fits, is_integer
 from .errors import Unsupported
 from .hypotheses import Hypotheses
-from .intrinsics import passed
-from .trace import Barrier, Branch, Loop, Node, Recorder, Trace, Variable
+from .intrinsics import instruction, passed
+from .trace import Branch, Loop, Node, Recorder, Trace, Variable
 from .translate import Translator, text
 
 _BARRIER = "tirx.tvm_storage_sync"
@@ -48,6 +50,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
         recorder.skeleton,
         tuple(recorder.divisions),
         frozenset(recorder.unmodelled),
+        tuple(recorder.program),
     )
 
 
@@ -259,9 +262,9 @@ class _Walker:
             if getattr(getattr(s.value, "op", None), "name", "") != _BARRIER:
                 self.translator.value(s.value)
             elif len(s.value.args) > 1:
-                raise Unsupported(f"barrier of some threads of the block: {text(s.value)}")
+                instruction(self.translator, s.value, [])
             else:
-                self.recorder.block.append(Barrier(self.recorder.context))
+                self.recorder.barrier()
 
     def _AssertStmt(self, s: tirx.AssertStmt) -> None:  # noqa: N802
         with self.at(f"assert {text(s.condition)}"):
@@ -269,11 +272,12 @@ class _Walker:
 
 
 def _has_barrier(s: tirx.Stmt) -> bool:
+    """Whether a barrier of the whole block is in it."""
     found = False
 
-    def visit(node: object) -> None:
+    def visit(node: Any) -> None:
         nonlocal found
-        found = found or getattr(getattr(node, "op", None), "name", "") == _BARRIER
+        found = found or (getattr(getattr(node, "op", None), "name", "") == _BARRIER and len(node.args) == 1)
 
     tirx.stmt_functor.post_order_visit(s, visit)
     return found

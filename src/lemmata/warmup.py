@@ -42,7 +42,8 @@ def _topk() -> Iterator[Kernel]:
 
 def _attention() -> Iterator[Kernel]:
     from .kernels import csa, hca
-    from .kernels.online_softmax import Config, combine
+    from .kernels.attention_config import Config
+    from .kernels.combine import combine
 
     D, window, scale = 512, 128, 512**-0.5
     for H, K in ((64, 512), (128, 1024)):  # Flash, Pro

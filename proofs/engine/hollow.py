@@ -24,7 +24,7 @@ Solve = Callable[..., Outcome]  # of a condition, and whether a witness is wante
 # Of these kinds the hypotheses are one execution's, and so never contradict each other. Of the others, a pair of accesses
 # in two branches of which only one is taken is proved harmless by just that contradiction.
 _NEVER = z3.BoolVal(False)
-_SINGLE = ("bounds", "guarded bounds", "overflow", "division", "cast", "value", "launch", "range")
+_SINGLE = ("bounds", "guarded bounds", "overflow", "division", "cast", "value", "launch", "range", "phase")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ..kernels.attention_config import HEADS, KEYS, PANEL, Config
+from ..kernels.build import PASS_CONFIGS
 from ..reference.attention import Keys, attend
 from ..reference.contract import Contract, Static, TensorSpec
 from .engine import normal_form as nf
@@ -39,6 +40,7 @@ from .engine.ring import Rewriting
 from .engine.symbolic import Execution, block, execute
 from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from .engine.verify import Compare, Compared
+from .suite import Proof
 
 RANGES = Static(int, 1, 64)
 SINK_ALONE = Waiver(
@@ -56,6 +58,13 @@ def contract(whole: Contract, cfg: Config) -> Contract:
 def statics(cfg: Config, *names: str) -> Mapping[str, float]:
     """The static parameters of a kernel, by name."""
     return {name: getattr(cfg, name) for name in (*names, "ranges")}
+
+
+def proof(factory: Callable[[Config], Any], whole: Contract, cfg: Config, compare: Compare, **more: Any) -> Proof:
+    """What is claimed of an operator's kernel."""
+    given = statics(cfg, *whole.statics)
+    waivers = (SINK_ALONE,) if cfg.ranges == 1 else ()  # of several ranges none has the sink
+    return Proof(whole.op, factory(cfg), contract(whole, cfg), given, compare, PASS_CONFIGS, waivers=waivers, **more)
 
 
 # A range of the keys

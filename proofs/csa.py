@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..kernels.attention_config import Config
-from ..kernels.build import PASS_CONFIGS
 from ..kernels.csa import csa_fwd
 from ..reference import csa as reference
 from ..reference.attention import in_window
@@ -22,7 +21,6 @@ from .engine.verify import Compare
 from .suite import Proof
 
 K, T = nf.variable("K"), nf.variable("T")
-EVERY = 40  # of the mutants
 
 
 def _block(cfg: Config) -> Block:
@@ -55,21 +53,9 @@ def compare(cfg: Config) -> Compare:
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:
-    statics = attention.statics(cfg, "H", "D", "window", "scale")
-    waivers = (attention.SINK_ALONE,) if cfg.ranges == 1 else ()
-    return Proof(
-        "csa",
-        csa_fwd(cfg),
-        attention.contract(CSA, cfg),
-        statics,
-        compare(cfg),
-        PASS_CONFIGS,
-        waivers=waivers,
-        **more,
-    )
+    return attention.proof(csa_fwd, CSA, cfg, compare(cfg), **more)
 
 
-EQUIVALENTS: dict[str, str] = {}
 OF_COMBINE = {
     "constant @ T.fill(T.region(top[0], 2, 1), -1.07374182e+09) -> T.fill(T.region(top[0], 2, 1), -2.14748365e+09)":
         "it matters only where all ranges are empty, and there every weight is 0",
@@ -78,6 +64,6 @@ OF_COMBINE = {
 
 def proofs() -> Iterator[Proof]:
     """All keys in one range, and in three that another kernel combines."""
-    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=EVERY, equivalents=EQUIVALENTS)
+    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=40)
     yield _proof(Config(ranges=3))
     yield combined("csa", CSA, Config(ranges=3), lemmas=SPLIT, mutate=True, every=2, equivalents=OF_COMBINE)

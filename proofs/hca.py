@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..kernels.attention_config import Config
-from ..kernels.build import PASS_CONFIGS
 from ..kernels.hca import hca_fwd
 from ..reference import hca as reference
 from ..reference.attention import in_window
@@ -23,7 +22,6 @@ from .engine.verify import Compare
 from .suite import Proof
 
 T = nf.variable("T")
-EVERY = 40  # of the mutants
 
 
 def _block(cfg: Config) -> Block:
@@ -59,25 +57,11 @@ def compare(cfg: Config) -> Compare:
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:
-    statics = attention.statics(cfg, "H", "D", "window", "scale", "ratio")
-    waivers = (attention.SINK_ALONE,) if cfg.ranges == 1 else ()
-    return Proof(
-        "hca",
-        hca_fwd(cfg),
-        attention.contract(HCA, cfg),
-        statics,
-        compare(cfg),
-        PASS_CONFIGS,
-        waivers=waivers,
-        **more,
-    )
-
-
-EQUIVALENTS: dict[str, str] = {}
+    return attention.proof(hca_fwd, HCA, cfg, compare(cfg), **more)
 
 
 def proofs() -> Iterator[Proof]:
     """All keys in one range, and in five that another kernel combines."""
-    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=EVERY, equivalents=EQUIVALENTS)
+    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=40)
     yield _proof(Config(ranges=5))
     yield combined("hca", HCA, Config(ranges=5))

@@ -29,7 +29,6 @@ class Proof:
     lemmas: tuple[Lemma, ...] = ()
     waivers: tuple[Waiver, ...] = ()
     dead: Mapping[str, str] = field(default_factory=dict)
-    writers_fence: bool = False
     mutate: bool = False
     every: int = 1
     equivalents: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +68,6 @@ class Proof:
             pass_configs=self.pass_configs,
             waivers=self.waivers,
             dead=self.dead,
-            writers_fence=self.writers_fence,
             mutate=mutate,
             every=self.every if mutate else 1,
             equivalents=self.equivalents if mutate else None,

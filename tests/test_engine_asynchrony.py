@@ -165,13 +165,10 @@ def test_the_fence_of_those_who_write(change, right):
 
 
 @pytest.mark.parametrize("change", ["no fence", "fence before the wait", "fence after the barrier"])
-def test_a_fence_of_those_who_read_is_named_or_refused(change):
+def test_a_fence_of_those_who_read_is_named(change):
     kernel = pipeline(change)
     assert not found(kernel)
     given = hypotheses(kernel, "C", sizes=SIZES)
-    late = refuted(asynchrony, kernel, given, CONFIGS, writers_fence=True)
-    assert {o.condition.statement.endswith("with no proxy fence before the barrier") for o in late} == {True}
-    assert not refuted(asynchrony, pipeline(), given, CONFIGS, writers_fence=True)
     assert READERS_FENCE in asynchrony(kernel, given, CONFIGS).unmodelled
     assert READERS_FENCE not in asynchrony(pipeline(), given, CONFIGS).unmodelled
 

@@ -118,7 +118,8 @@ def test_the_interpreter_agrees_with_the_reference(op: str) -> None:
         wanted = csa_reference.csa(q, window_kv, entries, sink, *listed, offset, SMALL.window, SMALL.scale)
     else:
         wanted = hca_reference.hca(q, window_kv, entries, sink, offset, SMALL.ratio, SMALL.window, SMALL.scale)
-    torch.testing.assert_close(out[:, 0], wanted[0], rtol=2e-2, atol=5e-3)
+    # out is rounded to bf16 by both, and the kernel's weights before
+    torch.testing.assert_close(out[:, 0], wanted[0], rtol=2**-7, atol=2**-9)
     torch.testing.assert_close(lse[:, 0], wanted[1], rtol=1e-5, atol=1e-5)
 
 

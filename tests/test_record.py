@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from lemmata.bench.report import markdown
 from lemmata.record import records
@@ -24,31 +25,17 @@ def test_the_figures_of_the_readme_are_those_of_the_record() -> None:
     assert expected.count("| sinkhorn | forward 4096 |") == 2
 
 
+def figure(contender: str, burst_us: float, noise: float) -> dict[str, Any]:
+    bound = {"bound_us": 1.0, "bound": "memory"}
+    return {"op": "x", "shape": "s", "contender": contender, "burst_us": burst_us, "noise": noise, **bound}
+
+
 def test_a_slower_kernel_is_marked() -> None:
-    ours = {
-        "op": "x",
-        "shape": "s",
-        "contender": "lemmata",
-        "burst_us": 2.0,
-        "bound_us": 1.0,
-        "bound": "memory",
-        "noise": 0.01,
-    }
-    rows = markdown([ours, ours | {"contender": "peer", "burst_us": 1.0}])
-    assert "**0.50 x, slower**" in rows
+    assert "**0.50 x, slower**" in markdown([figure("lemmata", 2.0, 0.01), figure("peer", 1.0, 0.01)])
 
 
 def test_a_noisy_figure_says_so() -> None:
-    ours = {
-        "op": "x",
-        "shape": "s",
-        "contender": "lemmata",
-        "burst_us": 2.0,
-        "bound_us": 1.0,
-        "bound": "memory",
-        "noise": 0.151,
-    }
-    rows = markdown([ours, ours | {"contender": "peer", "burst_us": 1.0, "noise": 0.05}])
+    rows = markdown([figure("lemmata", 2.0, 0.151), figure("peer", 1.0, 0.05)])
     assert "| 2.00 (spread 15%) |" in rows
     assert "| peer | 1.00 |" in rows
 

@@ -40,7 +40,6 @@ from .wgmma import DESCRIPTOR, ORDERING, PRODUCT
 COPY = "tl.ptx_cp_async"
 MODELLED = ORDERING | {COPY}  # instructions whose order these conditions account for
 READERS_FENCE = "proxy fence after the barrier"  # taken to do as well as one before it
-_UNFENCED: Lack = "with no proxy fence before the barrier", False
 Fence = Literal["", "before", "after"]  # the last barrier
 _MOST = 8  # groups since, that are told apart
 
@@ -50,35 +49,30 @@ def asynchrony(
     hypotheses: Hypotheses,
     pass_configs: Mapping[str, object] | None = None,
     arch: str = extract.ARCH,
-    *,
-    writers_fence: bool = False,
 ) -> Analysis:
     """The conditions of kind "async" of the kernel as shipped, at device level.
 
     Modelled: cp.async, its groups and waits; wgmma with both operands in shared memory, its batches and waits; proxy and
     register fences; barriers of the whole block. Not modelled, and listed: TMA, mbarriers, wgmma with an operand in
-    registers, and what else the kernel uses. With ``writers_fence`` a proxy fence counts only before a barrier.
+    registers, and what else the kernel uses.
 
     Raises:
         Unsupported: the kernel uses something that is not modelled, such as a wait for a varying number of groups.
     """
     guards = extract.shipped_with_guards(pass_configs)
     device = extract.device(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
-    return within_blocks(device, hypotheses, writers_fence=writers_fence)
+    return within_blocks(device, hypotheses)
 
 
-def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses, *, writers_fence: bool = False) -> Analysis:
+def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
     """The conditions, and that each operation can happen, of a function at device level; none where warps have roles."""
     trace = walk(device, hypotheses)
     if roles(trace):
         return Analysis((), frozenset(), ())
     uniform = {*hypotheses.sizes, *(v.name for v in trace.launch.values() if v.kind == "block")}
     meetings = Runs(coarse(trace.skeleton, (Barrier, Event)), _begin, _matters, uniform).meetings()
-    late = any(map(_relies_on_readers, meetings))
-    assumed = {READERS_FENCE} if late and not writers_fence else set()
+    assumed = {READERS_FENCE} if any(map(_relies_on_readers, meetings)) else set()
     lacks = [(m, m.mark.progress.lacks(m.second)) for m in meetings]
-    if writers_fence:
-        lacks = [(m, _UNFENCED if _relies_on_readers(m) else lack) for m, lack in lacks]
     conditions = tuple(_conditions([(m, lack) for m, lack in lacks if lack], trace, hypotheses))
     return Analysis(conditions, trace.unmodelled - MODELLED | assumed, tuple(_operations(trace, hypotheses)), MODELLED)
 

@@ -63,7 +63,6 @@ class Problem:
     brief: bool = False  # one failure is enough
     examples: Examples | None = None
     dead: Mapping[str, str] = field(default_factory=dict)
-    writers_fence: bool = False
 
     @property
     def hypotheses(self) -> Hypotheses:
@@ -75,7 +74,7 @@ class Problem:
         given = self.kernel, self.hypotheses, self.pass_configs, self.arch
         if layer == "L0":
             return bounds(*given).burying(self.dead)
-        analysis = coverage(*given) + races(*given) + asynchrony(*given, writers_fence=self.writers_fence)
+        analysis = coverage(*given) + races(*given) + asynchrony(*given)
         return analysis.burying(self.dead)
 
     @cached_property
@@ -154,7 +153,6 @@ def verify(
     pass_configs: Mapping[str, object] | None = None,
     waivers: Sequence[ranges.Waiver] = (),
     dead: Mapping[str, str] | None = None,
-    writers_fence: bool = False,
     mutate: bool = False,
     every: int = 1,
     equivalents: Mapping[str, str] | None = None,
@@ -182,8 +180,6 @@ def verify(
         pass_configs: TileLang's pass configs of the build that ships.
         waivers: obligations of the range layer that are not proved, each with its reason.
         dead: conditions of if statements that never hold, by their text in the lowered kernel, each with the reason.
-        writers_fence: demand that what products read is fenced by those who wrote it, before a barrier. Without, a fence
-            after the barrier, by those who read, will do, and is named.
         mutate: also prove of mutants of the kernel that some layer refutes each.
         every: of how many mutants one is taken.
         equivalents: mutants that compute the same, by their names without the line, each with the reason. Those of which
@@ -236,18 +232,8 @@ def verify(
         smt,
         examples=examples,
         dead=dead or {},
-        writers_fence=writers_fence,
     )
-    question = (
-        contract,
-        problem.statics,
-        wanted,
-        sorted(configs.items(), key=str),
-        waivers,
-        arch,
-        problem.dead,
-        writers_fence,
-    )
+    question = (contract, problem.statics, wanted, sorted(configs.items(), key=str), waivers, arch, problem.dead)
     effort = (solver, seed, rlimit, mutate, every, equivalents)
     digest = cache.key(kernel, cache_key, question, effort)
     if cache_key and smt is None and (known := cache.load(digest)):

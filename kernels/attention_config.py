@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 BF16, F32, I32 = "bfloat16", "float32", "int32"
+LOG2E = math.log2(math.e)
 KEYS, HEADS, PANEL = 64, 64, 64  # keys of half a tile, heads of a block, columns of a swizzled row of shared memory
 FEW, MOST_RANGES = 8, 5  # blocks of a sequence that are too few; ranges of its keys
 
@@ -29,6 +31,11 @@ class Config:
     def out_dtype(self) -> str:
         """Of one range the result, of several what is still to be combined."""
         return BF16 if self.ranges == 1 else F32
+
+    @property
+    def stats(self) -> int:
+        """Numbers of a row beside it: the lse, or what combining needs."""
+        return 1 if self.ranges == 1 else 2
 
     @property
     def tile(self) -> int:

@@ -8,7 +8,7 @@ from .online_softmax import EXP2, THREADS, attend
 
 
 def csa_fwd(cfg: Config) -> T.PrimFunc:
-    """q [B,S,H,D], window_kv [B,P+S,D], compressed_kv [B,T,D], indices [B,S,K] -> out and lse of each range of keys."""
+    """q [B,S,H,D], window_kv [B,P+S,D], compressed_kv [B,T,D], indices [B,S,K] -> of each range of keys out and stats."""
     B, S, R, L, K = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T"), T.dynamic("K")
 
     @T.macro
@@ -31,7 +31,7 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
         indices: T.Tensor((B, S, K), I32),
         offset: T.Tensor((B,), I32),
         out: T.Tensor((B, cfg.ranges, S, cfg.H, cfg.D), cfg.out_dtype),
-        lse: T.Tensor((B, cfg.ranges, S, cfg.H), F32),
+        stats: T.Tensor((B, cfg.ranges, cfg.stats, S, cfg.H), F32),
     ):
         with T.Kernel(S * cfg.parts, cfg.ranges, B, threads=THREADS, prelude=EXP2) as (x, y, b):
             s, h0 = x // cfg.parts, x % cfg.parts * HEADS
@@ -41,7 +41,7 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
             base[0] = R - S - cfg.window + 1  # row of the oldest key in the window of query 0
             oldest[0] = T.max(S - R, -offset[b])  # token that has a row and a position
             keys = window_kv, compressed_kv, b, s, base, oldest
-            block(q, keys, (indices, b, s), sink, out, lse, h0, y, n * y // cfg.ranges, n * (y + 1) // cfg.ranges)
+            block(q, keys, (indices, b, s), sink, out, stats, h0, y, n * y // cfg.ranges, n * (y + 1) // cfg.ranges)
 
     return csa_fwd
 

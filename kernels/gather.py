@@ -41,18 +41,17 @@ def copying(cfg: Config, look_up):
                 )
 
     @T.macro
-    def bring(t, g, half, parity, rows, keys, ks, ready, free):
+    def bring(t, g, half, parity, rows, keys, ks, barriers):
         window_kv, compressed_kv, b = keys[:3]
-        T.barrier_wait(free[2 * g + half], 1 - parity)
+        T.barrier_wait(barriers.free[2 * g + half], 1 - parity)
         if t < cfg.window_tiles:
             gather(window_kv, b, rows, ks, g, half)
         else:
             gather(compressed_kv, b, rows, ks, g, half)
-        T.cp_async_barrier_noinc(ready[2 * g + half])
+        T.cp_async_barrier_noinc(barriers.ready[2 * g + half])
 
     @T.macro
     def bring_half(t, g, parity, rows, find, keys, ks, seen, barriers):
-        ready, free, listed = barriers[1:4]
         s, base, oldest = keys[3:]
         look_up(find, 2 * (t - cfg.window_tiles) + g, rows)
         if t < cfg.window_tiles:
@@ -60,11 +59,11 @@ def copying(cfg: Config, look_up):
                 slot = t * cfg.tile + g * N + j
                 token = s - cfg.window + 1 + slot
                 rows[j] = T.if_then_else(token <= s and token >= oldest[0], base[0] + slot + s, -1)
-        bring(t, g, g, parity, rows, keys, ks, ready, free)
+        bring(t, g, g, parity, rows, keys, ks, barriers)
         for j in T.Parallel(N):
             seen[g, j] = rows[j]
-        T.barrier_arrive(listed[g])
-        bring(t, g, 1 - g, parity, rows, keys, ks, ready, free)
+        T.barrier_arrive(barriers.listed[g])
+        bring(t, g, 1 - g, parity, rows, keys, ks, barriers)
 
     @T.macro
     def copier(find, keys, first, end, ks, seen, barriers):

@@ -8,7 +8,7 @@ from .online_softmax import EXP2, THREADS, attend
 
 
 def hca_fwd(cfg: Config) -> T.PrimFunc:
-    """q [B,S,H,D], window_kv [B,P+S,D], compressed_kv [B,T,D] -> out and lse of each range of keys."""
+    """q [B,S,H,D], window_kv [B,P+S,D], compressed_kv [B,T,D] -> of each range of keys out and stats."""
     B, S, R, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T")
 
     @T.macro
@@ -26,7 +26,7 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
         sink: T.Tensor((cfg.H,), F32),
         offset: T.Tensor((B,), I32),
         out: T.Tensor((B, cfg.ranges, S, cfg.H, cfg.D), cfg.out_dtype),
-        lse: T.Tensor((B, cfg.ranges, S, cfg.H), F32),
+        stats: T.Tensor((B, cfg.ranges, cfg.stats, S, cfg.H), F32),
     ):
         with T.Kernel(S * cfg.parts, cfg.ranges, B, threads=THREADS, prelude=EXP2) as (x, y, b):
             s, h0 = x // cfg.parts, x % cfg.parts * HEADS
@@ -38,7 +38,7 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
             visible[0] = T.max(T.min((offset[b] + s + 1) // cfg.ratio, L), 0)
             n = cfg.window_tiles + T.ceildiv(visible[0], cfg.tile)
             keys = window_kv, compressed_kv, b, s, base, oldest
-            block(q, keys, visible, sink, out, lse, h0, y, n * y // cfg.ranges, n * (y + 1) // cfg.ranges)
+            block(q, keys, visible, sink, out, stats, h0, y, n * y // cfg.ranges, n * (y + 1) // cfg.ranges)
 
     return hca_fwd
 

@@ -8,19 +8,18 @@ of half 0 on to half 1 and back. So the tensor cores have the products of one wh
 
 A barrier is passed once in an iteration, so that its phase is that of the iteration's number.
 
-With one range the result is that of the operator. With several, each is the attention over its range, in fp32 and without
-the sink, and kernels/combine.py weighs them.
+What a block makes of its sums is in kernels/epilogue.py.
 """
 
-import math
+from typing import Any, NamedTuple
 
 import tilelang.language as T
 
-from .attention_config import BF16, F32, HEADS, I32, KEYS, PANEL, Config
+from .attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL, Config
+from .epilogue import finishing
 from .gather import ASYNC, ROLE, copying
 
 LOWEST = -(2.0**30)  # a running maximum starts here, finite: below every admissible q · k
-LOG2E = math.log2(math.e)
 THREADS = 3 * ROLE
 REGISTERS = 216  # of a thread that multiplies
 
@@ -29,6 +28,15 @@ EXP2 = """__device__ __forceinline__ float exp2_ftz(float x) {
   float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y;
 }
 """
+
+
+class Barriers(NamedTuple):
+    """Of each buffer of keys that it is filled, and that it is free; of each half of a tile its list and its weights."""
+
+    ready: Any
+    free: Any
+    listed: Any
+    weighed: Any
 
 
 def _exp2(x):
@@ -42,7 +50,7 @@ def attend(cfg: Config, look_up):
     """
     M, N, C, D, H = HEADS, KEYS, cfg.columns, cfg.D, cfg.H
     c = cfg.scale * LOG2E
-    copier = copying(cfg, look_up)
+    copier, finish = copying(cfg, look_up), finishing(cfg)
 
     @T.macro
     def begin(g, q, b, s, h0, qs, ready, acc, top, total):
@@ -61,16 +69,15 @@ def attend(cfg: Config, look_up):
 
     @T.macro
     def scores(g, parity, qs, ks, z, seen, barriers):
-        ready, listed = barriers[1], barriers[3]
-        T.barrier_wait(ready[3 * g], parity)
+        T.barrier_wait(barriers.ready[3 * g], parity)
         T.fence_proxy_async()
         T.wgmma_gemm(qs[g, :, :], ks[3 * g, :, :], z, transpose_B=True, clear_accum=True)
-        T.barrier_wait(ready[1 + g], parity)
+        T.barrier_wait(barriers.ready[1 + g], parity)
         T.fence_proxy_async()
         T.wgmma_gemm(qs[1 - g, :, :], ks[1 + g, :, :], z, transpose_B=True)
         T.wait_wgmma(0)
         T.warpgroup_fence_operand(z, num_regs=M * N // ROLE)
-        T.barrier_wait(listed[g], parity)
+        T.barrier_wait(barriers.listed[g], parity)
         for h, j in T.Parallel(M, N):
             z[h, j] = T.if_then_else(seen[g, j] >= 0, z[h, j], -T.infinity(F32))
 
@@ -97,37 +104,8 @@ def attend(cfg: Config, look_up):
         T.barrier_arrive(free[n])
 
     @T.macro
-    def finish(g, acc, top, total, fade, sums, ended, sink, qs, out, lse, b, part, s, h0):
-        T.copy(total, sums[g, :])
-        T.barrier_arrive(ended)
-        T.barrier_wait(ended, 0)
-        for h in T.Parallel(M):
-            total[h] = sums[0, h] + sums[1, h]
-        if g == 0:
-            for h in T.Parallel(M):
-                if h0 + h < H:
-                    lse[b, part, s, h0 + h] = T.if_then_else(
-                        total[h] > 0, top[h] * cfg.scale + T.log(total[h]), T.infinity(F32)
-                    )
-        for h in T.Parallel(M):
-            sunk = T.exp2(sink[T.min(h0 + h, H - 1)] * LOG2E - top[h] * c) if cfg.ranges == 1 else T.float32(0)
-            fade[h] = T.if_then_else(total[h] > 0, 1 / (total[h] + sunk), 0)
-        for h, d in T.Parallel(M, C):
-            acc[h, d] *= fade[h]
-        if cfg.ranges == 1:
-            T.copy(acc, qs[g, :, :])
-            for h, d in T.Parallel(M, C):
-                if h0 + h < H and g * C + d < D:
-                    out[b, part, s, h0 + h, g * C + d] = qs[g, h, d]
-        else:
-            for h, d in T.Parallel(M, C):
-                if h0 + h < H and g * C + d < D:
-                    out[b, part, s, h0 + h, g * C + d] = acc[h, d]
-
-    @T.macro
     def multiplier0(first, end, qs, ks, ps, peaks, seen, acc, top, total, fade, barriers):
         """Of half 0 of a tile the weights; columns 0."""
-        free, weighed = barriers[2], barriers[4]
         z = T.alloc_fragment((M, N), F32)
         weights = T.alloc_fragment((M, N), BF16)
         partial = T.alloc_fragment((M,), F32)
@@ -136,7 +114,7 @@ def attend(cfg: Config, look_up):
             T.copy(top, fade)
             T.reduce_max(z, top, dim=1, clear=False)
             T.copy(top, peaks[0, :])
-            weigh(0, z, top, weights, ps, weighed)
+            weigh(0, z, top, weights, ps, barriers.weighed)
             for h in T.Parallel(M):
                 fade[h] = _exp2(fade[h] * c - top[h] * c)
             rescale(acc, total, fade)
@@ -144,27 +122,26 @@ def attend(cfg: Config, look_up):
             T.reduce_sum(z, partial, dim=1)
             for h in T.Parallel(M):
                 total[h] += partial[h]
-            await_product(acc, free, 0)
-            T.barrier_wait(weighed[1], (t - first) % 2)
+            await_product(acc, barriers.free, 0)
+            T.barrier_wait(barriers.weighed[1], (t - first) % 2)
             T.copy(top, fade)
             T.copy(peaks[1, :], top)
             for h in T.Parallel(M):
                 fade[h] = _exp2(fade[h] * c - top[h] * c)
             rescale(acc, total, fade)
             T.wgmma_gemm(ps[1, :, :], ks[2, :, :], acc)
-            await_product(acc, free, 2)
+            await_product(acc, barriers.free, 2)
 
     @T.macro
     def multiplier1(first, end, qs, ks, ps, peaks, seen, acc, top, total, fade, barriers):
         """Of half 1 of a tile the weights; columns 1."""
-        free, weighed = barriers[2], barriers[4]
         z = T.alloc_fragment((M, N), F32)
         weights = T.alloc_fragment((M, N), BF16)
         own = T.alloc_fragment((M,), F32)
         for t in T.serial(first, end):
             scores(1, (t - first) % 2, qs, ks, z, seen, barriers)
             T.reduce_max(z, own, dim=1)
-            T.barrier_wait(weighed[0], (t - first) % 2)
+            T.barrier_wait(barriers.weighed[0], (t - first) % 2)
             for h in T.Parallel(M):
                 fade[h] = _exp2(top[h] * c - peaks[0, h] * c)
             rescale(acc, total, fade)
@@ -174,17 +151,17 @@ def attend(cfg: Config, look_up):
             T.copy(top, peaks[1, :])
             for h in T.Parallel(M):
                 fade[h] = _exp2(peaks[0, h] * c - top[h] * c)
-            weigh(1, z, top, weights, ps, weighed)
+            weigh(1, z, top, weights, ps, barriers.weighed)
             T.reduce_sum(z, own, dim=1)
-            await_product(acc, free, 1)
+            await_product(acc, barriers.free, 1)
             rescale(acc, total, fade)
             T.wgmma_gemm(weights, ks[3, :, :], acc)
             for h in T.Parallel(M):
                 total[h] += own[h]
-            await_product(acc, free, 3)
+            await_product(acc, barriers.free, 3)
 
     @T.macro
-    def block(q, keys, find, sink, out, lse, h0, part, first, end):
+    def block(q, keys, find, sink, out, stats, h0, part, first, end):
         b, s = keys[2:4]
         qs = T.alloc_shared((2, M, C), BF16)
         ks = T.alloc_shared((4, N, C), BF16)  # half g of a tile, columns h: 2 g + h
@@ -198,7 +175,7 @@ def attend(cfg: Config, look_up):
         listed = T.alloc_barrier([ROLE] * 2)
         weighed = T.alloc_barrier([ROLE] * 2)
         ended = T.alloc_barrier(2 * ROLE)
-        barriers = fetched, ready, free, listed, weighed
+        barriers = Barriers(ready, free, listed, weighed)
         acc0 = T.alloc_fragment((M, C), F32)
         top0 = T.alloc_fragment((M,), F32)
         total0 = T.alloc_fragment((M,), F32)
@@ -207,16 +184,18 @@ def attend(cfg: Config, look_up):
         top1 = T.alloc_fragment((M,), F32)
         total1 = T.alloc_fragment((M,), F32)
         fade1 = T.alloc_fragment((M,), F32)
+        if cfg.ranges > 1:
+            T.pdl_trigger()  # combine may be launched, and waits
         thread = T.get_thread_binding()
         if thread < ROLE:
             copier(find, keys, first, end, ks, seen, barriers)
         elif thread < 2 * ROLE:
             begin(0, q, b, s, h0, qs, fetched, acc0, top0, total0)
             multiplier0(first, end, qs, ks, ps, peaks, seen, acc0, top0, total0, fade0, barriers)
-            finish(0, acc0, top0, total0, fade0, sums, ended, sink, qs, out, lse, b, part, s, h0)
+            finish(0, acc0, top0, total0, fade0, sums, ended, sink, qs, out, stats, b, part, s, h0)
         else:
             begin(1, q, b, s, h0, qs, fetched, acc1, top1, total1)
             multiplier1(first, end, qs, ks, ps, peaks, seen, acc1, top1, total1, fade1, barriers)
-            finish(1, acc1, top1, total1, fade1, sums, ended, sink, qs, out, lse, b, part, s, h0)
+            finish(1, acc1, top1, total1, fade1, sums, ended, sink, qs, out, stats, b, part, s, h0)
 
     return block

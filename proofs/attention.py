@@ -13,7 +13,6 @@ the reference's sums over keys are identified with sums over tiles.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,11 +23,12 @@ import torch
 
 from ..kernels.attention_config import HEADS, KEYS, PANEL, Config
 from ..kernels.build import PASS_CONFIGS
-from ..reference.attention import Keys, attend
+from ..reference.attention import Keys, as_values, logits
 from ..reference.contract import Contract, Static, TensorSpec
 from .engine import normal_form as nf
 from .engine import sums
 from .engine.constants import CONSTANTS
+from .engine.contents import Contents, Write
 from .engine.entailment import Facts
 from .engine.equations import Equation, holds
 from .engine.extended import Value
@@ -49,9 +49,10 @@ SINK_ALONE = Waiver(
 
 
 def contract(whole: Contract, cfg: Config) -> Contract:
-    """The contract of an operator's kernel: results of each range of keys, in fp32 where several are to be combined."""
+    """The contract of an operator's kernel: results of all keys, or sums of each range of them."""
     dtype = torch.bfloat16 if cfg.ranges == 1 else torch.float32
-    outputs = TensorSpec("out", "B ranges S H D", (dtype,)), TensorSpec("lse", "B ranges S H", (torch.float32,))
+    stats = TensorSpec("stats", f"B ranges {cfg.stats} S H", (torch.float32,))
+    outputs = TensorSpec("out", "B ranges S H D", (dtype,)), stats
     return replace(whole, op=f"{whole.op}_fwd", statics={**whole.statics, "ranges": RANGES}, outputs=outputs)
 
 
@@ -70,29 +71,54 @@ def proof(factory: Callable[[Config], Any], whole: Contract, cfg: Config, compar
 # A range of the keys
 
 
-def attend_in_range(
+def sums_in_range(
     q: Any, parts: tuple[Keys, Keys], sink: Any, cfg: Config, y: Any, entries: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The attention over range ``y`` of the tiles of keys, without the sink: what a kernel of several ranges computes.
+    """Σ exp(z) k and Σ exp(z) over range ``y`` of the tiles of keys: what a kernel of several ranges computes.
 
     Args:
         q: the queries.
         parts: the window's keys, and the entries as keys.
-        sink: of its own dtype; not used otherwise.
+        sink: of which the dtype is used.
         cfg: the static parameters.
         y: the range.
         entries: for how many entries there are tiles, of each query or of all alike.
     """
     tiles = cfg.window_tiles + (entries + (cfg.tile - 1)) // cfg.tile
     first, end = tiles * y // cfg.ranges, tiles * (y + 1) // cfg.ranges
+    wide = q.type_as(sink)
 
-    def restricted(keys: Keys, before: int) -> Keys:
+    def part(keys: Keys, before: int) -> tuple[torch.Tensor, torch.Tensor]:
         number = torch.arange(keys.seen.shape[-1], device=keys.seen.device) // cfg.tile + before
-        return Keys(keys.rows, keys.seen & (number >= first) & (number < end))
+        inside = Keys(keys.rows, keys.seen & (number >= first) & (number < end))
+        e = logits(wide, inside, cfg.scale).exp()
+        return e @ as_values(inside, wide), e.sum(-1)
 
-    window, compressed = parts
-    inside = restricted(window, 0), restricted(compressed, cfg.window_tiles)
-    return attend(q, inside, sink - math.inf, cfg.scale)
+    (weighted, mass), more = part(parts[0], 0), part(parts[1], cfg.window_tiles)
+    return weighted + more[0], mass + more[1]
+
+
+def _itself(write: Write) -> Value:
+    return write.value
+
+
+def _said(done: Execution, known: Facts) -> Mapping[str, Callable[[Write], Value | None]]:
+    """What a kernel of several ranges says of Σ exp(z) k and Σ exp(z): exp(top) acc, and exp(top) total."""
+    stats = Contents("stats")
+    for write in done.writes.get("stats", []):
+        stats.write(write)
+
+    def scaled(value: Value, b: Form, y: Form, s: Form, head: Form) -> Value:
+        return Value(nf.exp(stats.read((b, y, ZERO, s, head), known).real) * value.real)
+
+    def weighted(write: Write) -> Value:
+        return scaled(write.value, *write.index[:4])
+
+    def mass(write: Write) -> Value | None:
+        b, y, number, s, head = write.index
+        return scaled(write.value, b, y, s, head) if number is ONE else None
+
+    return {"out": weighted, "stats": mass}
 
 
 # The loop over tiles
@@ -312,7 +338,7 @@ class Block:
 
 
 Reference = Callable[[Mapping[str, SymbolicTensor], SymbolicTensor], tuple[Any, Any]]
-"""From the inputs by name and the number of the range: out and lse."""
+"""From the inputs by name and the number of the range: out and lse; of several ranges Σ exp(z) k and Σ exp(z)."""
 
 
 def compare(
@@ -366,7 +392,8 @@ def _outcome(
     counted = sums.counted()
 
     def wanted(output: int) -> Callable[..., Value]:
-        def element(b: Form, y: Form, s: Form, head: Form, *rest: Form) -> Value:
+        def element(b: Form, y: Form, *row: Form) -> Value:
+            s, head, *rest = row[output:]  # an lse, or a mass, has a number before these
             out = tensor(reference(inputs(cfg, whole), SymbolicTensor((), lambda: Value(y), integer=True))[output])
             with nf.ruled(at.rules(extent, known, head, rest[0] if rest else None)):
                 return out.value(b, s, head, *rest)
@@ -376,8 +403,9 @@ def _outcome(
     for case in cases:
         with known.assuming(case), deciding(known):
             spreading = sums.spread(extent, at.first, cfg.window_tiles, entry_tiles, known, at.no_entries(known))
-            for number, name in enumerate(("out", "lse")):
-                yield from done.compare(name, wanted(number), spreading, counted)
+            said = _said(done, known) if cfg.ranges > 1 else {"out": _itself, "stats": _itself}
+            for number, (name, meaning) in enumerate(said.items()):
+                yield from done.compare(name, wanted(number), spreading, counted, meaning=meaning)
 
 
 def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mapping[str, SymbolicTensor]:

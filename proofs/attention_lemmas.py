@@ -68,13 +68,18 @@ def _partition() -> Sequence[Condition]:
 
 def _ranges() -> Sequence[Condition]:
     """m and v are the sums of exp z and of exp z k over a range, M and V those over the ranges before it."""
-    m, v, out, M, V, s = z3.Reals("m v out M V s")
-    weighed = z3.Real("weighed")
+    m, v, M, V, s, total, acc = z3.Reals("m v M V s total acc")
+    e, mass, weighed = z3.Reals("exp(top) mass weighed")
+    given = (e * total == m, e * acc == v)
     return [
-        lemma("a range's mass times its result is its weighted sum", m * out == v, m > 0, out == v / m),
-        lemma("of an empty range both are 0", m * out == v, m == 0, v == 0, out == 0),
-        lemma("one more range adds its weighted sum", weighed + m * out == V + v, weighed == V, m * out == v),
-        lemma("and its mass", M + m > 0, M >= 0, m >= 0, z3.Or(M > 0, m > 0)),
+        lemma("one more range adds its weighted sum", weighed + e * acc == V + v, weighed == V, *given),
+        lemma("and its mass", mass + e * total == M + m, mass == M, *given),
+        lemma(
+            "there is a key if and only if there is mass",
+            z3.And(M + m >= 0, (M + m > 0) == z3.Or(M > 0, m > 0)),
+            M >= 0,
+            m >= 0,
+        ),
         lemma("what combine divides by is not 0", M + s > 0, M >= 0, s > 0),
     ]
 
@@ -90,7 +95,7 @@ ENTRIES = Theorem(
 SPLIT: tuple[Lemma, ...] = (
     Theorem("partition", "Of n tiles each is in exactly one of r ranges, those from floor(n y / r) to floor(n (y + 1) / r).",
             _partition, "induction over the ranges: each begins where the one before ends"),
-    Theorem("ranges", "What combine makes of the results of the ranges are out and lse of all keys: with m the sum of exp z "
-            "over a range, exp of its lse is m, and m times its out is the sum of exp z k.", _ranges,
+    Theorem("ranges", "What combine makes of the ranges are out and lse of all keys: of a range's top, total and acc, "
+            "exp(top) total is m, the sum of exp z, and exp(top) acc is v, that of exp z k.", _ranges,
             "induction over the ranges, which by partition share out the tiles; layer L2 says what each kernel computes"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is claimed of the kernel that combines the results of ranges of keys."""
+"""What is claimed of the kernel that adds up ranges of keys."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .suite import Proof
 def combining(whole: Contract) -> Contract:
     """The contract of the kernel that combines the ranges."""
     inputs = (
-        TensorSpec("outs", "B ranges S H D", (torch.float32,)),
-        TensorSpec("lses", "B ranges S H", (torch.float32,)),
+        TensorSpec("accs", "B ranges S H D", (torch.float32,)),
+        TensorSpec("stats", "B ranges 2 S H", (torch.float32,)),
         SINK,
     )
     sizes = {name: whole.sizes[name] for name in "BS"}
@@ -44,24 +44,24 @@ def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Proof:
     return Proof(op, combine(cfg), combining(whole), given, _combining(cfg, whole), PASS_CONFIGS, **more)
 
 
-def weighed(outs: Any, lses: Any, sink: Any) -> tuple[Any, Any]:
-    """``out`` and ``lse`` of all keys from those of the ranges, over the reals.
+def added(accs: Any, stats: Any, sink: Any) -> tuple[Any, Any]:
+    """``out`` and ``lse`` of all keys from what the kernels of ranges write, over the reals.
 
-    With m_g = exp(lse_g), 0 where range g is empty: out = Σ m_g out_g / (Σ m_g + exp(sink)), lse = log Σ m_g.
+    With V = Σ_g exp(top_g) acc_g and M = Σ_g exp(top_g) total_g: out = V / (M + exp(sink)), lse = log M.
     """
-    mass = torch.where(lses < math.inf, lses, -math.inf).exp()
-    total = mass.sum(1)
-    some = total > 0
-    out = (mass.unsqueeze(-1) * outs).sum(1) / (total + sink.exp()).unsqueeze(-1)
-    return torch.where(some.unsqueeze(-1), out, 0.0), torch.where(some, total.log(), math.inf)
+    weight, total = stats[:, :, 0].exp(), stats[:, :, 1]
+    mass = (weight * total).sum(1)
+    some = mass > 0
+    out = (weight.unsqueeze(-1) * accs).sum(1) / (mass + sink.exp()).unsqueeze(-1)
+    return torch.where(some.unsqueeze(-1), out, 0.0), torch.where(some, mass.log(), math.inf)
 
 
 def _combining(cfg: Config, whole: Contract) -> Compare:
-    """The kernel that combines ranges, against ``weighed``."""
+    """The kernel that combines ranges, against ``added``."""
 
     def compared(kernel: Any, known: Facts) -> Compared:
-        done = execute(kernel, facts=known, infinite=("lses",))
-        inputs = attention.inputs(cfg, combining(whole), infinite=("lses",))
+        done = execute(kernel, facts=known)
+        inputs = attention.inputs(cfg, combining(whole))
         counted = sums.counted()
 
         def wanted(result: Any) -> Callable[..., Value]:
@@ -71,7 +71,7 @@ def _combining(cfg: Config, whole: Contract) -> Compare:
 
             return element
 
-        results = weighed(*inputs.values())
+        results = added(*inputs.values())
         pairs = zip(("out", "lse"), results, strict=True)
         return done, [e for name, result in pairs for e in done.compare(name, wanted(result), counted)]
 

@@ -35,7 +35,7 @@ def _block(cfg: Config) -> Block:
 
 
 def compare(cfg: Config) -> Compare:
-    """Against the reference; with several ranges, against the attention over each."""
+    """Against the reference; with several ranges, against the sums over each."""
 
     def wanted(x: Mapping[str, Any], y: SymbolicTensor) -> tuple[Any, Any]:
         if cfg.ranges == 1:
@@ -46,7 +46,7 @@ def compare(cfg: Config) -> Compare:
             in_window(x["window_kv"], q.shape[1], x["offset"], cfg.window),
             reference._selected(x["compressed_kv"], indices),
         )
-        return attention.attend_in_range(q, keys, x["sink"], cfg, y, indices.shape[-1])
+        return attention.sums_in_range(q, keys, x["sink"], cfg, y, indices.shape[-1])
 
     cases = at_least(T, 1), nf.indicator("eq", T, integer=True)
     return attention.compare(cfg, CSA, lambda: _block(cfg), wanted, cases)

@@ -77,12 +77,12 @@ def in_window_bwd(grad_rows: Tensor, window_kv: Tensor) -> Tensor:
     return pad(grad, (0, 0, P, 0))[:, window - 1 :]
 
 
-def _logits(q: Tensor, keys: Keys, scale: float) -> Tensor:
+def logits(q: Tensor, keys: Keys, scale: float) -> Tensor:
     """z, -inf where a key is not seen, [B, S, H, n]."""
     return torch.where(keys.seen.unsqueeze(2), scale * (q @ keys.of_each_query(q).mT), -math.inf)
 
 
-def _values(keys: Keys, like: Tensor) -> Tensor:
+def as_values(keys: Keys, like: Tensor) -> Tensor:
     """The rows as values; one that is not finite reaches the queries that see it through z, and no other."""
     return keys.of_each_query(like).nan_to_num(0, 0, 0)
 
@@ -90,7 +90,7 @@ def _values(keys: Keys, like: Tensor) -> Tensor:
 def attend(q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """``out`` and ``lse`` over all the keys; the formula of this module's docstring."""
     wide = q.type_as(sink)
-    z = torch.cat([_logits(wide, keys, scale) for keys in parts], -1)
+    z = torch.cat([logits(wide, keys, scale) for keys in parts], -1)
     some = torch.cat([keys.seen for keys in parts], -1).any(-1, keepdim=True)
     top = torch.where(some, z.amax(-1), 0.0)
     e = (z - top.unsqueeze(-1)).exp()
@@ -98,7 +98,7 @@ def attend(q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float) -> tu
     lse = top + total.log()
     of_keys = torch.where(some, (lse - sink).sigmoid() / total, 0.0)
     weights = torch.split(e, [keys.seen.shape[-1] for keys in parts], -1)
-    out = sum((w @ _values(keys, wide) for w, keys in zip(weights, parts, strict=True)), torch.zeros_like(wide))
+    out = sum((w @ as_values(keys, wide) for w, keys in zip(weights, parts, strict=True)), torch.zeros_like(wide))
     return (of_keys.unsqueeze(-1) * out).type_as(q), torch.where(some, lse, math.inf)
 
 
@@ -127,8 +127,8 @@ def attend_bwd(
     grad_sink = -torch.where(some, delta * (sink - lse).sigmoid(), 0.0).sum((0, 1))
     grad_q, grad_rows = torch.zeros_like(wide), []
     for keys in parts:
-        values, seen = _values(keys, wide), keys.seen.unsqueeze(2)
-        p = (_logits(wide, keys, scale) - torch.where(some, lse, 0.0).unsqueeze(-1)).exp()
+        values, seen = as_values(keys, wide), keys.seen.unsqueeze(2)
+        p = (logits(wide, keys, scale) - torch.where(some, lse, 0.0).unsqueeze(-1)).exp()
         grad_z = p * (of_keys * (grad @ values.mT - delta.unsqueeze(-1)) + grad_lse.unsqueeze(-1))
         grad_z = torch.where(seen, scale * grad_z, 0.0)
         grad_q = grad_q + grad_z @ values

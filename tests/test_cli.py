@@ -213,24 +213,25 @@ def test_a_record_keeps_what_is_of_the_same_kernels(package, monkeypatch):
     gpu = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, total_memory=1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: gpu)
-    path = record.update(tests={"a": "passed", "b": "failed"}, figures=[{"op": "op", "us": 1}])
+    path = record.update(tests={"op[a]": "passed", "b": "failed"}, figures=[{"op": "op", "us": 1}])
     assert path == package / "bench" / "results" / "nvidia-h200.json"
     record.update(tests={"b": "passed"}, figures=[{"op": "op_other", "us": 2}])
     record.update(figures=[{"op": "op", "us": 3}])
     (found,) = record.records()
-    assert found.tests == {"a": "passed", "b": "passed"}
+    assert found.tests == {"op[a]": "passed", "b": "passed"}
     assert found.figures == [{"op": "op_other", "us": 2}, {"op": "op", "us": 3}]
     assert not found.stale("op")
-    record.update(tests={"a[other]": "passed"})
+    record.update(tests={"op[other]": "passed"})
     for folder in ("kernels", "bindings", "reference"):  # now it has a kernel, which no test has run
         (package / folder / "other.py").write_text("pass\n")
     record.update(tests={})
     (found,) = record.records()
-    assert (found.tests, found.kernels.keys()) == ({"a": "passed", "b": "passed"}, {"op", "other"})
+    assert (found.tests, found.kernels.keys()) == ({"op[a]": "passed"}, {"op", "other"})
+    record.update(tests={"b": "passed", "other": "passed", "op[other]": "passed"})
     (package / "kernels" / "op.py").write_text("from .build import build  # changed\n")
-    record.update(tests={"b": "passed"})
+    record.update(tests={"op": "passed"})
     (found,) = record.records()
-    assert (found.tests, found.figures) == ({"b": "passed"}, [])
+    assert (found.tests, found.figures) == ({"other": "passed", "op": "passed"}, [])
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +52,9 @@ def mutation_fates(
     if workers > 1:
         global _shared
         _shared = chosen, tried, equivalents, same  # IR and closures cannot be pickled; a forked process has them
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-            return tuple(pool.map(_shared_fate, range(len(chosen))))
+        # a process for each mutant: what the engine remembers of one would fill the memory
+        with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
+            return tuple(pool.imap(_shared_fate, range(len(chosen))))
     return tuple(_fate(mutant, tried(mutant.prim_func), equivalents, same) for mutant in chosen)
 
 

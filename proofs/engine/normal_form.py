@@ -206,14 +206,20 @@ def exp(p: Form) -> Form:
 
 def log(p: Form) -> Form:
     """log(p), opaque but for the exps that are factors of it."""
+    rest, inside = without_exps(p)
+    return inside + (ZERO if rest is ONE else apply("log", rest))
+
+
+def without_exps(p: Form) -> tuple[Form, Form]:
+    """p but for the exps that are factors of it, and the log of those."""
     powers = [(a, e) for a, e in common_monomial(p) if isinstance(atom_of(a), Exp)]
-    rest = p * of_terms({tuple((a, -e) for a, e in powers): 1})
     inside = [a.argument * e for a, e in ((atom_of(a), e) for a, e in powers) if isinstance(a, Exp)]
-    return reduce(Form.__add__, inside, ZERO if rest is ONE else apply("log", rest))
+    return p * of_terms({tuple((a, -e) for a, e in powers): 1}), reduce(Form.__add__, inside, ZERO)
 
 
 def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
-    """[p >= 0] or [p = 0], of an integer or of a real number."""
+    """[p >= 0] or [p = 0], of an integer or of a real number; exps that are factors of it do not matter."""
+    p = p if integer else without_exps(p)[0]
     value = p.constant
     if value is not None:
         return ONE if (value >= 0 if relation == "ge" else value == 0) else ZERO

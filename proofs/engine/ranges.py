@@ -117,12 +117,12 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
 
 
 def _where_finite(obligation: Obligation) -> Form:
-    """The operand where it is not -inf; exp(-inf) = 0 is harmless."""
-    finite = obligation.value.finite
-    if len(finite.terms) != 1:
-        return obligation.value.form
-    ((monomial, _),) = finite.terms.items()
-    return nf.substitute(obligation.value.form, {atom: nf.ONE for atom, _ in monomial})
+    """The operand where it is not -inf, for exp(-inf) = 0 is harmless; of a sign, without the exps that are factors."""
+    finite, form = obligation.value.finite, obligation.value.form
+    if len(finite.terms) == 1:
+        ((monomial, _),) = finite.terms.items()
+        form = nf.substitute(form, {atom: nf.ONE for atom, _ in monomial})
+    return form if obligation.kind == "exp" else nf.without_exps(form)[0]
 
 
 Sign = Literal["positive", "nonnegative"] | None

@@ -37,6 +37,7 @@ _SCOPES: dict[str, Scope] = {
 }
 _SERIAL, _PARALLEL, _VECTORIZED, _UNROLLED, _THREAD = range(5)  # tirx.ForKind
 _BARRIERS = ("tirx.tvm_storage_sync",)
+_GRIDS = "tl.pdl_sync"  # the wait of a kernel that is launched early for those before it, whose results it reads
 _WAITS = (
     "tirx.ptx_commit_group",
     "tirx.ptx_wait_group",
@@ -44,6 +45,8 @@ _WAITS = (
     "tl.fence_proxy_async",
     "tl.warpgroup_fence_operand",
     "tl.set_max_nreg",
+    "tl.pdl_trigger",
+    _GRIDS,
 )
 _DIMENSIONS = ("x", "y", "z")
 _TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
@@ -316,6 +319,8 @@ class Machine(TileOperations[V]):
             self.algebra.barrier()
             return
         if name in _WAITS and self._written is None:
+            if name == _GRIDS and (self.accessed or self._divergent):
+                raise Unsupported(f"{name} after global memory has been accessed, or where threads may diverge")
             self.waits.add(name)
             return
         if name == "tl.atomic_add_elem_op" and self._written is None:

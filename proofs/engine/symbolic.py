@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
+from operator import attrgetter
 from typing import Any, Literal
 
 from . import extended
@@ -125,18 +126,35 @@ class Execution:
                 del self.writes[name], self.sites[name]
         del self.equations[equations:], self.obligations[obligations:]
 
-    def compare(self, output: str, reference: Callable[..., Form | Value], *rewritings: Rewriting) -> list[Equation]:
-        """Each element that the kernel writes to an output, rewritten, against the reference at the same index."""
+    def compare(
+        self,
+        output: str,
+        reference: Callable[..., Form | Value],
+        *rewritings: Rewriting,
+        meaning: Callable[[Write], Value | None] = attrgetter("value"),
+    ) -> list[Equation]:
+        """Each element that the kernel writes to an output, rewritten, against the reference at the same index.
+
+        Args:
+            output: the output.
+            reference: of an index the element.
+            rewritings: of the kernel's form.
+            meaning: what a write, under its conditions, says of the reference's element, where that is not its value; None if
+                nothing.
+        """
         result = []
         for write, site in zip(self.writes.get(output, []), self.sites.get(output, []), strict=True):
             with self.facts.assuming(*write.path):
+                meant = meaning(write)
+                if meant is None:
+                    continue
                 wanted = reference(*write.index)
                 wanted = wanted if isinstance(wanted, Value) else Value(wanted)
                 place = ", ".join(map(str, write.index))
-                form, finite = write.value.form, write.value.finite
+                form, finite = meant.form, meant.finite
                 for rewriting in rewritings:
                     form, finite = rewriting(form), rewriting(finite)
-                value = Value(form, finite, write.value.sign)
+                value = Value(form, finite, meant.sign)
                 shown = self._same(value, wanted)
                 statement = f"{output}[{place}] is the reference's"
                 result.append(Equation(statement, shown, value.form, wanted.form, site))

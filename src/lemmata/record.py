@@ -68,9 +68,8 @@ def records() -> list[Record]:
 def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[str, Any]] | None = None) -> Path:
     """Add verdicts and figures to the record of this machine's GPU; returns its file.
 
-    Figures stay under the same versions if they are of the present kernel of their ``op``. Verdicts stay if every kernel
-    of then is the present one, but not those of an operator that had none. A verdict replaces that of the same test, and
-    figures those of the same ``op``.
+    Under the same versions, figures stay that are of the present kernel of their ``op``, and verdicts of tests that name
+    operators, all with their present kernels. A verdict replaces that of the same test, and figures those of the same ``op``.
 
     Raises:
         RuntimeError: there is no GPU.
@@ -92,9 +91,7 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
         old = _read(path)
         if old.versions.items() <= content["versions"].items():  # a package of which it knew nothing changed nothing
             content["figures"] = [f for f in old.figures if not any(map(old.stale, _timed(f["op"])))]
-            if old.kernels.items() <= content["kernels"].items():
-                new = content["kernels"].keys() - old.kernels.keys()
-                content["tests"] = {name: v for name, v in old.tests.items() if not any(op in name for op in new)}
+            content["tests"] = {name: v for name, v in old.tests.items() if not any(map(old.stale, _named(name)))}
     content["tests"] |= dict(tests or {})
     replaced = {figure["op"] for figure in figures or ()}
     content["figures"] = [f for f in content["figures"] if f["op"] not in replaced] + [dict(f) for f in figures or ()]
@@ -108,6 +105,11 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
 def _timed(name: str) -> set[str]:
     """The operators whose kernels a figure is of: ``indexer_topk`` runs two."""
     return set(operators()).intersection(name.split("_"))
+
+
+def _named(test: str) -> set[str]:
+    """The operators that a test's name has; one that has none may be of any."""
+    return {op for op in operators() if op in test} or set(operators())
 
 
 def installed(package: str) -> str:

@@ -64,6 +64,6 @@ OF_COMBINE = {
 
 def proofs() -> Iterator[Proof]:
     """All keys in one range, and in three that another kernel combines."""
-    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=40)
+    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=70)
     yield _proof(Config(ranges=3))
     yield combined("csa", CSA, Config(ranges=3), lemmas=SPLIT, mutate=True, every=2, equivalents=OF_COMBINE)

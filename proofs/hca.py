@@ -62,6 +62,6 @@ def _proof(cfg: Config, **more: Any) -> Proof:
 
 def proofs() -> Iterator[Proof]:
     """All keys in one range, and in five that another kernel combines."""
-    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=77)
+    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=140)
     yield _proof(Config(ranges=5))
     yield combined("hca", HCA, Config(ranges=5))

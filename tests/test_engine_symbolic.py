@@ -21,6 +21,7 @@ from lemmata.proofs.engine.invariants import Auxiliary, Determined, Ghost, Invar
 from lemmata.proofs.engine.normal_form import Form
 from lemmata.proofs.engine.pretty import evaluate
 from lemmata.proofs.engine.recurrences import recurrence, resolve
+from lemmata.proofs.engine.ring import at_most
 from lemmata.proofs.engine.symbolic import block, execute, thread
 from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, symbolic_input
 from lemmata.reference.sinkhorn import sinkhorn
@@ -325,6 +326,35 @@ def test_shared_memory_across_lanes_is_rejected() -> None:
 def test_a_loop_of_unknown_length_needs_an_invariant() -> None:
     with pytest.raises(Unsupported, match=r"loop 'step' of extent .* needs an invariant"):
         execute(EXAMPLES["matmul"].build())
+
+
+def launched_early(first: str) -> Any:
+    @T.prim_func
+    def kernel(x: T.Tensor((4,), "float32"), out: T.Tensor((4,), "float32")):
+        with T.Kernel(1, threads=4):
+            y = T.alloc_fragment((4,), "float32")
+            if first == "read":
+                T.copy(x, y)
+            if first == "write":
+                T.fill(out, 0)
+            T.pdl_sync()
+            T.copy(x, y)
+            T.copy(y, out)
+
+    return kernel
+
+
+def test_a_kernel_that_is_launched_early_waits_before_it_touches_global_memory() -> None:
+    assert execute(launched_early("wait")).unmodelled == {"tl.pdl_sync"}
+    for first in ("read", "write"):
+        with pytest.raises(Unsupported, match=r"tl\.pdl_sync after global memory has been accessed"):
+            execute(launched_early(first))
+
+
+def test_terms_beyond_measure_are_unsupported() -> None:
+    with pytest.raises(Unsupported, match="more terms than any kernel"), at_most(3):
+        [nf.fresh("x") for _ in range(4)]
+    nf.fresh("x")
 
 
 def test_a_difference_of_infinities_is_rejected() -> None:

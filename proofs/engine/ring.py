@@ -15,7 +15,9 @@ Substitution is here too, since a product with [c] puts 1 for [c] in the other f
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial, reduce
@@ -138,6 +140,18 @@ class Polynomial(Atom):
 _ATOMS: list[Atom] = []
 _NUMBER: dict[Atom, int] = {}
 _FORMS: dict[frozenset[tuple[Monomial, Rational]], Form] = {}
+_limit: float = math.inf
+
+
+@contextmanager
+def at_most(new: int) -> Iterator[None]:
+    """Within, so many atoms may be new; what needs more is ``Unsupported``, and would not end in a day."""
+    global _limit
+    before, _limit = _limit, min(_limit, len(_ATOMS) + new)
+    try:
+        yield
+    finally:
+        _limit = before
 
 
 def atom_of(number: int) -> Atom:
@@ -148,6 +162,8 @@ def atom_of(number: int) -> Atom:
 def number_of(atom: Atom) -> int:
     """The number of an atom; equal atoms have the same."""
     if atom not in _NUMBER:
+        if len(_ATOMS) >= _limit:
+            raise Unsupported("more terms than any kernel here has needed")
         _NUMBER[atom] = len(_ATOMS)
         _ATOMS.append(atom)
     return _NUMBER[atom]

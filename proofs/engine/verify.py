@@ -32,7 +32,7 @@ from .lemmas import Examples, Lemma, Theorem
 from .mutation import Trial, mutation_fates
 from .races import races
 from .report import LAYERS, Failure, Layer, Report
-from .ring import Undefined
+from .ring import Undefined, at_most
 from .solve import Z3_STEPS, smt2, solve
 from .source_lines import origin, touched
 from .symbolic import Execution, execute
@@ -44,6 +44,10 @@ _CHEAPEST_FIRST = ("run", "L2", "range", "L0", "L1")  # the first three need no 
 Compare = Callable[[Any, Facts], Compared]
 """Executes a kernel symbolically and compares its outputs with the reference; for kernels that need more than `verify`'s
 ``reference`` and ``invariants``, such as a reference run in lock step."""
+
+
+_ATOMS = 600_000
+"""New atoms of a symbolic execution; the kernels need 200 000 at most."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,21 @@ class Problem:
         analysis = coverage(*given) + races(*given) + asynchrony(*given)
         return analysis.burying(self.dead)
 
-    @cached_property
+    @property
     def compared(self) -> Compared:
         """The outcome of the symbolic execution; layers L2 and range share it."""
+        if isinstance(self._compared, Unsupported):
+            raise self._compared
+        return self._compared
+
+    @cached_property
+    def _compared(self) -> Compared | Unsupported:
         assert self.compare is not None
-        return self.compare(self.kernel, facts(self.contract))
+        try:
+            with at_most(_ATOMS):
+                return self.compare(self.kernel, facts(self.contract))
+        except Unsupported as error:
+            return error
 
 
 def facts(contract: Contract) -> Facts:

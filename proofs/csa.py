@@ -57,13 +57,12 @@ def _proof(cfg: Config, **more: Any) -> Proof:
 
 
 OF_COMBINE = {
-    "constant @ T.fill(T.region(top[0], 2, 1), -1.07374182e+09) -> T.fill(T.region(top[0], 2, 1), -2.14748365e+09)":
-        "it matters only where all ranges are empty, and there every weight is 0",
-}  # fmt: skip
+    "dropped statement @ T.pdl_sync()": "launched like any other kernel, it begins when those before it have ended"
+}
 
 
 def proofs() -> Iterator[Proof]:
     """All keys in one range, and in three that another kernel combines."""
-    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=70)
+    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=140)
     yield _proof(Config(ranges=3))
-    yield combined("csa", CSA, Config(ranges=3), lemmas=SPLIT, mutate=True, every=2, equivalents=OF_COMBINE)
+    yield combined("csa", CSA, Config(ranges=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)

@@ -145,7 +145,7 @@ _limit: float = math.inf
 
 @contextmanager
 def at_most(new: int) -> Iterator[None]:
-    """Within, so many atoms may be new; what needs more is ``Unsupported``, and would not end in a day."""
+    """Within, so many atoms may be new; what needs more is ``Unsupported``, before it fills the memory."""
     global _limit
     before, _limit = _limit, min(_limit, len(_ATOMS) + new)
     try:
@@ -163,7 +163,7 @@ def number_of(atom: Atom) -> int:
     """The number of an atom; equal atoms have the same."""
     if atom not in _NUMBER:
         if len(_ATOMS) >= _limit:
-            raise Unsupported("more terms than any kernel here has needed")
+            raise Unsupported("more atoms than are allowed: terms grow out of hand")
         _NUMBER[atom] = len(_ATOMS)
         _ATOMS.append(atom)
     return _NUMBER[atom]

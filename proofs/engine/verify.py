@@ -47,7 +47,7 @@ Compare = Callable[[Any, Facts], Compared]
 
 
 _ATOMS = 600_000
-"""New atoms of a symbolic execution; the kernels need 200 000 at most."""
+"""New atoms of a symbolic execution. The largest, of csa over the window and one range, makes 182 000."""
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,11 @@ import torch
 
 from ..kernels.attention_config import HEADS, KEYS, PANEL, Config
 from ..kernels.build import PASS_CONFIGS
-from ..reference.attention import Keys, as_values, logits
 from ..reference.contract import Contract, Static, TensorSpec
+from .attention_ranges import meanings
 from .engine import normal_form as nf
 from .engine import sums
 from .engine.constants import CONSTANTS
-from .engine.contents import Contents, Write
 from .engine.entailment import Facts
 from .engine.equations import Equation, holds
 from .engine.extended import Value
@@ -66,59 +65,6 @@ def proof(factory: Callable[[Config], Any], whole: Contract, cfg: Config, compar
     given = statics(cfg, *whole.statics)
     waivers = (SINK_ALONE,) if cfg.ranges == 1 else ()  # of several ranges none has the sink
     return Proof(whole.op, factory(cfg), contract(whole, cfg), given, compare, PASS_CONFIGS, waivers=waivers, **more)
-
-
-# A range of the keys
-
-
-def sums_in_range(
-    q: Any, parts: tuple[Keys, Keys], sink: Any, cfg: Config, y: Any, entries: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ exp(z) k and Σ exp(z) over range ``y`` of the tiles of keys: what a kernel of several ranges computes.
-
-    Args:
-        q: the queries.
-        parts: the window's keys, and the entries as keys.
-        sink: of which the dtype is used.
-        cfg: the static parameters.
-        y: the range.
-        entries: for how many entries there are tiles, of each query or of all alike.
-    """
-    tiles = cfg.window_tiles + (entries + (cfg.tile - 1)) // cfg.tile
-    first, end = tiles * y // cfg.ranges, tiles * (y + 1) // cfg.ranges
-    wide = q.type_as(sink)
-
-    def part(keys: Keys, before: int) -> tuple[torch.Tensor, torch.Tensor]:
-        number = torch.arange(keys.seen.shape[-1], device=keys.seen.device) // cfg.tile + before
-        inside = Keys(keys.rows, keys.seen & (number >= first) & (number < end))
-        e = logits(wide, inside, cfg.scale).exp()
-        return e @ as_values(inside, wide), e.sum(-1)
-
-    (weighted, mass), more = part(parts[0], 0), part(parts[1], cfg.window_tiles)
-    return weighted + more[0], mass + more[1]
-
-
-def _itself(write: Write) -> Value:
-    return write.value
-
-
-def _said(done: Execution, known: Facts) -> Mapping[str, Callable[[Write], Value | None]]:
-    """What a kernel of several ranges says of Σ exp(z) k and Σ exp(z): exp(top) acc, and exp(top) total."""
-    stats = Contents("stats")
-    for write in done.writes.get("stats", []):
-        stats.write(write)
-
-    def scaled(value: Value, b: Form, y: Form, s: Form, head: Form) -> Value:
-        return Value(nf.exp(stats.read((b, y, ZERO, s, head), known).real) * value.real)
-
-    def weighted(write: Write) -> Value:
-        return scaled(write.value, *write.index[:4])
-
-    def mass(write: Write) -> Value | None:
-        b, y, number, s, head = write.index
-        return scaled(write.value, b, y, s, head) if number is ONE else None
-
-    return {"out": weighted, "stats": mass}
 
 
 # The loop over tiles
@@ -403,8 +349,7 @@ def _outcome(
     for case in cases:
         with known.assuming(case), deciding(known):
             spreading = sums.spread(extent, at.first, cfg.window_tiles, entry_tiles, known, at.no_entries(known))
-            said = _said(done, known) if cfg.ranges > 1 else {"out": _itself, "stats": _itself}
-            for number, (name, meaning) in enumerate(said.items()):
+            for number, (name, meaning) in enumerate(meanings(cfg, done, known).items()):
                 yield from done.compare(name, wanted(number), spreading, counted, meaning=meaning)
 
 

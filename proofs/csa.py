@@ -13,6 +13,7 @@ from ..reference.csa import CSA
 from . import attention
 from .attention import Block, at_least, index_or_none
 from .attention_lemmas import SPLIT, WINDOW
+from .attention_ranges import sums_in_range
 from .combine import combined
 from .engine import normal_form as nf
 from .engine.normal_form import Form
@@ -46,7 +47,7 @@ def compare(cfg: Config) -> Compare:
             in_window(x["window_kv"], q.shape[1], x["offset"], cfg.window),
             reference._selected(x["compressed_kv"], indices),
         )
-        return attention.sums_in_range(q, keys, x["sink"], cfg, y, indices.shape[-1])
+        return sums_in_range(q, keys, x["sink"], cfg, y, indices.shape[-1])
 
     cases = at_least(T, 1), nf.indicator("eq", T, integer=True)
     return attention.compare(cfg, CSA, lambda: _block(cfg), wanted, cases)

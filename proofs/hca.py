@@ -14,6 +14,7 @@ from ..reference.indexer import visible
 from . import attention
 from .attention import Block, at_least, either, index_or_none
 from .attention_lemmas import ENTRIES, WINDOW
+from .attention_ranges import sums_in_range
 from .combine import combined
 from .engine import normal_form as nf
 from .engine.normal_form import ONE, ZERO, Form
@@ -51,7 +52,7 @@ def compare(cfg: Config) -> Compare:
         S = q.shape[1]
         keys = in_window(x["window_kv"], S, offset, cfg.window), reference._entries(kv, S, offset, cfg.ratio)
         seen = visible(offset, S, cfg.ratio).clamp(max=kv.shape[1]).clamp(min=0)
-        return attention.sums_in_range(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
+        return sums_in_range(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
 
     return attention.compare(cfg, HCA, lambda: _block(cfg), wanted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.hca import hca_fwd
 from lemmata.proofs import attention, combine, csa, hca
 from lemmata.proofs.attention_lemmas import ENTRIES, SPLIT, WINDOW
+from lemmata.proofs.attention_ranges import sums_in_range
 from lemmata.proofs.engine.interpret import interpret
 from lemmata.proofs.engine.mutate import mutants
 from lemmata.proofs.engine.solve import solve
@@ -58,11 +60,15 @@ PLANTED = [  # the error, by a part of its name; the layer that must refute it, 
     pytest.param("@ T.max(own[h], peaks[0, h]) -> T.min", "L2", "not a number", id="a minimum"),
     pytest.param(NO_MAXIMUM, "range", "range", id="no maximum"),
 ]
+PLANTED_IN_RANGES = [
+    "dropped operand @ sums[0, h] + sums[1, h] -> sums[0, h]",
+    "dropped operand @ top0[h] * 0.125 -> top0[h], line",
+]
 
 
-def refuted(error: str, layer: str) -> set[str]:
+def refuted(error: str, layer: str, cfg: Config = SMALL) -> set[str]:
     """The kinds of failures of a layer on the mutant of HCA with that in its name."""
-    proof = hca._proof(SMALL)
+    proof = hca._proof(cfg)
     wrong = next(m.prim_func for m in mutants(proof.kernel) if error in m.name)
     report = verify(
         wrong,
@@ -81,6 +87,11 @@ def test_planted_errors_are_refuted(error: str, layer: str, kind: str, monkeypat
     if layer == "range":
         monkeypatch.setattr(attention, "_outcome", lambda *_: [])  # of no interest there, and slow
     assert kind in refuted(error, layer)
+
+
+@pytest.mark.parametrize("error", PLANTED_IN_RANGES, ids=["total of one half", "top not scaled"])
+def test_errors_in_what_a_range_leaves_are_refuted(error: str) -> None:
+    assert refuted(error, "L2", replace(SMALL, ranges=3)) == {"equivalence"}
 
 
 def test_over_the_reals_the_maximum_does_not_matter() -> None:
@@ -137,7 +148,7 @@ def test_the_ranges_of_the_reference_add_up_to_it(op: str) -> None:
         entries = hca_reference._entries(x["compressed_kv"], S, offset, cfg.ratio)
         listed = hca_reference.visible(offset, S, cfg.ratio).clamp(0, x["compressed_kv"].shape[1]).unsqueeze(-1)
     keys = in_window(x["window_kv"], S, offset, cfg.window), entries
-    parts = [attention.sums_in_range(q, keys, x["sink"], cfg, y, listed) for y in range(cfg.ranges)]
+    parts = [sums_in_range(q, keys, x["sink"], cfg, y, listed) for y in range(cfg.ranges)]
     weighted, masses = (torch.stack(result, 1) for result in zip(*parts, strict=True))
     assert (masses == 0).any(), "some range is empty"
     stats = torch.stack([torch.zeros_like(masses), masses], 2)

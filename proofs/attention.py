@@ -25,19 +25,19 @@ from ..kernels.attention_config import HEADS, KEYS, PANEL, Config
 from ..kernels.build import PASS_CONFIGS
 from ..reference.contract import Contract, Static, TensorSpec
 from .attention_ranges import meanings
-from .engine import normal_form as nf
-from .engine import sums
-from .engine.constants import CONSTANTS
-from .engine.entailment import Facts
-from .engine.equations import Equation, holds
-from .engine.extended import Value
-from .engine.invariants import Determined, Invariant, State
-from .engine.normal_form import ONE, ZERO, Form
-from .engine.pull_array import deciding
-from .engine.ranges import Waiver
-from .engine.ring import Rewriting
-from .engine.symbolic import Execution, block, execute
-from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from .engine.execution.invariants import Determined, Invariant, State
+from .engine.execution.ranges import Waiver
+from .engine.execution.symbolic import Execution, block, execute
+from .engine.forms import normal_form as nf
+from .engine.forms import sums
+from .engine.forms.constants import CONSTANTS
+from .engine.forms.entailment import Facts
+from .engine.forms.equations import Equation, holds
+from .engine.forms.extended import Value
+from .engine.forms.normal_form import ONE, ZERO, Form
+from .engine.forms.ring import Rewriting
+from .engine.reference.pull_array import deciding
+from .engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
 

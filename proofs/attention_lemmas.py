@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import z3
 
-from .engine.conditions import Condition
-from .engine.lemmas import Lemma, Theorem, lemma
+from .engine.base.conditions import Condition
+from .engine.layers.lemmas import Lemma, Theorem, lemma
 
 
 def _window() -> Sequence[Condition]:

@@ -10,12 +10,12 @@ import torch
 
 from ..kernels.attention_config import Config
 from ..reference.attention import Keys, as_values, logits
-from .engine import normal_form as nf
-from .engine.contents import Contents, Write
-from .engine.entailment import Facts
-from .engine.extended import Value
-from .engine.normal_form import ONE, ZERO, Form
-from .engine.symbolic import Execution
+from .engine.execution.contents import Contents, Write
+from .engine.execution.symbolic import Execution
+from .engine.forms import normal_form as nf
+from .engine.forms.entailment import Facts
+from .engine.forms.extended import Value
+from .engine.forms.normal_form import ONE, ZERO, Form
 
 
 def sums_in_range(

@@ -14,12 +14,12 @@ from ..kernels.combine import combine
 from ..reference.attention import SINK
 from ..reference.contract import Contract, TensorSpec
 from . import attention
-from .engine import sums
-from .engine.entailment import Facts
-from .engine.extended import Value
-from .engine.normal_form import Form
-from .engine.symbolic import execute
-from .engine.symbolic_torch import tensor
+from .engine.execution.symbolic import execute
+from .engine.forms import sums
+from .engine.forms.entailment import Facts
+from .engine.forms.extended import Value
+from .engine.forms.normal_form import Form
+from .engine.reference.symbolic_torch import tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
 

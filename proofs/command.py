@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from .engine.report import Layer, Report, fates
+from .engine.base.report import Layer, Report, fates
 from .suite import OPERATORS, Proof, proofs
 from .table import mutation_table
 

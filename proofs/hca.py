@@ -16,9 +16,9 @@ from .attention import Block, at_least, either, index_or_none
 from .attention_lemmas import ENTRIES, WINDOW
 from .attention_ranges import sums_in_range
 from .combine import combined
-from .engine import normal_form as nf
-from .engine.normal_form import ONE, ZERO, Form
-from .engine.symbolic_torch import SymbolicTensor
+from .engine.forms import normal_form as nf
+from .engine.forms.normal_form import ONE, ZERO, Form
+from .engine.reference.symbolic_torch import SymbolicTensor
 from .engine.verify import Compare
 from .suite import Proof
 

@@ -16,14 +16,15 @@ from ..kernels.build import PASS_CONFIGS
 from ..kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 from ..reference import indexer as reference
 from ..reference.contract import Contract
-from .engine import normal_form as nf
-from .engine.conditions import Condition
-from .engine.entailment import Facts
-from .engine.extended import Value
-from .engine.invariants import Invariant
-from .engine.lemmas import Lemma, Theorem, lemma
-from .engine.semantics import serial_loops
-from .engine.symbolic_torch import SymbolicTensor, tensor
+from .engine.base.conditions import Condition
+from .engine.execution.invariants import Invariant
+from .engine.forms import normal_form as nf
+from .engine.forms import sums
+from .engine.forms.entailment import Facts
+from .engine.forms.extended import Value
+from .engine.layers.lemmas import Lemma, Theorem, lemma
+from .engine.reference.symbolic_torch import SymbolicTensor, tensor
+from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared, against
 from .suite import Proof
 
@@ -37,7 +38,7 @@ def compare(cfg: Config) -> Compare:
 
         def element(*i: nf.Form) -> Value:
             value = out.value(*i)
-            return Value(nf.written_out(value.form), value.finite, value.sign)
+            return Value(sums.few_written_out(value.form), value.finite, value.sign)
 
         return SymbolicTensor(out.form_shape, element)
 

@@ -1,4 +1,4 @@
-"""``lemmata.proofs.interpret(kernel, *tensors)``: what `lemmata.proofs.engine.interpret.interpret` documents.
+"""``lemmata.proofs.interpret(kernel, *tensors)``: what `lemmata.proofs.engine.interpreter.interpret.interpret` documents.
 
 This folder is a package without an ``__init__``, so the function is reached through a module that can be called.
 """
@@ -6,7 +6,7 @@ This folder is a package without an ``__init__``, so the function is reached thr
 import sys
 from types import ModuleType
 
-from .engine.interpret import Fault, interpret
+from .engine.interpreter.interpret import Fault, interpret
 
 __all__ = ["Fault", "interpret"]
 

@@ -21,20 +21,20 @@ import z3
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 from ..reference import sinkhorn as reference
-from .engine import normal_form as nf
-from .engine import symbolic
-from .engine.conditions import Condition
-from .engine.cutting import Cut, cutting
-from .engine.entailment import Facts
-from .engine.extended import Value
-from .engine.interpret import interpret
-from .engine.invariants import Auxiliary, Determined, Ghost, Invariant, State
-from .engine.lemmas import Lemma, Tested, Theorem, lemma
-from .engine.normal_form import Form
-from .engine.recurrences import Recurrence, recurrence, resolve
-from .engine.semantics import serial_loops
-from .engine.symbolic import Execution
-from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from .engine.base.conditions import Condition
+from .engine.execution import symbolic
+from .engine.execution.invariants import Auxiliary, Determined, Ghost, Invariant, State
+from .engine.execution.symbolic import Execution
+from .engine.forms import normal_form as nf
+from .engine.forms.entailment import Facts
+from .engine.forms.extended import Value
+from .engine.forms.normal_form import Form
+from .engine.interpreter.interpret import interpret
+from .engine.layers.lemmas import Lemma, Tested, Theorem, lemma
+from .engine.reference.cutting import Cut, cutting
+from .engine.reference.recurrences import Recurrence, recurrence, resolve
+from .engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof
 

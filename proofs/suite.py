@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..reference.contract import Contract
-from .engine.lemmas import Examples, Lemma
-from .engine.ranges import Waiver
-from .engine.report import LAYERS, Report
+from .engine.base.report import LAYERS, Report
+from .engine.execution.ranges import Waiver
+from .engine.layers.lemmas import Examples, Lemma
 from .engine.verify import Compare, applies, verify
 
 OPERATORS = ("sinkhorn", "topk", "indexer", "csa", "hca")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from .engine.report import Report, fates
+from .engine.base.report import Report, fates
 
 
 def mutation_table(reports: Iterable[tuple[str, Report]]) -> str:

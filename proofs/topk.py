@@ -24,14 +24,14 @@ from ..kernels.topk_check import Config, topk_check
 from ..reference import topk_check as criterion
 from ..reference.contract import Elements, Size, TensorSpec
 from ..reference.topk import CHECK, TOPK, topk
-from .engine import normal_form as nf
-from .engine import symbolic
-from .engine.conditions import Condition
-from .engine.entailment import Facts
-from .engine.invariants import Determined, Invariant
-from .engine.lemmas import Lemma, Tested, Theorem, lemma
-from .engine.semantics import serial_loops
-from .engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from .engine.base.conditions import Condition
+from .engine.execution import symbolic
+from .engine.execution.invariants import Determined, Invariant
+from .engine.forms import normal_form as nf
+from .engine.forms.entailment import Facts
+from .engine.layers.lemmas import Lemma, Tested, Theorem, lemma
+from .engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof
 from .topk_runs import examples

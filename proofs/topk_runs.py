@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..kernels.topk import Config
 from ..reference.topk_check import topk_check
-from .engine.interpret import interpret
-from .engine.lemmas import Examples
+from .engine.interpreter.interpret import interpret
+from .engine.layers.lemmas import Examples
 
 ONE, TWO, INF, NAN, MINUS = 0x3F800000, 0x40000000, 0x7F800000, 0x7FC00000, 2**31
 FEW = (0, MINUS, 1, ONE, ONE + MINUS, TWO, INF - 1, INF - 1 + MINUS, INF, INF + MINUS, INF + 1, INF + 1 + MINUS, NAN)

@@ -6,7 +6,7 @@ This folder is a package without an ``__init__``, so the function is reached thr
 import sys
 from types import ModuleType
 
-from .engine.report import Report
+from .engine.base.report import Report
 from .engine.verify import verify
 
 __all__ = ["Report", "verify"]

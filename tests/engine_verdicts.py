@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from lemmata.proofs.engine.conditions import Analysis, Outcome
-from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.solve import solve
+from lemmata.proofs.engine.base.conditions import Analysis, Outcome
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.smt.solve import solve
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 
 STRICT = {"tl.disable_safe_memory_legalize": True}

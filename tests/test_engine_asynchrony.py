@@ -14,10 +14,10 @@ from engine_verdicts import MANUAL, STRICT, hypotheses, kinds, refuted
 from lemmata.kernels.gather import ASYNC
 from lemmata.kernels.indexer import Config, fp8
 from lemmata.proofs import indexer
-from lemmata.proofs.engine import extract
-from lemmata.proofs.engine.asynchrony import MODELLED, READERS_FENCE, asynchrony, within_blocks
-from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.solve import solve
+from lemmata.proofs.engine.compiler import extract
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.order.asynchrony import MODELLED, READERS_FENCE, asynchrony, within_blocks
+from lemmata.proofs.engine.smt.solve import solve
 from lemmata.reference.contract import Size
 
 BF16, F32 = "bfloat16", "float32"

@@ -7,12 +7,13 @@ import z3
 from corpus import EXAMPLES
 from engine_verdicts import LARGEST, STRICT, hypotheses, kinds, only, outcomes, refuted
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine import extract, row_major
-from lemmata.proofs.engine.bounds import bounds
-from lemmata.proofs.engine.conditions import Condition, Site
-from lemmata.proofs.engine.errors import Unsupported, UnsupportedVersion
-from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.solve import solve
+from lemmata.proofs.engine.base.conditions import Condition, Site
+from lemmata.proofs.engine.base.errors import Unsupported, UnsupportedVersion
+from lemmata.proofs.engine.compiler import extract
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.layers import row_major
+from lemmata.proofs.engine.layers.bounds import bounds
+from lemmata.proofs.engine.smt.solve import solve
 from lemmata.reference.contract import Elements, Size
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
 

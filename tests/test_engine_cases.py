@@ -8,17 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmata.proofs.engine import extended
-from lemmata.proofs.engine import normal_form as nf
-from lemmata.proofs.engine.cases import by_cases
-from lemmata.proofs.engine.entailment import Facts
-from lemmata.proofs.engine.equations import holds
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.extended import Indefinite, Raw, Value
-from lemmata.proofs.engine.normal_form import ONE, Form
-from lemmata.proofs.engine.pretty import evaluate
-from lemmata.proofs.engine.symbolic import block, execute
-from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, symbolic_input
+from evaluation import evaluate
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.execution.symbolic import block, execute
+from lemmata.proofs.engine.forms import extended
+from lemmata.proofs.engine.forms import normal_form as nf
+from lemmata.proofs.engine.forms.cases import by_cases
+from lemmata.proofs.engine.forms.entailment import Facts
+from lemmata.proofs.engine.forms.equations import holds
+from lemmata.proofs.engine.forms.extended import Indefinite, Raw, Value
+from lemmata.proofs.engine.forms.normal_form import ONE, Form
+from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input
 
 A, B, C = (nf.variable(name, "integer") for name in "abc")
 

@@ -6,9 +6,9 @@ import tilelang.language as T
 from corpus import EXAMPLES
 from engine_verdicts import STRICT, hypotheses, kinds, only, outcomes, refuted
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine.coverage import coverage
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.hypotheses import Hypotheses
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.layers.coverage import coverage
 from lemmata.reference.contract import Size
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
 

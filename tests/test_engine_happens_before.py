@@ -12,12 +12,12 @@ from lemmata.kernels.attention_config import Config
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.hca import hca_fwd
 from lemmata.proofs import hca
-from lemmata.proofs.engine.asynchrony import READERS_FENCE
-from lemmata.proofs.engine.conditions import Outcome
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.races import races
-from lemmata.proofs.engine.solve import solve
+from lemmata.proofs.engine.base.conditions import Outcome
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.order.asynchrony import READERS_FENCE
+from lemmata.proofs.engine.order.races import races
+from lemmata.proofs.engine.smt.solve import solve
 
 BF16, F32 = "bfloat16", "float32"
 ASYNC = {"parallel_prefer_async": True, "parallel_async_without_async_commit_wait": True}

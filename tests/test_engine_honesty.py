@@ -14,9 +14,9 @@ from torch import Tensor
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 from lemmata.proofs import verify
-from lemmata.proofs.engine import normal_form as nf
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.hypotheses import Hypotheses
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.verify import facts
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from corpus_kernels import matmul, online_softmax, transpose
 from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.extract import tile
-from lemmata.proofs.engine.interpret import Fault, interpret
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.compiler.extract import tile
+from lemmata.proofs.engine.interpreter.interpret import Fault, interpret
 from lemmata.reference.sinkhorn import sinkhorn
 from lemmata.reference.sinkhorn import sinkhorn_bwd as sinkhorn_bwd_reference
 

@@ -13,9 +13,9 @@ from tilelang import tvm
 
 from corpus import EXAMPLES
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine import extract
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.mutate import Mutant, drop_barriers, mutants
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.compiler import extract
+from lemmata.proofs.engine.guards.mutate import Mutant, drop_barriers, mutants
 
 ir, tirx = tvm.ir, tvm.tirx
 PLANTED = [(name, bug) for name, example in EXAMPLES.items() for bug in example.bugs]

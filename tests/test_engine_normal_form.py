@@ -10,15 +10,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lemmata.proofs.engine import equality
-from lemmata.proofs.engine import normal_form as nf
-from lemmata.proofs.engine.constants import Constants
-from lemmata.proofs.engine.entailment import Facts
-from lemmata.proofs.engine.equality import Undecided, equal
-from lemmata.proofs.engine.equations import holds
-from lemmata.proofs.engine.normal_form import ONE, ZERO, Form, indicator, read, variable
-from lemmata.proofs.engine.pretty import evaluate, pretty
-from lemmata.proofs.engine.ring import Undefined, reciprocal
+from evaluation import evaluate
+from lemmata.proofs.engine.forms import equality
+from lemmata.proofs.engine.forms import normal_form as nf
+from lemmata.proofs.engine.forms.constants import Constants
+from lemmata.proofs.engine.forms.entailment import Facts
+from lemmata.proofs.engine.forms.equality import Undecided, equal
+from lemmata.proofs.engine.forms.equations import holds
+from lemmata.proofs.engine.forms.normal_form import ONE, ZERO, Form, indicator, read, variable
+from lemmata.proofs.engine.forms.pretty import pretty
+from lemmata.proofs.engine.forms.ring import Undefined, reciprocal
 
 Tree = tuple[object, ...]
 NAMES = "abc"

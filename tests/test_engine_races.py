@@ -6,10 +6,10 @@ import tilelang.language as T
 from corpus import EXAMPLES
 from engine_verdicts import MANUAL, STRICT, hypotheses, kinds, only, outcomes, refuted
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine import extract
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.races import races
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.compiler import extract
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.order.races import races
 from lemmata.reference.sinkhorn import BACKWARD
 
 

@@ -7,12 +7,12 @@ import tilelang.language as T
 
 from corpus import EXAMPLES
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
-from lemmata.proofs.engine import normal_form as nf
-from lemmata.proofs.engine.conditions import Condition
-from lemmata.proofs.engine.invariants import Determined, Invariant
-from lemmata.proofs.engine.ranges import Signs, Waiver, conditions
-from lemmata.proofs.engine.solve import solve
-from lemmata.proofs.engine.symbolic import execute
+from lemmata.proofs.engine.base.conditions import Condition
+from lemmata.proofs.engine.execution.invariants import Determined, Invariant
+from lemmata.proofs.engine.execution.ranges import Signs, Waiver, conditions
+from lemmata.proofs.engine.execution.symbolic import execute
+from lemmata.proofs.engine.forms import normal_form as nf
+from lemmata.proofs.engine.smt.solve import solve
 
 
 def unproved(found: list[Condition]) -> list[Condition]:

@@ -8,9 +8,9 @@ import pytest
 import tilelang.language as T
 import torch
 
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.interpret import interpret
-from lemmata.proofs.engine.semantics import Machine
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.interpreter.interpret import interpret
+from lemmata.proofs.engine.semantics.semantics import Machine
 
 F32 = "float32"
 

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from tvm import tirx
 
 from engine_verdicts import STRICT
+from evaluation import evaluate
 from lemmata.proofs import interpret, verify
-from lemmata.proofs.engine import intrinsics
-from lemmata.proofs.engine import normal_form as nf
-from lemmata.proofs.engine.entailment import Facts
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.externs import externs
-from lemmata.proofs.engine.pretty import evaluate
-from lemmata.proofs.engine.report import Report
-from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, arange, symbolic_input, tensor
+from lemmata.proofs.engine.access import intrinsics
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.base.report import Report
+from lemmata.proofs.engine.forms import normal_form as nf
+from lemmata.proofs.engine.forms.entailment import Facts
+from lemmata.proofs.engine.forms.sums import few_written_out
+from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, arange, symbolic_input, tensor
+from lemmata.proofs.engine.semantics.externs import externs
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 
 MAX = """__device__ __forceinline__ float larger(float a, float b) {
@@ -121,10 +122,10 @@ def test_a_sum_is_written_out_where_it_stands_and_not_inside() -> None:
 
     outer = 3 * nf.summation(32, lambda h: nf.maximum([(nf.ONE, inner(h)), (nf.ONE, nf.ZERO)]))
     terms = [3 * nf.maximum([(nf.ONE, inner(nf.form(h))), (nf.ONE, nf.ZERO)]) for h in range(32)]
-    assert nf.written_out(outer) is sum(terms, nf.ZERO)
-    assert nf.written_out(outer) is not sum(terms[1:], nf.ZERO)
+    assert few_written_out(outer) is sum(terms, nf.ZERO)
+    assert few_written_out(outer) is not sum(terms[1:], nf.ZERO)
     variable = nf.summation(nf.variable("n"), lambda h: nf.read("w", h))
-    assert nf.written_out(variable) is variable
+    assert few_written_out(variable) is variable
 
 
 # Integers under conditions

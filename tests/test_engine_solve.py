@@ -5,15 +5,15 @@ import z3
 
 from engine_verdicts import STRICT
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine.bitvectors import permutes_bits, to_bitvectors
-from lemmata.proofs.engine.bounds import bounds
-from lemmata.proofs.engine.conditions import Condition, Outcome, Site, reachable
-from lemmata.proofs.engine.coverage import coverage
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.instances import Renaming, sequent
-from lemmata.proofs.engine.races import races
-from lemmata.proofs.engine.solve import smt2, solve
+from lemmata.proofs.engine.access.instances import Renaming, sequent
+from lemmata.proofs.engine.base.conditions import Condition, Outcome, Site, reachable
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.layers.bounds import bounds
+from lemmata.proofs.engine.layers.coverage import coverage
+from lemmata.proofs.engine.order.races import races
+from lemmata.proofs.engine.smt.bitvectors import permutes_bits, to_bitvectors
+from lemmata.proofs.engine.smt.solve import smt2, solve
 from lemmata.reference.sinkhorn import BACKWARD
 
 x, y, n = z3.Ints("x y n")

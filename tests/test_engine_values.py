@@ -4,8 +4,8 @@ import pytest
 import tilelang.language as T
 
 from engine_verdicts import MANUAL, hypotheses, kinds, outcomes, refuted
-from lemmata.proofs.engine.bounds import bounds
-from lemmata.proofs.engine.errors import Unsupported
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.reference.contract import Elements, Size
 
 WIDTH = 64

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.interpret import Fault, interpret
-from lemmata.proofs.engine.symbolic import execute
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.execution.symbolic import execute
+from lemmata.proofs.engine.interpreter.interpret import Fault, interpret
 
 ALL = 2**32 - 1
 few = settings(max_examples=15, deadline=None)

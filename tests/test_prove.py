@@ -17,15 +17,15 @@ from lemmata.cli import app
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 from lemmata.proofs import verify
-from lemmata.proofs.engine import normal_form as nf
-from lemmata.proofs.engine import symbolic
-from lemmata.proofs.engine.cutting import cutting
-from lemmata.proofs.engine.extended import Value
-from lemmata.proofs.engine.invariants import Ghost, Invariant
-from lemmata.proofs.engine.recurrences import recurrence, resolve
-from lemmata.proofs.engine.report import Report
-from lemmata.proofs.engine.semantics import serial_loops
-from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from lemmata.proofs.engine.base.report import Report
+from lemmata.proofs.engine.execution import symbolic
+from lemmata.proofs.engine.execution.invariants import Ghost, Invariant
+from lemmata.proofs.engine.forms import normal_form as nf
+from lemmata.proofs.engine.forms.extended import Value
+from lemmata.proofs.engine.reference.cutting import cutting
+from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
+from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from lemmata.proofs.engine.semantics.semantics import serial_loops
 from lemmata.proofs.suite import OPERATORS, proofs
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD, sinkhorn

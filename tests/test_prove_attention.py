@@ -15,9 +15,9 @@ from lemmata.kernels.hca import hca_fwd
 from lemmata.proofs import attention, combine, csa, hca
 from lemmata.proofs.attention_lemmas import ENTRIES, SPLIT, WINDOW
 from lemmata.proofs.attention_ranges import sums_in_range
-from lemmata.proofs.engine.interpret import interpret
-from lemmata.proofs.engine.mutate import mutants
-from lemmata.proofs.engine.solve import solve
+from lemmata.proofs.engine.guards.mutate import mutants
+from lemmata.proofs.engine.interpreter.interpret import interpret
+from lemmata.proofs.engine.smt.solve import solve
 from lemmata.proofs.engine.verify import verify
 from lemmata.reference import csa as csa_reference
 from lemmata.reference import hca as hca_reference

@@ -15,13 +15,13 @@ from lemmata.kernels.combine import combine
 from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.hca import hca_fwd
 from lemmata.proofs import attention
-from lemmata.proofs.engine import extract
-from lemmata.proofs.engine.bounds import bounds
-from lemmata.proofs.engine.conditions import Condition
-from lemmata.proofs.engine.coverage import coverage
-from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.mutate import Mutant, mutants
-from lemmata.proofs.engine.solve import solve
+from lemmata.proofs.engine.base.conditions import Condition
+from lemmata.proofs.engine.compiler import extract
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.guards.mutate import Mutant, mutants
+from lemmata.proofs.engine.layers.bounds import bounds
+from lemmata.proofs.engine.layers.coverage import coverage
+from lemmata.proofs.engine.smt.solve import solve
 from lemmata.proofs.engine.verify import verify
 from lemmata.reference.csa import CSA
 from lemmata.reference.hca import HCA

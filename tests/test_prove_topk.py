@@ -19,12 +19,12 @@ from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.topk_check import Config, topk_check
 from lemmata.proofs import topk as claims
 from lemmata.proofs.command import lines, summary
-from lemmata.proofs.engine.errors import Unsupported
-from lemmata.proofs.engine.interpret import Fault, interpret
-from lemmata.proofs.engine.lemmas import Examples, lemma
-from lemmata.proofs.engine.mutation import mutants
-from lemmata.proofs.engine.solve import solve
-from lemmata.proofs.engine.symbolic import execute
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.execution.symbolic import execute
+from lemmata.proofs.engine.guards.mutation import mutants
+from lemmata.proofs.engine.interpreter.interpret import Fault, interpret
+from lemmata.proofs.engine.layers.lemmas import Examples, lemma
+from lemmata.proofs.engine.smt.solve import solve
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.suite import Proof, proofs
 from lemmata.proofs.table import mutation_table

@@ -137,7 +137,7 @@ def test_offsets_beyond_two_to_the_31() -> None:
 @pytest.mark.gpu
 def test_the_interpreter_agrees_with_the_compiled_kernel() -> None:
     """What the proofs take a kernel to mean is what the compiled one does: forward and backward, to rounding."""
-    interpret = pytest.importorskip("lemmata.proofs.engine.interpret").interpret
+    interpret = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
     kernels = importlib.import_module("lemmata.kernels.sinkhorn")
     call, g = SINKHORN.sample(70, 4.0), SINKHORN.sample(70, seed=1).tensors[0]
     (x,) = call.tensors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +15,10 @@ from typing import Any
 import tilelang
 from platformdirs import user_cache_path
 
-from .report import Report
+from .base.report import Report
 
-_ENGINE = Path(__file__).parent
+_LEMMATA = Path(__file__).parents[2]
+_SOURCES = ("proofs", "kernels", "reference")
 _PACKAGES = ("tilelang", "z3-solver", "cvc5", "torch")
 
 
@@ -34,16 +36,21 @@ def versions() -> dict[str, str]:
 
 @cache
 def _sources() -> str:
-    """A digest of the engine, of the operators' proofs, and of the references."""
-    files = [*_ENGINE.glob("*.py"), *_ENGINE.parent.glob("*.py"), *_ENGINE.parents[1].glob("reference/*.py")]
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+    """Return the digest of all that a proof is made of: the engine, the operators' proofs, the kernels, the references."""
+    return digest(_LEMMATA, _SOURCES)
+
+
+def digest(package: Path, folders: Iterable[str]) -> str:
+    """Return the SHA-256 of every Python file in some folders of a package, at any depth, with its path."""
+    sha = hashlib.sha256()
+    for folder in folders:
+        for file in sorted((package / folder).rglob("*.py")):
+            sha.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return sha.hexdigest()
 
 
 def key(prim_func: Any, *asked: object) -> str:
-    """The digest of a kernel's IR, of what was asked of it, of the engine and of the versions."""
+    """Return the digest of a kernel's IR, of what was asked of it, of all sources and of the versions."""
     parts = (tilelang.tvm.ir.save_json(prim_func), repr(asked), _sources(), repr(versions()))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

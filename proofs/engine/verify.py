@@ -13,30 +13,33 @@ from torch import Tensor
 
 from lemmata.reference.contract import Contract
 
-from . import cache, extract, normal_form, ranges
-from .asynchrony import asynchrony
-from .bounds import bounds
-from .conditions import Analysis, Condition, Outcome
-from .contents import Uninitialised
-from .coverage import coverage
-from .entailment import Facts
-from .equality import Undecided
-from .equations import Equation
-from .errors import Unsupported
-from .extended import Indefinite
-from .hollow import guard
-from .hypotheses import Hypotheses
-from .invariants import Invariant
-from .lanes import Fault
-from .lemmas import Examples, Lemma, Theorem
-from .mutation import Trial, mutation_fates
-from .races import races
-from .report import LAYERS, Failure, Layer, Report
-from .ring import Undefined, at_most
-from .solve import Z3_STEPS, smt2, solve
-from .source_lines import origin, touched
-from .symbolic import Execution, execute
-from .symbolic_torch import symbolic_input, tensor
+from . import cache
+from .base.conditions import Analysis, Condition, Outcome
+from .base.errors import Unsupported
+from .base.report import LAYERS, Failure, Layer, Report
+from .compiler import extract
+from .compiler.source_lines import origin, touched
+from .contract.hypotheses import Hypotheses
+from .execution import ranges
+from .execution.contents import Uninitialised
+from .execution.invariants import Invariant
+from .execution.symbolic import Execution, execute
+from .forms import normal_form
+from .forms.entailment import Facts
+from .forms.equality import Undecided
+from .forms.equations import Equation
+from .forms.extended import Indefinite
+from .forms.ring import Undefined, at_most
+from .guards.hollow import guard
+from .guards.mutation import Trial, mutation_fates
+from .interpreter.lanes import Fault
+from .layers.bounds import bounds
+from .layers.coverage import coverage
+from .layers.lemmas import Examples, Lemma, Theorem
+from .order.asynchrony import asynchrony
+from .order.races import races
+from .reference.symbolic_torch import symbolic_input, tensor
+from .smt.solve import Z3_STEPS, smt2, solve
 
 Compared = tuple[Execution, Sequence[Equation]]
 NOTHING = Analysis((), frozenset(), ())

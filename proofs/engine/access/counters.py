@@ -1,0 +1,176 @@
+"""Integers that a thread keeps in its own memory: how small and how large they can get.
+
+A buffer that is only ever set to some values, or increased by some amounts, holds at most the largest value set plus the
+largest amount times the number of increases, which is at most the product of the extents of the loops around them.
+Elements are not told apart. What nothing has written yet is taken not to be read; layer L2 rejects that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+from tvm.ir import structural_equal
+
+from ..base.dtypes import bits, is_integer, lanes
+from ..base.errors import Unsupported
+from .intrinsics import COUNTS, passed
+
+Interval = tuple[int, int]
+Bounds = tuple[z3.ArithRef, z3.ArithRef]
+Extent = Callable[[tirx.PrimExpr], z3.ArithRef]
+
+_PASSES = 3  # a buffer may be set to what another one holds
+
+
+@dataclass
+class _Stores:
+    """What the stores to one buffer do: each value set; each amount added, with the extents of the loops around."""
+
+    dtype: str
+    set_to: list[tirx.PrimExpr] = field(default_factory=list)
+    added: list[tuple[tirx.PrimExpr, tuple[tirx.PrimExpr | None, ...]]] = field(default_factory=list)
+
+
+def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
+    """The least and the largest value of private buffers, by data pointer.
+
+    Args:
+        body: all that can touch the buffers.
+        extent: the extent of a loop as a term over the sizes; Unsupported where it depends on more.
+    """
+    found: dict[int, _Stores | None] = {}
+    _visit(body, (), found)
+    given = passed(body)
+    stores = {data: s for data, s in found.items() if s and s.set_to and data not in given}
+    bounds: dict[int, Bounds] = {}
+    for _ in range(_PASSES):
+        known = {
+            data: (lo.as_long(), hi.as_long()) for data, (lo, hi) in bounds.items() if _constant(lo) and _constant(hi)
+        }
+        found_now = {data: _bounds(s, partial(interval, known=known), extent) for data, s in stores.items()}
+        bounds = {data: b for data, b in found_now.items() if b}
+    return bounds
+
+
+def _constant(term: z3.ArithRef) -> bool:
+    return bool(z3.is_int_value(term))
+
+
+def _bounds(stores: _Stores, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> Bounds | None:
+    values = [value(e) for e in stores.set_to]
+    low: z3.ArithRef = z3.IntVal(min(v[0] for v in values))
+    high: z3.ArithRef = z3.IntVal(max(v[1] for v in values))
+    for amount, loops in stores.added:
+        if any(n is None for n in loops):
+            return None
+        least, most = value(amount)
+        times = z3.Product([z3.IntVal(1), *(_most(n, value, extent) for n in loops)])
+        low, high = low + times * min(least, 0), high + times * max(most, 0)
+    return z3.simplify(low), z3.simplify(high)
+
+
+def _most(n: tirx.PrimExpr, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> z3.ArithRef:
+    """At most how often a loop of that extent runs."""
+    try:
+        term = extent(n)
+    except Unsupported:
+        term = z3.IntVal(value(n)[1])
+    return z3.simplify(z3.If(term > 0, term, z3.IntVal(0)))
+
+
+def _visit(s: tirx.Stmt, loops: tuple[tirx.PrimExpr | None, ...], found: dict[int, _Stores | None]) -> None:
+    match s:
+        case tirx.For():
+            _visit(s.body, (*loops, s.extent), found)
+        case tirx.While():
+            _visit(s.body, (*loops, None), found)
+        case tirx.SeqStmt():
+            for child in s.seq:
+                _visit(child, loops, found)
+        case tirx.IfThenElse():
+            for arm in filter(None, (s.then_case, s.else_case)):
+                _visit(arm, loops, found)
+        case tirx.SBlockRealize():
+            _visit(s.block.body, loops, found)
+        case tirx.AttrStmt():
+            _visit(s.body, loops, found)
+        case tirx.BufferStore() if s.buffer.scope().startswith("local"):
+            _store(s, loops, found)
+
+
+def _store(s: tirx.BufferStore, loops: tuple[tirx.PrimExpr | None, ...], found: dict[int, _Stores | None]) -> None:
+    dtype, data = str(s.buffer.dtype), hash(s.buffer.data)
+    stores = found.setdefault(data, _Stores(dtype))
+    if stores is None or stores.dtype != dtype or not is_integer(dtype) or lanes(str(s.value.dtype)) > 1:
+        found[data] = None
+    elif (amount := _increase(s)) is None:
+        stores.set_to.append(s.value)
+    else:
+        stores.added.append((amount, loops))
+
+
+def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
+    """``d`` in ``x = x + d``."""
+    if isinstance(s.value, tirx.Add):
+        for same, other in ((s.value.a, s.value.b), (s.value.b, s.value.a)):
+            load = isinstance(same, tirx.BufferLoad) and same.buffer.same_as(s.buffer)
+            if load and all(structural_equal(i, j) for i, j in zip(same.indices, s.indices, strict=True)):
+                return other
+    return None
+
+
+def interval(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval:
+    """Constants between which an integer lies, read off its operators; at worst those of its type."""
+    low, high = _read_off(e, known) or _of_type(str(e.dtype))
+    least, most = _of_type(str(e.dtype))
+    return (low, high) if least <= low and high <= most else (least, most)
+
+
+def _of_type(dtype: str) -> Interval:
+    if dtype.startswith("bool"):
+        return 0, 1
+    width = bits(dtype)
+    return (0, 2**width - 1) if dtype.startswith("uint") else (-(2 ** (width - 1)), 2 ** (width - 1) - 1)
+
+
+def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval | None:
+    value = partial(interval, known=known)
+    match e:
+        case tirx.IntImm():
+            return int(e.value), int(e.value)
+        case tirx.BufferLoad():
+            return known.get(hash(e.buffer.data))
+        case tirx.Cast() if is_integer(str(e.value.dtype)):
+            return value(e.value)
+        case tirx.Select():
+            return _hull(value(e.true_value), value(e.false_value))
+        case tirx.Add() | tirx.Sub() | tirx.Max() | tirx.Min():
+            (a, b), (c, d) = value(e.a), value(e.b)
+            return {tirx.Add: (a + c, b + d), tirx.Sub: (a - d, b - c)}.get(type(e)) or (
+                (max(a, c), max(b, d)) if isinstance(e, tirx.Max) else (min(a, c), min(b, d))
+            )
+        case tirx.Call():
+            return _of_call(e, value)
+    return None
+
+
+def _of_call(e: tirx.Call, value: Callable[[tirx.PrimExpr], Interval]) -> Interval | None:
+    name = getattr(e.op, "name", "")
+    if name == "tirx.if_then_else":
+        return _hull(value(e.args[1]), value(e.args[2]))
+    if name in COUNTS:
+        return 0, bits(str(e.args[0].dtype))
+    if name in ("tirx.bitwise_and", "tirx.shift_right") and isinstance(e.args[1], tirx.IntImm):
+        (low, high), constant = value(e.args[0]), int(e.args[1].value)
+        if low >= 0 and constant >= 0:
+            return (0, min(high, constant)) if name == "tirx.bitwise_and" else (low >> constant, high >> constant)
+    return None
+
+
+def _hull(a: Interval, b: Interval) -> Interval:
+    return min(a[0], b[0]), max(a[1], b[1])

@@ -1,0 +1,80 @@
+"""Two executions of one kernel, side by side.
+
+Every question about races and repeated writes is about two executions of a statement, by different threads, blocks or
+iterations. The second is the first with everything renamed that may differ between them: variables, and values read
+whose contents are not known. Only the sizes, the elements of read-only tensors, and the variables named as common keep
+their names. A name shared by mistake would make the two agree where they need not, and the proof hollow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import z3
+
+from ..base.conditions import Condition, Site, conjunction
+from ..smt.bitvectors import linear, permutes_bits, subterms, to_bitvectors
+from .trace import Access, Context, Variable
+
+PRIME = "'"
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """Gives every constant but the common ones a new name: the old one and a suffix."""
+
+    common: frozenset[str]
+    suffix: str = PRIME
+
+    def term(self, term: z3.ExprRef) -> z3.ExprRef:
+        """A renamed term."""
+        names = {c.decl().name(): c for c in constants([term])}
+        pairs = [(c, z3.Const(n + self.suffix, c.sort())) for n, c in names.items() if n not in self.common]
+        return z3.substitute(term, *pairs) if pairs else term
+
+    def variable(self, v: Variable) -> Variable:
+        """A renamed variable, with its range."""
+        name = v.name if v.name in self.common else v.name + self.suffix
+        extent = None if v.extent is None else self.term(v.extent)
+        return replace(v, name=name, low=self.term(v.low), extent=extent)
+
+    def context(self, c: Context) -> Context:
+        """A renamed context."""
+        return Context(
+            tuple(self.variable(v) for v in c.variables),
+            tuple(self.term(f) for f in c.facts),
+            tuple(self.term(g) for g in c.guards),
+            c.site,
+        )
+
+    def access(self, a: Access) -> Access:
+        """A renamed access."""
+        return replace(a, indices=tuple(self.term(i) for i in a.indices), context=self.context(a.context))
+
+
+def equal(ours: Sequence[Variable], theirs: Sequence[Variable]) -> z3.BoolRef:
+    """Two executions are the same one."""
+    return conjunction(*(v.term == w.term for v, w in zip(ours, theirs, strict=True)))
+
+
+def constants(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
+    """The uninterpreted constants that occur in the terms."""
+    return [d() for d in symbols(terms) if d.arity() == 0]
+
+
+def symbols(terms: Iterable[z3.ExprRef]) -> list[z3.FuncDeclRef]:
+    """The uninterpreted constants and functions that occur in the terms."""
+    found = {t.decl().get_id(): t.decl() for t in subterms(terms) if t.decl().kind() == z3.Z3_OP_UNINTERPRETED}
+    return list(found.values())
+
+
+def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z3.BoolRef, site: Site) -> Condition:
+    """A condition in the theory that suits its goal: bit-vectors where an index permutes bits, else integers."""
+    given = tuple(hypotheses)
+    if permutes_bits([goal]) and linear([goal]):
+        kept = linear(given)
+        lost = {c.get_id() for c in constants(g for g in given if not any(g.eq(k) for k in kept))}
+        if not lost & {c.get_id() for c in constants([goal])}:
+            given, goal = tuple(to_bitvectors(h) for h in kept), to_bitvectors(goal)
+    return Condition(kind, statement, given, goal, site)

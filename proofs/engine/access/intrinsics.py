@@ -1,0 +1,325 @@
+"""Intrinsic calls: which are modelled, which are not and are named in the verdict, and which make the engine refuse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+
+from ..base.dtypes import bits as element_bits
+from ..base.dtypes import fits
+from ..base.errors import Unsupported
+from . import wgmma
+from .trace import Access, Instruction, Region, Variable
+
+if TYPE_CHECKING:
+    from .translate import Translator, Value
+
+_PURE = 1  # TVM's CallEffectKind of a function of its arguments alone; 0 is an annotation
+_POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_offset"}
+_METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
+
+# Functions of floats that TVM does not declare pure.
+_MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
+
+# Warp-wide loads and stores of matrices of 8 rows: synchronous; thread r of the warp gives the address of row r.
+_COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
+_WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
+
+
+# What orders accesses, or makes them last (happens_before.py).
+INIT, ARRIVE, WAIT = "tirx.ptx_init_barrier_thread_count", "tirx.ptx_arrive_barrier", "tl.mbarrier_wait_parity"
+COPY, COPIED = "tl.ptx_cp_async", "tl.ptx_cp_async_barrier_noinc"
+MEET, FENCE = "tirx.tvm_storage_sync", "tl.fence_proxy_async"
+PRODUCT, PRODUCT_OF_REGISTERS = "tl.ptx_wgmma_ss", "tl.ptx_wgmma_rs"
+DESCRIBE, ORDER_REGISTERS = wgmma.DESCRIPTOR, "tl.warpgroup_arrive"
+COMMIT, AWAIT_PRODUCT = "tl.warpgroup_commit_batch", "tl.wait_wgmma"
+ORDERING = {
+    *(INIT, ARRIVE, WAIT, COPIED, MEET, FENCE, PRODUCT, PRODUCT_OF_REGISTERS),
+    *(DESCRIBE, ORDER_REGISTERS, COMMIT, AWAIT_PRODUCT),
+}
+
+# Instructions whose effect the engine does not account for. Any other with an effect is refused: it might end a thread
+# or leave a loop, so that what follows would be wrongly taken to run.
+_UNMODELLED = re.compile(
+    r"tirx\.(call_extern|call_pure_extern|ptx_\w+|tvm_warp_\w+|atomic_add|prefetch|print|(cuda\.)?__\w+)"
+    r"|tl\.(ptx_\w+|tma_\w+|mbarrier_\w+|wgmma\w*|warpgroup_\w+|wait_wgmma|fence_\w+|pdl_\w+|atomic_\w+"
+    r"|warp_reduce_\w+|shfl\w*|sync_warp|named_barrier_\w+|cluster_\w+|tcgen05_\w+|prefetch_\w+|set_max_nreg"
+    r"|no_set_max_nreg|annotate_\w+|initialize_\w+|increase_descriptor_offset|device_assert\w*|ballot\w*|any_sync"
+    r"|all_sync|match_\w+|activemask|rng_\w+|[ls]t[gs]\d+)"
+)
+
+
+def call(translator: Translator, e: tirx.Call) -> Value:
+    """Translate a call.
+
+    Raises:
+        Unsupported: the call has an effect that is not known to be harmless to the rest of the proof.
+    """
+    name = getattr(e.op, "name", str(e.op))
+    if name == "tirx.if_then_else":
+        return translator.if_then_else(e)
+    if name in _BITWISE and str(e.dtype) != "bool":
+        return _bitwise(translator, e, name)
+    if name in _METADATA:
+        return translator.value(e.args[0]) if name == "tirx.likely" else None
+    if name in _POINTERS:
+        translator.recorder.unmodelled.add(name)
+        _pointer(translator, e, name, collective=False)
+        return None
+    return _function(translator, e, name)
+
+
+def passed(node: tirx.Stmt | tirx.PrimExpr) -> set[int]:
+    """The data pointers that the calls in a statement or an expression are given."""
+    found: set[int] = set()
+
+    def visit(e: object) -> None:
+        if isinstance(e, tirx.Call):
+            for a in e.args:
+                if isinstance(a, tirx.Var) and str(a.dtype) == "handle":
+                    found.add(hash(a))
+                elif isinstance(a, tirx.BufferLoad) and getattr(e.op, "name", "") == "tirx.address_of":
+                    found.add(hash(a.buffer.data))
+
+    tirx.stmt_functor.post_order_visit(node, visit)
+    return found
+
+
+def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
+    effect = e.op.get_attr("TCallEffectKind") if hasattr(e.op, "get_attr") else None
+    pure = (effect is not None and int(effect) in (0, _PURE)) or bool(_MATHEMATICS.fullmatch(name))
+    if not pure and not _UNMODELLED.fullmatch(name):
+        raise Unsupported(f"intrinsic {name}")
+    collective = bool(_COLLECTIVE.fullmatch(name))
+    label = str(e.args[0].value) if name.startswith("tirx.call_") else name
+    pointers = [a for a in e.args if isinstance(a, tirx.Call) and getattr(a.op, "name", "") in _POINTERS]
+    if not pure or pointers or str(e.dtype) == "handle":
+        translator.recorder.unmodelled.add(label)
+    reaches = iter(_reaches(translator, e, name, pointers))
+    numbers: list[Value] = []
+    before = len(translator.recorder.accesses)
+    for argument in e.args:
+        numbers.append(None)
+        if any(argument.same_as(p) for p in pointers):
+            reach = next(reaches)
+            with translator.recorder.under(*reach.when):
+                _pointer(translator, argument, label, collective, reach.elements)
+        elif isinstance(argument, tirx.PrimExpr):
+            numbers[-1] = translator.value(argument)
+    if name == wgmma.DESCRIPTOR:
+        wgmma.describe(translator, e, *_target(translator, e.args[1]))
+    wgmma.note(translator, e, name)
+    if name in ORDERING:
+        instruction(translator, e, numbers, translator.recorder.accesses[before:])
+    if not pure:
+        translator.locals.forget(passed(e))
+    value = translator.opaque(name.split(".")[-1], str(e.dtype))
+    if name in COUNTS and isinstance(value, z3.ArithRef):
+        translator.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
+    if name in _MASKS and isinstance(value, z3.ArithRef):
+        translator.recorder.facts.append(z3.And(value >= 0, value < 2**32))
+    return value
+
+
+def instruction(
+    translator: Translator, e: tirx.Call, numbers: Sequence[Value], accesses: Sequence[Access] = ()
+) -> None:
+    """File a call that orders accesses or makes them last."""
+
+    def allocation(argument: object) -> str | None:
+        data = argument.buffer.data if isinstance(argument, tirx.BufferLoad) else argument
+        known = isinstance(data, tirx.Var) and hash(data) in translator.regions
+        return translator.regions[hash(data)][0] if known else None
+
+    operands = tuple(allocation(a) for a in e.args)
+    recorder = translator.recorder
+    recorder.program.append(Instruction(e.op.name, e, tuple(numbers), operands, tuple(accesses), recorder.context))
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """What an instruction moves through a pointer, if it is not the extent that the compiler states, and when."""
+
+    elements: z3.ArithRef | None = None
+    when: tuple[z3.BoolRef, ...] = ()
+
+
+def _reaches(translator: Translator, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
+    """The reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
+    if name == "tl.ptx_cp_async":
+        moved = translator.integer(e.args[2])
+        when = tuple(translator.boolean(c) for c in e.args[3:])
+        return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
+    if _COLLECTIVE.fullmatch(name):
+        row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
+        named = _in_warp(translator) < _MATRIX_ROWS * int(e.args[1])
+        return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]
+    return [_Reach() for _ in pointers]
+
+
+def _in_warp(translator: Translator) -> z3.ArithRef:
+    """The place of a thread in its warp; x varies fastest."""
+    linear: z3.ArithRef = z3.IntVal(0)
+    for axis in reversed([v for v in translator.recorder.variables if v.kind == "thread"]):
+        linear = axis.term + axis.count * linear if not z3.is_true(z3.simplify(axis.count == 1)) else linear
+    return z3.simplify(linear) % _WARP
+
+
+def _pointer(
+    translator: Translator, e: tirx.Call, intrinsic: str, collective: bool, moved: z3.ArithRef | None = None
+) -> None:
+    """The accesses that an instruction may make through a pointer: the extent that the compiler states, or ``moved``."""
+    recorder = translator.recorder
+    if e.op.name == "tirx.address_of" and isinstance(e.args[0], tirx.BufferLoad):
+        load = e.args[0]
+        indices = tuple(translator.integer(i) for i in load.indices)
+        region = translator.region(load.buffer)
+        recorder.access(Access("read", region, indices, recorder.context, collective, intrinsic))
+        return
+    region, offset, rest = _target(translator, e)
+    mask, extent = int(_moved_on(e)[0].args[4]), rest if moved is None else moved
+    within = Variable(recorder.unique("element"), "lane", z3.IntVal(0), extent)
+    with recorder.over(within):
+        for mode in ("read", "write"):
+            if mask & (1 if mode == "read" else 2):
+                name = None if collective else intrinsic
+                index = (offset + within.term,)
+                recorder.access(Access(mode, region, index, recorder.context, collective, name))
+
+
+def _target(translator: Translator, e: tirx.Call) -> tuple[Region, z3.ArithRef, z3.ArithRef]:
+    """Where a pointer points: the memory, the element, and how many can be reached from there on."""
+    e, shift = _moved_on(e)
+    if e.op.name != "tirx.tvm_access_ptr":
+        raise Unsupported(f"pointer {e.op.name}")
+    region = _region_of(translator, e.args[1], e)
+    return region, translator.integer(e.args[2]) + shift, translator.integer(e.args[3]) - shift
+
+
+def _moved_on(e: tirx.Call) -> tuple[tirx.Call, int]:
+    """A pointer, and by how many elements it is moved on: what is left of the extent can still be reached through it."""
+    inner = e.args[0] if e.op.name == "tirx.handle_add_byte_offset" else None
+    if not isinstance(inner, tirx.Call) or inner.op.name != "tirx.tvm_access_ptr":
+        return e, 0
+    size = element_bits(str(inner.args[0].dtype)) // 8
+    within = isinstance(e.args[1], tirx.IntImm) and isinstance(inner.args[3], tirx.IntImm) and size > 0
+    if not within or int(e.args[1]) % size or not 0 <= int(e.args[1]) < int(inner.args[3]) * size:
+        raise Unsupported(f"a pointer moved out of what it points to: {e}")
+    return inner, int(e.args[1]) // size
+
+
+def _region_of(translator: Translator, data: tirx.Var, e: tirx.Call) -> Region:
+    """The memory that a pointer may reach, in elements of the type that it is taken as."""
+    width = element_bits(str(e.args[0].dtype))
+    if hash(data) in translator.buffers:
+        region = translator.region(translator.buffers[hash(data)])
+        if region.bits != width:
+            raise Unsupported(f"{data.name} is accessed as another type: {e}")
+        flat = z3.simplify(z3.Product([z3.IntVal(1), *region.shape]))
+        return replace(region, shape=(flat,))
+    if data.name in translator.hypotheses.shapes:
+        tensor = translator.hypotheses.elements(data.name)
+        return Region(data.name, "global", width, (tensor,), data.name, 0)
+    allocation, offset = translator.regions.get(hash(data), ("", 0))
+    if allocation not in translator.shared_bytes or width % 8:
+        raise Unsupported(f"pointer into {data.name}, which no buffer declares: {e}")
+    extent = (translator.shared_bytes[allocation] - offset) // (width // 8)
+    return Region(data.name, "shared.dyn", width, (z3.IntVal(extent),), allocation, offset)
+
+
+def _bitwise(translator: Translator, e: tirx.Call, name: str) -> Value:
+    dtype = str(e.dtype)
+    if name == "tirx.bitwise_not":
+        ones = 2 ** element_bits(dtype) - 1 if dtype.startswith("uint") else -1
+        return translator.checked(e, ones - translator.integer(e.args[0]))
+    a, b = translator.integer(e.args[0]), z3.simplify(translator.integer(e.args[1]))
+    constant = b.as_long() if z3.is_int_value(b) else None
+    width = element_bits(dtype)
+    if name in ("tirx.shift_left", "tirx.shift_right"):
+        if constant is None:
+            return _shift(translator, e, a, b, width)
+        if not 0 <= constant < width:
+            raise Unsupported(f"shift by {e.args[1]}")
+        scale = z3.IntVal(2**constant)
+        return a / scale if name == "tirx.shift_right" else translator.checked(e, a * scale)
+    if name == "tirx.bitwise_and" and constant is not None and constant >= 0 and constant & (constant + 1) == 0:
+        return a % (constant + 1)  # the low bits, of negative numbers too
+    if dtype.startswith("uint"):
+        known = _masked(name, a, b)
+        return _natural(translator, name, a, b, dtype) if known is None else known
+    operands = (z3.Int2BV(a, width), z3.Int2BV(b, width))
+    return z3.BV2Int(_BITWISE[name](*operands), is_signed=not dtype.startswith("uint"))
+
+
+def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
+    """A bitwise operation of natural numbers, one of them a constant or a choice between constants, in integer terms."""
+    if not z3.is_int_value(b) and (z3.is_int_value(a) or z3.is_app_of(a, z3.Z3_OP_ITE)):
+        a, b = b, a
+    if z3.is_app_of(b, z3.Z3_OP_ITE):
+        condition, *arms = b.children()
+        then, otherwise = (_masked(name, a, arm) for arm in arms)
+        return None if then is None or otherwise is None else z3.If(condition, then, otherwise)
+    if not z3.is_int_value(b):
+        return None
+    kept = z3.IntVal(0) if name == "tirx.bitwise_and" else a
+    for low, length in _runs(b.as_long()):
+        ones, part = 2**length - 1, a / 2**low % 2**length
+        change = {"tirx.bitwise_and": part, "tirx.bitwise_or": ones - part, "tirx.bitwise_xor": ones - 2 * part}[name]
+        kept = kept + 2**low * change
+    return kept
+
+
+def _natural(translator: Translator, name: str, a: z3.ArithRef, b: z3.ArithRef, dtype: str) -> z3.ArithRef:
+    """A bitwise operation of two natural numbers that vary: a function of them, of which only the range is known."""
+    function = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())
+    result = function(a, b)
+    most = [result <= a, result <= b] if name == "tirx.bitwise_and" else []
+    translator.recorder.facts.append(z3.And(fits(result, dtype), *most))
+    return result
+
+
+def _runs(mask: int) -> Iterator[tuple[int, int]]:
+    """The runs of ones in a mask: the lowest bit and the length of each."""
+    low = 0
+    while mask >> low:
+        if mask >> low & 1:
+            length = (~(mask >> low) & (mask >> low) + 1).bit_length() - 1
+            yield low, length
+            low += length
+        else:
+            low += 1
+
+
+def _shift(translator: Translator, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:
+    """A shift by an amount that varies, as the choice among all amounts that are defined."""
+    translator.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(by >= 0, by < width))
+    right = e.op.name == "tirx.shift_right"
+    result = a
+    for amount in range(1, width):
+        result = z3.If(by == amount, a / 2**amount if right else a * 2**amount, result)
+    return result if right else translator.checked(e, result)
+
+
+_MASKS = {
+    "tl.ballot",
+    "tl.ballot_sync",
+    "tl.activemask",
+    "tl.match_any_sync",
+    "tl.match_all_sync",
+}  # a bit for each of 32 threads
+COUNTS = {"tirx.clz", "tirx.popcount"}  # at most the number of bits
+
+_BITWISE: dict[str, Callable[..., z3.BitVecRef]] = {
+    "tirx.bitwise_and": lambda a, b: a & b,
+    "tirx.bitwise_or": lambda a, b: a | b,
+    "tirx.bitwise_xor": lambda a, b: a ^ b,
+    "tirx.bitwise_not": lambda a: ~a,
+    "tirx.shift_left": lambda a, b: a << b,
+    "tirx.shift_right": lambda a, b: a >> b,
+}

@@ -1,0 +1,332 @@
+"""What a walk over a kernel records: accesses, arithmetic, barriers, and the variables and guards around them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import z3
+
+from ..base.conditions import Site
+from ..base.errors import Unsupported
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An integer that tells executions of one statement apart.
+
+    Args:
+        name: its name in the kernel, made unique.
+        kind: a block index, a thread index, a loop variable, or the lane of a vector instruction.
+        low: its smallest value.
+        extent: how many values it takes; None when unbounded (the iteration of a while loop).
+    """
+
+    name: str
+    kind: Literal["block", "thread", "loop", "lane"]
+    low: z3.ArithRef
+    extent: z3.ArithRef | None
+
+    @property
+    def term(self) -> z3.ArithRef:
+        """The variable in formulas."""
+        return z3.Int(self.name)
+
+    @property
+    def count(self) -> z3.ArithRef:
+        """How many values it takes.
+
+        Raises:
+            Unsupported: it is unbounded.
+        """
+        if self.extent is None:
+            raise Unsupported(f"{self.name} has no bound")
+        return self.extent
+
+    @cached_property
+    def range(self) -> z3.BoolRef:
+        """It lies in its range."""
+        below = [] if self.extent is None else [self.term < z3.simplify(self.low + self.extent)]
+        return z3.And(self.term >= self.low, *below)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where execution stands: the variables in scope, what is true of values read, and the guards passed.
+
+    ``facts`` are true whatever the guards (the range of a type, the contract of a tensor's elements).
+    """
+
+    variables: tuple[Variable, ...]
+    facts: tuple[z3.BoolRef, ...]
+    guards: tuple[z3.BoolRef, ...]
+    site: Site
+
+    @property
+    def path(self) -> tuple[z3.BoolRef, ...]:
+        """Everything that holds here beyond the contract."""
+        return (*(v.range for v in self.variables), *self.facts, *self.guards)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Memory that an access may touch: a buffer of some shape, at a byte offset in an allocation.
+
+    Args:
+        name: the buffer's name.
+        scope: "global", "shared", "shared.dyn", "local", ...
+        bits: the width of an element.
+        shape: its extents.
+        allocation: the name of the allocation; buffers of one allocation may overlap.
+        offset: where the buffer begins in it, in bytes.
+    """
+
+    name: str
+    scope: str
+    bits: int
+    shape: tuple[z3.ArithRef, ...]
+    allocation: str
+    offset: int
+
+    @property
+    def shared(self) -> bool:
+        """Whether the threads of a block share it."""
+        return self.scope.startswith("shared")
+
+
+@dataclass(frozen=True)
+class Access:
+    """One read or write of one element. In a vector instruction the lane is among the variables.
+
+    ``collective`` marks an instruction that a warp runs as one, so that any of its threads may be the one that reads or
+    writes. ``intrinsic`` names an unmodelled instruction that the access belongs to; when it happens is then not known.
+    """
+
+    mode: Literal["read", "write"]
+    region: Region
+    indices: tuple[z3.ArithRef, ...]
+    context: Context
+    collective: bool = False
+    intrinsic: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.mode} of {self.region.name}"
+
+
+@dataclass(frozen=True)
+class Division:
+    """A division, rounding down, by something that varies: its quotient and remainder as integers of their own."""
+
+    dividend: z3.ArithRef
+    divisor: z3.ArithRef
+    quotient: z3.ArithRef
+    remainder: z3.ArithRef
+
+    @property
+    def definition(self) -> z3.BoolRef:
+        """What makes them quotient and remainder, unless the divisor is zero."""
+        b, r = self.divisor, self.remainder
+        sum_ = self.dividend == b * self.quotient + r
+        return z3.Implies(b != 0, z3.And(sum_, z3.If(b > 0, z3.And(r >= 0, r < b), z3.And(r <= 0, r > b))))
+
+
+@dataclass(frozen=True)
+class Obligation:
+    """Something an expression needs: that an integer operation does not wrap, that a divisor is not zero; or a store."""
+
+    kind: Literal["overflow", "division", "cast", "assume", "value"]
+    statement: str
+    goal: z3.BoolRef
+    context: Context
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A call that orders accesses of several threads, or begins one that lasts.
+
+    Args:
+        name: of the intrinsic.
+        call: the call in the compiler's IR.
+        numbers: its arguments, where they are integers.
+        operands: the allocations that its arguments name.
+        accesses: those that its arguments make.
+        context: where it is.
+    """
+
+    name: str
+    call: Any
+    numbers: tuple[z3.ExprRef | None, ...]
+    operands: tuple[str | None, ...]
+    accesses: tuple[Access, ...]
+    context: Context
+
+
+@dataclass
+class Segment:
+    """Accesses with no barrier between them."""
+
+    accesses: list[Access] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """A barrier of all threads of the block."""
+
+    context: Context
+
+
+@dataclass(frozen=True)
+class Event:
+    """An instruction that puts asynchronous operations in order.
+
+    Args:
+        kind: "commit" closes a group of copies, "await" waits until all but the last ``pending`` groups have arrived;
+            "batch" and "finish" are the same for products. "fence" stands between accesses by ordinary instructions and
+            those by products to shared memory, "arrive" between their uses of registers.
+        pending: how many groups may stay under way.
+    """
+
+    kind: Literal["commit", "await", "fence", "arrive", "batch", "finish"]
+    pending: int = 0
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop. All threads run its iterations in step if there is a barrier in its body."""
+
+    variable: Variable
+    body: list[Node]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An if statement. All threads take the same arm if there is a barrier in it."""
+
+    condition: z3.BoolRef
+    arms: tuple[list[Node], list[Node]]
+
+
+Node = Segment | Barrier | Event | Loop | Branch
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything that one kernel does, as far as it is modelled.
+
+    Args:
+        accesses: in program order.
+        obligations: of the kernel's integer arithmetic.
+        launch: the extents of the grid and of the block, by CUDA name ("blockIdx.x", ...).
+        shared_bytes: shared memory allocated, static and dynamic.
+        skeleton: the accesses again, with those of products, as control flow, barriers and events divide them.
+        divisions: by divisors that vary.
+        unmodelled: names of the intrinsics that are not modelled.
+        program: accesses, instructions and barriers of the whole block, in program order; of two arms of an if, the one after
+            the other.
+    """
+
+    accesses: tuple[Access, ...]
+    obligations: tuple[Obligation, ...]
+    launch: dict[str, Variable]
+    shared_bytes: dict[str, int]
+    skeleton: list[Node]
+    divisions: tuple[Division, ...]
+    unmodelled: frozenset[str]
+    program: tuple[Access | Instruction | Barrier, ...]
+
+
+_RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
+
+
+class Recorder:
+    """The walk's state: where execution stands, and what it has met so far."""
+
+    def __init__(self) -> None:
+        self.accesses: list[Access] = []
+        self.obligations: list[Obligation] = []
+        self.divisions: list[Division] = []
+        self.unmodelled: set[str] = set()
+        self.program: list[Access | Instruction | Barrier] = []
+        self.skeleton: list[Node] = []
+        self.block = self.skeleton  # the list of nodes that is being filled
+        self.variables: list[Variable] = []
+        self.facts: list[z3.BoolRef] = []
+        self.guards: list[z3.BoolRef] = []
+        self.site = Site("")
+        self._names: dict[str, Iterator[int]] = {}
+        self._required: set[tuple[object, ...]] = set()
+
+    def unique(self, name: str) -> str:
+        """The name itself the first time, then numbered; from the first if SMT-LIB reserves it."""
+        number = next(self._names.setdefault(name, itertools.count(name in _RESERVED)))
+        return f"{name}#{number + 1}" if number else name
+
+    @property
+    def context(self) -> Context:
+        """Where execution stands."""
+        return Context(tuple(self.variables), tuple(self.facts), tuple(self.guards), self.site)
+
+    @contextmanager
+    def under(self, *guards: z3.BoolRef) -> Iterator[None]:
+        """Within, the guards hold. Facts learnt within stay."""
+        depth = len(self.guards)
+        self.guards += guards
+        yield
+        del self.guards[depth:]
+
+    @contextmanager
+    def over(self, *variables: Variable) -> Iterator[None]:
+        """Within, the variables are in scope; facts learnt within may speak of them and are dropped after."""
+        depth, facts = len(self.variables), len(self.facts)
+        self.variables += variables
+        yield
+        del self.variables[depth:], self.facts[facts:]
+
+    @contextmanager
+    def into(self, block: list[Node]) -> Iterator[None]:
+        """Within, barriers and accesses are filed in ``block``."""
+        outer, self.block = self.block, block
+        yield
+        self.block = outer
+
+    def access(self, access: Access) -> None:
+        """File an access."""
+        self.accesses.append(access)
+        self.program.append(access)
+        self.place(access)
+
+    def place(self, access: Access) -> None:
+        """Put an access in its place between barriers, no more."""
+        if not self.block or not isinstance(self.block[-1], Segment):
+            self.block.append(Segment())
+        self.block[-1].accesses.append(access)  # type: ignore[union-attr]
+
+    def barrier(self) -> None:
+        """File a barrier of the whole block."""
+        barrier = Barrier(self.context)
+        self.block.append(barrier)
+        self.program.append(barrier)
+
+    def divide(self, a: z3.ArithRef, b: z3.ArithRef) -> Division:
+        """Quotient and remainder of two terms, the same for the same terms."""
+        known = [d for d in self.divisions if d.dividend.eq(a) and d.divisor.eq(b)]
+        if not known:
+            names = (self.unique(" ".join(f"({a} {o} {b})".split())) for o in ("//", "%"))
+            known = [Division(a, b, *(z3.Int(n) for n in names))]
+            self.divisions += known
+        self.facts.append(known[0].definition)
+        return known[0]
+
+    def require(
+        self, kind: Literal["overflow", "division", "cast", "assume", "value"], statement: str, goal: z3.BoolRef
+    ) -> None:
+        """File an obligation, once for each guard that it is met under."""
+        goal = z3.simplify(goal)
+        key = (kind, goal.get_id(), *(g.get_id() for g in self.guards), *(v.name for v in self.variables))
+        if not z3.is_true(goal) and key not in self._required:
+            self._required.add(key)
+            self.obligations.append(Obligation(kind, statement, goal, self.context))

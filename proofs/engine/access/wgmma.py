@@ -1,0 +1,159 @@
+"""Products by wgmma: which bytes of shared memory and which registers each uses, and what puts them in order.
+
+An operand lies in shared memory in atoms of 8 rows of 32, 64 or 128 bytes, within which 16-byte pieces are permuted. Its
+descriptor says where it begins and how far apart atoms are. What a product reads lies between the first byte of the first
+atom that it touches and the last byte of the last one. Shared memory begins at a multiple of an atom's size.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+
+from ..base.errors import Unsupported
+from .trace import Access, Context, Event, Region, Variable
+
+if TYPE_CHECKING:
+    from .translate import Translator
+
+DESCRIPTOR, PRODUCT = "tl.initialize_wgmma_descriptor", "tl.ptx_wgmma_ss"
+_ADVANCE = "tl.increase_descriptor_offset"
+_EVENTS: dict[str, Literal["commit", "await", "fence", "arrive", "batch", "finish"]] = {
+    "tirx.ptx_commit_group": "commit",
+    "tirx.ptx_wait_group": "await",
+    "tl.fence_proxy_async": "fence",
+    "tl.warpgroup_arrive": "arrive",
+    "tl.warpgroup_commit_batch": "batch",
+    "tl.warpgroup_wait": "finish",
+    "tl.wait_wgmma": "finish",
+}
+ORDERING = frozenset({DESCRIPTOR, PRODUCT, _ADVANCE, *_EVENTS})
+
+_ROWS = 8  # of an atom, and of what is swizzled together
+_UNIT = 16  # bytes that addresses and strides of a descriptor count
+_WIDTHS = {1: 128, 2: 64, 3: 32}  # of a row of an atom, by the kind of layout; 0 is without a swizzle
+_BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "e4m3": 1, "e5m2": 1, "int8": 1, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """An operand in shared memory.
+
+    Args:
+        region: the buffer that it is part of.
+        start: where it begins, in bytes from the beginning of the allocation.
+        width: of a row of an atom in bytes, None where the layout has no atoms.
+        strides: between atoms, in bytes: along rows (or columns), and along the sum if that comes first.
+        context: where the descriptor was made.
+        used: whether a product has read through it.
+    """
+
+    region: Region
+    start: z3.ArithRef
+    width: int | None
+    strides: tuple[int, int]
+    context: Context
+    used: bool = False
+
+
+def describe(translator: Translator, e: tirx.Call, region: Region, offset: z3.ArithRef, reach: z3.ArithRef) -> None:
+    """A descriptor is made, of an operand from an element of a buffer on."""
+    key, here = hash(e.args[0].buffer.data), translator.recorder.context
+    before = translator.descriptors.get(key)
+    if before and before.used and _within(before.context, here) and not _within(here, before.context):
+        raise Unsupported(f"a descriptor made again in a loop that uses it: {e}")
+    layout, leading, stride = (int(a) for a in e.args[2:5])
+    start = region.offset + offset * (region.bits // 8)
+    strides = leading * _UNIT, stride * _UNIT
+    translator.descriptors[key] = Descriptor(region, start, _WIDTHS.get(layout), strides, here)
+
+
+def note(translator: Translator, e: tirx.Call, name: str) -> None:
+    """File what an instruction means for products and asynchronous copies, if anything."""
+    if name in _EVENTS:
+        translator.recorder.block.append(Event(_EVENTS[name], _pending(e, _EVENTS[name])))
+    elif name == _ADVANCE:
+        _advance(translator, e)
+    elif name == PRODUCT:
+        _product(translator, e)
+
+
+def _pending(e: tirx.Call, kind: str) -> int:
+    if kind not in ("await", "finish"):
+        return 0
+    if not isinstance(e.args[0], tirx.IntImm):
+        raise Unsupported(f"a wait for a varying number of groups: {e}")
+    return int(e.args[0])
+
+
+def _advance(translator: Translator, e: tirx.Call) -> None:
+    """A descriptor is moved on by some bytes."""
+    key, here = hash(e.args[0].buffer.data), translator.recorder.context
+    known = translator.descriptors.get(key)
+    if known is None or known.used or not (_within(known.context, here) and _within(here, known.context)):
+        raise Unsupported(f"a descriptor moved elsewhere than where it is made: {e}")
+    moved = translator.integer(e.args[1]) / _UNIT * _UNIT
+    translator.descriptors[key] = replace(known, start=known.start + moved)
+
+
+def _product(translator: Translator, e: tirx.Call) -> None:
+    """One product: it reads two operands through descriptors, and reads and writes the registers of its result."""
+    shape = re.fullmatch(r"m(\d+)n(\d+)k(\d+)", e.args[0].value)
+    if shape is None:
+        raise Unsupported(f"a product of shape {e.args[0].value}")
+    m, n, k = map(int, shape.groups())
+    for rows, contiguous, dtype, at in ((m, e.args[1], e.args[3], 6), (n, e.args[2], e.args[4], 8)):
+        if dtype.value not in _BYTES:
+            raise Unsupported(f"a product of {dtype.value}")
+        bytes_ = k * _BYTES[dtype.value] if bool(contiguous) else rows * _BYTES[dtype.value]
+        _operand(translator, e, at, rows if bool(contiguous) else k, bytes_, along_sum=bool(contiguous))
+    buffer = translator.buffers[hash(e.args[10])]
+    region = translator.region(buffer)
+    if len(region.shape) != 1:
+        raise Unsupported(f"registers {buffer.name} of more than one dimension")
+    _place(translator, "write", region, z3.IntVal(0), region.shape[0])
+
+
+def _operand(translator: Translator, e: tirx.Call, at: int, rows: int, bytes_: int, along_sum: bool) -> None:
+    """A read of ``rows`` rows of ``bytes_`` contiguous bytes each, contiguous along the sum or across it."""
+    key, here = hash(e.args[at]), translator.recorder.context
+    known = translator.descriptors.get(key)
+    if known is None or not _within(known.context, here):
+        raise Unsupported(f"a product through a descriptor made elsewhere: {e}")
+    translator.descriptors[key] = replace(known, used=True)
+    total = translator.shared_bytes[known.region.allocation]
+    region = replace(known.region, bits=8, shape=(z3.IntVal(total),), offset=0)
+    if known.width is None:
+        _place(translator, "read", region, z3.IntVal(0), z3.IntVal(total))
+        return
+    atom, (leading, stride) = _ROWS * known.width, known.strides
+    start = known.start + translator.integer(e.args[at + 1]) * _UNIT
+    across = 0 if along_sum else (-(-bytes_ // known.width) - 1) * leading
+    if along_sum and bytes_ > known.width:
+        raise Unsupported(f"a product of rows that are wider than an atom: {e}")
+    span = across + (-(-rows // _ROWS) - 1) * stride + atom
+    room = known.width - bytes_ if along_sum else 0  # from where on it does not reach into one more atom
+    extent = z3.If(start % atom <= room, z3.IntVal(span), z3.IntVal(span + atom))
+    _place(translator, "read", region, z3.simplify(start / atom * atom), extent)
+
+
+def _place(
+    translator: Translator, mode: Literal["read", "write"], region: Region, first: z3.ArithRef, extent: z3.ArithRef
+) -> None:
+    recorder = translator.recorder
+    within = Variable(recorder.unique("element"), "lane", z3.IntVal(0), extent)
+    with recorder.over(within):
+        index = (z3.simplify(first + within.term),)
+        recorder.place(Access(mode, region, index, recorder.context, intrinsic=PRODUCT))
+
+
+def _within(outer: Context, inner: Context) -> bool:
+    """Whether each run through the inner place is part of one run through the outer."""
+    variables = [v.name for v in outer.variables] == [v.name for v in inner.variables[: len(outer.variables)]]
+    guards = len(outer.guards) <= len(inner.guards)
+    return variables and guards and all(a.eq(b) for a, b in zip(outer.guards, inner.guards, strict=False))

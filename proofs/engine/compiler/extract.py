@@ -1,0 +1,138 @@
+"""The compiler's own IR of a kernel, at the three levels that the proofs read. Needs no GPU.
+
+* ``tile``: tile operations intact (copy, gemm, reduce, parallel loops), after simplification, before layout inference.
+* ``thread``: explicit threads, layouts chosen, indices still one per dimension: the end of the CUDA prologue.
+* ``device``: flat buffers, index widths final, shared memory merged into one arena, barriers placed: after the last
+  ThreadSync. What remains after it (launch lowering, CUDA printing) is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+from ..base.errors import Unsupported, UnsupportedVersion
+
+try:
+    import tilelang
+    from tilelang.backend.target import determine_target
+    from tilelang.engine.lower import create_backend_context, lower_to_host_device_ir
+    from tvm.ir import structural_equal
+    from tvm.ir.instrument import pass_instrument
+    from tvm.tirx import PrimFunc
+except ImportError as error:  # another release keeps them elsewhere
+    raise UnsupportedVersion("the proof engine reads tilelang 0.1.15: pip install 'lemmata[proofs]'") from error
+
+VERSION = "0.1.15"
+ARCH = "sm_90a"
+STRICT = "tl.disable_safe_memory_legalize"  # without it the compiler's guards hide every index error
+
+_TILE, _THREAD, _DEVICE = "tl.CanonicalizeLegacyReducer", "tl.HoistNonRestrictParams", "tl.ThreadSync"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One kernel after one run of the compiler, at the three levels, and the host function that launches it."""
+
+    tile: PrimFunc
+    thread: PrimFunc
+    device: PrimFunc
+    host: PrimFunc
+
+
+def require_tilelang() -> None:
+    """Raise UnsupportedVersion, in one sentence, unless the installed TileLang is the one that the engine reads."""
+    try:
+        found = version("tilelang").split("+")[0]
+    except PackageNotFoundError:
+        found = "none"
+    if found != VERSION:
+        raise UnsupportedVersion(f"the proof engine reads the IR of tilelang {VERSION}, found {found}")
+
+
+def tile(prim_func: PrimFunc, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH) -> PrimFunc:
+    """The kernel at tile level, where guards are not yet inserted."""
+    return lower(prim_func, guards=False, pass_configs=pass_configs, arch=arch).tile
+
+
+def thread(
+    prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
+) -> PrimFunc:
+    """The kernel at thread level, with (final) or without (strict) the bounds guards that the compiler inserts."""
+    return lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).thread
+
+
+def device(
+    prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
+) -> PrimFunc:
+    """The kernel at device level, with or without the bounds guards that the compiler inserts."""
+    return lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).device
+
+
+def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
+    """Whether a build with these pass configs keeps the compiler's bounds guards."""
+    return not _plain(pass_configs).get(STRICT, False)
+
+
+def lower(
+    prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
+) -> Lowered:
+    """Lower a kernel for ``arch`` under its own pass configs; ``guards`` overrides what they say of bounds guards.
+
+    Raises:
+        UnsupportedVersion: the installed TileLang is another one.
+        Unsupported: the kernel launches more than one device function.
+    """
+    configs = {**_plain(pass_configs), STRICT: not guards}
+    return _lower(prim_func, tuple(sorted(configs.items())), arch)
+
+
+def same_code(
+    first: PrimFunc, second: PrimFunc, *, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
+) -> bool:
+    """Whether the builds that ship of two kernels are launched alike and run the same."""
+    guards = shipped_with_guards(pass_configs)
+    a, b = (lower(f, guards=guards, pass_configs=pass_configs, arch=arch) for f in (first, second))
+    return all(structural_equal(getattr(a, part), getattr(b, part)) for part in ("device", "host"))
+
+
+def _plain(pass_configs: Mapping[str, object] | None) -> dict[str, object]:
+    return {str(getattr(key, "value", key)): value for key, value in (pass_configs or {}).items()}
+
+
+@pass_instrument
+class _Snapshots:
+    """Keeps the module after each outermost pass, the last run of each by name."""
+
+    def __init__(self) -> None:
+        self.after: dict[str, object] = {}
+        self._depth = 0
+
+    def run_before_pass(self, module: object, info: object) -> None:
+        self._depth += 1
+
+    def run_after_pass(self, module: object, info: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.after[str(info.name)] = module  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=8)  # the layers ask for the same kernel in turn
+def _lower(prim_func: PrimFunc, configs: tuple[tuple[str, object], ...], arch: str) -> Lowered:
+    require_tilelang()
+    target = determine_target({"kind": "cuda", "arch": arch}, return_object=True)
+    snapshots = _Snapshots()
+    context = tilelang.tvm.transform.PassContext(opt_level=3, config=dict(configs), instruments=[snapshots])
+    with target, context:
+        host, *_ = lower_to_host_device_ir(prim_func, create_backend_context(target, None, "auto"))
+    tile_level, thread_level = (_only(snapshots.after[name]) for name in (_TILE, _THREAD))
+    return Lowered(tile_level, thread_level, _only(snapshots.after[_DEVICE], "tirx.is_global_func"), _only(host))
+
+
+def _only(module: object, attribute: str | None = None) -> PrimFunc:
+    functions = [f for f in module.functions.values() if not attribute or attribute in (f.attrs or {})]  # type: ignore[attr-defined]
+    if len(functions) != 1:
+        raise Unsupported(f"a program of {len(functions)} device functions; expected one T.Kernel")
+    return functions[0]

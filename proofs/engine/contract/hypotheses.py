@@ -1,0 +1,153 @@
+"""What the proofs may assume of a call: the contract of the operator, as formulas over the kernel's run-time sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+
+from lemmata.reference.contract import Contract, TensorSpec
+
+from ..base.errors import Unsupported
+from ..smt.bitvectors import subterms
+
+Range: TypeAlias = tuple[z3.ArithRef | None, z3.ArithRef | None]
+
+MEMORY = 2**40  # a tensor that exists has at most so many elements: 1 TiB in one-byte elements
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """A contract and a kernel, brought together.
+
+    Not assumed: anything about the values of floating-point tensors, and nothing about integer tensors but what the
+    contract says of their elements. Distinct tensors are taken not to overlap; the bindings allocate the outputs.
+
+    Args:
+        sizes: the run-time sizes by name, as integers.
+        facts: their ranges, the equality of the kernel's shapes with the contract's, and the memory axiom.
+        ranges: for each integer tensor, the half-open range of its elements; None where the contract leaves it open.
+        shapes: each tensor's shape as the kernel declares it.
+        outputs: the names of the tensors that the kernel must write.
+        promises: for each of them, the half-open range that its elements must lie in; None where any will do.
+    """
+
+    sizes: Mapping[str, z3.ArithRef]
+    facts: tuple[z3.BoolRef, ...]
+    ranges: Mapping[str, Range]
+    shapes: Mapping[str, tuple[z3.ArithRef, ...]]
+    outputs: tuple[str, ...]
+    promises: Mapping[str, Range] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, contract: Contract, statics: Mapping[str, float], prim_func: tirx.PrimFunc) -> Hypotheses:
+        """Join a contract, at given static parameters, with a kernel.
+
+        The kernel's symbolic dimensions must bear the names of the contract's sizes, its buffers those of the tensors.
+
+        Raises:
+            Unsupported: the kernel and the contract do not describe the same tensors.
+        """
+        values = {**{n: z3.IntVal(int(v)) for n, v in statics.items() if float(v).is_integer()}}
+        sizes = {name: z3.Int(name) for name in contract.sizes}
+        facts = [z3.And(sizes[n] >= s.low, sizes[n] <= s.high) for n, s in contract.sizes.items()]
+        buffers = {b.name: b for b in prim_func.buffer_map.values()}
+        declared = {spec.name for spec in contract.tensors}
+        if declared != set(buffers):
+            raise Unsupported(f"the contract declares tensors {sorted(declared)}, the kernel {sorted(buffers)}")
+        shapes: dict[str, tuple[z3.ArithRef, ...]] = {}
+        for spec in contract.tensors:
+            shapes[spec.name] = tuple(_dimension(d, sizes) for d in buffers[spec.name].shape)
+            _check_dtype(spec, buffers[spec.name])
+            _check_layout(spec, buffers[spec.name], shapes[spec.name])
+            equalities = _same_shape(spec, shapes[spec.name], {**values, **sizes})
+            _check_free(spec, equalities, facts, set(contract.sizes))
+            facts += equalities
+            facts.append(_product(shapes[spec.name]) <= MEMORY)
+        outputs = tuple(spec.name for spec in contract.outputs)
+        ranges, promises = (_element_ranges(specs, sizes) for specs in (contract.inputs, contract.outputs))
+        return cls(sizes, tuple(facts), ranges, shapes, outputs, promises)
+
+    def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> tuple[z3.BoolRef, ...]:
+        """What the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds."""
+        low, high = self.ranges.get(tensor, (None, None))
+        inside = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(indices, self.shapes[tensor], strict=True)))
+        bounds = ([value >= low] if low is not None else []) + ([value < high] if high is not None else [])
+        return (z3.Implies(inside, z3.And(*bounds)),) if bounds else ()
+
+    def elements(self, tensor: str) -> z3.ArithRef:
+        """The number of elements of a tensor."""
+        return _product(self.shapes[tensor])
+
+
+def _product(terms: Iterable[z3.ArithRef]) -> z3.ArithRef:
+    result = z3.IntVal(1)
+    for term in terms:
+        result = result * term
+    return z3.simplify(result)
+
+
+def _dimension(extent: tirx.PrimExpr, sizes: dict[str, z3.ArithRef]) -> z3.ArithRef:
+    """A dimension as the kernel declares it; a name that is new becomes a size, for an equality to pin down."""
+    if isinstance(extent, tirx.IntImm):
+        return z3.IntVal(int(extent.value))
+    if isinstance(extent, tirx.Var):
+        return sizes.setdefault(extent.name, z3.Int(extent.name))
+    operators = {tirx.Add: lambda a, b: a + b, tirx.Sub: lambda a, b: a - b, tirx.Mul: lambda a, b: a * b}
+    if type(extent) in operators:
+        return operators[type(extent)](_dimension(extent.a, sizes), _dimension(extent.b, sizes))
+    raise Unsupported(f"dimension {extent}")
+
+
+def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[str, z3.ArithRef]) -> list[z3.BoolRef]:
+    """The kernel's shape equals the contract's; leading dimensions arrive flattened into one."""
+    expected = [z3.Sum([z3.IntVal(t) if isinstance(t, int) else values[t] for t in dim]) for dim in spec.dims]
+    if spec.leading:
+        expected.insert(0, values[spec.leading])
+    if len(expected) != len(shape):
+        raise Unsupported(f"{spec.name}: the kernel declares {len(shape)} dimensions, the contract {len(expected)}")
+    equalities = [z3.simplify(a == b) for a, b in zip(shape, expected, strict=True)]
+    if any(z3.is_false(e) for e in equalities):
+        raise Unsupported(f"{spec.name}: the kernel declares shape {list(shape)}, the contract {spec.pretty}")
+    return [e for e in equalities if not z3.is_true(e)]
+
+
+def _check_layout(spec: TensorSpec, buffer: tirx.Buffer, shape: Sequence[z3.ArithRef]) -> None:
+    """The kernel takes the tensor contiguous: strides that overlap would make two elements one."""
+    expected: z3.ArithRef = z3.IntVal(1)
+    strides: list[z3.ArithRef] = []
+    for extent in reversed(shape):
+        strides.insert(0, z3.simplify(expected))
+        expected = expected * extent
+    declared = [z3.simplify(_dimension(s, {})) for s in buffer.strides]
+    if declared and not all(z3.is_true(z3.simplify(a == b)) for a, b in zip(declared, strides, strict=True)):
+        raise Unsupported(f"{spec.name}: the kernel declares strides {declared}, expected {strides}")
+
+
+def _check_dtype(spec: TensorSpec, buffer: tirx.Buffer) -> None:
+    names = [str(dtype).removeprefix("torch.") for dtype in spec.dtypes]
+    if str(buffer.dtype) not in names:
+        raise Unsupported(f"{spec.name}: the kernel declares {buffer.dtype}, the contract {' or '.join(names)}")
+
+
+def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.BoolRef], sizes: set[str]) -> None:
+    """A kernel may give names to sizes of its own, but must not restrict those of the contract."""
+    for equality in equalities:
+        if {
+            str(c) for c in subterms([equality]) if z3.is_const(c) and c.decl().kind() == z3.Z3_OP_UNINTERPRETED
+        } <= sizes:
+            solver = z3.Solver()
+            solver.add(*facts, z3.Not(equality))
+            if solver.check() != z3.unsat:
+                raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")
+
+
+def _element_ranges(specs: Iterable[TensorSpec], sizes: Mapping[str, z3.ArithRef]) -> dict[str, Range]:
+    def bound(value: int | str | None) -> z3.ArithRef | None:
+        return sizes[value] if isinstance(value, str) else None if value is None else z3.IntVal(value)
+
+    return {spec.name: (bound(spec.elements.low), bound(spec.elements.high)) for spec in specs}

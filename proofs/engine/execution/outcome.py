@@ -1,0 +1,155 @@
+"""What a symbolic execution leaves: writes to outputs, equations of invariants, and what the floats still have to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Literal, Protocol
+
+from ..forms.entailment import Facts
+from ..forms.equations import Equation, holds
+from ..forms.extended import Value
+from ..forms.normal_form import ONE, ZERO, Form
+from ..forms.ring import Rewriting
+from .contents import Write
+from .invariants import Ghost, Invariant, State
+
+Kind = Literal["exp", "nonzero", "positive", "nonnegative"]
+
+
+@dataclass(frozen=True)
+class Obligation:
+    """What must hold for an operation to mean over the floats what it means over the reals.
+
+    Attributes:
+        kind: "exp" (the argument is at most 0), "nonzero", "positive" or "nonnegative".
+        value: the operand; at -inf every kind but "nonzero" of an exp is harmless.
+        path: the conditions under which the operation runs.
+        site: the statement.
+    """
+
+    kind: Kind
+    value: Value
+    path: tuple[Form, ...]
+    site: str
+
+
+class Cut(Protocol):
+    """A loop that an invariant cut."""
+
+    invariant: Invariant
+    extent: Form
+
+    def family(self, ghost: Ghost) -> Callable[..., Form]:
+        """Return any state of a ghost, by its number and the index of an element."""
+
+    def symbolic(self, t: Form) -> State:
+        """Return the state at the head of iteration t as the invariant describes it."""
+
+    def unfolded(self, p: Form, s: Form) -> Form:
+        """Return the form with the free buffers at the head of iteration s over those of s - 1."""
+
+    def turn(self) -> None:
+        """Take note that the turn of a role ends."""
+
+
+@dataclass
+class Execution:
+    """The outcome of a symbolic execution.
+
+    Attributes:
+        writes: every store to a global buffer, by its name.
+        equations: what the loop invariants required.
+        obligations: what the range layer has to prove.
+        ghosts: for each reference that ran in lock step with a loop, an element of any of its states, by the state's number
+            and the index.
+        inductions: the loops that were cut, by name.
+        positive: the functions, standing for free buffers, that invariants say are positive.
+        facts: what is known of the integers.
+        externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
+        unmodelled: the waits for products and copies under way, which no condition is about.
+        raw: the float inputs whose elements may be any float.
+        infinite: those whose elements are finite or +inf; of the others they are taken to be finite.
+    """
+
+    facts: Facts
+    raw: frozenset[str] = frozenset()
+    infinite: frozenset[str] = frozenset()
+    writes: dict[str, list[Write]] = field(default_factory=dict)
+    sites: dict[str, list[str]] = field(default_factory=dict)
+    equations: list[Equation] = field(default_factory=list)
+    obligations: list[Obligation] = field(default_factory=list)
+    ghosts: dict[str, Callable[..., Form]] = field(default_factory=dict)
+    inductions: dict[str, Cut] = field(default_factory=dict)
+    positive: frozenset[str] = frozenset()
+    externs: Mapping[str, str] = field(default_factory=dict)
+    unmodelled: frozenset[str] = frozenset()
+
+    def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
+        """Leave something to the range layer."""
+        self.obligations.append(Obligation(kind, value, path, site))
+
+    def final(self, recurrence: str) -> Callable[..., Form]:
+        """An element of the last state of a reference that ran in lock step, as the kernel holds it after the loop."""
+        induction, ghost = next(
+            (i, g) for i in self.inductions.values() for g in i.invariant.ghosts if g.recurrence.name == recurrence
+        )
+        return lambda *index: induction.family(ghost)(induction.extent, *index)
+
+    def mark(self) -> tuple[dict[str, int], int, int]:
+        """How much is recorded now."""
+        return {n: len(w) for n, w in self.writes.items()}, len(self.equations), len(self.obligations)
+
+    def rewind(self, mark: tuple[dict[str, int], int, int]) -> None:
+        """Forget what was recorded since a mark."""
+        writes, equations, obligations = mark
+        for name in list(self.writes):
+            if name in writes:
+                del self.writes[name][writes[name] :], self.sites[name][writes[name] :]
+            else:
+                del self.writes[name], self.sites[name]
+        del self.equations[equations:], self.obligations[obligations:]
+
+    def compare(
+        self,
+        output: str,
+        reference: Callable[..., Form | Value],
+        *rewritings: Rewriting,
+        meaning: Callable[[Write], Value | None] = attrgetter("value"),
+    ) -> list[Equation]:
+        """Each element that the kernel writes to an output, rewritten, against the reference at the same index.
+
+        Args:
+            output: the output.
+            reference: of an index the element.
+            rewritings: of the kernel's form.
+            meaning: what a write, under its conditions, says of the reference's element, where that is not its value; None if
+                nothing.
+        """
+        result = []
+        for write, site in zip(self.writes.get(output, []), self.sites.get(output, []), strict=True):
+            with self.facts.assuming(*write.path):
+                meant = meaning(write)
+                if meant is None:
+                    continue
+                wanted = reference(*write.index)
+                wanted = wanted if isinstance(wanted, Value) else Value(wanted)
+                place = ", ".join(map(str, write.index))
+                form, finite = meant.form, meant.finite
+                for rewriting in rewritings:
+                    form, finite = rewriting(form), rewriting(finite)
+                value = Value(form, finite, meant.sign)
+                shown = self._same(value, wanted)
+                statement = f"{output}[{place}] is the reference's"
+                result.append(Equation(statement, shown, value.form, wanted.form, site))
+        if not result:
+            result.append(Equation(f"{output} is written", False, ZERO, ZERO))
+        return result
+
+    def _same(self, a: Value, b: Value) -> bool:
+        """Finite at the same places, with the same infinity at the others, and equal; 0 stands for an infinity."""
+        finite = self.facts.decide_all(a.finite)
+        if not holds(finite, b.finite, self.facts):
+            return False
+        return (finite is ONE or a.sign == b.sign) and holds(a.form, b.form, self.facts)

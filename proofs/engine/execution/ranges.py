@@ -1,0 +1,215 @@
+"""The range layer: what the equivalence over the reals leaves to prove about the floats.
+
+Over the reals exp never overflows and a running maximum does not matter, so a kernel without one is "equal". This layer
+shows, for the same terms, that every exp has an argument of at most 0, every denominator and every operand of rsqrt and
+log is positive or negative but not 0, and that every square root has an operand that is not negative. Infinities that could
+make a NaN are rejected earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not
+modelled: a denominator that is positive over the reals may round to 0.
+
+The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
+known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The
+conditions under which an operation runs are hypotheses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import z3
+
+from ..base.conditions import Condition, Site
+from ..forms import normal_form as nf
+from ..forms.entailment import Facts
+from ..forms.normal_form import Form
+from ..forms.ring import Atom, Monomial, Rational, support_of
+from ..forms.signs import Signs
+from .outcome import Execution, Kind, Obligation
+
+_CASES = 256
+"""How many values of the indices of a maximum are looked at one by one."""
+_GOALS = {
+    "exp": "the argument of exp is at most 0",
+    "nonzero": "the denominator is not 0",
+    "positive": "the value is positive",
+    "nonnegative": "the value is not negative",
+}
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A statement whose range conditions are not proved, and why that is harmless.
+
+    Attributes:
+        text: part of the statement's text.
+        kind: which of its conditions.
+        reason: why.
+    """
+
+    text: str
+    kind: Kind
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip() or not self.text.strip():
+            raise ValueError("a waiver needs the statement it is for, and a reason")
+
+
+def conditions(
+    execution: Execution, waivers: Sequence[Waiver] = ()
+) -> tuple[list[Condition], list[tuple[Condition, Waiver]]]:
+    """The range conditions of an execution: those to be proved, and those waived."""
+    open_conditions: list[Condition] = []
+    waived: list[tuple[Condition, Waiver]] = []
+    for obligation in _distinct(execution.obligations):
+        condition = _condition(obligation, execution)
+        waiver = next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None)
+        if waiver:
+            waived.append((condition, waiver))
+        else:
+            open_conditions.append(condition)
+    return open_conditions, waived
+
+
+def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
+    seen = set()
+    for obligation in obligations:
+        key = obligation.kind, obligation.value, obligation.site
+        if key not in seen:
+            seen.add(key)
+            yield obligation
+
+
+def _condition(obligation: Obligation, execution: Execution) -> Condition:
+    linear = Linear(execution.positive)
+    operands = _where_finite(obligation), obligation.value.finite, *obligation.path
+    forms = [execution.facts.decide_all(p) for p in operands]
+    cases = [[linear.real(p) for p in case] for case in _cases(forms, execution.facts)]
+    goal: Mapping[str, Callable[[Any], Any]] = {
+        "exp": lambda value: value <= 0,
+        "nonzero": lambda value: z3.Or(value > 0, value < 0),
+        "positive": lambda value: value > 0,
+        "nonnegative": lambda value: value >= 0,
+    }
+    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal[obligation.kind](value)) for value, *here in cases]
+    statement = f"{_GOALS[obligation.kind]}: {obligation.value.form}"
+    return Condition("range", statement, tuple(linear.facts), z3.And(*goals), Site(obligation.site))
+
+
+def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
+    """The forms for every value of each index, of few values, that a maximum in the first one runs over.
+
+    Those are the variables that occur in that form, but in none of its maxima: x[i, j] - max(x[i, 0], x[i, 1], ...).
+    """
+    support = nf.support(forms[0])
+    maxima = [n for n in support if isinstance(nf.atom_of(n), nf.Max)]
+    cases: list[Sequence[Form]] = [forms]
+    if not maxima:
+        return cases
+    inside = frozenset[int]().union(*map(support_of, maxima))
+    for number in sorted(support - inside):
+        extent = facts.extent(number)
+        if extent is not None and extent * len(cases) <= _CASES:
+            values = [{number: nf.form(k)} for k in range(extent)]
+            cases = [[nf.substitute(p, value) for p in case] for case in cases for value in values]
+    return cases
+
+
+def _where_finite(obligation: Obligation) -> Form:
+    """The operand where it is not -inf, for exp(-inf) = 0 is harmless; of a sign, without the exps that are factors."""
+    finite, form = obligation.value.finite, obligation.value.form
+    if len(finite.terms) == 1:
+        ((monomial, _),) = finite.terms.items()
+        form = nf.substitute(form, {atom: nf.ONE for atom, _ in monomial})
+    return form if obligation.kind == "exp" else nf.without_exps(form)[0]
+
+
+class Linear:
+    """Forms as linear real terms over Z3 unknowns; ``facts`` collects what is known of the unknowns met."""
+
+    def __init__(self, positive: frozenset[str]) -> None:
+        self.facts: list[Any] = []
+        self._signs = Signs(positive)
+        self._unknowns: dict[Monomial, Any] = {}
+
+    def real(self, p: Form) -> Any:
+        """A form as a linear term."""
+        terms = [self._coefficient(c) * self._unknown(m) for m, c in p.terms.items()]
+        return z3.Sum(*terms) if terms else z3.RealVal(0)
+
+    @staticmethod
+    def _coefficient(value: Rational) -> Any:
+        exact = Fraction(value)
+        return z3.Q(exact.numerator, exact.denominator)
+
+    def _unknown(self, monomial: Monomial) -> Any:
+        if not monomial:
+            return z3.RealVal(1)
+        if monomial not in self._unknowns:
+            unknown = self._unknowns[monomial] = z3.Real(f"{nf.monomial_form(monomial)!r}#{len(self._unknowns)}")
+            sign = self._signs.monomial(monomial)
+            if sign:
+                self.facts.append(unknown > 0 if sign == "positive" else unknown >= 0)
+            if len(monomial) == 1 and monomial[0][1] == 1:
+                self._describe(nf.atom_of(monomial[0][0]), unknown)
+        return self._unknowns[monomial]
+
+    def _describe(self, atom: Atom, unknown: Any) -> None:
+        """A maximum is at least each entry whose condition holds, and is one of those; a condition is 1 where it holds.
+
+        If a sum of conditions has to be at least 1, each of them implies that. Of the entries and conditions that a variable
+        runs over, those at each of its values are taken, if they are few.
+        """
+        match atom:
+            case nf.Max(entries):
+                ordered = sorted(entries, key=lambda e: (e[0].id, e[1].id))
+                holds = [self.real(c) >= 1 for c, _ in ordered]
+                values = [self.real(v) for _, v in ordered]
+                self.facts += [z3.Implies(h, unknown >= v) for h, v in zip(holds, values, strict=True)]
+                taken = [z3.And(h, unknown == v) for h, v in zip(holds, values, strict=True)]
+                self.facts.append(z3.Or(*taken, z3.Not(z3.Or(*holds))))
+            case nf.Big("max", _, extent, _):
+                for entry in (nf.opened(atom, nf.form(k)) for k in _few(extent)):
+                    for condition, value in _conditional(entry):
+                        self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
+            case nf.Indicator("ge", inner, integer):
+                self.facts.append(z3.Or(unknown == 0, unknown == 1))
+                if not integer:
+                    self.facts.append((unknown == 1) == (self.real(inner) >= 0))
+                if self._signs.form(inner + 1) is not None:
+                    self.facts += [self.real(c) <= unknown for c in _each(inner + 1) if _is_condition(c)]
+            case nf.Indicator():
+                self.facts.append(z3.Or(unknown == 0, unknown == 1))
+
+
+def _few(extent: Form) -> range:
+    """The values below an extent, if it is constant and small."""
+    size = extent.constant
+    return range(int(size) if size is not None and size <= nf.LONGEST_MAX else 0)
+
+
+def _conditional(entry: Form) -> Iterator[tuple[Form, Form]]:
+    """The condition and the value of an entry of a maximum; of a value in no case but its own, nothing."""
+    for monomial in entry.terms if len(entry.terms) == 1 else ():
+        for number, _ in monomial:
+            atom = nf.atom_of(number)
+            if isinstance(atom, nf.Apply) and atom.function == nf.WHERE:
+                condition, value = atom.arguments
+                yield condition, value
+
+
+def _each(p: Form) -> Iterator[Form]:
+    """The summands of a form, and those of the sums in it over few values."""
+    for monomial, coefficient in p.terms.items():
+        big = nf.atom_of(monomial[0][0]) if len(monomial) == 1 else None
+        if isinstance(big, nf.Big) and big.operator == "sum" and monomial[0][1] == coefficient == 1:
+            yield from (nf.opened(big, nf.form(k)) for k in _few(big.extent))
+        else:
+            yield nf.monomial_form(monomial, coefficient)
+
+
+def _is_condition(p: Form) -> bool:
+    """Whether a form is a product of conditions."""
+    return list(p.terms.values()) == [1] and all(isinstance(nf.atom_of(a), nf.Indicator) for m in p.terms for a, _ in m)

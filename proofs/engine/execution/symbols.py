@@ -1,0 +1,392 @@
+"""The algebra of normal forms: what the operations of a kernel do to them, and what its buffers hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from typing import TypeAlias
+
+from ..base.errors import Unsupported
+from ..forms import extended
+from ..forms import normal_form as nf
+from ..forms.constants import CONSTANTS, LN2
+from ..forms.entailment import Facts
+from ..forms.extended import Value
+from ..forms.normal_form import ONE, ZERO, Form
+from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
+from ..semantics.expressions import describe, is_integer
+from .contents import Axis, Contents, Write
+from .invariants import Invariant
+from .outcome import Cut, Execution, Kind
+
+_LONGEST = 1024
+"""The largest constant extent of a loop that is unrolled."""
+Induct: TypeAlias = "Callable[[Symbols, str, Invariant, Form, Form, Callable[[Form], None]], None]"
+"""Checks the invariant of a loop, from its lower end and extent and its body, and leaves the state after the loop."""
+
+
+def block(dimension: Dimension = "x") -> Form:
+    """The block index of a kernel under execution."""
+    return nf.variable(f"blockIdx.{dimension}")
+
+
+def thread(dimension: Dimension = "x") -> Form:
+    """The thread index of a kernel under execution."""
+    return nf.variable(f"threadIdx.{dimension}")
+
+
+class Symbols:
+    """The algebra of normal forms."""
+
+    site: object
+
+    def __init__(self, execution: Execution, invariants: Mapping[str, Invariant], induct: Induct) -> None:
+        self.execution = execution
+        self._induct = induct
+        self.facts = execution.facts
+        self.invariants = invariants
+        self.contents: dict[Memory[Value], Contents] = {}
+        self.parameters: dict[str, Memory[Value]] = {}
+        self.site = None
+        self.inducing: Cut | None = None  # the loop with an invariant that control is in
+        self._axes: list[Axis] = []
+        self._threads: set[int] = set()  # thread variables of more than one thread
+        self._lanes: dict[Memory[Value], dict[int, Form]] = {}
+        self._read: set[str] = set()
+
+    # Values
+
+    def literal(self, value: float, dtype: str) -> Value:
+        """A constant; floats are unified (``constants``)."""
+        if is_integer(dtype):
+            return Value(nf.form(int(value)))
+        if value in (float("inf"), float("-inf")):
+            return Value(ZERO, ZERO, 1 if value > 0 else -1)
+        return Value(nf.form(CONSTANTS.unify(value)))
+
+    def infinity(self, dtype: str) -> Value:
+        """Positive infinity."""
+        return Value(ZERO, ZERO, 1)
+
+    def unary(self, operator: Unary, a: Value, dtype: str) -> Value:
+        """A function of one value; those without laws are uninterpreted."""
+        match operator:
+            case "not":
+                return Value(ONE - a.form)
+            case "exp" | "exp2":
+                scaled = a if operator == "exp" else extended.multiply(a, Value(nf.form(LN2)))
+                self._require("exp", scaled)
+                return extended.exp(scaled)
+            case "log" | "log2":
+                self._require("positive", a)
+                return Value(nf.log(a.real) * (1 if operator == "log" else 1 / LN2))
+            case "sqrt":
+                self._require("nonnegative", a)
+                return Value(nf.apply("sqrt", a.real))
+            case "rsqrt":
+                self._require("positive", a)
+                return Value(1 / nf.apply("sqrt", a.real))
+            case "rcp":
+                self._require("nonzero", a)
+                return extended.divide(Value(ONE), a)
+            case "abs":
+                return extended.maximum(Value(a.real), Value(-a.real))
+            case "tanh" | "sigmoid" | "sin" | "cos" | "erf":
+                return Value(nf.apply(operator, a.real))
+        raise Unsupported(f"{operator} in the symbolic reading")
+
+    def binary(self, operator: Binary, a: Value, b: Value, dtype: str) -> Value:
+        """An operation of the ring, or one on integers."""
+        if dtype.startswith("uint") and operator in ("add", "sub", "mul"):
+            raise Unsupported(f"{operator} of {dtype}, which is modulo a power of two")
+        match operator:
+            case "add":
+                return extended.add(a, b)
+            case "sub":
+                return extended.add(a, extended.negative(b))
+            case "mul" | "and":
+                return extended.multiply(a, b)
+            case "or":
+                return Value(a.form + b.form - a.form * b.form)
+            case "div":
+                self._require("nonzero", b)
+                return extended.divide(a, b)
+            case "max" | "maxnan":
+                return self._larger(a, b, is_integer(dtype))
+            case "min":
+                smaller = self._larger(extended.negative(a), extended.negative(b), is_integer(dtype))
+                return extended.negative(smaller)
+            case "pow":
+                exponent = b.real.constant
+                if exponent is not None and exponent == int(exponent) and exponent >= 0:
+                    return Value(a.real ** int(exponent))
+            case "floordiv" | "floormod" | "truncdiv" | "truncmod":
+                return Value(self._divide(operator, a.form, b.form))
+        raise Unsupported(f"{operator} of {dtype} in the symbolic reading")
+
+    def _larger(self, a: Value, b: Value, integer: bool) -> Value:
+        if integer:  # decided where possible, so that a clamped index is recognised
+            known = self.facts.decide(nf.indicator("ge", a.form - b.form, integer=True))
+            if known is not None:
+                return a if known else b
+        return extended.maximum(a, b)
+
+    def _divide(self, operator: str, a: Form, b: Form) -> Form:
+        """The quotient or remainder of integers by a positive number; a multiple of it is split off."""
+        if not self.facts.holds(nf.indicator("ge", b - 1, integer=True)):
+            raise Unsupported(f"division of integers by {b}, which is not known to be positive")
+        if operator.startswith("trunc") and not self.facts.holds(nf.indicator("ge", a, integer=True)):
+            raise Unsupported(f"truncating division of {a}, which may be negative")
+        return quotient(a, b, self.facts) if operator.endswith("div") else a - b * quotient(a, b, self.facts)
+
+    def compare(self, operator: Comparison, a: Value, b: Value, dtype: str) -> Value:
+        """A comparison as a form that is 0 or 1."""
+        integer = is_integer(dtype)
+        match operator:
+            case "ge":
+                return Value(extended.at_least(a, b, integer=integer))
+            case "le":
+                return Value(extended.at_least(b, a, integer=integer))
+            case "lt":
+                return Value(ONE - extended.at_least(a, b, integer=integer))
+            case "gt":
+                return Value(ONE - extended.at_least(b, a, integer=integer))
+            case "eq":
+                return Value(extended.same(a, b, integer=integer))
+            case "ne":
+                return Value(ONE - extended.same(a, b, integer=integer))
+
+    def cast(self, a: Value, source: str, target: str) -> Value:
+        """The identity, but to a truth value; a float does not become an integer."""
+        if target == "bool":
+            return self.compare("ne", a, Value(ZERO), source)
+        if is_integer(target) and not is_integer(source):
+            raise Unsupported(f"a cast from {source} to {target} in the symbolic reading")
+        if target.startswith("uint") and not source.startswith(("uint", "bool")):
+            raise Unsupported(f"a cast from {source} to {target}, which is modulo a power of two")
+        return a
+
+    def bits(self, a: Value, source: str, target: str) -> Value:
+        """An opaque integer, of an element of a raw input alone."""
+        if (source, target) != ("float32", "int32"):
+            raise Unsupported(f"the bits of {source} as {target} in the symbolic reading")
+        return extended.bits(a)
+
+    def select(self, condition: Value, then: Value, otherwise: Value, dtype: str) -> Value:
+        """One of two values."""
+        known = self.facts.decide(condition.form)
+        if known is not None:
+            return then if known else otherwise
+        return extended.select(condition.form, then, otherwise)
+
+    def reduce(self, kind: Reduction, extent: Value, body: Callable[[Value], Value], dtype: str) -> Value:
+        """A sum, written out or not, of finite values; a maximum or minimum."""
+        size = extent.real.constant
+        if kind != "sum" and size is not None and size <= nf.LONGEST_MAX:
+            first = body(Value(ZERO))
+            if kind == "max" and first.finite is not ONE and first.sign < 0 and size > 2:
+                return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
+            rest = [body(Value(nf.form(k))) for k in range(1, int(size))]
+            if kind == "max":
+                return reduce(extended.maximum, rest, first)
+            negated = reduce(extended.maximum, map(extended.negative, rest), extended.negative(first))
+            return extended.negative(negated)
+
+        def element(k: Form) -> Form:
+            value = self._bounded(k, extent.form, body).real
+            return -value if kind == "min" else value
+
+        if kind == "sum":
+            return Value(nf.summation(extent.form, element))
+        largest = nf.big_maximum(extent.form, element)
+        return Value(-largest if kind == "min" else largest)
+
+    def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
+        """The body at an index below the extent: a fresh variable, or where a sum is tiled an expression with one."""
+        self.facts.bound_fresh(k, extent)
+        with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [_below(k, extent)])):
+            return body(Value(k))
+
+    def _require(self, kind: Kind, value: Value) -> None:
+        self.execution.require(kind, value, self.facts.path, describe(self.site))
+
+    # Control
+
+    def launch(self, threads: tuple[int, int, int]) -> tuple[Value, Value, Value]:
+        """One symbolic thread."""
+        x, y, z = threads
+        return self._thread("x", x), self._thread("y", y), self._thread("z", z)
+
+    def _thread(self, dimension: Dimension, extent: int) -> Value:
+        if extent == 1:
+            return Value(ZERO)
+        variable = thread(dimension)
+        self.facts.bound(variable, nf.form(extent))
+        self._threads |= nf.support(variable)
+        return Value(variable)
+
+    def grid(self, dimension: Dimension, extent: Value) -> Iterator[Value]:
+        """One symbolic block."""
+        if extent.form is ONE:
+            yield Value(ZERO)
+            return
+        variable = block(dimension)
+        self.facts.bound(variable, extent.form)
+        yield Value(variable)
+
+    @contextmanager
+    def axis(self, name: str, lower: Value, extent: Value) -> Iterator[Value]:
+        """A fresh variable that ranges over the axis."""
+        if extent.form is ONE:
+            yield lower
+            return
+        variable = nf.fresh(name)
+        self.facts.bound(variable, lower.form + extent.form)
+        self._axes.append(Axis(variable, lower.form, extent.form))
+        try:
+            with self.facts.assuming(nf.indicator("ge", variable - lower.form, integer=True)):
+                yield Value(variable)
+        finally:
+            self._axes.pop()
+
+    def serial(self, loop: str, lower: Value, extent: Value, body: Callable[[Value], None]) -> None:
+        """Cut by the loop's invariant, or unrolled."""
+        if loop in self.invariants:
+            if loop in self.execution.inductions or self.inducing:
+                raise Unsupported(
+                    f"loop {loop!r}, which has an invariant, runs more than once or inside another such loop"
+                )
+            self._induct(self, loop, self.invariants[loop], lower.form, extent.form, lambda t: body(Value(t)))
+            return
+        size = extent.form.constant
+        if size is None or size > _LONGEST:
+            raise Unsupported(f"loop {loop!r} of extent {extent.form} needs an invariant")
+        for k in range(int(size)):
+            body(Value(lower.form + k))
+
+    def decided(self, condition: Value) -> bool | None:
+        """Whether the condition follows here, or its negation."""
+        return self.facts.decide(condition.form)
+
+    def uniform(self, condition: Value) -> bool:
+        """Whether no thread variable occurs in the condition."""
+        return self._threads.isdisjoint(nf.support(condition.form))
+
+    @contextmanager
+    def guard(self, condition: Value) -> Iterator[None]:
+        """The condition joins the path."""
+        parts = [] if self.facts.holds(condition.form) else [condition.form]
+        with self.facts.assuming(*parts):
+            yield
+
+    def independent(self, store: Sequence[Value], access: Sequence[Value]) -> bool:
+        """Along every dimension in which the store varies with the axes, the access is at the same index."""
+        axes = {axis.number for axis in self._axes}
+        return all(
+            axes.isdisjoint(nf.support(a.form)) or self.facts.same(a.form, b.form)
+            for a, b in zip(store, access, strict=True)
+        )
+
+    # Memory
+
+    def allocate(self, memory: Memory[Value]) -> None:
+        """A buffer without content."""
+        self.contents[memory] = Contents(memory.name)
+
+    def load(self, memory: Memory[Value], index: Sequence[Value]) -> Value:
+        """An element of an input as an atom, or what has been written."""
+        place = self._place(memory, index)
+        if memory.scope == "global":
+            self._read.add(memory.name)
+            self._check_in_place(memory)
+            element = nf.read(memory.name, *place)
+            if memory.name in self.execution.infinite:
+                possible = extended.possibly_infinite(element)
+                return Value(element) if self.facts.holds(possible.finite) else possible
+            return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
+        self._check_lane(memory, place, None)
+        return self.contents[memory].read(place, self.facts)
+
+    def _place(self, memory: Memory[Value], index: Sequence[Value]) -> tuple[Form, ...]:
+        """The index as forms. TileLang reads an index that it knows to be negative as one from the end."""
+        place = tuple(i.form for i in index)
+        if any(self.facts.decide(nf.indicator("ge", i, integer=True)) is False for i in place):
+            raise Unsupported(f"{memory.name} at a negative index [{', '.join(map(str, place))}]")
+        return place
+
+    def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
+        """A new layer on the content, or a write to an output."""
+        place = self._place(memory, index)
+        axes = tuple(a for a in self._axes)
+        path = tuple(c for c in self.facts.path if not _is_range(c, axes))
+        write = Write(place, axes, path, value)
+        if memory.scope == "global":
+            self.execution.writes.setdefault(memory.name, []).append(write)
+            self.execution.sites.setdefault(memory.name, []).append(describe(self.site))
+            self._check_in_place(memory)
+            return
+        self._check_lane(memory, place, frozenset().union(*map(nf.support, (value.form, value.finite, *path))))
+        self.contents[memory].write(write)
+
+    def atomic_add(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
+        """Not modelled: what an element holds would depend on other threads."""
+        raise Unsupported(f"an atomic addition to {memory.name} in the symbolic reading")
+
+    def barrier(self) -> None:
+        """Nothing: threads run in lock step."""
+
+    def turn(self) -> None:
+        """What a role leaves to others may be described by a loop's invariant."""
+        if self.inducing is not None:
+            self.inducing.turn()
+
+    def lane(self, memory: Memory[Value]) -> dict[int, Form]:
+        """The dimensions of a buffer along which each explicit thread keeps to its own index."""
+        return self._lanes.get(memory, {})
+
+    def _check_in_place(self, memory: Memory[Value]) -> None:
+        if memory.name in self._read and memory.name in self.execution.writes:
+            raise Unsupported(f"{memory.name} in global memory is both read and written")
+
+    def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], stored: frozenset[int] | None) -> None:
+        """Explicit threads use a buffer that they share in their own lane only.
+
+        Args:
+            memory: the buffer.
+            place: the index.
+            stored: the atoms on which a store depends, or None for a load.
+        """
+        if memory.scope == "local":
+            if stored is not None and self._axes:
+                raise Unsupported(f"a parallel loop writes {memory.name}, of which each thread has its own")
+            return
+        inside = {d: i for d, i in enumerate(place) if not self._threads.isdisjoint(nf.support(i))}
+        lane = {d: i for d, i in inside.items() if i in {nf.of_atom(nf.atom_of(t)) for t in self._threads}}
+        own = {t for i in lane.values() for t in nf.support(i)}
+        known = self._lanes.setdefault(memory, lane)
+        if (
+            lane != inside
+            or known != lane
+            or not (stored or frozenset()) & self._threads <= own
+            or (lane and self._axes)
+        ):
+            raise Unsupported(f"threads share {memory.name} otherwise than each in its own lane: {describe(self.site)}")
+
+
+def quotient(a: Form, b: Form, facts: Facts) -> Form:
+    """⌊a / b⌋ for b > 0; what b divides is split off, the rest is opaque unless it is in [0, b)."""
+    divisor = b.constant
+    if divisor is None:
+        return nf.apply("floordiv", a, b)
+    whole, rest = nf.multiple(a, int(divisor))
+    within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", divisor - 1 - rest, integer=True)
+    return whole if facts.holds(within) else nf.floordiv(a, int(divisor))
+
+
+def _below(k: Form, extent: Form) -> Form:
+    return nf.indicator("ge", extent - 1 - k, integer=True)
+
+
+def _is_range(condition: Form, axes: Sequence[Axis]) -> bool:
+    return any(condition is nf.indicator("ge", a.variable - a.lower, integer=True) for a in axes)

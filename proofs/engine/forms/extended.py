@@ -1,0 +1,194 @@
+"""Values of the symbolic reading: real numbers, and infinities of one sign under a condition.
+
+A value is its form where its condition ``finite`` holds, and elsewhere an infinity of its sign. What could be NaN, such
+as -inf - -inf, or -inf times a factor of unknown sign, is rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..base.errors import Unsupported
+from . import normal_form as nf
+from .normal_form import ONE, ZERO, Form
+from .ring import reciprocal
+
+
+class Indefinite(Unsupported):
+    """An operation may give NaN, or an infinity that the values do not model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A number or truth value. A truth value is 0 or 1.
+
+    Attributes:
+        form: the value where it is finite; 0 elsewhere.
+        finite: where it is finite, as a form that is 0 or 1.
+        sign: which infinity it is where it is not.
+    """
+
+    form: Form
+    finite: Form = ONE
+    sign: Literal[-1, 1] = -1
+
+    @property
+    def real(self) -> Form:
+        """The form of a value that is finite everywhere."""
+        if self.finite is not ONE:
+            raise Indefinite(f"{self.form} may be {'-' if self.sign < 0 else ''}inf here")
+        return self.form
+
+
+class Raw(Value):
+    """An element of an input that may be any float, NaN too. It is no real number: only its bits can be asked for."""
+
+    __slots__ = ("element",)
+    element: Form
+
+    def __init__(self, element: Form) -> None:
+        object.__setattr__(self, "element", element)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def _number(self) -> Form:
+        raise Indefinite(f"{self.element} may be NaN; only its bits are modelled")
+
+    form = finite = property(_number)
+
+
+def possibly_infinite(element: Form) -> Value:
+    """A number that is finite or +inf; which one, nothing says."""
+    finite = nf.indicator("ge", nf.apply("finite", element), integer=True)
+    return Value(finite * element, finite, 1)
+
+
+def _flip(sign: Literal[-1, 1]) -> Literal[-1, 1]:
+    return 1 if sign < 0 else -1
+
+
+def _common_sign(a: Value, b: Value) -> Literal[-1, 1]:
+    if a.finite is not ONE and b.finite is not ONE and a.sign != b.sign:
+        raise Indefinite("inf meets -inf")
+    return a.sign if a.finite is not ONE else b.sign
+
+
+def negative(a: Value) -> Value:
+    """-a."""
+    return Value(-a.form, a.finite, _flip(a.sign))
+
+
+def add(a: Value, b: Value) -> Value:
+    """a + b."""
+    if a.finite is ONE and b.finite is ONE:
+        return Value(a.form + b.form)
+    finite = a.finite * b.finite
+    return Value(finite * (a.form + b.form), finite, _common_sign(a, b))
+
+
+def multiply(a: Value, b: Value) -> Value:
+    """a b; an infinity only times a constant other than 0."""
+    if a.finite is ONE and b.finite is ONE:
+        return Value(a.form * b.form)
+    infinite, factor = (a, b) if a.finite is not ONE else (b, a)
+    constant = factor.form.constant
+    if factor.finite is not ONE or not constant:
+        raise Indefinite(f"an infinity times {factor.form}, whose sign is not known")
+    sign = infinite.sign if constant > 0 else _flip(infinite.sign)
+    return Value(infinite.form * constant, infinite.finite, sign)
+
+
+def divide(a: Value, b: Value) -> Value:
+    """a / b; that b is not 0 is left to the range layer, unless it is 0 identically."""
+    if b.real is ZERO:
+        raise Indefinite(f"{a.form} divided by 0")
+    return multiply(a, Value(reciprocal(b.form)))
+
+
+def exp(a: Value) -> Value:
+    """exp(a), where exp(-inf) = 0."""
+    if a.finite is ONE:
+        return Value(nf.exp(a.form))
+    if a.sign > 0:
+        raise Indefinite("exp(inf)")
+    return Value(a.finite * nf.exp(a.form))
+
+
+def maximum(a: Value, b: Value) -> Value:
+    """max(a, b), where max(-inf, b) = b."""
+    if (a.finite is not ONE and a.sign > 0) or (b.finite is not ONE and b.sign > 0):
+        raise Indefinite("the maximum with inf")
+    finite = ONE - (ONE - a.finite) * (ONE - b.finite)
+    entries = [(x.finite, under(x.finite, x.form)) for x in (a, b)]
+    return Value(finite * nf.maximum(entries) if finite is not ZERO else ZERO, finite)
+
+
+def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
+    """The maximum of values, some of which may be -inf: finite where at least one is. A part has an extent and elements."""
+
+    def entry(extent: Form, element: Callable[[Form], Value]) -> tuple[Form, Form]:
+        count = nf.summation(extent, lambda k: element(k).finite)
+        return count, nf.conditional_maximum(extent, lambda k: _where_finite(element(k)))
+
+    found = [entry(*part) for part in parts]
+    some = _any(sum((count for count, _ in found), ZERO))
+    maximum = nf.maximum((_any(c), v) for c, v in found) if len(found) > 1 else found[0][1]
+    return Value(some * maximum, some)
+
+
+def _any(count: Form) -> Form:
+    return nf.indicator("ge", count - 1, integer=True)
+
+
+def _where_finite(a: Value) -> tuple[Form, Form]:
+    if a.sign > 0:
+        raise Indefinite("the maximum with inf")
+    return a.finite, under(a.finite, a.form)
+
+
+def under(condition: Form, p: Form) -> Form:
+    """A form that is the same where the condition, a product of conditions, holds."""
+    if len(condition.terms) != 1:
+        return p
+    ((monomial, _),) = condition.terms.items()
+    return nf.substitute(p, {number: ONE for number, _ in monomial})
+
+
+def select(condition: Form, then: Value, otherwise: Value) -> Value:
+    """``then`` where the condition holds, else ``otherwise``."""
+    if condition is ONE or then == otherwise:
+        return then
+    if condition is ZERO:
+        return otherwise
+    then = Value(then.form, under(condition, then.finite), then.sign)
+    sign = _common_sign(then, otherwise)
+    other = ONE - condition
+    finite = condition * then.finite + other * otherwise.finite
+    return Value(condition * then.form + other * otherwise.form, finite, sign)
+
+
+def bits(a: Value) -> Value:
+    """The bits as fp32, an opaque integer. Those of a real number are not modelled: rounding decides them."""
+    if not isinstance(a, Raw):
+        raise Unsupported(f"the bits of {a.form}, which is not an element of a raw input")
+    return Value(nf.apply("bits", a.element))
+
+
+def at_least(a: Value, b: Value, *, integer: bool) -> Form:
+    """[a >= b]."""
+    if a.finite is ONE and b.finite is ONE:
+        return nf.indicator("ge", a.form - b.form, integer=integer)
+    if _common_sign(a, b) > 0:
+        return at_least(negative(b), negative(a), integer=integer)
+    both = a.finite * b.finite
+    return ONE - b.finite + both * nf.indicator("ge", a.form - b.form, integer=integer)
+
+
+def same(a: Value, b: Value, *, integer: bool) -> Form:
+    """[a = b]."""
+    if a.finite is ONE and b.finite is ONE:
+        return nf.indicator("eq", a.form - b.form, integer=integer)
+    return at_least(a, b, integer=integer) * at_least(b, a, integer=integer)

@@ -1,0 +1,394 @@
+"""The normal form of a real expression: a polynomial, with negative exponents, over opaque atoms.
+
+Every expression of the symbolic reading is a ``Form``, of the ring in ``ring``. Here are its atoms, each with a
+constructor that rewrites by these laws, and no others:
+
+    exp(a + b) = exp(a) exp(b), exp(log x) = x          [p < 0] = 1 - [p >= 0]
+    log(exp(a) x) = a + log x
+    sums are linear; constants leave them               Sum_{k < n+1} f = Sum_{k < n} f + f(n), n natural
+    max is associative, commutative and idempotent      a sum or maximum over few elements is written out
+    floor((a n + b) / n) = a + floor(b / n), n constant
+
+The laws of log hold where x is positive: the range layer proves that of every logarithm of a kernel. Two forms
+that are not the same object may still denote the same function; ``equality.equal`` decides that for rational functions of
+the atoms. The ring's operations that go with any use of atoms are part of this module's interface.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import reduce
+from math import gcd
+from typing import ClassVar, Literal
+
+from . import summing
+from .constants import CONSTANTS
+from .ring import ONE as ONE
+from .ring import ZERO as ZERO
+from .ring import Atom, Change, Monomial, Rational, Rewriting, common_monomial, number_of, of_terms, support_of
+from .ring import Form as Form
+from .ring import atom_of as atom_of
+from .ring import form as form
+from .ring import monomial_form as monomial_form
+from .ring import of_atom as of_atom
+from .ring import substitute as substitute
+from .ring import support as support
+from .summing import Rule as Rule
+from .summing import ruled as ruled
+from .summing import splitting as splitting
+from .summing import tiled as tiled
+
+LONGEST_SUM, LONGEST_MAX = 16, 64
+"""The largest constant extents for which a sum, or a maximum, is written out."""
+WHERE = "where"
+"""In a maximum: a condition, and the value that counts where it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable(Atom):
+    """A number by name. A natural one is an integer and not negative: a size, a loop variable, a thread."""
+
+    name: str
+    kind: Literal["natural", "integer", "real"] = "natural"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound(Atom):
+    """The variable of the sum or maximum of that level."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Atom):
+    """An element of an input."""
+
+    buffer: str
+    index: tuple[Form, ...]
+
+    def _children(self) -> tuple[Form, ...]:
+        return self.index
+
+    def _rebuild(self, change: Change) -> Form:
+        return read(self.buffer, *map(change, self.index))
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Atom):
+    """An uninterpreted function."""
+
+    function: str
+    arguments: tuple[Form, ...]
+
+    def _children(self) -> tuple[Form, ...]:
+        return self.arguments
+
+    def _rebuild(self, change: Change) -> Form:
+        if self.function == "log" and len(self.arguments) == 1:
+            return log(change(self.arguments[0]))
+        return apply(self.function, *map(change, self.arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Exp(Atom):
+    """exp of one monomial; its exponent is the coefficient."""
+
+    argument: Form
+    divisible: ClassVar[bool] = True
+
+    def _children(self) -> tuple[Form, ...]:
+        return (self.argument,)
+
+    def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
+        return exp(change(self.argument) * exponent)
+
+
+@dataclass(frozen=True, slots=True)
+class Max(Atom):
+    """The largest of the values whose condition holds; at least one must."""
+
+    entries: frozenset[tuple[Form, Form]]
+
+    def _children(self) -> tuple[Form, ...]:
+        return tuple(f for entry in self.entries for f in entry)
+
+    def _rebuild(self, change: Change) -> Form:
+        return maximum((change(c), change(v)) for c, v in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Indicator(Atom):
+    """1 if the form is at least 0 ("ge"), or is 0 ("eq"), else 0."""
+
+    relation: Literal["ge", "eq"]
+    form: Form
+    integer: bool
+    idempotent: ClassVar[bool] = True
+
+    def _children(self) -> tuple[Form, ...]:
+        return (self.form,)
+
+    def _rebuild(self, change: Change) -> Form:
+        return indicator(self.relation, change(self.form), integer=self.integer)
+
+
+@dataclass(frozen=True, slots=True)
+class Big(Atom):
+    """Sum or maximum of the body over ``Bound(level)`` from 0 to the extent, which is excluded."""
+
+    operator: Literal["sum", "max"]
+    level: int
+    extent: Form
+    body: Form
+    binds: ClassVar[bool] = True
+
+    def _children(self) -> tuple[Form, ...]:
+        return self.extent, self.body
+
+    def _rebuild(self, change: Change) -> Form:
+        conditional = any(
+            isinstance(a := atom_of(n), Apply) and a.function == WHERE for m in self.body.terms for n, _ in m
+        )
+        build = summation if self.operator == "sum" else _bound_maximum if conditional else big_maximum
+        return build(change(self.extent), lambda k: change(opened(self, k)))
+
+
+def variable(name: str, kind: Literal["natural", "integer", "real"] = "natural") -> Form:
+    """The form of a variable."""
+    return of_atom(Variable(name, kind))
+
+
+_serial = itertools.count()
+
+
+def fresh(name: str) -> Form:
+    """A natural variable unlike any other."""
+    return variable(f"{name}~{next(_serial)}")
+
+
+def read(buffer: str, *index: Form | Rational) -> Form:
+    """An element of an input."""
+    return of_atom(Read(buffer, tuple(form(i) for i in index)))
+
+
+def apply(function: str, *arguments: Form | Rational) -> Form:
+    """An uninterpreted function of its arguments; the quotient ``floordiv`` of integers by a constant has a law."""
+    forms = tuple(map(form, arguments))
+    divisor = forms[-1].constant if function == "floordiv" else None
+    return floordiv(forms[0], int(divisor)) if divisor and divisor > 0 else of_atom(Apply(function, forms))
+
+
+def multiple(a: Form, divisor: int) -> tuple[Form, Form]:
+    """w and r with a = divisor w + r, where w takes up the terms that are multiples of the divisor."""
+    terms = {m: Fraction(c) / divisor for m, c in a.terms.items() if m and Fraction(c, divisor).denominator == 1}
+    whole = of_terms({m: int(c) for m, c in terms.items()}) + int(Fraction(a.terms.get((), 0)) // divisor)
+    return whole, a - whole * divisor
+
+
+def floordiv(a: Form, divisor: int) -> Form:
+    """The quotient, rounded down, of an integer by a positive constant; what that divides is split off."""
+    whole, rest = multiple(a, divisor)
+    return whole if rest.constant is not None else whole + of_atom(Apply("floordiv", (rest, form(divisor))))
+
+
+def exp(p: Form) -> Form:
+    """exp(p), one factor per monomial; the coefficients are unified constants."""
+    result = ONE
+    for monomial, coefficient in p.terms.items():
+        rate = CONSTANTS.unify(Fraction(coefficient))
+        inner = atom_of(monomial[0][0]) if len(monomial) == 1 and monomial[0][1] == 1 else None
+        if isinstance(inner, Apply) and inner.function == "log" and rate.denominator == 1:
+            result = result * inner.arguments[0] ** int(rate)
+        else:
+            exponent = int(rate) if rate.denominator == 1 else rate
+            result = result * of_atom(Exp(monomial_form(monomial)), exponent)
+    return result
+
+
+def log(p: Form) -> Form:
+    """log(p), opaque but for the exps that are factors of it."""
+    rest, inside = without_exps(p)
+    return inside + (ZERO if rest is ONE else apply("log", rest))
+
+
+def without_exps(p: Form) -> tuple[Form, Form]:
+    """p but for the exps that are factors of it, and the log of those."""
+    powers = [(a, e) for a, e in common_monomial(p) if isinstance(atom_of(a), Exp)]
+    inside = [a.argument * e for a, e in ((atom_of(a), e) for a, e in powers) if isinstance(a, Exp)]
+    return p * of_terms({tuple((a, -e) for a, e in powers): 1}), reduce(Form.__add__, inside, ZERO)
+
+
+def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
+    """[p >= 0] or [p = 0], of an integer or of a real number; exps that are factors of it do not matter."""
+    p = p if integer else without_exps(p)[0]
+    value = p.constant
+    if value is not None:
+        return ONE if (value >= 0 if relation == "ge" else value == 0) else ZERO
+    leading = Fraction(p.terms[max(m for m in p.terms if m)])
+    if integer and all(c == int(c) for c in p.terms.values()):
+        divisor = gcd(*(int(c) for m, c in p.terms.items() if m))
+        rest = int(p.terms.get((), 0))
+        if relation == "eq" and rest % divisor:
+            return ZERO
+        p = of_terms({**{m: int(c) // divisor for m, c in p.terms.items()}, (): rest // divisor})
+        if leading < 0 and relation == "ge":
+            return ONE - of_atom(Indicator("ge", -p - 1, True))
+        return of_atom(Indicator(relation, -p if leading < 0 else p, True))
+    scale = abs(leading) if relation == "ge" else leading
+    return of_atom(Indicator(relation, p * (Fraction(1) / scale), integer))
+
+
+def maximum(entries: Iterable[tuple[Form, Form]]) -> Form:
+    """The largest of the values whose condition, a form that is 0 or 1, holds."""
+    flat: set[tuple[Form, Form]] = set()
+    for condition, value in entries:
+        ((monomial, coefficient),) = value.terms.items() if len(value.terms) == 1 else (((), 0),)
+        inner = atom_of(monomial[0][0]) if len(monomial) == 1 and monomial[0][1] == coefficient == 1 else None
+        if condition is ONE and isinstance(inner, Max):
+            flat |= inner.entries
+        elif condition is not ZERO:
+            flat.add((condition, value))
+    numbers = [v.constant for c, v in flat if c is ONE and v.constant is not None]
+    if numbers:
+        flat = {e for e in flat if e[1].constant is None or e[0] is not ONE} | {(ONE, form(max(numbers)))}
+    if len(flat) == 1:
+        return next(iter(flat))[1]
+    return of_atom(Max(frozenset(flat)))
+
+
+def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
+    """Sum_{k < extent} body(k); the extent is natural."""
+    extent = form(extent)
+    known = summing.by_rule(extent, body)
+    if known is not None:
+        return known
+    if extent in summing.tilings:
+        return _tiled_sum(extent, *summing.tilings[extent], body)
+    size = extent.constant
+    if size is not None and size <= summing.longest(LONGEST_SUM):
+        return reduce(Form.__add__, (body(form(k)) for k in range(int(size))), ZERO)
+    shorter = extent - 1
+    if size is None and extent.terms.get((), 0) >= 1 and is_natural(shorter):
+        return summation(shorter, body) + body(shorter)
+    index = fresh("k")
+    (((number, _),),) = index.terms
+    return (_distributed if summing.splits() else _undivided)(extent, body(index), number)
+
+
+def _undivided(extent: Form, body: Form, number: int) -> Form:
+    result = ZERO
+    for monomial, coefficient in body.terms.items():
+        outer, inner = _factors(monomial, coefficient, number)
+        result = result + outer * (_close("sum", extent, inner, number) if inner is not ONE else extent)
+    return result
+
+
+def _factors(monomial: Monomial, coefficient: Rational, number: int) -> tuple[Form, Form]:
+    """A term as a factor that does not depend on a variable and one that does."""
+    inner = tuple((a, e) for a, e in monomial if number in support_of(a))
+    return monomial_form(tuple(p for p in monomial if p not in inner), coefficient), monomial_form(inner)
+
+
+def _distributed(extent: Form, body: Form, number: int) -> Form:
+    """The sum of a body over the variable of that number: one for each term, without the factors that do not depend on it."""
+    result = ZERO
+    for monomial, coefficient in body.terms.items():
+        outer, inner = _factors(monomial, coefficient, number)
+        result = result + outer * (_sum(extent, inner, number) if inner is not ONE else extent)
+    return result
+
+
+def _sum(extent: Form, body: Form, number: int) -> Form:
+    """The same of a body of one term; under another name of the variable it may have several."""
+    level = 1 + height(body)
+    bound = number_of(Bound(level))
+    if number == bound:
+        return of_atom(Big("sum", level, extent, body))
+    return _distributed(extent, substitute(body, {number: of_atom(Bound(level))}), bound)
+
+
+def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], Form]) -> Form:
+    whole = all(c % block == 0 for c in extent.terms.values())
+    blocks = extent * Fraction(1, block) if whole else floordiv(extent + block - 1, block)
+
+    def element(t: Form, b: Form) -> Form:
+        k = t * block + b
+        inside = ONE if blocks * block is extent else indicator("ge", extent - 1 - k, integer=True)
+        return inside * body(k)
+
+    if strided:
+        return summation(block, lambda b: summation(blocks, lambda t: element(t, b)))
+    return summation(blocks, lambda t: summation(block, lambda b: element(t, b)))
+
+
+def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
+    """Max_{k < extent} body(k); the extent is at least 1."""
+    extent = form(extent)
+    size = extent.constant
+    if size is not None and 1 <= size <= LONGEST_MAX:
+        return maximum((ONE, body(form(k))) for k in range(int(size)))
+    index = fresh("k")
+    (((number, _),),) = index.terms
+    return _close("max", extent, body(index), number)
+
+
+def conditional_maximum(extent: Form, body: Callable[[Form], tuple[Form, Form]]) -> Form:
+    """The largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
+    return _bound_maximum(extent, lambda k: apply(WHERE, *body(k)))
+
+
+def _bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
+    index = fresh("k")
+    (((number, _),),) = index.terms
+    return _close("max", extent, body(index), number)
+
+
+def is_natural(p: Form) -> bool:
+    """Whether p is a polynomial in natural variables with natural coefficients."""
+    return all(
+        c >= 0 and c == int(c) and all(isinstance(v := atom_of(a), Variable) and v.kind == "natural" for a, _ in m)
+        for m, c in p.terms.items()
+    )
+
+
+def _close(operator: Literal["sum", "max"], extent: Form, body: Form, number: int) -> Form:
+    level = 1 + height(body)
+    return of_atom(Big(operator, level, extent, substitute(body, {number: of_atom(Bound(level))})))
+
+
+def opened(big: Big, index: Form) -> Form:
+    """The body of a sum or maximum at an index."""
+    return substitute(big.body, {number_of(Bound(big.level)): index})
+
+
+_height: dict[Form, int] = {}
+
+
+def height(p: Form) -> int:
+    """The largest level of a sum or maximum inside."""
+    if p not in _height:
+        _height[p] = max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
+    return _height[p]
+
+
+def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
+    """The rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
+
+    def replacement(number: int) -> Form | None:
+        atom = atom_of(number)
+        assert isinstance(atom, Apply)
+        return value(*map(rewriting, atom.arguments))
+
+    def targets(numbers: frozenset[int]) -> set[int]:
+        return {n for n in numbers if isinstance(a := atom_of(n), Apply) and a.function == function}
+
+    rewriting = Rewriting(replacement, targets)
+    return rewriting
+
+
+def replace(p: Form, function: str, value: Callable[..., Form]) -> Form:
+    """The form with ``function(i...)`` replaced by ``value(i...)``, for all indices."""
+    return replacing(function, value)(p)

@@ -1,0 +1,348 @@
+"""The ring of forms: polynomials with rational coefficients, and with negative exponents, over atoms.
+
+Forms are hash-consed: the same form is the same object. What an atom stands for is up to its class (``normal_form``); the
+ring asks of it only the forms inside it, how to rebuild it from others, and three properties. Building a form rewrites it
+by these laws, and no others but those of its atoms' constructors, where [c] is an idempotent atom:
+
+    ring laws over the rationals                        x^a x^b = x^(a+b)
+    [c]² = [c], [c] g([c]) = [c] g(1)                   1/(c m p) = (1/c) m^-1 p^-1, m the common monomial of the terms
+
+The law 1/x * x = 1 holds where x is not 0: the range layer proves that of every denominator of a kernel.
+
+Substitution is here too, since a product with [c] puts 1 for [c] in the other factors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial, reduce
+from typing import ClassVar
+
+from ..base.errors import Unsupported
+
+Rational = int | Fraction
+Monomial = tuple[tuple[int, Rational], ...]
+"""(atom, exponent) pairs by rising atom number; exponents are integers but for divisible atoms."""
+
+
+class Undefined(Unsupported):
+    """A term without a value, such as 1/0."""
+
+
+class Form:
+    """A sum of monomials with rational coefficients. Compare by identity, or with ``equality.equal``."""
+
+    __slots__ = ("_support", "id", "terms")
+
+    terms: dict[Monomial, Rational]
+    id: int
+    _support: frozenset[int] | None
+
+    def __add__(self, other: Form | Rational) -> Form:
+        terms = dict(self.terms)
+        for monomial, coefficient in form(other).terms.items():
+            terms[monomial] = terms.get(monomial, 0) + coefficient
+        return of_terms(terms)
+
+    def __mul__(self, other: Form | Rational) -> Form:
+        terms: dict[Monomial, Rational] = {}
+        for a, x in self.terms.items():
+            for b, y in form(other).terms.items():
+                monomial = _product(a, b)
+                terms[monomial] = terms.get(monomial, 0) + x * y
+        return of_terms(terms) if not self._conditional() and not form(other)._conditional() else _absorb(terms)
+
+    def __pow__(self, exponent: int) -> Form:
+        base = self if exponent >= 0 else reciprocal(self)
+        return reduce(Form.__mul__, itertools.repeat(base, abs(exponent)), ONE)
+
+    def __neg__(self) -> Form:
+        return of_terms({m: -c for m, c in self.terms.items()})
+
+    def __sub__(self, other: Form | Rational) -> Form:
+        return self + -form(other)
+
+    def __rsub__(self, other: Rational) -> Form:
+        return form(other) - self
+
+    def __truediv__(self, other: Form | Rational) -> Form:
+        return self * reciprocal(form(other))
+
+    def __rtruediv__(self, other: Rational) -> Form:
+        return form(other) * reciprocal(self)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    printer: ClassVar[Callable[[Form], str]]
+
+    def __repr__(self) -> str:
+        return Form.printer(self)
+
+    @property
+    def constant(self) -> Rational | None:
+        """The number that this form is, or None."""
+        if not self.terms:
+            return 0
+        return self.terms.get(()) if len(self.terms) == 1 else None
+
+    def _conditional(self) -> bool:
+        return any(_ATOMS[a].idempotent for m in self.terms for a, _ in m)
+
+
+Change = Callable[[Form], Form]
+
+
+class Atom:
+    """What a form is a polynomial in. Equal atoms are the same function."""
+
+    __slots__ = ()
+
+    idempotent: ClassVar[bool] = False
+    """Whether it is its own square."""
+    divisible: ClassVar[bool] = False
+    """Whether its exponents may be fractions."""
+    binds: ClassVar[bool] = False
+    """Whether it binds a variable."""
+
+    def _children(self) -> tuple[Form, ...]:
+        """The forms inside."""
+        return ()
+
+    def _rebuild(self, change: Change) -> Form:
+        """The atom with its parts changed, through the constructor that applies the laws."""
+        return of_atom(self)
+
+    def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
+        """A power of the atom with its parts changed."""
+        return power(self._rebuild(change), exponent)
+
+
+@dataclass(frozen=True, slots=True)
+class Polynomial(Atom):
+    """A polynomial of several terms, without common monomial and with leading coefficient 1, under a reciprocal."""
+
+    form: Form
+
+    def _children(self) -> tuple[Form, ...]:
+        return (self.form,)
+
+    def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
+        # stays a factor: expanded, products of them would explode
+        return _monomial_power(_inverse(change(self.form)), -exponent)
+
+
+_ATOMS: list[Atom] = []
+_NUMBER: dict[Atom, int] = {}
+_FORMS: dict[frozenset[tuple[Monomial, Rational]], Form] = {}
+_limit: float = math.inf
+
+
+@contextmanager
+def at_most(new: int) -> Iterator[None]:
+    """Within, so many atoms may be new; what needs more is ``Unsupported``, before it fills the memory."""
+    global _limit
+    before, _limit = _limit, min(_limit, len(_ATOMS) + new)
+    try:
+        yield
+    finally:
+        _limit = before
+
+
+def atom_of(number: int) -> Atom:
+    """The atom with that number."""
+    return _ATOMS[number]
+
+
+def number_of(atom: Atom) -> int:
+    """The number of an atom; equal atoms have the same."""
+    if atom not in _NUMBER:
+        if len(_ATOMS) >= _limit:
+            raise Unsupported("more atoms than are allowed: terms grow out of hand")
+        _NUMBER[atom] = len(_ATOMS)
+        _ATOMS.append(atom)
+    return _NUMBER[atom]
+
+
+def of_atom(atom: Atom, exponent: Rational = 1) -> Form:
+    """The form of one atom to a power."""
+    return of_terms({((number_of(atom), exponent),): 1})
+
+
+def monomial_form(monomial: Monomial, coefficient: Rational = 1) -> Form:
+    """The form of one term."""
+    return of_terms({monomial: coefficient})
+
+
+def of_terms(terms: dict[Monomial, Rational]) -> Form:
+    """The form of a sum of terms, no two of which have the same monomial."""
+    terms = {m: c for m, c in terms.items() if c != 0}
+    key = frozenset(terms.items())
+    found = _FORMS.get(key)
+    if found is None:
+        found = Form()
+        found.terms, found.id, found._support = terms, len(_FORMS), None
+        _FORMS[key] = found
+    return found
+
+
+ZERO, ONE = of_terms({}), of_terms({(): 1})
+
+
+def form(value: Form | Rational) -> Form:
+    """A number as a form."""
+    return value if isinstance(value, Form) else of_terms({(): value})
+
+
+def _product(a: Monomial, b: Monomial) -> Monomial:
+    if not a or not b:
+        return a or b
+    exponents = dict(a)
+    for atom, exponent in b:
+        exponents[atom] = exponents.get(atom, 0) + exponent
+    return tuple(sorted((x, 1 if _ATOMS[x].idempotent else e) for x, e in exponents.items() if e != 0))
+
+
+def _absorb(terms: dict[Monomial, Rational]) -> Form:
+    """[c] g([c]) = [c] g(1)."""
+    result = ZERO
+    for monomial, coefficient in terms.items():
+        known = {a: ONE for a, _ in monomial if _ATOMS[a].idempotent}
+        inside = [(a, e) for a, e in monomial if a not in known and not support_of(a).isdisjoint(known)]
+        term = of_terms({tuple(p for p in monomial if p not in inside): coefficient})
+        for atom, exponent in inside:
+            term = term * _ATOMS[atom]._rebuild_power(exponent, partial(substitute, values=known))
+        result = result + term
+    return result
+
+
+def power(base: Form, exponent: Rational) -> Form:
+    """``base ** exponent``; only the exponent of one product of divisible atoms may be a fraction."""
+    if exponent == int(exponent):
+        return base ** int(exponent)
+    if len(base.terms) == 1:
+        ((monomial, coefficient),) = base.terms.items()
+        if coefficient == 1 and all(_ATOMS[a].divisible for a, _ in monomial):
+            return of_terms({tuple((a, e * exponent) for a, e in monomial): 1})
+    raise ValueError(f"({base}) to the power {exponent}")
+
+
+def common_monomial(p: Form) -> Monomial:
+    """The atoms that every term has, at their least exponent; an atom that a term lacks has exponent 0 there."""
+    terms = [dict(m) for m in p.terms]
+    atoms = sorted({a for term in terms for a in term if not _ATOMS[a].idempotent})
+    least = ((a, min(term.get(a, 0) for term in terms)) for a in atoms)
+    return tuple((a, e) for a, e in least if e != 0)
+
+
+def reciprocal(p: Form) -> Form:
+    """1/p, as 1/(c m q) = (1/c) m^-1 q^-1."""
+    result = _inverse(p)
+    ((monomial, coefficient),) = result.terms.items()
+    polynomials = [(a, e) for a, e in monomial if isinstance(_ATOMS[a], Polynomial)]
+    if len(polynomials) == 1 and polynomials[0][1] == 1:  # 1/(1/q) = q
+        others = tuple(p for p in monomial if p not in polynomials)
+        return of_terms({others: coefficient}) * _ATOMS[polynomials[0][0]]._children()[0]
+    return result
+
+
+def _inverse(p: Form) -> Form:
+    """1/p as one monomial; a polynomial of several terms in it stays an atom."""
+    if not p.terms:
+        raise Undefined("the reciprocal of 0")
+    inverse = tuple((a, -e) for a, e in common_monomial(p))
+    rest = of_terms({_product(m, inverse): c for m, c in p.terms.items()})
+    if rest.constant is not None:
+        return of_terms({inverse: Fraction(1) / rest.constant})
+    leading = rest.terms[max(rest.terms)]
+    monic = of_terms({m: Fraction(c) / leading for m, c in rest.terms.items()})
+    last = ((number_of(Polynomial(monic)), -1),)
+    return of_terms({_product(inverse, last): Fraction(1) / leading})
+
+
+def _monomial_power(p: Form, exponent: Rational) -> Form:
+    """A power of a form of one term, by an integer."""
+    ((monomial, coefficient),) = p.terms.items()
+    return of_terms({tuple((a, e * exponent) for a, e in monomial): Fraction(coefficient) ** int(exponent)})
+
+
+def children(atom: Atom) -> tuple[Form, ...]:
+    """The forms inside an atom."""
+    return atom._children()
+
+
+def support(p: Form) -> frozenset[int]:
+    """The numbers of all atoms of a form, at any depth."""
+    if p._support is None:
+        p._support = frozenset().union(*(support_of(a) for m in p.terms for a, _ in m))
+    return p._support
+
+
+_support_of: dict[int, frozenset[int]] = {}
+
+
+def support_of(number: int) -> frozenset[int]:
+    """The number of an atom, and those of all atoms inside it."""
+    if number not in _support_of:
+        _support_of[number] = frozenset({number}).union(*(support(f) for f in _ATOMS[number]._children()))
+    return _support_of[number]
+
+
+class Rewriting:
+    """A function on forms that replaces some atoms, and rebuilds those around them. What it has done once it remembers.
+
+    Args:
+        replacement: the value of an atom, by its number, or None. It is not rewritten again.
+        targets: of the atoms of a form, those to be replaced.
+    """
+
+    def __init__(
+        self,
+        replacement: Callable[[int], Form | None],
+        targets: Callable[[frozenset[int]], set[int] | frozenset[int]],
+    ) -> None:
+        self._replacement, self._find = replacement, targets
+        self._memo: dict[Form, Form] = {}
+        self._targets: set[int] = set()
+
+    def __call__(self, p: Form) -> Form:
+        """The rewritten form."""
+        self._targets |= self._find(support(p))
+        return self._visit(p)
+
+    def _visit(self, p: Form) -> Form:
+        if support(p).isdisjoint(self._targets):
+            return p
+        if p not in self._memo:
+            self._memo[p] = self._walk(p)
+        return self._memo[p]
+
+    def _walk(self, p: Form) -> Form:
+        kept: dict[Monomial, Rational] = {}
+        result = ZERO
+        for monomial, coefficient in p.terms.items():
+            changed = [(a, e) for a, e in monomial if not support_of(a).isdisjoint(self._targets)]
+            if not changed:
+                kept[monomial] = coefficient
+                continue
+            term = of_terms({tuple(p for p in monomial if p not in changed): coefficient})
+            for atom, exponent in changed:
+                value = self._replacement(atom) if atom in self._targets else None
+                # the body of a sum is rewritten at a fresh index: its atoms are new, and may be targets
+                change = self if _ATOMS[atom].binds else self._visit
+                rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else power(value, exponent)
+                term = term * rebuilt
+            result = result + term
+        return result + of_terms(kept)
+
+
+def substitute(p: Form, values: Mapping[int, Form]) -> Form:
+    """The form with atoms, by number, replaced. A value must not hold a bound variable that ``p`` binds."""
+    if support(p).isdisjoint(values):
+        return p
+    return Rewriting(values.get, lambda numbers: numbers & values.keys())(p)

@@ -1,0 +1,191 @@
+"""Sums over tiles: laws that relate a kernel's sums, tile by tile, to a reference's over all elements at once.
+
+With [c] for 1 where c holds and 0 elsewhere,
+
+    Sum_{k < n} f(k) = Sum_{t < T} Sum_{j < N} g(t, j)    if [t N + j < n] f(t N + j) = g(t, j) for t < T = ⌈n/N⌉, j < N
+    Sum_{i < m} f(i) = Sum_{u < n} [a <= u < a + m] f(u - a)    if 0 <= a and a + m <= n
+    Sum_{i < c + n} f(i) = Sum_{i < c} f(i) + Sum_{i < n} f(c + i), c constant
+    [Sum a_i [c_i] > 0] = [Sum [c_i] >= 1]    if a_i > 0
+
+A kernel is compared with its reference in terms of the first sums' right sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..base.errors import Unsupported
+from . import normal_form as nf
+from .entailment import Facts
+from .equations import holds
+from .normal_form import ONE, ZERO, Form
+from .ring import Monomial, Rewriting, common_monomial, support_of
+from .signs import Signs
+
+Summand = Callable[[Form, Form], Form]
+"""Of a tile and of an element of it."""
+WITHIN = "within"
+_SPLITS = 12
+
+
+def tiles(extent: Form, tile: int) -> Form:
+    """⌈extent / tile⌉."""
+    return nf.floordiv(extent + tile - 1, tile)
+
+
+def by_tiles(
+    extent: Form,
+    tile: int,
+    facts: Facts,
+    summands: Sequence[tuple[Summand, Summand]],
+) -> nf.Rule:
+    """The rule that a sum over an extent, but for factors that do not depend on its variable, is one of several over tiles.
+
+    Args:
+        extent: how many elements.
+        tile: how many elements a tile has.
+        facts: what is known of the integers.
+        summands: the sums that are recognised: the summand as it enters the sum, and the same with its abbreviations
+            written out, to be compared.
+    """
+    t, j = nf.fresh("tile"), nf.fresh("j")
+    facts.bound(t, tiles(extent, tile))
+    facts.bound(j, nf.form(tile))
+    element = t * tile + j
+    inside = nf.indicator("ge", extent - 1 - element, integer=True)
+    own = nf.support(t) | nf.support(j)
+
+    def rule(body: Callable[[Form], Form]) -> Form | None:
+        outer, inner = _factored(body(element), own)
+        if holds(inside * inner, ZERO, facts, _SPLITS):
+            return ZERO
+        known = (g for g, compared in summands if holds(inside * inner, compared(t, j), facts, _SPLITS))
+        summand = next(known, None)
+        return None if summand is None else outer * over_tiles(tiles(extent, tile), tile, summand)
+
+    return rule
+
+
+def over_tiles(count: Form, tile: int, summand: Summand) -> Form:
+    """The sum over tiles of that over their elements."""
+    return nf.summation(count, lambda t: nf.summation(tile, lambda j: summand(t, j)))
+
+
+def _factored(p: Form, own: frozenset[int]) -> tuple[Form, Form]:
+    """A form as the product of a factor without the variables, common to its terms, and the rest."""
+    common = tuple((a, e) for a, e in common_monomial(p) if own.isdisjoint(support_of(a)))
+    return nf.monomial_form(common), p * nf.monomial_form(tuple((a, -e) for a, e in common))
+
+
+def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, change: Rewriting) -> Rewriting:
+    """The rewriting of sums over ``extent`` indices as sums over ``constant + rest``, of which they are those from first on.
+
+    Which they are is abbreviated by ``within``. What is summed from ``constant`` on is changed by an equality that the
+    caller knows.
+
+    Raises:
+        Unsupported: they are not known to be some of those.
+    """
+    last = first + extent - 1
+    for natural in (first, extent, rest, constant + rest - 1 - last):
+        if not facts.holds(nf.indicator("ge", natural, integer=True)):
+            raise Unsupported(f"a sum over {extent} indices from {first} on as part of one over {constant + rest}")
+
+    def replacement(number: int) -> Form:
+        big = nf.atom_of(number)
+        assert isinstance(big, nf.Big)
+
+        def part(u: Form) -> Form:
+            return within(u) * nf.opened(big, u - first)
+
+        few = sum((part(nf.form(u)) for u in range(constant)), ZERO)
+        return few + nf.summation(rest, lambda u: _bounded(u, rest, facts, lambda: change(part(constant + u))))
+
+    def targets(numbers: frozenset[int]) -> set[int]:
+        bigs = {n: a for n in numbers if isinstance(a := nf.atom_of(n), nf.Big)}
+        return {n for n, a in bigs.items() if a.operator == "sum" and a.extent is extent}
+
+    return Rewriting(replacement, targets)
+
+
+def _bounded(u: Form, extent: Form, facts: Facts, body: Callable[[], Form]) -> Form:
+    facts.bound_fresh(u, extent)
+    return body()
+
+
+def within(u: Form) -> Form:
+    """An abbreviation of [first <= u < first + extent]."""
+    return nf.indicator("ge", nf.apply(WITHIN, u), integer=True)
+
+
+def written_out(p: Form, first: Form, extent: Form) -> Form:
+    """The form without that abbreviation."""
+
+    def inside(u: Form) -> Form:
+        return nf.indicator("ge", u - first, integer=True) * nf.indicator("ge", first + extent - 1 - u, integer=True)
+
+    return nf.replace(p, WITHIN, lambda u: inside(u) - 1)
+
+
+def few_written_out(p: Form) -> Form:
+    """Return the form with the sums over few elements written out that are factors of its terms, not inside other atoms."""
+    direct = {n for m in p.terms for n, _ in m if isinstance(b := nf.atom_of(n), nf.Big) and b.operator == "sum"}
+
+    def total(number: int) -> Form | None:
+        big = nf.atom_of(number)
+        assert isinstance(big, nf.Big)
+        size = big.extent.constant
+        return None if size is None else sum((nf.opened(big, nf.form(k)) for k in range(int(size))), ZERO)
+
+    return nf.substitute(p, {n: value for n in direct if (value := total(n)) is not None})
+
+
+def counted() -> Rewriting:
+    """The rewriting of [p > 0] to [n >= 1], where p is a sum of positive terms under conditions, n their number."""
+    signs = Signs(frozenset())
+
+    def counts(number: int) -> Form | None:
+        atom = nf.atom_of(number)
+        if not isinstance(atom, nf.Indicator) or atom.integer or atom.relation != "ge":
+            return None
+        return _count(-atom.form, signs)
+
+    def replacement(number: int) -> Form:
+        count = counts(number)
+        assert count is not None
+        return ONE - nf.indicator("ge", count - 1, integer=True)
+
+    return Rewriting(replacement, lambda numbers: {n for n in numbers if counts(n) is not None})
+
+
+def _summed(p: Form, variable: Form, extent: Form) -> Form:
+    (((number, _),),) = variable.terms
+    return nf.summation(extent, lambda k: nf.substitute(p, {number: k}))
+
+
+def _count(p: Form, signs: Signs) -> Form | None:
+    """How many terms of a sum of positive terms under conditions are there; None if it is no such sum."""
+    result = ZERO
+    for monomial, coefficient in p.terms.items():
+        count = _count_term(monomial, signs) if coefficient > 0 else None
+        if count is None:
+            return None
+        result = result + count
+    return result
+
+
+def _count_term(monomial: Monomial, signs: Signs) -> Form | None:
+    result = ONE
+    for number, exponent in monomial:
+        atom = nf.atom_of(number)
+        if isinstance(atom, nf.Indicator):
+            result = result * nf.of_atom(atom)
+        elif isinstance(atom, nf.Big) and atom.operator == "sum" and exponent == 1:
+            index = nf.fresh("k")
+            inner = _count(nf.opened(atom, index), signs)
+            if inner is None:
+                return None
+            result = result * _summed(inner, index, atom.extent)
+        elif signs.monomial(((number, exponent),)) != "positive":
+            return None
+    return result

@@ -1,0 +1,336 @@
+"""The algebra of numbers: what the interpreter computes and stores, for all threads of a block at once.
+
+Values are torch tensors in the kernel's own types. Their first dimension is the threads of a block, the others are the
+open parallel indices; a dimension along which a value does not vary has size 1 or is absent. Blocks run one after
+another. Threads run in lock step, so that races change nothing; but two lanes that store different values to one element
+are found, and ``Ordering`` finds the races of threads that use memory without tile operations. Sums are in torch's order,
+and gemm multiplies in the type of its accumulator: floats agree with a GPU up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..base.errors import Unsupported
+from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
+from ..semantics.expressions import describe
+from . import warps
+from .arithmetic import BINARY, COMPARISON, UNARY, bits, cast, held, width
+from .ordering import Access, Ordering
+
+_DIVISIONS = ("floordiv", "floormod", "truncdiv", "truncmod")
+
+
+class Fault(Exception):
+    """The kernel did on these inputs what no kernel may do; the message quotes the statement, the buffer and the index."""
+
+
+class _Storage:
+    """The elements of a buffer, flat, and which of them hold a value. A local buffer has them once per thread."""
+
+    def __init__(self, shape: Sequence[int], dtype: str, threads: int) -> None:
+        self.shape = list(shape)
+        self.size = int(torch.Size(self.shape).numel())
+        self.threads = threads
+        self.data = torch.zeros(self.size * threads, dtype=held(dtype))
+        self.written = torch.zeros(self.size * threads, dtype=torch.bool)
+
+
+class Lanes:
+    """The algebra of tensors over threads and parallel indices."""
+
+    site: object
+
+    def __init__(self, ordering: Ordering | None = None, longest: int | None = None) -> None:
+        self.site = None
+        self._ordering = ordering
+        self._longest = longest
+        self._storage: dict[Memory[Tensor], _Storage] = {}
+        self._depth = 1  # dimensions in use: the threads, and one per open axis
+        self._mask: Tensor = torch.tensor(True)
+        self._threads = 1
+        self._block: dict[str, int] = {}
+
+    # Values
+
+    def literal(self, value: float, dtype: str) -> Tensor:
+        """A constant in its type."""
+        return cast(torch.tensor(value), dtype)
+
+    def infinity(self, dtype: str) -> Tensor:
+        """Positive infinity."""
+        return self.literal(float("inf"), dtype)
+
+    def unary(self, operator: Unary, a: Tensor, dtype: str) -> Tensor:
+        """The torch function of that name."""
+        if operator == "ballot":
+            return warps.ballot(a, self._whole_warps())
+        return cast(UNARY[operator](a), dtype)
+
+    def binary(self, operator: Binary, a: Tensor, b: Tensor, dtype: str) -> Tensor:
+        """The torch operation, both operands in the type."""
+        if operator in warps.EXCHANGES:
+            return warps.exchange(operator, a, b, self._whole_warps())
+        a, b = _align(a.to(held(dtype)), b.to(held(dtype)))
+        if operator in _DIVISIONS:
+            b = self._defined(b, b == 0, "division by 0")
+        if operator in ("shl", "shr"):
+            b = self._defined(b, (b < 0) | (b >= width(dtype)), "a shift by no number of its bits")
+        return cast(BINARY[operator](a, b), dtype)
+
+    def _defined(self, operand: Tensor, bad: Tensor, what: str) -> Tensor:
+        """An operand that in no active lane is a bad one; in the others it is 1 instead."""
+        aligned, mask = _align(bad, self._mask)
+        if (aligned & mask).any():
+            raise self._fault(what)
+        return torch.where(bad, 1, operand)
+
+    def _whole_warps(self) -> int:
+        """The threads of a block, of each warp of which all are here, or none."""
+        here = _pad(self._mask, 1)
+        if self._depth > 1 or not warps.whole(here.expand(self._threads)):
+            raise self._fault("an exchange without all threads of a warp")
+        return self._threads
+
+    def compare(self, operator: Comparison, a: Tensor, b: Tensor, dtype: str) -> Tensor:
+        """A comparison."""
+        a, b = _align(a, b)
+        return COMPARISON[operator](a, b)
+
+    def cast(self, a: Tensor, source: str, target: str) -> Tensor:
+        """A conversion, rounding to nearest between floats and towards 0 to integers."""
+        return cast(a, target)
+
+    def bits(self, a: Tensor, source: str, target: str) -> Tensor:
+        """Tensor.view."""
+        return bits(a, source, target)
+
+    def select(self, condition: Tensor, then: Tensor, otherwise: Tensor, dtype: str) -> Tensor:
+        """torch.where."""
+        condition, then, otherwise = _align(condition, then, otherwise)
+        return torch.where(condition, then, otherwise)
+
+    def reduce(self, kind: Reduction, extent: Tensor, body: Callable[[Tensor], Tensor], dtype: str) -> Tensor:
+        """The reduction along one more axis."""
+        dim = self._depth
+        with self.axis("k", torch.tensor(0, dtype=torch.int32), extent) as index:
+            value = body(index)
+            value = _pad(value, dim + 1)
+            value = value.expand(*value.shape[:dim], index.shape[dim])
+            if not value.shape[dim] and kind != "sum":
+                raise self._fault("a maximum or minimum of no elements")
+        match kind:
+            case "sum":
+                return value.sum(dim, dtype=value.dtype)
+            case "max":
+                return value.amax(dim)
+            case "min":
+                return value.amin(dim)
+
+    # Control
+
+    def launch(self, threads: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """All threads; x varies fastest."""
+        x, y, z = threads
+        self._threads = x * y * z
+        linear = torch.arange(self._threads, dtype=torch.int32)
+        return linear % x, linear // x % y, linear // (x * y)
+
+    def grid(self, dimension: Dimension, extent: Tensor) -> Iterator[Tensor]:
+        """One block after another."""
+        for k in range(self._number(extent)):
+            self._block[dimension] = k
+            if self._ordering:
+                self._ordering.barrier()
+            yield torch.tensor(k, dtype=torch.int32)
+        self._block.pop(dimension, None)
+
+    @contextmanager
+    def axis(self, name: str, lower: Tensor, extent: Tensor) -> Iterator[Tensor]:
+        """One more dimension."""
+        steps = torch.arange(self._number(extent), dtype=torch.int32).reshape((*[1] * self._depth, -1))
+        self._depth += 1
+        try:
+            yield self.binary("add", lower, steps, "int32")
+        finally:
+            self._depth -= 1
+
+    def serial(self, loop: str, lower: Tensor, extent: Tensor, body: Callable[[Tensor], None]) -> None:
+        """A Python loop; lanes with fewer iterations are masked in the later ones."""
+        active, extents = _broadcast(self._mask, extent)
+        most = max(extents[active].tolist(), default=0)
+        if self._longest is not None and most > self._longest:
+            raise self._fault(f"a loop of {most} iterations")
+        for k in range(most):
+            if extent.numel() == 1:
+                body(lower + k)
+                continue
+            with self.guard(extent > k):
+                body(lower + k)
+
+    def turn(self) -> None:
+        """Nothing: roles run in turn."""
+
+    def barrier(self) -> None:
+        """Nothing, in lock step, but that all threads have to come and that what came before is over."""
+        if not self._mask.all():
+            raise self._fault("a barrier that some threads do not reach")
+        if self._ordering:
+            self._ordering.barrier()
+
+    def decided(self, condition: Tensor) -> bool | None:
+        """Whether it holds in all active lanes, or in none."""
+        mask, condition = _broadcast(self._mask, condition)
+        if not (mask & condition).any():
+            return False
+        return True if (condition | ~mask).all() else None
+
+    def uniform(self, condition: Tensor) -> bool:
+        """Whether the condition does not vary along the threads."""
+        return condition.ndim == 0 or bool((condition == condition[:1]).all())
+
+    @contextmanager
+    def guard(self, condition: Tensor) -> Iterator[None]:
+        """Lanes where the condition fails become inactive."""
+        before = self._mask
+        mask, condition = _align(before, condition)
+        self._mask = mask & condition
+        try:
+            yield
+        finally:
+            self._mask = before
+
+    def independent(self, store: Sequence[Tensor], access: Sequence[Tensor]) -> bool:
+        """Along every dimension in which the store varies with the axes, the access is at the same index."""
+        for a, b in zip(store, access, strict=True):
+            if a.ndim > 1 and a.shape[1:].numel() > 1:
+                a, b, mask = _broadcast(a, b, self._mask)
+                if ((a != b) & mask).any():
+                    return False
+        return True
+
+    # Memory
+
+    def allocate(self, memory: Memory[Tensor]) -> None:
+        """A fresh buffer."""
+        shape = [self._number(n) for n in memory.shape]
+        self._storage[memory] = _Storage(shape, memory.dtype, self._threads if memory.scope == "local" else 1)
+
+    def attach(self, memory: Memory[Tensor], tensor: Tensor, *, initialised: bool) -> None:
+        """A parameter of the kernel."""
+        storage = _Storage(tensor.shape, memory.dtype, 1)
+        storage.data = tensor.to(held(memory.dtype)).reshape(-1).clone()
+        storage.written[:] = initialised
+        self._storage[memory] = storage
+
+    def detach(self, memory: Memory[Tensor], tensor: Tensor, *, output: bool) -> None:
+        """Copy a parameter back; every element of an output must have been written."""
+        storage = self._storage[memory]
+        tensor.copy_(storage.data.reshape(tensor.shape))
+        if output and not storage.written.all():
+            missing = int((~storage.written).sum())
+            first = torch.unravel_index((~storage.written).nonzero()[0], tensor.shape)
+            index = ", ".join(str(int(i)) for i in first)
+            raise Fault(f"{memory.name}[{index}] is never written, nor are {missing - 1} other elements of it")
+
+    def load(self, memory: Memory[Tensor], index: Sequence[Tensor]) -> Tensor:
+        """Read; active lanes must be in bounds and find a value there."""
+        storage, flat, mask = self._address(memory, index)
+        if not storage.size:
+            return torch.zeros(flat.shape, dtype=storage.data.dtype)
+        bad = mask & ~storage.written[flat]
+        if bad.any():
+            raise self._element_fault("read of uninitialised", memory, index, bad)
+        self._order("read", memory, index, flat, mask)
+        return storage.data[flat]
+
+    def store(self, memory: Memory[Tensor], index: Sequence[Tensor], value: Tensor) -> None:
+        """Write in the active lanes."""
+        storage, flat, mask = self._address(memory, index)
+        flat, value, mask = _broadcast(flat, value.to(storage.data.dtype), mask)
+        place, new = flat[mask], value[mask]
+        storage.data[place] = new
+        storage.written[place] = True
+        stored = storage.data[place]
+        clash = (stored != new) & ~(stored.isnan() & new.isnan()) if new.is_floating_point() else stored != new
+        if clash.any():
+            bad = mask.clone()
+            bad[mask] = clash
+            raise self._element_fault("different values written at once to", memory, index, bad)
+        self._order("write", memory, index, flat, mask)
+
+    def atomic_add(self, memory: Memory[Tensor], index: Sequence[Tensor], value: Tensor) -> None:
+        """Add in the active lanes, once for each."""
+        storage, flat, mask = self._address(memory, index)
+        threads = torch.zeros(self._threads, dtype=torch.bool)
+        flat, value, mask, _ = _broadcast(flat, value.to(storage.data.dtype), mask, threads)
+        if (bad := mask & ~storage.written[flat]).any():
+            raise self._element_fault("addition to uninitialised", memory, index, bad)
+        storage.data.index_add_(0, flat[mask], value[mask])
+        self._order("add", memory, index, flat, mask)
+
+    def _order(self, kind: Access, memory: Memory[Tensor], index: Sequence[Tensor], flat: Tensor, mask: Tensor) -> None:
+        """Take note of who accesses which elements; memory of a thread's own is nobody else's."""
+        if self._ordering is None or memory.scope == "local":
+            return
+        if self._depth > 1:
+            raise Unsupported(f"races of parallel loops: {describe(self.site)}")
+        flat, mask, thread = _broadcast(flat, mask, torch.arange(self._threads))
+        clash = self._ordering.access(kind, memory, self._storage[memory].size, flat[mask], thread[mask])
+        if clash.any():
+            bad = mask.clone()
+            bad[mask] = clash
+            raise self._element_fault(f"a race: {kind} of", memory, index, bad)
+
+    def _address(self, memory: Memory[Tensor], index: Sequence[Tensor]) -> tuple[_Storage, Tensor, Tensor]:
+        """The flat position of each lane's element, 0 in inactive lanes, and the active lanes."""
+        storage = self._storage[memory]
+        thread = torch.arange(storage.threads)
+        *places, mask = _align(*index, self._mask)
+        flat = thread if storage.threads > 1 else torch.tensor(0)
+        for place, extent in zip(places, storage.shape, strict=True):
+            bad = torch.logical_and(mask, (place < 0) | (place >= extent))
+            if bad.any():
+                raise self._element_fault("access out of bounds of", memory, index, bad)
+            flat, place = _align(flat, place)
+            flat = flat * extent + place.clamp(0, max(extent - 1, 0)).to(torch.int64)
+        flat, mask = _broadcast(flat, mask)
+        return storage, flat, mask
+
+    def _number(self, value: Tensor) -> int:
+        if value.numel() != 1 and not bool((value == value.reshape(-1)[0]).all()):
+            raise Unsupported(f"an extent that differs between threads: {describe(self.site)}")
+        return int(value.reshape(-1)[0])
+
+    def _fault(self, what: str) -> Fault:
+        block = ", ".join(f"blockIdx.{d} = {k}" for d, k in self._block.items())
+        where = describe(self.site) if self.site is not None else "the launch"
+        return Fault(f"{what}, in: {where} ({block})")
+
+    def _element_fault(self, what: str, memory: Memory[Tensor], index: Sequence[Tensor], bad: Tensor) -> Fault:
+        """A message about the first lane in which something is wrong."""
+        *places, bad = _broadcast(*index, bad)
+        lane = tuple(bad.nonzero()[0])
+        element = ", ".join(str(int(p[lane])) for p in places)
+        shape = ", ".join(str(n) for n in self._storage[memory].shape)
+        thread = f" by thread {int(lane[0])}" if bad.ndim and bad.shape[0] > 1 else ""
+        return self._fault(f"{what} {memory.name}[{element}] of shape [{shape}]{thread}")
+
+
+def _align(*values: Tensor) -> tuple[Tensor, ...]:
+    """Dimensions of size 1 appended, so that the first ones correspond."""
+    rank = max(v.ndim for v in values)
+    return tuple(_pad(v, rank) for v in values)
+
+
+def _broadcast(*values: Tensor) -> tuple[Tensor, ...]:
+    """All values in their common shape."""
+    return tuple(torch.broadcast_tensors(*_align(*values)))  # type: ignore[no-untyped-call]
+
+
+def _pad(value: Tensor, rank: int) -> Tensor:
+    return value if value.ndim == rank else value.reshape((*value.shape, *[1] * (rank - value.ndim)))

@@ -1,0 +1,174 @@
+"""Layer 0: every access in bounds, no integer operation wraps, and the launch fits the device.
+
+Read at two levels, because each hides something. At thread level indices are still one per dimension (a flat index may
+be in range and in the wrong row). At device level the widths of the integers and the layout of shared memory are final.
+
+The thread level is read twice: *strict*, with the compiler's bounds guards switched off, and *final*, as shipped.
+Strict is what shows that the kernel's own indices are right: the compiler's guards would make any index look right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+from tvm.ir import structural_equal
+
+from ..access.sites import can_happen, distinct
+from ..access.trace import Access, Trace
+from ..access.walk import walk
+from ..base.conditions import Analysis, Condition, Site
+from ..base.errors import Unsupported
+from ..compiler import extract
+from ..contract.hypotheses import Hypotheses
+from .row_major import lemmas
+
+_GRID = {"blockIdx.x": 2**31 - 1, "blockIdx.y": 65535, "blockIdx.z": 65535}
+_BLOCK = {"threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64}
+_THREADS = 1024
+_WARPGROUP = 128
+_STATIC_SHARED = 48 * 1024
+_SHARED = {"sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB
+
+
+def bounds(
+    prim_func: tirx.PrimFunc,
+    hypotheses: Hypotheses,
+    pass_configs: Mapping[str, object] | None = None,
+    arch: str = extract.ARCH,
+) -> Analysis:
+    """The conditions of layer 0.
+
+    Kinds: "bounds" (strict thread level, and device level), "guarded bounds" (final thread level, where it differs),
+    "overflow", "division", "cast", "launch", "value" for what is stored to an output whose elements the contract bounds,
+    and "assume" for what the kernel assumes of its sizes.
+
+    Modelled: accesses by load and store to global, shared and private memory, and through the pointers given to
+    intrinsics by the extent that the compiler states. Not modelled, and listed: what the intrinsics do beyond that. An
+    empty grid is not launched, so the extents of the grid may be zero. Floating-point casts to integers are unbounded.
+
+    Raises:
+        Unsupported: the kernel uses something that is not modelled.
+    """
+    shipped = extract.shipped_with_guards(pass_configs)
+    strict = extract.lower(prim_func, guards=False, pass_configs=pass_configs, arch=arch)
+    final = extract.lower(prim_func, guards=True, pass_configs=pass_configs, arch=arch) if shipped else strict
+    trace = walk(strict.thread, hypotheses)
+    conditions, sites = _accesses("bounds", trace, hypotheses)
+    if shipped and not structural_equal(strict.thread, final.thread):
+        guarded, more = _accesses("guarded bounds", walk(final.thread, hypotheses), hypotheses)
+        conditions, sites = conditions + guarded, sites + more
+    device = walk(final.device, hypotheses)
+    flat, more = _accesses("bounds", device, hypotheses)
+    conditions += [*flat, *_arithmetic(device, hypotheses), *_sizes(final.host, hypotheses)]
+    conditions += [*_unknown_values(device, hypotheses), *_launch(device, hypotheses, arch)]
+    return Analysis(distinct(conditions), trace.unmodelled | device.unmodelled, distinct(sites + more))
+
+
+def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Condition], list[Condition]]:
+    conditions = []
+    for access in trace.accesses:
+        hypothesis = (*hypotheses.facts, *access.context.path)
+        region, site = access.region, access.context.site
+        extents = _extents(access, hypotheses)
+        if len(extents) == 1 and region.allocation in hypotheses.shapes:
+            hypothesis += tuple(lemmas(access.indices[0], hypotheses.shapes[region.allocation]))
+        for number, (index, extent) in enumerate(zip(access.indices, extents, strict=True)):
+            goal = z3.And(index >= 0, index < extent)
+            dimension = f", dimension {number}" if len(extents) > 1 else ""
+            statement = f"{access}{dimension}: 0 <= {_brief(index)} < {_brief(extent)}"
+            conditions.append(Condition(kind, statement, hypothesis, goal, site))
+        if region.allocation in trace.shared_bytes and region.offset:
+            end = region.offset + (access.indices[-1] + 1) * (region.bits // 8)
+            goal = end <= trace.shared_bytes[region.allocation]
+            conditions.append(Condition(kind, f"{access}: inside {region.allocation}", hypothesis, goal, site))
+    return [c for c in conditions if not z3.is_true(z3.simplify(c.goal))], [
+        can_happen(a, hypotheses) for a in trace.accesses
+    ]
+
+
+def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
+    """The extents that each index must stay below: for a tensor, those that its caller allocated."""
+    region = access.region
+    if region.scope != "global":
+        return region.shape
+    if region.allocation not in hypotheses.shapes:
+        raise Unsupported(f"global memory {region.allocation}, which is not a tensor of the contract")
+    shape = hypotheses.shapes[region.allocation]
+    if len(access.indices) == 1 and len(shape) != 1:
+        return (hypotheses.elements(region.allocation),)
+    if len(access.indices) != len(shape):
+        raise Unsupported(f"{region.name}: {len(access.indices)} indices into {len(shape)} dimensions")
+    return shape
+
+
+def _brief(term: z3.ExprRef) -> str:
+    words = str(z3.simplify(term)).split()
+    return " ".join(words) if len(words) <= 24 else " ".join([*words[:24], "..."])
+
+
+def _arithmetic(trace: Trace, hypotheses: Hypotheses) -> list[Condition]:
+    return [
+        Condition(o.kind, o.statement, (*hypotheses.facts, *o.context.path), o.goal, o.context.site)
+        for o in trace.obligations
+    ]
+
+
+def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """An instruction that is not modelled may store anything."""
+    for access in trace.accesses:
+        bounded = hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None)
+        if access.intrinsic and access.region.scope == "global" and bounded:
+            statement = f"what {access.intrinsic} stores to {access.region.name} is in the range of the contract"
+            given = (*hypotheses.facts, *access.context.path)
+            yield Condition("value", statement, given, z3.BoolVal(False), access.context.site)
+
+
+def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:
+    """The launcher reads each size as 64 bits and narrows it, unchecked, to the type the kernel declares."""
+    conditions: dict[str, Condition] = {}
+
+    def visit(node: object) -> None:
+        if isinstance(node, tirx.Bind) and node.var.name in hypotheses.sizes:
+            size, width = hypotheses.sizes[node.var.name], int(str(node.var.dtype).removeprefix("int"))
+            goal = z3.And(size >= 0, size < 2 ** (width - 1))
+            statement = f"{node.var.name} fits {node.var.dtype}, to which the launcher narrows it"
+            site = Site(f"{node.var.name} = {node.value}".splitlines()[-1])
+            conditions[node.var.name] = Condition("cast", statement, hypotheses.facts, goal, site)
+
+    tirx.stmt_functor.post_order_visit(host.body, visit)
+    return list(conditions.values())
+
+
+def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
+    conditions = []
+    for tag, variable in trace.launch.items():
+        limit = {**_GRID, **_BLOCK}[tag]
+        low = 1 if tag in _BLOCK else 0
+        extent = variable.count
+        goal = z3.And(extent >= low, extent <= limit)
+        statement = f"{tag} extent {_brief(extent)} is at most {limit}"
+        conditions.append(_of_launch(statement, goal, hypotheses, tag))
+    threads = z3.Product([v.count for t, v in trace.launch.items() if t in _BLOCK])
+    goal = threads <= _THREADS
+    conditions.append(_of_launch(f"at most {_THREADS} threads to a block", goal, hypotheses, "threads"))
+    if any("wgmma" in name for name in trace.unmodelled):
+        whole = threads % _WARPGROUP == 0
+        conditions.append(_of_launch("wgmma is run by whole warpgroups of 128 threads", whole, hypotheses, "threads"))
+    total, limit = sum(trace.shared_bytes.values()), _shared_limit(arch)
+    goal = z3.IntVal(total) <= limit
+    statement = f"{total} bytes of shared memory are at most the {limit} of {arch}"
+    return [*conditions, _of_launch(statement, goal, hypotheses, "shared memory")]
+
+
+def _shared_limit(arch: str) -> int:
+    family = arch.rstrip("af")
+    if family not in _SHARED:
+        raise Unsupported(f"the shared memory of {arch}")
+    return _SHARED[family] * 1024
+
+
+def _of_launch(statement: str, goal: z3.BoolRef, hypotheses: Hypotheses, what: str) -> Condition:
+    return Condition("launch", statement, hypotheses.facts, goal, Site(f"launch: {what}"))

@@ -1,0 +1,152 @@
+"""Layer 1, coverage: every element of every output is written, and none twice, over the whole grid.
+
+*Uniqueness* is asked of two executions side by side: if they write the same element, they are the same execution.
+
+*Coverage* says that for every element some execution writes it, a statement with alternating quantifiers. It is proved
+by naming the execution. For each write, the block (or step of a loop of varying length) is computed from the element:
+the tile that holds it. Within the tile, that some thread, lane and step of the fixed loops hits the element follows by
+counting: the map from them into the tile is injective, and there are as many of them as elements of the tile, so it is
+onto. What is left is that the named execution is within the grid and passes the guards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+
+from ..access.instances import Renaming, equal, sequent
+from ..access.sites import sites
+from ..access.trace import Access, Division, Trace
+from ..access.walk import walk
+from ..base.conditions import Analysis, Condition, Site, conjunction, disjunction
+from ..base.errors import Unsupported
+from ..compiler import extract
+from ..contract.hypotheses import Hypotheses
+from .tiling import Tiling, tile_of, tiling, with_named_quotients
+
+_WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
+
+
+def coverage(
+    prim_func: tirx.PrimFunc,
+    hypotheses: Hypotheses,
+    pass_configs: Mapping[str, object] | None = None,
+    arch: str = extract.ARCH,
+) -> Analysis:
+    """The conditions of coverage, kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
+
+    Modelled: plain and vectorised stores, whose tiles are laid at fixed strides in each dimension by one block index or
+    loop variable, or by its quotient and remainder. Not modelled, and listed: writes by intrinsics.
+
+    Raises:
+        Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
+    """
+    guards = extract.shipped_with_guards(pass_configs)
+    trace = walk(extract.thread(prim_func, guards=guards, pass_configs=pass_configs, arch=arch), hypotheses)
+    conditions: list[Condition] = []
+    for output in hypotheses.outputs:
+        writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]
+        plain = [a for a in writes if a.intrinsic is None]
+        if not plain and any(_WRITERS.fullmatch(name) for name in trace.unmodelled):
+            raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
+        conditions += _uniqueness(plain, hypotheses)
+        conditions += _coverage(output, plain, trace, hypotheses)
+    conditions += _inputs_kept(trace, hypotheses)
+    return Analysis(tuple(conditions), trace.unmodelled, sites(trace, hypotheses))
+
+
+def _inputs_kept(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
+    for access in trace.accesses:
+        region, context = access.region, access.context
+        if access.mode == "write" and region.scope == "global" and region.allocation not in hypotheses.outputs:
+            statement = f"{region.name}, which is no output, is not written"
+            given = (*hypotheses.facts, *context.path)
+            yield Condition("coverage", statement, given, z3.BoolVal(False), context.site)
+
+
+def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Condition]:
+    renaming = Renaming(frozenset(hypotheses.sizes))
+    for a, b in itertools.combinations_with_replacement(writes, 2):
+        second = renaming.access(b)
+        given = (*hypotheses.facts, *a.context.path, *second.context.path)
+        apart = z3.Not(conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True))))
+        if a is b:
+            goal = z3.Or(apart, equal(a.context.variables, second.context.variables))
+            statement = f"no two executions write the same element of {a.region.name}"
+        else:
+            goal = apart
+            statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
+        yield sequent("uniqueness", statement, given, goal, a.context.site)
+
+
+def _coverage(output: str, writes: Sequence[Access], trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
+    element = [z3.Int(f"{output}.{d}") for d in range(len(hypotheses.shapes[output]))]
+    inside = [z3.And(e >= 0, e < n) for e, n in zip(element, hypotheses.shapes[output], strict=True)]
+    given, cases = [*hypotheses.facts, *inside], []
+    named = [with_named_quotients(w) for w in writes]
+    tilings = [tiling(w) for w, _ in named]
+    for number, (tile, (_, divisions)) in enumerate(zip(tilings, named, strict=True)):
+        if tile.volume != tile.points and len(tilings) > 1:
+            raise Unsupported(f"{output}: several writes, of which one leaves gaps in its tile")
+        yield from _onto(tile)
+        divisions = (*trace.divisions, *divisions)
+        hit, holds = _execution(tile, element, divisions, hypotheses, f"@{number}" if number else "")
+        given.append(hit)
+        cases.append(holds)
+    site = writes[0].context.site if writes else Site(f"output {output}")
+    yield Condition("coverage", f"every element of {output} is written", tuple(given), disjunction(*cases), site)
+
+
+def _onto(tile: Tiling) -> Iterator[Condition]:
+    """Threads, lanes and steps of fixed loops hit every place of a tile once: into the tile, injective, and as many."""
+    site, name = tile.access.context.site, tile.access.region.name
+    given = (*(v.range for v in tile.inner), *tile.local_guards)
+    box = conjunction(*_in_box(tile, tile.within))
+    yield sequent("coverage", f"a block's writes of {name} stay in its tile of {tile.edge}", given, box, site)
+    renaming = Renaming(frozenset())
+    other = [renaming.variable(v) for v in tile.inner]
+    again = (*(v.range for v in other), *(renaming.term(g) for g in tile.local_guards))
+    apart = z3.Not(conjunction(*(w == renaming.term(w) for w in tile.within)))
+    goal = z3.Or(apart, equal(tile.inner, other))
+    yield sequent("coverage", f"a block writes no place of its tile of {name} twice", (*given, *again), goal, site)
+    count = z3.IntVal(tile.points) if tile.local_guards else z3.Product([z3.IntVal(1), *(v.count for v in tile.inner)])
+    statement = f"a block makes {tile.points} writes of {name}, its tile has {tile.volume} places"
+    yield Condition("coverage", statement, (), count == z3.IntVal(tile.volume), site)
+
+
+def _in_box(tile: Tiling, place: Sequence[z3.ArithRef]) -> list[z3.BoolRef]:
+    return [z3.And(p >= low, p < low + edge) for p, low, edge in zip(place, tile.low, tile.edge, strict=True)]
+
+
+def _execution(
+    tile: Tiling, element: Sequence[z3.ArithRef], divisions: Sequence[Division], hypotheses: Hypotheses, suffix: str
+) -> tuple[z3.BoolRef, z3.BoolRef]:
+    """The execution of a write that is named for an element.
+
+    Returns:
+        What may be assumed of its inner variables, since the tile is hit everywhere; and what is left to show: that it
+        exists, passes the guards and writes the element.
+    """
+    known = frozenset(hypotheses.sizes) | {e.decl().name() for e in element}
+    chosen = tile_of(tile, element, divisions, known)
+    own = Renaming(known, suffix)
+
+    def named(term: z3.ExprRef) -> z3.ExprRef:
+        return own.term(z3.substitute(term, *chosen)) if suffix else z3.substitute(term, *chosen)
+
+    place = [e - named(b) for e, b in zip(element, tile.base, strict=True)]
+    in_tile = _in_box(tile, place)
+    defined = [d.definition for d in divisions if any(d.quotient.eq(x) for x, _ in chosen)]
+    exists = [*in_tile, *(named(v.range) for v in tile.outer), *(named(d) for d in defined)]
+    facts = [named(f) for f in tile.access.context.facts if not any(f.eq(d) for d in defined)]
+    inner = [*(v.range for v in tile.inner), *tile.local_guards]
+    at = [named(w) == p for w, p in zip(tile.within, place, strict=True)]
+    somewhere = z3.Implies(conjunction(*in_tile), conjunction(*map(named, inner), *at))
+    hit = z3.And(somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)))
+    writes = [named(i) == e for i, e in zip(tile.access.indices, element, strict=True)]
+    return hit, conjunction(*exists, *(named(g) for g in tile.other_guards), *writes)

@@ -1,0 +1,58 @@
+"""A reference cut into steps, to be proved one by one.
+
+Inside ``cutting``, the result of every softmax and of every division by a tensor is recorded, and replaced by opaque
+elements ``x0(i, j)``, ``x1(i, j)``, ... A step of the reference is then a function of its predecessor, whatever that was
+(``recurrences``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..forms import normal_form as nf
+from ..forms.extended import Value
+from .pull_array import PullArray, T
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One softmax or division of the reference.
+
+    Attributes:
+        name: the elements that the rest of the reference sees are ``name(i...)``.
+        tensor: the result itself, over the elements of earlier cuts.
+    """
+
+    name: str
+    tensor: PullArray
+
+
+class _Cutter:
+    def __init__(self, prefix: str) -> None:
+        self.prefix, self.cuts = prefix, list[Cut]()
+
+    def record(self, result: T) -> T:
+        name = f"{self.prefix}{len(self.cuts)}"
+        self.cuts.append(Cut(name, result))
+        return type(result)(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
+
+
+_cut: _Cutter | None = None
+
+
+def recorded(result: T) -> T:
+    """A result, or its elements as a cut if there is to be one here."""
+    return _cut.record(result) if _cut else result
+
+
+@contextmanager
+def cutting(prefix: str = "x") -> Iterator[list[Cut]]:
+    """Inside, every softmax and every division by a tensor is a cut; they are listed in order."""
+    global _cut
+    before, _cut = _cut, _Cutter(prefix)
+    try:
+        yield _cut.cuts
+    finally:
+        _cut = before

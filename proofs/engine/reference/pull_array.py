@@ -1,0 +1,250 @@
+"""Pull arrays: a shape and a function from indices to elements. Rearranging one composes its function with another."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Self, TypeVar
+
+from ..base.errors import Unsupported
+from ..forms import normal_form as nf
+from ..forms.entailment import Facts
+from ..forms.extended import Value
+from ..forms.normal_form import ONE, ZERO, Form
+
+Element = Callable[..., Value]
+T = TypeVar("T", bound="PullArray")
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {}
+"""Functions of torch by name, for arguments that are symbolic; ``torch_functions`` fills it."""
+
+
+class Dispatched:
+    """Something that torch hands to ``FUNCTIONS`` where it is an argument; a symbolic tensor beside it may know better."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = FUNCTIONS.get(function.__name__)
+        return NotImplemented if known is None else known(*args, **(kwargs or {}))
+
+
+class Extent(Dispatched):
+    """A size that is not constant.
+
+    A reference may compute with it, but not decide on it: the proof is for every size. But it may ask whether the size is
+    0 where ``deciding`` knows.
+    """
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+    def __add__(self, other: Any) -> Any:
+        return NotImplemented if isinstance(other, PullArray) else Extent(self.form + _form(other))
+
+    def __sub__(self, other: Any) -> Extent:
+        return Extent(self.form - _form(other))
+
+    def __mul__(self, other: Any) -> Any:
+        return NotImplemented if isinstance(other, PullArray) else Extent(self.form * _form(other))
+
+    def __floordiv__(self, divisor: int) -> Extent:
+        return Extent(nf.floordiv(self.form, divisor))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __bool__(self) -> bool:
+        """Whether it is not 0, where that is known."""
+        known = _facts[-1].decide(nf.indicator("ge", self.form - 1, integer=True)) if _facts else None
+        return self._decision() if known is None else known
+
+    def _decision(self, *_: Any) -> Any:
+        raise Unsupported(f"a decision of the reference on the size {self.form}")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __index__ = _decision
+    __hash__ = object.__hash__
+
+
+def _form(n: Any) -> Form:
+    return n.form if isinstance(n, Extent) else nf.form(n)
+
+
+_facts: list[Facts] = []
+
+
+@contextmanager
+def deciding(facts: Facts) -> Iterator[None]:
+    """Inside, the facts decide whether a size is 0."""
+    _facts.append(facts)
+    try:
+        yield
+    finally:
+        _facts.pop()
+
+
+class Device(Dispatched):
+    """The device of symbolic tensors: torch.arange on it makes a symbolic one."""
+
+
+class PullArray:
+    """An array of any element type: its shape, and its element at an index."""
+
+    def __init__(self, shape: Sequence[Form | int], element: Element, *, integer: bool = False) -> None:
+        self.form_shape: tuple[Form, ...] = tuple(_form(n) for n in shape)
+        self.integer = integer
+        self._element = cache(element)
+
+    def value(self, *index: Form) -> Value:
+        """The element at an index."""
+        return self._element(*(nf.form(i) for i in index))
+
+    def at(self, *index: Form) -> Form:
+        """The element at an index, which must be finite."""
+        return self.value(*index).real
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Constant sizes as int, others as extents."""
+        return tuple(Extent(n) if n.constant is None else int(n.constant) for n in self.form_shape)
+
+    @property
+    def device(self) -> Device:
+        """Where torch's factories make symbolic tensors."""
+        return Device()
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.form_shape)
+
+    @property
+    def mT(self) -> Self:  # noqa: N802
+        """The last two dimensions swapped."""
+        return self.transpose(-1, -2)
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or one size."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def unsqueeze(self, dim: int) -> Self:
+        """A new dimension of size 1."""
+        d = dim % (self.ndim + 1)
+        shape = (*self.form_shape[:d], ONE, *self.form_shape[d:])
+        return type(self)(shape, lambda *i: self.value(*i[:d], *i[d + 1 :]), integer=self.integer)
+
+    def squeeze(self, dim: int) -> Self:
+        """A dimension of size 1 dropped."""
+        d = dim % self.ndim
+        if self.form_shape[d] is not ONE:
+            return self
+        shape = self.form_shape[:d] + self.form_shape[d + 1 :]
+        return type(self)(shape, lambda *i: self.value(*i[:d], ZERO, *i[d:]), integer=self.integer)
+
+    def permute(self, *dims: int) -> Self:
+        """Dimensions reordered."""
+        order = [d % self.ndim for d in dims]
+
+        def element(*i: Form) -> Value:
+            return self.value(*(i[order.index(d)] for d in range(self.ndim)))
+
+        return type(self)([self.form_shape[d] for d in order], element, integer=self.integer)
+
+    def transpose(self, a: int, b: int) -> Self:
+        """Two dimensions swapped."""
+        order = list(range(self.ndim))
+        order[a], order[b] = order[b], order[a]
+        return self.permute(*order)
+
+    def expand(self, *shape: Any) -> Self:
+        """Dimensions of size 1 repeated; new ones in front."""
+        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+            shape = tuple(shape[0])
+        new = len(shape) - self.ndim
+        old = (ONE,) * new + self.form_shape
+        sizes = [o if isinstance(n, int) and n == -1 else _form(n) for n, o in zip(shape, old, strict=True)]
+        for n, o in zip(sizes, old, strict=True):
+            if o is not ONE and n is not o:
+                raise ValueError(f"cannot expand a dimension of size {o} to {n}")
+
+        def element(*i: Form) -> Value:
+            return self.value(*(ZERO if o is ONE else j for o, j in zip(self.form_shape, i[new:], strict=True)))
+
+        return type(self)(sizes, element, integer=self.integer)
+
+    def gather(self, dim: int, index: PullArray) -> Self:
+        """Element index[i] along a dimension."""
+        d = dim % self.ndim
+        element: Element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
+        return type(self)(index.form_shape, element, integer=self.integer)
+
+    def __getitem__(self, key: Any) -> Self:
+        keys = list(key) if isinstance(key, tuple) else [key]
+        taken = sum(k is not None and k is not Ellipsis for k in keys)
+        if Ellipsis in [k if k is Ellipsis else None for k in keys]:
+            place = next(n for n, k in enumerate(keys) if k is Ellipsis)
+            keys[place : place + 1] = [slice(None)] * (self.ndim - taken)
+        keys += [slice(None)] * (self.ndim - sum(k is not None for k in keys))
+        return _index(self, keys)
+
+
+def _index(t: T, keys: list[Any]) -> T:
+    """New dimensions, integers, slices with step 1, and tensors of integers side by side, which are broadcast."""
+    shape: list[Form] = []
+    places: list[Callable[[tuple[Form, ...]], Form]] = []
+    common: tuple[Form, ...] = ()
+    first = last = 0
+    dim = 0
+    for place, given in enumerate(keys):
+        key = given.form if isinstance(given, Extent) else given
+        if key is None:
+            shape.append(ONE)
+            continue
+        extent = t.form_shape[dim]
+        dim += 1
+        if isinstance(key, slice):
+            start, stop = _bounds(key, extent)
+            new = len(shape)
+            places.append(lambda i, new=new, start=start: i[new] + start)  # type: ignore[misc]
+            shape.append(stop - start)
+        elif isinstance(key, PullArray) and key.integer and not hasattr(key, "__or__"):
+            before = [k for k in keys[:place] if isinstance(k, PullArray)]
+            if not before:
+                together = list(itertools.takewhile(lambda k: isinstance(k, PullArray), keys[place:]))
+                common = broadcast_shapes(*(k.form_shape for k in together))
+                first, last = len(shape), len(shape) + len(common)
+                shape += common
+            elif not isinstance(keys[place - 1], PullArray):
+                raise Unsupported("indexing with tensors that are not side by side")
+            wide = key.expand(*common)
+            places.append(lambda i, wide=wide, first=first, last=last: wide.at(*i[first:last]))  # type: ignore[misc]
+        elif isinstance(key, (int, Form)):
+            element = nf.form(key) if isinstance(key, Form) or key >= 0 else extent + key
+            places.append(lambda _, element=element: element)  # type: ignore[misc]
+        else:
+            raise Unsupported(f"indexing with {type(key).__name__}")
+    return type(t)(shape, lambda *i: t.value(*(at(i) for at in places)), integer=t.integer)
+
+
+def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:
+    """The common shape of several."""
+    rank = max(map(len, shapes))
+    dims = zip(*((ONE,) * (rank - len(shape)) + tuple(shape) for shape in shapes), strict=True)
+    return tuple(next((n for n in dim if n is not ONE), ONE) for dim in dims)
+
+
+def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
+    if key.step not in (None, 1):
+        raise Unsupported("a slice with a step")
+    ends = []
+    for given, default in ((key.start, ZERO), (key.stop, extent)):
+        end = given.form if isinstance(given, Extent) else given
+        if end is None:
+            ends.append(default)
+        elif isinstance(end, Form) or end >= 0:
+            size = extent.constant
+            ends.append(nf.form(min(end, int(size))) if isinstance(end, int) and size is not None else nf.form(end))
+        else:
+            ends.append(extent + end)
+    return ends[0], ends[1]

@@ -1,0 +1,380 @@
+"""PyTorch references run unmodified on symbolic tensors.
+
+A ``SymbolicTensor`` is a pull array of normal forms. It takes part in torch functions through ``__torch_function__`` and
+has the methods of a tensor that the references use; those that only rearrange elements are in ``pull_array``. Trusted:
+that each function below is, over the reals, the torch function of its name; dtypes are ignored, but that integer and
+float tensors are told apart. Control flow of the reference that depends on sizes needs those sizes constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from ..base.errors import Unsupported
+from ..forms import extended
+from ..forms import normal_form as nf
+from ..forms.constants import CONSTANTS
+from ..forms.extended import Value
+from ..forms.normal_form import ONE, ZERO, Form
+from .cutting import recorded
+from .pull_array import FUNCTIONS, Extent, PullArray, broadcast_shapes
+
+Integer: TypeAlias = int  # in the class below, int and bool are methods
+Truth: TypeAlias = bool
+
+
+class SymbolicTensor(PullArray):
+    """A pull array with the functions of a torch tensor."""
+
+    def float(self) -> SymbolicTensor:
+        """The same over the reals; so are other conversions to float types."""
+        return SymbolicTensor(self.form_shape, self._element)
+
+    double = bfloat16 = half = float
+
+    def view(self, *shape: Any) -> SymbolicTensor:
+        """The bits of fp32 numbers as integers; or a row with new dimensions of size 1."""
+        if sorted(set(map(str, shape))) == ["-1", "1"] and shape.count(-1) == self.ndim == 1:
+            return self[tuple(slice(None) if n == -1 else None for n in shape)]
+        (dtype,) = shape
+        if dtype is not torch.int32 or self.integer:
+            raise Unsupported(f"a view as {dtype}")
+        return SymbolicTensor(self.form_shape, lambda *i: extended.bits(self.value(*i)), integer=True)
+
+    def clone(self) -> SymbolicTensor:
+        """The same."""
+        return self
+
+    contiguous = detach = clone
+
+    def long(self) -> SymbolicTensor:
+        """The same integer; that of a float is not modelled."""
+        if not self.integer:
+            raise Unsupported("a conversion of a float tensor to integers")
+        return SymbolicTensor(self.form_shape, self._element, integer=True)
+
+    int = long
+
+    def bool(self) -> Mask:
+        """Whether an element is not 0."""
+        return self != 0
+
+    def to(self, *targets: Any, **more: Any) -> SymbolicTensor:
+        """Conversion to a dtype; devices and the like change nothing."""
+        result = self
+        for target in (*targets, *more.values()):
+            if isinstance(target, SymbolicTensor):
+                result = result.type_as(target)
+            elif isinstance(target, torch.dtype):
+                result = result.bool() if target is torch.bool else _to_number(result, target.is_floating_point)
+        return result
+
+    def type_as(self, other: SymbolicTensor) -> SymbolicTensor:
+        """Conversion to the kind of another."""
+        return self.bool() if isinstance(other, Mask) else _to_number(self, not other.integer)
+
+    def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
+        return SymbolicTensor(self.form_shape, lambda *i: function(self.value(*i)))
+
+    def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
+        """Element by element; ``whole``: of integers the result is one."""
+        a, b = broadcast(self, tensor(other))
+        integer = whole and a.integer and b.integer
+        return SymbolicTensor(a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer)
+
+    def __neg__(self) -> SymbolicTensor:
+        return tensor(0)._zip(self, lambda _, b: extended.negative(b))
+
+    def __add__(self, other: Any) -> SymbolicTensor:
+        return self._zip(other, extended.add)
+
+    def __sub__(self, other: Any) -> SymbolicTensor:
+        return self._zip(other, lambda a, b: extended.add(a, extended.negative(b)))
+
+    def __rsub__(self, other: Any) -> SymbolicTensor:
+        return tensor(other)._zip(self, lambda a, b: extended.add(a, extended.negative(b)))
+
+    def __mul__(self, other: Any) -> SymbolicTensor:
+        return self._zip(other, extended.multiply)
+
+    def __truediv__(self, other: Any) -> SymbolicTensor:
+        quotient = self._zip(other, extended.divide, whole=False)
+        return recorded(quotient) if isinstance(other, SymbolicTensor) else quotient
+
+    def __rtruediv__(self, other: Any) -> SymbolicTensor:
+        return recorded(tensor(other)._zip(self, extended.divide, whole=False))
+
+    def __floordiv__(self, divisor: Integer) -> SymbolicTensor:
+        if not self.integer or not isinstance(divisor, int) or divisor < 1:
+            raise Unsupported(f"a quotient, rounded down, by {divisor}")
+        return SymbolicTensor(self.form_shape, lambda *i: Value(nf.floordiv(self.at(*i), divisor)), integer=True)
+
+    def __pow__(self, exponent: Integer) -> SymbolicTensor:
+        return self._map(lambda a: Value(a.real**exponent))
+
+    def __matmul__(self, other: SymbolicTensor) -> SymbolicTensor:
+        depth = self.form_shape[-1]
+        lead = broadcast_shapes(self.form_shape[:-2], other.form_shape[:-2])
+        a = self.expand(*lead, *self.form_shape[-2:])
+        b = other.expand(*lead, *other.form_shape[-2:])
+
+        def element(*i: Form) -> Value:
+            return Value(nf.summation(depth, lambda k: a.at(*i[:-2], i[-2], k) * b.at(*i[:-2], k, i[-1])))
+
+        return SymbolicTensor((*lead, self.form_shape[-2], other.form_shape[-1]), element)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __ge__(self, other: Any) -> Mask:
+        return _at_least(self, tensor(other))
+
+    def __le__(self, other: Any) -> Mask:
+        return _at_least(tensor(other), self)
+
+    def __lt__(self, other: Any) -> Mask:
+        return ~_at_least(self, tensor(other))
+
+    def __gt__(self, other: Any) -> Mask:
+        return ~_at_least(tensor(other), self)
+
+    def __eq__(self, other: object) -> Mask:  # type: ignore[override]
+        a, b = broadcast(self, tensor(other))
+        integer = a.integer and b.integer
+        return Mask(
+            a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)), integer=True
+        )
+
+    def __ne__(self, other: object) -> Mask:  # type: ignore[override]
+        return ~(self == other)
+
+    __hash__ = object.__hash__
+
+    def _in_place(self, _: Any) -> Any:
+        raise Unsupported("an operation of the reference in place")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
+
+    def __setitem__(self, *_: Any) -> None:
+        raise Unsupported("an assignment of the reference to elements")
+
+    def __bool__(self) -> Truth:
+        raise Unsupported("a decision of the reference on the value of a symbolic tensor")
+
+    def exp(self) -> SymbolicTensor:
+        """exp, with exp(-inf) = 0."""
+        return self._map(extended.exp)
+
+    def log(self) -> SymbolicTensor:
+        """log."""
+        return self._map(lambda a: Value(nf.log(a.real)))
+
+    def sqrt(self) -> SymbolicTensor:
+        """The square root."""
+        return self._map(lambda a: Value(nf.apply("sqrt", a.real)))
+
+    def sigmoid(self) -> SymbolicTensor:
+        """1 / (1 + exp(-x))."""
+        return 1 / (1 + (-self).exp())
+
+    def nan_to_num(self, *_: Any) -> SymbolicTensor:
+        """The same number."""
+        return self._map(lambda a: Value(a.real))
+
+    def new_zeros(self, *shape: Any) -> SymbolicTensor:
+        """Zeros of a shape."""
+        sizes: list[Any] = list(shape)
+        return SymbolicTensor(sizes, lambda *_: Value(ZERO), integer=self.integer)
+
+    def unfold(self, dim: Integer, size: Integer, step: Integer) -> SymbolicTensor:
+        """Each stretch of ``size`` elements of a dimension, along a new last one."""
+        if step != 1:
+            raise Unsupported(f"unfold with step {step}")
+        d = dim % self.ndim
+        shape: list[Any] = [*self.form_shape[:d], self.form_shape[d] - size + 1, *self.form_shape[d + 1 :], size]
+        return SymbolicTensor(shape, lambda *i: self.value(*i[:d], i[d] + i[-1], *i[d + 1 : -1]), integer=self.integer)
+
+    def relu(self) -> SymbolicTensor:
+        """max(x, 0)."""
+        return self.clamp(0)
+
+    def clamp(self, min: Any = None, max: Any = None) -> SymbolicTensor:
+        """max(x, low), then min with high."""
+        result = self
+        if min is not None:
+            result = result._zip(min, extended.maximum)
+        if max is not None:
+            result = -(-result)._zip(-tensor(max), extended.maximum)
+        return result
+
+    def masked_fill(self, mask: SymbolicTensor, value: Any) -> SymbolicTensor:
+        """The value where the mask is set."""
+        return where(mask, value, self)
+
+    def _dims(self, dim: Any) -> list[Integer]:
+        dims = range(self.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
+        return sorted(d % self.ndim for d in dims)
+
+    def _reduce(
+        self, dim: Any, keepdim: Truth, combine: Callable[[Form, Callable[[Form], Value]], Value]
+    ) -> SymbolicTensor:
+        result = self
+        for d in reversed(self._dims(dim)):
+            result = result._reduce_one(d, combine)
+        if keepdim:
+            for d in self._dims(dim):
+                result = result.unsqueeze(d)
+        return result
+
+    def _reduce_one(self, d: Integer, combine: Callable[[Form, Callable[[Form], Value]], Value]) -> SymbolicTensor:
+        extent = self.form_shape[d]
+        shape = self.form_shape[:d] + self.form_shape[d + 1 :]
+        element = lambda *i: combine(extent, lambda k: self.value(*i[:d], k, *i[d:]))  # noqa: E731
+        return SymbolicTensor(shape, element, integer=self.integer)
+
+    def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The sum along dimensions."""
+        return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real)))
+
+    def mean(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The mean along dimensions."""
+        if self.integer:
+            raise Unsupported("the mean of integers")
+        return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real) / n))
+
+    def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The maximum along dimensions."""
+        return self._reduce(dim, keepdim, _largest)
+
+    def amin(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The minimum along dimensions."""
+        return -(-self).amax(dim, keepdim)
+
+    def softmax(self, dim: Integer, dtype: Any = None) -> SymbolicTensor:
+        """exp(x) / Σ exp(x): over the reals the subtracted maximum cancels."""
+        powers = self.exp()
+        return recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide, whole=False))
+
+    def logsumexp(self, dim: Any, keepdim: Truth = False) -> SymbolicTensor:
+        """log Σ exp(x)."""
+        return self.exp().sum(dim, keepdim).log()
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function in ``FUNCTIONS``, or the method, that bears the name of a torch function."""
+        name = function.__name__
+        if name in FUNCTIONS:
+            return FUNCTIONS[name](*args, **(kwargs or {}))
+        method = getattr(cls, name, None) or getattr(cls, f"__{name}__", None)
+        if method is None or not args:
+            raise Unsupported(f"torch.{name} on a symbolic tensor")
+        first = args[0] if isinstance(args[0], SymbolicTensor) else tensor(args[0])
+        return method(first, *args[1:], **(kwargs or {}))
+
+
+class Mask(SymbolicTensor):
+    """A tensor of truth values, as comparisons give; its elements are 0 or 1."""
+
+    def __invert__(self) -> Mask:
+        return Mask(self.form_shape, lambda *i: Value(ONE - self.at(*i)), integer=True)
+
+    def __and__(self, other: Any) -> Mask:
+        if not isinstance(other, Mask):
+            raise Unsupported(f"a truth value and {type(other).__name__}")
+        a, b = broadcast(self, other)
+        return Mask(a.form_shape, lambda *i: Value(a.at(*i) * b.at(*i)), integer=True)
+
+    def __or__(self, other: Any) -> Mask:
+        return ~(~self & (~other if isinstance(other, Mask) else other))
+
+    def bool(self) -> Mask:
+        """The same."""
+        return self
+
+    def any(self, dim: Any = None, keepdim: Truth = False) -> Mask:
+        """Whether one is true along dimensions: their number is at least 1."""
+        count = SymbolicTensor(self.form_shape, self._element, integer=True).sum(dim, keepdim)
+        return count >= 1
+
+    def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
+        if isinstance(other, Mask) or function in (extended.add, extended.divide):
+            raise Unsupported("arithmetic of truth values")
+        return super()._zip(other, function, whole=whole)
+
+    def _number(self, *_: Any) -> Any:
+        raise Unsupported("arithmetic of truth values")
+
+    __neg__ = __add__ = __radd__ = __sub__ = __rsub__ = __pow__ = _number
+
+
+def _to_number(t: SymbolicTensor, floating: bool) -> SymbolicTensor:
+    return t.float() if floating else t.long()
+
+
+def tensor(value: Any) -> SymbolicTensor:
+    """A number, or a symbolic tensor, as a symbolic tensor."""
+    if isinstance(value, SymbolicTensor):
+        return value
+    if isinstance(value, Extent):
+        return SymbolicTensor((), lambda: Value(value.form), integer=True)
+    if isinstance(value, Form):
+        return SymbolicTensor((), lambda: Value(value), integer=nf.is_natural(value))
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, (int, float)):
+        raise Unsupported(f"{type(value).__name__} beside a symbolic tensor")
+    if isinstance(value, float) and math.isinf(value):
+        return SymbolicTensor((), lambda: Value(ZERO, ZERO, 1 if value > 0 else -1))
+    constant = nf.form(CONSTANTS.unify(value))
+    return SymbolicTensor((), lambda: Value(constant), integer=isinstance(value, int))
+
+
+def symbolic_input(
+    name: str, shape: Sequence[Form | int], *, integer: bool = False, raw: bool = False, infinite: bool = False
+) -> SymbolicTensor:
+    """The input of that name, whose elements are the atoms that the kernel's reads are.
+
+    ``raw``: any floats; ``infinite``: numbers or +inf.
+    """
+    kind = extended.Raw if raw else extended.possibly_infinite if infinite else Value
+    return SymbolicTensor(shape, lambda *index: kind(nf.read(name, *index)), integer=integer)
+
+
+def broadcast(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor]:
+    """Both in their common shape."""
+    shape = broadcast_shapes(a.form_shape, b.form_shape)
+    return a.expand(*shape), b.expand(*shape)
+
+
+def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTensor:
+    """One of two elements."""
+    if not isinstance(condition, Mask):
+        raise Unsupported("a choice by a tensor that is not one of truth values")
+    c, a = broadcast(condition, tensor(then))
+    c, b = broadcast(c, tensor(otherwise))
+    a = a.expand(*c.form_shape)
+    integer = a.integer and b.integer
+    return SymbolicTensor(c.form_shape, lambda *i: extended.select(c.at(*i), a.value(*i), b.value(*i)), integer=integer)
+
+
+def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
+    a, b = broadcast(a, b)
+    integer = a.integer and b.integer
+    element = lambda *i: Value(extended.at_least(a.value(*i), b.value(*i), integer=integer))  # noqa: E731
+    return Mask(a.form_shape, element, integer=True)
+
+
+def _largest(extent: Form, element: Callable[[Form], Value]) -> Value:
+    size = extent.constant
+    if size is not None and size <= nf.LONGEST_MAX:
+        result = element(ZERO)
+        for k in range(1, int(size)):
+            result = extended.maximum(result, element(nf.form(k)))
+        return result
+    if element(nf.fresh("k")).finite is not ONE:
+        return extended.largest((extent, element))
+    return Value(nf.big_maximum(extent, lambda k: element(k).real))

@@ -1,0 +1,155 @@
+"""The functions of torch that make a symbolic tensor of several, or of none, by the names under which torch calls them.
+
+Trusted: that each is, over the reals, the torch function of its name. Importing this module lets references call them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+
+from ..base.errors import Unsupported
+from ..forms import extended
+from ..forms import normal_form as nf
+from ..forms.extended import Value
+from ..forms.normal_form import ONE, ZERO, Form
+from .pull_array import FUNCTIONS
+from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, tensor, where
+
+
+class Joined(SymbolicTensor):
+    """Tensors one after the other along their last dimension: sums and maxima along it are those of the parts."""
+
+    def __init__(self, parts: Sequence[SymbolicTensor]) -> None:
+        self.parts = tuple(parts)
+        last = sum((p.form_shape[-1] for p in parts), ZERO)
+        super().__init__((*parts[0].form_shape[:-1], last), self._unknown, integer=all(p.integer for p in parts))
+
+    def _unknown(self, *_: Form) -> Value:
+        raise Unsupported("an element of tensors put together")
+
+    def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
+        return Joined([p._map(function) for p in self.parts])
+
+    def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
+        """With a tensor that is the same all along the last dimension."""
+        b = tensor(other)
+        if b.ndim and b.form_shape[-1] is not ONE:
+            raise Unsupported("an operation on tensors put together and a tensor of their width")
+        return Joined([p._zip(b, function, whole=whole) for p in self.parts])
+
+    def _last(self, dim: Any) -> None:
+        if dim not in (-1, self.ndim - 1):
+            raise Unsupported(f"a reduction of tensors put together along {dim}")
+
+    def split(self, sizes: Sequence[Any], dim: Any = 0) -> tuple[SymbolicTensor, ...]:
+        """The parts again."""
+        self._last(dim)
+        if [tensor(n).at() for n in sizes] != [p.form_shape[-1] for p in self.parts]:
+            raise Unsupported("a split elsewhere than where tensors were put together")
+        return self.parts
+
+    def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The sum along the last dimension."""
+        self._last(dim)
+        first, *rest = (p.sum(-1, keepdim) for p in self.parts)
+        return reduce(SymbolicTensor.__add__, rest, first)
+
+    def any(self, dim: Any = None, keepdim: Truth = False) -> Mask:
+        """Whether one is true along the last dimension."""
+        if not all(isinstance(p, Mask) for p in self.parts):
+            raise Unsupported("any of numbers")
+        counts = [SymbolicTensor(p.form_shape, p._element, integer=True) for p in self.parts]
+        return Joined(counts).sum(dim, keepdim) >= 1
+
+    def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
+        """The maximum along the last dimension."""
+        self._last(dim)
+
+        def element(*i: Form) -> Value:
+            parts = ((p.form_shape[-1], lambda k, p=p: p.value(*i, k)) for p in self.parts)
+            return extended.largest(*parts)
+
+        result = SymbolicTensor(self.form_shape[:-1], element)
+        return result.unsqueeze(-1) if keepdim else result
+
+
+def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> SymbolicTensor:
+    """0, 1, ..., end - 1, or from another start on."""
+    if dtype.is_floating_point or len(ends) > 2:
+        raise Unsupported("torch.arange of floats, or with a step")
+    start, end = (tensor(x).at() for x in (0, *ends)[-2:])
+    return SymbolicTensor((end - start,), lambda i: Value(start + i), integer=True)
+
+
+def pad(
+    t: SymbolicTensor, amounts: Sequence[Integer], mode: str = "constant", value: float | None = None
+) -> SymbolicTensor:
+    """torch.nn.functional.pad of the last dimensions with a constant."""
+    if mode != "constant" or min(amounts) < 0:
+        raise Unsupported(f"pad {tuple(amounts)} of mode {mode}")
+    if len(amounts) > 2:
+        inner = pad(t.transpose(-1, -len(amounts) // 2), amounts[-2:], mode, value)
+        return pad(inner.transpose(-1, -len(amounts) // 2), amounts[:-2], mode, value)
+    before, after = amounts
+    if before == after == 0:
+        return t
+    *lead, extent = t.form_shape
+    fill = tensor(value or 0)
+
+    def element(*i: Form) -> Value:
+        j = i[-1] - before
+        inside = nf.indicator("ge", j, integer=True) * nf.indicator("ge", extent - 1 - j, integer=True)
+        return extended.select(inside, t.value(*i[:-1], j), fill.value())
+
+    return SymbolicTensor((*lead, extent + before + after), element, integer=t.integer and fill.integer)
+
+
+def cat(tensors: Sequence[SymbolicTensor], dim: Integer = 0) -> Joined:
+    """Tensors one after the other along their last dimension."""
+    if dim not in (-1, tensors[0].ndim - 1):
+        raise Unsupported(f"torch.cat along dimension {dim}")
+    return Joined(tensors)
+
+
+def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
+    """torch.einsum with an explicit result."""
+    inputs, output = equation.replace(" ", "").split("->")
+    letters = inputs.split(",")
+    sizes = {c: n for word, t in zip(letters, operands, strict=True) for c, n in zip(word, t.form_shape, strict=True)}
+    summed = [c for c in sizes if c not in output]
+
+    def total(index: dict[str, Form], rest: list[str]) -> Form:
+        if rest:
+            return nf.summation(sizes[rest[0]], lambda k: total({**index, rest[0]: k}, rest[1:]))
+        product = ONE
+        for word, t in zip(letters, operands, strict=True):
+            product = product * t.at(*(index[c] for c in word))
+        return product
+
+    return SymbolicTensor(
+        [sizes[c] for c in output], lambda *i: Value(total(dict(zip(output, i, strict=True)), summed))
+    )
+
+
+def _rsub(a: SymbolicTensor, b: Any) -> SymbolicTensor:
+    return tensor(b).__sub__(a)
+
+
+FUNCTIONS |= {
+    "arange": arange,
+    "pad": pad,
+    "where": where,
+    "einsum": einsum,
+    "cat": cat,
+    "zeros_like": lambda t: t.new_zeros(*t.form_shape),
+    "rsub": _rsub,
+    "maximum": lambda a, b: tensor(a)._zip(b, extended.maximum),
+    "div": lambda a, b: tensor(a) / b,
+    "true_divide": lambda a, b: tensor(a) / b,
+    "subtract": lambda a, b: tensor(a) - b,
+    "multiply": lambda a, b: tensor(a) * b,
+}

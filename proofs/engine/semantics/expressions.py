@@ -1,0 +1,244 @@
+"""What an expression of a TileLang kernel means over an abstract algebra, and what its loads and stores do to memory.
+
+A buffer of another shape over the same data is re-indexed in row-major order. An access must be in bounds by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, cast, get_args
+
+from tilelang.ir import get_stmt_span, span_to_location
+from tvm import tirx
+
+from ..base.errors import Unsupported
+from ..compiler.source_text import text
+from .algebra import Algebra, Binary, Comparison, Memory, Unary, V
+from .externs import Function
+
+_BINARY: dict[type, Binary] = {
+    tirx.Add: "add",
+    tirx.Sub: "sub",
+    tirx.Mul: "mul",
+    tirx.FloorDiv: "floordiv",
+    tirx.FloorMod: "floormod",
+    tirx.Mod: "truncmod",
+    tirx.Max: "max",
+    tirx.Min: "min",
+    tirx.And: "and",
+    tirx.Or: "or",
+}
+_COMPARISON: dict[type, Comparison] = {
+    tirx.LT: "lt",
+    tirx.LE: "le",
+    tirx.GT: "gt",
+    tirx.GE: "ge",
+    tirx.EQ: "eq",
+    tirx.NE: "ne",
+}
+_UNARY: dict[str, Unary] = {
+    "tirx.exp": "exp",
+    "tirx.exp2": "exp2",
+    "tirx.log": "log",
+    "tirx.log2": "log2",
+    "tirx.sqrt": "sqrt",
+    "tirx.rsqrt": "rsqrt",
+    "tl.fast_rcp": "rcp",
+    "tirx.fabs": "abs",
+    "tirx.floor": "floor",
+    "tirx.ceil": "ceil",
+    "tirx.tanh": "tanh",
+    "tirx.sigmoid": "sigmoid",
+    "tirx.sin": "sin",
+    "tirx.cos": "cos",
+    "tirx.erf": "erf",
+    "tirx.popcount": "popcount",
+    "tirx.clz": "clz",
+    "tl.ballot": "ballot",
+}
+_BITWISE: dict[str, Binary] = {
+    "tirx.bitwise_and": "bitand",
+    "tirx.bitwise_or": "bitor",
+    "tirx.bitwise_xor": "bitxor",
+    "tirx.shift_left": "shl",
+    "tirx.shift_right": "shr",
+}
+_SHUFFLES: dict[str, Binary] = {
+    "tl.shfl_sync": "shfl",
+    "tl.shfl_up_sync": "shfl_up",
+    "tl.shfl_down_sync": "shfl_down",
+    "tl.shfl_xor_sync": "shfl_xor",
+}
+_WARP, _ALL = 32, 2**32 - 1
+
+
+def describe(site: Any) -> str:
+    """A node of the IR as a message quotes it: its source line if it has one, and its text."""
+    location = span_to_location(get_stmt_span(site)) if isinstance(site, tirx.Stmt) else None
+    return f"{text(site)}, {location[0]}:{location[1]}" if location else text(site)
+
+
+def is_integer(dtype: str) -> bool:
+    """Whether a type is one of integers or truth values."""
+    return dtype.startswith(("int", "uint", "bool"))
+
+
+class Expressions(Generic[V]):
+    """Evaluates expressions in an algebra, given variables and memories.
+
+    Args:
+        algebra: the reading.
+    """
+
+    def __init__(self, algebra: Algebra[V]) -> None:
+        self.algebra = algebra
+        self.externs: dict[str, Function] = {}  # C functions of the kernel's own
+        self.variables: dict[Any, V] = {}
+        self.memories: dict[Any, Memory[V]] = {}  # by the variable that holds the data
+        self.accessed = False  # whether global memory has been read or written
+        self.declared: dict[Any, Any] = {}  # the buffers themselves, by that variable
+        self._written: set[Any] | None = None  # in a parallel loop: the buffers that it writes
+        self._accesses: list[tuple[Any, list[V], bool]] = []
+        self._threads: tuple[V, V, V] | None = None
+
+    def evaluate(self, e: Any) -> V:
+        """The value of an expression."""
+        dtype = str(e.dtype)
+        if "x" in dtype.removeprefix("bfloat").removeprefix("float").removeprefix("uint").removeprefix("int"):
+            raise Unsupported(f"vector type {dtype}")
+        kind = type(e)
+        if kind in (tirx.IntImm, tirx.FloatImm):
+            return self.algebra.literal(e.value, dtype)
+        if kind is tirx.Var:
+            if e not in self.variables:
+                raise Unsupported(f"variable {e.name} without a value")
+            return self.variables[e]
+        if kind is tirx.BufferLoad:
+            return self._load(e.buffer, [self.evaluate(i) for i in e.indices])
+        if kind is tirx.Cast:
+            return self._cast(self.evaluate(e.value), str(e.value.dtype), dtype)
+        if kind is tirx.Div:
+            operator: Binary = "truncdiv" if is_integer(dtype) else "div"
+            return self.algebra.binary(operator, self.evaluate(e.a), self.evaluate(e.b), dtype)
+        if kind in _BINARY:
+            return self.algebra.binary(_BINARY[kind], self.evaluate(e.a), self.evaluate(e.b), dtype)
+        if kind in _COMPARISON:
+            a, b = self.evaluate(e.a), self.evaluate(e.b)
+            return self.algebra.compare(_COMPARISON[kind], a, b, str(e.a.dtype))
+        if kind is tirx.Not:
+            return self._not(self.evaluate(e.a))
+        if kind is tirx.Select:
+            condition, then, otherwise = map(self.evaluate, (e.condition, e.true_value, e.false_value))
+            return self.algebra.select(condition, then, otherwise, dtype)
+        if kind is tirx.Call:
+            return self._function(e, dtype)
+        raise Unsupported(f"expression {kind.__name__}: {describe(e)}")
+
+    def _function(self, e: Any, dtype: str) -> V:
+        name = str(e.op.name)
+        if name == "tirx.if_then_else":
+            return self._lazy(e, dtype)
+        if name == "tl.infinity":
+            return self.algebra.infinity(dtype)
+        if name == "tl.launch_thread_idx" and self._threads:
+            return self._threads[int(e.args[0])]
+        if name == "tirx.reinterpret":
+            return self.algebra.bits(self.evaluate(e.args[0]), str(e.args[0].dtype), dtype)
+        if name == "tirx.pow":
+            return self.algebra.binary("pow", self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
+        if name in _BITWISE:
+            return self.algebra.binary(_BITWISE[name], self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
+        if name in _SHUFFLES:
+            return self._shuffle(e, _SHUFFLES[name], dtype)
+        if name == "tirx.call_extern":
+            return self._extern(e, dtype)
+        if name in _UNARY:
+            return self.algebra.unary(_UNARY[name], self.evaluate(e.args[0]), dtype)
+        raise Unsupported(f"function {name}")
+
+    def _shuffle(self, e: Any, operator: Binary, dtype: str) -> V:
+        """An exchange between the lanes of a whole warp."""
+        mask, value, by, width = e.args
+        if not (
+            isinstance(mask, tirx.IntImm)
+            and int(mask) == _ALL
+            and isinstance(width, tirx.IntImm)
+            and int(width) == _WARP
+        ):
+            raise Unsupported(f"an exchange within a part of a warp: {describe(e)}")
+        return self.algebra.binary(operator, self.evaluate(value), self.evaluate(by), dtype)
+
+    def _extern(self, e: Any, dtype: str) -> V:
+        """A C function of one or two floats that the kernel brings along."""
+        name, *arguments = e.args
+        function = self.externs.get(name.value)
+        expected = 1 if function in get_args(Unary) else 2
+        if function is None or [dtype, *(str(a.dtype) for a in arguments)] != ["float32"] * (expected + 1):
+            raise Unsupported(f"C function {name.value}")
+        first, *second = (self.evaluate(a) for a in arguments)
+        if not second:
+            return self.algebra.unary(cast(Unary, function), first, dtype)
+        return self.algebra.binary(cast(Binary, function), first, second[0], dtype)
+
+    def _lazy(self, e: Any, dtype: str) -> V:
+        """if_then_else evaluates one branch only, where Select evaluates both."""
+        condition = self.evaluate(e.args[0])
+        known = self.algebra.decided(condition)
+        if known is not None:
+            return self.evaluate(e.args[1 if known else 2])
+        with self.algebra.guard(condition):
+            then = self.evaluate(e.args[1])
+        with self.algebra.guard(self._not(condition)):
+            otherwise = self.evaluate(e.args[2])
+        return self.algebra.select(condition, then, otherwise, dtype)
+
+    def _cast(self, a: V, source: str, target: str) -> V:
+        return a if source == target else self.algebra.cast(a, source, target)
+
+    def _add(self, a: V, b: V) -> V:
+        return self.algebra.binary("add", a, b, "int32")
+
+    def _sub(self, a: V, b: V) -> V:
+        return self.algebra.binary("sub", a, b, "int32")
+
+    def _not(self, condition: V) -> V:
+        return self.algebra.unary("not", condition, "bool")
+
+    def _is(self, a: V, b: V) -> bool:
+        return self.algebra.decided(self.algebra.compare("eq", a, b, "int32")) is True
+
+    # Memory
+
+    def _place(self, buffer: Any, index: list[V]) -> tuple[Memory[V], list[V]]:
+        """The memory behind a buffer; a view of another shape is re-indexed in row-major order."""
+        if buffer.data not in self.memories:
+            raise Unsupported(f"buffer {buffer.name} is not allocated")
+        memory = self.memories[buffer.data]
+        if buffer.same_as(self.declared[buffer.data]):
+            return memory, index
+        shape = tuple(self.evaluate(dim) for dim in buffer.shape)
+        if str(buffer.dtype) != memory.dtype:
+            raise Unsupported(f"a view of {memory.name} with another type")
+        if len(shape) == len(memory.shape) and all(map(self._is, shape, memory.shape)):
+            return memory, index
+        flat = self.algebra.literal(0, "int32")
+        for i, extent in zip(index, shape, strict=True):
+            flat = self._add(self.algebra.binary("mul", flat, extent, "int32"), i)
+        place: list[V] = []
+        for extent in reversed(memory.shape[1:]):
+            place.insert(0, self.algebra.binary("floormod", flat, extent, "int32"))
+            flat = self.algebra.binary("floordiv", flat, extent, "int32")
+        return memory, [flat, *place]
+
+    def _load(self, buffer: Any, index: list[V]) -> V:
+        memory, place = self._place(buffer, index)
+        if self._written is not None and buffer.data in self._written:
+            self._accesses.append((buffer.data, place, False))
+        self.accessed |= memory.scope == "global"
+        return self.algebra.load(memory, place)
+
+    def _store(self, buffer: Any, index: list[V], value: V) -> None:
+        memory, place = self._place(buffer, index)
+        if self._written is not None:
+            self._accesses.append((buffer.data, place, True))
+        self.accessed |= memory.scope == "global"
+        self.algebra.store(memory, place, value)

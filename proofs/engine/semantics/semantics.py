@@ -1,0 +1,372 @@
+"""What a TileLang kernel means, statement by statement, over an abstract algebra.
+
+The level is the tile level: the PrimFunc as its factory returns it, or after the launch has been materialised. A block's
+threads run in lock step: between two statements every thread has finished the first. That is what a kernel free of races
+does; races are the business of another layer. Barriers therefore change no value. Products and copies that are under way
+while the threads go on are read as done where they are issued; that the kernel waits for them before it uses them is not
+looked at here. This file says what each statement means; ``expressions`` says it of expressions and memory,
+``tile_operations`` of the operations on tiles.
+
+Not modelled, and rejected: pointers but for that of an atomic addition, scopes other than global, shared, fragment and
+local, tile operations under a condition that differs between threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, cast
+
+from tvm import tirx
+
+from ..base.errors import Unsupported
+from .algebra import Algebra, Dimension, Memory, Scope, V
+from .expressions import describe
+from .externs import externs
+from .roles import MEETING, Turns, meets, split, take_turns
+from .tile_operations import TileOperations
+
+_SCOPES: dict[str, Scope] = {
+    "global": "global",
+    "shared": "shared",
+    "shared.dyn": "shared",
+    "local": "local",
+    "local.var": "local",
+    "local.fragment": "fragment",
+}
+_SERIAL, _PARALLEL, _VECTORIZED, _UNROLLED, _THREAD = range(5)  # tirx.ForKind
+_BARRIERS = ("tirx.tvm_storage_sync",)
+_GRIDS = "tl.pdl_sync"  # the wait of a kernel that is launched early for those before it, whose results it reads
+_WAITS = (
+    "tirx.ptx_commit_group",
+    "tirx.ptx_wait_group",
+    "tl.wait_wgmma",
+    "tl.fence_proxy_async",
+    "tl.warpgroup_fence_operand",
+    "tl.set_max_nreg",
+    "tl.pdl_trigger",
+    _GRIDS,
+)
+_DIMENSIONS = ("x", "y", "z")
+_TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
+_SOURCE = "pragma_import_c"  # C text that the kernel brings along
+_MEETINGS, _MEETING_SCOPE = "barrier_init", "shared.barrier"  # barriers in shared memory
+
+
+def children(statement: Any) -> list[Any]:
+    """The statements directly inside a statement."""
+    match type(statement).__name__:
+        case "SeqStmt":
+            return list(statement.seq)
+        case "IfThenElse":
+            return [s for s in (statement.then_case, statement.else_case) if s is not None]
+        case "SBlockRealize":
+            return [statement.block]
+        case "For" | "While" | "AttrStmt" | "SBlock":
+            return [statement.body]
+    return []
+
+
+def serial_loops(prim_func: Any) -> dict[Any, str]:
+    """The sequential loops by name: that of the variable, with #0, #1, ... in order where several share it.
+
+    Loops in which roles meet are one loop.
+    """
+    loops: list[Any] = []
+
+    def visit(statement: Any) -> None:
+        if isinstance(statement, tirx.For) and int(statement.kind) == _SERIAL:
+            loops.append(statement)
+        for child in children(statement):
+            visit(child)
+
+    visit(prim_func.body)
+    names = [str(loop.loop_var.name) for loop in loops]
+    joint = {loop for loop in loops if meets(loop)}
+    return {
+        loop: name if names.count(name) == 1 or loop in joint else f"{name}#{names[:i].count(name)}"
+        for i, (loop, name) in enumerate(zip(loops, names, strict=True))
+    }
+
+
+# T.annotate_safe_value, say, would change what T.copy pads with
+_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, _MEETINGS}
+
+
+class Machine(TileOperations[V]):
+    """Runs a kernel in an algebra.
+
+    Args:
+        algebra: the reading.
+        sizes: the values of the symbolic dimensions, by name.
+    """
+
+    def __init__(self, algebra: Algebra[V], prim_func: Any, sizes: dict[str, V]) -> None:
+        super().__init__(algebra)
+        self.sizes = sizes
+        self.loops = serial_loops(prim_func)
+        self.prim_func = prim_func
+        self.waits: set[str] = set()  # for what is under way while the threads go on
+        self._divergent = 0  # enclosing conditions that may differ between threads
+        self._barriers: dict[Any, Any] = {}  # where roles meet: how many arrive at each, by their data
+
+    def parameters(self) -> dict[str, Memory[V]]:
+        """Declare the parameters; their symbolic dimensions are taken from ``sizes``."""
+        result = {}
+        for buffer in self.prim_func.buffer_map.values():
+            for dim in buffer.shape:
+                if isinstance(dim, tirx.Var):
+                    self.variables[dim] = self.sizes[dim.name]
+            memory = self.declare(buffer)
+            result[memory.name] = memory
+        return result
+
+    def run(self) -> None:
+        """Execute the body."""
+        self._extents = _threads(self.prim_func)
+        self._threads = self.algebra.launch(self._extents)
+        self.execute(self.prim_func.body)
+
+    def declare(self, buffer: Any) -> Memory[V]:
+        """A buffer of the IR as a memory of the algebra."""
+        if str(buffer.scope()) not in _SCOPES:
+            raise Unsupported(f"buffer {buffer.name} in scope {buffer.scope()}")
+        shape = tuple(self.evaluate(dim) for dim in buffer.shape)
+        memory = Memory(str(buffer.name), shape, str(buffer.dtype), _SCOPES[str(buffer.scope())])
+        self.memories[buffer.data] = memory
+        self.declared[buffer.data] = buffer
+        return memory
+
+    # Statements
+
+    def execute(self, statement: Any) -> None:
+        """Run one statement."""
+        match type(statement).__name__:
+            case "SeqStmt" | "SBlockRealize":
+                for child in children(statement):
+                    self.execute(child)
+            case "SBlock":
+                self._block(statement)
+            case "AttrStmt":
+                self._attribute(statement)
+            case "For":
+                self._loop(statement)
+            case "IfThenElse":
+                self._conditional(statement)
+            case "While":
+                self._while(statement)
+            case "Bind":
+                self.algebra.site = statement
+                self.variables[statement.var] = self.evaluate(statement.value)
+            case "BufferStore":
+                self.algebra.site = statement
+                index = [self.evaluate(i) for i in statement.indices]
+                self._store(statement.buffer, index, self.evaluate(statement.value))
+            case "Evaluate":
+                self.algebra.site = statement
+                self._call(statement.value)
+            case name:
+                raise Unsupported(f"statement {name}")
+
+    def _block(self, block: Any) -> None:
+        if block.iter_vars or block.match_buffers or block.init is not None:
+            raise Unsupported(
+                f"block {block.name_hint} with iteration variables, matched buffers or an initial statement"
+            )
+        if unknown := sorted(set(map(str, block.annotations)) - _HARMLESS):
+            raise Unsupported(f"block {block.name_hint} with annotations {unknown}")
+        if _SOURCE in block.annotations:
+            self.externs |= externs(str(block.annotations[_SOURCE]))
+        self._barriers |= dict(block.annotations.get(_MEETINGS, {}))
+        for buffer in block.alloc_buffers:
+            if str(buffer.scope()) != _MEETING_SCOPE:
+                self.algebra.allocate(self.declare(buffer))
+        self.execute(block.body)
+
+    def _attribute(self, statement: Any) -> None:
+        key = str(statement.attr_key)
+        if key == "thread_extent":
+            tag, variable = str(statement.node.thread_tag), statement.node.var
+            self._bind_thread(tag, variable, statement.value, statement.body)
+        elif key in _TRANSPARENT:
+            self.execute(statement.body)
+        else:
+            raise Unsupported(f"attribute {key}")
+
+    def _bind_thread(self, tag: str, variable: Any, extent: Any, body: Any) -> None:
+        kind, dimension = tag.split(".")
+        if kind == "threadIdx" and self._threads:
+            self.variables[variable] = self._threads[_DIMENSIONS.index(dimension)]
+            self.execute(body)
+        elif kind == "blockIdx":
+            for index in self.algebra.grid(cast(Dimension, dimension), self.evaluate(extent)):
+                self.variables[variable] = index
+                self.execute(body)
+        else:
+            raise Unsupported(f"thread axis {tag}")
+
+    def _loop(self, loop: Any) -> None:
+        kind = int(loop.kind)
+        if getattr(loop, "step", None) is not None and int(loop.step) != 1:
+            raise Unsupported(f"a loop with step {loop.step}: {describe(loop)}")
+        if kind == _THREAD:
+            self._bind_thread(str(loop.thread_binding.thread_tag), loop.loop_var, loop.extent, loop.body)
+        elif kind == _PARALLEL:
+            self._parallel(loop)
+        elif kind in (_SERIAL, _UNROLLED, _VECTORIZED):
+            self.algebra.serial(
+                self.loops.get(loop, str(loop.loop_var.name)) if kind == _SERIAL else "",
+                self.evaluate(loop.min),
+                self.evaluate(loop.extent),
+                lambda index: self._iteration(loop, index),
+            )
+        else:
+            raise Unsupported(f"loop of kind {kind}")
+
+    def _iteration(self, loop: Any, index: V) -> None:
+        self.variables[loop.loop_var] = index
+        self.execute(loop.body)
+
+    def _parallel(self, loop: Any) -> None:
+        """All iterations at once. No iteration may read, or write again, what another one writes."""
+        if self._written is not None:
+            raise Unsupported(f"a parallel loop inside another one's body: {describe(loop)}")
+        with ExitStack() as axes:
+            body = loop
+            while isinstance(body, tirx.For) and int(body.kind) == _PARALLEL:
+                lower, extent = self.evaluate(body.min), self.evaluate(body.extent)
+                axis = self.algebra.axis(str(body.loop_var.name), lower, extent)
+                self.variables[body.loop_var] = axes.enter_context(axis)
+                body = body.body
+            self._written, self._accesses = _stored(body), []
+            try:
+                self.execute(body)
+                self._check_independence(loop)
+            finally:
+                self._written = None
+
+    def _check_independence(self, loop: Any) -> None:
+        stores = [(data, index) for data, index, is_store in self._accesses if is_store]
+        for data, store in stores:
+            for other, access, _ in self._accesses:
+                if other.same_as(data) and not self.algebra.independent(store, access):
+                    name = self.memories[data].name
+                    raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
+
+    def _take_turns(self, turns: Turns) -> None:
+        """Threads of several roles, each of which does what it does while the others stand still."""
+        self.waits.update(MEETING)
+
+        def iteration(index: V) -> None:
+            for loop in turns.loops:
+                self.variables[loop.loop_var] = index
+            for statements in turns.inside:
+                for each in statements:
+                    self.execute(each)
+                self.algebra.turn()
+
+        for each in itertools.chain(*turns.before):
+            self.execute(each)
+        for loop in turns.loops[:1]:
+            self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
+        for each in itertools.chain(*turns.after):
+            self.execute(each)
+
+    def _is_thread(self, expression: Any) -> bool:
+        if self._threads is None or not isinstance(expression, tirx.Var):
+            return False
+        return self.variables.get(expression) is self._threads[0]
+
+    def _conditional(self, statement: Any) -> None:
+        if found := split(statement, self._is_thread, self._extents[0]):
+            self._take_turns(take_turns(found, self._barriers))
+            return
+        self.algebra.site = statement.condition
+        condition = self.evaluate(statement.condition)
+        known = self.algebra.decided(condition)
+        if known is not False:
+            self._guarded(condition, known is True, statement.then_case)
+        if known is not True and statement.else_case is not None:
+            self._guarded(self._not(condition), known is False, statement.else_case)
+
+    def _guarded(self, condition: V, known: bool, body: Any) -> None:
+        divergent = not known and not self.algebra.uniform(condition)
+        self._divergent += divergent
+        with self.algebra.guard(condition):
+            self.execute(body)
+        self._divergent -= divergent
+
+    def _while(self, statement: Any) -> None:
+        condition = self.evaluate(statement.condition)
+        if self.algebra.decided(condition) is not False:
+            with self.algebra.guard(condition):
+                self.execute(statement.body)
+                self._while(statement)
+
+    def _call(self, call: Any) -> None:
+        if isinstance(call, tirx.IntImm):
+            return
+        name = str(call.op.name)
+        operations: dict[str, Callable[[Any], None]] = {
+            "tl.tileop.fill": self._fill,
+            "tl.tileop.copy": self._copy,
+            "tl.tileop.reduce": self._reduce,
+            "tl.tileop.gemm": self._gemm,
+            "tl.tileop.wgmma_gemm": self._gemm,
+        }
+        if name in _BARRIERS:
+            self.algebra.barrier()
+            return
+        if name in _WAITS and self._written is None:
+            if name == _GRIDS and (self.accessed or self._divergent):
+                raise Unsupported(f"{name} after global memory has been accessed, or where threads may diverge")
+            self.waits.add(name)
+            return
+        if name == "tl.atomic_add_elem_op" and self._written is None:
+            self._atomic_add(call)
+            return
+        if name not in operations:
+            raise Unsupported(f"call of {name}")
+        if self._divergent or self._written is not None:
+            raise Unsupported(f"{name} in a parallel loop or where threads may diverge: {describe(call)}")
+        operations[name](call)
+
+    def _atomic_add(self, call: Any) -> None:
+        pointer, value = call.args
+        target = pointer.args[0] if str(pointer.op.name) == "tl.access_ptr" else None
+        if not isinstance(target, tirx.BufferLoad):
+            raise Unsupported(f"an atomic addition: {describe(call)}")
+        memory, index = self._place(target.buffer, [self.evaluate(i) for i in target.indices])
+        added = self._cast(self.evaluate(value), str(value.dtype), memory.dtype)
+        self.algebra.atomic_add(memory, index, added)
+
+
+def _threads(prim_func: Any) -> tuple[int, int, int]:
+    """The number of threads of a block, per dimension."""
+    found = [1, 1, 1]
+
+    def visit(statement: Any) -> None:
+        if isinstance(statement, tirx.SBlock) and "tl.launch_threads" in statement.annotations:
+            found[:] = [int(n) for n in statement.annotations["tl.launch_threads"]]
+        if isinstance(statement, tirx.AttrStmt) and str(statement.attr_key) == "thread_extent":
+            kind, dimension = str(statement.node.thread_tag).split(".")
+            if kind == "threadIdx":
+                found[_DIMENSIONS.index(dimension)] = int(statement.value)
+        for child in children(statement):
+            visit(child)
+
+    visit(prim_func.body)
+    return found[0], found[1], found[2]
+
+
+def _stored(body: Any) -> set[Any]:
+    """The data of the buffers that a statement writes."""
+    found: set[Any] = set()
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tirx.BufferStore):
+            found.add(node.buffer.data)
+
+    tirx.stmt_functor.post_order_visit(body, visit)
+    return found

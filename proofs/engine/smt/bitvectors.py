@@ -1,0 +1,190 @@
+"""Integer sequents as bit-vector sequents, for index maps that permute bits.
+
+Swizzled addresses are sums of quotients and remainders by powers of two. As integers they are beyond the solver; as
+bit-vectors a quotient is a shift and a remainder a mask.
+
+A bit-vector proof carries over to the integers when no term leaves the range of 64 bits: the values of the kernel's
+own expressions do not, by the overflow conditions of layer 0; nor do sums of an index and an offset. Hypotheses that
+multiply sizes may, and are left out, which can only make the sequent harder to prove; so are those with a number that
+has no place in 64 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+
+import z3
+
+from ..base.errors import Unsupported
+
+WIDTH = 64
+_MEMORY = 2**13
+
+
+def permutes_bits(terms: Iterable[z3.ExprRef]) -> bool:
+    """Whether a quotient or a remainder by a constant occurs."""
+    return any(t.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) for t in subterms(terms))
+
+
+def linear(terms: Iterable[z3.BoolRef]) -> list[z3.BoolRef]:
+    """The terms that a translation accepts: without products of variables, divisions by them, or too long a number."""
+    return [t for t in terms if _linear(t)]
+
+
+@lru_cache(maxsize=_MEMORY)
+def _linear(term: z3.BoolRef) -> bool:
+    return not any(_nonlinear(s) or _too_long(s) for s in subterms([term]))
+
+
+def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], list[z3.BoolRef]]:
+    """The terms with each product of variables, or division by one, as a variable of its own: true of more values.
+
+    Returns:
+        The terms, and of each product that it is not negative unless a factor is.
+    """
+    products = [t for t in _outermost(terms) if t.decl().kind() == z3.Z3_OP_MUL]
+    signs = [z3.Implies(z3.And(*(factor >= 0 for factor in t.children())), t >= 0) for t in products]
+    found = _outermost([*terms, *(factor >= 0 for t in products for factor in t.children())])
+    values = [z3.simplify(t) for t in found]  # one name for one value
+    numbers = [next(n for n, other in enumerate(values) if other.eq(value)) for value in values]
+    pairs = [(t, z3.Int(f"(product {n})")) for t, n in zip(found, numbers, strict=True)]
+    kept = [z3.substitute(t, *pairs) if pairs else t for t in (*terms, *signs)]
+    return kept[: len(terms)], kept[len(terms) :]
+
+
+def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
+    """The terms within that are not linear, but not those within them."""
+    found: dict[int, z3.ExprRef] = {}
+    todo = list(terms)
+    while todo:
+        term = todo.pop()
+        if term.get_id() not in found:
+            found[term.get_id()] = term
+            todo.extend([] if _nonlinear(term) else term.children())
+    return [t for t in found.values() if _nonlinear(t)]
+
+
+@lru_cache(maxsize=_MEMORY)  # of two conditions most hypotheses are the same
+def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
+    """The same term over 64-bit vectors.
+
+    Raises:
+        Unsupported: it divides by something other than a positive constant, applies an operator without a rule, or holds
+            a number of more than 64 bits.
+    """
+    return _Converter().convert(term)
+
+
+def subterms(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
+    """The terms and everything in them, each once."""
+    found: dict[int, z3.ExprRef] = {}
+    todo = list(terms)
+    while todo:
+        term = todo.pop()
+        if term.get_id() not in found:
+            found[term.get_id()] = term
+            todo.extend(term.children())
+    return list(found.values())
+
+
+def _nonlinear(term: z3.ExprRef) -> bool:
+    kind = term.decl().kind()
+    if kind == z3.Z3_OP_MUL:
+        return sum(not z3.is_int_value(a) for a in term.children()) > 1
+    return kind in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) and not z3.is_int_value(term.arg(1))
+
+
+def _too_long(term: z3.ExprRef) -> bool:
+    return z3.is_int_value(term) and not -(2 ** (WIDTH - 1)) <= term.as_long() < 2 ** (WIDTH - 1)
+
+
+class _Converter:
+    def __init__(self) -> None:
+        self._done: dict[int, z3.ExprRef] = {}
+
+    def convert(self, term: z3.ExprRef) -> z3.ExprRef:
+        if term.get_id() not in self._done:
+            self._done[term.get_id()] = self._convert(term)
+        return self._done[term.get_id()]
+
+    def _convert(self, term: z3.ExprRef) -> z3.ExprRef:
+        if _too_long(term):
+            raise Unsupported(f"no bit-vector for {term}")
+        if z3.is_int_value(term):
+            return z3.BitVecVal(term.as_long(), WIDTH)
+        kind = term.decl().kind()
+        if kind == z3.Z3_OP_BV2INT:
+            return self._from_narrow(term.arg(0))
+        if z3.is_bool(term) and term.children() and z3.is_bv(term.arg(0)):  # the sign of such a bit-vector
+            return term.decl()(*(self._narrow(a) for a in term.children()))
+        arguments = [self.convert(a) for a in term.children()]
+        if kind == z3.Z3_OP_UNINTERPRETED:
+            return self._symbol(term, arguments)
+        if kind in _FOLDED:
+            result = arguments[0]
+            for argument in arguments[1:]:
+                result = _FOLDED[kind](result, argument)
+            return result
+        if kind in _BOOLEAN:
+            return term.decl()(*arguments) if arguments else term
+        if kind not in _RULES:
+            raise Unsupported(f"no bit-vector reading of {term.decl().name()}")
+        return _RULES[kind](*arguments)
+
+    def _from_narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
+        """An integer read off a bit-vector that was itself made from integers, by a bitwise operation."""
+        narrow = self._narrow(term)
+        return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
+
+    def _narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
+        if term.decl().kind() == z3.Z3_OP_INT2BV:
+            return z3.Extract(term.size() - 1, 0, self.convert(term.arg(0)))
+        return term.decl()(*(self._narrow(a) for a in term.children())) if term.children() else term
+
+    def _symbol(self, term: z3.ExprRef, arguments: list[z3.ExprRef]) -> z3.ExprRef:
+        if z3.is_bool(term) and not arguments:
+            return term
+        sort = z3.BoolSort() if z3.is_bool(term) else z3.BitVecSort(WIDTH)
+        if not arguments:
+            return z3.Const(term.decl().name(), sort)
+        return z3.Function(term.decl().name(), *(a.sort() for a in arguments), sort)(*arguments)
+
+
+def _exponent(divisor: z3.BitVecRef) -> int | None:
+    value = divisor.as_long() if z3.is_bv_value(divisor) else 0
+    if not 0 < value < 2 ** (WIDTH - 1):
+        raise Unsupported("division by something other than a positive constant")
+    return value.bit_length() - 1 if value & (value - 1) == 0 else None
+
+
+def _quotient(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
+    exponent = _exponent(b)
+    if exponent is not None:
+        return a >> exponent  # arithmetic: rounds down
+    truncated = a / b
+    return z3.If(z3.And(a < 0, truncated * b != a), truncated - 1, truncated)
+
+
+def _remainder(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
+    return a & (b - 1) if _exponent(b) is not None else a - b * _quotient(a, b)
+
+
+_FOLDED: dict[int, Callable[..., z3.ExprRef]] = {
+    z3.Z3_OP_ADD: lambda a, b: a + b,
+    z3.Z3_OP_SUB: lambda a, b: a - b,
+    z3.Z3_OP_MUL: lambda a, b: a * b,
+}
+_BOOLEAN = {z3.Z3_OP_TRUE, z3.Z3_OP_FALSE, z3.Z3_OP_AND, z3.Z3_OP_OR, z3.Z3_OP_NOT, z3.Z3_OP_IMPLIES}
+_RULES: dict[int, Callable[..., z3.ExprRef]] = {
+    z3.Z3_OP_UMINUS: lambda a: -a,
+    z3.Z3_OP_IDIV: _quotient,
+    z3.Z3_OP_MOD: _remainder,
+    z3.Z3_OP_ITE: z3.If,
+    z3.Z3_OP_EQ: lambda a, b: a == b,
+    z3.Z3_OP_DISTINCT: lambda a, b: a != b,
+    z3.Z3_OP_LE: lambda a, b: a <= b,
+    z3.Z3_OP_LT: lambda a, b: a < b,
+    z3.Z3_OP_GE: lambda a, b: a >= b,
+    z3.Z3_OP_GT: lambda a, b: a > b,
+}

@@ -1,0 +1,141 @@
+"""Solvers: one condition in, one verdict out, the same on every run.
+
+Every attempt runs in a fresh context with a fixed seed and a bound on the solver's steps, not on time. A condition that
+z3 cannot decide is tried with another seed, then by cvc5.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+import cvc5
+import z3
+
+from ..base.conditions import Condition, Outcome, Verdict
+from .bitvectors import subterms
+
+Z3_STEPS = 10_000_000  # rlimit; the conditions of the kernels in the tests need some 100,000 at most
+CVC5_STEPS = 200_000  # rlimit-per
+SECOND_SEED = 42
+
+Answer = tuple[Verdict, Mapping[str, int] | None]
+
+
+def solve(
+    condition: Condition,
+    *,
+    solver: Literal["z3", "cvc5"] = "z3",
+    seed: int = 0,
+    rlimit: int = Z3_STEPS,
+    witness: bool = True,
+) -> Outcome:
+    """Decide one condition.
+
+    Args:
+        condition: what to decide.
+        solver: "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer. "cvc5" asks
+            cvc5 alone, through SMT-LIB text.
+        seed: the seed of the first attempt.
+        rlimit: the bound on the steps of each z3 attempt. cvc5 counts other steps and has its own bound.
+        witness: whether a refutation comes with a counterexample.
+    """
+    start = time.perf_counter()
+    attempts = [("cvc5", seed)] if solver == "cvc5" else [("z3", seed), ("z3", SECOND_SEED), ("cvc5", 0)]
+    for name, number in attempts:
+        verdict, model = _z3(condition, number, rlimit, witness) if name == "z3" else _cvc5(condition, number)
+        if verdict != "unknown":
+            return Outcome(condition, verdict, time.perf_counter() - start, model, f"{name} seed {number}")
+    return Outcome(condition, "unknown", time.perf_counter() - start)
+
+
+def smt2(condition: Condition) -> str:
+    """The condition in SMT-LIB 2: unsatisfiable exactly when it holds."""
+    solver = z3.Solver()
+    terms = (*condition.hypotheses, z3.Not(condition.goal))
+    solver.add(
+        *(z3.simplify(term) for term in terms)
+    )  # z3 admits sums and conjunctions of one term, the standard does not
+    header = [condition.kind + ": " + condition.statement, "at " + str(condition.site)]
+    comments = "".join(f"; {line}\n" for text in header for line in text.splitlines())
+    body = re.sub(r"^; .*\n|^\(set-info.*\n", "", solver.to_smt2(), flags=re.MULTILINE)
+    return f"{comments}(set-logic ALL)\n{_quoted(body)}"
+
+
+def _quoted(script: str) -> str:
+    """The script with primed and numbered names between bars, as the standard wants; z3 prints some without."""
+    pieces = re.split(r"(\|[^|]*\|)", script)
+    return "".join(
+        p if p.startswith("|") else re.sub(r"(?<![^\s()])[A-Za-z_][^\s()|]*['#][^\s()|]*", r"|\g<0>|", p)
+        for p in pieces
+    )
+
+
+def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
+    context = z3.Context()
+    solver = z3.Solver(ctx=context)
+    solver.set("random_seed", seed)
+    solver.set("rlimit", rlimit)
+    terms = [term.translate(context) for term in (*condition.hypotheses, z3.Not(condition.goal))]
+    solver.add(*terms)
+    answer = solver.check()
+    if answer == z3.unsat:
+        return "proved", None
+    if answer == z3.unknown:
+        return "unknown", None
+    return "refuted", _assignment(solver.model(), terms) if witness else None
+
+
+def _assignment(model: z3.ModelRef, terms: list[z3.BoolRef]) -> dict[str, int]:
+    """The value of every variable, and of every element of a tensor, that the terms mention."""
+    found: dict[str, int] = {}
+    for term in subterms(terms):
+        if z3.is_app(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
+            value = _integer(model.eval(term, model_completion=True))
+            indices = [_integer(model.eval(a, model_completion=True)) for a in term.children()]
+            if value is not None:
+                found[f"{term.decl().name()}{indices or ''}"] = value
+    return dict(sorted(found.items()))
+
+
+def _integer(value: z3.ExprRef) -> int | None:
+    if z3.is_bv_value(value):
+        return int(value.as_signed_long())
+    if z3.is_int_value(value):
+        return int(value.as_long())
+    return int(z3.is_true(value)) if z3.is_bool(value) else None
+
+
+def _cvc5(condition: Condition, seed: int) -> Answer:
+    solver = cvc5.Solver()
+    for option, value in {"seed": seed, "rlimit-per": CVC5_STEPS, "produce-models": "true"}.items():
+        solver.setOption(option, str(value))
+    parser = cvc5.InputParser(solver)
+    parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, smt2(condition), "condition")
+    symbols, answer = parser.getSymbolManager(), ""
+    try:
+        while not (command := parser.nextCommand()).isNull():
+            answer = str(command.invoke(solver, symbols)).strip() or answer
+    except RuntimeError:  # an operator of z3's own, which the standard does not have
+        return "unknown", None
+    if answer == "unsat":
+        return "proved", None
+    if answer != "sat":
+        return "unknown", None
+    constants = [t for t in symbols.getDeclaredTerms() if not t.getSort().isFunction()]
+    return "refuted", {_name(t): _cvc5_integer(solver.getValue(t)) for t in constants}
+
+
+def _name(term: cvc5.Term) -> str:
+    return str(term).strip("|")
+
+
+def _cvc5_integer(value: cvc5.Term) -> int:
+    if value.isBooleanValue():
+        return int(value.getBooleanValue())
+    if value.isBitVectorValue():
+        unsigned, width = int(value.getBitVectorValue(10)), int(value.getSort().getBitVectorSize())
+        return unsigned - (unsigned >> (width - 1) << width)
+    return int(value.getIntegerValue())

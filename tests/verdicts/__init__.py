@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +24,11 @@ ASYNC = {"parallel_prefer_async": True, "parallel_async_without_async_commit_wai
 
 LARGEST = 2**31 - 256
 PROBES = 1009, 4096  # sizes that every contract must admit, or the next that it does
+
+
+def opened(name: str) -> ModuleType:
+    """Return a verdict file, such as "races/lane_right"."""
+    return importlib.import_module("verdicts." + name.replace("/", "."))
 
 
 def contract(
@@ -108,18 +115,21 @@ class Failed:
     Args:
         layer: "L0", "L1", "L2" or "range".
         when: a relation that holds of every counterexample in which its names occur. ``tx'`` is of the other thread.
-        failures: for each kind of condition, the words of one that fails; " ... " stands for any other words. The kind
-            "not a number" is written not_a_number, and "async", a word of Python's, async_.
+        failures: for each kind of condition, the words of one that fails, or of several; " ... " stands for any other
+            words. The kind "not a number" is written not_a_number, and "async", a word of Python's, async_.
     """
 
     layers: tuple[str, ...]
     when: str
-    failures: Mapping[str, str]
+    failures: Mapping[str, tuple[str, ...]]
 
     outcome = ""
 
-    def __init__(self, layer: str, when: str = "", **failures: str) -> None:
-        kinds = {name.rstrip("_").replace("_", " "): words for name, words in failures.items()}
+    def __init__(self, layer: str, when: str = "", **failures: str | tuple[str, ...]) -> None:
+        kinds = {
+            name.rstrip("_").replace("_", " "): (words,) if isinstance(words, str) else words
+            for name, words in failures.items()
+        }
         self.__dict__.update(layers=(layer,), when=when, failures=kinds)
 
     def differs(self, report: Any) -> str:
@@ -128,10 +138,9 @@ class Failed:
         outcomes = {failure.verdict for failure in report.failures if failure.kind != "hollow"}
         if kinds != set(self.failures) or not outcomes <= {self.outcome}:
             return f"expected to be {self.outcome}: {sorted(self.failures)}; got\n{listed(report.failures)}"
-        for kind, words in self.failures.items():
+        for kind, words in ((kind, words) for kind, several in self.failures.items() for words in several):
             pattern = ".*".join(map(re.escape, words.split(" ... ")))
-            own = [f.statement for f in report.failures if f.kind == kind]
-            if not any(re.search(pattern, statement) for statement in own):
+            if not any(f.kind == kind and re.search(pattern, f.statement) for f in report.failures):
                 return f"no {kind} says {words!r}:\n{listed(report.failures)}"
         found = [holds(self.when, f.counterexample or {}) for f in report.failures] if self.when else [True]
         right = True in found and False not in found

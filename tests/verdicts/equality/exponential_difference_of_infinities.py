@@ -1,4 +1,4 @@
-"""Refused: a difference of infinities is no number."""
+"""Wrong: a difference of infinities is no number."""
 
 import tilelang.language as T
 

@@ -23,4 +23,4 @@ def kernel(A: T.Tensor((M, N), "float16"), B: T.Tensor((N, 64), "float16"), C: T
 
 CONTRACT = contract(kernel, "C")
 OPTIONS = {"arch": "sm_80", "pass_configs": MANUAL}
-VERDICT = Refuted("L1", race="of a ")
+VERDICT = Refuted("L1", race=("write of a", "write of b"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -60,27 +59,15 @@ def contract(
     return Contract("verdict", ranges, {}, inputs, tuple(specs[name] for name in writes), probes)
 
 
-class Failure(Protocol):
-    """A failed condition, as a report shows it."""
-
-    kind: str
-    statement: str
-    verdict: str
-    counterexample: Mapping[str, int] | None
-
-
 class Verdict(Protocol):
-    """What is expected of some layers."""
+    """What is expected of some layers, which are run, and no others."""
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The layers to run, no others."""
+    layers: tuple[str, ...]
 
     def differs(self, report: Any) -> str:
         """Say how a report differs from the verdict; nothing where it is as expected."""
 
 
-@dataclass(frozen=True, init=False)
 class Proved:
     """Every condition of these layers is proved.
 
@@ -90,12 +77,8 @@ class Proved:
         says: a statement that the report must contain.
     """
 
-    layers: tuple[str, ...]
-    unmodelled: str
-    says: str
-
     def __init__(self, *layers: str, unmodelled: str = "", says: str = "") -> None:
-        self.__dict__.update(layers=layers, unmodelled=unmodelled, says=says)
+        self.layers, self.unmodelled, self.says = layers, unmodelled, says
 
     def differs(self, report: Any) -> str:
         """Say what is not proved, or not said."""
@@ -108,7 +91,6 @@ class Proved:
         return "" if any(self.says in statement for statement in ["", *said]) else f"{self.says} is not said: {said}"
 
 
-@dataclass(frozen=True, init=False)
 class Failed:
     """Conditions of these kinds, and of no others, fail in one layer.
 
@@ -119,18 +101,14 @@ class Failed:
             words. The kind "not a number" is written not_a_number, and "async", a word of Python's, async_.
     """
 
-    layers: tuple[str, ...]
-    when: str
-    failures: Mapping[str, tuple[str, ...]]
-
     outcome = ""
 
     def __init__(self, layer: str, when: str = "", **failures: str | tuple[str, ...]) -> None:
-        kinds = {
+        self.layers, self.when = (layer,), when
+        self.failures = {
             name.rstrip("_").replace("_", " "): (words,) if isinstance(words, str) else words
             for name, words in failures.items()
         }
-        self.__dict__.update(layers=(layer,), when=when, failures=kinds)
 
     def differs(self, report: Any) -> str:
         """Say what fails otherwise than expected."""
@@ -168,7 +146,7 @@ class Unsupported(Failed):
         super().__init__(layer, unsupported=reason)
 
 
-def listed(failures: Iterable[Failure]) -> str:
+def listed(failures: Iterable[Any]) -> str:
     """Return the failures as text, or a word where there are none."""
     return (
         "\n".join(f"{f.verdict} {f.kind}: {f.statement}, when {f.counterexample}"[:400] for f in failures) or "nothing"

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import itertools
 import re
+from types import ModuleType
 from typing import Any
 
 import pytest
 from tvm import tirx
 
-from engine_verdicts import MANUAL, STRICT, hypotheses, refuted
+from engine_verdicts import hypotheses, refuted
 from lemmata.kernels.indexer import Config, fp8
 from lemmata.proofs import indexer
 from lemmata.proofs.engine import extract
 from lemmata.proofs.engine.asynchrony import MODELLED, READERS_FENCE, asynchrony, within_blocks
 from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.proofs.engine.solve import solve
-from lemmata.reference.contract import Size
-from verdicts import opened
+from verdicts import MANUAL, STRICT, opened
 
 CONFIGS = {**MANUAL, "tl.disable_warp_specialized": True}
-SIZES = {"tiles": Size(0, 2**20)}
 
 
 @pytest.mark.parametrize("more", ["", "_two_waits", "_two_barriers", "_empty_groups", "_products_awaited_twice"])
 def test_conditions_of_a_pipeline_that_waits(more):
-    kernel = opened(f"async/pipeline{more}_right").kernel
-    analysis = asynchrony(kernel, hypotheses(kernel, "C", sizes=SIZES), CONFIGS)
+    file = opened(f"async/pipeline{more}_right")
+    analysis = asynchrony(file.kernel, hypotheses(file), CONFIGS)
     assert len(analysis.conditions) > 5
     assert not analysis.unmodelled & MODELLED
     whose = " ".join(site.statement for site in analysis.sites)
@@ -47,13 +46,13 @@ def without(device: Any, name: str, *which: int) -> Any:
     return device.with_body(tirx.stmt_functor.ir_transform(device.body, None, dropped, ["tirx.Evaluate"]))
 
 
-def lowered(kernel: Any, **options: Any) -> Any:
-    return extract.device(kernel, guards=False, pass_configs=CONFIGS, **options)
+def lowered(file: ModuleType) -> Any:
+    return extract.device(file.kernel, guards=False, pass_configs=CONFIGS)
 
 
-def refuted_within(kernel: Any, device: Any) -> list[str]:
+def refuted_within(file: ModuleType, device: Any) -> list[str]:
     """What is refuted of a function at device level, in words."""
-    return [o.condition.statement for o in refuted(within_blocks, device, hypotheses(kernel, "C", sizes=SIZES))]
+    return [o.condition.statement for o in refuted(within_blocks, device, hypotheses(file))]
 
 
 FENCE = "tl.fence_proxy_async"  # the kernel's own comes first, then the one that the compiler places at the product
@@ -61,18 +60,18 @@ FENCE = "tl.fence_proxy_async"  # the kernel's own comes first, then the one tha
 
 @pytest.mark.parametrize(("change", "right"), [("", True), ("_compilers_fence", False), ("_early_fence", False)])
 def test_the_fence_of_those_who_write(change, right):
-    kernel = opened(f"async/pipeline{change}_right").kernel
-    device = without(lowered(kernel), FENCE, 0 if change == "_compilers_fence" else 1)
-    statements = refuted_within(kernel, device)
+    file = opened(f"async/pipeline{change}_right")
+    device = without(lowered(file), FENCE, 0 if change == "_compilers_fence" else 1)
+    statements = refuted_within(file, device)
     assert right != bool(statements)
     words = "product's read of ks .* meets this copy's write of ks, with no proxy fence after the wait"
     assert right or any(re.search(words, s) for s in statements)
-    assert READERS_FENCE not in within_blocks(device, hypotheses(kernel, "C", sizes=SIZES)).unmodelled
+    assert READERS_FENCE not in within_blocks(device, hypotheses(file)).unmodelled
 
 
 def test_a_fence_of_those_who_write_needs_no_naming():
-    kernel = opened("async/pipeline_right").kernel
-    assert READERS_FENCE not in asynchrony(kernel, hypotheses(kernel, "C", sizes=SIZES), CONFIGS).unmodelled
+    file = opened("async/pipeline_right")
+    assert READERS_FENCE not in asynchrony(file.kernel, hypotheses(file), CONFIGS).unmodelled
 
 
 @pytest.mark.parametrize(
@@ -83,29 +82,29 @@ def test_a_fence_of_those_who_write_needs_no_naming():
     ],
 )
 def test_what_the_compiler_places_at_a_product(name, words):
-    kernel = opened("async/pipeline_right").kernel
-    device = lowered(kernel)
-    assert not refuted_within(kernel, device)
-    assert any(re.search(words, statement) for statement in refuted_within(kernel, without(device, name)))
+    file = opened("async/pipeline_right")
+    device = lowered(file)
+    assert not refuted_within(file, device)
+    assert any(re.search(words, statement) for statement in refuted_within(file, without(device, name)))
 
 
 def test_a_product_of_what_threads_store():
-    kernel = opened("async/stored_right").kernel
-    device = lowered(kernel)
-    assert not refuted_within(kernel, device)
+    file = opened("async/stored_right")
+    device = lowered(file)
+    assert not refuted_within(file, device)
     words = "product's read of qs .* meets this write of qs, with no proxy fence between"
-    assert any(re.search(words, s) for s in refuted_within(kernel, without(device, FENCE)))
+    assert any(re.search(words, s) for s in refuted_within(file, without(device, FENCE)))
     words = "write of qs .* meets this product's read of qs, with no barrier after the wait"
-    assert any(re.search(words, s) for s in refuted_within(kernel, without(device, "tirx.tvm_storage_sync", 1)))
+    assert any(re.search(words, s) for s in refuted_within(file, without(device, "tirx.tvm_storage_sync", 1)))
 
 
 def test_waits_that_the_compiler_places():
-    kernel = opened("async/compilers_pipeline_right").kernel
-    device = extract.device(kernel, guards=False, pass_configs=STRICT, arch="sm_80")
-    assert not refuted_within(kernel, device)
+    file = opened("async/compilers_pipeline_right")
+    device = extract.device(file.kernel, guards=False, pass_configs=STRICT, arch="sm_80")
+    assert not refuted_within(file, device)
     words = "read of a .* meets this copy's write of a, not (awaited|committed)"
     for name in ("tirx.ptx_wait_group", "tirx.ptx_commit_group"):
-        assert any(re.search(words, statement) for statement in refuted_within(kernel, without(device, name)))
+        assert any(re.search(words, statement) for statement in refuted_within(file, without(device, name)))
 
 
 SHIPPED = {

@@ -3,7 +3,7 @@
 import pytest
 import z3
 
-from engine_verdicts import STRICT, kinds, outcomes, refuted
+from engine_verdicts import hypotheses, kinds, outcomes, refuted
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine import extract, row_major
 from lemmata.proofs.engine.bounds import bounds
@@ -12,7 +12,7 @@ from lemmata.proofs.engine.errors import Unsupported, UnsupportedVersion
 from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.proofs.engine.solve import solve
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
-from verdicts import opened
+from verdicts import STRICT, opened
 
 STATICS = {"n": 4, "iterations": 20, "eps": 1e-6}
 
@@ -30,7 +30,7 @@ def test_sinkhorn(build, contract):
 
 def test_the_compilers_guards_do_not_hide_an_error():
     file = opened("bounds/copy_off_by_one")
-    found = outcomes(bounds, file.kernel, Hypotheses.of(file.CONTRACT, {}, file.kernel), {})  # shipped with guards
+    found = outcomes(bounds, file.kernel, hypotheses(file), {})  # shipped with guards
     assert kinds([o for o in found if o.verdict == "refuted"]) == {"bounds"}
     guarded = [o for o in found if o.condition.kind == "guarded bounds"]
     assert guarded
@@ -39,7 +39,7 @@ def test_the_compilers_guards_do_not_hide_an_error():
 
 def test_a_gathered_index_of_minus_one():
     file = opened("bounds/gather_not_masked")
-    found = refuted(bounds, file.kernel, Hypotheses.of(file.CONTRACT, {}, file.kernel), STRICT)
+    found = refuted(bounds, file.kernel, hypotheses(file), STRICT)
     assert all("read of table" in o.condition.statement for o in found)
     model = found[0].counterexample
     assert model is not None

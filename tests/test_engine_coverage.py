@@ -2,11 +2,12 @@
 
 import pytest
 
-from engine_verdicts import STRICT, kinds, outcomes
+from engine_verdicts import kinds, outcomes
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine.coverage import coverage
 from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
+from verdicts import STRICT
 
 STATICS = {"iterations": 20, "eps": 1e-6}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine_verdicts import MANUAL, hypotheses, kinds, outcomes
+from engine_verdicts import hypotheses, kinds, outcomes
 from lemmata.kernels.attention_config import Config
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.hca import hca_fwd
@@ -13,25 +13,25 @@ from lemmata.proofs.engine.asynchrony import READERS_FENCE
 from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.proofs.engine.races import races
 from lemmata.proofs.engine.solve import solve
-from verdicts import opened
+from verdicts import MANUAL, opened
 
 
 @pytest.mark.parametrize("more", ["", "_two_waits", "_wait_for_what_is_over"])
 def test_conditions_of_rows_that_are_handed_on(more: str) -> None:
-    kernel = opened(f"roles/rows{more}_right").kernel
-    found = outcomes(races, kernel, hypotheses(kernel, "B"), MANUAL)
+    file = opened(f"roles/rows{more}_right")
+    found = outcomes(races, file.kernel, hypotheses(file), MANUAL)
     assert {o.verdict for o in found} == {"proved"}
     assert {"race", "phase"} <= kinds(found)
-    assert races(kernel, hypotheses(kernel, "B"), MANUAL).unmodelled == frozenset()
+    assert races(file.kernel, hypotheses(file), MANUAL).unmodelled == frozenset()
 
 
 @pytest.mark.parametrize("more", ["", "_two_fences", "_no_fence_of_weights"])
 def test_conditions_of_products_of_copies(more: str) -> None:
-    kernel = opened(f"roles/products{more}_right").kernel
-    found = outcomes(races, kernel, hypotheses(kernel, "C"), PASS_CONFIGS)
+    file = opened(f"roles/products{more}_right")
+    found = outcomes(races, file.kernel, hypotheses(file), PASS_CONFIGS)
     assert {o.verdict for o in found} == {"proved"}
     assert {"race", "phase", "barrier"} <= kinds(found)
-    unmodelled = races(kernel, hypotheses(kernel, "C"), PASS_CONFIGS).unmodelled
+    unmodelled = races(file.kernel, hypotheses(file), PASS_CONFIGS).unmodelled
     left = unmodelled - {READERS_FENCE}
     assert not [name for name in left if "barrier" in name or "cp_async" in name or "ptx_wgmma" in name]
 

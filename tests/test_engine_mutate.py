@@ -11,12 +11,11 @@ import pytest
 from tilelang import tvm
 
 from corpus_kernels import matmul, online_softmax
-from engine_verdicts import STRICT
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine import extract
 from lemmata.proofs.engine.errors import Unsupported
 from lemmata.proofs.engine.mutate import Mutant, drop_barriers, mutants
-from verdicts import opened
+from verdicts import STRICT, opened
 
 ir, tirx = tvm.ir, tvm.tirx
 FACTORIES = {"matmul": matmul, "online_softmax": online_softmax}

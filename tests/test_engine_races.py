@@ -2,13 +2,13 @@
 
 import pytest
 
-from engine_verdicts import MANUAL, STRICT, hypotheses, kinds, outcomes
+from engine_verdicts import hypotheses, kinds, outcomes
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine import extract
 from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.proofs.engine.races import races
 from lemmata.reference.sinkhorn import BACKWARD
-from verdicts import opened
+from verdicts import MANUAL, STRICT, opened
 
 
 def test_a_private_lane_of_shared_memory_needs_no_barrier():
@@ -36,5 +36,5 @@ def test_what_the_compiler_makes_of_the_verdict_kernels(name, arch, configs, wor
 
 
 def test_products_of_a_warpgroup_are_named_as_not_modelled():
-    kernel = opened("races/swizzled_tiles_right").kernel
-    assert any("wgmma" in name for name in races(kernel, hypotheses(kernel, "C"), STRICT).unmodelled)
+    file = opened("races/swizzled_tiles_right")
+    assert any("wgmma" in name for name in races(file.kernel, hypotheses(file), STRICT).unmodelled)

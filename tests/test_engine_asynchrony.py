@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tvm import tirx
+from tilelang import tvm
 
 from engine_verdicts import hypotheses, refuted
 from lemmata.kernels.indexer import Config, fp8
@@ -19,6 +19,7 @@ from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.proofs.engine.solve import solve
 from verdicts import MANUAL, STRICT, opened
 
+tirx = tvm.tirx
 CONFIGS = {**MANUAL, "tl.disable_warp_specialized": True}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tvm import tirx
+from tilelang import tvm
 
 from lemmata.proofs import interpret
 from lemmata.proofs.engine import intrinsics
@@ -20,6 +20,7 @@ from lemmata.proofs.engine.pretty import evaluate
 from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, arange, symbolic_input, tensor
 from verdicts import opened
 
+tirx = tvm.tirx
 x, y = nf.variable("x"), nf.variable("y")
 
 

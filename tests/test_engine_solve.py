@@ -3,7 +3,6 @@
 import pytest
 import z3
 
-from engine_verdicts import STRICT
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine.bitvectors import permutes_bits, to_bitvectors
 from lemmata.proofs.engine.bounds import bounds
@@ -15,6 +14,7 @@ from lemmata.proofs.engine.instances import Renaming, sequent
 from lemmata.proofs.engine.races import races
 from lemmata.proofs.engine.solve import smt2, solve
 from lemmata.reference.sinkhorn import BACKWARD
+from verdicts import STRICT
 
 x, y, n = z3.Ints("x y n")
 tx = z3.Int("tx")

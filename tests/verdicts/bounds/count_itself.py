@@ -14,7 +14,7 @@ def kernel(x: T.Tensor((N,), "int32"), out: T.Tensor((64,), "int32")):
         count = T.alloc_local((2,), "int32")
         count[0] = 1
         count[1] = 0
-        for j in T.serial(N):
+        for _ in T.serial(N):
             count[0] += count[0]
         out[T.get_thread_binding()] = count[0]
 

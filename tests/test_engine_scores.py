@@ -1,104 +1,46 @@
-"""C functions of a kernel's own, quotients, clamped indices, sums written out, results that may be -inf, moved pointers."""
+"""C functions of a kernel's own, quotients, clamped indices, sums written out, moved pointers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import tilelang.language as T
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tvm import tirx
+from tilelang import tvm
 
-from engine_verdicts import STRICT
-from evaluation import evaluate
-from lemmata.proofs import interpret, verify
+from lemmata.proofs import interpret
 from lemmata.proofs.engine.access import intrinsics
-from lemmata.proofs.engine.base.errors import Unsupported
-from lemmata.proofs.engine.base.report import Report
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.entailment import Facts
+from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.semantics.externs import externs
+from evaluation import evaluate
 from lemmata.proofs.engine.forms.sums import few_written_out
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from lemmata.proofs.engine.reference.torch_functions import arange
-from lemmata.proofs.engine.semantics.externs import externs
-from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
+from verdicts import opened
 
-MAX = """__device__ __forceinline__ float larger(float a, float b) {
-  float c; asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b)); return c;
-}
-"""
-F32, I32 = (torch.float32,), (torch.int32,)
+tirx = tvm.tirx
 x, y = nf.variable("x"), nf.variable("y")
 
 
 # C functions
 
 
-def clipped(source: str = MAX, name: str = "larger") -> Any:
-    """out = the larger of x and 0."""
-    rows = T.dynamic("rows")
-
-    @T.prim_func
-    def clipped(x: T.Tensor((rows, 32), "float32"), out: T.Tensor((rows, 32), "float32")):
-        with T.Kernel(rows, threads=32, prelude=source) as row:
-            for i in T.Parallel(32):
-                out[row, i] = T.call_extern("float32", name, x[row, i], T.float32(0))
-
-    return clipped
-
-
-CLIPPED = Contract(
-    "clipped",
-    {"rows": Size(0, 2**20)},
-    {},
-    (TensorSpec("x", "rows 32", F32),),
-    (TensorSpec("out", "rows 32", F32),),
-    ({"rows": 1}, {"rows": 2**20}),
-)
-
-
-def test_a_c_function_is_known_by_its_text_and_named_in_the_verdict() -> None:
-    report = verify(clipped(), CLIPPED, reference=lambda x: x.relu(), pass_configs=STRICT)
-    assert report.holds, "\n".join(map(str, report.failures))
-    assert "trusted: larger, C text of the kernel's own, is maxnan" in report.layers[2].statements
-    assert {"larger", "attribute pragma_import_c"} <= set(report.layers[0].unmodelled)
-
-
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        clipped(MAX.replace("max.NaN.f32", "min.NaN.f32")),
-        clipped(MAX.replace("max.NaN.f32", "max.f32")),
-        clipped(MAX.replace('"f"(a), "f"(b)', '"f"(a), "f"(a)')),
-        clipped(MAX + "#define larger smaller\n"),
-        clipped(MAX, name="smaller"),
-    ],
-    ids=["smaller", "drops NaN", "one argument", "more text", "another name"],
-)
-def test_another_c_text_is_refused(kernel: Any) -> None:
-    report = verify(kernel, CLIPPED, reference=lambda x: x.relu(), pass_configs=STRICT, layers=["L2"])
-    assert [f.kind for f in report.failures] == ["unsupported"]
-
-
-def test_a_wrong_use_of_a_c_function_is_refuted() -> None:
-    report = verify(clipped(), CLIPPED, reference=lambda x: x, pass_configs=STRICT, layers=["L2"])
-    assert [f.kind for f in report.failures] == ["equivalence"]
-
-
 def test_the_interpreter_runs_it_and_keeps_nan() -> None:
     rows = torch.randn(3, 32)
     rows[1, 7] = torch.nan
     out = torch.empty_like(rows)
-    interpret(clipped(), rows, out)
+    interpret(opened("equality/c_function_right").kernel, rows, out)
     torch.testing.assert_close(out, rows.relu(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_no_text_is_no_function() -> None:
     assert externs("") == {}
-    assert externs(MAX + MAX.replace("larger", "max_nan")) == {"larger": "maxnan", "max_nan": "maxnan"}
+    text = opened("equality/c_function_right").SOURCE
+    assert externs(text + text.replace("larger", "max_nan")) == {"larger": "maxnan", "max_nan": "maxnan"}
 
 
 # Quotients and sums
@@ -167,50 +109,7 @@ def test_what_becomes_known_later_is_used() -> None:
     assert facts.decide(at_least(nf.form(7), y)) is True
 
 
-# Results that may be -inf
-
-
-def masked(bug: str = "") -> Any:
-    """out[r, j] = x[r, j] for j < (first[r] + 2) // 4, -inf elsewhere."""
-    rows = T.dynamic("rows")
-    one = 1 if bug == "one more" else 0
-    sign = 1 if bug == "inf" else -1
-
-    @T.prim_func
-    def masked(
-        x: T.Tensor((rows, 32), "float32"), first: T.Tensor((rows,), "int32"), out: T.Tensor((rows, 32), "float32")
-    ):
-        with T.Kernel(rows, threads=32) as row:
-            for j in T.Parallel(32):
-                rest = T.float32(0) if bug == "zero" else sign * T.infinity("float32")
-                out[row, j] = T.if_then_else(j < (first[row] + 2) // 4 + one, x[row, j], rest)
-
-    return masked
-
-
-def mask(x: Any, first: Any) -> Any:
-    seen = torch.arange(32, device=x.device) < ((first + 2) // 4).unsqueeze(-1)
-    return torch.where(seen, x, float("-inf"))
-
-
-def proved(kernel: Any, reference: Callable[..., Any] = mask) -> Report:
-    first = TensorSpec("first", "rows", I32, Elements(0, 2**30))
-    contract = Contract("masked", CLIPPED.sizes, {}, (*CLIPPED.inputs, first), CLIPPED.outputs, CLIPPED.probes)
-    return verify(kernel, contract, reference=reference, pass_configs=STRICT, layers=["L0", "L1", "L2"])
-
-
-def test_results_are_infinite_where_the_reference_is() -> None:
-    report = proved(masked())
-    assert report.holds, "\n".join(map(str, report.failures))
-
-
-@pytest.mark.parametrize("bug", ["one more", "inf", "zero"])
-def test_another_infinity_is_refuted(bug: str) -> None:
-    assert {f.kind for f in proved(masked(bug)).failures} == {"equivalence"}
-
-
-def test_a_reference_that_is_finite_is_not_met_by_an_infinity() -> None:
-    assert {f.kind for f in proved(masked(), lambda x, first: x).failures} == {"equivalence"}
+# Quotients of the reference
 
 
 def test_a_quotient_of_the_reference_is_by_a_positive_integer() -> None:

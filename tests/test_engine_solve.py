@@ -3,7 +3,6 @@
 import pytest
 import z3
 
-from engine_verdicts import STRICT
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine.access.instances import Renaming, sequent
 from lemmata.proofs.engine.base.conditions import Condition, Outcome, Site, reachable
@@ -15,6 +14,7 @@ from lemmata.proofs.engine.order.races import races
 from lemmata.proofs.engine.smt.bitvectors import permutes_bits, to_bitvectors
 from lemmata.proofs.engine.smt.solve import smt2, solve
 from lemmata.reference.sinkhorn import BACKWARD
+from verdicts import STRICT
 
 x, y, n = z3.Ints("x y n")
 tx = z3.Int("tx")

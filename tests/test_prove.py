@@ -12,7 +12,6 @@ import tilelang.language as T
 import torch
 from typer.testing import CliRunner
 
-from corpus import EXAMPLES
 from lemmata.cli import app
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
@@ -27,8 +26,9 @@ from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from lemmata.proofs.engine.semantics.semantics import serial_loops
 from lemmata.proofs.suite import OPERATORS, proofs
-from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
+from lemmata.reference.contract import Contract, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD, sinkhorn
+from verdicts import opened
 
 STATICS = {"n": 4, "iterations": 20, "eps": 1e-6}
 
@@ -71,13 +71,6 @@ def test_another_kernel_under_the_same_name_is_not_found_in_the_cache() -> None:
     assert not ask(Config(), seed=1).cached
 
 
-def probed(contract: Contract) -> Contract:
-    """With a ragged call and one near the largest."""
-    largest = {name: min(size.high, 2**20) for name, size in contract.sizes.items()}
-    ragged = {name: min(size.high, 97 + 2 * at) for at, (name, size) in enumerate(contract.sizes.items())}
-    return replace(contract, probes=(ragged, largest))
-
-
 HOLLOW = {
     "contradictory sizes": replace(FORWARD, sizes={"count": Size(5, 4)}),
     "over-strong sizes": replace(FORWARD, sizes={"count": Size(1, 1)}),
@@ -92,17 +85,6 @@ def test_a_hollow_contract_is_refused(name: str) -> None:
     assert report.layers[0].proved == report.layers[0].conditions
 
 
-def test_contradictory_data_is_refused() -> None:
-    example = EXAMPLES["gather"]
-    indices = next(spec for spec in example.contract.inputs if not spec.dtypes[0].is_floating_point)
-    nothing = replace(indices, elements=Elements(5, 5))  # at least 5 and less than 5
-    inputs = tuple(nothing if spec is indices else spec for spec in example.contract.inputs)
-    contract = probed(replace(example.contract, inputs=inputs))
-    report = verify(example.build(None), contract, pass_configs=example.pass_configs, layers=["L0"])
-    assert not report.holds
-    assert any(f.kind == "hollow" and "no execution reaches" in f.statement for f in report.failures)
-
-
 def test_a_contract_without_probes_is_refused() -> None:
     with pytest.raises(ValueError, match="expected two probe sizes"):
         verify(sinkhorn_fwd(Config()), replace(FORWARD, probes=()), statics=STATICS)
@@ -115,13 +97,12 @@ def test_unknown_layers_and_operators_are_named() -> None:
 
 
 def test_a_counterexample_is_in_the_kernels_own_terms() -> None:
-    example = EXAMPLES["copy_1d"]
-    bug = next(b for b, kinds in example.bugs.items() if "bounds" in kinds)
-    report = verify(example.build(bug), probed(example.contract), pass_configs=example.pass_configs, layers=["L0"])
+    file = opened("bounds/copy_off_by_one")
+    report = verify(file.kernel, file.CONTRACT, pass_configs=PASS_CONFIGS, layers=["L0"])
     (failure, *_) = [f for f in report.failures if f.kind == "bounds"]
     assert failure.counterexample
-    assert set(example.contract.sizes) <= set(failure.counterexample)
-    assert re.search(r"\(corpus_kernels\.py:\d+\)", failure.site)
+    assert set(file.CONTRACT.sizes) <= set(failure.counterexample)
+    assert re.search(r"\(copy_off_by_one\.py:\d+\)", failure.site)
     assert any("thread" in name or name.startswith("tx") for name in failure.counterexample)
 
 
@@ -172,51 +153,6 @@ def test_tilekernels_sinkhorn_with_another_eps_is_refuted() -> None:
     report = verify(kernel, contract, compare=compare, layers=["L2"])
     assert not report.holds
     assert {f.kind for f in report.failures} == {"equivalence"}
-
-
-PROVED = ("matmul", "softmax", "copy_1d", "copy_2d", "gather")
-
-
-@pytest.mark.parametrize("name", PROVED)
-def test_kernels_of_others_are_proved_with_a_contract_and_a_reference_alone(name: str) -> None:
-    example = EXAMPLES[name]
-    layers = ["L0", "L1"] if name == "matmul" else None  # its loop over K carries state: see test_engine_symbolic
-    report = verify(
-        example.build(None),
-        probed(example.contract),
-        reference=example.reference,
-        pass_configs=example.pass_configs,
-        layers=layers,
-    )
-    assert report.holds, "\n".join(map(str, report.failures))
-
-
-KINDS = {
-    "L0": {"bounds", "overflow", "launch", "cast"},
-    "L1": {"coverage", "uniqueness", "race", "barrier"},
-    "L2": {"equivalence"},
-    "range": {"range"},
-}
-PLANTED = [
-    pytest.param(name, bug, [layer for layer, own in KINDS.items() if own & set(kinds)], id=f"{name}: {bug}")
-    for name in PROVED
-    for bug, kinds in EXAMPLES[name].bugs.items()
-    if name != "matmul" or not {"equivalence", "range"} & set(kinds)  # shown in test_engine_symbolic
-]
-
-
-@pytest.mark.parametrize(("name", "bug", "layers"), PLANTED)
-def test_planted_errors_are_refuted(name: str, bug: str, layers: list[str]) -> None:
-    example = EXAMPLES[name]
-    report = verify(
-        example.build(bug),
-        probed(example.contract),
-        reference=example.reference,
-        pass_configs=example.pass_configs,
-        layers=layers,
-    )
-    assert not report.holds
-    assert {f.kind for f in report.failures} & set(example.bugs[bug]), report.failures
 
 
 def test_prove_prints_a_line_for_each_layer_and_exits_zero() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 import z3
 from torch import Tensor
 
-from corpus import EXAMPLES
 from lemmata.kernels import radix
 from lemmata.kernels import topk as select
 from lemmata.kernels.build import PASS_CONFIGS
@@ -31,6 +29,7 @@ from lemmata.proofs.table import mutation_table
 from lemmata.proofs.topk_runs import FEW, INF, MINUS, NAN, ONE, examples
 from lemmata.reference import topk_check as criterion
 from lemmata.reference.topk import CHECK, topk
+from verdicts import opened
 
 BITS = torch.tensor([0, 1, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FFFFFFF, 0x3F800000], dtype=torch.int32)
 BITS = torch.cat([BITS, BITS + torch.tensor(-(2**31), dtype=torch.int32)])  # the same with the sign set
@@ -179,11 +178,10 @@ def test_runs_kill_mutants() -> None:
         interpret(kernel, x, out)
         yield "200 numbers", torch.equal(x, out)
 
-    example = EXAMPLES["copy_1d"]
-    contract = replace(example.contract, probes=({"count": 1009}, {"count": 2**20}))
+    file = opened("coverage/copy_right")
     report = verify(
-        example.build(),
-        contract,
+        file.kernel,
+        file.CONTRACT,
         examples=Examples("x = out", check),
         layers=["run"],
         mutate=True,

@@ -1,0 +1,46 @@
+"""Wrong: the last product is not waited for, and its result is stored."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Size
+from verdicts import ASYNC, MANUAL, Refuted, contract
+
+tiles = T.dynamic("tiles")
+
+
+@T.macro
+def load(B, ks, t, stage):
+    for j, d in T.Parallel(32, 64, annotations=ASYNC):
+        ks[stage, j, d] = B[t, j, d]
+
+
+@T.prim_func
+def kernel(
+    A: T.Tensor((64, 64), "bfloat16"), B: T.Tensor((tiles, 32, 64), "bfloat16"), C: T.Tensor((64, 32), "float32")
+):
+    with T.Kernel(1, threads=128):
+        qs = T.alloc_shared((64, 64), "bfloat16")
+        ks = T.alloc_shared((2, 32, 64), "bfloat16")
+        z = T.alloc_fragment((64, 32), "float32")
+        for i, d in T.Parallel(64, 64, annotations=ASYNC):
+            qs[i, d] = A[i, d]
+        if tiles > 0:
+            load(B, ks, 0, 0)
+        T.ptx_commit_group()
+        T.fill(z, 0)
+        for t in T.serial(tiles):
+            T.ptx_wait_group(0)
+            T.fence_proxy_async()
+            T.sync_threads()
+            if t + 1 < tiles:
+                load(B, ks, t + 1, (t + 1) % 2)
+            T.ptx_commit_group()
+            T.wgmma_gemm(qs, ks[t % 2, :, :], z, transpose_B=True, policy=T.GemmWarpPolicy.FullRow)
+            if t + 1 < tiles:
+                T.wait_wgmma(0)
+        T.copy(z, C)
+
+
+CONTRACT = contract(kernel, "C", sizes={"tiles": Size(0, 2**20)})
+OPTIONS = {"pass_configs": {**MANUAL, "tl.disable_warp_specialized": True}}
+VERDICT = Refuted("L1", async_="read of z ... meets this product's write of z, not waited for")

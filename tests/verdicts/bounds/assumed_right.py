@@ -1,0 +1,21 @@
+"""Right: the contract gives what the kernel assumes."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Size
+from verdicts import LARGEST, Proved, contract
+
+n, d = T.dynamic("n"), T.dynamic("d")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((n,), "float32"), y: T.Tensor((d,), "float32"), out: T.Tensor((n,), "float32")):
+    with T.Kernel(T.ceildiv(n, 128), threads=128) as block:
+        i = block * 128 + T.get_thread_binding()
+        if i < n:
+            T.assume(d > 3)
+            out[i] = x[i]
+
+
+CONTRACT = contract(kernel, "out", sizes={"d": Size(4, LARGEST)})
+VERDICT = Proved("L0")

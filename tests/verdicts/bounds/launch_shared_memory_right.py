@@ -1,0 +1,22 @@
+"""Right: 200 000 bytes of shared memory fit sm_90."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Size
+from verdicts import Proved, contract
+
+M, N = T.dynamic("M"), T.dynamic("N")
+
+
+@T.prim_func
+def kernel(out: T.Tensor((M, N), "float32")):
+    with T.Kernel(M, N, threads=128) as (bx, by):
+        tile = T.alloc_shared((50_000,), "float32")
+        tx = T.get_thread_binding()
+        tile[tx] = 1.0
+        if tx == 0:
+            out[bx, by] = tile[tx]
+
+
+CONTRACT = contract(kernel, "out", sizes={"M": Size(high=2**31 - 1), "N": Size(high=65535)})
+VERDICT = Proved("L0")

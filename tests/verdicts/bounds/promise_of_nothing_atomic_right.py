@@ -1,0 +1,24 @@
+"""Right: the contract promises nothing of what is added to."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Size
+from verdicts import MANUAL, Proved, contract
+
+WIDTH = 64
+M, N = T.dynamic("M"), T.dynamic("N")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((M, N), "int32"), y: T.Tensor((M, WIDTH), "int32"), out: T.Tensor((M, WIDTH), "int32")):
+    with T.Kernel(M, threads=WIDTH) as row:
+        thread = T.get_thread_binding()
+        kept = T.alloc_shared((WIDTH,), "int32")
+        kept[thread] = y[row, thread]
+        out[row, thread] = -1
+        T.atomic_add(out[row, thread], 1)
+
+
+CONTRACT = contract(kernel, "out", sizes={"N": Size(0, 2**20)})
+OPTIONS = {"pass_configs": MANUAL}
+VERDICT = Proved("L0")

@@ -1,0 +1,31 @@
+"""Wrong: with one row more, count + 31 wraps in the launcher."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Size
+from verdicts import Refuted, contract
+
+count = T.dynamic("count")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((count, 4, 4), "float32"), out: T.Tensor((count, 4, 4), "float32")):
+    with T.Kernel(T.ceildiv(count, 32), threads=32) as block:
+        matrix = block * 32 + T.get_thread_binding()
+        p = T.alloc_local((4, 4), "float32")
+        s = T.alloc_shared((32,), "float32")
+        s[matrix % 32] = 0.0
+        if matrix < count:
+            for i in T.unroll(4):
+                for j in T.vectorized(4):
+                    p[i, j] = x[matrix, i, j]
+            for i in T.unroll(4):
+                for j in T.unroll(4):
+                    p[i, j] *= s[matrix % 32]
+            for i in T.unroll(4):
+                for j in T.unroll(4):
+                    out[matrix, i, j] = p[i, j]
+
+
+CONTRACT = contract(kernel, "out", sizes={"count": Size(high=2**31 - 31)})
+VERDICT = Refuted("L0", when="count == 2**31 - 31", overflow="count + 31 does not overflow int32")

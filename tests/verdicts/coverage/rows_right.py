@@ -1,0 +1,21 @@
+"""Right: each thread writes a matrix of 4 x 4, the last block ragged."""
+
+import tilelang.language as T
+
+from verdicts import Proved, contract
+
+count = T.dynamic("count")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((count, 4, 4), "float32"), out: T.Tensor((count, 4, 4), "float32")):
+    with T.Kernel(T.ceildiv(count, 32), threads=32) as block:
+        matrix = block * 32 + T.get_thread_binding()
+        if matrix < count:
+            for i in T.unroll(4):
+                for j in T.unroll(4):
+                    out[matrix, i, j] = x[matrix, i, j]
+
+
+CONTRACT = contract(kernel, "out")
+VERDICT = Proved("L1")

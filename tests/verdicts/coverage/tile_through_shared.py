@@ -1,0 +1,19 @@
+"""Refused: on sm_90 the compiler makes a bulk store of the copy, which is not modelled."""
+
+import tilelang.language as T
+
+from verdicts import Unsupported, contract
+
+M = T.dynamic("M")
+
+
+@T.prim_func
+def kernel(A: T.Tensor((M, 64), "float32"), B: T.Tensor((M, 64), "float32")):
+    with T.Kernel(T.ceildiv(M, 64), threads=128) as block:
+        tile = T.alloc_shared((64, 64), "float32")
+        T.copy(A[block * 64, 0], tile)
+        T.copy(tile, B[block * 64, 0])
+
+
+CONTRACT = contract(kernel, "B")
+VERDICT = Unsupported("L1", "tma_store")

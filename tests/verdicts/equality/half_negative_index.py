@@ -1,0 +1,24 @@
+"""Refused: the compiler takes an index below 0 for one from the end, so this is the other half."""
+
+import tilelang.language as T
+
+from verdicts import Unsupported, contract
+
+rows = T.dynamic("rows")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((rows, 256), "float32"), out: T.Tensor((rows, 128), "float32")):
+    with T.Kernel(rows, threads=128) as row:
+        lane = T.get_thread_binding()
+        out[row, lane] = x[row, lane - 128]
+
+
+CONTRACT = contract(kernel, "out")
+
+
+def reference(x):
+    return x[:, :128]
+
+
+VERDICT = Unsupported("L2", "x at a negative index")

@@ -1,0 +1,26 @@
+"""Refused: the reference returns a dimension more."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Elements
+from verdicts import Unsupported, contract
+
+count = T.dynamic("count")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((count,), "float32"), index: T.Tensor((count,), "int32"), out: T.Tensor((count,), "float32")):
+    with T.Kernel(T.ceildiv(count, 128), threads=128) as block:
+        i = block * 128 + T.get_thread_binding()
+        if i < count:
+            out[i] = x[i]
+
+
+CONTRACT = contract(kernel, "out", elements={"index": Elements(0, 7)})
+
+
+def reference(x, index):
+    return x.unsqueeze(0).expand(1, x.shape[0])
+
+
+VERDICT = Unsupported("L2", "out: shape ['count']")

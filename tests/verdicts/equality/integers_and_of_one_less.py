@@ -1,0 +1,26 @@
+"""Refused: & 1 is the last bit of an integer, not one less it."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Elements
+from verdicts import Unsupported, contract
+
+count = T.dynamic("count")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((count,), "float32"), index: T.Tensor((count,), "int32"), out: T.Tensor((count,), "float32")):
+    with T.Kernel(T.ceildiv(count, 128), threads=128) as block:
+        i = block * 128 + T.get_thread_binding()
+        if i < count:
+            out[i] = 1 - T.cast(index[i], "float32")
+
+
+CONTRACT = contract(kernel, "out", elements={"index": Elements(0, 7)})
+
+
+def reference(x, index):
+    return (index & 1).float()
+
+
+VERDICT = Unsupported("L2", "operand type(s) for &")

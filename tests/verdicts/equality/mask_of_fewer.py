@@ -1,0 +1,27 @@
+"""Wrong: the reference masks what is 3 or more, the kernel does not."""
+
+import tilelang.language as T
+import torch
+
+from lemmata.reference.contract import Elements
+from verdicts import Unproved, contract
+
+count = T.dynamic("count")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((count,), "float32"), index: T.Tensor((count,), "int32"), out: T.Tensor((count,), "float32")):
+    with T.Kernel(T.ceildiv(count, 128), threads=128) as block:
+        i = block * 128 + T.get_thread_binding()
+        if i < count:
+            out[i] = T.if_then_else(index[i] != 0, x[i], 0.0)
+
+
+CONTRACT = contract(kernel, "out", elements={"index": Elements(0, 7)})
+
+
+def reference(x, index):
+    return torch.where((index > 0) & (index < 3), x, 0.0)
+
+
+VERDICT = Unproved("L2", equivalence="out")

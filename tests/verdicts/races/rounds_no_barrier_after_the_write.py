@@ -1,0 +1,26 @@
+"""Wrong: a thread reads its neighbour's slot, which may not have been written in this round."""
+
+import tilelang.language as T
+
+from verdicts import MANUAL, Refuted, contract
+
+steps = T.dynamic("steps")
+
+
+@T.prim_func
+def kernel(A: T.Tensor((steps, 64), "float32"), B: T.Tensor((64,), "float32")):
+    with T.Kernel(1, threads=64):
+        tx = T.get_thread_binding()
+        S = T.alloc_shared((64,), "float32")
+        acc = T.alloc_local((1,), "float32")
+        acc[0] = 0.0
+        for k in T.serial(steps):
+            S[tx] = A[k, tx]
+            acc[0] += S[tx ^ 1]
+            T.sync_threads()
+        B[tx] = acc[0]
+
+
+CONTRACT = contract(kernel, "B")
+OPTIONS = {"pass_configs": MANUAL}
+VERDICT = Refuted("L1", race="S", when="tx == tx' ^ 1")

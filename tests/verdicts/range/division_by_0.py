@@ -1,0 +1,22 @@
+"""Wrong: x may be 1."""
+
+import tilelang.language as T
+
+from verdicts import Refuted, contract
+
+
+@T.prim_func
+def kernel(x: T.Tensor((8,), "float32"), out: T.Tensor((8,), "float32")):
+    with T.Kernel(1, threads=8):
+        for i in T.Parallel(8):
+            out[i] = 1 / (x[i] - 1)
+
+
+CONTRACT = contract(kernel, "out")
+
+
+def reference(x):
+    return 1 / (x - 1)
+
+
+VERDICT = Refuted("range", range="the denominator is not 0")

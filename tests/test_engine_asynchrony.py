@@ -14,8 +14,8 @@ from engine_verdicts import hypotheses, refuted
 from lemmata.kernels.indexer import Config, fp8
 from lemmata.proofs import indexer
 from lemmata.proofs.engine.compiler import extract
-from lemmata.proofs.engine.order.asynchrony import MODELLED, READERS_FENCE, asynchrony, within_blocks
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.order.asynchrony import MODELLED, READERS_FENCE, asynchrony, within_blocks
 from lemmata.proofs.engine.smt.solve import solve
 from verdicts import MANUAL, STRICT, opened
 

@@ -5,12 +5,12 @@ import z3
 
 from engine_verdicts import hypotheses, kinds, outcomes, refuted
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine.compiler import extract
-from lemmata.proofs.engine.layers import row_major
-from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported, UnsupportedVersion
+from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.layers import row_major
+from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.proofs.engine.smt.solve import solve
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
 from verdicts import STRICT, opened

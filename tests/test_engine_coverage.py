@@ -4,8 +4,8 @@ import pytest
 
 from engine_verdicts import kinds, outcomes
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine.layers.coverage import coverage
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.layers.coverage import coverage
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
 from verdicts import STRICT
 

@@ -9,8 +9,8 @@ from lemmata.kernels.attention_config import Config
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.hca import hca_fwd
 from lemmata.proofs import hca
-from lemmata.proofs.engine.order.asynchrony import READERS_FENCE
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.order.asynchrony import READERS_FENCE
 from lemmata.proofs.engine.order.races import races
 from lemmata.proofs.engine.smt.solve import solve
 from verdicts import MANUAL, opened

@@ -12,8 +12,8 @@ from tilelang import tvm
 
 from corpus_kernels import matmul, online_softmax
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.guards.mutate import Mutant, drop_barriers, mutants
 from verdicts import STRICT, opened
 

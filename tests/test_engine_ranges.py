@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
-from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.base.conditions import Condition
 from lemmata.proofs.engine.execution.invariants import Determined, Invariant
 from lemmata.proofs.engine.execution.ranges import Signs, Waiver, conditions
-from lemmata.proofs.engine.smt.solve import solve
 from lemmata.proofs.engine.execution.symbolic import execute
+from lemmata.proofs.engine.forms import normal_form as nf
+from lemmata.proofs.engine.smt.solve import solve
 from verdicts import opened
 
 

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tilelang import tvm
 
+from evaluation import evaluate
 from lemmata.proofs import interpret
 from lemmata.proofs.engine.access import intrinsics
+from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.entailment import Facts
-from lemmata.proofs.engine.base.errors import Unsupported
-from lemmata.proofs.engine.semantics.externs import externs
-from evaluation import evaluate
 from lemmata.proofs.engine.forms.sums import few_written_out
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from lemmata.proofs.engine.reference.torch_functions import arange
+from lemmata.proofs.engine.semantics.externs import externs
 from verdicts import opened
 
 tirx = tvm.tirx

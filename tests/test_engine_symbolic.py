@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus_kernels import matmul, online_softmax
+from evaluation import evaluate
 from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
-from lemmata.proofs.engine.forms import normal_form as nf
-from lemmata.proofs.engine.reference.cutting import cutting
-from lemmata.proofs.engine.forms.equations import Equation
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.compiler.extract import tile
 from lemmata.proofs.engine.execution.invariants import Auxiliary, Determined, Ghost, Invariant
-from lemmata.proofs.engine.forms.normal_form import Form
-from evaluation import evaluate
-from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
-from lemmata.proofs.engine.forms.ring import at_most
 from lemmata.proofs.engine.execution.symbolic import block, execute, thread
+from lemmata.proofs.engine.forms import normal_form as nf
+from lemmata.proofs.engine.forms.equations import Equation
+from lemmata.proofs.engine.forms.normal_form import Form
+from lemmata.proofs.engine.forms.ring import at_most
+from lemmata.proofs.engine.reference.cutting import cutting
+from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input
 from lemmata.reference.sinkhorn import sinkhorn
 from lemmata.reference.sinkhorn import sinkhorn_bwd as sinkhorn_bwd_reference

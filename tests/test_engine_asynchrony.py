@@ -11,8 +11,8 @@ import tilelang.language as T
 from tvm import tirx
 
 from engine_verdicts import MANUAL, STRICT, hypotheses, kinds, refuted
-from lemmata.kernels.gather import ASYNC
 from lemmata.kernels.indexer import Config, fp8
+from lemmata.kernels.sparse_attention import ASYNC
 from lemmata.proofs import indexer
 from lemmata.proofs.engine import extract
 from lemmata.proofs.engine.asynchrony import MODELLED, READERS_FENCE, asynchrony, within_blocks

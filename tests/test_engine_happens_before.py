@@ -8,9 +8,9 @@ import pytest
 import tilelang.language as T
 
 from engine_verdicts import MANUAL, STRICT, hypotheses, kinds, outcomes, refuted
-from lemmata.kernels.attention_config import Config
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.hca import hca_fwd
+from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import hca
 from lemmata.proofs.engine.asynchrony import READERS_FENCE
 from lemmata.proofs.engine.conditions import Outcome
@@ -259,5 +259,5 @@ def test_the_kernel_that_ships() -> None:
 
 
 def test_a_barrier_that_the_compiler_gives_to_two_roles() -> None:
-    """Heads of 64 columns, which the kernel is not called with: one barrier is named for the copier and for a multiplier."""
+    """Heads of 64 columns, which the kernel is not called with: one barrier is named for the producer and for a consumer."""
     assert any("threads 0 to 127 and no others" in statement for statement in of_hca(64))

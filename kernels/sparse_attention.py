@@ -115,13 +115,11 @@ class Running(NamedTuple):
 
 
 class HalfTile(NamedTuple):
-    """Half g of tile t of the keys of query s in sequence b; the phase of its barriers is ``parity``."""
+    """Half g of tile t of the keys of a block."""
 
-    b: Any
-    s: Any
+    at: Block
     t: Any
     g: int
-    parity: Any
 
 
 def _exp2(x):
@@ -148,15 +146,14 @@ def gather(cfg, tile, half, kv, rows, shared):
         for j, d in T.Parallel(KEYS, PANEL, annotations=ASYNC):
             shared.keys[2 * tile.g + half, j, p * PANEL + d] = T.if_then_else(
                 first + p * PANEL + d < cfg.D and rows[j] >= 0 and rows[j] < kv.shape[1],
-                kv[tile.b, rows[j], first + p * PANEL + d],
+                kv[tile.at.b, rows[j], first + p * PANEL + d],
                 0,
             )
 
 
 @T.macro
 def copy_columns(cfg, tile, half, keys, rows, shared):
-    """Copy half of the columns of half a tile, when their buffer is free."""
-    T.barrier_wait(shared.barriers.keys_free[2 * tile.g + half], 1 - tile.parity)
+    """Copy half of the columns of half a tile, and announce them when they have arrived."""
     if tile.t < cfg.window_tiles:
         gather(cfg, tile, half, keys.window_kv, rows, shared)
     else:
@@ -166,18 +163,22 @@ def copy_columns(cfg, tile, half, keys, rows, shared):
 
 @T.macro
 def copy_tile(cfg, tile, keys, rows, shared, list_entries):
-    """List the rows of half a tile and copy them; consumer g needs the columns of half g first."""
-    list_entries(keys.entries, 2 * (tile.t - cfg.window_tiles) + tile.g, rows)
-    if tile.t < cfg.window_tiles:
+    """List the rows of half a tile and copy them into buffers that are free; consumer g needs columns g first."""
+    at, t, g = tile
+    parity = (t - at.first) % 2
+    list_entries(keys.entries, 2 * (t - cfg.window_tiles) + g, rows)
+    if t < cfg.window_tiles:
         for j in T.Parallel(KEYS):
-            slot = tile.t * cfg.tile + tile.g * KEYS + j
-            token = tile.s - cfg.window + 1 + slot
-            rows[j] = T.if_then_else(token <= tile.s and token >= keys.oldest[0], keys.base[0] + slot + tile.s, -1)
-    copy_columns(cfg, tile, tile.g, keys, rows, shared)
+            slot = t * cfg.tile + g * KEYS + j
+            token = at.s - cfg.window + 1 + slot
+            rows[j] = T.if_then_else(token <= at.s and token >= keys.oldest[0], keys.base[0] + slot + at.s, -1)
+    T.barrier_wait(shared.barriers.keys_free[3 * g], 1 - parity)
+    copy_columns(cfg, tile, g, keys, rows, shared)
     for j in T.Parallel(KEYS):
-        shared.rows[tile.g, j] = rows[j]
-    T.barrier_arrive(shared.barriers.rows_ready[tile.g])
-    copy_columns(cfg, tile, 1 - tile.g, keys, rows, shared)
+        shared.rows[g, j] = rows[j]
+    T.barrier_arrive(shared.barriers.rows_ready[g])
+    T.barrier_wait(shared.barriers.keys_free[1 + g], 1 - parity)
+    copy_columns(cfg, tile, 1 - g, keys, rows, shared)
 
 
 @T.macro
@@ -187,9 +188,8 @@ def producer(cfg, at, keys, shared, list_entries):
     rows = T.alloc_fragment((KEYS,), I32)
     T.annotate_layout({rows: _row_layout()})
     for t in T.serial(at.first, at.end):
-        parity = (t - at.first) % 2
-        copy_tile(cfg, HalfTile(at.b, at.s, t, 0, parity), keys, rows, shared, list_entries)
-        copy_tile(cfg, HalfTile(at.b, at.s, t, 1, parity), keys, rows, shared, list_entries)
+        copy_tile(cfg, HalfTile(at, t, 0), keys, rows, shared, list_entries)
+        copy_tile(cfg, HalfTile(at, t, 1), keys, rows, shared, list_entries)
 
 
 @T.macro

@@ -340,7 +340,7 @@ def write_output(cfg, g, at, running, shared, output):
         running.rescale[h] = T.if_then_else(running.row_sum[h] > 0, 1 / (running.row_sum[h] + exp_sink), 0)
     for h, d in T.Parallel(HEADS, cfg.columns):
         running.acc[h, d] *= running.rescale[h]
-    T.copy(running.acc, shared.q[g, :, :])
+    T.copy(running.acc, shared.q[g, :, :])  # in place of the query, so that whole rows are stored
     for h, d in T.Parallel(HEADS, cfg.columns):
         if at.head + h < cfg.H and g * cfg.columns + d < cfg.D:
             output.out[at.b, at.split, at.s, at.head + h, g * cfg.columns + d] = shared.q[g, h, d]

@@ -32,9 +32,9 @@ QUERIES = 4096
 
 def compilations() -> Iterator[Job]:
     """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
-    from lemmata.kernels.attention_config import Config
     from lemmata.kernels.combine import combine
     from lemmata.kernels.csa import choose, csa_fwd
+    from lemmata.kernels.sparse_attention_config import Config
 
     for S, (H, K) in (
         (QUERIES, FLASH),
@@ -45,8 +45,8 @@ def compilations() -> Iterator[Job]:
     ):
         cfg = choose(S, H, D, K, WINDOW, SCALE)
         yield to_disk, csa_fwd, cfg
-        if cfg.ranges > 1:
-            yield to_disk, combine, Config(H, D, ranges=cfg.ranges)
+        if cfg.splits > 1:
+            yield to_disk, combine, Config(H, D, splits=cfg.splits)
 
 
 def _drawn(S: int, T: int, K: int, offset: Tensor) -> Tensor:

@@ -30,15 +30,15 @@ QUERIES = 4096
 
 def compilations() -> Iterator[Job]:
     """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
-    from lemmata.kernels.attention_config import Config
     from lemmata.kernels.combine import combine
     from lemmata.kernels.hca import choose, hca_fwd
+    from lemmata.kernels.sparse_attention_config import Config
 
     for S in (QUERIES, 1):
         cfg = choose(S, H, D, RATIO, WINDOW, SCALE)
         yield to_disk, hca_fwd, cfg
-        if cfg.ranges > 1:
-            yield to_disk, combine, Config(H, D, ranges=cfg.ranges)
+        if cfg.splits > 1:
+            yield to_disk, combine, Config(H, D, splits=cfg.splits)
 
 
 def _seen(S: int, T: int, offset: Tensor) -> Tensor:

@@ -60,6 +60,16 @@ def _chunked_bwd(
     return grad_q, of_window.type_as(window_kv), of_entries.type_as(compressed_kv), grad_sink
 
 
+_kernel = widened(lazily("lemmata.kernels.csa", "csa"))
+
+
+def _on_cuda(
+    q: Tensor, window_kv: Tensor, compressed_kv: Tensor, sink: Tensor, indices: Tensor, *others: Any
+) -> tuple[Tensor, Tensor]:
+    out, lse = _kernel(q, window_kv, compressed_kv, indices, sink, *others)
+    return out, lse
+
+
 def _on_cuda_bwd(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     say_once("csa: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
     return _chunked_bwd(*args)
@@ -91,7 +101,7 @@ _fwd = define(
     "csa_fwd",
     f"({_TENSORS}, int window, float scale) -> (Tensor, Tensor)",
     reference=_chunked,
-    kernel=widened(lazily("lemmata.kernels.csa", "csa")),
+    kernel=_on_cuda,
     fake=_fake,
     idle=_idle,
 )

@@ -1,4 +1,4 @@
-"""From a factory and its config to a compiled kernel."""
+"""Compile kernels and launch them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tilelang.language as T
 Config = TypeVar("Config", bound=Hashable)
 _log = logging.getLogger("lemmata")
 
-# Bounds are proved without the compiler's guards (proofs/), so the guards are left out of the build that ships.
+# The proofs show that no access is out of bounds without the compiler's guards, so the kernels ship without them.
 PASS_CONFIGS = {
     "tl.disable_safe_memory_legalize": True,
     "tl.disable_warp_specialized": True,
@@ -23,7 +23,7 @@ PASS_CONFIGS = {
 
 @functools.cache
 def build(factory: Callable[[Config], T.PrimFunc], config: Config) -> tilelang.JITKernel:
-    """Compile a kernel for the current GPU, once per process and config; TileLang keeps it on disk."""
+    """Compile a kernel for the current GPU, once for each process and config; TileLang keeps it on disk."""
     begin = time.perf_counter()
     kernel = tilelang.compile(factory(config), target="cuda", execution_backend="tvm_ffi", pass_configs=PASS_CONFIGS)
     _log.info("built %s %s in %.1f s", factory.__name__, config, time.perf_counter() - begin)
@@ -31,12 +31,12 @@ def build(factory: Callable[[Config], T.PrimFunc], config: Config) -> tilelang.J
 
 
 def row_loop(n: int):
-    """The loop over a row of n fp32 numbers in global memory: 8- or 16-byte accesses where its width allows them."""
+    """Return the loop over a row of n fp32 numbers in global memory, with accesses of 8 or 16 bytes if n allows them."""
     return T.vectorized(n) if n in (2, 4, 8) else T.unroll(n)
 
 
 def launch(factory: Callable[[Config], T.PrimFunc], config: Config, *inputs):
-    """Run a kernel from matrices [count, n, n] to such matrices on inputs [..., n, n] of one shape."""
+    """Run a kernel on matrices [..., n, n] of one shape; return matrices of that shape."""
     shape = inputs[0].shape
     out = inputs[0].new_empty(shape)
     if out.numel():
@@ -46,6 +46,6 @@ def launch(factory: Callable[[Config], T.PrimFunc], config: Config, *inputs):
 
 
 def aligned(tensor):
-    """The tensor, contiguous and beginning at a multiple of 16 bytes, as the widest loads need it."""
+    """Return the tensor, contiguous and beginning at a multiple of 16 bytes, as the widest loads need it."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

@@ -1,20 +1,20 @@
-"""The attention over all keys from the sums over each of several ranges of them (kernels/epilogue.py).
+"""The attention to all keys from the sums over several splits of them (kernels/sparse_attention.py).
 
-With top = max_g top_g and w_g = exp(top_g - top): lse = top + log Σ w_g total_g and
+With row_max = max_g row_max_g and w_g = exp(row_max_g - row_max):
 
-    out = Σ w_g acc_g / (Σ w_g total_g + exp(sink - top))
+    lse = row_max + log Σ w_g row_sum_g,    out = Σ w_g acc_g / (Σ w_g row_sum_g + exp(sink - row_max))
 """
 
 import tilelang.language as T
 
-from .attention_config import BF16, F32, LOG2E, Config
 from .build import aligned, build
+from .sparse_attention_config import BF16, F32, LOG2E, Config
 
 
 def combine(cfg: Config) -> T.PrimFunc:
-    """acc [B,ranges,S,H,D], and top and total [B,ranges,2,S,H] of the ranges -> out and lse of all keys."""
+    """Combine ``accs`` of the splits, and ``stats``, their row_max and row_sum, to ``out`` and ``lse`` of all keys."""
     B, S = T.dynamic("B"), T.dynamic("S")
-    G, H, D = cfg.ranges, cfg.H, cfg.D
+    G, H, D = cfg.splits, cfg.H, cfg.D
 
     @T.prim_func
     def combine(
@@ -25,43 +25,43 @@ def combine(cfg: Config) -> T.PrimFunc:
         lse: T.Tensor((B, S, H), F32),
     ):
         with T.Kernel(S, H, B, threads=D // 4) as (s, h, b):
-            T.pdl_sync()  # it may be launched early; from here on the ranges are complete
-            tops = T.alloc_fragment((G,), F32)
-            masses = T.alloc_fragment((G,), F32)
-            top = T.alloc_fragment((1,), F32)
-            total = T.alloc_fragment((1,), F32)
+            T.pdl_sync()  # the launch may come early: what the splits write is complete from here on
+            rescale = T.alloc_fragment((G,), F32)  # row_max_g, then w_g
+            row_sums = T.alloc_fragment((G,), F32)
+            row_max = T.alloc_fragment((1,), F32)
+            row_sum = T.alloc_fragment((1,), F32)
             acc = T.alloc_fragment((D,), F32)
             for g in T.Parallel(G):
-                tops[g] = stats[b, g, 0, s, h]
-            T.reduce_max(tops, top, dim=0)
+                rescale[g] = stats[b, g, 0, s, h]
+            T.reduce_max(rescale, row_max, dim=0)
             for g in T.Parallel(G):
-                tops[g] = T.exp2((tops[g] - top[0]) * LOG2E)
+                rescale[g] = T.exp2((rescale[g] - row_max[0]) * LOG2E)
             for g in T.Parallel(G):
-                masses[g] = tops[g] * stats[b, g, 1, s, h]
-            T.reduce_sum(masses, total, dim=0)
+                row_sums[g] = rescale[g] * stats[b, g, 1, s, h]
+            T.reduce_sum(row_sums, row_sum, dim=0)
             T.fill(acc, 0)
             for g in T.unroll(G):
                 for d in T.Parallel(D):
-                    acc[d] += tops[g] * accs[b, g, s, h, d]
+                    acc[d] += rescale[g] * accs[b, g, s, h, d]
             for d in T.Parallel(D):
-                weight = total[0] + T.exp2((sink[h] - top[0]) * LOG2E)
-                out[b, s, h, d] = T.if_then_else(total[0] > 0, acc[d] / weight, 0)
+                mass = row_sum[0] + T.exp2((sink[h] - row_max[0]) * LOG2E)
+                out[b, s, h, d] = T.if_then_else(row_sum[0] > 0, acc[d] / mass, 0)
             for i in T.Parallel(1):
-                lse[b, s, h + i] = T.if_then_else(total[0] > 0, top[0] + T.log(total[0]), T.infinity(F32))
+                lse[b, s, h + i] = T.if_then_else(row_sum[0] > 0, row_max[0] + T.log(row_sum[0]), T.infinity(F32))
 
     return combine
 
 
-def launch(factory, cfg: Config, q, window_kv, compressed_kv, sink, *others):
-    """Run an operator's kernel; combine its ranges."""
+def launch(factory, cfg: Config, inputs, sink):
+    """Run an operator's kernel on its inputs, of which the first is q, and combine its splits; return ``out`` and ``lse``."""
+    q, *_ = inputs = [aligned(x) for x in inputs]
     b, s, h, d = q.shape
     out, lse = q.new_empty(q.shape), sink.new_empty((b, s, h))
-    inputs = [aligned(x) for x in (q, window_kv, compressed_kv, sink, *others)]
-    if cfg.ranges == 1:
+    if cfg.splits == 1:
         build(factory, cfg)(*inputs, out.unsqueeze(1), lse.view(b, 1, 1, s, h))
         return out, lse
-    accs = sink.new_empty((b, cfg.ranges, s, h, d))
-    stats = sink.new_empty((b, cfg.ranges, cfg.stats, s, h))
+    accs = sink.new_empty((b, cfg.splits, s, h, d))
+    stats = sink.new_empty((b, cfg.splits, cfg.stats, s, h))
     build(factory, cfg)(*inputs, accs, stats)
-    build(combine, Config(h, d, ranges=cfg.ranges))(accs, stats, inputs[3], out, lse)
+    build(combine, Config(h, d, splits=cfg.splits))(accs, stats, aligned(sink), out, lse)
     return out, lse

@@ -1,13 +1,14 @@
-"""Whether a row of indices is the top-k, one block of threads per row (criterion: reference/topk_check.py).
+"""Check whether a row of indices is the top-k, one block of threads for each row (criterion: reference/topk_check.py).
 
-Scores are compared as integers, so that every bit pattern has its place. The bits of an fp32 number are a sign and a
-magnitude: signed_magnitude = b for b >= 0, else -2^31 - b, which has the order of the numbers and makes -0 equal 0. With
-the index it is a rank that no two entries of a row share, higher for the one that is selected first:
+Scores are compared as integers, so that every bit pattern has its place. The bits b of an fp32 number are a sign and a
+magnitude. The integer signed_magnitude is b for b >= 0, else -2^31 - b. It has the order of the numbers, and -0 equals 0.
+Together with the index it gives a rank that no two entries of a row share, higher for the entry that is selected first:
 
     rank(j) = 2^20 signed_magnitude(score_j) - j,   j < 2^20
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tilelang.language as T
 
@@ -20,9 +21,18 @@ STEP = 2**20  # more than any index
 LOWEST = -(2**62)  # below every rank
 
 
+class Names(NamedTuple):
+    """The buffers that the proof binds: for each thread, how many of its entries have at least the rank of the last one."""
+
+    ahead: str = "ahead"
+
+
+NAMES = Names()
+
+
 @dataclass(frozen=True)
 class Config:
-    """Static parameters: indices per row and the type of the scores; threads per block."""
+    """The operator's k and the dtype of the scores; the threads of a block."""
 
     k: int = 512
     dtype: str = "float32"
@@ -30,29 +40,29 @@ class Config:
 
 
 def as_bits(score):
-    """The bits of a number as fp32."""
+    """Return the bits of a number as fp32."""
     return T.reinterpret(T.cast(score, "float32"), I32)
 
 
 def signed_magnitude(bits):
-    """An integer in the order of the numbers."""
+    """Return the integer that has the order of the numbers."""
     return T.if_then_else(bits >= 0, bits, -(2**31) - bits)
 
 
 def is_valid(magnitude):
-    """Neither NaN nor -inf."""
+    """Return whether the number is neither NaN nor -inf."""
     return T.And(magnitude > -INFINITY, magnitude <= INFINITY)
 
 
 def rank(magnitude, j):
-    """Higher for the entry that is selected first."""
+    """Return the rank of an entry, higher for the one that is selected first."""
     return T.cast(magnitude, I64) * STEP - j
 
 
 def topk_check(cfg: Config) -> T.PrimFunc:
-    """scores [R, T], lengths [R], indices [R, k] -> out [R]: 1 where the row of indices is the answer, else 0."""
+    """Write to ``out`` 1 for each row of indices that is the answer, else 0."""
     k, threads = cfg.k, cfg.threads
-    width = 1 << (k - 1).bit_length()  # reductions want a power of two; beyond k the last index is looked at again
+    width = 1 << (k - 1).bit_length()  # reductions need a power of two; slots beyond k repeat the last index
     rows, columns = T.dynamic("R"), T.dynamic("T")
 
     @T.prim_func
@@ -80,8 +90,8 @@ def topk_check(cfg: Config) -> T.PrimFunc:
                 selected[slot] = T.if_then_else(j >= 0, p + 1, 0)
                 ranks[slot] = T.if_then_else(inside, rank(magnitude, j), LOWEST)
             T.reduce_max(wrong, any_wrong)
-            T.reduce_max(selected, count)  # if none is wrong, those selected come first
-            T.reduce_min(ranks, last)  # of the last one selected; all come before it if fewer than k are
+            T.reduce_max(selected, count)  # if no index is wrong, the selected ones come first
+            T.reduce_min(ranks, last)  # rank of the last one selected; LOWEST if fewer than k are
             T.clear(ahead)
             for tile in T.serial(T.ceildiv(columns, threads)):
                 for i in T.Parallel(threads):
@@ -97,7 +107,7 @@ def topk_check(cfg: Config) -> T.PrimFunc:
 
 
 def check(scores, lengths, indices):
-    """Launch ``topk_check`` on CUDA tensors: int32 [R], 1 where the row of indices is the answer."""
+    """Launch ``topk_check`` on CUDA tensors; return int32 [R], 1 for each row of indices that is the answer, else 0."""
     out = lengths.new_empty(lengths.shape)
     if out.numel():
         kernel = build(topk_check, Config(indices.shape[-1], str(scores.dtype).removeprefix("torch.")))

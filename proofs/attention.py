@@ -1,13 +1,13 @@
-"""What CSA and HCA share: the invariant of their loop over tiles, and ranges of keys.
+"""What the proofs of CSA and HCA share: the invariant of their loop over tiles, and splits of the keys.
 
 Tile u holds the keys of rows ``row(u, j)``, j < N, of the window or of the entries; -1 stands for none. With
-k = ``key(u, j)``, 0 where there is none, and z(u, j) = scale q · k, before the iteration for tile t the two roles g that
-multiply have, for any finite ``top`` common to both,
+k = ``key(u, j)``, 0 where there is none, and z(u, j) = scale q · k, before the iteration for tile t the two consumers g
+have, for any finite ``row_max`` common to both,
 
-    total_g[h] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale top),    j in half g of a tile
-    acc_g[h, d] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale top) k[d + g C],    all j
+    row_sum_g[h] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale row_max),    j in half g of a tile
+    acc_g[h, d] = Σ_u Σ_j [row(u, j) >= 0] exp(z(u, j) - scale row_max) k[d + g C],    all j
 
-with sums over the tiles u < t of the block's range. ``row`` and ``key`` stay opaque but where a tile is loaded, and where
+with sums over the tiles u < t of the block's split. ``row`` and ``key`` stay opaque but where a tile is loaded, and where
 the reference's sums over keys are identified with sums over tiles.
 """
 
@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from ..kernels.attention_config import HEADS, KEYS, PANEL, Config
 from ..kernels.build import PASS_CONFIGS
+from ..kernels.sparse_attention import NAMES
+from ..kernels.sparse_attention_config import HEADS, KEYS, PANEL, Config
 from ..reference.contract import Contract, Static, TensorSpec
-from .attention_ranges import meanings
+from .attention_splits import meanings
 from .engine.execution.invariants import Determined, Invariant, State
 from .engine.execution.ranges import Waiver
 from .engine.execution.symbolic import Execution, block, execute
@@ -41,29 +42,29 @@ from .engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, ten
 from .engine.verify import Compare, Compared
 from .suite import Proof
 
-RANGES = Static(int, 1, 64)
+SPLITS = Static(int, 1, 64)
 SINK_ALONE = Waiver(
     "sink[", "exp", "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit"
 )
 
 
 def contract(whole: Contract, cfg: Config) -> Contract:
-    """The contract of an operator's kernel: results of all keys, or sums of each range of them."""
-    dtype = torch.bfloat16 if cfg.ranges == 1 else torch.float32
-    stats = TensorSpec("stats", f"B ranges {cfg.stats} S H", (torch.float32,))
-    outputs = TensorSpec("out", "B ranges S H D", (dtype,)), stats
-    return replace(whole, op=f"{whole.op}_fwd", statics={**whole.statics, "ranges": RANGES}, outputs=outputs)
+    """The contract of an operator's kernel: results of all keys, or sums over each split of them."""
+    dtype = torch.bfloat16 if cfg.splits == 1 else torch.float32
+    stats = TensorSpec("stats", f"B splits {cfg.stats} S H", (torch.float32,))
+    outputs = TensorSpec("out", "B splits S H D", (dtype,)), stats
+    return replace(whole, op=f"{whole.op}_fwd", statics={**whole.statics, "splits": SPLITS}, outputs=outputs)
 
 
 def statics(cfg: Config, *names: str) -> Mapping[str, float]:
     """The static parameters of a kernel, by name."""
-    return {name: getattr(cfg, name) for name in (*names, "ranges")}
+    return {name: getattr(cfg, name) for name in (*names, "splits")}
 
 
 def proof(factory: Callable[[Config], Any], whole: Contract, cfg: Config, compare: Compare, **more: Any) -> Proof:
     """What is claimed of an operator's kernel."""
     given = statics(cfg, *whole.statics)
-    waivers = (SINK_ALONE,) if cfg.ranges == 1 else ()  # of several ranges none has the sink
+    waivers = (SINK_ALONE,) if cfg.splits == 1 else ()  # of several splits none has the sink
     return Proof(whole.op, factory(cfg), contract(whole, cfg), given, compare, PASS_CONFIGS, waivers=waivers, **more)
 
 
@@ -97,7 +98,7 @@ def sequence() -> Form:
 
 def query(cfg: Config) -> Form:
     """The query of a block."""
-    return nf.floordiv(block(), cfg.parts)
+    return nf.floordiv(block(), cfg.head_blocks)
 
 
 @dataclass(frozen=True)
@@ -130,24 +131,24 @@ class Block:
 
     @cached_property
     def first(self) -> Form:
-        """The range's first tile."""
+        """The split's first tile."""
         count = self.cfg.window_tiles + sums.tiles(self.listed, self.cfg.tile)
-        return nf.floordiv(count * self.range, self.cfg.ranges)
+        return nf.floordiv(count * self.split, self.cfg.splits)
 
     @cached_property
-    def range(self) -> Form:
-        """Which range of the tiles."""
-        return block("y") if self.cfg.ranges > 1 else ZERO
+    def split(self) -> Form:
+        """Which split of the tiles."""
+        return block("y") if self.cfg.splits > 1 else ZERO
 
     def head(self, h: Form) -> Form:
         """The head of a row of the products."""
-        return (block() - self.cfg.parts * self.s) * HEADS + h
+        return (block() - self.cfg.head_blocks * self.s) * HEADS + h
 
     def forget(self, extent: Form, facts: Facts) -> None:
-        """Of where the range begins and ends keep that it lies within the tiles, which is all that matters."""
+        """Of where the split begins and ends keep that it lies within the tiles, which is all that matters."""
         terms, known = [self.listed] if self.about else [], list(self.about)
-        if self.cfg.ranges > 1:
-            facts.bound(self.range, nf.form(self.cfg.ranges))
+        if self.cfg.splits > 1:
+            facts.bound(self.split, nf.form(self.cfg.splits))
             end, count = self.first + extent, self.cfg.window_tiles + sums.tiles(self.listed, self.cfg.tile)
             terms += [self.first, end]
             known += [at_least(self.first, 0), at_least(end, self.first), at_least(count, end)]
@@ -175,7 +176,7 @@ class Block:
         return {"row": self.row, "key": self.key}
 
     def written_out(self, p: Form, extent: Form) -> Form:
-        """The form with abbreviations replaced by what they stand for, in a range of ``extent`` tiles."""
+        """The form with abbreviations replaced by what they stand for, in a split of ``extent`` tiles."""
         for name, definition in self.definitions.items():
             p = nf.replace(p, name, definition)
         return sums.written_out(p, self.first, extent)
@@ -212,7 +213,7 @@ class Block:
         return self.seen(u, j) * nf.exp(scale * self.score(u, j, head))
 
     def weights(self, s: State, h: Form, columns: tuple[Form | int, int], d: Form | None = None) -> Form:
-        """Σ exp(z - scale top) over the tiles done and some columns; or of that times element d of the keys."""
+        """Σ exp(z - scale row_max) over the tiles done and some columns; or of that times element d of the keys."""
         first, count = columns
 
         def summand(u: Form, j: Form) -> Form:
@@ -220,16 +221,16 @@ class Block:
             return weight if d is None else weight * nf.apply("key", self.first + u, first + j, d)
 
         total = nf.summation(s.t, lambda u: nf.summation(count, lambda j: summand(u, j)))
-        return nf.exp(-CONSTANTS.unify(self.cfg.scale) * s["top0"](h)) * total
+        return nf.exp(-CONSTANTS.unify(self.cfg.scale) * s[NAMES.row_max[0]](h)) * total
 
     def present(self, column: Form) -> Form:
-        """Whether there is a column, of those of both roles."""
+        """Whether there is a column, of those of both consumers."""
         return ONE if 2 * self.cfg.columns == self.cfg.D else at_least(nf.form(self.cfg.D - 1), column)
 
     def invariant(self) -> Invariant:
         """What holds before each iteration of the loop over tiles."""
 
-        def total(g: int) -> Determined:
+        def row_sum(g: int) -> Determined:
             return Determined(lambda s, h: self.weights(s, h, (g * KEYS, KEYS)))
 
         def acc(g: int) -> Determined:
@@ -245,15 +246,15 @@ class Block:
             return self.present(column) * nf.apply("key", self.first + s.t, g * KEYS + j, column)
 
         return Invariant(
-            free=("top0",),
+            free=NAMES.row_max[:1],
             determined={
-                "top1": Determined(lambda s, h: s["top0"](h)),
-                **{f"total{g}": total(g) for g in (0, 1)},
-                **{f"acc{g}": acc(g) for g in (0, 1)},
+                NAMES.row_max[1]: Determined(lambda s, h: s[NAMES.row_max[0]](h)),
+                **{NAMES.row_sum[g]: row_sum(g) for g in (0, 1)},
+                **{NAMES.acc[g]: acc(g) for g in (0, 1)},
             },
             staged={
-                "ks": Determined(key, parts={0: 1, 2: PANEL}),
-                "seen": Determined(lambda s, g, j: nf.apply("row", self.first + s.t, g * KEYS + j), parts={0: 1}),
+                NAMES.keys: Determined(key, parts={0: 1, 2: PANEL}),
+                NAMES.rows: Determined(lambda s, g, j: nf.apply("row", self.first + s.t, g * KEYS + j), parts={0: 1}),
             },
             definitions=self.definitions,
         )
@@ -261,7 +262,7 @@ class Block:
     # Against the reference
 
     def summands(self, head: Form, d: Form | None) -> list[sums.Summand]:
-        """In the sums over all tiles: whether there is a key in the range, its weight, and that times its element d."""
+        """In the sums over all tiles: whether there is a key in the split, its weight, and that times its element d."""
         result: list[sums.Summand] = [
             lambda u, j: sums.within(u) * self.seen(u, j),
             lambda u, j: sums.within(u) * self.weight(u, j, head),
@@ -284,7 +285,7 @@ class Block:
 
 
 Reference = Callable[[Mapping[str, SymbolicTensor], SymbolicTensor], tuple[Any, Any]]
-"""From the inputs by name and the number of the range: out and lse; of several ranges Σ exp(z) k and Σ exp(z)."""
+"""From the inputs by name and the number of the split: out and lse; of several splits Σ exp(z) k and Σ exp(z)."""
 
 
 def compare(
@@ -312,10 +313,10 @@ def compare(
                 stack.enter_context(nf.tiled(cfg.D, cfg.columns))
             at = here()
             count = cfg.window_tiles + sums.tiles(at.listed, cfg.tile)
-            extent = nf.floordiv(count * (at.range + 1), cfg.ranges) - at.first
+            extent = nf.floordiv(count * (at.split + 1), cfg.splits) - at.first
             sizes = {"R": nf.variable("P") + nf.variable("S")}
             at.forget(extent, known)
-            done = execute(kernel, sizes=sizes, invariants={"t": at.invariant()}, facts=known)
+            done = execute(kernel, sizes=sizes, invariants={NAMES.tile: at.invariant()}, facts=known)
             equations = list(done.equations)
             if all(equation.holds for equation in equations):
                 equations += _outcome(cfg, whole, at, extent, reference, done, known, cases)
@@ -358,7 +359,7 @@ def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mappin
 
     def size(n: int | str) -> Form:
         if isinstance(n, str):
-            return nf.form(getattr(cfg, n)) if n in ("H", "D", "ranges") else nf.variable(n)
+            return nf.form(getattr(cfg, n)) if n in ("H", "D", "splits") else nf.variable(n)
         return nf.form(n)
 
     return {

@@ -1,4 +1,4 @@
-"""Theorems about CSA and HCA: who is attended to, and that ranges of keys add up to all of them."""
+"""Theorems about CSA and HCA: who is attended to, and that splits of the keys add up to all of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _entries() -> Sequence[Condition]:
 
 
 def _partition() -> Sequence[Condition]:
-    """Range y of r begins at tile ⌊n y / r⌋."""
+    """Split y of r begins at tile ⌊n y / r⌋."""
     n, y, r, first, end = z3.Ints("n y r first end")
 
     def quotient(q: z3.ArithRef, a: z3.ArithRef) -> z3.BoolRef:
@@ -57,23 +57,23 @@ def _partition() -> Sequence[Condition]:
 
     given = (n >= 0, y >= 0, r >= 1, quotient(first, n * y), quotient(end, n * y + n))
     return [
-        lemma("the first range begins at tile 0", first == 0, r >= 1, quotient(first, z3.IntVal(0)),
+        lemma("the first split begins at tile 0", first == 0, r >= 1, quotient(first, z3.IntVal(0)),
               z3.Implies(first >= 1, r * first >= r), z3.Implies(first <= -1, r * first <= -r)),
         lemma("the last one ends at tile n", end == n, r >= 1, quotient(end, r * n),
               z3.Implies(end >= n + 1, r * end >= r * n + r), z3.Implies(end <= n - 1, r * end <= r * n - r)),
-        lemma("a range ends where it begins or after", first <= end, *given,
+        lemma("a split ends where it begins or after", first <= end, *given,
               z3.Implies(first >= end + 1, r * first >= r * end + r)),
     ]  # fmt: skip
 
 
-def _ranges() -> Sequence[Condition]:
-    """m and v are the sums of exp z and of exp z k over a range, M and V those over the ranges before it."""
-    m, v, M, V, s, total, acc = z3.Reals("m v M V s total acc")
-    e, mass, weighed = z3.Reals("exp(top) mass weighed")
-    given = (e * total == m, e * acc == v)
+def _splits() -> Sequence[Condition]:
+    """m and v are the sums of exp z and of exp z k over a split, M and V those over the splits before it."""
+    m, v, M, V, s, row_sum, acc = z3.Reals("m v M V s row_sum acc")
+    e, mass, weighed = z3.Reals("exp(row_max) mass weighed")
+    given = (e * row_sum == m, e * acc == v)
     return [
-        lemma("one more range adds its weighted sum", weighed + e * acc == V + v, weighed == V, *given),
-        lemma("and its mass", mass + e * total == M + m, mass == M, *given),
+        lemma("one more split adds its weighted sum", weighed + e * acc == V + v, weighed == V, *given),
+        lemma("and its mass", mass + e * row_sum == M + m, mass == M, *given),
         lemma(
             "there is a key if and only if there is mass",
             z3.And(M + m >= 0, (M + m > 0) == z3.Or(M > 0, m > 0)),
@@ -93,9 +93,9 @@ ENTRIES = Theorem(
     "each other one.", _entries, "layer L2 says that these are the first floor((position + 1) / ratio) that there are",
 )  # fmt: skip
 SPLIT: tuple[Lemma, ...] = (
-    Theorem("partition", "Of n tiles each is in exactly one of r ranges, those from floor(n y / r) to floor(n (y + 1) / r).",
-            _partition, "induction over the ranges: each begins where the one before ends"),
-    Theorem("ranges", "What combine makes of the ranges are out and lse of all keys: of a range's top, total and acc, "
-            "exp(top) total is m, the sum of exp z, and exp(top) acc is v, that of exp z k.", _ranges,
-            "induction over the ranges, which by partition share out the tiles; layer L2 says what each kernel computes"),
+    Theorem("partition", "Of n tiles each is in exactly one of r splits, those from floor(n y / r) to floor(n (y + 1) / r).",
+            _partition, "induction over the splits: each begins where the one before ends"),
+    Theorem("splits", "What combine makes of the splits are out and lse of all keys: for the row_max, row_sum and acc of a "
+            "split, exp(row_max) row_sum is m, the sum of exp z, and exp(row_max) acc is v, that of exp z k.", _splits,
+            "induction over the splits, which by partition share out the tiles; layer L2 says what each kernel computes"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is claimed of the kernel that adds up ranges of keys."""
+"""What is claimed of the kernel that adds up splits of the keys."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..kernels.attention_config import Config
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.combine import combine
+from ..kernels.sparse_attention_config import Config
 from ..reference.attention import SINK
 from ..reference.contract import Contract, TensorSpec
 from . import attention
@@ -25,39 +25,39 @@ from .suite import Proof
 
 
 def combining(whole: Contract) -> Contract:
-    """The contract of the kernel that combines the ranges."""
+    """The contract of the kernel that combines the splits."""
     inputs = (
-        TensorSpec("accs", "B ranges S H D", (torch.float32,)),
-        TensorSpec("stats", "B ranges 2 S H", (torch.float32,)),
+        TensorSpec("accs", "B splits S H D", (torch.float32,)),
+        TensorSpec("stats", "B splits 2 S H", (torch.float32,)),
         SINK,
     )
     sizes = {name: whole.sizes[name] for name in "BS"}
-    statics = {name: whole.statics[name] for name in "HD"} | {"ranges": attention.RANGES}
+    statics = {name: whole.statics[name] for name in "HD"} | {"splits": attention.SPLITS}
     probes = tuple({name: probe[name] for name in "BS"} for probe in whole.probes)
     return Contract("combine", sizes, statics, inputs, whole.outputs, probes)
 
 
 def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Proof:
-    """The proof of the kernel that combines the ranges."""
+    """The proof of the kernel that combines the splits."""
     given = attention.statics(cfg, "H", "D")
     more = {"waivers": (attention.SINK_ALONE,), **more}
     return Proof(op, combine(cfg), combining(whole), given, _combining(cfg, whole), PASS_CONFIGS, **more)
 
 
 def added(accs: Any, stats: Any, sink: Any) -> tuple[Any, Any]:
-    """``out`` and ``lse`` of all keys from what the kernels of ranges write, over the reals.
+    """``out`` and ``lse`` of all keys from what the kernels of splits write, over the reals.
 
-    With V = Σ_g exp(top_g) acc_g and M = Σ_g exp(top_g) total_g: out = V / (M + exp(sink)), lse = log M.
+    With V = Σ_g exp(row_max_g) acc_g and M = Σ_g exp(row_max_g) row_sum_g: out = V / (M + exp(sink)), lse = log M.
     """
-    weight, total = stats[:, :, 0].exp(), stats[:, :, 1]
-    mass = (weight * total).sum(1)
+    weight, row_sum = stats[:, :, 0].exp(), stats[:, :, 1]
+    mass = (weight * row_sum).sum(1)
     some = mass > 0
     out = (weight.unsqueeze(-1) * accs).sum(1) / (mass + sink.exp()).unsqueeze(-1)
     return torch.where(some.unsqueeze(-1), out, 0.0), torch.where(some, mass.log(), math.inf)
 
 
 def _combining(cfg: Config, whole: Contract) -> Compare:
-    """The kernel that combines ranges, against ``added``."""
+    """The kernel that combines splits, against ``added``."""
 
     def compared(kernel: Any, known: Facts) -> Compared:
         done = execute(kernel, facts=known)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..kernels.attention_config import Config
 from ..kernels.csa import csa_fwd
+from ..kernels.sparse_attention_config import Config
 from ..reference import csa as reference
 from ..reference.attention import in_window
 from ..reference.csa import CSA
 from . import attention
 from .attention import Block, at_least, index_or_none
 from .attention_lemmas import SPLIT, WINDOW
-from .attention_ranges import sums_in_range
+from .attention_splits import sums_in_split
 from .combine import combined
 from .engine.forms import normal_form as nf
 from .engine.forms.normal_form import Form
@@ -36,10 +36,10 @@ def _block(cfg: Config) -> Block:
 
 
 def compare(cfg: Config) -> Compare:
-    """Against the reference; with several ranges, against the sums over each."""
+    """Against the reference; with several splits, against the sums over each."""
 
     def wanted(x: Mapping[str, Any], y: SymbolicTensor) -> tuple[Any, Any]:
-        if cfg.ranges == 1:
+        if cfg.splits == 1:
             whole: Callable[..., tuple[Any, Any]] = reference.csa
             return whole(*(x[spec.name] for spec in CSA.inputs), cfg.window, cfg.scale)
         q, indices = x["q"], x["indices"]
@@ -47,7 +47,7 @@ def compare(cfg: Config) -> Compare:
             in_window(x["window_kv"], q.shape[1], x["offset"], cfg.window),
             reference._selected(x["compressed_kv"], indices),
         )
-        return sums_in_range(q, keys, x["sink"], cfg, y, indices.shape[-1])
+        return sums_in_split(q, keys, x["sink"], cfg, y, indices.shape[-1])
 
     cases = at_least(T, 1), nf.indicator("eq", T, integer=True)
     return attention.compare(cfg, CSA, lambda: _block(cfg), wanted, cases)
@@ -63,7 +63,7 @@ OF_COMBINE = {
 
 
 def proofs() -> Iterator[Proof]:
-    """All keys in one range, and in three that another kernel combines."""
+    """All keys in one split, and in three that another kernel combines."""
     yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=140)
-    yield _proof(Config(ranges=3))
-    yield combined("csa", CSA, Config(ranges=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)
+    yield _proof(Config(splits=3))
+    yield combined("csa", CSA, Config(splits=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)

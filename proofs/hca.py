@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..kernels.attention_config import Config
 from ..kernels.hca import hca_fwd
+from ..kernels.sparse_attention_config import Config
 from ..reference import hca as reference
 from ..reference.attention import in_window
 from ..reference.hca import HCA
@@ -14,7 +14,7 @@ from ..reference.indexer import visible
 from . import attention
 from .attention import Block, at_least, either, index_or_none
 from .attention_lemmas import ENTRIES, WINDOW
-from .attention_ranges import sums_in_range
+from .attention_splits import sums_in_split
 from .combine import combined
 from .engine.forms import normal_form as nf
 from .engine.forms.normal_form import ONE, ZERO, Form
@@ -42,17 +42,17 @@ def _block(cfg: Config) -> Block:
 
 
 def compare(cfg: Config) -> Compare:
-    """Against the reference; with several ranges, against the sums over each."""
+    """Against the reference; with several splits, against the sums over each."""
 
     def wanted(x: Mapping[str, Any], y: SymbolicTensor) -> tuple[Any, Any]:
-        if cfg.ranges == 1:
+        if cfg.splits == 1:
             whole: Callable[..., tuple[Any, Any]] = reference.hca
             return whole(*(x[spec.name] for spec in HCA.inputs), cfg.ratio, cfg.window, cfg.scale)
         q, kv, offset = x["q"], x["compressed_kv"], x["offset"]
         S = q.shape[1]
         keys = in_window(x["window_kv"], S, offset, cfg.window), reference._entries(kv, S, offset, cfg.ratio)
         seen = visible(offset, S, cfg.ratio).clamp(max=kv.shape[1]).clamp(min=0)
-        return sums_in_range(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
+        return sums_in_split(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
 
     return attention.compare(cfg, HCA, lambda: _block(cfg), wanted)
 
@@ -62,7 +62,7 @@ def _proof(cfg: Config, **more: Any) -> Proof:
 
 
 def proofs() -> Iterator[Proof]:
-    """All keys in one range, and in five that another kernel combines."""
+    """All keys in one split, and in five that another kernel combines."""
     yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=140)
-    yield _proof(Config(ranges=5))
-    yield combined("hca", HCA, Config(ranges=5))
+    yield _proof(Config(splits=5))
+    yield combined("hca", HCA, Config(splits=5))

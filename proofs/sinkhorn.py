@@ -19,7 +19,7 @@ import torch
 import z3
 
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
+from ..kernels.sinkhorn import NAMES, Config, sinkhorn_bwd, sinkhorn_fwd
 from ..reference import sinkhorn as reference
 from .engine.base.conditions import Condition
 from .engine.execution import symbolic
@@ -93,13 +93,15 @@ def _forward(cfg: Config) -> Compare:
     def compare(kernel: Any, facts: Facts) -> Compared:
         out, cuts, columns = _reference_forward(cfg)
         invariant = Invariant(
-            free=("p", "u", "v"),
-            positive=("p", "u", "v"),
+            free=(NAMES.p, NAMES.u, NAMES.v),
+            positive=(NAMES.p, NAMES.u, NAMES.v),
             determined={
-                "r": Determined(lambda s, i: 1 / s["u"](i)),
-                "c": Determined(lambda s, j: 1 / s["v"](j)),
+                NAMES.r: Determined(lambda s, i: 1 / s[NAMES.u](i)),
+                NAMES.c: Determined(lambda s, j: 1 / s[NAMES.v](j)),
             },
-            ghosts=(Ghost(columns, lambda s, i, j: s["p"](i, j) / s["u"](i) / s["v"](j), at=(_matrix(cfg),)),),
+            ghosts=(
+                Ghost(columns, lambda s, i, j: s[NAMES.p](i, j) / s[NAMES.u](i) / s[NAMES.v](j), at=(_matrix(cfg),)),
+            ),
         )
         done = symbolic.execute(kernel, invariants={_loop(kernel, 0): invariant}, facts=facts)
         return _outcome(done, "out", out, cuts, "x", cfg.iterations - 1)
@@ -125,11 +127,11 @@ def _backward(cfg: Config) -> Compare:
             return s.at(steps - s.t, again)
 
         def derivative(s: State, i: Form, j: Form) -> Form:
-            return s["b"](i, j) / then(s)["r"](i) / then(s)["old_c"](j)
+            return s[NAMES.b](i, j) / then(s)[NAMES.r](i) / then(s)["old_c"](j)
 
         undo = Invariant(
-            free=("b",),
-            determined={"r": Determined(lambda s, i: then(s)["r"](i))},
+            free=(NAMES.b,),
+            determined={NAMES.r: Determined(lambda s, i: then(s)[NAMES.r](i))},
             ghosts=(Ghost(gradient, derivative, at=(_matrix(cfg),)),),
             unfold=(again, lambda s: steps - s.t),
         )
@@ -145,26 +147,26 @@ def _recompute(cfg: Config, x: Recurrence, y: Recurrence) -> Invariant:
     eps = Fraction(cfg.eps)
 
     def column_sum(s: State, j: Form) -> Form:
-        return sum((s["p"](i, j) * s["r"](i) for i in map(nf.form, range(cfg.n))), nf.ZERO)
+        return sum((s[NAMES.p](i, j) * s[NAMES.r](i) for i in map(nf.form, range(cfg.n))), nf.ZERO)
 
     def written(s: State, t: Form, *_: Form) -> Form:
         return nf.indicator("ge", s.t - 1 - t, integer=True)
 
     at = (_matrix(cfg),)
     return Invariant(
-        free=("p", "r"),
-        positive=("p", "r", "old_c"),
-        auxiliary={"old_c": Auxiliary("c", lambda s, j: nf.ONE, lambda s, j: s["c"](j))},
+        free=(NAMES.p, NAMES.r),
+        positive=(NAMES.p, NAMES.r, "old_c"),
+        auxiliary={"old_c": Auxiliary(NAMES.c, lambda s, j: nf.ONE, lambda s, j: s[NAMES.c](j))},
         determined={
-            "c": Determined(lambda s, j: 1 / (eps / s["old_c"](j) + column_sum(s, j))),
-            "u": Determined(lambda s, i: 1 / s["r"](i)),
-            "v": Determined(lambda s, j: 1 / s["c"](j)),
-            "rows": Determined(lambda s, t, i, lane: s.at(t)["r"](i), written),
-            "columns": Determined(lambda s, t, j, lane: s.at(t)["c"](j), written),
+            NAMES.c: Determined(lambda s, j: 1 / (eps / s["old_c"](j) + column_sum(s, j))),
+            NAMES.u: Determined(lambda s, i: 1 / s[NAMES.r](i)),
+            NAMES.v: Determined(lambda s, j: 1 / s[NAMES.c](j)),
+            NAMES.rows: Determined(lambda s, t, i, lane: s.at(t)[NAMES.r](i), written),
+            NAMES.columns: Determined(lambda s, t, j, lane: s.at(t)[NAMES.c](j), written),
         },
         ghosts=(
-            Ghost(x, lambda s, i, j: s["p"](i, j) * s["r"](i) * s["c"](j), at=at),
-            Ghost(y, lambda s, i, j: s["p"](i, j) * s["r"](i) * s["old_c"](j), at=at),
+            Ghost(x, lambda s, i, j: s[NAMES.p](i, j) * s[NAMES.r](i) * s[NAMES.c](j), at=at),
+            Ghost(y, lambda s, i, j: s[NAMES.p](i, j) * s[NAMES.r](i) * s["old_c"](j), at=at),
         ),
     )
 

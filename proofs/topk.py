@@ -20,7 +20,7 @@ import z3
 from ..kernels import radix
 from ..kernels import topk as select
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.topk_check import Config, topk_check
+from ..kernels.topk_check import NAMES, Config, topk_check
 from ..reference import topk_check as criterion
 from ..reference.contract import Elements, Size, TensorSpec
 from ..reference.topk import CHECK, TOPK, topk
@@ -79,7 +79,7 @@ def _checker(cfg: Config) -> Compare:
             return nf.summation(s.t, one)
 
         (loop,) = serial_loops(kernel).values()
-        invariant = Invariant(determined={"ahead": Determined(counted)})
+        invariant = Invariant(determined={NAMES.ahead: Determined(counted)})
         done = symbolic.execute(kernel, invariants={loop: invariant}, facts=facts, raw=("scores",))
         with nf.tiled(COLUMNS, cfg.threads, strided=True):
             out = tensor(check(scores, lengths, indices))

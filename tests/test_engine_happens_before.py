@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from engine_verdicts import hypotheses, kinds, outcomes
-from lemmata.kernels.attention_config import Config
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.hca import hca_fwd
+from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import hca
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.order.asynchrony import READERS_FENCE

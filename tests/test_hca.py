@@ -65,7 +65,7 @@ def test_prefill_chunked_prefill_and_decode_are_one(spec: OpSpec, device: torch.
         rows = tensors["window_kv"][:, max(begin - kept, 0) : end]
         return run(spec, tensors | queries | {"window_kv": rows}, offset=begin)
 
-    # on a GPU, the keys of few queries are summed in ranges
+    # on a GPU, the keys of few queries are summed in splits
     same = equal if device.type == "cpu" else near
     for t in range(33):
         for kept in (4, 33):

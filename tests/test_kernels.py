@@ -10,7 +10,7 @@ import pytest
 import tilelang.language as T
 
 from lemmata.bench.resources import Resources, cuda_source, read_report, resources, tile_operations
-from lemmata.kernels import attention_config, combine, csa, hca, indexer, sinkhorn, topk
+from lemmata.kernels import combine, csa, hca, indexer, sinkhorn, sparse_attention_config, topk
 from lemmata.kernels.build import PASS_CONFIGS
 
 SINKHORN = [
@@ -34,13 +34,13 @@ TOPK = [
     (topk.topk, topk.Config(2048, "bfloat16", 1024)),
     (topk.topk_merge, topk.Config(2048, "bfloat16", 128)),
 ]
-# DeepSeek-V4's heads, whole and in ranges, then other sizes
+# DeepSeek-V4's heads, whole and in splits, then other sizes
 ATTENTION = [
-    (factory, attention_config.Config(H, D, ranges=ranges))
+    (factory, sparse_attention_config.Config(H, D, splits=splits))
     for factory in (csa.csa_fwd, hca.hca_fwd)
-    for H, D, ranges in ((64, 512, 1), (128, 512, 5), (8, 192, 1))
+    for H, D, splits in ((64, 512, 1), (128, 512, 5), (8, 192, 1))
 ]
-COMBINE = [(combine.combine, attention_config.Config(64, D, ranges=5)) for D in (64, 512)]
+COMBINE = [(combine.combine, sparse_attention_config.Config(64, D, splits=5)) for D in (64, 512)]
 SHIPPED = {"sinkhorn": SINKHORN, "indexer_scores": SCORES, "topk": TOPK, "attention": ATTENTION + COMBINE}
 
 
@@ -70,7 +70,7 @@ def test_the_scores_run_on_tensor_cores_and_stream(factory: Any, config: indexer
 
 
 @pytest.mark.parametrize(("factory", "config"), ATTENTION)
-def test_attention_runs_on_tensor_cores_and_streams(factory: Any, config: attention_config.Config) -> None:
+def test_attention_runs_on_tensor_cores_and_streams(factory: Any, config: sparse_attention_config.Config) -> None:
     assert tile_operations(source(factory, config)) == {"wgmma_ss kBFloat16", "wgmma_rs kBFloat16", "cp_async_gs 16"}
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from lemmata.kernels.attention_config import Config
 from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.hca import hca_fwd
+from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import attention, combine, csa, hca
 from lemmata.proofs.attention_lemmas import ENTRIES, SPLIT, WINDOW
-from lemmata.proofs.attention_ranges import sums_in_range
+from lemmata.proofs.attention_splits import sums_in_split
 from lemmata.proofs.engine.guards.mutate import mutants
 from lemmata.proofs.engine.interpreter.interpret import interpret
 from lemmata.proofs.engine.smt.solve import solve
@@ -24,22 +24,22 @@ from lemmata.reference import hca as hca_reference
 from lemmata.reference.attention import in_window
 
 SMALL = Config(64, 64, 64, 0.125)
-IN_RANGES = Config(64, 128, 64, 0.125, ranges=3)
+IN_SPLITS = Config(64, 128, 64, 0.125, splits=3)
 MODULES = {csa_fwd: csa, hca_fwd: hca}
 
 
-@pytest.mark.parametrize(("factory", "cfg"), [(csa_fwd, IN_RANGES), (hca_fwd, SMALL)], ids=["csa", "hca"])
+@pytest.mark.parametrize(("factory", "cfg"), [(csa_fwd, IN_SPLITS), (hca_fwd, SMALL)], ids=["csa", "hca"])
 def test_the_kernels_are_their_references(factory: Any, cfg: Any) -> None:
     report = MODULES[factory]._proof(cfg).run(layers=["L2", "range"], fresh=True)
     assert report.holds, "\n".join(map(str, report.failures))
     equal, ranges = report.layers
     assert {"tl.wait_wgmma", "tl.mbarrier_wait_parity"} <= set(equal.unmodelled), "what is not modelled is named"
     assert any("trusted: exp2_ftz" in statement for statement in equal.statements)
-    assert len(ranges.waived) == (2 if cfg.ranges == 1 else 0), "of each role that multiplies"
+    assert len(ranges.waived) == (2 if cfg.splits == 1 else 0), "of each consumer"
 
 
 def test_combine_is_the_weighted_sum() -> None:
-    report = combine.combined("csa", csa_reference.CSA, IN_RANGES).run(layers=["L2", "range"], fresh=True)
+    report = combine.combined("csa", csa_reference.CSA, IN_SPLITS).run(layers=["L2", "range"], fresh=True)
     assert report.holds, "\n".join(map(str, report.failures))
     assert "assumed: the elements of accs, stats, sink are finite" in report.layers[0].statements
 
@@ -49,20 +49,22 @@ def test_the_theorems(theorem: Any) -> None:
     assert all(solve(condition).verdict == "proved" for condition in theorem.conditions())
 
 
-NO_MAXIMUM = "dropped operand @ T.max(own[h], peaks[0, h]) -> peaks[0, h]"
+NO_MAXIMUM = "dropped operand @ T.max(reduced[h], row_max_shared[0, h]) -> row_max_shared[0, h]"
 PLANTED = [  # the error, by a part of its name; the layer that must refute it, and what fails there
-    pytest.param("dropped rescale @ total1[h] = total1[h] * fade1[h]", "L2", "equivalence", id="total not scaled"),
-    pytest.param("dropped rescale @ acc0[h, d] = acc0[h, d] * fade0[h]", "L2", "equivalence", id="acc not scaled"),
-    pytest.param("@ seen[1, j] >= 0 -> seen[1, j] > 0", "L2", "equivalence", id="the first row not seen"),
+    pytest.param(
+        "dropped rescale @ row_sum1[h] = row_sum1[h] * rescale1[h]", "L2", "equivalence", id="row_sum not scaled"
+    ),
+    pytest.param("dropped rescale @ acc0[h, d] = acc0[h, d] * rescale0[h]", "L2", "equivalence", id="acc not scaled"),
+    pytest.param("@ rows_shared[1, j] >= 0 -> rows_shared[1, j] > 0", "L2", "equivalence", id="the first row not seen"),
     pytest.param("@ token <= s -> token < s", "L2", "equivalence", id="the query's own token"),
-    pytest.param("index-1 @ seen[1, j] -> seen[0, j]", "L2", "equivalence", id="the other half's rows"),
-    pytest.param("dropped statement @ T.ptx_arrive_barrier(weighed[1])", "L2", "unsupported", id="no arrival"),
-    pytest.param("@ T.max(own[h], peaks[0, h]) -> T.min", "L2", "not a number", id="a minimum"),
+    pytest.param("index-1 @ rows_shared[1, j] -> rows_shared[0, j]", "L2", "equivalence", id="the other half's rows"),
+    pytest.param("dropped statement @ T.ptx_arrive_barrier(weights_ready[1])", "L2", "unsupported", id="no arrival"),
+    pytest.param("@ T.max(reduced[h], row_max_shared[0, h]) -> T.min", "L2", "not a number", id="a minimum"),
     pytest.param(NO_MAXIMUM, "range", "range", id="no maximum"),
 ]
-PLANTED_IN_RANGES = [
-    "dropped operand @ sums[0, h] + sums[1, h] -> sums[0, h]",
-    "dropped operand @ top0[h] * 0.125 -> top0[h], line",
+PLANTED_IN_SPLITS = [
+    "dropped operand @ row_sum_shared[0, h] + row_sum_shared[1, h] -> row_sum_shared[0, h]",
+    "dropped operand @ row_max0[h] * 0.125 -> row_max0[h], line",
 ]
 
 
@@ -89,9 +91,9 @@ def test_planted_errors_are_refuted(error: str, layer: str, kind: str, monkeypat
     assert kind in refuted(error, layer)
 
 
-@pytest.mark.parametrize("error", PLANTED_IN_RANGES, ids=["total of one half", "top not scaled"])
-def test_errors_in_what_a_range_leaves_are_refuted(error: str) -> None:
-    assert refuted(error, "L2", replace(SMALL, ranges=3)) == {"equivalence"}
+@pytest.mark.parametrize("error", PLANTED_IN_SPLITS, ids=["row_sum of one half", "row_max not scaled"])
+def test_errors_in_what_a_split_leaves_are_refuted(error: str) -> None:
+    assert refuted(error, "L2", replace(SMALL, splits=3)) == {"equivalence"}
 
 
 def test_over_the_reals_the_maximum_does_not_matter() -> None:
@@ -124,7 +126,7 @@ def test_the_interpreter_agrees_with_the_reference(op: str) -> None:
     sink, offset = x["sink"].float(), x["offset"].int()
     out, lse = torch.full((2, 1, *q.shape[1:]), math.nan).bfloat16(), torch.full((2, 1, 1, 5, 64), math.nan)
     listed = [x["indices"].int()] if op == "csa" else []
-    interpret((csa_fwd if op == "csa" else hca_fwd)(SMALL), q, window_kv, entries, sink, *listed, offset, out, lse)
+    interpret((csa_fwd if op == "csa" else hca_fwd)(SMALL), q, window_kv, entries, *listed, sink, offset, out, lse)
     if op == "csa":
         wanted = csa_reference.csa(q, window_kv, entries, sink, *listed, offset, SMALL.window, SMALL.scale)
     else:
@@ -135,9 +137,9 @@ def test_the_interpreter_agrees_with_the_reference(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", ["csa", "hca"])
-def test_the_ranges_of_the_reference_add_up_to_it(op: str) -> None:
-    """Also where a range is empty, and where a query sees nothing."""
-    x, cfg = _case(70, 150), Config(64, 64, 64, 0.125, ranges=5)
+def test_the_splits_of_the_reference_add_up_to_it(op: str) -> None:
+    """Also where a split is empty, and where a query sees nothing."""
+    x, cfg = _case(70, 150), Config(64, 64, 64, 0.125, splits=5)
     q, offset = x["q"], x["offset"]
     S = q.shape[1]
     if op == "csa":
@@ -148,9 +150,9 @@ def test_the_ranges_of_the_reference_add_up_to_it(op: str) -> None:
         entries = hca_reference._entries(x["compressed_kv"], S, offset, cfg.ratio)
         listed = hca_reference.visible(offset, S, cfg.ratio).clamp(0, x["compressed_kv"].shape[1]).unsqueeze(-1)
     keys = in_window(x["window_kv"], S, offset, cfg.window), entries
-    parts = [sums_in_range(q, keys, x["sink"], cfg, y, listed) for y in range(cfg.ranges)]
+    parts = [sums_in_split(q, keys, x["sink"], cfg, y, listed) for y in range(cfg.splits)]
     weighted, masses = (torch.stack(result, 1) for result in zip(*parts, strict=True))
-    assert (masses == 0).any(), "some range is empty"
+    assert (masses == 0).any(), "some split is empty"
     stats = torch.stack([torch.zeros_like(masses), masses], 2)
     for got, wanted in zip(combine.added(weighted, stats, x["sink"]), whole, strict=True):
         torch.testing.assert_close(got, wanted)

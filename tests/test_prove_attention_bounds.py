@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tilelang import tvm
 
-from lemmata.kernels.attention_config import Config
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.combine import combine
 from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.hca import hca_fwd
+from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import attention
 from lemmata.proofs.engine.base.conditions import Condition
 from lemmata.proofs.engine.compiler import extract
@@ -100,7 +100,7 @@ PLANTED = [  # of csa; the error, by a part of its name, and the memory that it 
     pytest.param(f"dropped guard @ {INSIDE}T_1 -> rows[j] < T_1", "compressed_kv", id="entry -1"),
     pytest.param(f"dropped guard @ {INSIDE}T_1 -> rows[j] >= 0", "compressed_kv", id="an entry from T on"),
     pytest.param("indices[b, s, slot], -1) -> indices[b, s, slot]", "indices", id="indices from K on"),
-    pytest.param("index+1 @ seen[1, j] = ", "seen", id="a third half"),
+    pytest.param("index+1 @ rows_shared[1, j] = ", "rows_shared", id="a third half"),
 ]
 
 
@@ -145,7 +145,7 @@ def test_results_written_twice_or_never_are_refuted(error: str, kinds: set[str])
 
 def test_mutants_of_which_the_compiler_makes_the_same_code() -> None:
     """A loop over a fragment has the fragment's extent, whatever it says; another grid is another launch."""
-    kernel = combine(Config(8, 64, ranges=5))
+    kernel = combine(Config(8, 64, splits=5))
     by_name = {m.name: m.prim_func for m in mutants(kernel)}
 
     def same(change: str) -> bool:

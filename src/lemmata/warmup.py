@@ -42,8 +42,8 @@ def _topk() -> Iterator[Kernel]:
 
 def _attention() -> Iterator[Kernel]:
     from .kernels import csa, hca
-    from .kernels.attention_config import Config
     from .kernels.combine import combine
+    from .kernels.sparse_attention_config import Config
 
     D, window, scale = 512, 128, 512**-0.5
     for H, K in ((64, 512), (128, 1024)):  # Flash, Pro
@@ -51,8 +51,8 @@ def _attention() -> Iterator[Kernel]:
             yield csa.csa_fwd, csa.choose(S, H, D, K, window, scale)
             for ratio in (1, 128):  # layers without entries, and with
                 yield hca.hca_fwd, hca.choose(S, H, D, ratio, window, scale)
-        for ranges in {csa.choose(1, H, D, K, window, scale).ranges, hca.choose(1, H, D, 1, window, scale).ranges}:
-            yield combine, Config(H, D, ranges=ranges)
+        for splits in {csa.choose(1, H, D, K, window, scale).splits, hca.choose(1, H, D, 1, window, scale).splits}:
+            yield combine, Config(H, D, splits=splits)
 
 
 OPERATORS = (_sinkhorn, _indexer, _topk, _attention)

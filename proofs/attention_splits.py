@@ -1,4 +1,4 @@
-"""What is claimed of the kernels of CSA and HCA where several ranges share out the keys (kernels/epilogue.py)."""
+"""What is claimed of the kernels of CSA and HCA where several splits share the keys (kernels/sparse_attention.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..kernels.attention_config import Config
+from ..kernels.sparse_attention_config import Config
 from ..reference.attention import Keys, as_values, logits
 from .engine.execution.contents import Contents, Write
 from .engine.execution.symbolic import Execution
@@ -18,21 +18,21 @@ from .engine.forms.extended import Value
 from .engine.forms.normal_form import ONE, ZERO, Form
 
 
-def sums_in_range(
+def sums_in_split(
     q: Any, parts: tuple[Keys, Keys], sink: Any, cfg: Config, y: Any, entries: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ exp(z) k and Σ exp(z) over range ``y`` of the tiles of keys: what a kernel of several ranges computes.
+    """Σ exp(z) k and Σ exp(z) over split ``y`` of the tiles of keys: what a kernel of several splits computes.
 
     Args:
         q: the queries.
         parts: the window's keys, and the entries as keys.
         sink: of which the dtype is used.
         cfg: the static parameters.
-        y: the range.
+        y: the split.
         entries: for how many entries there are tiles, of each query or of all alike.
     """
     tiles = cfg.window_tiles + (entries + (cfg.tile - 1)) // cfg.tile
-    first, end = tiles * y // cfg.ranges, tiles * (y + 1) // cfg.ranges
+    first, end = tiles * y // cfg.splits, tiles * (y + 1) // cfg.splits
     wide = q.type_as(sink)
 
     def part(keys: Keys, before: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,11 +46,11 @@ def sums_in_range(
 
 
 def meanings(cfg: Config, done: Execution, known: Facts) -> Mapping[str, Callable[[Write], Value | None]]:
-    """By output, what a write says of the reference's element: of one range its value.
+    """By output, what a write says of the reference's element: of the only split its value.
 
-    A kernel of several ranges says of Σ exp(z) k and Σ exp(z) that they are exp(top) acc and exp(top) total.
+    A kernel of several splits says of Σ exp(z) k and Σ exp(z) that they are exp(m) acc and exp(m) row_sum, m = scale row_max.
     """
-    if cfg.ranges == 1:
+    if cfg.splits == 1:
         return dict.fromkeys(("out", "stats"), attrgetter("value"))
     stats = Contents("stats")
     for write in done.writes.get("stats", []):

@@ -1,0 +1,400 @@
+"""Attention of the heads of a query over keys that are their own values (formula: reference/attention.py).
+
+This is the schedule of both CSA and HCA. A block of threads takes one query, up to 64 of its heads, and one split of the
+tiles of keys. A tile has 128 slots for keys; the tiles of the window come first, then those of the compressed entries.
+The warps of a block have three roles.
+
+- The producer copies keys to shared memory. It fills a slot without a key with zeros and lists its row as -1, so that its
+  weight is 0.
+- Consumer g, for g = 0 and 1, computes the scores q kᵀ of half g of a tile and their weights exp2(c (score - row_max)),
+  with c = scale log2 e. It then adds weight times key, for all keys of the tile, to half g of the columns of acc.
+
+The consumers hand each other their weights and the running maximum through shared memory. So the tensor cores multiply
+for one consumer while the other computes weights. A barrier is passed once in each iteration of the loop over tiles, so
+that its phase is the parity of the iteration.
+
+At the end row_sum = Σ exp2(c (score - row_max)) and acc = Σ exp2(c (score - row_max)) k. A block of the only split writes
+
+    lse = scale row_max + log row_sum,    out = acc / (row_sum + exp(sink - scale row_max)).
+
+A block of one of several splits writes scale row_max, row_sum and acc in fp32, which kernels/combine.py combines.
+"""
+
+from typing import Any, NamedTuple
+
+import tilelang.language as T
+
+from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
+
+LOWEST = -(2.0**30)  # a running maximum starts here: finite, and below every admissible q · k
+WARPGROUP, THREADS = 128, 384  # threads of a role, of a block
+PRODUCER_REGISTERS, CONSUMER_REGISTERS = 72, 216  # of a thread
+# the kernel itself waits for its copies to shared memory
+ASYNC = {"parallel_prefer_async": True, "parallel_async_without_async_commit_wait": True}
+
+# 2^x in one instruction: CUDA C's exp2f adds steps for results below 2^-126, which become 0 here
+EXP2 = """__device__ __forceinline__ float exp2_ftz(float x) {
+  float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y;
+}
+"""
+
+
+class Names(NamedTuple):
+    """The names in the kernel that its proof binds: of the loop over tiles and of buffers, a pair for two consumers."""
+
+    tile: str = "t"
+    acc: tuple[str, str] = ("acc0", "acc1")
+    row_max: tuple[str, str] = ("row_max0", "row_max1")
+    row_sum: tuple[str, str] = ("row_sum0", "row_sum1")
+    keys: str = "k_shared"
+    rows: str = "rows_shared"
+
+
+NAMES = Names()
+
+
+class Block(NamedTuple):
+    """Where a block works."""
+
+    b: Any  # sequence
+    s: Any  # query
+    head: Any  # the first of its heads
+    split: Any
+    first: Any  # tile of the split
+    end: Any  # one more than its last tile
+
+
+class Keys(NamedTuple):
+    """The tensors that hold keys, and what tells which of their rows a query attends to."""
+
+    window_kv: Any
+    compressed_kv: Any
+    base: Any  # slot i of the window of query s is row base + i + s of window_kv
+    oldest: Any  # token that has a row and a position, counted from query 0
+    entries: Any  # what the operator's macro list_entries reads
+
+
+class Output(NamedTuple):
+    """The tensors of the epilogue: the sink, which it reads, and the results."""
+
+    sink: Any
+    out: Any
+    stats: Any
+
+
+class Barriers(NamedTuple):
+    """The barriers of a block, named after what they announce."""
+
+    q_ready: Any  # q is filled
+    keys_ready: Any  # [i]: buffer i of keys is filled
+    keys_free: Any  # [i]: buffer i of keys may be refilled
+    rows_ready: Any  # [g]: the rows of half g of a tile are listed
+    weights_ready: Any  # [g]: the weights of half g of a tile are written
+    sums_ready: Any  # both consumers have written their row_sum
+
+
+class Shared(NamedTuple):
+    """The shared memory of a block; index g is half g of a tile, or consumer g and its half of the columns."""
+
+    q: Any  # [g]: half of the columns
+    keys: Any  # [2 g + half]: half of the columns
+    weights: Any  # [g], relative to row_max[g]
+    row_max: Any  # [g]: the running maximum after half g
+    row_sum: Any  # [g]: the final sum
+    rows: Any  # [g]: of which row each key is, -1 where there is none
+    barriers: Barriers
+
+
+class Running(NamedTuple):
+    """What a consumer carries from tile to tile; ``rescale`` is exp2(c (old row_max - new row_max))."""
+
+    acc: Any
+    row_max: Any
+    row_sum: Any
+    rescale: Any
+
+
+class HalfTile(NamedTuple):
+    """Half g of tile t of the keys of a block."""
+
+    at: Block
+    t: Any
+    g: int
+
+
+def _exp2(x):
+    return T.call_extern(F32, "exp2_ftz", x)
+
+
+def _row_layout() -> T.Fragment:
+    """Return the layout that gives row j of half a tile to the threads that copy it, 16 bytes of a panel each."""
+    threads = PANEL * 2 // 16
+    rows_at_once = WARPGROUP // threads
+    return T.Fragment(
+        (KEYS,),
+        forward_thread_fn=lambda j, copy: j % rows_at_once * threads + copy,
+        forward_index_fn=lambda j: j // rows_at_once,
+        replicate=threads,
+    )
+
+
+@T.macro
+def gather(cfg, tile, half, kv, rows, shared):
+    """Copy half of the columns of the rows listed; a row that is not one of kv's becomes zeros."""
+    first = half * cfg.columns
+    for p in T.unroll(cfg.columns // PANEL):
+        for j, d in T.Parallel(KEYS, PANEL, annotations=ASYNC):
+            shared.keys[2 * tile.g + half, j, p * PANEL + d] = T.if_then_else(
+                first + p * PANEL + d < cfg.D and rows[j] >= 0 and rows[j] < kv.shape[1],
+                kv[tile.at.b, rows[j], first + p * PANEL + d],
+                0,
+            )
+
+
+@T.macro
+def copy_columns(cfg, tile, half, keys, rows, shared):
+    """Copy half of the columns of half a tile, and announce them when they have arrived."""
+    if tile.t < cfg.window_tiles:
+        gather(cfg, tile, half, keys.window_kv, rows, shared)
+    else:
+        gather(cfg, tile, half, keys.compressed_kv, rows, shared)
+    T.cp_async_barrier_noinc(shared.barriers.keys_ready[2 * tile.g + half])
+
+
+@T.macro
+def copy_tile(cfg, tile, keys, rows, shared, list_entries):
+    """List the rows of half a tile and copy them into buffers that are free; consumer g needs columns g first."""
+    at, t, g = tile
+    parity = (t - at.first) % 2
+    list_entries(keys.entries, 2 * (t - cfg.window_tiles) + g, rows)
+    if t < cfg.window_tiles:
+        for j in T.Parallel(KEYS):
+            slot = t * cfg.tile + g * KEYS + j
+            token = at.s - cfg.window + 1 + slot
+            rows[j] = T.if_then_else(token <= at.s and token >= keys.oldest[0], keys.base[0] + slot + at.s, -1)
+    T.barrier_wait(shared.barriers.keys_free[3 * g], 1 - parity)
+    copy_columns(cfg, tile, g, keys, rows, shared)
+    for j in T.Parallel(KEYS):
+        shared.rows[g, j] = rows[j]
+    T.barrier_arrive(shared.barriers.rows_ready[g])
+    T.barrier_wait(shared.barriers.keys_free[1 + g], 1 - parity)
+    copy_columns(cfg, tile, 1 - g, keys, rows, shared)
+
+
+@T.macro
+def producer(cfg, at, keys, shared, list_entries):
+    """Copy the keys of the split, tile by tile."""
+    T.set_max_nreg(PRODUCER_REGISTERS, 0)
+    rows = T.alloc_fragment((KEYS,), I32)
+    T.annotate_layout({rows: _row_layout()})
+    for t in T.serial(at.first, at.end):
+        copy_tile(cfg, HalfTile(at, t, 0), keys, rows, shared, list_entries)
+        copy_tile(cfg, HalfTile(at, t, 1), keys, rows, shared, list_entries)
+
+
+@T.macro
+def load_query(cfg, g, at, q, shared, running):
+    """Copy half g of the columns of q to shared memory, and set the sums to 0."""
+    T.set_max_nreg(CONSUMER_REGISTERS, 1)
+    first = g * cfg.columns
+    for p in T.unroll(cfg.columns // PANEL):
+        for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
+            shared.q[g, h, p * PANEL + d] = T.if_then_else(
+                at.head + h < cfg.H and first + p * PANEL + d < cfg.D,
+                q[at.b, at.s, at.head + h, first + p * PANEL + d],
+                0,
+            )
+    T.cp_async_barrier_noinc(shared.barriers.q_ready)
+    T.fill(running.acc, 0)
+    T.fill(running.row_max, LOWEST)
+    T.fill(running.row_sum, 0)
+    T.barrier_wait(shared.barriers.q_ready, 0)
+    T.fence_proxy_async()
+
+
+@T.macro
+def compute_scores(g, parity, scores, shared):
+    """Compute q kᵀ for half g of a tile, -inf where a slot has no key; buffers of keys are taken as they are filled."""
+    T.barrier_wait(shared.barriers.keys_ready[3 * g], parity)
+    T.fence_proxy_async()
+    T.wgmma_gemm(shared.q[g, :, :], shared.keys[3 * g, :, :], scores, transpose_B=True, clear_accum=True)
+    T.barrier_wait(shared.barriers.keys_ready[1 + g], parity)
+    T.fence_proxy_async()
+    T.wgmma_gemm(shared.q[1 - g, :, :], shared.keys[1 + g, :, :], scores, transpose_B=True)
+    T.wait_wgmma(0)
+    T.warpgroup_fence_operand(scores, num_regs=HEADS * KEYS // WARPGROUP)
+    T.barrier_wait(shared.barriers.rows_ready[g], parity)
+    for h, j in T.Parallel(HEADS, KEYS):
+        scores[h, j] = T.if_then_else(shared.rows[g, j] >= 0, scores[h, j], -T.infinity(F32))
+
+
+@T.macro
+def softmax_weights(cfg, g, scores, row_max, weights, shared):
+    """Replace the scores of half g by their weights, and hand these to the other consumer in bf16."""
+    for h, j in T.Parallel(HEADS, KEYS):
+        scores[h, j] = _exp2(scores[h, j] * cfg.log2_scale - row_max[h] * cfg.log2_scale)
+    T.copy(scores, weights)
+    T.copy(weights, shared.weights[g, :, :])
+    T.fence_proxy_async()
+    T.barrier_arrive(shared.barriers.weights_ready[g])
+
+
+@T.macro
+def apply_rescale(cfg, running):
+    """Make the sums relative to the new maximum."""
+    for h in T.Parallel(HEADS):
+        running.row_sum[h] *= running.rescale[h]
+    for h, d in T.Parallel(HEADS, cfg.columns):
+        running.acc[h, d] *= running.rescale[h]
+
+
+@T.macro
+def finish_product(cfg, acc, shared, buffer):
+    """Wait for the products into acc, and free the buffer of keys that they read."""
+    T.wait_wgmma(0)
+    T.warpgroup_fence_operand(acc, num_regs=HEADS * cfg.columns // WARPGROUP)
+    T.barrier_arrive(shared.barriers.keys_free[buffer])
+
+
+@T.macro
+def consumer0(cfg, at, shared, running):
+    """Weigh half 0 of each tile, and add up half 0 of the columns over the keys of half 0, then of half 1."""
+    c = cfg.log2_scale
+    scores, weights = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), BF16)
+    reduced = T.alloc_fragment((HEADS,), F32)
+    for t in T.serial(at.first, at.end):
+        compute_scores(0, (t - at.first) % 2, scores, shared)
+        T.copy(running.row_max, running.rescale)
+        T.reduce_max(scores, running.row_max, dim=1, clear=False)
+        T.copy(running.row_max, shared.row_max[0, :])
+        softmax_weights(cfg, 0, scores, running.row_max, weights, shared)
+        for h in T.Parallel(HEADS):
+            running.rescale[h] = _exp2(running.rescale[h] * c - running.row_max[h] * c)
+        apply_rescale(cfg, running)
+        T.wgmma_gemm(weights, shared.keys[0, :, :], running.acc)
+        T.reduce_sum(scores, reduced, dim=1)
+        for h in T.Parallel(HEADS):
+            running.row_sum[h] += reduced[h]
+        finish_product(cfg, running.acc, shared, 0)
+        T.barrier_wait(shared.barriers.weights_ready[1], (t - at.first) % 2)
+        T.copy(running.row_max, running.rescale)
+        T.copy(shared.row_max[1, :], running.row_max)
+        for h in T.Parallel(HEADS):
+            running.rescale[h] = _exp2(running.rescale[h] * c - running.row_max[h] * c)
+        apply_rescale(cfg, running)
+        T.wgmma_gemm(shared.weights[1, :, :], shared.keys[2, :, :], running.acc)
+        finish_product(cfg, running.acc, shared, 2)
+
+
+@T.macro
+def consumer1(cfg, at, shared, running):
+    """Weigh half 1 of each tile, and add up half 1 of the columns over the keys of half 0, then of half 1."""
+    c = cfg.log2_scale
+    scores, weights = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), BF16)
+    reduced = T.alloc_fragment((HEADS,), F32)
+    for t in T.serial(at.first, at.end):
+        compute_scores(1, (t - at.first) % 2, scores, shared)
+        T.reduce_max(scores, reduced, dim=1)
+        T.barrier_wait(shared.barriers.weights_ready[0], (t - at.first) % 2)
+        for h in T.Parallel(HEADS):
+            running.rescale[h] = _exp2(running.row_max[h] * c - shared.row_max[0, h] * c)
+        apply_rescale(cfg, running)
+        T.wgmma_gemm(shared.weights[0, :, :], shared.keys[1, :, :], running.acc)
+        for h in T.Parallel(HEADS):
+            running.row_max[h] = T.max(reduced[h], shared.row_max[0, h])
+        T.copy(running.row_max, shared.row_max[1, :])
+        for h in T.Parallel(HEADS):
+            running.rescale[h] = _exp2(shared.row_max[0, h] * c - running.row_max[h] * c)
+        softmax_weights(cfg, 1, scores, running.row_max, weights, shared)
+        T.reduce_sum(scores, reduced, dim=1)
+        finish_product(cfg, running.acc, shared, 1)
+        apply_rescale(cfg, running)
+        T.wgmma_gemm(weights, shared.keys[3, :, :], running.acc)
+        for h in T.Parallel(HEADS):
+            running.row_sum[h] += reduced[h]
+        finish_product(cfg, running.acc, shared, 3)
+
+
+@T.macro
+def exchange_sums(g, running, shared):
+    """Hand the sum of consumer g to the other one, and wait for the other's."""
+    T.copy(running.row_sum, shared.row_sum[g, :])
+    T.barrier_arrive(shared.barriers.sums_ready)
+    T.barrier_wait(shared.barriers.sums_ready, 0)
+
+
+@T.macro
+def write_output(cfg, g, at, running, shared, output):
+    """Write half g of the columns of the result of all keys; consumer 0 writes the lse too."""
+    exchange_sums(g, running, shared)
+    for h in T.Parallel(HEADS):
+        running.row_sum[h] = shared.row_sum[0, h] + shared.row_sum[1, h]
+    if g == 0:
+        for h in T.Parallel(HEADS):
+            if at.head + h < cfg.H:
+                output.stats[at.b, at.split, 0, at.s, at.head + h] = T.if_then_else(
+                    running.row_sum[h] > 0, running.row_max[h] * cfg.scale + T.log(running.row_sum[h]), T.infinity(F32)
+                )
+    for h in T.Parallel(HEADS):
+        exp_sink = T.exp2(output.sink[T.min(at.head + h, cfg.H - 1)] * LOG2E - running.row_max[h] * cfg.log2_scale)
+        running.rescale[h] = T.if_then_else(running.row_sum[h] > 0, 1 / (running.row_sum[h] + exp_sink), 0)
+    for h, d in T.Parallel(HEADS, cfg.columns):
+        running.acc[h, d] *= running.rescale[h]
+    T.copy(running.acc, shared.q[g, :, :])  # in place of the query, so that whole rows are stored
+    for h, d in T.Parallel(HEADS, cfg.columns):
+        if at.head + h < cfg.H and g * cfg.columns + d < cfg.D:
+            output.out[at.b, at.split, at.s, at.head + h, g * cfg.columns + d] = shared.q[g, h, d]
+
+
+@T.macro
+def write_split(cfg, g, at, running, shared, output):
+    """Write half g of the columns of acc; consumer 0 writes the split's maximum and sum too."""
+    exchange_sums(g, running, shared)
+    if g == 0:
+        for h in T.Parallel(HEADS):
+            if at.head + h < cfg.H:
+                output.stats[at.b, at.split, 0, at.s, at.head + h] = running.row_max[h] * cfg.scale
+                output.stats[at.b, at.split, 1, at.s, at.head + h] = shared.row_sum[0, h] + shared.row_sum[1, h]
+    for h, d in T.Parallel(HEADS, cfg.columns):
+        if at.head + h < cfg.H and g * cfg.columns + d < cfg.D:
+            output.out[at.b, at.split, at.s, at.head + h, g * cfg.columns + d] = running.acc[h, d]
+
+
+@T.macro
+def attend(cfg, at, q, keys, output, list_entries):
+    """Compute what a block writes: the attention of some heads of a query over a split of its keys.
+
+    ``list_entries(keys.entries, e, rows)`` is the operator's macro. It writes to ``rows`` which entry each slot from e KEYS
+    to (e + 1) KEYS - 1 holds, -1 where there is none. It is called in the window's tiles too, with e < 0 and no effect.
+    """
+    q_shared = T.alloc_shared((2, HEADS, cfg.columns), BF16)
+    k_shared = T.alloc_shared((4, KEYS, cfg.columns), BF16)
+    weights_shared = T.alloc_shared((2, HEADS, KEYS), BF16)
+    row_max_shared = T.alloc_shared((2, HEADS), F32, scope="shared")
+    row_sum_shared = T.alloc_shared((2, HEADS), F32, scope="shared")
+    rows_shared = T.alloc_shared((2, KEYS), I32, scope="shared")
+    q_ready = T.alloc_barrier(2 * WARPGROUP)
+    keys_ready, keys_free = T.alloc_barrier([WARPGROUP] * 4), T.alloc_barrier([WARPGROUP] * 4)
+    rows_ready, weights_ready = T.alloc_barrier([WARPGROUP] * 2), T.alloc_barrier([WARPGROUP] * 2)
+    sums_ready = T.alloc_barrier(2 * WARPGROUP)
+    barriers = Barriers(q_ready, keys_ready, keys_free, rows_ready, weights_ready, sums_ready)
+    shared = Shared(q_shared, k_shared, weights_shared, row_max_shared, row_sum_shared, rows_shared, barriers)
+    acc0, row_max0 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((HEADS,), F32)
+    row_sum0, rescale0 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
+    acc1, row_max1 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((HEADS,), F32)
+    row_sum1, rescale1 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
+    running0, running1 = Running(acc0, row_max0, row_sum0, rescale0), Running(acc1, row_max1, row_sum1, rescale1)
+    write = write_output if cfg.splits == 1 else write_split
+    if cfg.splits > 1:
+        T.pdl_trigger()  # lets combine be launched early; it waits for this kernel's results
+    thread = T.get_thread_binding()
+    if thread < WARPGROUP:
+        producer(cfg, at, keys, shared, list_entries)
+    elif thread < 2 * WARPGROUP:
+        load_query(cfg, 0, at, q, shared, running0)
+        consumer0(cfg, at, shared, running0)
+        write(cfg, 0, at, running0, shared, output)
+    else:
+        load_query(cfg, 1, at, q, shared, running1)
+        consumer1(cfg, at, shared, running1)
+        write(cfg, 1, at, running1, shared, output)

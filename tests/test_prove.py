@@ -16,6 +16,7 @@ from corpus import EXAMPLES
 from lemmata.cli import app
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
+from lemmata.operators import OPERATORS
 from lemmata.proofs import verify
 from lemmata.proofs.engine import normal_form as nf
 from lemmata.proofs.engine import symbolic
@@ -26,7 +27,7 @@ from lemmata.proofs.engine.recurrences import recurrence, resolve
 from lemmata.proofs.engine.report import Report
 from lemmata.proofs.engine.semantics import serial_loops
 from lemmata.proofs.engine.symbolic_torch import SymbolicTensor, symbolic_input, tensor
-from lemmata.proofs.suite import OPERATORS, proofs
+from lemmata.proofs.suite import proofs
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD, sinkhorn
 

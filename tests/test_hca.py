@@ -103,7 +103,9 @@ def test_a_query_without_a_key(spec: OpSpec, device: torch.device) -> None:
         assert (out[:, :4] == 0).all()
         assert (lse[:, :4] == INF).all()
         assert lse[:, 4:].isfinite().all()
-        grads = torch.autograd.grad((out, lse), [leaves[n] for n in GRADIENTS], (torch.ones_like(out), torch.ones_like(lse)))
+        grads = torch.autograd.grad(
+            (out, lse), [leaves[n] for n in GRADIENTS], (torch.ones_like(out), torch.ones_like(lse))
+        )
         assert all(g.isfinite().all() for g in grads)
         assert (grads[0][:, :4] == 0).all()
         assert (out[:, 4:] == 0).all() == (sink == INF)

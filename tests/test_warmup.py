@@ -62,9 +62,10 @@ def test_attention_is_built(asked, queries, heads, k):
     q, window_kv = empty(2, queries, heads, 512, dtype=bf16), empty(2, 127 + queries, 512, dtype=bf16)
     entries, sink = empty(2, 1000, 512, dtype=bf16), empty(heads, dtype=torch.float32)
     indices, offset = empty(2, queries, k, dtype=torch.int32), empty(2, dtype=torch.int32)
-    csa.csa(q, window_kv, entries, sink, indices, offset, 128, 512**-0.5)
+    named = {"sink": sink, "offset": offset, "window": 128, "scale": 512**-0.5}
+    csa.csa(q, window_kv, entries, indices=indices, **named)
     for ratio in (1, 128):
-        hca.hca(q, window_kv, entries, sink, offset, ratio, 128, 512**-0.5)
+        hca.hca(q, window_kv, entries, ratio=ratio, **named)
     assert len(asked) == (3 if queries > 1 else 4 + (heads == 64))
     assert asked <= set(warmup.kernels())
 

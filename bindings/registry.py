@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.autograd import forward_ad
 
 from .vmap import Rule
@@ -57,7 +58,7 @@ def define(
     fake: Implementation,
     idle: Implementation | None = None,
     vmap: Rule | None = None,
-) -> Implementation:
+) -> OpOverload:
     """Define ``torch.ops.lemmata.<name>`` and return its overload, bound once.
 
     Args:
@@ -76,13 +77,13 @@ def define(
     torch.library.impl(qualified, "CPU", reference)
     torch.library.impl(qualified, "CUDA", _unless(idle, reference, cuda) if idle else cuda)
     torch.library.register_fake(qualified, fake)
-    overload: Implementation = getattr(torch.ops.lemmata, name).default
+    overload: OpOverload = getattr(torch.ops.lemmata, name).default
     if vmap:
         torch.library.register_vmap(qualified, vmap(overload))
     return overload
 
 
-def differentiable_once(name: str, op: Implementation, op_bwd: Implementation) -> Implementation:
+def differentiable_once(name: str, op: OpOverload, op_bwd: OpOverload) -> Implementation:
     """Return a function that calls ``op`` and has ``op_bwd`` as its derivative, but no second derivative.
 
     The names in the schemas of both say how they belong together. ``op_bwd`` takes ``grad_<result>`` for each result of
@@ -95,7 +96,7 @@ def differentiable_once(name: str, op: Implementation, op_bwd: Implementation) -
         op_bwd: the overload of the operator of its gradients.
     """
     arguments, results = _names(op._schema.arguments), _names(op._schema.returns)
-    wanted = _names(op_bwd._schema.arguments)[len(results) :]
+    wanted = [(arguments + results).index(name) for name in _names(op_bwd._schema.arguments)[len(results) :]]
     gradients = _names(op_bwd._schema.returns)
     has_gradient = [arguments.index(gradient.removeprefix("grad_")) for gradient in gradients]
     _GRADIENTS[name] = _gradient(name, op_bwd)
@@ -109,9 +110,8 @@ def differentiable_once(name: str, op: Implementation, op_bwd: Implementation) -
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            outputs = output if isinstance(output, tuple) else (output,)
-            named = dict(zip((*arguments, *results), (*inputs, *outputs), strict=True))
-            values = [named[n] for n in wanted]
+            everything = (*inputs, *output) if isinstance(output, tuple) else (*inputs, output)
+            values = [everything[at] for at in wanted]
             ctx.save_for_backward(*[v for v in values if isinstance(v, Tensor)])
             ctx.statics = [v for v in values if not isinstance(v, Tensor)]
 
@@ -136,7 +136,7 @@ def differentiable_once(name: str, op: Implementation, op_bwd: Implementation) -
 _GRADIENTS: dict[str, Any] = {}  # torch.compile finds a class that a global holds, but not one in a closure
 
 
-def _gradient(name: str, op_bwd: Implementation) -> type[torch.autograd.Function]:
+def _gradient(name: str, op_bwd: OpOverload) -> type[torch.autograd.Function]:
     """The gradient as a function of its own, so that asking for its derivative raises, under torch.func too."""
 
     class Gradient(torch.autograd.Function):

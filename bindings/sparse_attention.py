@@ -137,11 +137,12 @@ class Piece:
         """Return the piece's part of a tensor of the call, by its name."""
         if name == "sink":
             return tensor
+        part = tensor[self.batch]
         if name == "offset":
-            return tensor[self.batch] + self.queries.start
+            return part.add(self.queries.start)
         if name == "compressed_kv":
-            return tensor[self.batch]
-        return tensor[self.batch, self.rows if name == "window_kv" else self.queries]
+            return part
+        return part[:, self.rows if name == "window_kv" else self.queries]
 
 
 def _named(contract: Contract, args: tuple[Any, ...]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lemmata.operators import OPERATORS
+
 ROOT = Path(__file__).parent.parent
 ENGINE = ROOT / "proofs" / "engine"
 BLOCK = re.compile(r"(<!-- sizes -->\n).*?(<!-- end of sizes -->)", re.DOTALL)
@@ -58,3 +60,5 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Sinkhorn" in (tmp_path / "sinkhorn" / "index.html").read_text()
+    first = (tmp_path / "index.html").read_text()
+    assert all(f'href="{operator.name}/"' in first for operator in OPERATORS.values()), "a page that no menu names"

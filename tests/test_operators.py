@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import shutil
@@ -83,6 +84,14 @@ def test_an_unknown_operator_is_named() -> None:
         find("softmax")
 
 
+@functools.cache
+def proved(name: str) -> set[str]:
+    """The kernels that the operator's proofs are about."""
+    proofs = list(OPERATORS[name].module("proofs").proofs())
+    assert {proof.op for proof in proofs} == {name}
+    return {str(proof.kernel.attrs["global_symbol"]) for proof in proofs}
+
+
 @EACH
 def test_what_is_shipped_proved_and_timed_is_what_is_declared(operator: Operator) -> None:
     pytest.importorskip("tilelang")
@@ -91,6 +100,7 @@ def test_what_is_shipped_proved_and_timed_is_what_is_declared(operator: Operator
     assert shipped
     assert {factory.__name__ for factory, _ in shipped} <= declared
     assert {factory.__module__ for factory, _ in shipped} <= set(operator.kernel_modules)
+    assert {factory.__name__ for factory, _ in shipped} <= set().union(*map(proved, OPERATORS)), "another may prove it"
     timed = {case.op for case in operator.module("bench").cases()}
     assert timed <= set(operator.functions)
     assert timed

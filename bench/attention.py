@@ -1,4 +1,4 @@
-"""What the benchmarks of CSA and HCA share: inputs, the bound, FlashMLA's calls, when two results agree.
+"""What the benchmarks of csa, hca and swa share: inputs, the bound, FlashMLA's calls, when two results agree.
 
 FlashMLA has no window and no dense part. In prefill it takes one tensor of rows, here those of tokens and then the entries,
 and a list of rows for each query; in decode a cache of each in fp8, in pages, and a plan. Rows, lists, pages and the plan are
@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What both operators take, and which entries each query attends to, [B, S, K]; -1: none."""
+    """What the operators take, and which entries each query attends to, [B, S, K]; -1: none."""
 
     q: Tensor
     window_kv: Tensor
@@ -107,9 +107,10 @@ def _decode(plan: Any, x: Inputs) -> Results:
     peer: Any = find("flash_mla")
     (B, T), q, sink = x.compressed_kv.shape[:2], x.q, x.sink
     sequence = torch.arange(B, dtype=I32, device=q.device).view(-1, 1, 1)
-    window, entries = pages(x.window_kv), pages(x.compressed_kv)
+    window = pages(x.window_kv)
     of_window = WINDOW * sequence + torch.arange(WINDOW, dtype=I32, device=q.device)
     of_entries = torch.where(x.entries >= 0, T * sequence + x.entries, -1)
+    entries = {"extra_k_cache": pages(x.compressed_kv), "extra_indices_in_kvcache": of_entries} if T else {}
 
     def call() -> tuple[Tensor, Tensor]:
         out, lse = peer.flash_mla_with_kvcache(
@@ -122,9 +123,8 @@ def _decode(plan: Any, x: Inputs) -> Results:
             softmax_scale=SCALE,
             indices=of_window,
             attn_sink=sink,
-            extra_k_cache=entries,
-            extra_indices_in_kvcache=of_entries,
             use_legacy=True,
+            **entries,
         )
         return out, lse.mT
 
@@ -182,5 +182,5 @@ def case(
     least, why = bound(bytes=other + 2 * D * rows, special=H * keys, bf16=4 * D * H * keys)
     traffic = other + (DATA + SCALES if decode else 2 * D) * rows
     some = f"{listed // (B * S)} of " if listed else ""
-    shape = f"{f'decode {B}' if decode else f'prefill {S}'}, {H} heads, {some}{T} entries"
+    shape = f"{f'decode {B}' if decode else f'prefill {S}'}, {H} heads{f', {some}{T} entries' if T else ''}"
     return Case(op, shape, traffic, least, why, limit, contenders, absent, agree)

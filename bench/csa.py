@@ -22,6 +22,7 @@ from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
 from lemmata.bindings.csa import csa
+from lemmata.bindings.sparse_attention import with_combine
 from lemmata.reference.indexer import visible
 from lemmata.warmup import Job, to_disk
 
@@ -32,9 +33,7 @@ QUERIES = 4096
 
 def compilations() -> Iterator[Job]:
     """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
-    from lemmata.kernels.combine import combine
     from lemmata.kernels.csa import choose, csa_fwd
-    from lemmata.kernels.sparse_attention_config import Config
 
     for S, (H, K) in (
         (QUERIES, FLASH),
@@ -44,9 +43,7 @@ def compilations() -> Iterator[Job]:
         (1, FLASH),
     ):
         cfg = choose(S, H, D, K, WINDOW, SCALE)
-        yield to_disk, csa_fwd, cfg
-        if cfg.splits > 1:
-            yield to_disk, combine, Config(H, D, splits=cfg.splits)
+        yield from ((to_disk, *kernel) for kernel in with_combine(csa_fwd, cfg))
 
 
 def _drawn(S: int, T: int, K: int, offset: Tensor) -> Tensor:
@@ -62,7 +59,7 @@ def inputs(sizes: Sizes, K: int, device: str = "cuda") -> Inputs:
 
 
 def _ours(x: Inputs) -> Results:
-    tensors = x.q, x.window_kv, x.compressed_kv, x.sink, x.entries, x.offset
+    tensors = x.q, x.window_kv, x.compressed_kv, x.entries, x.sink, x.offset
     return functools.partial(torch.ops.lemmata.csa_fwd.default, *tensors, WINDOW, SCALE)
 
 

@@ -21,6 +21,7 @@ from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
 from lemmata.bindings.hca import hca
+from lemmata.bindings.sparse_attention import with_combine
 from lemmata.reference.indexer import visible
 from lemmata.warmup import Job, to_disk
 
@@ -30,15 +31,11 @@ QUERIES = 4096
 
 def compilations() -> Iterator[Job]:
     """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
-    from lemmata.kernels.combine import combine
     from lemmata.kernels.hca import choose, hca_fwd
-    from lemmata.kernels.sparse_attention_config import Config
 
     for S in (QUERIES, 1):
         cfg = choose(S, H, D, RATIO, WINDOW, SCALE)
-        yield to_disk, hca_fwd, cfg
-        if cfg.splits > 1:
-            yield to_disk, combine, Config(H, D, splits=cfg.splits)
+        yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, cfg))
 
 
 def _seen(S: int, T: int, offset: Tensor) -> Tensor:

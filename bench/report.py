@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lemmata.bench.timing import Figure, measure
+from lemmata.operators import OPERATORS
 from lemmata.record import update
 from lemmata.warmup import cores, side_by_side
 
-OPERATORS = ("csa", "hca", "indexer", "sinkhorn", "topk")
 NOISY = 0.05  # a spread of bursts that is worth a word
 
 
@@ -42,7 +41,7 @@ def run(ops: Iterable[str]) -> Measured:
         raise ValueError(f"op: expected one of {list(OPERATORS)}, got {sorted(unknown)}")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         raise RuntimeError("expected a CUDA device of compute capability 9.0, got none of that")
-    modules = [importlib.import_module(f"lemmata.bench.{op}") for op in ops]
+    modules = [OPERATORS[op].module("bench") for op in ops]
     with contextlib.suppress(Exception):  # the case that needs what did not compile will say why
         list(side_by_side([job for module in modules for job in module.compilations()], cores()))
     out = Measured([], [], [])

@@ -2,121 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor
 
+from ..operators import Kernel
 from ..reference import csa as reference
-from .attention import attention, one_by_one, operators, pieces, prepared, widened, zero_gradients
-from .registry import define, lazily, say_once
+from .registry import lazily
+from .sparse_attention import Attention, widened, with_combine
 
 
-def _held(q: Tensor, indices: Tensor, window: int) -> int:
+def _held(x: dict[str, Tensor], window: int) -> int:
     """Elements of the largest array of one query: the rows of its keys, or its logits."""
-    return (window + indices.shape[2]) * max(q.shape[2:])
-
-
-def _chunked(
-    q: Tensor,
-    window_kv: Tensor,
-    compressed_kv: Tensor,
-    sink: Tensor,
-    indices: Tensor,
-    offset: Tensor,
-    window: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The reference, in chunks of bounded memory."""
-    out, lse = q.new_empty(q.shape), sink.new_empty(q.shape[:3])
-    for b, s, rows in pieces(q, window_kv, window, _held(q, indices, window)):
-        at = indices[b, s], offset[b] + s.start
-        out[b, s], lse[b, s] = reference.csa(q[b, s], window_kv[b, rows], compressed_kv[b], sink, *at, window, scale)
-    return out, lse
-
-
-def _chunked_bwd(
-    grad_out: Tensor,
-    grad_lse: Tensor,
-    q: Tensor,
-    window_kv: Tensor,
-    compressed_kv: Tensor,
-    sink: Tensor,
-    indices: Tensor,
-    offset: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    window: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The reference, in chunks of bounded memory; gradients that are sums over queries are rounded once."""
-    grad_q, of_window, of_entries, grad_sink = zero_gradients(q, window_kv, compressed_kv, sink, like=sink)
-    wide_window, wide_entries = window_kv.type_as(sink), compressed_kv.type_as(sink)
-    for b, s, rows in pieces(q, window_kv, window, _held(q, indices, window)):
-        keys = wide_window[b, rows], wide_entries[b], sink, indices[b, s], offset[b] + s.start
-        piece = grad_out[b, s], grad_lse[b, s], q[b, s], *keys, out[b, s], lse[b, s], window, scale
-        grad_q[b, s], *more = reference.csa_bwd(*piece)
-        for total, part in zip((of_window[b, rows], of_entries[b], grad_sink), more, strict=True):
-            total += part
-    return grad_q, of_window.type_as(window_kv), of_entries.type_as(compressed_kv), grad_sink
+    return (window + x["indices"].shape[2]) * max(x["q"].shape[2:])
 
 
 _kernel = widened(lazily("lemmata.kernels.csa", "csa"))
 
 
-def _on_cuda(
-    q: Tensor, window_kv: Tensor, compressed_kv: Tensor, sink: Tensor, indices: Tensor, *others: Any
+def _launch(
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    indices: Tensor,
+    sink: Tensor,
+    offset: Tensor,
+    window: int,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
-    out, lse = _kernel(q, window_kv, compressed_kv, indices, sink, *others)
-    return out, lse
+    others = {"indices": indices, "sink": sink, "offset": offset, "window": window, "scale": scale}
+    return _kernel(q, window_kv, compressed_kv, **others)  # type: ignore[no-any-return]
 
 
-def _on_cuda_bwd(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    say_once("csa: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
-    return _chunked_bwd(*args)
-
-
-def _fake(q: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    *tensors, window, scale = others
-    reference.CSA.check(q, *tensors, window=window, scale=scale)
-    return q.new_empty(q.shape), tensors[2].new_empty(q.shape[:3])
-
-
-def _fake_bwd(*inputs: Any) -> tuple[Tensor, ...]:
-    *tensors, window, scale = inputs
-    reference.CSA_BWD.check(*tensors, window=window, scale=scale)
-    return tuple(t.new_empty(t.shape) for t in tensors[2:6])
-
-
-def _idle(q: Tensor, *_: object) -> bool:
-    return not q.numel()
-
-
-def _idle_bwd(grad_out: Tensor, *_: object) -> bool:
-    return not grad_out.numel()
-
-
-_TENSORS = "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor sink, Tensor indices, Tensor offset"
-
-_fwd = define(
-    "csa_fwd",
-    f"({_TENSORS}, int window, float scale) -> (Tensor, Tensor)",
-    reference=_chunked,
-    kernel=_on_cuda,
-    fake=_fake,
-    idle=_idle,
+_CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, _held)
+_csa = _CSA.bind(
+    "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor indices, Tensor sink, Tensor offset",
+    "int window, float scale",
+    _launch,
 )
-_bwd = define(
-    "csa_bwd",
-    f"(Tensor grad_out, Tensor grad_lse, {_TENSORS}, Tensor out, Tensor lse, int window, float scale)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    reference=_chunked_bwd,
-    kernel=_on_cuda_bwd,
-    fake=_fake_bwd,
-    idle=_idle_bwd,
-)
-one_by_one(_fwd)
-one_by_one(_bwd)
-_CSA = operators("csa", _fwd, _bwd)
+
+
+def shipped() -> Iterator[Kernel]:
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode and prefill."""
+    from ..kernels.csa import choose, csa_fwd
+
+    for heads, entries in ((64, 512), (128, 1024)):
+        for queries in (1, 4096):
+            yield from with_combine(csa_fwd, choose(queries, heads, 512, entries, 128, 512**-0.5))
 
 
 def csa(
@@ -171,5 +103,6 @@ def csa(
 
     Formula: arXiv 2606.19348, section 2.3.1; window and sink as in DeepSeek-V4's released inference code.
     """
-    at, scale = prepared(reference.CSA, q, (window_kv, compressed_kv, sink, indices), offset, scale, window=window)
-    return attention(_CSA, q, window_kv, compressed_kv, sink, indices, at, None, window, scale)
+    others = window_kv, compressed_kv, indices, sink
+    at, scale = _CSA.prepared(q, others, offset, scale, window=window)
+    return _csa(q, *others, at, window, scale)  # type: ignore[no-any-return]

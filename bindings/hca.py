@@ -1,22 +1,27 @@
-"""``lemmata.hca`` and ``lemmata.swa``."""
+"""``lemmata.hca``."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor
 
+from ..operators import Kernel
 from ..reference import hca as reference
-from .attention import attention, one_by_one, operators, pieces, prepared, widened, zero_gradients
-from .registry import define, lazily, say_once
+from .registry import lazily
+from .sparse_attention import Attention, widened, with_combine
 
 
-def _held(q: Tensor, compressed_kv: Tensor, window: int) -> int:
+def _held(x: dict[str, Tensor], window: int) -> int:
     """Elements of the largest array of one query: the rows of its window, or its logits."""
-    return max(window * q.shape[3], (window + compressed_kv.shape[1]) * q.shape[2])
+    q, entries = x["q"], x["compressed_kv"].shape[1]
+    return max(window * q.shape[3], (window + entries) * q.shape[2])
 
 
-def _chunked(
+kernel = widened(lazily("lemmata.kernels.hca", "hca"))
+
+
+def _launch(
     q: Tensor,
     window_kv: Tensor,
     compressed_kv: Tensor,
@@ -26,87 +31,25 @@ def _chunked(
     window: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The reference, in chunks of bounded memory."""
-    out, lse = q.new_empty(q.shape), sink.new_empty(q.shape[:3])
-    for b, s, rows in pieces(q, window_kv, window, _held(q, compressed_kv, window)):
-        tensors = q[b, s], window_kv[b, rows], compressed_kv[b], sink, offset[b] + s.start
-        out[b, s], lse[b, s] = reference.hca(*tensors, ratio, window, scale)
-    return out, lse
+    others = {"sink": sink, "offset": offset, "ratio": ratio, "window": window, "scale": scale}
+    return kernel(q, window_kv, compressed_kv, **others)  # type: ignore[no-any-return]
 
 
-def _chunked_bwd(
-    grad_out: Tensor,
-    grad_lse: Tensor,
-    q: Tensor,
-    window_kv: Tensor,
-    compressed_kv: Tensor,
-    sink: Tensor,
-    offset: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    ratio: int,
-    window: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The reference, in chunks of bounded memory; gradients that are sums over queries are rounded once."""
-    grad_q, of_window, of_entries, grad_sink = zero_gradients(q, window_kv, compressed_kv, sink, like=sink)
-    wide_window, wide_entries = window_kv.type_as(sink), compressed_kv.type_as(sink)
-    for b, s, rows in pieces(q, window_kv, window, _held(q, compressed_kv, window)):
-        keys = wide_window[b, rows], wide_entries[b], sink, offset[b] + s.start
-        piece = grad_out[b, s], grad_lse[b, s], q[b, s], *keys, out[b, s], lse[b, s], ratio, window, scale
-        grad_q[b, s], *more = reference.hca_bwd(*piece)
-        for total, part in zip((of_window[b, rows], of_entries[b], grad_sink), more, strict=True):
-            total += part
-    return grad_q, of_window.type_as(window_kv), of_entries.type_as(compressed_kv), grad_sink
-
-
-def _on_cuda_bwd(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    say_once("hca: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
-    return _chunked_bwd(*args)
-
-
-def _fake(q: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    *tensors, ratio, window, scale = others
-    reference.HCA.check(q, *tensors, ratio=ratio, window=window, scale=scale)
-    return q.new_empty(q.shape), tensors[2].new_empty(q.shape[:3])
-
-
-def _fake_bwd(*inputs: Any) -> tuple[Tensor, ...]:
-    *tensors, ratio, window, scale = inputs
-    reference.HCA_BWD.check(*tensors, ratio=ratio, window=window, scale=scale)
-    return tuple(t.new_empty(t.shape) for t in tensors[2:6])
-
-
-def _idle(q: Tensor, *_: object) -> bool:
-    return not q.numel()
-
-
-def _idle_bwd(grad_out: Tensor, *_: object) -> bool:
-    return not grad_out.numel()
-
-
-_TENSORS = "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor sink, Tensor offset"
-
-_fwd = define(
-    "hca_fwd",
-    f"({_TENSORS}, int ratio, int window, float scale) -> (Tensor, Tensor)",
-    reference=_chunked,
-    kernel=widened(lazily("lemmata.kernels.hca", "hca")),
-    fake=_fake,
-    idle=_idle,
+_HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, _held)
+_hca = _HCA.bind(
+    "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor sink, Tensor offset",
+    "int ratio, int window, float scale",
+    _launch,
 )
-_bwd = define(
-    "hca_bwd",
-    f"(Tensor grad_out, Tensor grad_lse, {_TENSORS}, Tensor out, Tensor lse, int ratio, int window, float scale)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    reference=_chunked_bwd,
-    kernel=_on_cuda_bwd,
-    fake=_fake_bwd,
-    idle=_idle_bwd,
-)
-one_by_one(_fwd)
-one_by_one(_bwd)
-_HCA, _SWA = operators("hca", _fwd, _bwd), operators("swa", _fwd, _bwd)
+
+
+def shipped(ratio: int = 128) -> Iterator[Kernel]:
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode and prefill."""
+    from ..kernels.hca import choose, hca_fwd
+
+    for heads in (64, 128):
+        for queries in (1, 4096):
+            yield from with_combine(hca_fwd, choose(queries, heads, 512, ratio, 128, 512**-0.5))
 
 
 def hca(
@@ -160,36 +103,5 @@ def hca(
     Formula: arXiv 2606.19348, section 2.3.2; window, sink and visibility as in DeepSeek-V4's released inference code.
     """
     others = window_kv, compressed_kv, sink
-    at, scale = prepared(reference.HCA, q, others, offset, scale, ratio=ratio, window=window)
-    return attention(_HCA, q, *others, None, at, ratio, window, scale)
-
-
-def swa(
-    q: Tensor,
-    window_kv: Tensor,
-    sink: Tensor,
-    *,
-    window: int = 128,
-    offset: int | Tensor = 0,
-    scale: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Sliding-window attention: ``hca`` without compressed entries, as the first layers of DeepSeek-V4 have it.
-
-    Args:
-        q: ``[B, S, H, D]`` bf16, as for ``hca``.
-        window_kv: ``[B, P + S, D]`` bf16, as for ``hca``.
-        sink: ``[H]`` fp32, as for ``hca``.
-        window: 1 to 512. DeepSeek-V4 uses 128.
-        offset: the absolute position of the first query, as for ``hca``.
-        scale: 1e-6 to 1e3; None: ``D ** -0.5``.
-
-    Returns:
-        ``out`` and ``lse``, as of ``hca``.
-
-    Raises:
-        TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device or a parameter does not fit.
-    """
-    at, scale = prepared(reference.SWA, q, (window_kv, sink), offset, scale, window=window)
-    nothing = q.new_empty((q.shape[0], 0, q.shape[-1]))
-    return attention(_SWA, q, window_kv, nothing, sink, None, at, 1, window, scale)
+    at, scale = _HCA.prepared(q, others, offset, scale, ratio=ratio, window=window)
+    return _hca(q, *others, at, ratio, window, scale)  # type: ignore[no-any-return]

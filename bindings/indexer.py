@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..operators import Kernel
 from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
 from . import chunks
 from .offset import for_each_sequence
-from .registry import checks_results, define, lazily, say_once, wants_grad
+from .registry import checks_results, define, differentiable_once, lazily, say_once
 from .topk import accepted, require
+from .topk import shipped as topk_shipped
+from .vmap import merged
 
 _KERNELS = "lemmata.kernels.indexer"
 _scores_kernel, _fp8_kernel = lazily(_KERNELS, "scores"), lazily(_KERNELS, "scores_fp8")
@@ -93,12 +97,12 @@ def _idle(q: Tensor, k: Tensor, *_: object) -> bool:
 
 _fwd = define(
     "indexer_scores_fwd",
-    "(Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio) -> Tensor",
+    "(Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio) -> (Tensor out)",
     reference=chunks.scores,
     kernel=(_KERNELS, "scores"),
     fake=_fake_scores,
     idle=_idle,
-    batched=True,
+    vmap=merged,
 )
 _fwd_fp8 = define(
     "indexer_scores_fp8_fwd",
@@ -107,15 +111,16 @@ _fwd_fp8 = define(
     kernel=(_KERNELS, "scores_fp8"),
     fake=_fake_fp8,
     idle=_idle,
-    batched=True,
+    vmap=merged,
 )
 _bwd = define(
     "indexer_scores_bwd",
-    "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio) -> (Tensor, Tensor, Tensor)",
+    "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio)"
+    " -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
     reference=chunks.scores_bwd,
     kernel=_scores_bwd_cuda,
     fake=_fake_bwd,
-    batched=True,
+    vmap=merged,
 )
 _topk = define(
     "indexer_topk_fwd",
@@ -125,47 +130,21 @@ _topk = define(
     kernel=_select_cuda,
     fake=_fake_select,
     idle=_idle,
-    batched=True,
+    vmap=merged,
 )
 
 
-class _ScoresBackward(torch.autograd.Function):
-    """The gradient as a function of its own, so that asking for its derivative raises, under torch.func too."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _bwd(grad_out, q, k, weights, offset, ratio)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError("indexer_scores: expected at most one derivative, got a request for a second")
+_scores = differentiable_once("indexer_scores", _fwd, _bwd)
 
 
-class _Scores(torch.autograd.Function):
-    generate_vmap_rule = True
+def shipped() -> Iterator[Kernel]:
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: of the scores for decode and prefill."""
+    from ..kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 
-    @staticmethod
-    def forward(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
-        return _fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:4])
-        ctx.ratio = inputs[4]
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = (grad_out, *ctx.saved_tensors, ctx.ratio)
-        backward = _ScoresBackward.apply if wants_grad(*inputs[:4]) else _bwd
-        return (*backward(*inputs), None, None)  # type: ignore[no-untyped-call]
+    for chunk in (256, 2048):
+        yield indexer_scores, Config(chunk=chunk)
+        yield indexer_scores_fp8, fp8(chunk=chunk)
+    yield from topk_shipped()
 
 
 def _inputs(*tensors: Tensor | None) -> list[Tensor]:
@@ -265,9 +244,7 @@ def indexer_scores(
     if k_scale is not None:
         _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
         return _fwd_fp8(q, k, weights, k_scale, offset, ratio)  # type: ignore[no-any-return]
-    if wants_grad(q, k, weights):
-        return _Scores.apply(q, k, weights, offset, ratio)  # type: ignore[no-any-return, no-untyped-call]
-    return _fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
+    return _scores(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
 
 
 def indexer_topk(

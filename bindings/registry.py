@@ -1,17 +1,21 @@
-"""How an operator enters torch: schema, CPU reference, CUDA kernel, fake, in one call."""
+"""How an operator enters torch: schema, CPU reference, CUDA kernel and fake in one call, its derivative in another."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.autograd import forward_ad
+
+from .vmap import Rule
 
 Implementation = Callable[..., Any]
 
@@ -31,9 +35,9 @@ def lazily(module: str, function: str) -> Implementation:
             ) from error
         return found
 
-    def call(first: Tensor, *args: Any) -> Any:
+    def call(first: Tensor, *args: Any, **named: Any) -> Any:
         with torch.cuda.device(first.device):  # the launch goes to the current device
-            return launcher()(first, *args)
+            return launcher()(first, *args, **named)
 
     return call
 
@@ -53,8 +57,8 @@ def define(
     kernel: tuple[str, str] | Implementation,
     fake: Implementation,
     idle: Implementation | None = None,
-    batched: bool = False,
-) -> Implementation:
+    vmap: Rule | None = None,
+) -> OpOverload:
     """Define ``torch.ops.lemmata.<name>`` and return its overload, bound once.
 
     Args:
@@ -64,7 +68,7 @@ def define(
         kernel: module and function of the CUDA launcher, imported at the first CUDA call; or what CUDA runs instead.
         fake: shapes and dtypes of the results, for torch.compile and torch.export.
         idle: whether a call leaves a kernel nothing to do, so that the reference answers it on CUDA too.
-        batched: the first dimension of every tensor is a batch, with which torch.vmap merges its own.
+        vmap: the rule of torch.vmap.
     """
     qualified = f"lemmata::{name}"
     torch.library.define(qualified, schema)
@@ -73,28 +77,96 @@ def define(
     torch.library.impl(qualified, "CPU", reference)
     torch.library.impl(qualified, "CUDA", _unless(idle, reference, cuda) if idle else cuda)
     torch.library.register_fake(qualified, fake)
-    overload: Implementation = getattr(torch.ops.lemmata, name).default
-    if batched:
-        torch.library.register_vmap(qualified, _merging(overload))
+    overload: OpOverload = getattr(torch.ops.lemmata, name).default
+    if vmap:
+        torch.library.register_vmap(qualified, vmap(overload))
     return overload
 
 
-def _merging(overload: Implementation) -> Implementation:
-    """The rule of torch.vmap for an operator whose tensors all begin with a batch."""
+def differentiable_once(name: str, op: OpOverload, op_bwd: OpOverload) -> Implementation:
+    """Return a function that calls ``op`` and has ``op_bwd`` as its derivative, but no second derivative.
 
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        count = info.batch_size
-        moved = [
-            a if not isinstance(a, Tensor) else a.expand(count, *a.shape) if d is None else a.movedim(d, 0)
-            for a, d in zip(args, in_dims, strict=True)
-        ]
-        sizes = count, moved[0].shape[1]
-        results = overload(*(a.flatten(0, 1) if isinstance(a, Tensor) else a for a in moved))
-        if isinstance(results, tuple):
-            return tuple(r.unflatten(0, sizes) for r in results), (0,) * len(results)
-        return results.unflatten(0, sizes), 0
+    The names in the schemas of both say how they belong together. ``op_bwd`` takes ``grad_<result>`` for each result of
+    ``op``, then any arguments and results of ``op`` by their own names, tensors first. It returns ``grad_<argument>`` for
+    each argument that has a gradient.
 
-    return rule
+    Args:
+        name: the public function's, for the message that refuses a second derivative.
+        op: the overload of the operator.
+        op_bwd: the overload of the operator of its gradients.
+    """
+    arguments, results = _names(op._schema.arguments), _names(op._schema.returns)
+    wanted = [(arguments + results).index(name) for name in _names(op_bwd._schema.arguments)[len(results) :]]
+    gradients = _names(op_bwd._schema.returns)
+    has_gradient = [arguments.index(gradient.removeprefix("grad_")) for gradient in gradients]
+    _GRADIENTS[name] = _gradient(name, op_bwd)
+
+    class Once(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return op(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            everything = (*inputs, *output) if isinstance(output, tuple) else (*inputs, output)
+            values = [everything[at] for at in wanted]
+            ctx.save_for_backward(*[v for v in values if isinstance(v, Tensor)])
+            ctx.statics = [v for v in values if not isinstance(v, Tensor)]
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            tensors = (*grads, *ctx.saved_tensors)
+            call = _GRADIENTS[name].apply if wants_grad(*tensors) else op_bwd
+            found = call(*tensors, *ctx.statics)
+            out: list[Tensor | None] = [None] * len(arguments)
+            for at, grad in zip(has_gradient, found if isinstance(found, tuple) else (found,), strict=True):
+                out[at] = grad
+            return tuple(out)
+
+    _declare(Once.forward, arguments)
+
+    def call(*args: Any) -> Any:
+        return Once.apply(*args) if wants_grad(*[args[at] for at in has_gradient]) else op(*args)  # type: ignore[no-untyped-call]
+
+    return call
+
+
+_GRADIENTS: dict[str, Any] = {}  # torch.compile finds a class that a global holds, but not one in a closure
+
+
+def _gradient(name: str, op_bwd: OpOverload) -> type[torch.autograd.Function]:
+    """The gradient as a function of its own, so that asking for its derivative raises, under torch.func too."""
+
+    class Gradient(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return op_bwd(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> None:
+            raise RuntimeError(f"{name}: expected at most one derivative, got a request for a second")
+
+    _declare(Gradient.forward, _names(op_bwd._schema.arguments))
+    return Gradient
+
+
+def _names(declared: Sequence[Any]) -> list[str]:
+    """The names of a schema's arguments or results."""
+    return [d.name for d in declared]
+
+
+def _declare(function: Implementation, names: Iterable[str]) -> None:
+    """Give a function of any arguments these as its signature: torch.compile passes it a context unless they fit."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    function.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]
 
 
 @functools.cache

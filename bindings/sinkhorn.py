@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from ..operators import Kernel
 from ..reference import sinkhorn as reference
-from .registry import define, wants_grad
+from .registry import define, differentiable_once
+from .vmap import leading
 
 _KERNELS = "lemmata.kernels.sinkhorn"
 
@@ -25,69 +27,31 @@ def _fake_bwd(grad_out: Tensor, logits: Tensor, iterations: int, eps: float) -> 
 
 _fwd = define(
     "sinkhorn_fwd",
-    "(Tensor logits, int iterations, float eps) -> Tensor",
+    "(Tensor logits, int iterations, float eps) -> (Tensor out)",
     reference=reference.sinkhorn,
     kernel=(_KERNELS, "forward"),
     fake=_fake_fwd,
+    vmap=leading,
 )
 _bwd = define(
     "sinkhorn_bwd",
-    "(Tensor grad_out, Tensor logits, int iterations, float eps) -> Tensor",
+    "(Tensor grad_out, Tensor logits, int iterations, float eps) -> (Tensor grad_logits)",
     reference=reference.sinkhorn_bwd,
     kernel=(_KERNELS, "backward"),
     fake=_fake_bwd,
+    vmap=leading,
 )
 
 
-class _SinkhornBackward(torch.autograd.Function):
-    """The gradient as a function of its own, so that asking for its derivative raises, under torch.func too."""
-
-    @staticmethod
-    def forward(grad_out: Tensor, logits: Tensor, iterations: int, eps: float) -> Tensor:
-        return _bwd(grad_out, logits, iterations, eps)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> None:
-        raise RuntimeError("sinkhorn: expected at most one derivative, got a request for a second")
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
-        size, dims = info.batch_size, in_dims[:2]
-        pair = [
-            t.expand(size, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(inputs[:2], dims, strict=True)
-        ]
-        return _backward(*pair, *inputs[2:]), 0
+_sinkhorn = differentiable_once("sinkhorn", _fwd, _bwd)
 
 
-class _Sinkhorn(torch.autograd.Function):
-    @staticmethod
-    def forward(logits: Tensor, iterations: int, eps: float) -> Tensor:
-        return _fwd(logits, iterations, eps)  # type: ignore[no-any-return]
+def shipped() -> Iterator[Kernel]:
+    """Yield the kernels that DeepSeek-V4 launches, each with its config."""
+    from ..kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int, float], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.statics = inputs[1:]
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
-        return _backward(grad_out, *ctx.saved_tensors, *ctx.statics), None, None
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int, None, None], logits: Tensor, iterations: int, eps: float
-    ) -> tuple[Tensor, int]:
-        return sinkhorn(logits.movedim(in_dims[0], 0), iterations=iterations, eps=eps), 0
-
-
-def _backward(grad_out: Tensor, logits: Tensor, iterations: int, eps: float) -> Tensor:
-    if wants_grad(grad_out, logits):
-        return _SinkhornBackward.apply(grad_out, logits, iterations, eps)  # type: ignore[no-any-return, no-untyped-call]
-    return _bwd(grad_out, logits, iterations, eps)  # type: ignore[no-any-return]
+    yield sinkhorn_fwd, Config()
+    yield sinkhorn_bwd, Config()
 
 
 def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tensor:
@@ -117,6 +81,4 @@ def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tens
     """
     if not torch.compiler.is_compiling():  # there, the fakes check
         reference.FORWARD.check(logits, iterations=iterations, eps=eps)
-    if wants_grad(logits):
-        return _Sinkhorn.apply(logits, iterations, eps)  # type: ignore[no-any-return, no-untyped-call]
-    return _fwd(logits, iterations, eps)  # type: ignore[no-any-return]
+    return _sinkhorn(logits, iterations, eps)  # type: ignore[no-any-return]

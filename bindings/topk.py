@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from ..operators import Kernel
 from ..reference import topk as reference
 from ..reference.topk_check import topk_check
 from .registry import checks_results, define
+from .vmap import merged
 
 _INT = torch.int32
 
@@ -33,7 +37,7 @@ _fwd = define(
     kernel=("lemmata.kernels.topk", "select"),
     fake=_fake,
     idle=_idle,
-    batched=True,
+    vmap=merged,
 )
 accepted = define(
     "topk_check",
@@ -42,8 +46,19 @@ accepted = define(
     kernel=("lemmata.kernels.topk_check", "check"),
     fake=_fake_check,
     idle=_idle,
-    batched=True,
+    vmap=merged,
 )
+
+
+def shipped() -> Iterator[Kernel]:
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, by the length of the rows."""
+    from ..kernels.topk import Config, topk, topk_merge
+
+    for k in (512, 1024):
+        for threads in (128, 256, 512, 1024):
+            yield topk, Config(k=k, threads=threads, whole=True)
+        for threads in (128, 256):
+            yield topk_merge, Config(k=k, threads=threads, whole=True)
 
 
 def require(op: str, accepted: Tensor) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..operators import OPERATORS
 from .engine.base.report import Layer, Report, fates
-from .suite import OPERATORS, Proof, proofs
+from .suite import Proof, proofs
 from .table import mutation_table
 
 _WIDTH = 160

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..operators import find
 from ..reference.contract import Contract
 from .engine.base.report import LAYERS, Report
 from .engine.execution.ranges import Waiver
 from .engine.layers.lemmas import Examples, Lemma
 from .engine.verify import Compare, applies, verify
-
-OPERATORS = ("sinkhorn", "topk", "indexer", "csa", "hca")
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,4 @@ def proofs(op: str) -> Iterator[Proof]:
     Raises:
         ValueError: there is no such operator.
     """
-    if op not in OPERATORS:
-        raise ValueError(f"op: expected one of {list(OPERATORS)}, got {op!r}")
-    yield from importlib.import_module(f"lemmata.proofs.{op}").proofs()
+    yield from find(op).module("proofs").proofs()

@@ -34,7 +34,7 @@ from .attention import (
 from .contract import Contract, Size, TensorSpec
 
 _SIZES = SIZES | {"K": Size(0, 8192)}
-_INPUTS = (QUERIES, WINDOW, COMPRESSED, SINK, TensorSpec("indices", "B S K", (I32,)), OFFSET)
+_INPUTS = (QUERIES, WINDOW, COMPRESSED, TensorSpec("indices", "B S K", (I32,)), SINK, OFFSET)
 _PROBES = (
     {"B": 3, "S": 37, "P": 127, "T": 1009, "K": 41},
     {"B": 1, "S": 2**20, "P": 2**20, "T": 2**18, "K": 2048},
@@ -70,8 +70,8 @@ def csa(
     q: Tensor,
     window_kv: Tensor,
     compressed_kv: Tensor,
-    sink: Tensor,
     indices: Tensor,
+    sink: Tensor,
     offset: Tensor,
     window: int,
     scale: float,
@@ -87,8 +87,8 @@ def csa_bwd(
     q: Tensor,
     window_kv: Tensor,
     compressed_kv: Tensor,
-    sink: Tensor,
     indices: Tensor,
+    sink: Tensor,
     offset: Tensor,
     out: Tensor,
     lse: Tensor,

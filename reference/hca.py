@@ -10,8 +10,6 @@ Without entries, T = 0, it is sliding-window attention.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,6 @@ _PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009}, {"B": 1, "S": 2**20, "P": 2**2
 
 HCA = Contract("hca", SIZES, _STATICS, _INPUTS, RESULTS, _PROBES)
 HCA_BWD = Contract("hca_bwd", SIZES, _STATICS, (*GRADIENTS_IN, *_INPUTS, *RESULTS), GRADIENTS, _PROBES)
-SWA = replace(HCA, op="swa", inputs=(QUERIES, WINDOW, SINK, OFFSET))
 
 
 def _entries(compressed_kv: Tensor, S: int, offset: Tensor, ratio: int) -> Keys:

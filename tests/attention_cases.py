@@ -31,7 +31,8 @@ def check(spec: OpSpec, call: Call) -> None:
     got = spec.run(call)
     with np.errstate(invalid="ignore"):  # a sink of -inf
         assert spec.error(call, got) <= tolerance
-    if got.numel() and call.tensors[3].isfinite().all():
+    sink = call.tensors[[t.name for t in spec.contract.inputs].index("sink")]
+    if got.numel() and sink.isfinite().all():
         g = torch.randn(got.shape, generator=torch.Generator().manual_seed(1)).to(got.device)
         assert spec.error_bwd(call, g, spec.grads(spec.op, call, g)[1]) <= tolerance_bwd
 
@@ -49,23 +50,29 @@ def planted_is_caught(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     inputs: list[Tensor],
-    fixed: tuple[Tensor, ...],
-    statics: dict[str, float],
+    fixed: dict[str, Any],
 ) -> None:
-    """Gradcheck of the closed form in fp64, which an error of a thousandth in any gradient does not pass."""
+    """Gradcheck of the closed form in fp64, which an error of a thousandth in any gradient does not pass.
+
+    Args:
+        forward, backward: the reference.
+        inputs: those that have a gradient, in their order in ``GRADIENTS``.
+        fixed: the other arguments by name.
+    """
     factors = [1.0] * 4
 
     class Closed(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *tensors):  # type: ignore[no-untyped-def]
-            out, lse = forward(*tensors, *fixed, **statics)
+            out, lse = forward(**dict(zip(GRADIENTS, tensors, strict=True)), **fixed)
             ctx.save_for_backward(*tensors, out, lse)
             return out, lse
 
         @staticmethod
         def backward(ctx, grad_out, grad_lse):  # type: ignore[no-untyped-def]
             *tensors, out, lse = ctx.saved_tensors
-            grads = backward(grad_out, grad_lse, *tensors, *fixed, out, lse, **statics)
+            named = dict(zip(GRADIENTS, tensors, strict=True)) | fixed
+            grads = backward(grad_out=grad_out, grad_lse=grad_lse, out=out, lse=lse, **named)
             return tuple(g * factor for g, factor in zip(grads, factors, strict=True))
 
     def finite(*tensors: Tensor) -> tuple[Tensor, Tensor]:

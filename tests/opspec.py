@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,7 +39,7 @@ class OpSpec:
 
     Attributes:
         name: names the tests.
-        module: the file of its kernel.
+        operator: the one in the registry whose kernels it runs.
         op: the public function, of the contract's tensors in their order.
         overload: the torch operator that a forward call dispatches, of the same tensors and statics.
         contract: its contract.
@@ -51,7 +51,7 @@ class OpSpec:
         reference: plain torch in the dtype of its input; its own error against the oracle sets the tolerance.
         oracle: the formula again, written independently, in fp64.
         wrong: the reference with an error planted, by name: every test of values must reject each.
-        differentiable: the inputs that have a gradient.
+        differentiable: the inputs that have a gradient, in the contract's order.
         oracle_bwd: the derivative of the oracle times grad_out, found without the closed form.
         scale, scale_bwd: what errors are measured against: the oracle on absolute values, where sums may cancel.
         plain: what the kernel's arithmetic is in plain torch, where that is not the reference.
@@ -61,7 +61,7 @@ class OpSpec:
     """
 
     name: str
-    module: str
+    operator: str
     op: Callable[..., Tensor]
     overload: Callable[..., Tensor]
     contract: Contract
@@ -120,6 +120,17 @@ class OpSpec:
         wanted = [spec.name in self.differentiable for spec in self.contract.inputs]
         tensors = [t.detach().clone().requires_grad_(w) for t, w in zip(call.tensors, wanted, strict=True)]
         return Call(tuple(tensors), call.statics, call.dims), [t for t in tensors if t.requires_grad]
+
+    def inputs_with_gradient(self, call: Call) -> list[Tensor]:
+        """Those of the call's tensors that have a gradient."""
+        named = dict(zip((spec.name for spec in self.contract.inputs), call.tensors, strict=True))
+        return [named[name] for name in self.differentiable]
+
+    def on(self, leaves: Iterable[Tensor], call: Call) -> Call:
+        """The call with other inputs in the place of those that have a gradient."""
+        names = [spec.name for spec in self.contract.inputs]
+        new = dict(zip(names, call.tensors, strict=True)) | dict(zip(self.differentiable, leaves, strict=True))
+        return replace(call, tensors=tuple(new[name] for name in names))
 
     def grads(self, op: Callable[..., Tensor], call: Call, grad_out: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The result of ``op`` and the gradients."""

@@ -1,11 +1,11 @@
-"""The operators' records."""
+"""The operators' records, those of each in ``specs_NAME.py``."""
 
 from __future__ import annotations
 
-from specs_attention import CSA, HCA
-from specs_indexer import INDEXER_SCORES, INDEXER_SCORES_FP8, INDEXER_TOPK
-from specs_sinkhorn import SINKHORN
-from specs_topk import TOPK, TOPK_BF16
+import importlib
 
-SPECS = (SINKHORN, INDEXER_SCORES, INDEXER_SCORES_FP8, TOPK, TOPK_BF16, INDEXER_TOPK, CSA, HCA)
+from lemmata.operators import OPERATORS
+from opspec import OpSpec
+
+SPECS: tuple[OpSpec, ...] = tuple(spec for name in OPERATORS for spec in importlib.import_module(f"specs_{name}").SPECS)
 DIFFERENTIABLE = tuple(spec for spec in SPECS if spec.differentiable)

@@ -1,4 +1,4 @@
-"""The records of CSA and HCA: an oracle in fp64 over all rows, each with how often a query has it; planted errors.
+"""What the records of csa, hca and swa share: an oracle in fp64 over all rows, each with how often a query has it; errors.
 
 Both results are joined into one, ``[B, S, H, D + 1]``, the last of which is lse; so are their gradients.
 """
@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import lemmata
-from lemmata.reference import csa, hca
-from opspec import Array, OpSpec
+from opspec import Array
 
 SIZES = {"B": 3, "S": 9, "P": 7, "T": 35}
 LARGE = {"B": 2, "S": 257, "P": 130, "T": 515}
@@ -147,40 +145,6 @@ def once(dense: Callable[..., Dense]) -> Callable[..., Dense]:
     return call
 
 
-@once
-def dense_csa(
-    q: Array,
-    window_kv: Array,
-    compressed_kv: Array,
-    sink: Array,
-    indices: Array,
-    offset: Array,
-    window: int,
-    scale: float,
-) -> Dense:
-    S, T = q.shape[1], compressed_kv.shape[1]
-    tokens = window_counts(S, window_kv.shape[1] - S, offset, window)
-    counts = np.concatenate([tokens, index_counts(indices, T)], -1)
-    return Dense(q, np.concatenate([window_kv, compressed_kv], 1), counts, sink, scale)
-
-
-@once
-def dense_hca(
-    q: Array,
-    window_kv: Array,
-    compressed_kv: Array,
-    sink: Array,
-    offset: Array,
-    ratio: int,
-    window: int,
-    scale: float,
-) -> Dense:
-    S, T = q.shape[1], compressed_kv.shape[1]
-    tokens = window_counts(S, window_kv.shape[1] - S, offset, window)
-    counts = np.concatenate([tokens, past_counts(S, T, offset, ratio)], -1)
-    return Dense(q, np.concatenate([window_kv, compressed_kv], 1), counts, sink, scale)
-
-
 def plain(attention: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
     """The reference on keys in fp32, so that torch sums their gradients in fp32."""
 
@@ -190,16 +154,12 @@ def plain(attention: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tens
     return call
 
 
-_csa, _hca = plain(csa.csa), plain(hca.hca)
-
-
-def _changed(attention: Callable[..., Tensor], **changes: Callable[..., object]) -> Callable[..., Tensor]:
+def changed(
+    attention: Callable[..., Tensor], names: tuple[str, ...], **changes: Callable[..., object]
+) -> Callable[..., Tensor]:
     """The attention with some of its arguments replaced; a change takes the arguments by their names."""
 
     def call(*tensors: Tensor, **statics: float) -> Tensor:
-        names = ["q", "window_kv", "compressed_kv", "sink", "indices", "offset"]
-        if len(tensors) == 5:
-            names.remove("indices")
         named = dict(zip(names, tensors, strict=True)) | statics
         new = named | {name: change(named) for name, change in changes.items()}
         return attention(*(new[name] for name in names), **{name: new[name] for name in statics})
@@ -207,12 +167,12 @@ def _changed(attention: Callable[..., Tensor], **changes: Callable[..., object])
     return call
 
 
-def _planted(attention: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
-    """Errors that both operators could have."""
+def planted(attention: Callable[..., Tensor], names: tuple[str, ...]) -> dict[str, Callable[..., Tensor]]:
+    """Errors that every operator could have."""
 
     def results(*tensors: Tensor, **statics: float) -> tuple[Tensor, Tensor, Tensor]:
         both = attention(*tensors, **statics)
-        return both[..., :-1], both[..., -1:], tensors[3].unsqueeze(-1)
+        return both[..., :-1], both[..., -1:], tensors[names.index("sink")].unsqueeze(-1)
 
     def valued_sink(*tensors: Tensor, **statics: float) -> Tensor:
         out, lse, sink = results(*tensors, **statics)
@@ -230,95 +190,20 @@ def _planted(attention: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor
         "the sink in the numerator": valued_sink,
         "lse with the sink": with_sink,
         "lse in base 2": base_two,
-        "the sink scaled": _changed(attention, sink=lambda a: a["sink"] * a["scale"]),
-        "no sink": _changed(attention, sink=lambda a: torch.full_like(a["sink"], -INF)),
-        "another head's sink": _changed(attention, sink=lambda a: a["sink"].roll(1)),
-        "not scaled": _changed(attention, scale=lambda a: 1.0),
-        "a window too short": _changed(attention, window=lambda a: a["window"] - 1),
-        "a window too long": _changed(attention, window=lambda a: a["window"] + 1),
-        "the window a token late": _changed(attention, window_kv=lambda a: a["window_kv"].roll(-1, 1)),
-        "tokens before the first": _changed(attention, offset=lambda a: a["offset"] + 2**20),
-        "another sequence's entries": _changed(attention, compressed_kv=lambda a: a["compressed_kv"].roll(1, 0)),
-        "no entries": _changed(attention, compressed_kv=lambda a: a["compressed_kv"][:, :0]),
+        "the sink scaled": changed(attention, names, sink=lambda a: a["sink"] * a["scale"]),
+        "no sink": changed(attention, names, sink=lambda a: torch.full_like(a["sink"], -INF)),
+        "another head's sink": changed(attention, names, sink=lambda a: a["sink"].roll(1)),
+        "not scaled": changed(attention, names, scale=lambda a: 1.0),
+        "a window too short": changed(attention, names, window=lambda a: a["window"] - 1),
+        "a window too long": changed(attention, names, window=lambda a: a["window"] + 1),
+        "the window a token late": changed(attention, names, window_kv=lambda a: a["window_kv"].roll(-1, 1)),
+        "tokens before the first": changed(attention, names, offset=lambda a: a["offset"] + 2**20),
     }
 
 
-def _once(a: dict[str, Tensor]) -> Tensor:
-    ordered = a["indices"].sort(-1).values
-    again = torch.nn.functional.pad(ordered[..., 1:] == ordered[..., :-1], (1, 0))
-    return torch.where(again, -1, ordered)
-
-
-CSA = OpSpec(
-    name="csa",
-    module="csa",
-    op=lambda q, window_kv, compressed_kv, sink, indices, offset, **statics: join(
-        lemmata.csa(q, window_kv, compressed_kv, indices, sink, offset=offset, **statics)
-    ),
-    overload=torch.ops.lemmata.csa_fwd.default,
-    contract=csa.CSA,
-    sizes=SIZES | {"K": 6},
-    large=LARGE | {"K": 70},
-    batch="B",
-    configurations=(
-        {"H": 8, "D": 64, "window": 5, "scale": 0.05},
-        {"H": 32, "D": 64, "window": 1, "scale": 0.3},
-        {"H": 16, "D": 64, "window": 128, "scale": 0.125},
-        {"H": 8, "D": 256, "window": 3, "scale": 0.0625},
-    ),
-    reference=_csa,
-    oracle=lambda *arrays, **statics: dense_csa(*arrays, **statics).results(),
-    wrong=_planted(_csa)
-    | {
-        "-1 taken as row 0": _changed(_csa, indices=lambda a: a["indices"].clamp(min=0)),
-        "-1 taken as the last row": _changed(
-            _csa, indices=lambda a: torch.where(a["indices"] == -1, a["compressed_kv"].shape[1] - 1, a["indices"])
-        ),
-        "T taken as the last row": _changed(
-            _csa, indices=lambda a: a["indices"].clamp(max=a["compressed_kv"].shape[1] - 1)
-        ),
-        "duplicates count once": _changed(_csa, indices=_once),
-        "another query's indices": _changed(_csa, indices=lambda a: a["indices"].roll(1, 1)),
-        "the last index missing": _changed(_csa, indices=lambda a: a["indices"][..., :-1]),
-    },
-    differentiable=("q", "window_kv", "compressed_kv", "sink"),
-    oracle_bwd=lambda g, *arrays, **statics: split(dense_csa(*arrays, **statics).gradients(g), arrays[2].shape[1]),
-    scale=lambda *arrays, **statics: dense_csa(*arrays, **statics).scales(),
-    scale_bwd=lambda g, *arrays, **statics: split(dense_csa(*arrays, **statics).gradient_scales(g), arrays[2].shape[1]),
-    optional=("scale",),
-    edges={"B": (0, 1, 2, 3)},
-)
-
-HCA = OpSpec(
-    name="hca",
-    module="hca",
-    op=lambda q, window_kv, compressed_kv, sink, offset, **statics: join(
-        lemmata.hca(q, window_kv, compressed_kv, sink, offset=offset, **statics)
-    ),
-    overload=torch.ops.lemmata.hca_fwd.default,
-    contract=hca.HCA,
-    sizes=SIZES,
-    large=LARGE,
-    batch="B",
-    configurations=(
-        {"H": 8, "D": 64, "ratio": 4, "window": 5, "scale": 0.05},
-        {"H": 32, "D": 64, "ratio": 1, "window": 1, "scale": 0.3},
-        {"H": 16, "D": 64, "ratio": 128, "window": 128, "scale": 0.125},
-        {"H": 8, "D": 256, "ratio": 32, "window": 3, "scale": 0.0625},
-    ),
-    reference=_hca,
-    oracle=lambda *arrays, **statics: dense_hca(*arrays, **statics).results(),
-    wrong=_planted(_hca)
-    | {
-        "seen a token early": _changed(_hca, offset=lambda a: a["offset"] + 1),
-        "seen a token late": _changed(_hca, offset=lambda a: a["offset"] - 1),
-        "seen from the first token of an entry": _changed(_hca, offset=lambda a: a["offset"] + a["ratio"] - 1),
-        "one offset for all": _changed(_hca, offset=lambda a: a["offset"][:1].expand(len(a["offset"]))),
-    },
-    differentiable=("q", "window_kv", "compressed_kv", "sink"),
-    oracle_bwd=lambda g, *arrays, **statics: split(dense_hca(*arrays, **statics).gradients(g), arrays[2].shape[1]),
-    scale=lambda *arrays, **statics: dense_hca(*arrays, **statics).scales(),
-    scale_bwd=lambda g, *arrays, **statics: split(dense_hca(*arrays, **statics).gradient_scales(g), arrays[2].shape[1]),
-    optional=("scale",),
-    edges={"B": (0, 1, 2, 3)},
-)
+def planted_in_entries(attention: Callable[..., Tensor], names: tuple[str, ...]) -> dict[str, Callable[..., Tensor]]:
+    """Errors that every operator with entries could have."""
+    return {
+        "another sequence's entries": changed(attention, names, compressed_kv=lambda a: a["compressed_kv"].roll(1, 0)),
+        "no entries": changed(attention, names, compressed_kv=lambda a: a["compressed_kv"][:, :0]),
+    }

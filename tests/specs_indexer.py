@@ -143,7 +143,7 @@ _WRONG: dict[str, Callable[..., Tensor]] = {
 
 INDEXER_SCORES = OpSpec(
     name="indexer_scores",
-    module="indexer",
+    operator="indexer",
     op=lambda q, k, weights, offset, *, ratio: lemmata.indexer_scores(q, k, weights, offset=offset, ratio=ratio),
     overload=torch.ops.lemmata.indexer_scores_fwd.default,
     contract=indexer.SCORES,
@@ -163,7 +163,7 @@ INDEXER_SCORES = OpSpec(
 
 INDEXER_SCORES_FP8 = OpSpec(
     name="indexer_scores_fp8",
-    module="indexer",
+    operator="indexer",
     op=lambda q, k, weights, k_scale, offset, *, ratio: lemmata.indexer_scores(
         q, k, weights, k_scale=k_scale, offset=offset, ratio=ratio
     ),
@@ -192,7 +192,7 @@ def _select(*tensors: Tensor, ratio: int, topk: int, workspace: int) -> Tensor:
 
 INDEXER_TOPK = OpSpec(
     name="indexer_topk",
-    module="indexer",
+    operator="indexer",
     op=lambda q, k, weights, k_scale, offset, **statics: lemmata.indexer_topk(
         q, k, weights, k_scale=k_scale, offset=offset, **statics
     ),
@@ -225,3 +225,5 @@ INDEXER_TOPK = OpSpec(
     },
     exact=True,
 )
+
+SPECS = (INDEXER_SCORES, INDEXER_SCORES_FP8, INDEXER_TOPK)

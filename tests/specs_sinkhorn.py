@@ -49,7 +49,7 @@ def _no_eps_in_sums(x: Tensor, iterations: int = 20, eps: float = 1e-6) -> Tenso
 
 SINKHORN = OpSpec(
     name="sinkhorn",
-    module="sinkhorn",
+    operator="sinkhorn",
     op=lemmata.sinkhorn,
     overload=torch.ops.lemmata.sinkhorn_fwd.default,
     contract=sinkhorn.FORWARD,
@@ -76,3 +76,5 @@ SINKHORN = OpSpec(
     differentiable=("logits",),
     oracle_bwd=oracle_bwd,
 )
+
+SPECS = (SINKHORN,)

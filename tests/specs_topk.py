@@ -42,7 +42,7 @@ def _by_score(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
 
 TOPK = OpSpec(
     name="topk",
-    module="topk",
+    operator="topk",
     op=lambda scores, lengths, *, k: lemmata.topk(scores, lengths=lengths, k=k),
     overload=torch.ops.lemmata.topk_fwd.default,
     contract=topk.TOPK,
@@ -69,3 +69,5 @@ TOPK_BF16 = replace(
     name="topk_bf16",
     contract=replace(topk.TOPK, inputs=(replace(topk.TOPK.inputs[0], dtypes=(torch.bfloat16,)), topk.TOPK.inputs[1])),
 )
+
+SPECS = (TOPK, TOPK_BF16)

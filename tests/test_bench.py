@@ -15,6 +15,7 @@ from rich.console import Console
 from lemmata.bench import indexer, report, timing, topk
 from lemmata.bench.roofline import bound
 from lemmata.bindings import chunks
+from lemmata.operators import OPERATORS, Operator
 from lemmata.reference.indexer import indexer_scores_fp8
 
 FIGURE = timing.Figure("op", "s", "lemmata", 2.0, 2.5, 0.01, 1.0, "memory", 1.5)
@@ -144,7 +145,7 @@ def test_a_case_that_fails_leaves_the_others(monkeypatch):
         "lemmata.bench.fake",
         SimpleNamespace(compilations=lambda: [(os.rmdir, "/absent")], cases=lambda: cases),
     )
-    monkeypatch.setattr(report, "OPERATORS", ("fake",))
+    monkeypatch.setitem(OPERATORS, "fake", Operator("fake", "Fake", (), ()))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(report, "measure", lambda case: case.agree() or [FIGURE])

@@ -1,4 +1,4 @@
-"""The benchmarks of CSA and HCA: what FlashMLA is given is what lemmata is given, and other results are not timed."""
+"""The benchmarks of csa, hca and swa: what FlashMLA is given is what lemmata is given, and other results are not timed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lemmata.bench import attention, csa, hca
+from lemmata.bench import attention, csa, hca, swa
 from lemmata.bench.attention import SCALE, WINDOW, Inputs, Sizes
 from lemmata.bench.pages import PAGE, D, pages, random_rows
 from specs_attention import Dense, index_counts, past_counts, window_counts
@@ -22,6 +22,9 @@ TINY = {
     "csa decode": functools.partial(csa._case, 2, 1, 64, T, 64),
     "hca prefill": functools.partial(hca._case, 1, 3, 128 * T + 1),
     "hca decode": functools.partial(hca._case, 2, 1, 128 * T),
+    "swa prefill": functools.partial(swa._case, 1, 3),
+    "swa prefill, 8 heads": functools.partial(swa._case, 1, 3, 8),
+    "swa decode": functools.partial(swa._case, 2, 1),
 }
 tiny = pytest.mark.parametrize("name", TINY)
 
@@ -70,12 +73,13 @@ def _flash_mla(noise=0.0, wrong=0, lost=0):
 
     def with_kvcache(
         q, k_cache, block_table, cache_seqlens, head_dim_v, tile_scheduler_metadata, num_splits=None, *,
-        softmax_scale, indices, attn_sink, extra_k_cache, extra_indices_in_kvcache, use_legacy,
+        softmax_scale, indices, attn_sink, extra_k_cache=None, extra_indices_in_kvcache=None, use_legacy,
     ):  # fmt: skip
         assert (block_table, cache_seqlens, head_dim_v, tile_scheduler_metadata) == (None, None, 512, "plan")
         assert (softmax_scale, use_legacy, q.shape[1], q.shape[2] in (64, 128)) == (SCALE, True, 1, True)
         keys, seen = [], []
-        for cache, listed in ((k_cache, indices), (extra_k_cache, extra_indices_in_kvcache)):
+        caches = [(k_cache, indices), (extra_k_cache, extra_indices_in_kvcache)]
+        for cache, listed in caches if extra_k_cache is not None else caches[:1]:
             assert (listed.dtype, listed.shape[:2], listed.shape[2] % 64) == (torch.int32, q.shape[:2], 0)
             seen.append(listed[:, 0] != -1)
             keys.append(_read(cache, (listed[:, 0].clamp(min=0) + wrong) % cache.shape[:2].numel()))
@@ -93,7 +97,7 @@ def _flash_mla(noise=0.0, wrong=0, lost=0):
 @pytest.fixture
 def case_of(monkeypatch):
     """Cases of tiny inputs, and the peer's stand-in, on the CPU."""
-    for module in (csa, hca):
+    for module in (csa, hca, swa):
         monkeypatch.setattr(module, "inputs", functools.partial(module.inputs, device="cpu"))
 
     def case(name, **peer):
@@ -149,6 +153,9 @@ def test_the_inputs_are_what_they_are_said_to_be(S):
     counts = np.concatenate([window_counts(S, WINDOW - 1, offset, WINDOW), counts], -1)
     _compare(hca._ours(x)(), _oracle(x, counts))
 
+    x = swa.inputs(Sizes(2, S, 8, 0, 500), "cpu")
+    _compare(swa._ours(x)(), _oracle(x, window_counts(S, WINDOW - 1, x.offset.numpy(), WINDOW)))
+
 
 def _compare(results: tuple[Tensor, Tensor], oracle: Dense) -> None:
     out, lse = results
@@ -168,7 +175,7 @@ def test_pages_hold_rows_exactly():
 
 def test_the_cases_and_their_bounds(monkeypatch):
     monkeypatch.setattr(attention, "find", lambda module: None)
-    cases = {(case.op, case.shape): case for module in (csa, hca) for case in module.cases()}
+    cases = {(case.op, case.shape): case for module in (csa, hca, swa) for case in module.cases()}
     limits = {" ".join(name): case.limit_us for name, case in cases.items()}
     assert limits == {
         "csa prefill 4096, 64 heads, 512 of 2048 entries": 800.0,
@@ -182,6 +189,9 @@ def test_the_cases_and_their_bounds(monkeypatch):
         "hca decode 1, 64 heads, 1024 entries": None,
         "hca decode 32, 64 heads, 1024 entries": None,
         "hca decode 128, 64 heads, 1024 entries": None,
+        "swa prefill 4096, 64 heads": None,
+        "swa decode 1, 64 heads": None,
+        "swa decode 128, 64 heads": None,
     }
     assert {case.absent for case in cases.values()} == {
         ("FlashMLA",), ("FlashMLA on 64 heads",), ("FlashMLA, fp8 cache",),

@@ -8,9 +8,10 @@ import torch
 from typer.testing import CliRunner
 
 import lemmata
-from lemmata import demo, info, record
+from lemmata import demo, digest, info, record
 from lemmata.cli import app
 from lemmata.integrations import transformers as integration
+from lemmata.operators import OPERATORS, Operator
 from lemmata.reference.sinkhorn import sinkhorn as reference
 
 SHORT = ["demo", "--length", "48", "--steps", "4"]
@@ -178,14 +179,18 @@ def test_the_cuda_backend_or_why_there_is_none(monkeypatch, available, capabilit
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package with one operator and no record."""
-    for folder in ("kernels", "bindings", "reference", "bench/results"):
+    for folder in ("kernels", "bench/results"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "kernels" / "build.py").write_text("pass\n")
-    for folder in ("kernels", "bindings", "reference"):
-        (tmp_path / folder / "op.py").write_text("pass\n")
-    (tmp_path / "bindings" / "registry.py").write_text("pass\n")
-    monkeypatch.setattr(record, "_PACKAGE", tmp_path)
-    return tmp_path
+    (tmp_path / "kernels" / "op.py").write_text("pass\n")
+    for module in (record, digest):
+        monkeypatch.setattr(module, "_PACKAGE", tmp_path)
+    real = dict(OPERATORS)
+    OPERATORS.clear()
+    OPERATORS["op"] = Operator("op", "Op", ("op", "op_other"), ("op:factory",))
+    yield tmp_path
+    OPERATORS.clear()
+    OPERATORS.update(real)
 
 
 def write(package, **kernels):
@@ -194,7 +199,6 @@ def write(package, **kernels):
 
 
 def test_a_record_is_stale_when_its_kernel_changes(package):
-    assert record.operators() == ("op",)
     assert info.gather().records == {}
     write(package, op=record.kernel_digest("op"))
     assert info.gather().records == {"h200": {"op": "of the present kernel"}}
@@ -222,8 +226,8 @@ def test_a_record_keeps_what_is_of_the_same_kernels(package, monkeypatch):
     assert found.figures == [{"op": "op_other", "us": 2}, {"op": "op", "us": 3}]
     assert not found.stale("op")
     record.update(tests={"op[other]": "passed"})
-    for folder in ("kernels", "bindings", "reference"):  # now it has a kernel, which no test has run
-        (package / folder / "other.py").write_text("pass\n")
+    (package / "kernels" / "other.py").write_text("pass\n")
+    OPERATORS["other"] = Operator("other", "Other", ("other",), ("other:factory",))  # whose kernel no test has run
     record.update(tests={})
     (found,) = record.records()
     assert (found.tests, found.kernels.keys()) == ({"op[a]": "passed"}, {"op", "other"})

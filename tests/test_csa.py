@@ -15,14 +15,16 @@ from torch import Tensor
 import lemmata
 from attention_cases import INF, NAN, case, check, planted_is_caught, within_flash_mla
 from inputs import make
-from lemmata.bindings.attention import widened
 from lemmata.bindings.registry import say_once
+from lemmata.bindings.sparse_attention import widened
 from lemmata.reference import csa
 from opspec import OpSpec
-from specs import CSA, HCA
+from specs_csa import CSA
+from specs_hca import HCA
+from specs_swa import SWA
 
 GARBAGE = (-1, -2, -(2**31), 2**31 - 1)
-both = pytest.mark.parametrize("spec", [CSA, HCA], ids=["csa", "hca"])
+each = pytest.mark.parametrize("spec", [CSA, HCA, SWA], ids=["csa", "hca", "swa"])
 
 
 def run(tensors: dict[str, Tensor], **more: Any) -> tuple[Tensor, Tensor]:
@@ -45,7 +47,7 @@ def test_shapes_at_every_edge(device: torch.device, data: st.DataObject) -> None
     }
     configuration = {"H": 8, "D": 64, "window": window, "scale": 0.125}
     call = make(CSA.contract, configuration, sizes, data.draw(st.integers(0, 99))).to(device)
-    sink, indices, offset = call.tensors[3:]
+    indices, sink, offset = call.tensors[3:]
     offset[:] = data.draw(st.sampled_from((-2, 0, 1, window - 1, window, window + 1, sizes["P"])))
     kind = data.draw(st.sampled_from(("any", "none", "equal", "descending")))
     if kind == "none":
@@ -128,8 +130,8 @@ def test_gradcheck_of_the_reference() -> None:
     shapes = (2, 5, 2, 3), (2, 8, 3), (2, 4, 3), (2,)
     inputs = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
     indices = torch.randint(-2, 6, (2, 5, 6), generator=generator, dtype=torch.int32)
-    fixed = indices, torch.tensor([-2, 2], dtype=torch.int32)
-    planted_is_caught(csa.csa, csa.csa_bwd, inputs, fixed, {"window": 3, "scale": 0.125})
+    fixed = {"indices": indices, "offset": torch.tensor([-2, 2], dtype=torch.int32), "window": 3, "scale": 0.125}
+    planted_is_caught(csa.csa, csa.csa_bwd, inputs, fixed)
 
 
 def test_the_shapes_of_deepseek(device: torch.device) -> None:
@@ -137,7 +139,7 @@ def test_the_shapes_of_deepseek(device: torch.device) -> None:
     for H, S in ((64, 3), (64, 9), (128, 3), (128, 9)):
         statics = {"H": H, "D": 512, "window": 128, "scale": 512**-0.5}
         call = make(CSA.contract, statics, sizes | {"S": S}, 3).to(device)
-        call.tensors[4].remainder_(701)
+        call.tensors[3].remainder_(701)
         call.tensors[5][:] = 5000
         check(CSA, call)
         got = CSA.run(call)
@@ -145,13 +147,13 @@ def test_the_shapes_of_deepseek(device: torch.device) -> None:
         assert not within_flash_mla(CSA, call, got * 1.03)
 
 
-@both
+@each
 def test_chunks_change_no_bit(spec: OpSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     call = spec.sample(2, S=40)
     whole = spec.run(call)
     g = torch.randn(whole.shape, generator=torch.Generator().manual_seed(1))
     _, grads = spec.grads(spec.op, call, g)
-    monkeypatch.setattr("lemmata.bindings.attention._CHUNK", 3 * 64 * 50)
+    monkeypatch.setattr("lemmata.bindings.sparse_attention._CHUNK", 3 * 64 * 50)
     calls = []
     module = __import__(f"lemmata.reference.{spec.name}", fromlist=["_"])
     unit: Callable[..., Any] = getattr(module, spec.name)
@@ -164,7 +166,7 @@ def test_chunks_change_no_bit(spec: OpSpec, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.gpu
-@both
+@each
 def test_the_backward_says_once_that_it_is_the_reference(spec: OpSpec, caplog: pytest.LogCaptureFixture) -> None:
     say_once.cache_clear()
     call = spec.sample(2).to("cuda")
@@ -179,16 +181,17 @@ def test_narrow_heads_are_filled_up() -> None:
     """What the launcher of the kernel is given, and what becomes of its result."""
     widths = []
 
-    def launcher(q: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        widths.append({x.shape[-1] for x in (q, *others[:2])})
-        return csa.csa(q, *others)
+    def launcher(*tensors: torch.Tensor, **others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        widths.append({x.shape[-1] for x in tensors})
+        return csa.csa(*tensors, **others)
 
     generator = torch.Generator().manual_seed(1)
     for D in (64, 128):
         q, window_kv, entries = (torch.randn(*s, D, generator=generator) for s in ((2, 3, 8), (2, 5), (2, 4)))
-        rest = torch.randn(8), torch.randint(-1, 5, (2, 3, 6)).int(), torch.tensor([0, 9]).int(), 4, 0.125
-        got = widened(launcher)(q, window_kv, entries, *rest)
-        for a, b in zip(got, csa.csa(q, window_kv, entries, *rest), strict=True):
+        named = {"indices": torch.randint(-1, 5, (2, 3, 6)).int(), "sink": torch.randn(8)}
+        named |= {"offset": torch.tensor([0, 9]).int(), "window": 4, "scale": 0.125}
+        got = widened(launcher)(q, window_kv, entries, **named)
+        for a, b in zip(got, csa.csa(q, window_kv, entries, **named), strict=True):
             torch.testing.assert_close(a, b)
             assert a.is_contiguous()
     assert widths == [{128}, {128}]

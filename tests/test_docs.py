@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from lemmata.operators import OPERATORS
 from test_rooms import MAY
 
 ROOT = Path(__file__).parent.parent
@@ -52,3 +53,5 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Sinkhorn" in (tmp_path / "sinkhorn" / "index.html").read_text()
+    first = (tmp_path / "index.html").read_text()
+    assert all(f'href="{operator.name}/"' in first for operator in OPERATORS.values()), "a page that no menu names"

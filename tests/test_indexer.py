@@ -19,7 +19,7 @@ from lemmata.bindings import chunks
 from lemmata.bindings.registry import say_once
 from lemmata.reference import indexer
 from opspec import OpSpec, array
-from specs import INDEXER_SCORES, INDEXER_SCORES_FP8
+from specs_indexer import INDEXER_SCORES, INDEXER_SCORES_FP8
 
 INF, NAN = float("inf"), float("nan")
 FP8 = torch.float8_e4m3fn

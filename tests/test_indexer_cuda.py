@@ -15,7 +15,7 @@ from inputs import make
 from lemmata.bindings import chunks
 from lemmata.bindings import indexer as bindings
 from lemmata.reference import indexer, topk
-from specs import INDEXER_TOPK
+from specs_indexer import INDEXER_TOPK
 
 K = 5
 held: list[int] = []  # the scores that each launch holds

@@ -99,23 +99,23 @@ def test_gradient_of_any_strides(spec: OpSpec, device: torch.device, layout: str
     strided = call.map(lambda t: lay_out(t, layout))
     _, tolerance = spec.tolerance(str(device))
     _, leaves = spec.leaves(strided)
-    for leaf, tensor in zip(leaves, strided.tensors, strict=False):
+    for leaf, tensor in zip(leaves, spec.inputs_with_gradient(strided), strict=True):
         leaf.data = tensor  # clones are contiguous
-    out = spec.op(*leaves, *strided.tensors[len(leaves) :], **strided.statics)
+    out = spec.run(spec.on(leaves, strided))
     grads = list(torch.autograd.grad(out, leaves, g))
     assert spec.error_bwd(strided, g, grads) <= tolerance
 
 
-def loss(op: Callable[..., Tensor], call: Call) -> Callable[..., Tensor]:
-    """A scalar function of the differentiable inputs, which come first; finite where the result is -inf."""
-    return lambda *leaves: op(*leaves, *call.tensors[len(leaves) :], **call.statics).clamp(-1e3, 1e3).square().sum()
+def loss(spec: OpSpec, call: Call) -> Callable[..., Tensor]:
+    """A scalar function of the differentiable inputs; finite where the result is -inf."""
+    return lambda *leaves: spec.run(spec.on(leaves, call)).clamp(-1e3, 1e3).square().sum()
 
 
 @differentiable
 def test_a_second_derivative_raises(spec: OpSpec, device: torch.device) -> None:
     call, leaves = spec.leaves(spec.sample(3).to(device))
     for leaf in leaves:
-        grads = torch.autograd.grad(loss(spec.op, call)(*leaves), leaves, create_graph=True)
+        grads = torch.autograd.grad(loss(spec, call)(*leaves), leaves, create_graph=True)
         with pytest.raises(RuntimeError, match="expected at most one derivative, got a request for a second"):
             torch.autograd.grad(sum(g.float().sum() for g in grads), leaf)
 
@@ -123,10 +123,10 @@ def test_a_second_derivative_raises(spec: OpSpec, device: torch.device) -> None:
 @differentiable
 def test_torch_func_answers_or_raises(spec: OpSpec, device: torch.device) -> None:
     call = spec.sample(3).to(device)
-    leaves = call.tensors[: len(spec.differentiable)]
-    ours, every_leaf = loss(spec.op, call), tuple(range(len(leaves)))
+    leaves = spec.inputs_with_gradient(call)
+    ours, every_leaf = loss(spec, call), tuple(range(len(leaves)))
     leaf_call, fresh = spec.leaves(call)
-    eager = torch.autograd.grad(loss(spec.op, leaf_call)(*fresh), fresh)
+    eager = torch.autograd.grad(loss(spec, leaf_call)(*fresh), fresh)
     for a, b in zip(torch.func.grad(ours, every_leaf)(*leaves), eager, strict=True):
         assert torch.equal(a, b)
     for tangent in every_leaf:
@@ -156,13 +156,15 @@ def test_vmap(spec: OpSpec, device: torch.device) -> None:
     of_first = torch.vmap(lambda t: spec.op(t, *pair[0].tensors[1:], **statics), in_dims=1)(stacked[0])
     assert torch.equal(of_first[0], got[0])
     if spec.differentiable:
-        leaves = len(spec.differentiable)
-        each = torch.vmap(
-            lambda *t: torch.func.grad(loss(spec.op, Call(t, statics)), tuple(range(leaves)))(*t[:leaves]), in_dims=1
-        )(*stacked)
+        every_leaf = tuple(range(len(spec.differentiable)))
+
+        def grads(*tensors: Tensor) -> tuple[Tensor, ...]:
+            call = Call(tensors, statics)
+            return torch.func.grad(loss(spec, call), every_leaf)(*spec.inputs_with_gradient(call))
+
+        of_each = torch.vmap(grads, in_dims=1)(*stacked)
         for i, call in enumerate(pair):
-            alone = torch.func.grad(loss(spec.op, call), tuple(range(leaves)))(*call.tensors[:leaves])
-            assert all(torch.equal(a[i], b) for a, b in zip(each, alone, strict=True))
+            assert all(torch.equal(a[i], b) for a, b in zip(of_each, grads(*call.tensors), strict=True))
 
 
 @every

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from lemmata.cli import app
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
+from lemmata.operators import OPERATORS
 from lemmata.proofs import verify
 from lemmata.proofs.engine.base.report import Report
 from lemmata.proofs.engine.execution import symbolic
@@ -25,7 +26,7 @@ from lemmata.proofs.engine.reference.cutting import cutting
 from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from lemmata.proofs.engine.semantics.semantics import serial_loops
-from lemmata.proofs.suite import OPERATORS, proofs
+from lemmata.proofs.suite import proofs
 from lemmata.reference.contract import Contract, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD, sinkhorn
 from verdicts import opened

@@ -128,7 +128,7 @@ def test_the_interpreter_agrees_with_the_reference(op: str) -> None:
     listed = [x["indices"].int()] if op == "csa" else []
     interpret((csa_fwd if op == "csa" else hca_fwd)(SMALL), q, window_kv, entries, *listed, sink, offset, out, lse)
     if op == "csa":
-        wanted = csa_reference.csa(q, window_kv, entries, sink, *listed, offset, SMALL.window, SMALL.scale)
+        wanted = csa_reference.csa(q, window_kv, entries, *listed, sink, offset, SMALL.window, SMALL.scale)
     else:
         wanted = hca_reference.hca(q, window_kv, entries, sink, offset, SMALL.ratio, SMALL.window, SMALL.scale)
     # out is rounded to bf16 by both, and the kernel's weights before

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import lemmata
 from lemmata.reference.sinkhorn import sinkhorn, sinkhorn_bwd
-from specs import SINKHORN
+from specs_sinkhorn import SINKHORN
 
 INF, NAN = float("inf"), float("nan")
 

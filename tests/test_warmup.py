@@ -1,5 +1,6 @@
 """What `lemmata warmup` builds is what the launchers ask for, on every call that DeepSeek-V4 makes."""
 
+import contextlib
 import os
 
 import pytest
@@ -10,7 +11,8 @@ pytest.importorskip("tilelang")
 from typer.testing import CliRunner
 
 from lemmata import cli, warmup
-from lemmata.kernels import build, combine, csa, hca, indexer, topk
+from lemmata.bindings import csa, hca, swa
+from lemmata.kernels import build, combine, indexer, topk
 
 LENGTHS = [1, 100, 4096, 5000, 10_000, 20_000, 32_768, 40_000, 2**17, 2**18]  # 2^18 entries are 2^20 tokens
 
@@ -57,14 +59,18 @@ def test_the_selection_is_built(asked, k, entries):
 
 @pytest.mark.parametrize(("heads", "k"), [(64, 512), (128, 1024)])
 @pytest.mark.parametrize("queries", [1, 4096, 5000])
-def test_attention_is_built(asked, queries, heads, k):
+def test_attention_is_built(asked, monkeypatch, queries, heads, k):
     bf16 = torch.bfloat16
     q, window_kv = empty(2, queries, heads, 512, dtype=bf16), empty(2, 127 + queries, 512, dtype=bf16)
     entries, sink = empty(2, 1000, 512, dtype=bf16), empty(heads, dtype=torch.float32)
     indices, offset = empty(2, queries, k, dtype=torch.int32), empty(2, dtype=torch.int32)
-    csa.csa(q, window_kv, entries, indices, sink, offset, 128, 512**-0.5)
-    for ratio in (1, 128):
-        hca.hca(q, window_kv, entries, sink, offset, ratio, 128, 512**-0.5)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    for out, lse in (
+        csa._launch(q, window_kv, entries, indices, sink, offset, 128, 512**-0.5),
+        hca._launch(q, window_kv, entries, sink, offset, 128, 128, 512**-0.5),
+        swa._launch(q, window_kv, sink, offset, 128, 512**-0.5),
+    ):
+        assert (out.shape, lse.shape) == (q.shape, q.shape[:3])
     assert len(asked) == (3 if queries > 1 else 4 + (heads == 64))
     assert asked <= set(warmup.kernels())
 

@@ -5,9 +5,10 @@ needs torch alone; tilelang is imported at the first call on a CUDA tensor.
 """
 
 from .bindings.csa import csa
-from .bindings.hca import hca, swa
+from .bindings.hca import hca
 from .bindings.indexer import indexer_scores, indexer_topk
 from .bindings.sinkhorn import sinkhorn
+from .bindings.swa import swa
 from .bindings.topk import topk
 
 __all__ = ["csa", "hca", "indexer_scores", "indexer_topk", "sinkhorn", "swa", "topk"]

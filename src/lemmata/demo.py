@@ -20,7 +20,7 @@ from .info import BACKENDS
 from .integrations.compare import Phase, compare, decode_apart
 from .integrations.tiny import tiny_model
 from .integrations.transformers import apply_to, swapped, undo
-from .record import operators
+from .operators import of_function
 
 _WIDTH = 160  # off a terminal rich would cut the table at 80 columns
 CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_topk", "swa", "csa", "hca")}
@@ -71,8 +71,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def _backend(op: str, device: str) -> str:
-    kernel = {"indexer_topk": "indexer", "swa": "hca"}.get(op, op) in operators()
-    return f"{BACKENDS[device if kernel else 'cpu']} on {device}"
+    operator = of_function(op)
+    return f"{BACKENDS[device if operator and operator.kernels else 'cpu']} on {device}"
 
 
 def _failures(phase: Phase) -> Iterator[str]:

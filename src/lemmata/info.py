@@ -13,7 +13,8 @@ from rich.table import Table
 
 import lemmata
 
-from .record import Record, installed, operators, records
+from .operators import OPERATORS
+from .record import Record, installed, records
 
 BACKENDS = {"cpu": "reference", "cuda": "tilelang"}
 """What an operator runs on tensors of each kind of device."""
@@ -69,8 +70,8 @@ def gather() -> Info:
         },
         gpu=_gpu(),
         cache=str(user_cache_path("lemmata", appauthor=False)),
-        backends={op: {"cpu": BACKENDS["cpu"], "cuda": cuda} for op in operators()},
-        records={record.path.stem: {op: _state(record, op) for op in operators()} for record in records()},
+        backends={op: {"cpu": BACKENDS["cpu"], "cuda": cuda} for op in OPERATORS},
+        records={record.path.stem: {op: _state(record, op) for op in OPERATORS} for record in records()},
     )
 
 

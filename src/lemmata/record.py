@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .digest import digest
+from .operators import OPERATORS, find, of_function
 
 _PACKAGE = Path(__file__).parent
 _FIELDS = ("device", "versions", "kernels", "tests", "figures")
@@ -33,27 +35,13 @@ class Record:
         return self.kernels.get(op) != kernel_digest(op)
 
 
-def operators() -> tuple[str, ...]:
-    """The operators that have a kernel, by name."""
-    present = ({f.stem for f in (_PACKAGE / folder).glob("*.py")} for folder in ("kernels", "bindings", "reference"))
-    return tuple(sorted(set.intersection(*present)))
-
-
 def kernel_digest(op: str) -> str:
-    """The SHA-256 of the operator's kernel source and of the modules beside it that it imports.
+    """Return the SHA-256 of the sources of an operator's kernels, with every module of lemmata that they import.
 
     Raises:
-        ValueError: there is no such kernel.
+        ValueError: there is no such operator.
     """
-    if op not in operators():
-        raise ValueError(f"op: expected one of {list(operators())}, got {op!r}")
-    sources: dict[str, bytes] = {}
-    pending = [op]
-    for name in pending:  # grows while it is walked
-        if name not in sources:
-            sources[name] = (_PACKAGE / "kernels" / f"{name}.py").read_bytes()
-            pending += re.findall(r"^from \.(\w+) import", sources[name].decode(), re.MULTILINE)
-    return hashlib.sha256(b"".join(sources.values())).hexdigest()
+    return digest(find(op).kernel_modules)
 
 
 def records() -> list[Record]:
@@ -82,7 +70,7 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
         "device": {"name": gpu.name, "capability": capability, "memory_bytes": gpu.total_memory},
         "versions": {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
         | {package: installed(package) for package in ("tilelang", "tile-kernels", "sgl-deep-gemm", "sgl-flash-mla")},
-        "kernels": {op: kernel_digest(op) for op in operators()},
+        "kernels": {op: kernel_digest(op) for op in OPERATORS},
         "tests": {},
         "figures": [],
     }
@@ -103,13 +91,14 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
 
 
 def _timed(name: str) -> set[str]:
-    """The operators whose kernels a figure is of: ``indexer_topk`` runs two."""
-    return set(operators()).intersection(name.split("_"))
+    """The operators whose kernels a figure of this name is of: that of the public function, or all if it is of none."""
+    operator = of_function(name)
+    return {operator.name} if operator else set(OPERATORS)
 
 
 def _named(test: str) -> set[str]:
     """The operators that a test's name has; one that has none may be of any."""
-    return {op for op in operators() if op in test} or set(operators())
+    return {op for op in OPERATORS if op in test} or set(OPERATORS)
 
 
 def installed(package: str) -> str:

@@ -24,8 +24,6 @@ class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "lemmata":
             op = func.overloadpacket.__name__.removesuffix("_fwd")
-            if op.startswith("hca") and args[-3] == 1:  # the ratio that swa, which is hca without entries, gives
-                op = op.replace("hca", "swa")
             self.calls[op] += 1
             self.devices[op] = next(a.device.type for a in args if isinstance(a, Tensor))
         return func(*args, **(kwargs or {}))

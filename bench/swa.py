@@ -1,0 +1,75 @@
+"""SWA with DeepSeek-V4-Flash's 64 heads of width 512 and a window of 128: lemmata, FlashMLA.
+
+Prefill is the last 4096 queries of a sequence, decode the last one of each sequence.
+
+``lemmata bench swa`` takes device time on a GPU; ``pytest bench/swa.py`` the time of eager calls anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from lemmata.bench import attention
+from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
+from lemmata.bench.pages import D
+from lemmata.bench.timing import Case
+from lemmata.bindings.sparse_attention import with_combine
+from lemmata.bindings.swa import swa
+from lemmata.warmup import Job, to_disk
+
+H, TOKENS, QUERIES = 64, 131072, 4096
+
+
+def compilations() -> Iterator[Job]:
+    """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
+    from lemmata.kernels.hca import choose, hca_fwd
+
+    for S in (QUERIES, 1):
+        yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, choose(S, H, D, 1, WINDOW, SCALE)))
+
+
+def _no_entries(S: int, offset: Tensor) -> Tensor:
+    return offset.new_empty(len(offset), S, 0)
+
+
+def inputs(sizes: Sizes, device: str = "cuda") -> Inputs:
+    """Every query attends to its window alone."""
+    return attention.inputs(sizes, functools.partial(_no_entries, sizes.S), device)
+
+
+def _ours(x: Inputs) -> Results:
+    return functools.partial(torch.ops.lemmata.swa_fwd.default, x.q, x.window_kv, x.sink, x.offset, WINDOW, SCALE)
+
+
+def _case(B: int, S: int, heads: int = H) -> Case:
+    sizes = Sizes(B, S, heads, 0, TOKENS)
+    return attention.case("swa", sizes, 0, 0, None, functools.partial(inputs, sizes), _ours)
+
+
+def cases() -> Iterator[Case]:
+    """Prefill, and decode at two batches."""
+    yield _case(1, QUERIES)
+    for sequences in (1, 128):
+        yield _case(sequences, 1)
+
+
+@pytest.mark.parametrize("heads", [8, H])
+def test_eager_call(benchmark: BenchmarkFixture, heads: int) -> None:
+    """What a decode step of one sequence costs its caller, waiting for the device included."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = inputs(Sizes(1, 1, heads, 0, TOKENS), device)
+
+    def step() -> None:
+        swa(x.q, x.window_kv, x.sink, offset=x.offset)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    benchmark.extra_info["device"] = device
+    benchmark(step)

@@ -1,0 +1,195 @@
+"""What the bindings of csa, hca and swa share: checks, chunks of bounded memory, both torch ops of one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..operators import Kernel
+from ..reference.contract import Contract
+from . import chunks
+from .offset import for_each_sequence
+from .registry import Implementation, define, differentiable_once, say_once
+from .vmap import one_by_one
+
+_NARROWEST = 128  # columns of a head in the kernels
+_CHUNK = 2**24  # elements of the largest temporary, unless those of one query are more
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One operator of the family.
+
+    Attributes:
+        name: that of the public function, of its reference and, with ``_bwd``, of the reference's backward.
+        reference: the module of both.
+        contract, backward: what the public function and its backward take and return.
+        held: from the tensors by name and the window to the elements of the largest array of one query.
+    """
+
+    name: str
+    reference: ModuleType
+    contract: Contract
+    backward: Contract
+    held: Callable[[dict[str, Tensor], int], int]
+
+    def prepared(
+        self, q: Tensor, others: tuple[Tensor, ...], offset: int | Tensor, scale: float | None, **statics: int
+    ) -> tuple[Tensor, float]:
+        """Check a call; return the offset as a tensor, and the scale."""
+        if not isinstance(q, Tensor):
+            raise TypeError(f"{self.name}: q: expected a tensor, got {type(q).__name__}")
+        if q.is_nested:
+            raise TypeError(f"{self.name}: q: expected a strided tensor, got a nested one")
+        offset = for_each_sequence(self.name, offset, q)
+        if not torch.compiler.is_compiling():  # there, the fakes check
+            self.contract.check(q, *others, offset, **statics, **({} if scale is None else {"scale": scale}))
+        return offset, q.shape[-1] ** -0.5 if scale is None else scale
+
+    def bind(self, tensors: str, statics: str, launcher: Implementation) -> Implementation:
+        """Define both torch ops and return the call of them.
+
+        Args:
+            tensors: the tensors of the forward, in torch's notation.
+            statics: the static parameters, in the same.
+            launcher: what a CUDA call of the forward runs.
+        """
+        gradients = ", ".join(f"Tensor {spec.name}" for spec in self.backward.outputs)
+        fwd = define(
+            f"{self.name}_fwd",
+            f"({tensors}, {statics}) -> (Tensor out, Tensor lse)",
+            reference=self._chunked,
+            kernel=launcher,
+            fake=self._fake,
+            idle=_idle,
+            vmap=one_by_one,
+        )
+        bwd = define(
+            f"{self.name}_bwd",
+            f"(Tensor grad_out, Tensor grad_lse, {tensors}, Tensor out, Tensor lse, {statics}) -> ({gradients})",
+            reference=self._chunked_bwd,
+            kernel=self._bwd_on_cuda,
+            fake=self._fake_bwd,
+            idle=_idle,
+            vmap=one_by_one,
+        )
+        return differentiable_once(self.name, fwd, bwd)
+
+    def _chunked(self, *args: Any) -> tuple[Tensor, Tensor]:
+        """The reference, in chunks of bounded memory."""
+        x, statics = _named(self.contract, args)
+        out, lse = x["q"].new_empty(x["q"].shape), x["sink"].new_empty(x["q"].shape[:3])
+        for piece in self._pieces(x, statics):
+            at = piece.batch, piece.queries
+            out[at], lse[at] = getattr(self.reference, self.name)(*map(piece.of, x, x.values()), *statics)
+        return out, lse
+
+    def _chunked_bwd(self, *args: Any) -> tuple[Tensor, ...]:
+        """The reference, in chunks of bounded memory; gradients that are sums over queries are rounded once."""
+        x, statics = _named(self.backward, args)
+        q, sink = x["q"], x["sink"]
+        grad_q, sums = q.new_empty(q.shape), {n: sink.new_zeros(x[n].shape) for n in _summed(self.backward)}
+        wide = x | {name: x[name].type_as(sink) for name in sums}
+        for piece in self._pieces(x, statics):
+            parts = map(piece.of, wide, wide.values())
+            grad_q[piece.batch, piece.queries], *more = getattr(self.reference, f"{self.name}_bwd")(*parts, *statics)
+            for (name, total), part in zip(sums.items(), more, strict=True):
+                piece.of(name, total).add_(part)
+        return grad_q, *(total.type_as(x[name]) for name, total in sums.items())
+
+    def _bwd_on_cuda(self, *args: Any) -> tuple[Tensor, ...]:
+        say_once(
+            f"{self.name}: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory"
+        )
+        return self._chunked_bwd(*args)
+
+    def _pieces(self, x: dict[str, Tensor], statics: tuple[Any, ...]) -> Iterator[Piece]:
+        """As many queries of a sequence at a time as hold ``_CHUNK`` elements; at least one."""
+        window = statics[-2]
+        past = x["window_kv"].shape[1] - x["q"].shape[1]
+        for b, s in chunks.pieces(x["q"], 0, max(_CHUNK // max(self.held(x, window), 1), 1)):
+            yield Piece(b, s, slice(max(past + s.start - window + 1, 0), past + s.stop))
+
+    def _fake(self, *args: Any) -> tuple[Tensor, Tensor]:
+        x = _checked(self.contract, args)
+        return x["q"].new_empty(x["q"].shape), x["sink"].new_empty(x["q"].shape[:3])
+
+    def _fake_bwd(self, *args: Any) -> tuple[Tensor, ...]:
+        x = _checked(self.backward, args)
+        return tuple(x[name].new_empty(x[name].shape) for name in ("q", *_summed(self.backward)))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Slices of the batch, of its queries and of the rows that these have in their windows."""
+
+    batch: slice
+    queries: slice
+    rows: slice
+
+    def of(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the piece's part of a tensor of the call, by its name."""
+        if name == "sink":
+            return tensor
+        part = tensor[self.batch]
+        if name == "offset":
+            return part.add(self.queries.start)
+        if name == "compressed_kv":
+            return part
+        return part[:, self.rows if name == "window_kv" else self.queries]
+
+
+def _named(contract: Contract, args: tuple[Any, ...]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
+    """The tensors of a call by name, and its static parameters."""
+    count = len(contract.inputs)
+    return dict(zip((spec.name for spec in contract.inputs), args[:count], strict=True)), args[count:]
+
+
+def _checked(contract: Contract, args: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The tensors of a call by name, once the contract admits them; the static parameters stand in the contract's order."""
+    x, statics = _named(contract, args)
+    names = [name for name in ("ratio", "window", "scale") if name in contract.statics]
+    contract.check(*x.values(), **dict(zip(names, statics, strict=True)))
+    return x
+
+
+def _summed(backward: Contract) -> list[str]:
+    """The inputs whose gradients are sums over queries: all but q."""
+    return [spec.name.removeprefix("grad_") for spec in backward.outputs[1:]]
+
+
+def _idle(first: Tensor, *_: object) -> bool:
+    return not first.numel()
+
+
+def widened(launcher: Implementation) -> Implementation:
+    """Return the launcher for narrow heads too: below 128 columns, which the kernels' roles share, zeros fill the rows up.
+
+    In a kernel of 64 columns the compiler has two roles meet at one barrier, as the proofs found.
+    """
+
+    def call(q: Tensor, window_kv: Tensor, compressed_kv: Tensor, **others: Any) -> tuple[Tensor, Tensor]:
+        missing = _NARROWEST - q.shape[-1]
+        if missing <= 0:
+            out, lse = launcher(q, window_kv, compressed_kv, **others)
+            return out, lse
+        out, lse = launcher(*(pad(x, (0, missing)) for x in (q, window_kv, compressed_kv)), **others)
+        return out[..., : q.shape[-1]].contiguous(), lse
+
+    return call
+
+
+def with_combine(factory: Callable[[Any], Any], cfg: Any) -> Iterator[Kernel]:
+    """Yield a kernel and, where its config shares out the keys, the one that combines the parts."""
+    from ..kernels.combine import combine
+    from ..kernels.sparse_attention_config import Config
+
+    yield factory, cfg
+    if cfg.splits > 1:
+        yield combine, Config(cfg.H, cfg.D, splits=cfg.splits)

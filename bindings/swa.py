@@ -1,0 +1,66 @@
+"""``lemmata.swa``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ..operators import Kernel
+from ..reference import swa as reference
+from . import hca
+from .sparse_attention import Attention
+
+_RATIO = 1  # the kernel is that of hca, which wants one also where there are no entries
+
+
+def _held(x: dict[str, Tensor], window: int) -> int:
+    """Elements of the largest array of one query: the rows of its window, or its logits."""
+    return window * max(x["q"].shape[2:])
+
+
+def _launch(
+    q: Tensor, window_kv: Tensor, sink: Tensor, offset: Tensor, window: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    no_entries = q.new_empty((q.shape[0], 0, q.shape[-1]))
+    others = {"sink": sink, "offset": offset, "ratio": _RATIO, "window": window, "scale": scale}
+    return hca.kernel(q, window_kv, no_entries, **others)  # type: ignore[no-any-return]
+
+
+_SWA = Attention("swa", reference, reference.SWA, reference.SWA_BWD, _held)
+_swa = _SWA.bind("Tensor q, Tensor window_kv, Tensor sink, Tensor offset", "int window, float scale", _launch)
+
+
+def shipped() -> Iterator[Kernel]:
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs."""
+    yield from hca.shipped(_RATIO)
+
+
+def swa(
+    q: Tensor,
+    window_kv: Tensor,
+    sink: Tensor,
+    *,
+    window: int = 128,
+    offset: int | Tensor = 0,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sliding-window attention: ``hca`` without compressed entries, as the first layers of DeepSeek-V4 have it.
+
+    Args:
+        q: ``[B, S, H, D]`` bf16, as for ``hca``.
+        window_kv: ``[B, P + S, D]`` bf16, as for ``hca``.
+        sink: ``[H]`` fp32, as for ``hca``.
+        window: 1 to 512. DeepSeek-V4 uses 128.
+        offset: the absolute position of the first query, as for ``hca``.
+        scale: 1e-6 to 1e3; None: ``D ** -0.5``.
+
+    Returns:
+        ``out`` and ``lse``, as of ``hca``.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
+        ValueError: a shape, a device or a parameter does not fit.
+    """
+    at, scale = _SWA.prepared(q, (window_kv, sink), offset, scale, window=window)
+    return _swa(q, window_kv, sink, at, window, scale)  # type: ignore[no-any-return]

@@ -1,0 +1,23 @@
+"""What is claimed of the kernels of sliding-window attention: those of hca, launched with no entries and a ratio of 1.
+
+They are proved for any number of entries, none among them, where the reference of hca is that of swa.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..kernels.sparse_attention_config import Config
+from ..reference.hca import HCA
+from . import hca
+from .attention_lemmas import WINDOW
+from .combine import combined
+from .suite import Proof
+
+
+def proofs() -> Iterator[Proof]:
+    """All keys in one split, and in five splits that another kernel combines."""
+    yield replace(hca._proof(Config(ratio=1), lemmas=(WINDOW,)), op="swa")
+    yield replace(hca._proof(Config(ratio=1, splits=5)), op="swa")
+    yield combined("swa", HCA, Config(splits=5))

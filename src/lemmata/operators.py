@@ -1,0 +1,80 @@
+"""The operators of lemmata, each declared once. The command line, proofs, benchmarks, records, docs and tests read this.
+
+One word names an operator in every folder: what concerns it stands in ``reference/NAME.py`` (formula and contracts),
+``bindings/NAME.py`` (torch ops, the public functions, and ``shipped``, the configs that DeepSeek-V4 needs),
+``proofs/NAME.py``, ``bench/NAME.py``, ``docs/NAME.md`` and ``tests/specs_NAME.py``. Importing this module loads none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+Kernel = tuple[Callable[[Any], Any], Hashable]
+"""A factory, and one of its configs."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What lemmata knows of an operator without loading it.
+
+    Attributes:
+        name: the word that names it in every folder.
+        title: what people call it.
+        functions: its public functions in ``lemmata``.
+        kernels: every factory that its calls on a GPU may launch, as ``module:factory`` in ``kernels/``.
+    """
+
+    name: str
+    title: str
+    functions: tuple[str, ...]
+    kernels: tuple[str, ...]
+
+    def module(self, folder: str) -> ModuleType:
+        """Import the operator's file in ``reference``, ``bindings``, ``proofs`` or ``bench``."""
+        return importlib.import_module(f"lemmata.{folder}.{self.name}")
+
+    @property
+    def kernel_modules(self) -> tuple[str, ...]:
+        """The modules that hold its factories, by their full names."""
+        return tuple(dict.fromkeys(f"lemmata.kernels.{kernel.partition(':')[0]}" for kernel in self.kernels))
+
+    def shipped(self) -> Iterator[Kernel]:
+        """Yield the kernels that calls of DeepSeek-V4 launch, each with its configs; needs TileLang."""
+        yield from self.module("bindings").shipped()
+
+
+_TOPK = "topk:topk", "topk:topk_merge", "topk_check:topk_check"
+_SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
+
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        Operator("sinkhorn", "Sinkhorn", ("sinkhorn",), ("sinkhorn:sinkhorn_fwd", "sinkhorn:sinkhorn_bwd")),
+        Operator("topk", "Top-k", ("topk",), _TOPK),
+        Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_TOPK)),
+        Operator("csa", "Compressed sparse attention", ("csa",), ("csa:csa_fwd", "combine:combine")),
+        Operator("hca", "Heavily compressed attention", ("hca",), ("hca:hca_fwd", "combine:combine")),
+        Operator("swa", "Sliding-window attention", ("swa",), ("hca:hca_fwd", "combine:combine")),
+    )
+}
+"""Every operator by its name, in the order in which they are proved, timed and listed."""
+
+
+def find(name: str) -> Operator:
+    """Return the operator of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in OPERATORS:
+        raise ValueError(f"op: expected one of {list(OPERATORS)}, got {name!r}")
+    return OPERATORS[name]
+
+
+def of_function(name: str) -> Operator | None:
+    """Return the operator that a public function belongs to, or None."""
+    return next((operator for operator in OPERATORS.values() if name in operator.functions), None)

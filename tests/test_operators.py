@@ -1,0 +1,213 @@
+"""Every operator of the registry is complete; a new one needs its own files and one line there."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lemmata
+from lemmata.operators import OPERATORS, Operator, find, of_function
+from lemmata.reference.contract import Contract
+from specs import SPECS
+
+ROOT = Path(__file__).parent.parent
+TOY = Path(__file__).parent / "toy"
+EACH = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+DOUBLE = Operator("double", "Double", ("double",), ("double:double_fwd",))
+LINE = '        Operator("double", "Double", ("double",), ("double:double_fwd",)),\n'
+EXPORT = "from .bindings.double import double\n"
+
+
+def names(file: Path) -> set[str]:
+    """What a module defines or imports at its top level."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return found
+
+
+def lacks(operator: Operator, root: Path) -> Iterator[str]:
+    """Yield what the operator needs and the tree does not have, a line each."""
+    needed = {
+        f"reference/{operator.name}.py": (),
+        f"bindings/{operator.name}.py": (*operator.functions, "shipped"),
+        f"proofs/{operator.name}.py": ("proofs",),
+        f"bench/{operator.name}.py": ("cases", "compilations"),
+        f"docs/{operator.name}.md": (),
+        f"tests/specs_{operator.name}.py": ("SPECS",),
+        "src/lemmata/__init__.py": operator.functions,
+    }
+    for kernel in operator.kernels:
+        module, _, factory = kernel.partition(":")
+        needed[f"kernels/{module}.py"] = (*needed.get(f"kernels/{module}.py", ()), factory)
+    for path, wanted in needed.items():
+        if not (root / path).is_file():
+            yield f"{operator.name}: no {path}"
+        elif missing := set(wanted) - (names(root / path) if path.endswith(".py") else set()):
+            yield f"{operator.name}: {path} has no {', '.join(sorted(missing))}"
+
+
+@EACH
+def test_an_operator_lacks_nothing(operator: Operator) -> None:
+    assert list(lacks(operator, ROOT)) == []
+    assert operator.kernels
+    assert any(isinstance(value, Contract) for value in vars(operator.module("reference")).values())
+    specs = [spec for spec in SPECS if spec.operator == operator.name]
+    assert {of_function(spec.contract.op) for spec in specs} == {operator}, "a record for each function"
+    assert {spec.contract.op for spec in specs} == set(operator.functions)
+
+
+def test_every_public_function_belongs_to_one_operator() -> None:
+    functions = [function for operator in OPERATORS.values() for function in operator.functions]
+    assert sorted(functions) == sorted(lemmata.__all__)
+    assert of_function("softmax") is None
+
+
+def test_an_unknown_operator_is_named() -> None:
+    with pytest.raises(ValueError, match=r"op: expected one of \['sinkhorn', .*\], got 'softmax'"):
+        find("softmax")
+
+
+@functools.cache
+def proved(name: str) -> set[str]:
+    """The kernels that the operator's proofs are about."""
+    proofs = list(OPERATORS[name].module("proofs").proofs())
+    assert {proof.op for proof in proofs} == {name}
+    return {str(proof.kernel.attrs["global_symbol"]) for proof in proofs}
+
+
+@EACH
+def test_what_is_shipped_proved_and_timed_is_what_is_declared(operator: Operator) -> None:
+    pytest.importorskip("tilelang")
+    declared = {kernel.partition(":")[2] for kernel in operator.kernels}
+    shipped = list(operator.shipped())
+    assert shipped
+    assert {factory.__name__ for factory, _ in shipped} <= declared
+    assert {factory.__module__ for factory, _ in shipped} <= set(operator.kernel_modules)
+    assert {factory.__name__ for factory, _ in shipped} <= set().union(*map(proved, OPERATORS)), "another may prove it"
+    timed = {case.op for case in operator.module("bench").cases()}
+    assert timed <= set(operator.functions)
+    assert timed
+    assert list(operator.module("bench").compilations())
+
+
+def test_importing_the_registry_loads_no_kernel() -> None:
+    code = "import sys, lemmata.operators; print('tilelang' in sys.modules or 'z3' in sys.modules)"
+    assert run(ROOT, "-c", code).stdout == "False\n"
+
+
+def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python on the project at ``root``."""
+    paths = {"PYTHONPATH": f"{root / 'src'}:{root / 'tests'}", "XDG_CACHE_HOME": str(root / "cache")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=root,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with one more operator: its own files, and one line in the registry."""
+    root = tmp_path_factory.mktemp("tree")
+    for folder in ("src", "kernels", "reference", "bindings", "proofs", "bench", "tests", "docs"):
+        ignored = shutil.ignore_patterns("toy", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / folder, root / folder, symlinks=True, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    shutil.copytree(TOY, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    registry = root / "src/lemmata/operators.py"
+    before, last, after = registry.read_text().rpartition("        Operator(")
+    registry.write_text(before + LINE + last + after)
+    return root
+
+
+def test_a_new_operator_that_lacks_something_is_told_what(tree: Path) -> None:
+    package = tree / "src/lemmata/__init__.py"
+    assert list(lacks(DOUBLE, tree)) == ["double: src/lemmata/__init__.py has no double"]
+    private = package.read_text()
+    package.write_text(private.replace("\n__all__", EXPORT + "\n__all__"))
+    assert list(lacks(DOUBLE, tree)) == []
+    folders = set()
+    for file in sorted(file for file in TOY.rglob("*") if file.suffix in (".py", ".md")):
+        path = file.relative_to(TOY)
+        text = (tree / path).read_text()
+        (tree / path).unlink()
+        assert list(lacks(DOUBLE, tree)) == [f"double: no {path}"]
+        (tree / path).write_text(text)
+        folders.add(path.parts[0])
+    assert len(folders) == 7
+    proofs = tree / "proofs/double.py"
+    text = proofs.read_text()
+    proofs.write_text(text.replace("def proofs", "def theorems"))
+    assert list(lacks(DOUBLE, tree)) == ["double: proofs/double.py has no proofs"]
+    proofs.write_text(text)
+    package.write_text(private)
+
+
+SEEN = """
+import json
+from typer.testing import CliRunner
+import torch
+from lemmata import warmup
+from lemmata.bindings.double import double
+from lemmata.cli import app
+from specs import SPECS
+
+def invoke(*words):
+    done = CliRunner().invoke(app, list(words))
+    return done.output
+
+print(json.dumps({
+    "call": double(torch.ones(3)).tolist(),
+    "info": list(json.loads(invoke("info", "--json"))["backends"]),
+    "warmup": [factory.__name__ for factory, _ in warmup.kernels()],
+    "bench": invoke("bench", "softmax"),
+    "prove": json.loads(invoke("prove", "double", "--json")),
+    "specs": [spec.name for spec in SPECS],
+}))
+"""
+
+
+def test_a_new_operator_is_seen_everywhere(tree: Path) -> None:
+    pytest.importorskip("tilelang")
+    done = run(tree, "-c", SEEN)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["call"] == [2, 2, 2]
+    assert seen["info"] == [*list(OPERATORS)[:-1], "double", list(OPERATORS)[-1]]
+    assert "double_fwd" in seen["warmup"]
+    assert "'double'" in seen["bench"]
+    assert seen["prove"]["holds"], seen["prove"]
+    assert [layer["name"] for kernel in seen["prove"]["kernels"] for layer in kernel["layers"]] == ["L0", "L1"]
+    assert "double" in seen["specs"]
+
+
+@pytest.mark.parametrize(("call", "found"), [("_fwd(x)", "1 passed"), ("_fwd(_fwd(x))", "1 failed")])
+def test_the_generic_tests_run_on_a_new_operator(tree: Path, call: str, found: str) -> None:
+    file = tree / "bindings/double.py"
+    right = file.read_text()
+    file.write_text(right.replace("_fwd(x)", call))
+    only = ["-q", "-p", "no:xdist", "tests/test_ops.py", "-k", "double and test_values"]
+    done = run(tree, "-m", "pytest", *only)
+    file.write_text(right)
+    assert found in done.stdout, done.stdout

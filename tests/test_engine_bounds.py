@@ -364,8 +364,8 @@ def test_asynchronous_copies():
 def test_the_three_levels():
     kernel = EXAMPLES["matmul"].build(None)
     tile, thread, device = (
-        extract.tile(kernel).script(),
-        extract.thread(kernel, guards=False, arch="sm_80").script(),
+        extract.lower(kernel, guards=False).tile.script(),
+        extract.lower(kernel, guards=False, arch="sm_80").thread.script(),
         extract.device(kernel, guards=False, arch="sm_80").script(),
     )
     assert "T.gemm" in tile or "tileop.gemm" in tile

@@ -17,7 +17,7 @@ from lemmata.proofs import verify
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.forms import normal_form as nf
-from lemmata.proofs.engine.verify import facts
+from lemmata.proofs.engine.layers.comparison import facts
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD
 

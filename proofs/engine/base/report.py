@@ -8,14 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 LAYERS = ("L0", "L1", "L2", "range", "lemmas", "run")
-TITLES = {
-    "L0": "bounds, integer arithmetic, launch",
-    "L1": "coverage, races, barriers, asynchrony",
-    "L2": "equal to the reference over the reals",
-    "range": "exponents, denominators, no NaN",
-    "lemmas": "theorems about the operator",
-    "run": "interpreted on examples: tested, not proved",
-}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..base.conditions import Site
 from ..compiler.rewrite import Node, Put, children, nothing
 from ..compiler.source_text import access_text, element, op_name, text
 from .mutation_expressions import CONSTANTS, REGION, Edit, Scope, expression_edits, is_scalar_variable, same
-from .mutation_statements import ASSUME, deleted_barrier, is_barrier, statement_edits
+from .mutation_statements import ASSUME, statement_edits
 
 _LIBRARY = Path(tilelang.__file__).parent
 # The calls whose constant arguments are values; of any other call they select what it does.
@@ -65,20 +65,7 @@ def mutants(prim_func: PrimFunc) -> list[Mutant]:
     return _distinct(prim_func, _in_statement(prim_func.body, _whole(prim_func), Scope(buffers=params)))
 
 
-def drop_barriers(device_func: PrimFunc) -> list[Mutant]:
-    """The function, at any level of lowering, without each of its shared-memory barriers in turn."""
-    return _distinct(device_func, _dropped_barriers(device_func.body, _whole(device_func)))
-
-
 _Found = tuple[Edit, Node, PrimFunc]  # the edit, the statement as it was, the whole function after it
-
-
-def _dropped_barriers(stmt: Node, put: Put) -> Iterator[_Found]:
-    if is_barrier(stmt):
-        yield deleted_barrier(stmt), stmt, put(None)
-    for child, put_child in children(stmt):
-        if isinstance(child, tirx.Stmt):
-            yield from _dropped_barriers(child, _after(put_child, put))
 
 
 def _in_statement(stmt: Node, put: Put, scope: Scope) -> Iterator[_Found]:

@@ -11,19 +11,9 @@ from ..compiler.rewrite import Node, rebuilt
 from ..compiler.source_text import element, op_name, text
 from .mutation_expressions import Edit, Scope, access_edits, is_integer, moved, same
 
-BARRIER = "tirx.tvm_storage_sync"
+_BARRIER = "tirx.tvm_storage_sync"
 ASSUME = "tirx.assume"
 LAUNCH = "tl.launch_threads"  # the annotation of a block that holds its numbers of threads
-
-
-def is_barrier(stmt: Node) -> bool:
-    """Whether a statement makes the threads of a block wait for one another."""
-    return isinstance(stmt, tirx.Evaluate) and op_name(stmt.value) == BARRIER
-
-
-def deleted_barrier(stmt: Node) -> Edit:
-    """The edit that deletes a barrier."""
-    return Edit("dropped barrier", text(stmt), "", None)
 
 
 def statement_edits(stmt: Node, scope: Scope) -> Iterator[Edit]:
@@ -32,8 +22,8 @@ def statement_edits(stmt: Node, scope: Scope) -> Iterator[Edit]:
         case tirx.BufferStore():
             yield _deleted_store(stmt)
             yield from access_edits(stmt, scope)
-        case tirx.Evaluate() if is_barrier(stmt):
-            yield deleted_barrier(stmt)
+        case tirx.Evaluate() if op_name(stmt.value) == _BARRIER:
+            yield Edit("dropped barrier", text(stmt), "", None)
         case tirx.Evaluate() if op_name(stmt.value) not in ("", ASSUME):
             yield Edit("dropped statement", text(stmt), "", None)
         case tirx.Bind() if is_integer(stmt.value) and op_name(stmt.value) != "tl.launch_thread_idx":

@@ -47,7 +47,7 @@ def coverage(
         Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
     """
     guards = extract.shipped_with_guards(pass_configs)
-    trace = walk(extract.thread(prim_func, guards=guards, pass_configs=pass_configs, arch=arch), hypotheses)
+    trace = walk(extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).thread, hypotheses)
     conditions: list[Condition] = []
     for output in hypotheses.outputs:
         writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]

@@ -23,7 +23,7 @@ from ..base.conditions import Analysis, Condition, Site
 from ..base.errors import Unsupported
 from ..compiler import extract
 from ..contract.hypotheses import Hypotheses
-from .row_major import lemmas
+from .row_major import Digit, digits
 
 _GRID = {"blockIdx.x": 2**31 - 1, "blockIdx.y": 65535, "blockIdx.z": 65535}
 _BLOCK = {"threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64}
@@ -74,7 +74,7 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
         region, site = access.region, access.context.site
         extents = _extents(access, hypotheses)
         if len(extents) == 1 and region.allocation in hypotheses.shapes:
-            hypothesis += tuple(lemmas(access.indices[0], hypotheses.shapes[region.allocation]))
+            hypothesis += tuple(map(grows, digits(access.indices[0], hypotheses.shapes[region.allocation])))
         for number, (index, extent) in enumerate(zip(access.indices, extents, strict=True)):
             goal = z3.And(index >= 0, index < extent)
             dimension = f", dimension {number}" if len(extents) > 1 else ""
@@ -87,6 +87,12 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
     return [c for c in conditions if not z3.is_true(z3.simplify(c.goal))], [
         can_happen(a, hypotheses) for a in trace.accesses
     ]
+
+
+def grows(digit: Digit) -> z3.BoolRef:
+    """Return that a product grows with its first factor, which holds of any integers whose second is not negative."""
+    value, last, stride = digit
+    return z3.Implies(z3.And(stride >= 0, value <= last), value * stride <= last * stride)
 
 
 def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:

@@ -8,14 +8,13 @@ never visited.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from tilelang.ir import get_stmt_span, set_stmt_span
 from tvm import tirx
 
 from ..base.errors import Unsupported
+from .source_text import Node
 
-Node = Any  # a tirx.Stmt or a tirx.PrimExpr: TVM's classes have no types
 Put = Callable[[Node | None], Node]  # the tree with the argument in a child's place; None deletes a statement
 
 _BINARY = (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
-from tvm import arith, ir, tirx
+from tvm import arith, tirx
 
-from .rewrite import Node
+Node = Any  # a tirx.Stmt or a tirx.PrimExpr: TVM's classes have no types
 
 _NUMBER = re.compile(r"T\.(?:b?float|u?int)\d+\(([-+.\de]+)\)")
 
@@ -41,16 +42,6 @@ def _short(number: str) -> str:
     return number if number.lstrip("-").isdigit() else f"{float(number):.9g}"
 
 
-def op_name(node: Node) -> str:
-    """The name of the intrinsic that a call calls, or an empty string."""
-    return str(node.op.name) if isinstance(node, tirx.Call) and isinstance(node.op, ir.Op) else ""
-
-
 def element(access: Node) -> Node:
     """The element that a load reads or a store writes, as a load."""
     return tirx.BufferLoad(access.buffer, list(access.indices))
-
-
-def access_text(access: Node) -> str:
-    """A load as it is written, a store without its value."""
-    return f"{text(element(access))} = ..." if isinstance(access, tirx.BufferStore) else text(access)

@@ -12,8 +12,10 @@ from tvm import tirx
 
 from lemmata.reference.contract import Contract, TensorSpec
 
+from ..base.conditions import Condition, Site
 from ..base.errors import Unsupported
 from ..smt.bitvectors import subterms
+from ..smt.solve import solve
 
 Range: TypeAlias = tuple[z3.ArithRef | None, z3.ArithRef | None]
 
@@ -135,14 +137,12 @@ def _check_dtype(spec: TensorSpec, buffer: tirx.Buffer) -> None:
 
 
 def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.BoolRef], sizes: set[str]) -> None:
-    """A kernel may give names to sizes of its own, but must not restrict those of the contract."""
+    """Raise Unsupported if the kernel restricts sizes of the contract; it may give names to sizes of its own."""
     for equality in equalities:
-        if {
-            str(c) for c in subterms([equality]) if z3.is_const(c) and c.decl().kind() == z3.Z3_OP_UNINTERPRETED
-        } <= sizes:
-            solver = z3.Solver()
-            solver.add(*facts, z3.Not(equality))
-            if solver.check() != z3.unsat:
+        constants = (c for c in subterms([equality]) if c.decl().kind() == z3.Z3_OP_UNINTERPRETED)
+        if {c.decl().name() for c in constants} <= sizes:
+            condition = Condition("shape", str(equality), tuple(facts), equality, Site(spec.name))
+            if solve(condition, witness=False).verdict != "proved":
                 raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")
 
 

@@ -23,9 +23,19 @@ from tvm import ir, tirx
 from tvm.tirx import PrimFunc
 
 from ..base.conditions import Site
-from ..compiler.rewrite import Node, Put, children, nothing
-from ..compiler.source_text import access_text, element, op_name, text
-from .mutation_expressions import CONSTANTS, REGION, Edit, Scope, expression_edits, is_scalar_variable, same
+from ..compiler.rewrite import Put, children, nothing
+from ..compiler.source_text import Node, element, text
+from .mutation_expressions import (
+    CONSTANTS,
+    REGION,
+    Edit,
+    Scope,
+    access_text,
+    expression_edits,
+    is_scalar_variable,
+    op_name,
+    same,
+)
 from .mutation_statements import ASSUME, statement_edits
 
 _LIBRARY = Path(tilelang.__file__).parent

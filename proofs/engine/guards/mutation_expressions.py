@@ -14,8 +14,8 @@ import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import ir, tirx
 
 from ..base.dtypes import bits
-from ..compiler.rewrite import Node, rebuilt
-from ..compiler.source_text import access_text, op_name, text
+from ..compiler.rewrite import rebuilt
+from ..compiler.source_text import Node, element, text
 
 REGION = "tl.region"
 REDUCE = "tl.tileop.reduce"
@@ -82,6 +82,16 @@ class Scope:
     buffers: tuple[Node, ...] = ()
     loops: tuple[Node, ...] = ()
     target: Node | None = None
+
+
+def op_name(node: Node) -> str:
+    """Return the name of the intrinsic that a call calls, or an empty string."""
+    return str(node.op.name) if isinstance(node, tirx.Call) and isinstance(node.op, ir.Op) else ""
+
+
+def access_text(access: Node) -> str:
+    """Return a load as it is written, a store without its value."""
+    return f"{text(element(access))} = ..." if isinstance(access, tirx.BufferStore) else text(access)
 
 
 def is_integer(node: Node) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import tirx
 
-from ..compiler.rewrite import Node, rebuilt
-from ..compiler.source_text import element, op_name, text
-from .mutation_expressions import Edit, Scope, access_edits, is_integer, moved, same
+from ..compiler.rewrite import rebuilt
+from ..compiler.source_text import Node, element, text
+from .mutation_expressions import Edit, Scope, access_edits, is_integer, moved, op_name, same
 
 _BARRIER = "tirx.tvm_storage_sync"
 ASSUME = "tirx.assume"

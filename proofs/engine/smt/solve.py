@@ -15,7 +15,7 @@ import cvc5
 import z3
 
 from ..base.conditions import Condition, Outcome, Verdict
-from .bitvectors import subterms
+from .witness import of_cvc5, of_z3
 
 Z3_STEPS = 10_000_000  # rlimit; the conditions of the kernels in the tests need some 100,000 at most
 CVC5_STEPS = 200_000  # rlimit-per
@@ -85,27 +85,7 @@ def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
         return "proved", None
     if answer == z3.unknown:
         return "unknown", None
-    return "refuted", _assignment(solver.model(), terms) if witness else None
-
-
-def _assignment(model: z3.ModelRef, terms: list[z3.BoolRef]) -> dict[str, int]:
-    """The value of every variable, and of every element of a tensor, that the terms mention."""
-    found: dict[str, int] = {}
-    for term in subterms(terms):
-        if z3.is_app(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
-            value = _integer(model.eval(term, model_completion=True))
-            indices = [_integer(model.eval(a, model_completion=True)) for a in term.children()]
-            if value is not None:
-                found[f"{term.decl().name()}{indices or ''}"] = value
-    return dict(sorted(found.items()))
-
-
-def _integer(value: z3.ExprRef) -> int | None:
-    if z3.is_bv_value(value):
-        return int(value.as_signed_long())
-    if z3.is_int_value(value):
-        return int(value.as_long())
-    return int(z3.is_true(value)) if z3.is_bool(value) else None
+    return "refuted", of_z3(solver.model(), terms) if witness else None
 
 
 def _cvc5(condition: Condition, seed: int) -> Answer:
@@ -124,18 +104,4 @@ def _cvc5(condition: Condition, seed: int) -> Answer:
         return "proved", None
     if answer != "sat":
         return "unknown", None
-    constants = [t for t in symbols.getDeclaredTerms() if not t.getSort().isFunction()]
-    return "refuted", {_name(t): _cvc5_integer(solver.getValue(t)) for t in constants}
-
-
-def _name(term: cvc5.Term) -> str:
-    return str(term).strip("|")
-
-
-def _cvc5_integer(value: cvc5.Term) -> int:
-    if value.isBooleanValue():
-        return int(value.getBooleanValue())
-    if value.isBitVectorValue():
-        unsigned, width = int(value.getBitVectorValue(10)), int(value.getSort().getBitVectorSize())
-        return unsigned - (unsigned >> (width - 1) << width)
-    return int(value.getIntegerValue())
+    return "refuted", of_cvc5(solver, symbols.getDeclaredTerms())

@@ -204,6 +204,11 @@ def test_a_layer_that_was_asked_for_is_not_left_out() -> None:
         verify(X, CONTRACT, layers=["L0", "L2"])
 
 
+def test_an_option_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"expected options among .*mutate, .* got \['mutant'\]"):
+        verify(X, CONTRACT, mutant=True)  # type: ignore[call-arg]
+
+
 def test_probes_name_every_size() -> None:
     with pytest.raises(ValueError, match="expected probes of all its sizes"):
         verify(X, replace(CONTRACT, probes=({}, {"count": 5})))

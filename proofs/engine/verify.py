@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
@@ -14,18 +13,15 @@ from lemmata.reference.contract import Contract
 from . import cache
 from .base.report import LAYERS, Report
 from .compiler import extract
-from .guards.mutation import Trial, mutation_fates
-from .guards.same_code import same_code
 from .layers.comparison import Compare, Compared, against
 from .layers.lemmas import Examples, Lemma
+from .layers.mutants import with_mutants
 from .layers.problem import Problem
 from .layers.verdicts import layer
 from .options import Options, given
 from .smt.solve import solve
 
 __all__ = ["Compare", "Compared", "Options", "against", "applies", "verify"]
-
-_CHEAPEST_FIRST = ("run", "L2", "range", "L0", "L1")  # the first three need no lowering
 
 
 def verify(
@@ -79,15 +75,11 @@ def verify(
     digest = _digest(problem, wanted, asked)
     if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
         return known
-    report = Report(
-        kernel=str(kernel.attrs["global_symbol"]),
-        contract=contract.op,
-        statics=dict(problem.statics),
-        versions=cache.versions(),
-        layers=tuple(layer(problem, name) for name in wanted),
-    )
+    shown = tuple(layer(problem, name) for name in wanted)
+    name = str(kernel.attrs["global_symbol"])
+    report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
     if asked["mutate"]:
-        report = _with_mutants(report, problem, asked)
+        report = with_mutants(report, problem, asked["every"], asked["equivalents"] or {})
     if asked["cache_key"]:
         cache.save(digest, report)
     return report
@@ -127,19 +119,3 @@ def _digest(problem: Problem, wanted: Sequence[str], asked: Options) -> str:
     question = problem.contract, problem.statics, wanted, configs, problem.waivers, problem.arch, problem.dead
     effort = [asked["solver"], asked["seed"], asked["rlimit"], asked["mutate"], asked["every"], asked["equivalents"]]
     return cache.key(problem.kernel, asked["cache_key"], question, effort)
-
-
-def _with_mutants(report: Report, problem: Problem, asked: Options) -> Report:
-    """Return the report with the fates of the kernel's mutants."""
-    shown = {each.name for each in report.layers}
-    order = [name for name in _CHEAPEST_FIRST if name in shown]
-
-    def tried(mutant: Any) -> Iterator[Trial]:
-        changed = replace(problem, kernel=mutant, smt=None, brief=True)
-        for name in order:
-            yield Trial(name, partial(layer, changed, name))
-
-    same = partial(same_code, problem.kernel, pass_configs=problem.pass_configs, arch=problem.arch)
-    fates = mutation_fates(problem.kernel, tried, asked["every"], asked["equivalents"] or {}, same)
-    unexplained = tuple(m.name for m in fates if m.fate == "equivalent" and not m.reason)
-    return replace(report, mutations=fates, unexplained=unexplained)

@@ -45,9 +45,10 @@ class Grid:
 
     def passing(self, guards: Sequence[z3.BoolRef]) -> npt.NDArray[np.bool_]:
         """Return for every assignment whether all guards hold."""
-        if not guards:
-            return np.ones(self.count, dtype=bool)
-        return np.all([self.evaluate(g) for g in guards], axis=0)
+        passing = np.ones(self.count, dtype=np.bool_)
+        for guard in guards:
+            passing &= self.evaluate(guard).astype(np.bool_)
+        return passing
 
 
 def points(variables: Sequence[Variable], guards: Sequence[z3.BoolRef]) -> int:

@@ -26,37 +26,21 @@ _ATOMS = 600_000
 
 @dataclass(frozen=True)
 class Problem:
-    """A kernel and all that is claimed of it.
+    """A kernel and all that is claimed of it."""
 
-    Attributes:
-        kernel: the PrimFunc, as its factory returns it.
-        contract: what may be assumed of a call.
-        statics: values of the contract's static parameters.
-        compare: the symbolic execution beside the reference; None where equality is not claimed.
-        lemmas: theorems about the operator.
-        examples: inputs to run the kernel on.
-        pass_configs: TileLang's pass configs of the build that ships.
-        waivers: obligations of the range layer that are not proved, each with its reason.
-        dead: conditions of if statements that never hold, by their text, each with the reason.
-        arch: the GPU.
-        solve: decides one condition, as `smt.solve.solve` does.
-        smt: a folder to write the conditions to, or None.
-        brief: whether a layer may stop at its first failure.
-    """
-
-    kernel: Any
+    kernel: Any  # the PrimFunc, as its factory returns it
     contract: Contract
-    statics: Mapping[str, float]
-    compare: Compare | None
+    statics: Mapping[str, float]  # values of the contract's static parameters
+    compare: Compare | None  # None where equality with a reference is not claimed
     lemmas: Sequence[Lemma]
-    examples: Examples | None
-    pass_configs: Mapping[str, object]
-    waivers: Sequence[Waiver]
-    dead: Mapping[str, str]
+    examples: Examples | None  # inputs to run the kernel on
+    pass_configs: Mapping[str, object]  # TileLang's, of the build that ships
+    waivers: Sequence[Waiver]  # obligations of the range layer that are not proved, each with its reason
+    dead: Mapping[str, str]  # conditions of if statements that never hold, by their text, each with the reason
     arch: str
-    solve: Callable[..., Outcome]
-    smt: Path | None = None
-    brief: bool = False
+    solve: Callable[..., Outcome]  # decides one condition, as smt.solve.solve does
+    smt: Path | None = None  # a folder to write the conditions to
+    brief: bool = False  # whether a layer may stop at its first failure
 
     @property
     def hypotheses(self) -> Hypotheses:

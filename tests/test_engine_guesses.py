@@ -181,8 +181,8 @@ def test_points_are_counted() -> None:
     lane = Variable("lane", "lane", z3.IntVal(-2), z3.IntVal(4))
     assert points((thread, lane), ()) == 512
     assert points((thread, lane), (TX % 4 == 1, z3.Int("lane") >= 0)) == 64
-    with pytest.raises(Unsupported, match="depends on bx"):
-        points((thread,), (BX == 0,))
+    with pytest.raises(Unsupported, match=r"depends on .*bx"):
+        points((thread,), (BX == TX,))
     with pytest.raises(Unsupported, match="depends on n"):
         points((replace(thread, extent=z3.Int("n")),), ())
 

@@ -11,16 +11,18 @@ relies on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import z3
 
 from ..access.instances import constants, symbols
 from ..access.trace import Access, Division, Variable
 from ..base.errors import Unsupported
-from .counting import Grid
 
+_POINTS = 2**22  # the largest tile that is enumerated
 Choice = tuple[z3.ArithRef, z3.ArithRef]  # a variable, and its value
 
 
@@ -67,7 +69,7 @@ def tiling(access: Access) -> Tiling:
     at_zero = [z3.substitute(i, *zero) for i in access.indices]
     within = tuple(z3.simplify(i - z3.substitute(i, *corner)) for i in at_zero)
     local = _local(access.context.guards, {v.name for v in inner})
-    grid = Grid(inner)
+    grid = _Grid(inner)
     passing = grid.passing(local)
     values = [grid.evaluate(w)[passing] for w in within]
     if not passing.any():
@@ -85,6 +87,76 @@ def _local(guards: Sequence[z3.BoolRef], inner: set[str]) -> tuple[z3.BoolRef, .
     """Return the guards, and the members of conjunctions among them, that mention inner variables only."""
     flat = [part for guard in guards for part in (guard.children() if z3.is_and(guard) else [guard])]
     return tuple(g for g in flat if {d.name() for d in symbols([g])} <= inner)
+
+
+class _Grid:
+    """All assignments to some variables of fixed range, as columns of numbers."""
+
+    def __init__(self, variables: Sequence[Variable]) -> None:
+        ranges = [(_number(v.low), _number(v.count)) for v in variables]
+        self.count = math.prod(extent for _, extent in ranges)
+        if self.count > _POINTS:
+            raise Unsupported(f"a tile of {self.count} writes")
+        axes = np.meshgrid(*(np.arange(low, low + extent) for low, extent in ranges), indexing="ij")
+        self._columns = {v.name: a.reshape(-1) for v, a in zip(variables, axes, strict=True)}
+
+    def evaluate(self, term: z3.ExprRef) -> npt.NDArray[np.int64]:
+        """Return the value of a term at every assignment.
+
+        Raises:
+            Unsupported: the term mentions another variable, or applies an operator without a rule.
+        """
+        if z3.is_int_value(term):
+            return np.full(self.count, term.as_long())
+        kind, name = term.decl().kind(), term.decl().name()
+        if kind == z3.Z3_OP_UNINTERPRETED:
+            if name not in self._columns:
+                raise Unsupported(f"a tile whose shape depends on {name}")
+            return self._columns[name]
+        if kind not in _NUMERIC:
+            raise Unsupported(f"no enumeration of {name}")
+        return _NUMERIC[kind](*(self.evaluate(a) for a in term.children()))
+
+    def passing(self, guards: Sequence[z3.BoolRef]) -> npt.NDArray[np.bool_]:
+        """Return for every assignment whether all guards hold."""
+        passing = np.ones(self.count, dtype=np.bool_)
+        for guard in guards:
+            passing &= self.evaluate(guard).astype(np.bool_)
+        return passing
+
+
+def _number(term: z3.ArithRef) -> int:
+    return int(z3.simplify(term).as_long())
+
+
+def _folded(operator: Callable[..., npt.NDArray[np.int64]]) -> Callable[..., npt.NDArray[np.int64]]:
+    def apply(*operands: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        result = operands[0]
+        for operand in operands[1:]:
+            result = operator(result, operand)
+        return result
+
+    return apply
+
+
+_NUMERIC: dict[int, Callable[..., npt.NDArray[np.int64]]] = {
+    z3.Z3_OP_ADD: _folded(np.add),
+    z3.Z3_OP_MUL: _folded(np.multiply),
+    z3.Z3_OP_SUB: _folded(np.subtract),
+    z3.Z3_OP_UMINUS: np.negative,
+    z3.Z3_OP_IDIV: np.floor_divide,
+    z3.Z3_OP_MOD: np.mod,
+    z3.Z3_OP_AND: _folded(np.logical_and),
+    z3.Z3_OP_OR: _folded(np.logical_or),
+    z3.Z3_OP_NOT: np.logical_not,
+    z3.Z3_OP_EQ: np.equal,
+    z3.Z3_OP_DISTINCT: np.not_equal,
+    z3.Z3_OP_LE: np.less_equal,
+    z3.Z3_OP_LT: np.less,
+    z3.Z3_OP_GE: np.greater_equal,
+    z3.Z3_OP_GT: np.greater,
+    z3.Z3_OP_ITE: np.where,
+}
 
 
 def tile_of(

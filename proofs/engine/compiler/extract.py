@@ -54,19 +54,19 @@ def require_tilelang() -> None:
 def device(
     prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
 ) -> PrimFunc:
-    """The kernel at device level, with or without the bounds guards that the compiler inserts."""
+    """Return the kernel at device level, with or without the bounds guards that the compiler inserts."""
     return lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).device
 
 
 def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
-    """Whether a build with these pass configs keeps the compiler's bounds guards."""
+    """Return whether a build with these pass configs keeps the compiler's bounds guards."""
     return not _plain(pass_configs).get(STRICT, False)
 
 
 def lower(
     prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
 ) -> Lowered:
-    """Lower a kernel for ``arch`` under its own pass configs; ``guards`` overrides what they say of bounds guards.
+    """Return a kernel lowered for ``arch`` under its own pass configs, but with bounds guards only if ``guards``.
 
     Raises:
         UnsupportedVersion: the installed TileLang is another one.

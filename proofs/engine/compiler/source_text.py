@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"T\.(?:b?float|u?int)\d+\(([-+.\de]+)\)")
 
 
 def text(node: Node) -> str:
-    """A node as one line of source; a loop or a guard without its body, and numbers without their dtypes."""
+    """Return a node as one line of source; a loop or a guard without its body, and numbers without their dtypes."""
     match node:
         case tirx.BufferStore():
             return f"{text(element(node))} = {text(node.value)}"
@@ -38,10 +38,10 @@ def text(node: Node) -> str:
 
 
 def _short(number: str) -> str:
-    """An integer as it is, a float to the nine digits that tell float32 values apart."""
+    """Return an integer as it is, a float to the nine digits that tell float32 values apart."""
     return number if number.lstrip("-").isdigit() else f"{float(number):.9g}"
 
 
 def element(access: Node) -> Node:
-    """The element that a load reads or a store writes, as a load."""
+    """Return the element that a load reads or a store writes, as a load."""
     return tirx.BufferLoad(access.buffer, list(access.indices))

@@ -1,10 +1,11 @@
 """Layer 0: every access in bounds, no integer operation wraps, and the launch fits the device.
 
-Read at two levels, because each hides something. At thread level indices are still one per dimension (a flat index may
-be in range and in the wrong row). At device level the widths of the integers and the layout of shared memory are final.
+The kernel is read at two levels, because each hides something. At thread level there still is an index for each
+dimension; a flat index may be in range and in the wrong row. At device level the widths of the integers and the layout
+of shared memory are final.
 
 The thread level is read twice: *strict*, with the compiler's bounds guards switched off, and *final*, as shipped.
-Strict is what shows that the kernel's own indices are right: the compiler's guards would make any index look right.
+The strict reading shows that the kernel's own indices are right; the compiler's guards would make any index look right.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ def bounds(
     pass_configs: Mapping[str, object] | None = None,
     arch: str = extract.ARCH,
 ) -> Analysis:
-    """The conditions of layer 0.
+    """Return the conditions of layer 0.
 
-    Kinds: "bounds" (strict thread level, and device level), "guarded bounds" (final thread level, where it differs),
-    "overflow", "division", "cast", "launch", "value" for what is stored to an output whose elements the contract bounds,
-    and "assume" for what the kernel assumes of its sizes.
+    Their kinds are "bounds" (strict thread level, and device level), "guarded bounds" (final thread level, where it
+    differs), "overflow", "division", "cast", "launch", "value" for what is stored to an output whose elements the
+    contract bounds, and "assume" for what the kernel assumes of its sizes.
 
-    Modelled: accesses by load and store to global, shared and private memory, and through the pointers given to
-    intrinsics by the extent that the compiler states. Not modelled, and listed: what the intrinsics do beyond that. An
-    empty grid is not launched, so the extents of the grid may be zero. Floating-point casts to integers are unbounded.
+    Loads and stores to global, shared and private memory are modelled, and what intrinsics reach through pointers, as
+    far as the compiler states its extent. What intrinsics do beyond that is not modelled, and is listed. An empty grid
+    is not launched, so the extents of the grid may be zero. A float cast to an integer may have any value.
 
     Raises:
         Unsupported: the kernel uses something that is not modelled.
@@ -96,7 +97,7 @@ def grows(digit: Digit) -> z3.BoolRef:
 
 
 def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
-    """The extents that each index must stay below: for a tensor, those that its caller allocated."""
+    """Return the extents that each index must stay below: for a tensor, those that its caller allocated."""
     region = access.region
     if region.scope != "global":
         return region.shape
@@ -123,7 +124,7 @@ def _arithmetic(trace: Trace, hypotheses: Hypotheses) -> list[Condition]:
 
 
 def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """An instruction that is not modelled may store anything."""
+    """Yield that no instruction that is not modelled, and may store anything, stores to an output that has a range."""
     for access in trace.accesses:
         bounded = hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None)
         if access.intrinsic and access.region.scope == "global" and bounded:
@@ -133,7 +134,7 @@ def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]
 
 
 def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:
-    """The launcher reads each size as 64 bits and narrows it, unchecked, to the type the kernel declares."""
+    """Return that each size fits the type to which the launcher narrows it, unchecked, from 64 bits."""
     conditions: dict[str, Condition] = {}
 
     def visit(node: object) -> None:

@@ -42,10 +42,10 @@ def coverage(
     pass_configs: Mapping[str, object] | None = None,
     arch: str = extract.ARCH,
 ) -> Analysis:
-    """The conditions of coverage, kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
+    """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
-    Modelled: plain and vectorised stores, whose tiles are laid at fixed strides in each dimension by one block index or
-    loop variable, or by its quotient and remainder. Not modelled, and listed: writes by intrinsics.
+    Plain and vectorised stores are modelled, if their tiles are laid at fixed strides in each dimension by one block
+    index or loop variable, or by its quotient and remainder. Writes by intrinsics are not modelled, and are listed.
 
     Raises:
         Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
@@ -89,7 +89,7 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
 
 
 def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
-    """Return the access with quotients and remainders of block indices by constants as integers of their own, and these."""
+    """Return the access with the quotients and remainders of block indices by constants named, and the divisions."""
     context = access.context
     blocks = [v.term for v in context.variables if v.kind == "block"]
     found: dict[str, Division] = {}
@@ -214,8 +214,8 @@ def _execution(
 def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]) -> None:
     """Raise Unsupported unless a choice names one tile for each element.
 
-    Only what chooses the tile may be chosen. Were a value, or the tile itself, to depend on the inner variables or on what
-    is read, then it would not follow that this tile is hit everywhere.
+    Only what chooses the tile may be chosen. If a value, or the tile itself, depends on the inner variables or on what is
+    read, then it does not follow that this tile is hit everywhere.
     """
     free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in _parts(d))]
     settled = known | {v.name for v in write.outer}

@@ -1,4 +1,4 @@
-"""Solvers: one condition in, one verdict out, the same on every run.
+"""The solvers: one condition in, one verdict out, the same on every run.
 
 Every attempt runs in a fresh context with a fixed seed and a bound on the solver's steps, not on time. A condition that
 z3 cannot decide is tried with another seed, then by cvc5.
@@ -32,7 +32,7 @@ def solve(
     rlimit: int = Z3_STEPS,
     witness: bool = True,
 ) -> Outcome:
-    """Decide one condition.
+    """Return what became of one condition.
 
     Args:
         condition: what to decide.
@@ -52,7 +52,7 @@ def solve(
 
 
 def smt2(condition: Condition) -> str:
-    """The condition in SMT-LIB 2: unsatisfiable exactly when it holds."""
+    """Return a condition as a script in SMT-LIB 2, which is unsatisfiable exactly when the condition holds."""
     solver = z3.Solver()
     terms = (*condition.hypotheses, z3.Not(condition.goal))
     solver.add(
@@ -65,7 +65,7 @@ def smt2(condition: Condition) -> str:
 
 
 def _quoted(script: str) -> str:
-    """The script with primed and numbered names between bars, as the standard wants; z3 prints some without."""
+    """Return a script with primed and numbered names between bars, as the standard wants; z3 prints some without."""
     pieces = re.split(r"(\|[^|]*\|)", script)
     return "".join(
         p if p.startswith("|") else re.sub(r"(?<![^\s()])[A-Za-z_][^\s()|]*['#][^\s()|]*", r"|\g<0>|", p)

@@ -90,7 +90,7 @@ class Lanes:
         return torch.where(bad, 1, operand)
 
     def _whole_warps(self) -> int:
-        """Return the number of threads of a block. Raise a fault unless each warp is active as a whole or not at all."""
+        """Return the number of threads of a block. Raise a fault unless each warp is active as a whole or not."""
         here = _pad(self._mask, 1)
         if self._depth > 1 or not warps.whole(here.expand(self._threads)):
             raise self._fault("an exchange without all threads of a warp")

@@ -1,4 +1,4 @@
-"""``lemmata prove``: runs the suite and prints one line per kernel and layer."""
+"""``lemmata prove``: run the proofs and print a line for each layer of each kernel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Request:
 
 
 def run(request: Request) -> bool:
-    """Prove, print, and say whether everything asked for holds.
+    """Prove and print what was asked for, and return whether all of it holds.
 
     Raises:
         ValueError: an operator or a layer is unknown.
@@ -68,7 +68,7 @@ def _progress(console: Console, quiet: bool) -> Progress:
 
 
 def lines(name: str, report: Report) -> Iterator[str]:
-    """A kernel's verdicts, a line each, with its failures and what is not modelled below."""
+    """Yield the lines of a kernel's verdict: one for each layer, with its failures and statements below it."""
     for layer in report.layers:
         verdict = "FAILED" if not layer.holds else "proved" if layer.proves else "tested"
         kept = ", kept" if report.cached else ""
@@ -91,7 +91,7 @@ def _missing(layer: Layer) -> str:
 
 
 def summary(reports: Iterable[Report]) -> str:
-    """How much was proved, of all that was asked for; runs on examples do not count."""
+    """Return in a sentence how much of what was asked for was proved; runs on examples do not count."""
     reports = [report for report in reports if any(layer.proves for layer in report.layers)]
     layers = [layer for report in reports for layer in report.layers if layer.proves]
     mutants = sum(len(report.mutations) for report in reports)

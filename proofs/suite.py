@@ -1,4 +1,4 @@
-"""All that lemmata claims of its kernels, by operator."""
+"""The proofs of lemmata's kernels, by operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .engine.verify import Compare, applies, verify
 
 @dataclass(frozen=True)
 class Proof:
-    """One kernel and what is claimed of it: the arguments of ``verify``."""
+    """A kernel and what is claimed of it: the arguments of ``verify``."""
 
     op: str
     kernel: Any
@@ -30,7 +30,7 @@ class Proof:
     mutate: bool = False
     every: int = 1
     equivalents: Mapping[str, str] = field(default_factory=dict)
-    layers: tuple[str, ...] = LAYERS  # of them, those that are claimed
+    layers: tuple[str, ...] = LAYERS  # those that are claimed, if they apply
     examples: Examples | None = None
 
     @property
@@ -42,7 +42,7 @@ class Proof:
         return " ".join(words)
 
     def claimed(self, layers: Iterable[str] | None = None) -> list[str]:
-        """Of the layers asked for, or of all, those that this proof claims.
+        """Return which of the layers asked for, or of all, this proof claims.
 
         Raises:
             ValueError: there is no such layer.
@@ -53,7 +53,13 @@ class Proof:
         return [name for name in asked if applies(name, self.compare, self.lemmas, self.examples)]
 
     def run(self, *, mutate: bool = False, fresh: bool = False, **options: Any) -> Report:
-        """Verify it; ``mutate`` also runs its mutants, if it has any; ``fresh`` disregards verdicts kept on disk."""
+        """Return the verdict on the kernel.
+
+        Args:
+            mutate: whether to try its mutants too, where mutants are claimed to be refuted.
+            fresh: whether to disregard verdicts kept on disk.
+            options: those of ``verify``.
+        """
         mutate = mutate and self.mutate
         options["layers"] = self.claimed(options.get("layers"))
         return verify(
@@ -75,7 +81,7 @@ class Proof:
 
 
 def proofs(op: str) -> Iterator[Proof]:
-    """The proofs of one operator.
+    """Yield the proofs of one operator.
 
     Raises:
         ValueError: there is no such operator.

@@ -1,4 +1,4 @@
-"""The fates of the mutants as Markdown, for the documentation."""
+"""The fates of mutants as Markdown, for the documentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .engine.base.report import Report, fates
 
 
 def mutation_table(reports: Iterable[tuple[str, Report]]) -> str:
-    """A table for each kernel, by mutation operator and by what met its mutants; then the survivors by name."""
+    """Return for each kernel a table by mutation operator and by what refuted the mutants, and the survivors by name."""
     return "\n".join(line for name, report in reports if report.mutations for line in _kernel(name, report)) + "\n"
 
 

@@ -9,8 +9,8 @@ from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported, UnsupportedVersion
 from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.layers import row_major
-from lemmata.proofs.engine.layers.bounds import bounds
+from lemmata.proofs.engine.layers.bounds import bounds, grows
+from lemmata.proofs.engine.layers.row_major import digits
 from lemmata.proofs.engine.smt.solve import solve
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
 from verdicts import STRICT, opened
@@ -49,7 +49,7 @@ def test_a_gathered_index_of_minus_one():
 
 def test_what_is_said_of_flat_indices_is_true():
     i, j, k, M, N = z3.Ints("i j k M N")
-    given = list(row_major.lemmas(i * M * N + (j / 2) * N + 3 * k, (z3.Int("L"), M, N)))
+    given = [grows(d) for d in digits(i * M * N + (j / 2) * N + 3 * k, (z3.Int("L"), M, N))]
     assert len(given) == 2
     for lemma in given:
         assert solve(Condition("bounds", "", (), lemma, Site(""))).verdict == "proved"
@@ -66,8 +66,8 @@ def test_contracts_of_another_kernel_are_refused():
 def test_the_three_levels():
     kernel = opened("bounds/product_right").kernel
     tile, thread, device = (
-        extract.tile(kernel).script(),
-        extract.thread(kernel, guards=False, arch="sm_80").script(),
+        extract.lower(kernel, guards=False).tile.script(),
+        extract.lower(kernel, guards=False, arch="sm_80").thread.script(),
         extract.device(kernel, guards=False, arch="sm_80").script(),
     )
     assert "T.gemm" in tile or "tileop.gemm" in tile

@@ -13,7 +13,7 @@ from lemmata.proofs import verify
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.forms import normal_form as nf
-from lemmata.proofs.engine.verify import facts
+from lemmata.proofs.engine.layers.comparison import facts
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 from verdicts import opened
 
@@ -56,6 +56,11 @@ def test_the_dtypes_of_contract_and_kernel_agree() -> None:
 def test_a_layer_that_was_asked_for_is_not_left_out() -> None:
     with pytest.raises(ValueError, match="expected a reference for L2"):
         verify(X, CONTRACT, layers=["L0", "L2"])
+
+
+def test_an_option_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"expected options among .*mutate, .* got \['mutant'\]"):
+        verify(X, CONTRACT, mutant=True)  # type: ignore[call-arg]
 
 
 def test_probes_name_every_size() -> None:

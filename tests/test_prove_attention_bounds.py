@@ -16,9 +16,9 @@ from lemmata.kernels.hca import hca_fwd
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import attention
 from lemmata.proofs.engine.base.conditions import Condition
-from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.guards.mutate import Mutant, mutants
+from lemmata.proofs.engine.guards.same_code import same_code
 from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.proofs.engine.layers.coverage import coverage
 from lemmata.proofs.engine.smt.solve import solve
@@ -150,7 +150,7 @@ def test_mutants_of_which_the_compiler_makes_the_same_code() -> None:
 
     def same(change: str) -> bool:
         changed = next(f for name, f in by_name.items() if name.startswith(change))
-        return extract.same_code(kernel, changed, pass_configs=PASS_CONFIGS)
+        return same_code(kernel, changed, pass_configs=PASS_CONFIGS)
 
     assert same("loop end @ for g in 0:5 -> for g in 0:6")
     assert not same("grid @ ")

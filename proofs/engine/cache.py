@@ -24,7 +24,7 @@ _PACKAGES = ("tilelang", "z3-solver", "cvc5", "torch")
 
 @cache
 def versions() -> dict[str, str]:
-    """The versions that a verdict holds for."""
+    """Return the versions of the packages that a verdict depends on."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def _sources() -> str:
-    """Return the digest of all that a proof is made of: the engine, the operators' proofs, the kernels, the references."""
+    """Return the digest of all that a proof is made of: engine, operators' proofs, kernels and references."""
     return digest(_LEMMATA, _SOURCES)
 
 
@@ -56,12 +56,12 @@ def key(prim_func: Any, *asked: object) -> str:
 
 
 def folder() -> Path:
-    """Where verdicts are kept."""
+    """Return the folder in which verdicts are kept."""
     return user_cache_path("lemmata", appauthor=False) / "proofs"
 
 
 def load(digest: str) -> Report | None:
-    """The verdict kept under a digest; a file that cannot be read counts as none."""
+    """Return the verdict kept under a digest, or None; a file that cannot be read counts as none."""
     try:
         return replace(Report.from_json((folder() / f"{digest}.json").read_text(encoding="utf-8")), cached=True)
     except (OSError, ValueError, KeyError, TypeError):
@@ -69,7 +69,7 @@ def load(digest: str) -> Report | None:
 
 
 def save(digest: str, report: Report) -> None:
-    """Keep a verdict; readers see the whole file or none."""
+    """Write a verdict under a digest. It is moved into place, so that a reader sees the whole file or none."""
     folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, name = tempfile.mkstemp(dir=folder())
     with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -15,7 +15,7 @@ Verdict = Literal["proved", "refuted", "unknown"]
 class Site:
     """A place in a kernel: a statement's text and, where the compiler kept them, its source file and line.
 
-    ``branches`` are the conditions of the if statements around it.
+    ``branches`` are the conditions of the if statements around it, as text.
     """
 
     text: str
@@ -33,8 +33,8 @@ class Condition:
     """One sequent, ``hypotheses |- goal``, over integers, booleans or bit-vectors, free of quantifiers.
 
     Args:
-        kind: the property it belongs to: "bounds", "overflow", "race", ...
-        statement: the same in words, in the kernel's own names.
+        kind: the property that it is part of: "bounds", "overflow", "race", ...
+        statement: the sequent in words, with the names that the kernel uses.
         hypotheses: the contract, the ranges of the variables in scope and the guards on the way to the site.
         goal: what they must imply.
         site: the statement that gives rise to it.
@@ -57,7 +57,7 @@ class Outcome:
         seconds: wall time, over all attempts.
         counterexample: for a refuted condition, a value for every variable in it, by name. A primed name is the second
             of two threads, blocks or iterations; ``I[3]`` is an element of a tensor.
-        solver: the solver and seed that decided, such as "z3 seed 0".
+        solver: the solver that decided and its seed, such as "z3 seed 0".
     """
 
     condition: Condition
@@ -74,8 +74,8 @@ class Analysis:
     Args:
         conditions: all of them must be proved.
         unmodelled: names of the intrinsics whose effect no condition accounts for.
-        sites: one condition per access, of kind "reachable", whose goal is false: it must be **refuted**. One that is
-            proved shows that the hypotheses contradict each other on the way there, hence that its proofs are hollow.
+        sites: for each access a condition of kind "reachable", whose goal is false. It must be **refuted**: if it is
+            proved, the hypotheses contradict each other on the way there, and the proofs about the access are hollow.
         modelled: names of the intrinsics that the conditions account for, whatever another check leaves out.
     """
 
@@ -90,12 +90,16 @@ class Analysis:
         return Analysis(self.conditions + other.conditions, unmodelled, self.sites + other.sites, modelled)
 
     def burying(self, dead: Collection[str]) -> Analysis:
-        """Of what stands in if statements with these conditions it is asked that it is never executed, and nothing else."""
+        """Return the analysis that asks of some if statements only that they are never entered.
+
+        Args:
+            dead: the conditions of these if statements, as text.
+        """
 
         def buried(c: Condition) -> bool:
             return any(branch in dead for branch in c.site.branches)
 
-        single = (c for c in self.conditions if c.kind not in _PAIRS)  # of a pair, the accesses are among the sites
+        single = (c for c in self.conditions if c.kind not in _PAIRS)  # the accesses of a pair are among the sites
         never: dict[tuple[int, ...], Condition] = {}
         for c in filter(buried, (*self.sites, *single)):
             goal = reachable(c.statement.removeprefix(_NEVER), c.hypotheses, c.site)
@@ -109,15 +113,15 @@ _PAIRS = ("race", "async", "uniqueness")
 
 
 def reachable(what: str, hypotheses: tuple[z3.BoolRef, ...], site: Site) -> Condition:
-    """The condition that is refuted, with a witness, exactly when the site can be reached under the hypotheses."""
+    """Return the condition that is refuted exactly when the site can be reached under the hypotheses."""
     return Condition("reachable", f"{_NEVER}{what}", hypotheses, z3.BoolVal(False), site)
 
 
 def conjunction(*terms: z3.BoolRef) -> z3.BoolRef:
-    """All of them; true if there are none, which SMT-LIB has no empty ``and`` for."""
+    """Return that all terms hold. Of none it is ``true``, since SMT-LIB has no empty ``and``."""
     return z3.And(*terms) if terms else z3.BoolVal(True)
 
 
 def disjunction(*terms: z3.BoolRef) -> z3.BoolRef:
-    """Any of them; false if there are none."""
+    """Return that some term holds; ``false`` if there are none."""
     return z3.Or(*terms) if terms else z3.BoolVal(False)

@@ -8,24 +8,24 @@ import z3
 
 
 def is_integer(dtype: str) -> bool:
-    """Whether values of a (vector) type are integers or booleans."""
+    """Return whether values of a type, or of its lanes, are integers or booleans."""
     return re.fullmatch(r"(bool|u?int\d+)(x\d+)?", dtype) is not None
 
 
 def bits(dtype: str) -> int:
-    """The width of one element of a type."""
+    """Return the width in bits of one element of a type."""
     found = re.fullmatch(r"[a-z]+(\d+)?.*?(x\d+)?", dtype)
     return 8 if dtype.startswith("bool") else int(found[1]) if found and found[1] else 64
 
 
 def fits(term: z3.ArithRef, dtype: str) -> z3.BoolRef:
-    """The integer is representable in the type."""
+    """Return the formula that an integer is representable in a type."""
     width = bits(dtype)
     low, high = (0, 2**width) if dtype.startswith("uint") else (-(2 ** (width - 1)), 2 ** (width - 1))
     return z3.And(term >= low, term < high)
 
 
 def lanes(dtype: str) -> int:
-    """The number of lanes of a type."""
+    """Return the number of lanes of a type, which is 1 unless it is a vector."""
     found = re.search(r"x(\d+)$", dtype)
     return int(found[1]) if found else 1

@@ -1,9 +1,9 @@
-"""What the engine raises when it must not answer."""
+"""Errors that the engine raises when it must not answer."""
 
 
 class Unsupported(Exception):
-    """The kernel uses something that the engine does not model. Never a verdict."""
+    """Says that a kernel uses something that the engine does not model. It is never a verdict."""
 
 
 class UnsupportedVersion(Exception):
-    """The installed TileLang is not the one that the engine reads."""
+    """Says that the installed TileLang is not the one that the engine reads."""

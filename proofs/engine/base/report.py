@@ -8,25 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 LAYERS = ("L0", "L1", "L2", "range", "lemmas", "run")
-TITLES = {
-    "L0": "bounds, integer arithmetic, launch",
-    "L1": "coverage, races, barriers, asynchrony",
-    "L2": "equal to the reference over the reals",
-    "range": "exponents, denominators, no NaN",
-    "lemmas": "theorems about the operator",
-    "run": "interpreted on examples: tested, not proved",
-}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One condition that was not proved, or one sign that proofs are hollow.
+    """One condition that was not proved, or one sign that a proof is hollow.
 
     Attributes:
         kind: "bounds", "race", "equivalence", ..., or "hollow", or "unsupported".
         statement: what does not hold, in the kernel's own terms.
         site: the statement of the kernel.
-        verdict: "refuted", "unknown", or "unsupported".
+        verdict: "refuted", "not proved", "unknown" or "unsupported"; for runs, "wrong" or "found".
         counterexample: sizes, threads and loop variables by their names in the kernel.
     """
 
@@ -57,8 +49,11 @@ class Layer:
         conditions: how many conditions were put, the checks against hollow proofs not counted.
         proved: how many of them hold.
         guards: how many checks against hollow proofs were made.
+        seconds: wall time.
+        failures: what does not hold.
         unmodelled: what the kernel does that no condition accounts for, by name.
-        statements: theorems in words, with the status of each, for lemmas; for run, what is tested.
+        waived: what is not proved, each with the reason that was given.
+        statements: theorems in words, each with its status; what is assumed or trusted; what is tested.
     """
 
     name: str
@@ -118,16 +113,16 @@ class Report:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """Of all layers."""
+        """The failures of all layers."""
         return tuple(failure for layer in self.layers for failure in layer.failures)
 
     def to_json(self) -> str:
-        """The whole report as a JSON object."""
+        """Return the whole report as a JSON object."""
         return json.dumps(asdict(self) | {"holds": self.holds}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """The report that `to_json` wrote."""
+        """Return the report that `to_json` wrote."""
         content: dict[str, Any] = json.loads(text)
         content.pop("holds")
         content["layers"] = tuple(_layer(layer) for layer in content["layers"])
@@ -143,7 +138,7 @@ def _layer(content: dict[str, Any]) -> Layer:
 
 
 def fates(mutations: Iterable[Mutation]) -> dict[str, int]:
-    """How many mutants met each fate."""
+    """Return how many mutants met each fate."""
     counts = {"killed": 0, "rejected": 0, "equivalent": 0}
     for mutation in mutations:
         counts[mutation.fate] += 1

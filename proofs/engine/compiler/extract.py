@@ -19,7 +19,6 @@ try:
     import tilelang
     from tilelang.backend.target import determine_target
     from tilelang.engine.lower import create_backend_context, lower_to_host_device_ir
-    from tvm.ir import structural_equal
     from tvm.ir.instrument import pass_instrument
     from tvm.tirx import PrimFunc
 except ImportError as error:  # another release keeps them elsewhere
@@ -52,34 +51,22 @@ def require_tilelang() -> None:
         raise UnsupportedVersion(f"the proof engine reads the IR of tilelang {VERSION}, found {found}")
 
 
-def tile(prim_func: PrimFunc, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH) -> PrimFunc:
-    """The kernel at tile level, where guards are not yet inserted."""
-    return lower(prim_func, guards=False, pass_configs=pass_configs, arch=arch).tile
-
-
-def thread(
-    prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
-) -> PrimFunc:
-    """The kernel at thread level, with (final) or without (strict) the bounds guards that the compiler inserts."""
-    return lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).thread
-
-
 def device(
     prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
 ) -> PrimFunc:
-    """The kernel at device level, with or without the bounds guards that the compiler inserts."""
+    """Return the kernel at device level, with or without the bounds guards that the compiler inserts."""
     return lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).device
 
 
 def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
-    """Whether a build with these pass configs keeps the compiler's bounds guards."""
+    """Return whether a build with these pass configs keeps the compiler's bounds guards."""
     return not _plain(pass_configs).get(STRICT, False)
 
 
 def lower(
     prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
 ) -> Lowered:
-    """Lower a kernel for ``arch`` under its own pass configs; ``guards`` overrides what they say of bounds guards.
+    """Return a kernel lowered for ``arch`` under its own pass configs, but with bounds guards only if ``guards``.
 
     Raises:
         UnsupportedVersion: the installed TileLang is another one.
@@ -87,15 +74,6 @@ def lower(
     """
     configs = {**_plain(pass_configs), STRICT: not guards}
     return _lower(prim_func, tuple(sorted(configs.items())), arch)
-
-
-def same_code(
-    first: PrimFunc, second: PrimFunc, *, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
-) -> bool:
-    """Whether the builds that ship of two kernels are launched alike and run the same."""
-    guards = shipped_with_guards(pass_configs)
-    a, b = (lower(f, guards=guards, pass_configs=pass_configs, arch=arch) for f in (first, second))
-    return all(structural_equal(getattr(a, part), getattr(b, part)) for part in ("device", "host"))
 
 
 def _plain(pass_configs: Mapping[str, object] | None) -> dict[str, object]:

@@ -3,26 +3,27 @@
 TIR nodes are immutable, so a tree with one change is built from the changed node upwards. Source spans, which TVM's
 constructors do not copy, are kept. Loop variables, buffers, annotations and assertions are part of their node and are
 never visited.
+
+No error here can make a false theorem: only mutants are made with it, and each mutant is proved or refuted as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from tilelang.ir import get_stmt_span, set_stmt_span
 from tvm import tirx
 
 from ..base.errors import Unsupported
+from .source_text import Node
 
-Node = Any  # a tirx.Stmt or a tirx.PrimExpr: TVM's classes have no types
 Put = Callable[[Node | None], Node]  # the tree with the argument in a child's place; None deletes a statement
 
 _BINARY = (
     *(tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod, tirx.Min, tirx.Max),
     *(tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.And, tirx.Or),
 )
-# For each class: the arguments of its constructor, which are also its fields, and those among them that are visited.
+# For each class the arguments of its constructor, which are also its fields, and those of them that are visited.
 _FIELDS: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
     tirx.SeqStmt: (("seq",), ("seq",)),
     tirx.For: (
@@ -60,7 +61,7 @@ _LEAVES = (
 
 
 def rebuilt(node: Node, **changes: object) -> Node:
-    """The node with the named fields changed and its source span kept."""
+    """Return a node with the named fields changed and its source span kept."""
     fields, _ = _FIELDS[type(node)]
     new = type(node)(*(changes.get(field, getattr(node, field)) for field in fields))
     keep_span(node, new)
@@ -74,7 +75,7 @@ def keep_span(old: Node, new: Node) -> None:
 
 
 def children(node: Node) -> Iterator[tuple[Node, Put]]:
-    """The children of a node in the order of the source, each with the function that puts another in its place.
+    """Yield the children of a node in the order of the source, each with the function that puts another in its place.
 
     Raises:
         Unsupported: the engine does not know the class of the node.
@@ -93,7 +94,7 @@ def children(node: Node) -> Iterator[tuple[Node, Put]]:
 
 
 def _putter(node: Node, field: str, items: list[Node] | None = None, position: int = 0) -> Put:
-    """Put into a field, or into one position of a field that is a list."""
+    """Return the function that puts a node into a field, or into one position of a field that is a list."""
 
     def put(child: Node | None) -> Node:
         if items is None:
@@ -107,5 +108,5 @@ def _putter(node: Node, field: str, items: list[Node] | None = None, position: i
 
 
 def nothing() -> Node:
-    """A statement that does nothing."""
+    """Return a statement that does nothing."""
     return tirx.Evaluate(tirx.IntImm("int32", 0))

@@ -1,8 +1,10 @@
-"""Where in its Python source a kernel touches a buffer.
+"""The lines of its Python source at which a kernel touches a buffer.
 
 The compiler drops the positions of statements before the levels at which accesses are explicit. They are still there in
 the PrimFunc as its factory returns it: so a failed access is traced back by the name of its buffer and by whether it
 reads or writes, to one line or to a few candidates.
+
+No error here can make a false theorem: only the message of a failure holds what is found.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ Lines = Mapping[tuple[str, str], frozenset[tuple[str, int]]]
 
 
 def touched(prim_func: Any) -> Lines:
-    """For each buffer, and "read" or "write", the files and lines of the statements that do so."""
+    """Return for each buffer, and "read" or "write", the files and lines of the statements that do so."""
     found: dict[tuple[str, str], set[tuple[str, int]]] = {}
 
     def note(mode: str, buffer: Any, where: tuple[str, int]) -> None:
@@ -54,7 +56,7 @@ def touched(prim_func: Any) -> Lines:
 
 
 def origin(statement: str, lines: Lines) -> str:
-    """The source lines that a condition's statement can be about, as text; empty if none is known."""
+    """Return as text the source lines that a condition's statement can be about; "" if none is known."""
     places = {place for how, buffer in _ACCESS.findall(statement) for place in lines.get((buffer, _MODE[how]), ())}
     files = sorted({file for file, _ in places})
     return "; ".join(f"{file}:{', '.join(str(n) for f, n in sorted(places) if f == file)}" for file in files)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
-from tvm import arith, ir, tirx
+from tvm import arith, tirx
 
-from .rewrite import Node
+Node = Any  # a tirx.Stmt or a tirx.PrimExpr: TVM's classes have no types
 
 _NUMBER = re.compile(r"T\.(?:b?float|u?int)\d+\(([-+.\de]+)\)")
 
 
 def text(node: Node) -> str:
-    """A node as one line of source; a loop or a guard without its body, and numbers without their dtypes."""
+    """Return a node as one line of source; a loop or a guard without its body, and numbers without their dtypes."""
     match node:
         case tirx.BufferStore():
             return f"{text(element(node))} = {text(node.value)}"
@@ -37,20 +38,10 @@ def text(node: Node) -> str:
 
 
 def _short(number: str) -> str:
-    """An integer as it is, a float to the nine digits that tell float32 values apart."""
+    """Return an integer as it is, a float to the nine digits that tell float32 values apart."""
     return number if number.lstrip("-").isdigit() else f"{float(number):.9g}"
 
 
-def op_name(node: Node) -> str:
-    """The name of the intrinsic that a call calls, or an empty string."""
-    return str(node.op.name) if isinstance(node, tirx.Call) and isinstance(node.op, ir.Op) else ""
-
-
 def element(access: Node) -> Node:
-    """The element that a load reads or a store writes, as a load."""
+    """Return the element that a load reads or a store writes, as a load."""
     return tirx.BufferLoad(access.buffer, list(access.indices))
-
-
-def access_text(access: Node) -> str:
-    """A load as it is written, a store without its value."""
-    return f"{text(element(access))} = ..." if isinstance(access, tirx.BufferStore) else text(access)

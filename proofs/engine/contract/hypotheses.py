@@ -1,4 +1,4 @@
-"""What the proofs may assume of a call: the contract of the operator, as formulas over the kernel's run-time sizes."""
+"""The contract of an operator as formulas over a kernel's run-time sizes: what proofs may assume of a call."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from tvm import tirx
 
 from lemmata.reference.contract import Contract, TensorSpec
 
+from ..base.conditions import Condition, Site
 from ..base.errors import Unsupported
 from ..smt.bitvectors import subterms
+from ..smt.solve import solve
 
 Range: TypeAlias = tuple[z3.ArithRef | None, z3.ArithRef | None]
 
@@ -22,10 +24,10 @@ MEMORY = 2**40  # a tensor that exists has at most so many elements: 1 TiB in on
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """A contract and a kernel, brought together.
+    """What a contract says of a kernel.
 
-    Not assumed: anything about the values of floating-point tensors, and nothing about integer tensors but what the
-    contract says of their elements. Distinct tensors are taken not to overlap; the bindings allocate the outputs.
+    Nothing is assumed of the values of floating-point tensors, and of integer tensors only what the contract says of
+    their elements. Distinct tensors are taken not to overlap; the bindings allocate the outputs.
 
     Args:
         sizes: the run-time sizes by name, as integers.
@@ -33,7 +35,7 @@ class Hypotheses:
         ranges: for each integer tensor, the half-open range of its elements; None where the contract leaves it open.
         shapes: each tensor's shape as the kernel declares it.
         outputs: the names of the tensors that the kernel must write.
-        promises: for each of them, the half-open range that its elements must lie in; None where any will do.
+        promises: for each output, the half-open range that its elements must lie in; None where any will do.
     """
 
     sizes: Mapping[str, z3.ArithRef]
@@ -45,7 +47,7 @@ class Hypotheses:
 
     @classmethod
     def of(cls, contract: Contract, statics: Mapping[str, float], prim_func: tirx.PrimFunc) -> Hypotheses:
-        """Join a contract, at given static parameters, with a kernel.
+        """Return the hypotheses of a contract, at given static parameters, about a kernel.
 
         The kernel's symbolic dimensions must bear the names of the contract's sizes, its buffers those of the tensors.
 
@@ -73,14 +75,14 @@ class Hypotheses:
         return cls(sizes, tuple(facts), ranges, shapes, outputs, promises)
 
     def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> tuple[z3.BoolRef, ...]:
-        """What the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds."""
+        """Return what the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds."""
         low, high = self.ranges.get(tensor, (None, None))
         inside = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(indices, self.shapes[tensor], strict=True)))
         bounds = ([value >= low] if low is not None else []) + ([value < high] if high is not None else [])
         return (z3.Implies(inside, z3.And(*bounds)),) if bounds else ()
 
     def elements(self, tensor: str) -> z3.ArithRef:
-        """The number of elements of a tensor."""
+        """Return the number of elements of a tensor."""
         return _product(self.shapes[tensor])
 
 
@@ -92,7 +94,7 @@ def _product(terms: Iterable[z3.ArithRef]) -> z3.ArithRef:
 
 
 def _dimension(extent: tirx.PrimExpr, sizes: dict[str, z3.ArithRef]) -> z3.ArithRef:
-    """A dimension as the kernel declares it; a name that is new becomes a size, for an equality to pin down."""
+    """Return a dimension as the kernel declares it. A new name becomes a size, which an equality is to pin down."""
     if isinstance(extent, tirx.IntImm):
         return z3.IntVal(int(extent.value))
     if isinstance(extent, tirx.Var):
@@ -104,7 +106,7 @@ def _dimension(extent: tirx.PrimExpr, sizes: dict[str, z3.ArithRef]) -> z3.Arith
 
 
 def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[str, z3.ArithRef]) -> list[z3.BoolRef]:
-    """The kernel's shape equals the contract's; leading dimensions arrive flattened into one."""
+    """Return the equalities of the kernel's shape with the contract's. Leading dimensions arrive flattened into one."""
     expected = [z3.Sum([z3.IntVal(t) if isinstance(t, int) else values[t] for t in dim]) for dim in spec.dims]
     if spec.leading:
         expected.insert(0, values[spec.leading])
@@ -117,7 +119,7 @@ def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[
 
 
 def _check_layout(spec: TensorSpec, buffer: tirx.Buffer, shape: Sequence[z3.ArithRef]) -> None:
-    """The kernel takes the tensor contiguous: strides that overlap would make two elements one."""
+    """Raise Unsupported unless the kernel takes the tensor contiguous: strides that overlap make two elements one."""
     expected: z3.ArithRef = z3.IntVal(1)
     strides: list[z3.ArithRef] = []
     for extent in reversed(shape):
@@ -135,14 +137,12 @@ def _check_dtype(spec: TensorSpec, buffer: tirx.Buffer) -> None:
 
 
 def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.BoolRef], sizes: set[str]) -> None:
-    """A kernel may give names to sizes of its own, but must not restrict those of the contract."""
+    """Raise Unsupported if the kernel restricts sizes of the contract; it may give names to sizes of its own."""
     for equality in equalities:
-        if {
-            str(c) for c in subterms([equality]) if z3.is_const(c) and c.decl().kind() == z3.Z3_OP_UNINTERPRETED
-        } <= sizes:
-            solver = z3.Solver()
-            solver.add(*facts, z3.Not(equality))
-            if solver.check() != z3.unsat:
+        constants = (c for c in subterms([equality]) if c.decl().kind() == z3.Z3_OP_UNINTERPRETED)
+        if {c.decl().name() for c in constants} <= sizes:
+            condition = Condition("shape", str(equality), tuple(facts), equality, Site(spec.name))
+            if solve(condition, witness=False).verdict != "proved":
                 raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")
 
 

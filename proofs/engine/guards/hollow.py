@@ -1,9 +1,9 @@
 """Against hollow proofs: hypotheses that contradict each other prove anything.
 
-Four guards. Every access can happen under the hypotheses. The hypotheses admit the probe sizes that the contract names, a
-ragged one and the largest advertised: a contract so strong that only trivial calls meet it passes every other guard. The
-hypotheses of a condition hold of some execution, so that those that prove it do not prove its negation too. And mutants
-must die (``mutation``).
+There are four guards. Every access can happen under the hypotheses. The hypotheses admit the probe sizes that the
+contract names, a ragged one and the largest advertised: a contract so strong that only trivial calls meet it passes
+every other guard. The hypotheses of a condition hold of some execution, so that those that prove it do not prove its
+negation too. And mutants must die (``mutation``).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..contract.hypotheses import Hypotheses
 
 Solve = Callable[..., Outcome]  # of a condition, and whether a witness is wanted
 
-# Of these kinds the hypotheses are one execution's, and so never contradict each other. Of the others, a pair of accesses
-# in two branches of which only one is taken is proved harmless by just that contradiction.
+# The hypotheses of these kinds are those of one execution, and so never contradict each other. Those of a pair of
+# accesses may: that only one of two branches is taken is just what proves the pair harmless.
 _NEVER = z3.BoolVal(False)
 _SINGLE = ("bounds", "guarded bounds", "overflow", "division", "cast", "value", "launch", "range", "phase")
 
@@ -36,7 +36,7 @@ class Guarded:
 
 
 def guard(contract: Contract, hypotheses: Hypotheses, analysis: Analysis, solve: Solve) -> Guarded:
-    """Run the first three guards over one layer."""
+    """Return what the first three guards find in one layer."""
     checks: list[tuple[Condition, str]] = [
         *((site, "no execution reaches this") for site in analysis.sites),
         *((_admits(probe, hypotheses), "the contract does not admit a probe") for probe in contract.probes),

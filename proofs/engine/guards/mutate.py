@@ -4,10 +4,10 @@ A proof that still holds of a wrong kernel proves nothing, so each mutant of a p
 to be equivalent. Mutants are made of the PrimFunc that a kernel factory returns, before any pass of the compiler, so
 that they go through the same lowering and the same proofs as the kernel that ships.
 
-Mutated: the index arithmetic, guards, loops, grid and threads of a kernel, its constants, operators, buffers and
-stores, the operands of tile operations, the kind, axis and clear flag of a reduction, the transposes and the clear flag
-of a gemm, and barriers. Not mutated: buffer shapes, scopes and dtypes, the extents of a region that a tile operation
-works on, pipeline stages and other annotations, assertions and assumptions, and the order of statements.
+What is mutated: the index arithmetic, guards, loops, grid and threads of a kernel, its constants, operators, buffers
+and stores, the operands of tile operations, the kind, axis and clear flag of a reduction, the transposes and the clear
+flag of a gemm, and barriers. What is not: buffer shapes, scopes and dtypes, the extents of a region that a tile
+operation works on, pipeline stages and other annotations, assertions and assumptions, and the order of statements.
 """
 
 from __future__ import annotations
@@ -23,10 +23,20 @@ from tvm import ir, tirx
 from tvm.tirx import PrimFunc
 
 from ..base.conditions import Site
-from ..compiler.rewrite import Node, Put, children, nothing
-from ..compiler.source_text import access_text, element, op_name, text
-from .mutation_expressions import CONSTANTS, REGION, Edit, Scope, expression_edits, is_scalar_variable, same
-from .mutation_statements import ASSUME, deleted_barrier, is_barrier, statement_edits
+from ..compiler.rewrite import Put, children, nothing
+from ..compiler.source_text import Node, element, text
+from .mutation_expressions import (
+    CONSTANTS,
+    REGION,
+    Edit,
+    Scope,
+    access_text,
+    expression_edits,
+    is_scalar_variable,
+    op_name,
+    same,
+)
+from .mutation_statements import ASSUME, statement_edits
 
 _LIBRARY = Path(tilelang.__file__).parent
 # The calls whose constant arguments are values; of any other call they select what it does.
@@ -53,7 +63,7 @@ class Mutant:
 
 
 def mutants(prim_func: PrimFunc) -> list[Mutant]:
-    """Every mutant of a PrimFunc as a TileLang kernel factory returns it, in the order of the source.
+    """Return every mutant of a PrimFunc, as its kernel factory returns it, in the order of the source.
 
     The list depends on the function alone. Mutants that are structurally equal to the function or to an earlier mutant
     are left out; mutants that merely compute the same are not.
@@ -65,20 +75,7 @@ def mutants(prim_func: PrimFunc) -> list[Mutant]:
     return _distinct(prim_func, _in_statement(prim_func.body, _whole(prim_func), Scope(buffers=params)))
 
 
-def drop_barriers(device_func: PrimFunc) -> list[Mutant]:
-    """The function, at any level of lowering, without each of its shared-memory barriers in turn."""
-    return _distinct(device_func, _dropped_barriers(device_func.body, _whole(device_func)))
-
-
 _Found = tuple[Edit, Node, PrimFunc]  # the edit, the statement as it was, the whole function after it
-
-
-def _dropped_barriers(stmt: Node, put: Put) -> Iterator[_Found]:
-    if is_barrier(stmt):
-        yield deleted_barrier(stmt), stmt, put(None)
-    for child, put_child in children(stmt):
-        if isinstance(child, tirx.Stmt):
-            yield from _dropped_barriers(child, _after(put_child, put))
 
 
 def _in_statement(stmt: Node, put: Put, scope: Scope) -> Iterator[_Found]:
@@ -95,7 +92,7 @@ def _in_statement(stmt: Node, put: Put, scope: Scope) -> Iterator[_Found]:
 
 
 def _in_expressions(node: Node, scope: Scope) -> Iterator[tuple[Edit, Node]]:
-    """The edits of the expressions that a statement or an expression holds, each with the node after it."""
+    """Yield the edits of the expressions that a statement or an expression holds, each with the node after it."""
     if isinstance(node, tirx.For):  # its bounds are edited as a whole
         return
     for position, (child, put) in enumerate(children(node)):
@@ -114,12 +111,12 @@ def _in_expressions(node: Node, scope: Scope) -> Iterator[tuple[Edit, Node]]:
 
 
 def _is_index(node: Node, position: int) -> bool:
-    """Whether the child at a position is an index of a load or a store."""
+    """Return whether the child at a position is an index of a load or a store."""
     return isinstance(node, (tirx.BufferLoad, tirx.BufferStore)) and position < len(node.indices)
 
 
 def _is_selector(node: Node, position: int, child: Node) -> bool:
-    """Whether a child says what a call does rather than what it works on, or selects a scalar variable."""
+    """Return whether a child says what a call does rather than what it works on, or selects a scalar variable."""
     if _is_index(node, position):
         return is_scalar_variable(node)
     name = op_name(node)
@@ -135,7 +132,7 @@ def _assigns_itself(node: Node) -> bool:
 
 
 def _entering(stmt: Node, scope: Scope) -> Scope:
-    """What is visible inside a statement."""
+    """Return what is visible inside a statement."""
     match stmt:
         case tirx.For():
             return replace(scope, loops=(*scope.loops, stmt))
@@ -152,7 +149,7 @@ def _after(inner: Put, outer: Put) -> Put:
 
 
 def _whole(prim_func: PrimFunc) -> Put:
-    """Put a body into the function."""
+    """Return the function that puts a body into a PrimFunc."""
 
     def put(body: Node | None) -> Node:
         changed = prim_func.with_body(nothing() if body is None else body)
@@ -164,7 +161,7 @@ def _whole(prim_func: PrimFunc) -> Put:
 
 
 def _distinct(original: PrimFunc, found: Iterator[_Found]) -> list[Mutant]:
-    """Name the mutants and leave out structural duplicates."""
+    """Return the mutants, named, without structural duplicates."""
     is_new = _novelty(original)
     names: Counter[str] = Counter()
     result = []
@@ -180,7 +177,7 @@ def _distinct(original: PrimFunc, found: Iterator[_Found]) -> list[Mutant]:
 
 
 def _novelty(original: PrimFunc) -> Callable[[PrimFunc], bool]:
-    """A test whether a function differs from the original and from every function tested before."""
+    """Return a test whether a function differs from the original and from every function tested before."""
     seen: dict[int, list[PrimFunc]] = {ir.structural_hash(original): [original]}
 
     def is_new(prim_func: PrimFunc) -> bool:

@@ -33,19 +33,19 @@ def mutation_fates(
     same: Same = lambda _: False,
     workers: int | None = None,
 ) -> tuple[Mutation, ...]:
-    """Try every ``every``-th mutant of a kernel.
+    """Return the fate of every ``every``-th mutant of a kernel.
 
     Args:
         kernel: the PrimFunc, as its factory returns it.
         tried: the layers to run on a mutant, in order.
         every: 1 for all of them.
         equivalents: reasons, by the mutants' names without the line.
-        same: whether the compiler makes of a mutant what it makes of the kernel, which is a reason too.
+        same: whether the compiler makes the same of a mutant as of the kernel, which is a reason too.
         workers: processes; all the machine's cores by default. The fates do not depend on it.
 
     Returns:
-        The fates, in the order of the source. A mutant that satisfies every layer is equivalent: it computes the reference
-        from any input that the contract admits, as the kernel does. It needs a reason all the same.
+        The fates, in the order of the source. A mutant that satisfies every layer is equivalent: it computes the
+        reference from any input that the contract admits, as the kernel does. It needs a reason all the same.
     """
     chosen = mutants(kernel)[::every]
     workers = min(workers or os.cpu_count() or 1, len(chosen))
@@ -67,7 +67,7 @@ def _shared_fate(number: int) -> Mutation:
 
 
 def _fate(mutant: Mutant, trials: Iterable[Trial], equivalents: Mapping[str, str], same: Same) -> Mutation:
-    """The first layer that refutes the mutant; failing that, the first that would not take it."""
+    """Return the first layer that refutes the mutant; failing that, the first that does not take it."""
     refused: Mutation | None = None
     for trial in trials:
         try:
@@ -94,5 +94,5 @@ def _first_line(text: str) -> str:
 
 
 def unlined(name: str) -> str:
-    """A mutant's name without the line, which moves with every edit."""
+    """Return a mutant's name without the line, which moves with every edit."""
     return ", ".join(part for part in name.split(", ") if not part.startswith("line "))

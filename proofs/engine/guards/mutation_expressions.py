@@ -14,8 +14,8 @@ import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import ir, tirx
 
 from ..base.dtypes import bits
-from ..compiler.rewrite import Node, rebuilt
-from ..compiler.source_text import access_text, op_name, text
+from ..compiler.rewrite import rebuilt
+from ..compiler.source_text import Node, element, text
 
 REGION = "tl.region"
 REDUCE = "tl.tileop.reduce"
@@ -60,7 +60,7 @@ _OTHER_REDUCTION = {
     "bitxor": ("bitor",),
 }
 _STRICTNESS = {tirx.LT: tirx.LE, tirx.LE: tirx.LT, tirx.GT: tirx.GE, tirx.GE: tirx.GT}
-# The step of the right-hand side that moves the bound the way that changing strictness does not.
+# The step of the right-hand side that moves the bound in the direction in which changing strictness does not.
 _BOUND_STEP = {tirx.LT: -1, tirx.LE: +1, tirx.GT: +1, tirx.GE: -1}
 _LOGIC_CALLS = ("tirx.bitwise_and", "tirx.bitwise_or")
 
@@ -84,18 +84,28 @@ class Scope:
     target: Node | None = None
 
 
+def op_name(node: Node) -> str:
+    """Return the name of the intrinsic that a call calls, or an empty string."""
+    return str(node.op.name) if isinstance(node, tirx.Call) and isinstance(node.op, ir.Op) else ""
+
+
+def access_text(access: Node) -> str:
+    """Return a load as it is written, a store without its value."""
+    return f"{text(element(access))} = ..." if isinstance(access, tirx.BufferStore) else text(access)
+
+
 def is_integer(node: Node) -> bool:
-    """Whether an expression is a signed or unsigned integer and not a boolean."""
+    """Return whether an expression is a signed or unsigned integer and not a boolean."""
     return str(node.dtype).startswith(("int", "uint"))
 
 
 def same(a: Node, b: Node) -> bool:
-    """Whether two expressions are the same, over the same variables and buffers."""
+    """Return whether two expressions are the same, over the same variables and buffers."""
     return bool(tirx.analysis.expr_deep_equal(a, b))  # structural_equal would identify any two free buffers
 
 
 def expression_edits(expr: Node, scope: Scope) -> Iterator[Edit]:
-    """The errors of an expression itself, not those of its operands."""
+    """Yield the errors of an expression itself, not those of its operands."""
     kind = type(expr)
     if kind is tirx.BufferLoad:
         yield from access_edits(expr, scope)
@@ -120,17 +130,17 @@ def _edit(operator: str, before: Node, after: Node) -> Edit:
 
 
 def moved(expr: Node, step: int) -> Node:
-    """``expr + step``, written as a subtraction where step is negative."""
+    """Return ``expr + step``, written as a subtraction where step is negative."""
     return expr + step if step > 0 else expr - -step
 
 
 def is_scalar_variable(access: Node) -> bool:
-    """Whether a load or a store is of a scalar variable, which the source writes without an index."""
+    """Return whether a load or a store is of a scalar variable, which the source writes without an index."""
     return str(access.buffer.scope()) == "local.var"
 
 
 def access_edits(access: Node, scope: Scope) -> Iterator[Edit]:
-    """A load or a store one off, with two indices swapped, or of another buffer of the same shape."""
+    """Yield a load or a store one off, with two indices swapped, and of another buffer of the same shape."""
 
     def edit(operator: str, **changes: object) -> Edit:
         changed = rebuilt(access, **changes)
@@ -151,7 +161,7 @@ def access_edits(access: Node, scope: Scope) -> Iterator[Edit]:
 
 
 def _neighbours(buffer: Node, scope: Scope) -> list[Node]:
-    """The buffers declared next before and after, of those with the same shape and dtype: two of however many."""
+    """Return the last buffer before and the first after one that have its shape and dtype."""
     alike = [b for b in scope.buffers if b.dtype == buffer.dtype and _same_all(b.shape, buffer.shape)]
     own = next((i for i, other in enumerate(alike) if other.same_as(buffer)), None)
     return [] if own is None else alike[max(own - 1, 0) : own] + alike[own + 1 : own + 2]
@@ -181,7 +191,7 @@ def _representable(value: int, dtype: str) -> bool:
 
 
 def _variable_edits(var: Node, scope: Scope) -> Iterator[Edit]:
-    """Another loop's variable of the same range, as in ``c[i]`` for ``c[j]``."""
+    """Yield another loop's variable of the same range, as in ``c[i]`` for ``c[j]``."""
     own = next((loop for loop in scope.loops if loop.loop_var.same_as(var)), None)
     if own is None:
         return
@@ -216,7 +226,7 @@ def _binary_edits(expr: Node, scope: Scope) -> Iterator[Edit]:
 
 
 def _dropping(expr: Node, kept: Node, scope: Scope) -> str:
-    """The name of the operator that leaves one operand of ``expr``."""
+    """Return the name of the operator that leaves one operand of ``expr``."""
     if isinstance(expr, (tirx.And, tirx.Or)):
         return "dropped guard"
     if isinstance(expr, (tirx.Mul, tirx.Div)) and scope.target is not None and same(kept, scope.target):
@@ -225,7 +235,7 @@ def _dropping(expr: Node, kept: Node, scope: Scope) -> str:
 
 
 def _stride_edits(product: Node) -> Iterator[Edit]:
-    """The coefficient of an index one off: the constant factor, or either factor where none is constant."""
+    """Yield the coefficient of an index one off: the constant factor, or either factor where none is constant."""
     constant = [field for field in ("a", "b") if isinstance(getattr(product, field), tirx.IntImm)]
     for field in constant or ("a", "b"):
         for step in (1, -1):
@@ -233,14 +243,14 @@ def _stride_edits(product: Node) -> Iterator[Edit]:
 
 
 def _late_widening(expr: Node) -> Iterator[Edit]:
-    """``int64(a) * int64(b)`` computed as ``int64(a * b)``."""
+    """Yield ``int64(a) * int64(b)`` computed as ``int64(a * b)``."""
     operands = [_narrow(side) for side in (expr.a, expr.b)]
     if str(expr.dtype) == "int64" and all(side is not None for side in operands):
         yield _edit("late widening", expr, tirx.Cast("int64", type(expr)(*operands)))
 
 
 def _narrow(expr: Node) -> Node | None:
-    """The int32 expression that an int64 one was widened from."""
+    """Return the int32 expression that an int64 one was widened from."""
     if isinstance(expr, tirx.Cast) and str(expr.value.dtype) == "int32":
         return expr.value
     if isinstance(expr, tirx.IntImm) and abs(expr.value) < 2**31:
@@ -271,7 +281,7 @@ def _call_edits(call: Node) -> Iterator[Edit]:
 
 
 def _reduce_edits(call: Node) -> Iterator[Edit]:
-    """Another reduction, or the same along another axis where the result has the right shape."""
+    """Yield other reductions, and the same along another axis where the result has the right shape."""
     source, target, kind, axis, *rest = call.args
     for other in _OTHER_REDUCTION.get(kind.value, ()):
         yield _edit("other reduction", call, rebuilt(call, args=[source, target, tirx.StringImm(other), axis, *rest]))

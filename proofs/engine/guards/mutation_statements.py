@@ -7,33 +7,23 @@ from collections.abc import Iterator
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import tirx
 
-from ..compiler.rewrite import Node, rebuilt
-from ..compiler.source_text import element, op_name, text
-from .mutation_expressions import Edit, Scope, access_edits, is_integer, moved, same
+from ..compiler.rewrite import rebuilt
+from ..compiler.source_text import Node, element, text
+from .mutation_expressions import Edit, Scope, access_edits, is_integer, moved, op_name, same
 
-BARRIER = "tirx.tvm_storage_sync"
+_BARRIER = "tirx.tvm_storage_sync"
 ASSUME = "tirx.assume"
 LAUNCH = "tl.launch_threads"  # the annotation of a block that holds its numbers of threads
 
 
-def is_barrier(stmt: Node) -> bool:
-    """Whether a statement makes the threads of a block wait for one another."""
-    return isinstance(stmt, tirx.Evaluate) and op_name(stmt.value) == BARRIER
-
-
-def deleted_barrier(stmt: Node) -> Edit:
-    """The edit that deletes a barrier."""
-    return Edit("dropped barrier", text(stmt), "", None)
-
-
 def statement_edits(stmt: Node, scope: Scope) -> Iterator[Edit]:
-    """The errors of a statement itself, not those of the expressions and statements in it."""
+    """Yield the errors of a statement itself, not those of the expressions and statements in it."""
     match stmt:
         case tirx.BufferStore():
             yield _deleted_store(stmt)
             yield from access_edits(stmt, scope)
-        case tirx.Evaluate() if is_barrier(stmt):
-            yield deleted_barrier(stmt)
+        case tirx.Evaluate() if op_name(stmt.value) == _BARRIER:
+            yield Edit("dropped barrier", text(stmt), "", None)
         case tirx.Evaluate() if op_name(stmt.value) not in ("", ASSUME):
             yield Edit("dropped statement", text(stmt), "", None)
         case tirx.Bind() if is_integer(stmt.value) and op_name(stmt.value) != "tl.launch_thread_idx":
@@ -49,14 +39,14 @@ def statement_edits(stmt: Node, scope: Scope) -> Iterator[Edit]:
 
 
 def _deleted_store(store: Node) -> Edit:
-    """Deleting ``x = x * y`` forgets a rescale; deleting any other store is just that."""
+    """Return the deletion of a store; that of ``x = x * y`` is called a dropped rescale."""
     target, value = element(store), store.value
     rescale = isinstance(value, (tirx.Mul, tirx.Div)) and (same(value.a, target) or same(value.b, target))
     return Edit("dropped rescale" if rescale else "dropped statement", text(store), "", None)
 
 
 def _loop_edits(loop: Node) -> Iterator[Edit]:
-    """One iteration more or fewer, at the end or at the start; a grid one block larger or smaller."""
+    """Yield one iteration more and fewer, at the end and at the start; a grid one block larger and smaller."""
     grid = loop.thread_binding is not None
     extents = [loop.extent + 1, loop.extent - 1]
     changes: list[tuple[str, dict[str, object]]] = [("grid" if grid else "loop end", {"extent": e}) for e in extents]
@@ -71,7 +61,7 @@ def _loop_edits(loop: Node) -> Iterator[Edit]:
 
 
 def _floor_of_ceil(extent: Node) -> Node | None:
-    """``x // c`` for an extent ``(x + c - 1) // c``."""
+    """Return ``x // c`` for an extent ``(x + c - 1) // c``."""
     match extent:
         case tirx.FloorDiv(a=tirx.Sub(a=tirx.Add(a=x, b=added), b=tirx.IntImm(value=1)), b=divisor):
             return tirx.FloorDiv(x, divisor) if same(added, divisor) else None
@@ -94,7 +84,7 @@ def _negation(stmt: Node) -> Node:
 
 
 def _thread_edits(block: Node) -> Iterator[Edit]:
-    """A block of one thread more or fewer, along each dimension that it has."""
+    """Yield a block of one thread more and fewer, along each dimension that it has."""
     threads = list(block.annotations[LAUNCH])
     for d, count in enumerate(threads):
         for step in (1, -1) if int(count) > 1 else ():

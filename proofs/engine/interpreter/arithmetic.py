@@ -25,7 +25,7 @@ _TYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-_WORDS = {"uint32": 2**32 - 1, "uint64": -1}  # the bits that count; of 64 all do, and only numbers below 2^63 occur
+_WORDS = {"uint32": 2**32 - 1, "uint64": -1}  # the bits that count; all of 64 do, and only numbers below 2^63 occur
 NARROW = {
     "float8_e4m3": torch.float8_e4m3fn,
     "float8_e4m3fn": torch.float8_e4m3fn,
@@ -83,7 +83,7 @@ COMPARISON: dict[Comparison, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def held(dtype: str) -> torch.dtype:
-    """The torch type that values of a type are held in."""
+    """Return the torch type that values of a type are held in."""
     if dtype in NARROW:
         return torch.float32
     if dtype in _WORDS:
@@ -94,17 +94,17 @@ def held(dtype: str) -> torch.dtype:
 
 
 def stored(dtype: str) -> torch.dtype:
-    """The torch type of a tensor of that type."""
+    """Return the torch type of a tensor of that type."""
     return NARROW.get(dtype) or (torch.uint32 if dtype == "uint32" else held(dtype))
 
 
 def width(dtype: str) -> int:
-    """The bits of an integer type."""
+    """Return the number of bits of an integer type."""
     return int(dtype.removeprefix("u").removeprefix("int"))
 
 
 def cast(a: Tensor, target: str) -> Tensor:
-    """A conversion, rounding to nearest between floats and towards 0 to integers, which wrap."""
+    """Return a converted value: rounded to nearest between floats, and towards 0 to integers, which wrap."""
     if target in NARROW:
         return a.to(torch.float32).to(NARROW[target]).to(torch.float32)
     value = a.to(held(target))
@@ -112,7 +112,7 @@ def cast(a: Tensor, target: str) -> Tensor:
 
 
 def bits(a: Tensor, source: str, target: str) -> Tensor:
-    """The bits of a value as another type of the same width."""
+    """Return the bits of a value as another type of the same width."""
     if {source, target} & (set(NARROW) | {"uint64"}):
         raise Unsupported(f"the bits of {source} as {target}")
     raw = a.to(torch.int32) if source == "uint32" else a
@@ -120,11 +120,11 @@ def bits(a: Tensor, source: str, target: str) -> Tensor:
 
 
 def _popcount(a: Tensor) -> Tensor:
-    """The ones among the low 32 bits."""
+    """Return the number of ones among the low 32 bits."""
     return torch.stack([a.to(torch.int64) >> i & 1 for i in range(32)]).sum(0)
 
 
 def _clz(a: Tensor) -> Tensor:
-    """The zeros before the first one of 32 bits; 32 of them in 0."""
+    """Return the number of zeros before the first one of 32 bits, which is 32 for 0."""
     word = cast(a, "uint32")
     return 32 - torch.stack([word >> i != 0 for i in range(32)]).sum(0)

@@ -35,8 +35,8 @@ def interpret(
 
     Raises:
         Fault: an access out of bounds, a read of uninitialised memory, an output element left unwritten, an integer
-            division by 0 or shift by the whole width, two lanes that write different values to one element, a barrier or an
-            exchange within a warp that some of its threads do not reach, a race, a loop longer than ``longest``.
+            division by 0 or shift by the whole width, two lanes that write different values to one element, a barrier
+            or an exchange within a warp that some threads do not reach, a race, a loop longer than ``longest``.
         Unsupported: the kernel is outside of what is modelled.
         TypeError: a tensor has the wrong type.
         ValueError: a tensor has the wrong shape.
@@ -55,7 +55,7 @@ def interpret(
 
 
 def _bind(buffers: Sequence[Any], tensors: Sequence[Tensor]) -> dict[str, int]:
-    """The sizes of the symbolic dimensions; checks types and shapes."""
+    """Return the sizes of the symbolic dimensions. Raise if a type or a shape is wrong."""
     sizes: dict[str, int] = {}
     if len(buffers) != len(tensors):
         raise ValueError(f"expected {len(buffers)} tensors, got {len(tensors)}")
@@ -73,7 +73,7 @@ def _bind(buffers: Sequence[Any], tensors: Sequence[Tensor]) -> dict[str, int]:
 
 
 def _outputs(prim_func: Any) -> set[str]:
-    """The parameters that the kernel writes and does not read."""
+    """Return the parameters that the kernel writes and does not read."""
     from tvm import tirx
 
     stored: set[str] = set()

@@ -2,9 +2,9 @@
 
 Values are torch tensors in the kernel's own types. Their first dimension is the threads of a block, the others are the
 open parallel indices; a dimension along which a value does not vary has size 1 or is absent. Blocks run one after
-another. Threads run in lock step, so that races change nothing; but two lanes that store different values to one element
-are found, and ``Ordering`` finds the races of threads that use memory without tile operations. Sums are in torch's order,
-and gemm multiplies in the type of its accumulator: floats agree with a GPU up to rounding.
+another. Threads run in lock step, so that races change nothing; but two lanes that store different values to one
+element are found, and ``Ordering`` finds the races of threads that use memory without tile operations. Sums are in
+torch's order, and gemm multiplies in the type of its accumulator: floats agree with a GPU up to rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DIVISIONS = ("floordiv", "floormod", "truncdiv", "truncmod")
 
 
 class Fault(Exception):
-    """The kernel did on these inputs what no kernel may do; the message quotes the statement, the buffer and the index."""
+    """Says that the kernel did what no kernel may do. The message quotes the statement, the buffer and the index."""
 
 
 class _Storage:
@@ -58,21 +58,21 @@ class Lanes:
     # Values
 
     def literal(self, value: float, dtype: str) -> Tensor:
-        """A constant in its type."""
+        """Return a constant in its type."""
         return cast(torch.tensor(value), dtype)
 
     def infinity(self, dtype: str) -> Tensor:
-        """Positive infinity."""
+        """Return positive infinity."""
         return self.literal(float("inf"), dtype)
 
     def unary(self, operator: Unary, a: Tensor, dtype: str) -> Tensor:
-        """The torch function of that name."""
+        """Return the torch function of that name, applied."""
         if operator == "ballot":
             return warps.ballot(a, self._whole_warps())
         return cast(UNARY[operator](a), dtype)
 
     def binary(self, operator: Binary, a: Tensor, b: Tensor, dtype: str) -> Tensor:
-        """The torch operation, both operands in the type."""
+        """Return the torch operation of that name on both operands, which are converted to the type."""
         if operator in warps.EXCHANGES:
             return warps.exchange(operator, a, b, self._whole_warps())
         a, b = _align(a.to(held(dtype)), b.to(held(dtype)))
@@ -83,39 +83,39 @@ class Lanes:
         return cast(BINARY[operator](a, b), dtype)
 
     def _defined(self, operand: Tensor, bad: Tensor, what: str) -> Tensor:
-        """An operand that in no active lane is a bad one; in the others it is 1 instead."""
+        """Return an operand with 1 for what is bad in inactive lanes. Raise a fault if it is bad in an active one."""
         aligned, mask = _align(bad, self._mask)
         if (aligned & mask).any():
             raise self._fault(what)
         return torch.where(bad, 1, operand)
 
     def _whole_warps(self) -> int:
-        """The threads of a block, of each warp of which all are here, or none."""
+        """Return the number of threads of a block. Raise a fault unless each warp is active as a whole or not."""
         here = _pad(self._mask, 1)
         if self._depth > 1 or not warps.whole(here.expand(self._threads)):
             raise self._fault("an exchange without all threads of a warp")
         return self._threads
 
     def compare(self, operator: Comparison, a: Tensor, b: Tensor, dtype: str) -> Tensor:
-        """A comparison."""
+        """Return whether a comparison holds."""
         a, b = _align(a, b)
         return COMPARISON[operator](a, b)
 
     def cast(self, a: Tensor, source: str, target: str) -> Tensor:
-        """A conversion, rounding to nearest between floats and towards 0 to integers."""
+        """Return a converted value: rounded to nearest between floats, and towards 0 to integers."""
         return cast(a, target)
 
     def bits(self, a: Tensor, source: str, target: str) -> Tensor:
-        """Tensor.view."""
+        """Return the bits of a value as another type, as ``Tensor.view`` does."""
         return bits(a, source, target)
 
     def select(self, condition: Tensor, then: Tensor, otherwise: Tensor, dtype: str) -> Tensor:
-        """torch.where."""
+        """Return ``torch.where`` of three values."""
         condition, then, otherwise = _align(condition, then, otherwise)
         return torch.where(condition, then, otherwise)
 
     def reduce(self, kind: Reduction, extent: Tensor, body: Callable[[Tensor], Tensor], dtype: str) -> Tensor:
-        """The reduction along one more axis."""
+        """Return the reduction of a body along one more axis."""
         dim = self._depth
         with self.axis("k", torch.tensor(0, dtype=torch.int32), extent) as index:
             value = body(index)
@@ -134,14 +134,14 @@ class Lanes:
     # Control
 
     def launch(self, threads: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """All threads; x varies fastest."""
+        """Return the indices of all threads of a block; x varies fastest."""
         x, y, z = threads
         self._threads = x * y * z
         linear = torch.arange(self._threads, dtype=torch.int32)
         return linear % x, linear // x % y, linear // (x * y)
 
     def grid(self, dimension: Dimension, extent: Tensor) -> Iterator[Tensor]:
-        """One block after another."""
+        """Yield one block after another."""
         for k in range(self._number(extent)):
             self._block[dimension] = k
             if self._ordering:
@@ -151,7 +151,7 @@ class Lanes:
 
     @contextmanager
     def axis(self, name: str, lower: Tensor, extent: Tensor) -> Iterator[Tensor]:
-        """One more dimension."""
+        """Open one more dimension, and yield the index along it."""
         steps = torch.arange(self._number(extent), dtype=torch.int32).reshape((*[1] * self._depth, -1))
         self._depth += 1
         try:
@@ -160,7 +160,7 @@ class Lanes:
             self._depth -= 1
 
     def serial(self, loop: str, lower: Tensor, extent: Tensor, body: Callable[[Tensor], None]) -> None:
-        """A Python loop; lanes with fewer iterations are masked in the later ones."""
+        """Run a loop as one of Python. Lanes with fewer iterations are inactive in the later ones."""
         active, extents = _broadcast(self._mask, extent)
         most = max(extents[active].tolist(), default=0)
         if self._longest is not None and most > self._longest:
@@ -173,29 +173,29 @@ class Lanes:
                 body(lower + k)
 
     def turn(self) -> None:
-        """Nothing: roles run in turn."""
+        """Do nothing, since roles run in turn."""
 
     def barrier(self) -> None:
-        """Nothing, in lock step, but that all threads have to come and that what came before is over."""
+        """Check that all threads come, and forget which accesses came before. Lock step needs no more."""
         if not self._mask.all():
             raise self._fault("a barrier that some threads do not reach")
         if self._ordering:
             self._ordering.barrier()
 
     def decided(self, condition: Tensor) -> bool | None:
-        """Whether it holds in all active lanes, or in none."""
+        """Return whether a condition holds in all active lanes or in none; None if in some."""
         mask, condition = _broadcast(self._mask, condition)
         if not (mask & condition).any():
             return False
         return True if (condition | ~mask).all() else None
 
     def uniform(self, condition: Tensor) -> bool:
-        """Whether the condition does not vary along the threads."""
+        """Return whether the condition does not vary along the threads."""
         return condition.ndim == 0 or bool((condition == condition[:1]).all())
 
     @contextmanager
     def guard(self, condition: Tensor) -> Iterator[None]:
-        """Lanes where the condition fails become inactive."""
+        """Make lanes inactive where the condition fails."""
         before = self._mask
         mask, condition = _align(before, condition)
         self._mask = mask & condition
@@ -205,7 +205,7 @@ class Lanes:
             self._mask = before
 
     def independent(self, store: Sequence[Tensor], access: Sequence[Tensor]) -> bool:
-        """Along every dimension in which the store varies with the axes, the access is at the same index."""
+        """Return whether an access has the index of a store in each dimension where the store varies with the axes."""
         for a, b in zip(store, access, strict=True):
             if a.ndim > 1 and a.shape[1:].numel() > 1:
                 a, b, mask = _broadcast(a, b, self._mask)
@@ -216,19 +216,19 @@ class Lanes:
     # Memory
 
     def allocate(self, memory: Memory[Tensor]) -> None:
-        """A fresh buffer."""
+        """Make a fresh buffer."""
         shape = [self._number(n) for n in memory.shape]
         self._storage[memory] = _Storage(shape, memory.dtype, self._threads if memory.scope == "local" else 1)
 
     def attach(self, memory: Memory[Tensor], tensor: Tensor, *, initialised: bool) -> None:
-        """A parameter of the kernel."""
+        """Give a parameter of the kernel its tensor."""
         storage = _Storage(tensor.shape, memory.dtype, 1)
         storage.data = tensor.to(held(memory.dtype)).reshape(-1).clone()
         storage.written[:] = initialised
         self._storage[memory] = storage
 
     def detach(self, memory: Memory[Tensor], tensor: Tensor, *, output: bool) -> None:
-        """Copy a parameter back; every element of an output must have been written."""
+        """Copy a parameter back. Raise a fault if an element of an output has not been written."""
         storage = self._storage[memory]
         tensor.copy_(storage.data.reshape(tensor.shape))
         if output and not storage.written.all():
@@ -238,7 +238,7 @@ class Lanes:
             raise Fault(f"{memory.name}[{index}] is never written, nor are {missing - 1} other elements of it")
 
     def load(self, memory: Memory[Tensor], index: Sequence[Tensor]) -> Tensor:
-        """Read; active lanes must be in bounds and find a value there."""
+        """Return elements. Raise a fault if an active lane is out of bounds or finds no value."""
         storage, flat, mask = self._address(memory, index)
         if not storage.size:
             return torch.zeros(flat.shape, dtype=storage.data.dtype)
@@ -274,7 +274,7 @@ class Lanes:
         self._order("add", memory, index, flat, mask)
 
     def _order(self, kind: Access, memory: Memory[Tensor], index: Sequence[Tensor], flat: Tensor, mask: Tensor) -> None:
-        """Take note of who accesses which elements; memory of a thread's own is nobody else's."""
+        """Record which thread accesses which elements, and raise a fault for a race. Local memory is a thread's own."""
         if self._ordering is None or memory.scope == "local":
             return
         if self._depth > 1:
@@ -287,7 +287,7 @@ class Lanes:
             raise self._element_fault(f"a race: {kind} of", memory, index, bad)
 
     def _address(self, memory: Memory[Tensor], index: Sequence[Tensor]) -> tuple[_Storage, Tensor, Tensor]:
-        """The flat position of each lane's element, 0 in inactive lanes, and the active lanes."""
+        """Return the storage, the flat position of each lane's element, 0 in inactive lanes, and the active lanes."""
         storage = self._storage[memory]
         thread = torch.arange(storage.threads)
         *places, mask = _align(*index, self._mask)
@@ -312,7 +312,7 @@ class Lanes:
         return Fault(f"{what}, in: {where} ({block})")
 
     def _element_fault(self, what: str, memory: Memory[Tensor], index: Sequence[Tensor], bad: Tensor) -> Fault:
-        """A message about the first lane in which something is wrong."""
+        """Return a fault that names the first lane in which something is wrong."""
         *places, bad = _broadcast(*index, bad)
         lane = tuple(bad.nonzero()[0])
         element = ", ".join(str(int(p[lane])) for p in places)
@@ -322,13 +322,13 @@ class Lanes:
 
 
 def _align(*values: Tensor) -> tuple[Tensor, ...]:
-    """Dimensions of size 1 appended, so that the first ones correspond."""
+    """Return the values with dimensions of size 1 appended, so that the first ones correspond."""
     rank = max(v.ndim for v in values)
     return tuple(_pad(v, rank) for v in values)
 
 
 def _broadcast(*values: Tensor) -> tuple[Tensor, ...]:
-    """All values in their common shape."""
+    """Return all values in their common shape."""
     return tuple(torch.broadcast_tensors(*_align(*values)))  # type: ignore[no-untyped-call]
 
 

@@ -1,7 +1,7 @@
 """The races of an interpreted block: accesses of two threads to one element with no barrier between them.
 
-Reads do not conflict with reads, nor atomic additions with one another; everything else does, also two equal writes. Only
-what happens on the given inputs is found.
+Reads do not conflict with reads, nor atomic additions with one another. Everything else does, also two equal writes.
+Only what happens on the given inputs is found.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Ordering:
         self._by: dict[tuple[Memory[Tensor], Access], Tensor] = {}  # for each element: a thread, none, or many
 
     def barrier(self) -> None:
-        """What came before is ordered before what comes."""
+        """Forget the accesses so far: they are ordered before those that come."""
         self._by.clear()
 
     def access(self, kind: Access, memory: Memory[Tensor], size: int, element: Tensor, thread: Tensor) -> Tensor:
-        """Record what some threads do at once; for each, whether it conflicts with what another one did."""
+        """Record what some threads do at once, and return for each whether it conflicts with what another one did."""
         clash = torch.zeros(element.shape, dtype=torch.bool)
         own = self._record(kind, memory, size, element, thread)
         for other in _CONFLICTS[kind]:

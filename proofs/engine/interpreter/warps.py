@@ -19,7 +19,7 @@ EXCHANGES: dict[Binary, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def whole(here: Tensor) -> bool:
-    """Whether of each warp all threads are here, or none."""
+    """Return whether for each warp all its threads are here, or none."""
     if len(here) % WARP:
         return not here[-(len(here) % WARP) :].any() and whole(here[: -(len(here) % WARP)])
     by_warp = here.view(-1, WARP)
@@ -27,7 +27,7 @@ def whole(here: Tensor) -> bool:
 
 
 def exchange(operator: Binary, value: Tensor, by: Tensor, threads: int) -> Tensor:
-    """The value of another lane; that of this one where there is no such lane. Of ``by`` five bits count, as in PTX."""
+    """Return the value of another lane, or of this one if there is none. Five bits of ``by`` count, as in PTX."""
     thread = torch.arange(threads)
     lane = thread % WARP
     other = EXCHANGES[operator](lane, by.to(torch.int64) & (WARP - 1)).expand(threads)
@@ -36,7 +36,7 @@ def exchange(operator: Binary, value: Tensor, by: Tensor, threads: int) -> Tenso
 
 
 def ballot(condition: Tensor, threads: int) -> Tensor:
-    """Bit l of a thread's word: the truth value of lane l of its warp."""
+    """Return for each thread a word whose bit l is the truth value of lane l of its warp."""
     thread = torch.arange(threads)
     words = torch.zeros(-(-threads // WARP), dtype=torch.int64)
     words.index_add_(0, thread // WARP, condition.expand(threads).to(torch.int64) << thread % WARP)

@@ -1,10 +1,11 @@
 """Layer 0: every access in bounds, no integer operation wraps, and the launch fits the device.
 
-Read at two levels, because each hides something. At thread level indices are still one per dimension (a flat index may
-be in range and in the wrong row). At device level the widths of the integers and the layout of shared memory are final.
+The kernel is read at two levels, because each hides something. At thread level there still is an index for each
+dimension; a flat index may be in range and in the wrong row. At device level the widths of the integers and the layout
+of shared memory are final.
 
 The thread level is read twice: *strict*, with the compiler's bounds guards switched off, and *final*, as shipped.
-Strict is what shows that the kernel's own indices are right: the compiler's guards would make any index look right.
+The strict reading shows that the kernel's own indices are right; the compiler's guards would make any index look right.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..base.conditions import Analysis, Condition, Site
 from ..base.errors import Unsupported
 from ..compiler import extract
 from ..contract.hypotheses import Hypotheses
-from .row_major import lemmas
+from .row_major import Digit, digits
 
 _GRID = {"blockIdx.x": 2**31 - 1, "blockIdx.y": 65535, "blockIdx.z": 65535}
 _BLOCK = {"threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64}
@@ -39,15 +40,15 @@ def bounds(
     pass_configs: Mapping[str, object] | None = None,
     arch: str = extract.ARCH,
 ) -> Analysis:
-    """The conditions of layer 0.
+    """Return the conditions of layer 0.
 
-    Kinds: "bounds" (strict thread level, and device level), "guarded bounds" (final thread level, where it differs),
-    "overflow", "division", "cast", "launch", "value" for what is stored to an output whose elements the contract bounds,
-    and "assume" for what the kernel assumes of its sizes.
+    Their kinds are "bounds" (strict thread level, and device level), "guarded bounds" (final thread level, where it
+    differs), "overflow", "division", "cast", "launch", "value" for what is stored to an output whose elements the
+    contract bounds, and "assume" for what the kernel assumes of its sizes.
 
-    Modelled: accesses by load and store to global, shared and private memory, and through the pointers given to
-    intrinsics by the extent that the compiler states. Not modelled, and listed: what the intrinsics do beyond that. An
-    empty grid is not launched, so the extents of the grid may be zero. Floating-point casts to integers are unbounded.
+    Loads and stores to global, shared and private memory are modelled, and what intrinsics reach through pointers, as
+    far as the compiler states its extent. What intrinsics do beyond that is not modelled, and is listed. An empty grid
+    is not launched, so the extents of the grid may be zero. A float cast to an integer may have any value.
 
     Raises:
         Unsupported: the kernel uses something that is not modelled.
@@ -74,7 +75,7 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
         region, site = access.region, access.context.site
         extents = _extents(access, hypotheses)
         if len(extents) == 1 and region.allocation in hypotheses.shapes:
-            hypothesis += tuple(lemmas(access.indices[0], hypotheses.shapes[region.allocation]))
+            hypothesis += tuple(map(grows, digits(access.indices[0], hypotheses.shapes[region.allocation])))
         for number, (index, extent) in enumerate(zip(access.indices, extents, strict=True)):
             goal = z3.And(index >= 0, index < extent)
             dimension = f", dimension {number}" if len(extents) > 1 else ""
@@ -89,8 +90,14 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
     ]
 
 
+def grows(digit: Digit) -> z3.BoolRef:
+    """Return that a product grows with its first factor, which holds of any integers whose second is not negative."""
+    value, last, stride = digit
+    return z3.Implies(z3.And(stride >= 0, value <= last), value * stride <= last * stride)
+
+
 def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
-    """The extents that each index must stay below: for a tensor, those that its caller allocated."""
+    """Return the extents that each index must stay below: for a tensor, those that its caller allocated."""
     region = access.region
     if region.scope != "global":
         return region.shape
@@ -117,7 +124,7 @@ def _arithmetic(trace: Trace, hypotheses: Hypotheses) -> list[Condition]:
 
 
 def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """An instruction that is not modelled may store anything."""
+    """Yield that no instruction that is not modelled, and may store anything, stores to an output that has a range."""
     for access in trace.accesses:
         bounded = hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None)
         if access.intrinsic and access.region.scope == "global" and bounded:
@@ -127,7 +134,7 @@ def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]
 
 
 def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:
-    """The launcher reads each size as 64 bits and narrows it, unchecked, to the type the kernel declares."""
+    """Return that each size fits the type to which the launcher narrows it, unchecked, from 64 bits."""
     conditions: dict[str, Condition] = {}
 
     def visit(node: object) -> None:

@@ -14,20 +14,24 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, equal, sequent
+from ..access.instances import Renaming, constants, equal, sequent, symbols
 from ..access.sites import sites
-from ..access.trace import Access, Division, Trace
+from ..access.trace import Access, Division, Trace, Variable
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, conjunction, disjunction
 from ..base.errors import Unsupported
 from ..compiler import extract
 from ..contract.hypotheses import Hypotheses
-from .tiling import Tiling, tile_of, tiling, with_named_quotients
+from ..smt.bitvectors import subterms
+from .counting import points
+from .tiling import Choice, Tiling, tile_of, tiling
 
 _WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
 
@@ -38,16 +42,16 @@ def coverage(
     pass_configs: Mapping[str, object] | None = None,
     arch: str = extract.ARCH,
 ) -> Analysis:
-    """The conditions of coverage, kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
+    """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
-    Modelled: plain and vectorised stores, whose tiles are laid at fixed strides in each dimension by one block index or
-    loop variable, or by its quotient and remainder. Not modelled, and listed: writes by intrinsics.
+    Plain and vectorised stores are modelled, if their tiles are laid at fixed strides in each dimension by one block
+    index or loop variable, or by its quotient and remainder. Writes by intrinsics are not modelled, and are listed.
 
     Raises:
         Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
     """
     guards = extract.shipped_with_guards(pass_configs)
-    trace = walk(extract.thread(prim_func, guards=guards, pass_configs=pass_configs, arch=arch), hypotheses)
+    trace = walk(extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).thread, hypotheses)
     conditions: list[Condition] = []
     for output in hypotheses.outputs:
         writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]
@@ -84,38 +88,91 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
         yield sequent("uniqueness", statement, given, goal, a.context.site)
 
 
-def _coverage(output: str, writes: Sequence[Access], trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
+def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
+    """Return the access with the quotients and remainders of block indices by constants named, and the divisions."""
+    context = access.context
+    blocks = [v.term for v in context.variables if v.kind == "block"]
+    found: dict[str, Division] = {}
+    for term in subterms((*access.indices, *context.guards)):
+        if term.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) and any(term.arg(0).eq(b) for b in blocks):
+            x, by = term.children()
+            if z3.is_int_value(by) and by.as_long() > 0:
+                quotient, remainder = f"{x} // {by}", f"{x} % {by}"
+                found[quotient] = Division(x, by, z3.Int(quotient), z3.Int(remainder))
+    divisions = tuple(found.values())
+    pairs = [
+        p for d in divisions for p in ((d.dividend / d.divisor, d.quotient), (d.dividend % d.divisor, d.remainder))
+    ]
+    context = replace(
+        context,
+        facts=(*context.facts, *(d.definition for d in divisions)),
+        guards=tuple(z3.substitute(g, *pairs) for g in context.guards),
+    )
+    return replace(access, indices=tuple(z3.substitute(i, *pairs) for i in access.indices), context=context), divisions
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A write with a tile that was guessed for it, and the divisions whose parts its indices mention."""
+
+    access: Access
+    tile: Tiling
+    divisions: tuple[Division, ...]
+
+    @property
+    def inner(self) -> tuple[Variable, ...]:
+        """The variables that choose the element in the tile."""
+        return tuple(v for v in self.access.context.variables if v in self.tile.inner)
+
+    @property
+    def outer(self) -> tuple[Variable, ...]:
+        """The variables that choose the tile."""
+        return tuple(v for v in self.access.context.variables if v not in self.tile.inner)
+
+    @cached_property
+    def points(self) -> int:
+        """The number of assignments to the inner variables that pass the local guards."""
+        return points(self.inner, self.tile.local_guards)
+
+
+def _coverage(output: str, accesses: Sequence[Access], trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
     element = [z3.Int(f"{output}.{d}") for d in range(len(hypotheses.shapes[output]))]
     inside = [z3.And(e >= 0, e < n) for e, n in zip(element, hypotheses.shapes[output], strict=True)]
     given, cases = [*hypotheses.facts, *inside], []
-    named = [with_named_quotients(w) for w in writes]
-    tilings = [tiling(w) for w, _ in named]
-    for number, (tile, (_, divisions)) in enumerate(zip(tilings, named, strict=True)):
-        if tile.volume != tile.points and len(tilings) > 1:
+    named = [with_named_quotients(a) for a in accesses]
+    writes = [_Write(a, tiling(a), (*trace.divisions, *divisions)) for a, divisions in named]
+    for number, write in enumerate(writes):
+        if write.tile.volume != write.points and len(writes) > 1:
             raise Unsupported(f"{output}: several writes, of which one leaves gaps in its tile")
-        yield from _onto(tile)
-        divisions = (*trace.divisions, *divisions)
-        hit, holds = _execution(tile, element, divisions, hypotheses, f"@{number}" if number else "")
+        yield from _onto(write)
+        hit, holds = _execution(write, element, frozenset(hypotheses.sizes), f"@{number}" if number else "")
         given.append(hit)
         cases.append(holds)
-    site = writes[0].context.site if writes else Site(f"output {output}")
+    site = accesses[0].context.site if accesses else Site(f"output {output}")
     yield Condition("coverage", f"every element of {output} is written", tuple(given), disjunction(*cases), site)
 
 
-def _onto(tile: Tiling) -> Iterator[Condition]:
-    """Threads, lanes and steps of fixed loops hit every place of a tile once: into the tile, injective, and as many."""
-    site, name = tile.access.context.site, tile.access.region.name
-    given = (*(v.range for v in tile.inner), *tile.local_guards)
+def _onto(write: _Write) -> Iterator[Condition]:
+    """Yield the conditions that the inner variables hit every place of a tile once.
+
+    The map from their values into the tile is injective, and there are as many of them as places. It is the same map in
+    every tile, since it mentions the inner variables alone.
+    """
+    tile, inner = write.tile, write.inner
+    site, name = write.access.context.site, write.access.region.name
+    if strange := {d.name() for d in symbols([*tile.within, *tile.local_guards])} - {v.name for v in inner}:
+        raise Unsupported(f"a tile of {name} whose shape depends on {', '.join(sorted(strange))}")
+    given = (*(v.range for v in inner), *tile.local_guards)
     box = conjunction(*_in_box(tile, tile.within))
     yield sequent("coverage", f"a block's writes of {name} stay in its tile of {tile.edge}", given, box, site)
     renaming = Renaming(frozenset())
-    other = [renaming.variable(v) for v in tile.inner]
+    other = [renaming.variable(v) for v in inner]
     again = (*(v.range for v in other), *(renaming.term(g) for g in tile.local_guards))
     apart = z3.Not(conjunction(*(w == renaming.term(w) for w in tile.within)))
-    goal = z3.Or(apart, equal(tile.inner, other))
+    goal = z3.Or(apart, equal(inner, other))
     yield sequent("coverage", f"a block writes no place of its tile of {name} twice", (*given, *again), goal, site)
-    count = z3.IntVal(tile.points) if tile.local_guards else z3.Product([z3.IntVal(1), *(v.count for v in tile.inner)])
-    statement = f"a block makes {tile.points} writes of {name}, its tile has {tile.volume} places"
+    count = z3.IntVal(write.points) if tile.local_guards else z3.Product([z3.IntVal(1), *(v.count for v in inner)])
+    statement = f"a block makes {write.points} writes of {name}, its tile has {tile.volume} places"
     yield Condition("coverage", statement, (), count == z3.IntVal(tile.volume), site)
 
 
@@ -124,29 +181,50 @@ def _in_box(tile: Tiling, place: Sequence[z3.ArithRef]) -> list[z3.BoolRef]:
 
 
 def _execution(
-    tile: Tiling, element: Sequence[z3.ArithRef], divisions: Sequence[Division], hypotheses: Hypotheses, suffix: str
+    write: _Write, element: Sequence[z3.ArithRef], sizes: frozenset[str], suffix: str
 ) -> tuple[z3.BoolRef, z3.BoolRef]:
-    """The execution of a write that is named for an element.
+    """Return what is known of the execution of a write that is named for an element, and what is left to show of it.
 
     Returns:
         What may be assumed of its inner variables, since the tile is hit everywhere; and what is left to show: that it
         exists, passes the guards and writes the element.
     """
-    known = frozenset(hypotheses.sizes) | {e.decl().name() for e in element}
-    chosen = tile_of(tile, element, divisions, known)
+    tile, context = write.tile, write.access.context
+    known = sizes | {e.decl().name() for e in element}
+    chosen = tile_of(tile, write.outer, element, write.divisions, known)
     own = Renaming(known, suffix)
 
     def named(term: z3.ExprRef) -> z3.ExprRef:
         return own.term(z3.substitute(term, *chosen)) if suffix else z3.substitute(term, *chosen)
 
+    _check_choice(write, chosen, known)
     place = [e - named(b) for e, b in zip(element, tile.base, strict=True)]
     in_tile = _in_box(tile, place)
-    defined = [d.definition for d in divisions if any(d.quotient.eq(x) for x, _ in chosen)]
-    exists = [*in_tile, *(named(v.range) for v in tile.outer), *(named(d) for d in defined)]
-    facts = [named(f) for f in tile.access.context.facts if not any(f.eq(d) for d in defined)]
-    inner = [*(v.range for v in tile.inner), *tile.local_guards]
+    defined = [d.definition for d in write.divisions if any(p.eq(x) for x, _ in chosen for p in _parts(d))]
+    exists = [*in_tile, *(named(v.range) for v in write.outer), *(named(d) for d in defined)]
+    facts = [named(f) for f in context.facts if not any(f.eq(d) for d in defined)]
+    inner = [*(v.range for v in write.inner), *tile.local_guards]
     at = [named(w) == p for w, p in zip(tile.within, place, strict=True)]
     somewhere = z3.Implies(conjunction(*in_tile), conjunction(*map(named, inner), *at))
     hit = z3.And(somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)))
-    writes = [named(i) == e for i, e in zip(tile.access.indices, element, strict=True)]
-    return hit, conjunction(*exists, *(named(g) for g in tile.other_guards), *writes)
+    writes = [named(i) == e for i, e in zip(write.access.indices, element, strict=True)]
+    return hit, conjunction(*exists, *map(named, context.guards), *writes)
+
+
+def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]) -> None:
+    """Raise Unsupported unless a choice names one tile for each element.
+
+    Only what chooses the tile may be chosen. If a value, or the tile itself, depends on the inner variables or on what is
+    read, then it does not follow that this tile is hit everywhere.
+    """
+    free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in _parts(d))]
+    settled = known | {v.name for v in write.outer}
+    terms = [*(z3.substitute(b, *chosen) for b in write.tile.base), *(value for _, value in chosen)]
+    strange = {c.decl().name() for c in constants(terms)} - settled
+    strange |= {str(x) for x, _ in chosen if not any(x.eq(f) for f in free)}
+    if strange:
+        raise Unsupported(f"a tile of {write.access.region.name} that depends on {', '.join(sorted(strange))}")
+
+
+def _parts(division: Division) -> tuple[z3.ArithRef, z3.ArithRef]:
+    return division.quotient, division.remainder

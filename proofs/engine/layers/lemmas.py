@@ -1,4 +1,4 @@
-"""Theorems about an operator's mathematics, each in words; and what is tested, not proved, and says so."""
+"""Theorems about an operator's mathematics, each in words, and statements that are tested and not proved."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Theorem:
     """A statement that follows from conditions over the reals, all of which a solver must prove.
 
     Attributes:
-        name: short.
-        statement: in words, with its hypotheses.
-        conditions: the sequents; how they give the statement is said in ``argument``.
+        name: a short name.
+        statement: the theorem in words, with its hypotheses.
+        conditions: returns the sequents; ``argument`` says how they give the statement.
         argument: the steps between the conditions and the statement that no solver checks, or "".
     """
 
@@ -33,7 +33,7 @@ class Tested:
     """A statement that was tried on many inputs and is not proved.
 
     Attributes:
-        name: short.
+        name: a short name.
         statement: in words, with what was tried.
         check: runs the trial; returns whether it held and what was seen.
     """
@@ -48,12 +48,12 @@ Lemma = Theorem | Tested
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs that a kernel is run on, by the interpreter, and what is asked of the results. No proof, but it kills mutants.
+    """Inputs that the interpreter runs a kernel on, and what is asked of the results. They prove nothing.
 
     Attributes:
         statement: in words, what is asked of the results of which inputs.
-        check: runs a kernel; yields for each run the inputs in words, and whether the results are right. It may raise
-            ``Fault``.
+        check: runs a kernel, and yields for each run the inputs in words and whether the results are right. It may
+            raise ``Fault``.
     """
 
     statement: str
@@ -61,5 +61,5 @@ class Examples:
 
 
 def lemma(statement: str, goal: z3.BoolRef, *hypotheses: z3.BoolRef) -> Condition:
-    """A condition of a theorem."""
+    """Return a condition of a theorem."""
     return Condition("lemma", statement, tuple(hypotheses), goal, Site(statement))

@@ -2,15 +2,17 @@
 
 An index is split, dimension by dimension, into a part that depends on *outer* variables only (block indices, loops
 whose trip count varies) and a part that depends on *inner* ones (threads, lanes, loops of fixed length). The first says
-which tile is written, the second where in the tile. What is found here is a guess to be proved: coverage.py states
-every property it relies on as a condition. Only the number of threads that pass a guard is counted, and trusted.
+which tile is written, the second where in the tile.
+
+No error here can make a false theorem: what is found is a guess, and coverage.py proves every property of it that it
+relies on.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,70 +21,39 @@ import z3
 from ..access.instances import constants, symbols
 from ..access.trace import Access, Division, Variable
 from ..base.errors import Unsupported
-from ..smt.bitvectors import subterms
 
 _POINTS = 2**22  # the largest tile that is enumerated
+Choice = tuple[z3.ArithRef, z3.ArithRef]  # a variable, and its value
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A write, split.
+    """The tile of a write.
 
-    Args:
-        access: the write.
-        outer: the variables that choose the tile.
-        inner: the variables that choose the element in the tile.
+    Attributes:
+        inner: the variables that choose the element in the tile; all others choose the tile.
         base: for each dimension, the part of the index that the tile decides, in outer variables and sizes.
         within: for each dimension, the part that the inner variables decide.
         low: for each dimension, the smallest value of that part.
         edge: for each dimension, the number of values from the smallest to the largest.
         local_guards: the guards that depend on inner variables alone.
-        other_guards: the remaining guards.
-        points: the number of assignments to the inner variables that pass the local guards.
     """
 
-    access: Access
-    outer: tuple[Variable, ...]
     inner: tuple[Variable, ...]
     base: tuple[z3.ArithRef, ...]
     within: tuple[z3.ArithRef, ...]
     low: tuple[int, ...]
     edge: tuple[int, ...]
     local_guards: tuple[z3.BoolRef, ...]
-    other_guards: tuple[z3.BoolRef, ...]
-    points: int
 
     @property
     def volume(self) -> int:
-        """The number of elements of a tile."""
+        """The number of elements of the tile."""
         return math.prod(self.edge)
 
 
-def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
-    """The access with quotient and remainder of a block index by a constant as integers of their own, and these."""
-    context = access.context
-    blocks = [v.term for v in context.variables if v.kind == "block"]
-    found: dict[str, Division] = {}
-    for term in subterms((*access.indices, *context.guards)):
-        if term.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) and any(term.arg(0).eq(b) for b in blocks):
-            x, by = term.children()
-            if z3.is_int_value(by) and by.as_long() > 0:
-                quotient, remainder = f"{x} // {by}", f"{x} % {by}"
-                found[quotient] = Division(x, by, z3.Int(quotient), z3.Int(remainder))
-    divisions = tuple(found.values())
-    pairs = [
-        p for d in divisions for p in ((d.dividend / d.divisor, d.quotient), (d.dividend % d.divisor, d.remainder))
-    ]
-    context = replace(
-        context,
-        facts=(*context.facts, *(d.definition for d in divisions)),
-        guards=tuple(z3.substitute(g, *pairs) for g in context.guards),
-    )
-    return replace(access, indices=tuple(z3.substitute(i, *pairs) for i in access.indices), context=context), divisions
-
-
 def tiling(access: Access) -> Tiling:
-    """Split a write.
+    """Return the tile of a write.
 
     Raises:
         Unsupported: an inner variable has no fixed range, or a tile is too large to enumerate.
@@ -97,35 +68,32 @@ def tiling(access: Access) -> Tiling:
     base = tuple(z3.simplify(z3.substitute(i, *corner)) for i in access.indices)
     at_zero = [z3.substitute(i, *zero) for i in access.indices]
     within = tuple(z3.simplify(i - z3.substitute(i, *corner)) for i in at_zero)
-    names = {v.name for v in inner}
-    local, other = _split(access.context.guards, names)
+    local = _local(access.context.guards, {v.name for v in inner})
     grid = _Grid(inner)
-    passing = np.all([grid.evaluate(g) for g in local], axis=0) if local else np.ones(grid.count, dtype=bool)
+    passing = grid.passing(local)
     values = [grid.evaluate(w)[passing] for w in within]
     if not passing.any():
         raise Unsupported(f"no thread passes the guards of {access.context.site}")
     low = tuple(int(v.min()) for v in values)
     edge = tuple(int(v.max() - v.min()) + 1 for v in values)
-    return Tiling(access, outer, inner, base, within, low, edge, local, other, int(passing.sum()))
+    return Tiling(inner, base, within, low, edge, local)
 
 
 def _fixed(v: Variable) -> bool:
     return v.extent is not None and z3.is_int_value(z3.simplify(v.extent)) and z3.is_int_value(z3.simplify(v.low))
 
 
-def _split(guards: Sequence[z3.BoolRef], inner: set[str]) -> tuple[tuple[z3.BoolRef, ...], tuple[z3.BoolRef, ...]]:
-    flat: list[z3.BoolRef] = []
-    for guard in guards:
-        flat += guard.children() if z3.is_and(guard) else [guard]
-    local = tuple(g for g in flat if {d.name() for d in symbols([g])} <= inner)
-    return local, tuple(g for g in flat if not any(g.eq(other) for other in local))
+def _local(guards: Sequence[z3.BoolRef], inner: set[str]) -> tuple[z3.BoolRef, ...]:
+    """Return the guards, and the members of conjunctions among them, that mention inner variables only."""
+    flat = [part for guard in guards for part in (guard.children() if z3.is_and(guard) else [guard])]
+    return tuple(g for g in flat if {d.name() for d in symbols([g])} <= inner)
 
 
 class _Grid:
     """All assignments to some variables of fixed range, as columns of numbers."""
 
     def __init__(self, variables: Sequence[Variable]) -> None:
-        ranges = [(_number(v.low), _number(v.extent)) for v in variables]
+        ranges = [(_number(v.low), _number(v.count)) for v in variables]
         self.count = math.prod(extent for _, extent in ranges)
         if self.count > _POINTS:
             raise Unsupported(f"a tile of {self.count} writes")
@@ -133,7 +101,11 @@ class _Grid:
         self._columns = {v.name: a.reshape(-1) for v, a in zip(variables, axes, strict=True)}
 
     def evaluate(self, term: z3.ExprRef) -> npt.NDArray[np.int64]:
-        """The value of a term at every assignment."""
+        """Return the value of a term at every assignment.
+
+        Raises:
+            Unsupported: the term mentions another variable, or applies an operator without a rule.
+        """
         if z3.is_int_value(term):
             return np.full(self.count, term.as_long())
         kind, name = term.decl().kind(), term.decl().name()
@@ -145,8 +117,15 @@ class _Grid:
             raise Unsupported(f"no enumeration of {name}")
         return _NUMERIC[kind](*(self.evaluate(a) for a in term.children()))
 
+    def passing(self, guards: Sequence[z3.BoolRef]) -> npt.NDArray[np.bool_]:
+        """Return for every assignment whether all guards hold."""
+        passing = np.ones(self.count, dtype=np.bool_)
+        for guard in guards:
+            passing &= self.evaluate(guard).astype(np.bool_)
+        return passing
 
-def _number(term: z3.ArithRef | None) -> int:
+
+def _number(term: z3.ArithRef) -> int:
     return int(z3.simplify(term).as_long())
 
 
@@ -181,9 +160,13 @@ _NUMERIC: dict[int, Callable[..., npt.NDArray[np.int64]]] = {
 
 
 def tile_of(
-    tiling: Tiling, element: Sequence[z3.ArithRef], divisions: Sequence[Division], known: frozenset[str]
-) -> list[tuple[z3.ArithRef, z3.ArithRef]]:
-    """Values of the outer variables, and of quotients of them, that make the tile hold an element.
+    tile: Tiling,
+    outer: Sequence[Variable],
+    element: Sequence[z3.ArithRef],
+    divisions: Sequence[Division],
+    known: frozenset[str],
+) -> list[Choice]:
+    """Return values of the outer variables, and of quotients of them, that make the tile hold an element.
 
     Each dimension's base is ``stride * x + offset`` in one variable or quotient ``x``; the tile of ``e`` is at
     ``x = (e - offset - low) div stride``. A quotient and remainder give back their dividend, ``divisor * q + r``.
@@ -191,10 +174,10 @@ def tile_of(
     Raises:
         Unsupported: a base has another form.
     """
-    outer = [v.term for v in tiling.outer]
-    free = outer + [p for d in divisions for p in (d.quotient, d.remainder)]  # all else is given, not ours to choose
-    chosen: list[tuple[z3.ArithRef, z3.ArithRef]] = []
-    for base, e, low in zip(tiling.base, element, tiling.low, strict=True):
+    terms = [v.term for v in outer]
+    free = terms + [p for d in divisions for p in (d.quotient, d.remainder)]  # all else is given, not ours to choose
+    chosen: list[Choice] = []
+    for base, e, low in zip(tile.base, element, tile.low, strict=True):
         unknown = [c for c in constants([base]) if c.decl().name() not in known and not _is_chosen(c, chosen)]
         if len(unknown) > 1 or not all(any(x.eq(f) for f in free) for x in unknown):
             raise Unsupported(f"a tile at {base}, which is not a multiple of one block index or loop variable")
@@ -206,12 +189,12 @@ def tile_of(
             chosen.append((x, (e - offset - low) / stride))
     for division in divisions:
         parts = (division.quotient, division.remainder)
-        if any(_is_chosen(p, chosen) for p in parts) and any(division.dividend.eq(v) for v in outer):
+        if any(_is_chosen(p, chosen) for p in parts) and any(division.dividend.eq(t) for t in terms):
             chosen += [(p, z3.IntVal(0)) for p in parts if not _is_chosen(p, chosen)]
             whole = division.divisor * division.quotient + division.remainder
             chosen.append((division.dividend, z3.substitute(whole, *chosen)))
-    return chosen + [(v.term, v.low) for v in tiling.outer if not _is_chosen(v.term, chosen)]
+    return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)]
 
 
-def _is_chosen(term: z3.ArithRef, chosen: Sequence[tuple[z3.ArithRef, z3.ArithRef]]) -> bool:
+def _is_chosen(term: z3.ArithRef, chosen: Sequence[Choice]) -> bool:
     return any(term.eq(x) for x, _ in chosen)

@@ -23,12 +23,12 @@ _MEMORY = 2**13
 
 
 def permutes_bits(terms: Iterable[z3.ExprRef]) -> bool:
-    """Whether a quotient or a remainder by a constant occurs."""
+    """Return whether a quotient or a remainder occurs in some terms."""
     return any(t.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) for t in subterms(terms))
 
 
 def linear(terms: Iterable[z3.BoolRef]) -> list[z3.BoolRef]:
-    """The terms that a translation accepts: without products of variables, divisions by them, or too long a number."""
+    """Return the terms without a product of variables, a division by one, or a number of more than 64 bits."""
     return [t for t in terms if _linear(t)]
 
 
@@ -38,10 +38,12 @@ def _linear(term: z3.BoolRef) -> bool:
 
 
 def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], list[z3.BoolRef]]:
-    """The terms with each product of variables, or division by one, as a variable of its own: true of more values.
+    """Replace each product of variables, and each division by one, by a variable of its own.
+
+    The new terms are true of more values, since the new variables may have any.
 
     Returns:
-        The terms, and of each product that it is not negative unless a factor is.
+        The new terms, and for each product that it is not negative unless a factor is.
     """
     products = [t for t in _outermost(terms) if t.decl().kind() == z3.Z3_OP_MUL]
     signs = [z3.Implies(z3.And(*(factor >= 0 for factor in t.children())), t >= 0) for t in products]
@@ -54,7 +56,7 @@ def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], lis
 
 
 def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
-    """The terms within that are not linear, but not those within them."""
+    """Return the parts of some terms that are not linear, but not the parts of these parts."""
     found: dict[int, z3.ExprRef] = {}
     todo = list(terms)
     while todo:
@@ -65,19 +67,19 @@ def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
     return [t for t in found.values() if _nonlinear(t)]
 
 
-@lru_cache(maxsize=_MEMORY)  # of two conditions most hypotheses are the same
+@lru_cache(maxsize=_MEMORY)  # two conditions share most of their hypotheses
 def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
-    """The same term over 64-bit vectors.
+    """Return the same term over 64-bit vectors.
 
     Raises:
-        Unsupported: it divides by something other than a positive constant, applies an operator without a rule, or holds
-            a number of more than 64 bits.
+        Unsupported: it divides by something other than a positive constant, applies an operator without a rule, or
+            holds a number of more than 64 bits.
     """
     return _Converter().convert(term)
 
 
 def subterms(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
-    """The terms and everything in them, each once."""
+    """Return the terms and all their parts, each once."""
     found: dict[int, z3.ExprRef] = {}
     todo = list(terms)
     while todo:
@@ -133,7 +135,7 @@ class _Converter:
         return _RULES[kind](*arguments)
 
     def _from_narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
-        """An integer read off a bit-vector that was itself made from integers, by a bitwise operation."""
+        """Return an integer that is read off a bit-vector, itself made from integers by a bitwise operation."""
         narrow = self._narrow(term)
         return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
 

@@ -1,4 +1,4 @@
-"""Solvers: one condition in, one verdict out, the same on every run.
+"""The solvers: one condition in, one verdict out, the same on every run.
 
 Every attempt runs in a fresh context with a fixed seed and a bound on the solver's steps, not on time. A condition that
 z3 cannot decide is tried with another seed, then by cvc5.
@@ -15,7 +15,7 @@ import cvc5
 import z3
 
 from ..base.conditions import Condition, Outcome, Verdict
-from .bitvectors import subterms
+from .witness import of_cvc5, of_z3
 
 Z3_STEPS = 10_000_000  # rlimit; the conditions of the kernels in the tests need some 100,000 at most
 CVC5_STEPS = 200_000  # rlimit-per
@@ -32,7 +32,7 @@ def solve(
     rlimit: int = Z3_STEPS,
     witness: bool = True,
 ) -> Outcome:
-    """Decide one condition.
+    """Return what became of one condition.
 
     Args:
         condition: what to decide.
@@ -52,7 +52,7 @@ def solve(
 
 
 def smt2(condition: Condition) -> str:
-    """The condition in SMT-LIB 2: unsatisfiable exactly when it holds."""
+    """Return a condition as a script in SMT-LIB 2, which is unsatisfiable exactly when the condition holds."""
     solver = z3.Solver()
     terms = (*condition.hypotheses, z3.Not(condition.goal))
     solver.add(
@@ -65,7 +65,7 @@ def smt2(condition: Condition) -> str:
 
 
 def _quoted(script: str) -> str:
-    """The script with primed and numbered names between bars, as the standard wants; z3 prints some without."""
+    """Return a script with primed and numbered names between bars, as the standard wants; z3 prints some without."""
     pieces = re.split(r"(\|[^|]*\|)", script)
     return "".join(
         p if p.startswith("|") else re.sub(r"(?<![^\s()])[A-Za-z_][^\s()|]*['#][^\s()|]*", r"|\g<0>|", p)
@@ -85,27 +85,7 @@ def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
         return "proved", None
     if answer == z3.unknown:
         return "unknown", None
-    return "refuted", _assignment(solver.model(), terms) if witness else None
-
-
-def _assignment(model: z3.ModelRef, terms: list[z3.BoolRef]) -> dict[str, int]:
-    """The value of every variable, and of every element of a tensor, that the terms mention."""
-    found: dict[str, int] = {}
-    for term in subterms(terms):
-        if z3.is_app(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
-            value = _integer(model.eval(term, model_completion=True))
-            indices = [_integer(model.eval(a, model_completion=True)) for a in term.children()]
-            if value is not None:
-                found[f"{term.decl().name()}{indices or ''}"] = value
-    return dict(sorted(found.items()))
-
-
-def _integer(value: z3.ExprRef) -> int | None:
-    if z3.is_bv_value(value):
-        return int(value.as_signed_long())
-    if z3.is_int_value(value):
-        return int(value.as_long())
-    return int(z3.is_true(value)) if z3.is_bool(value) else None
+    return "refuted", of_z3(solver.model(), terms) if witness else None
 
 
 def _cvc5(condition: Condition, seed: int) -> Answer:
@@ -124,18 +104,4 @@ def _cvc5(condition: Condition, seed: int) -> Answer:
         return "proved", None
     if answer != "sat":
         return "unknown", None
-    constants = [t for t in symbols.getDeclaredTerms() if not t.getSort().isFunction()]
-    return "refuted", {_name(t): _cvc5_integer(solver.getValue(t)) for t in constants}
-
-
-def _name(term: cvc5.Term) -> str:
-    return str(term).strip("|")
-
-
-def _cvc5_integer(value: cvc5.Term) -> int:
-    if value.isBooleanValue():
-        return int(value.getBooleanValue())
-    if value.isBitVectorValue():
-        unsigned, width = int(value.getBitVectorValue(10)), int(value.getSort().getBitVectorSize())
-        return unsigned - (unsigned >> (width - 1) << width)
-    return int(value.getIntegerValue())
+    return "refuted", of_cvc5(solver, symbols.getDeclaredTerms())

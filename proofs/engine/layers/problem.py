@@ -1,0 +1,100 @@
+"""A kernel and all that is claimed of it, as every layer is given them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lemmata.reference.contract import Contract
+
+from ..base.conditions import Condition, Outcome
+from ..base.errors import Unsupported
+from ..base.report import Failure
+from ..contract.hypotheses import Hypotheses
+from ..execution.ranges import Waiver
+from ..forms.ring import at_most
+from ..smt.solve import smt2
+from .comparison import Compare, Compared, facts
+from .lemmas import Examples, Lemma
+
+_ATOMS = 600_000
+"""New atoms of a symbolic execution. The largest, of csa over the window and one range, makes 182 000."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A kernel and all that is claimed of it."""
+
+    kernel: Any  # the PrimFunc, as its factory returns it
+    contract: Contract
+    statics: Mapping[str, float]  # values of the contract's static parameters
+    compare: Compare | None  # None where equality with a reference is not claimed
+    lemmas: Sequence[Lemma]
+    examples: Examples | None  # inputs to run the kernel on
+    pass_configs: Mapping[str, object]  # TileLang's, of the build that ships
+    waivers: Sequence[Waiver]  # obligations of the range layer that are not proved, each with its reason
+    dead: Mapping[str, str]  # conditions of if statements that never hold, by their text, each with the reason
+    arch: str
+    solve: Callable[..., Outcome]  # decides one condition, as smt.solve.solve does
+    smt: Path | None = None  # a folder to write the conditions to
+    brief: bool = False  # whether a layer may stop at its first failure
+
+    @property
+    def hypotheses(self) -> Hypotheses:
+        """The contract as formulas over this kernel's sizes."""
+        return Hypotheses.of(self.contract, self.statics, self.kernel)
+
+    @property
+    def compared(self) -> Compared:
+        """The outcome of the symbolic execution; layers L2 and range share it.
+
+        Raises:
+            Unsupported: the kernel or the reference does something that is not modelled.
+        """
+        if isinstance(self._compared, Unsupported):
+            raise self._compared
+        return self._compared
+
+    @cached_property
+    def _compared(self) -> Compared | Unsupported:
+        assert self.compare is not None
+        try:
+            with at_most(_ATOMS):
+                return self.compare(self.kernel, facts(self.contract))
+        except Unsupported as error:
+            return error
+
+    def outcomes(self, name: str, conditions: Sequence[Condition]) -> list[Outcome]:
+        """Return the outcomes of conditions, up to the first failure if one is enough; write them to ``smt`` first."""
+        if self.smt:
+            self._write(self.smt, name, conditions)
+        outcomes = []
+        for condition in conditions:
+            outcomes.append(self.solve(condition))
+            if self.brief and outcomes[-1].verdict != "proved":
+                break
+        return outcomes
+
+    def _write(self, folder: Path, name: str, conditions: Iterable[Condition]) -> None:
+        statics = "".join(f"-{key}={value:g}" for key, value in self.statics.items())
+        folder = folder / f"{self.kernel.attrs['global_symbol']}{statics}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, condition in enumerate(conditions):
+            (folder / f"{name}-{number:04}-{condition.kind.replace(' ', '-')}.smt2").write_text(smt2(condition))
+
+
+def proved(outcomes: Iterable[Outcome]) -> int:
+    """Return how many conditions were proved."""
+    return sum(o.verdict == "proved" for o in outcomes)
+
+
+def failures(outcomes: Iterable[Outcome]) -> list[Failure]:
+    """Return a failure for each condition that was not proved."""
+    return [
+        Failure(o.condition.kind, o.condition.statement, str(o.condition.site), o.verdict, o.counterexample)
+        for o in outcomes
+        if o.verdict != "proved"
+    ]

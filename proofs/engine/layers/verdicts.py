@@ -1,0 +1,128 @@
+"""The layers of a verdict: each lists its conditions, has them decided, and says what is assumed, waived or not modelled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from ..base.conditions import Analysis
+from ..base.errors import Unsupported
+from ..base.report import Failure, Layer
+from ..compiler.source_lines import origin, touched
+from ..execution import ranges
+from ..execution.contents import Uninitialised
+from ..forms.equality import Undecided
+from ..forms.extended import Indefinite
+from ..forms.ring import Undefined
+from ..guards.hollow import guard
+from ..order.asynchrony import asynchrony
+from ..order.races import races
+from .bounds import bounds
+from .coverage import coverage
+from .examples import run
+from .lemmas import Theorem
+from .problem import Problem, failures, proved
+
+NOTHING = Analysis((), frozenset(), ())
+
+
+def layer(problem: Problem, name: str) -> Layer:
+    """Return one layer of the verdict on a kernel; what the engine does not model fails it."""
+    start = time.perf_counter()
+    try:
+        shown = _SHOWN[name](problem, name)
+    except (Uninitialised, Undefined, Indefinite) as error:
+        kind = {Uninitialised: "uninitialised", Undefined: "undefined"}.get(type(error), "not a number")
+        shown = Layer(name, 1, 0, 0, 0.0, (Failure(kind, str(error)),))
+    except (Unsupported, Undecided) as error:
+        shown = Layer(name, 1, 0, 0, 0.0, (Failure("unsupported", str(error), verdict="unsupported"),))
+    return replace(shown, seconds=round(time.perf_counter() - start, 3))
+
+
+def _analysis(problem: Problem, name: str) -> Analysis:
+    """Return the conditions of layer L0 or L1."""
+    given = problem.kernel, problem.hypotheses, problem.pass_configs, problem.arch
+    analysis = bounds(*given) if name == "L0" else coverage(*given) + races(*given) + asynchrony(*given)
+    return analysis.burying(problem.dead)
+
+
+def _solved(problem: Problem, name: str) -> Layer:
+    """Return layer L0 or L1."""
+    analysis = _analysis(problem, name)
+    outcomes = problem.outcomes(name, analysis.conditions)
+    checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING
+    hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
+    found = (*_traced(problem, failures(outcomes)), *hollow.failures)
+    buried = {branch for c in analysis.conditions if c.kind == "dead" for branch in c.site.branches}
+    dead = tuple(f"dead: if {branch}: {reason}" for branch, reason in problem.dead.items() if branch in buried)
+    unmodelled = tuple(sorted(analysis.unmodelled))
+    return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, unmodelled, statements=dead)
+
+
+def _traced(problem: Problem, found: Iterable[Failure]) -> Iterator[Failure]:
+    """Yield the failures with the source lines that they can be about."""
+    for failure in found:
+        lines = origin(failure.statement, touched(problem.kernel))
+        yield replace(failure, site=f"{failure.site} ({lines})") if lines else failure
+
+
+def _equal(problem: Problem, name: str) -> Layer:
+    """Return layer L2."""
+    execution, equations = problem.compared
+    hollow = guard(problem.contract, problem.hypotheses, NOTHING, problem.solve)
+    unequal = (
+        Failure("equivalence", str(e).removeprefix("NOT proved: "), verdict="not proved")
+        for e in equations
+        if not e.holds
+    )
+    floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
+    finite = [name for name in floats if name not in execution.raw | execution.infinite]
+    assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
+    assumed += [f"assumed: the elements of {name} are finite or inf" for name in sorted(execution.infinite)]
+    assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
+    equal = sum(e.holds for e in equations)
+    found = (*unequal, *hollow.failures)
+    unmodelled = tuple(sorted(execution.unmodelled))
+    return Layer(name, len(equations), equal, hollow.checks, 0.0, found, unmodelled, statements=tuple(assumed))
+
+
+def _range(problem: Problem, name: str) -> Layer:
+    """Return the layer ``range``."""
+    execution, _ = problem.compared
+    conditions, waived = ranges.conditions(execution, problem.waivers)
+    outcomes = problem.outcomes(name, conditions)
+    reasons = tuple(f"{condition.statement} at {condition.site}: {waiver.reason}" for condition, waiver in waived)
+    hollow = guard(problem.contract, problem.hypotheses, replace(NOTHING, conditions=tuple(conditions)), problem.solve)
+    found = (*failures(outcomes), *hollow.failures)
+    return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, waived=reasons)
+
+
+def _lemmas(problem: Problem, name: str) -> Layer:
+    """Return the layer ``lemmas``: for each theorem its conditions, and one condition for each trial."""
+    found: list[Failure] = []
+    statements: list[str] = []
+    count = 0
+    for lemma in problem.lemmas:
+        if isinstance(lemma, Theorem):
+            outcomes = problem.outcomes(f"{name}-{lemma.name.replace(' ', '-')}", lemma.conditions())
+            count += len(outcomes)
+            found += failures(outcomes)
+            holds, status = proved(outcomes) == len(outcomes), "proved"
+        else:
+            count += 1
+            holds, seen = lemma.check()
+            status = f"tested, not proved ({seen})"
+            found += [] if holds else [Failure("tested", f"{lemma.statement}: {seen}")]
+        statements.append(f"{lemma.name}: {lemma.statement} [{status if holds else 'FAILED'}]")
+    return Layer(name, count, count - len(found), 0, 0.0, tuple(found), statements=tuple(statements))
+
+
+_SHOWN: Mapping[str, Callable[[Problem, str], Layer]] = {
+    "L0": _solved,
+    "L1": _solved,
+    "L2": _equal,
+    "range": _range,
+    "lemmas": _lemmas,
+    "run": run,
+}

@@ -1,0 +1,85 @@
+"""What ``verify`` can be told beyond its first arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from .compiler.extract import ARCH
+from .execution.invariants import Invariant
+from .execution.ranges import Waiver
+from .layers.comparison import Compare
+from .layers.lemmas import Examples, Lemma
+from .smt.solve import Z3_STEPS
+
+
+class Options(TypedDict, total=False):
+    """The options of ``verify``, all of which may be left out.
+
+    Attributes:
+        invariants: for loops that carry state, by loop name.
+        compare: instead of reference and invariants, for proofs that need more, such as a reference run in lock step.
+        lemmas: theorems about the operator.
+        examples: inputs to run the kernel and its mutants on, where not every layer is claimed. That proves nothing.
+        pass_configs: TileLang's pass configs of the build that ships.
+        waivers: obligations of the range layer that are not proved, each with its reason.
+        dead: conditions of if statements that never hold, by their text in the lowered kernel, each with the reason.
+        arch: the GPU, which bounds shared memory and decides what the compiler emits.
+        mutate: whether to prove of each mutant of the kernel that some layer refutes it.
+        every: of how many mutants one is taken.
+        equivalents: mutants that compute the same, by their names without the line, each with the reason. Those of
+            which the compiler makes the same code need not be named.
+        solver: "z3", followed by others where it does not know, or "cvc5" alone.
+        seed: of the solver.
+        rlimit: the steps that z3 may take for one condition.
+        smt: a folder to write every condition to, as SMT-LIB.
+        cache_key: a name for ``reference``, ``invariants``, ``compare``, ``lemmas`` and ``examples``, which must change
+            when they do. With it the verdict is kept on disk, by a digest of this name, the kernel's IR, all other
+            arguments, the sources of the engine, of lemmata's references and proofs, and the versions. Without it
+            nothing is kept or looked up.
+    """
+
+    invariants: Mapping[str, Invariant] | None
+    compare: Compare | None
+    lemmas: Sequence[Lemma]
+    examples: Examples | None
+    pass_configs: Mapping[str, object] | None
+    waivers: Sequence[Waiver]
+    dead: Mapping[str, str] | None
+    arch: str
+    mutate: bool
+    every: int
+    equivalents: Mapping[str, str] | None
+    solver: Literal["z3", "cvc5"]
+    seed: int
+    rlimit: int
+    smt: Path | None
+    cache_key: str | None
+
+
+_DEFAULTS: Options = {
+    "invariants": None,
+    "compare": None,
+    "lemmas": (),
+    "examples": None,
+    "pass_configs": None,
+    "waivers": (),
+    "dead": None,
+    "arch": ARCH,
+    "mutate": False,
+    "every": 1,
+    "equivalents": None,
+    "solver": "z3",
+    "seed": 0,
+    "rlimit": Z3_STEPS,
+    "smt": None,
+    "cache_key": None,
+}
+
+
+def given(options: Options) -> Options:
+    """Return the options, those left out by their defaults."""
+    if unknown := options.keys() - _DEFAULTS.keys():
+        raise TypeError(f"verify: expected options among {', '.join(_DEFAULTS)}, got {sorted(unknown)}")
+    return {**_DEFAULTS, **options}

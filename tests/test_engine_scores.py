@@ -21,7 +21,8 @@ from lemmata.proofs.engine.base.report import Report
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.entailment import Facts
 from lemmata.proofs.engine.forms.sums import few_written_out
-from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, arange, symbolic_input, tensor
+from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from lemmata.proofs.engine.reference.torch_functions import arange
 from lemmata.proofs.engine.semantics.externs import externs
 from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
 

@@ -59,7 +59,10 @@ def _loop(kernel: Any, at: int) -> str:
 
 @cache
 def _reference_forward(cfg: Config) -> tuple[SymbolicTensor, Sequence[Cut], Recurrence]:
-    """The result, its divisions, and the states after each column step."""
+    """Return the result, its divisions, and the states after each column step.
+
+    They are kept for all proofs of one configuration: the only constant, eps, is a double, taken as it is.
+    """
     with cutting() as cuts:
         out = tensor(forward(*_inputs(cfg, "logits"), cfg.iterations, cfg.eps))
     return out, cuts, recurrence("x", cuts[1::2], cuts)  # cut 0 is the softmax, then column, row, column, ...

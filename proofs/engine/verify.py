@@ -25,6 +25,7 @@ from .execution.contents import Uninitialised
 from .execution.invariants import Invariant
 from .execution.symbolic import Execution, execute
 from .forms import normal_form
+from .forms.constants import one_proof
 from .forms.entailment import Facts
 from .forms.equality import Undecided
 from .forms.equations import Equation
@@ -95,7 +96,7 @@ class Problem:
     def _compared(self) -> Compared | Unsupported:
         assert self.compare is not None
         try:
-            with at_most(_ATOMS):
+            with at_most(_ATOMS), one_proof():
                 return self.compare(self.kernel, facts(self.contract))
         except Unsupported as error:
             return error
@@ -349,6 +350,7 @@ def _equal(problem: Problem, name: str) -> Layer:
     assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
     assumed += [f"assumed: the elements of {name} are finite or inf" for name in sorted(execution.infinite)]
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
+    assumed += execution.constants.statements()
     failures += hollow.failures
     unmodelled = tuple(sorted(execution.unmodelled))
     return Layer(name, len(equations), proved, hollow.checks, 0.0, failures, unmodelled, statements=tuple(assumed))

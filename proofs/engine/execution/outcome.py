@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Literal, Protocol
 
+from ..forms.constants import Constants, current
 from ..forms.entailment import Facts
 from ..forms.equations import Equation, holds
 from ..forms.extended import Value
@@ -71,6 +72,7 @@ class Execution:
         unmodelled: the waits for products and copies under way, which no condition is about.
         raw: the float inputs whose elements may be any float.
         infinite: those whose elements are finite or +inf; of the others they are taken to be finite.
+        constants: the float constants, and how far they are from the numbers that they are taken for.
     """
 
     facts: Facts
@@ -85,6 +87,7 @@ class Execution:
     positive: frozenset[str] = frozenset()
     externs: Mapping[str, str] = field(default_factory=dict)
     unmodelled: frozenset[str] = frozenset()
+    constants: Constants = field(default_factory=current)
 
     def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
         """Leave something to the range layer."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
-from ..forms.constants import CONSTANTS, LN2
+from ..forms.constants import LN2, unified, unify
 from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
@@ -63,7 +63,7 @@ class Symbols:
             return Value(nf.form(int(value)))
         if value in (float("inf"), float("-inf")):
             return Value(ZERO, ZERO, 1 if value > 0 else -1)
-        return Value(nf.form(CONSTANTS.unify(value)))
+        return Value(nf.form(unify(value, dtype)))
 
     def infinity(self, dtype: str) -> Value:
         """Positive infinity."""
@@ -77,7 +77,7 @@ class Symbols:
             case "exp" | "exp2":
                 scaled = a if operator == "exp" else extended.multiply(a, Value(nf.form(LN2)))
                 self._require("exp", scaled)
-                return extended.exp(scaled)
+                return extended.exp(Value(unified(scaled.form, dtype), scaled.finite, scaled.sign))
             case "log" | "log2":
                 self._require("positive", a)
                 return Value(nf.log(a.real) * (1 if operator == "log" else 1 / LN2))

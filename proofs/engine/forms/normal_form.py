@@ -25,7 +25,6 @@ from math import gcd
 from typing import ClassVar, Literal
 
 from . import summing
-from .constants import CONSTANTS
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
 from .ring import Atom, Change, Monomial, Rational, Rewriting, common_monomial, number_of, of_terms, support_of
@@ -195,10 +194,10 @@ def floordiv(a: Form, divisor: int) -> Form:
 
 
 def exp(p: Form) -> Form:
-    """exp(p), one factor per monomial; the coefficients are unified constants."""
+    """Return exp(p), with a factor for each term of p."""
     result = ONE
     for monomial, coefficient in p.terms.items():
-        rate = CONSTANTS.unify(Fraction(coefficient))
+        rate = Fraction(coefficient)
         inner = atom_of(monomial[0][0]) if len(monomial) == 1 and monomial[0][1] == 1 else None
         if isinstance(inner, Apply) and inner.function == "log" and rate.denominator == 1:
             result = result * inner.arguments[0] ** int(rate)

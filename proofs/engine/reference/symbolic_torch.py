@@ -17,7 +17,7 @@ import torch
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
-from ..forms.constants import CONSTANTS
+from ..forms.constants import unified, unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from .cutting import recorded
@@ -167,7 +167,7 @@ class SymbolicTensor(PullArray):
 
     def exp(self) -> SymbolicTensor:
         """exp, with exp(-inf) = 0."""
-        return self._map(extended.exp)
+        return self._map(lambda a: extended.exp(Value(unified(a.form, "float64"), a.finite, a.sign)))
 
     def log(self) -> SymbolicTensor:
         """log."""
@@ -329,7 +329,7 @@ def tensor(value: Any) -> SymbolicTensor:
         raise Unsupported(f"{type(value).__name__} beside a symbolic tensor")
     if isinstance(value, float) and math.isinf(value):
         return SymbolicTensor((), lambda: Value(ZERO, ZERO, 1 if value > 0 else -1))
-    constant = nf.form(CONSTANTS.unify(value))
+    constant = nf.form(unify(value))
     return SymbolicTensor((), lambda: Value(constant), integer=isinstance(value, int))
 
 

@@ -91,7 +91,6 @@ def _checker(cfg: Config) -> Compare:
 # Numbers and their bits
 
 _FP32, _BF16 = z3.Float32(), z3.FPSort(8, 8)
-_NUMBER = "b and c are any 32 bits, x and y the fp32 numbers that they stand for"
 
 
 def _number(bits: z3.BitVecRef) -> z3.FPRef:
@@ -109,6 +108,7 @@ def signed_magnitude(b: z3.BitVecRef) -> z3.BitVecRef:
 
 
 def _magnitudes() -> Sequence[Condition]:
+    """b and c are any 32 bits, x and y the fp32 numbers that they stand for."""
     b, c = z3.BitVecs("b c", 32)
     x, y, s, t = _number(b), _number(c), signed_magnitude(b), signed_magnitude(c)
     numbers = z3.Not(z3.Or(z3.fpIsNaN(x), z3.fpIsNaN(y)))
@@ -129,6 +129,7 @@ def sortable_key(b: z3.BitVecRef) -> z3.BitVecRef:
 
 
 def _keys() -> Sequence[Condition]:
+    """b and c are any 32 bits, x and y the fp32 numbers that they stand for."""
     b, c = z3.BitVecs("b c", 32)
     x, y, key, other = _number(b), _number(c), sortable_key(b), sortable_key(c)
     both = _selectable(x), _selectable(y)

@@ -121,12 +121,10 @@ class Induction:
         """Which buffers the body writes, found by running it from a state in which all of them are opaque."""
         algebra = self.algebra
         saved, mark = dict(algebra.contents), algebra.execution.mark()
-        probes = {}
-        for memory in saved:
-            everything = self._layer(memory, lambda *i, n=memory.name: nf.apply(f"{n}@?", *i), None)
-            probes[memory] = algebra.contents[memory] = Contents(memory.name, [everything])
+        opaque = {m: self._layer(m, lambda *i, n=m.name: nf.apply(f"{n}@?", *i), None) for m in saved}
+        algebra.contents = {memory: Contents(memory.name, [layer]) for memory, layer in opaque.items()}
         body()
-        changed = [m for m in saved if algebra.contents[m] is not probes[m] or probes[m].height > 1]
+        changed = [memory for memory, layer in opaque.items() if algebra.contents[memory].latest is not layer]
         self.changed |= {m.name for m in changed if m in self.memories.values()}
         self.lost = [m for m in changed if m not in self.memories.values()]
         algebra.contents = saved

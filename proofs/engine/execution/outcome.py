@@ -14,7 +14,7 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting
 from .contents import Write
-from .invariants import Ghost, Invariant, State
+from .invariants import Ghost, State
 
 Kind = Literal["exp", "nonzero", "positive", "nonnegative"]
 
@@ -38,9 +38,6 @@ class Obligation:
 
 class Cut(Protocol):
     """A loop that an invariant cut."""
-
-    invariant: Invariant
-    extent: Form
 
     def family(self, ghost: Ghost) -> Callable[..., Form]:
         """Return any state of a ghost, by its number and the index of an element."""
@@ -92,13 +89,6 @@ class Execution:
     def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
         """Leave something to the range layer."""
         self.obligations.append(Obligation(kind, value, path, site))
-
-    def final(self, recurrence: str) -> Callable[..., Form]:
-        """An element of the last state of a reference that ran in lock step, as the kernel holds it after the loop."""
-        induction, ghost = next(
-            (i, g) for i in self.inductions.values() for g in i.invariant.ghosts if g.recurrence.name == recurrence
-        )
-        return lambda *index: induction.family(ghost)(induction.extent, *index)
 
     def mark(self) -> tuple[dict[str, int], int, int]:
         """How much is recorded now."""

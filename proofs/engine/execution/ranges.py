@@ -23,6 +23,7 @@ import z3
 from ..base.conditions import Condition, Site
 from ..forms import normal_form as nf
 from ..forms.entailment import Facts
+from ..forms.extended import under
 from ..forms.normal_form import Form
 from ..forms.ring import Atom, Monomial, Rational, support_of
 from ..forms.signs import Signs
@@ -119,10 +120,7 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
 
 def _where_finite(obligation: Obligation) -> Form:
     """The operand where it is not -inf, for exp(-inf) = 0 is harmless; of a sign, without the exps that are factors."""
-    finite, form = obligation.value.finite, obligation.value.form
-    if len(finite.terms) == 1:
-        ((monomial, _),) = finite.terms.items()
-        form = nf.substitute(form, {atom: nf.ONE for atom, _ in monomial})
+    form = under(obligation.value.finite, obligation.value.form)
     return form if obligation.kind == "exp" else nf.without_exps(form)[0]
 
 

@@ -17,7 +17,7 @@ import z3
 from ..base.errors import Unsupported
 from . import normal_form as nf
 from .normal_form import Form
-from .ring import Atom, support_of
+from .ring import Atom
 
 _RLIMIT = 2_000_000
 
@@ -36,7 +36,6 @@ class Facts:
         shapes: Mapping[str, Sequence[Form]] | None = None,
     ) -> None:
         self.elements, self.shapes = dict(elements or {}), dict(shapes or {})
-        self.queries = 0
         self._below: dict[int, Form] = {}  # atom -> upper bound, excluded
         self._permanent: list[Form] = []
         self._forgotten: set[int] = set()
@@ -134,11 +133,11 @@ class Facts:
         values = {n: nf.of_atom(nf.atom_of(n)) for n in self._forgotten & nf.support(p)}
         for atom in sorted(nf.support(p)):
             inner = nf.atom_of(atom)
-            if isinstance(inner, nf.Indicator) and inner.integer and not _has_bound(atom):
+            if isinstance(inner, nf.Indicator) and inner.integer and not nf.has_bound(atom):
                 known = self.decide(nf.of_atom(inner))
                 if known is not None:
                     values[atom] = nf.ONE if known else nf.ZERO
-            elif isinstance(inner, nf.Max) and self._integer(atom) and not _has_bound(atom):
+            elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
                 largest = self._largest(inner)
                 if largest is not None:
                     values[atom] = largest
@@ -175,7 +174,6 @@ class Facts:
             solver = z3.Solver()
             solver.set("rlimit", _RLIMIT)
             solver.add(*translation.facts, claim)
-            self.queries += 1
             if solver.check() == z3.unsat:
                 return verdict
         return None
@@ -282,7 +280,3 @@ class Translation:
 def _atom(variable: Form) -> int:
     (((number, _),),) = variable.terms
     return number
-
-
-def _has_bound(number: int) -> bool:
-    return any(isinstance(nf.atom_of(a), nf.Bound) for a in support_of(number))

@@ -11,7 +11,6 @@ from .entailment import Facts
 from .equality import equal
 from .normal_form import Form
 from .pretty import pretty
-from .ring import support_of
 
 _SPLITS = 8
 """How many undecided conditions an equation may be split by, one inside the other."""
@@ -74,12 +73,8 @@ def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:
 def _open_conditions(p: Form) -> Iterator[Form]:
     for number in sorted(nf.support(p)):
         atom = nf.atom_of(number)
-        if isinstance(atom, nf.Indicator) and atom.integer and not _bound(number):
+        if isinstance(atom, nf.Indicator) and atom.integer and not nf.has_bound(number):
             yield nf.of_atom(atom)
-
-
-def _bound(number: int) -> bool:
-    return any(isinstance(nf.atom_of(a), nf.Bound) for a in support_of(number))
 
 
 def _apply_equation(p: Form, condition: Form) -> Form:

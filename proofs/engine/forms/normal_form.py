@@ -358,6 +358,11 @@ def _close(operator: Literal["sum", "max"], extent: Form, body: Form, number: in
     return of_atom(Big(operator, level, extent, substitute(body, {number: of_atom(Bound(level))})))
 
 
+def has_bound(number: int) -> bool:
+    """Return whether the variable of a sum or maximum occurs in an atom."""
+    return any(isinstance(atom_of(a), Bound) for a in support_of(number))
+
+
 def opened(big: Big, index: Form) -> Form:
     """The body of a sum or maximum at an index."""
     return substitute(big.body, {number_of(Bound(big.level)): index})

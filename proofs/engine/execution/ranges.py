@@ -22,10 +22,11 @@ import z3
 
 from ..base.conditions import Condition, Site
 from ..forms import normal_form as nf
+from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts
 from ..forms.extended import under
 from ..forms.normal_form import Form
-from ..forms.ring import Atom, Monomial, Rational, support_of
+from ..forms.ring import Atom, Monomial, Rational
 from ..forms.signs import Signs
 from .outcome import Execution, Kind, Obligation
 
@@ -100,17 +101,9 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
 
 
 def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
-    """The forms for every value of each index, of few values, that a maximum in the first one runs over.
-
-    Those are the variables that occur in that form, but in none of its maxima: x[i, j] - max(x[i, 0], x[i, 1], ...).
-    """
-    support = nf.support(forms[0])
-    maxima = [n for n in support if isinstance(nf.atom_of(n), nf.Max)]
+    """Return the forms for every value of each index, of few values, that a maximum in the first one runs over."""
     cases: list[Sequence[Form]] = [forms]
-    if not maxima:
-        return cases
-    inside = frozenset[int]().union(*map(support_of, maxima))
-    for number in sorted(support - inside):
+    for number in indices_of_maxima(forms[0]):
         extent = facts.extent(number)
         if extent is not None and extent * len(cases) <= _CASES:
             values = [{number: nf.form(k)} for k in range(extent)]

@@ -11,12 +11,12 @@ the same. Conditions count as independent. It can take exponentially many steps,
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 from . import normal_form as nf
+from .choices import nested_condition
 from .entailment import Facts
 from .normal_form import ONE, ZERO, Form
-from .ring import Atom, Rational, Rewriting, children, support, support_of
+from .ring import Atom, Rational, Rewriting, support, support_of
 
 LIMIT = 300
 """How often a condition is taken out."""
@@ -59,11 +59,12 @@ class _Cases:
 
     def _split(self, p: Form) -> Form:
         if p not in self._done:
-            condition = _innermost(p)
+            condition = nested_condition(p)
             if condition is None or self._steps >= LIMIT:
                 self._done[p] = p
             else:
                 self._steps += 1
+                assert nf.is_closed_condition(condition)
                 yes, no = (self._split(nf.substitute(p, {condition: value})) for value in (ONE, ZERO))
                 c = nf.of_atom(nf.atom_of(condition))
                 self._done[p] = c * yes + (ONE - c) * no
@@ -92,31 +93,5 @@ def _clamped(atom: Atom, index: Form) -> Rational | None:
 
 
 def _outermost(numbers: frozenset[int]) -> set[int]:
-    found = {n for n in numbers if isinstance(nf.atom_of(n), (nf.Big, nf.Max)) and not _open(n)}
+    found = {n for n in numbers if isinstance(nf.atom_of(n), (nf.Big, nf.Max)) and not nf.free_levels(n)}
     return found - {m for n in found for m in support_of(n) if m != n}
-
-
-def _innermost(p: Form) -> int | None:
-    """A condition inside an atom of the form, but not inside a maximum, and itself without conditions inside."""
-    nested = sorted({n for m in p.terms for a, _ in m for n in _conditions(a) if n != a})
-    return next((n for n in nested if _conditions(n) == {n}), None)
-
-
-@cache
-def _conditions(number: int) -> frozenset[int]:
-    """The conditions in an atom, itself included, outside of sums and maxima."""
-    atom = nf.atom_of(number)
-    if isinstance(atom, (nf.Big, nf.Max)):
-        return frozenset()
-    own = {number} if isinstance(atom, nf.Indicator) and not _open(number) else set()
-    return frozenset(own.union(*(_conditions(a) for f in children(atom) for m in f.terms for a, _ in m)))
-
-
-@cache
-def _open(number: int) -> frozenset[int]:
-    """The levels of the sums and maxima around it on whose variables it depends."""
-    atom = nf.atom_of(number)
-    if isinstance(atom, nf.Bound):
-        return frozenset({atom.level})
-    inside = {level for f in children(atom) for m in f.terms for a, _ in m for level in _open(a)}
-    return frozenset(inside - {atom.level} if isinstance(atom, nf.Big) else inside)

@@ -20,14 +20,14 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
+from functools import cache, reduce
 from math import gcd
 from typing import ClassVar, Literal
 
 from . import summing
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
-from .ring import Atom, Change, Monomial, Rational, Rewriting, common_monomial, number_of, of_terms, support_of
+from .ring import Atom, Change, Rational, Rewriting, children, common_monomial, number_of, of_terms, support_of
 from .ring import Form as Form
 from .ring import atom_of as atom_of
 from .ring import form as form
@@ -274,39 +274,30 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
         return summation(shorter, body) + body(shorter)
     index = fresh("k")
     (((number, _),),) = index.terms
-    return (_distributed if summing.splits() else _undivided)(extent, body(index), number)
+    return _distributed(extent, body(index), number, split=summing.splits())
 
 
-def _undivided(extent: Form, body: Form, number: int) -> Form:
+def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
+    """Return the sum of a body over a variable: one sum for each term, without the factors that do not depend on it.
+
+    ``split``: a term that becomes several when the variable is bound becomes several sums.
+    """
     result = ZERO
     for monomial, coefficient in body.terms.items():
-        outer, inner = _factors(monomial, coefficient, number)
-        result = result + outer * (_close("sum", extent, inner, number) if inner is not ONE else extent)
+        inner = tuple((a, e) for a, e in monomial if number in support_of(a))
+        outer = monomial_form(tuple(p for p in monomial if p not in inner), coefficient)
+        result = result + outer * (_sum(extent, monomial_form(inner), number, split) if inner else extent)
     return result
 
 
-def _factors(monomial: Monomial, coefficient: Rational, number: int) -> tuple[Form, Form]:
-    """A term as a factor that does not depend on a variable and one that does."""
-    inner = tuple((a, e) for a, e in monomial if number in support_of(a))
-    return monomial_form(tuple(p for p in monomial if p not in inner), coefficient), monomial_form(inner)
-
-
-def _distributed(extent: Form, body: Form, number: int) -> Form:
-    """The sum of a body over the variable of that number: one for each term, without the factors that do not depend on it."""
-    result = ZERO
-    for monomial, coefficient in body.terms.items():
-        outer, inner = _factors(monomial, coefficient, number)
-        result = result + outer * (_sum(extent, inner, number) if inner is not ONE else extent)
-    return result
-
-
-def _sum(extent: Form, body: Form, number: int) -> Form:
-    """The same of a body of one term; under another name of the variable it may have several."""
+def _sum(extent: Form, body: Form, number: int, split: bool) -> Form:
+    """Return the sum of a body of one term."""
     level = 1 + height(body)
     bound = number_of(Bound(level))
     if number == bound:
         return of_atom(Big("sum", level, extent, body))
-    return _distributed(extent, substitute(body, {number: of_atom(Bound(level))}), bound)
+    closed = substitute(body, {number: of_atom(Bound(level))})
+    return _distributed(extent, closed, bound, split=True) if split else of_atom(Big("sum", level, extent, closed))
 
 
 def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], Form]) -> Form:
@@ -324,25 +315,25 @@ def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], F
 
 
 def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
-    """Max_{k < extent} body(k); the extent is at least 1."""
+    """Return Max_{k < extent} body(k); the extent is at least 1."""
     extent = form(extent)
     size = extent.constant
     if size is not None and 1 <= size <= LONGEST_MAX:
         return maximum((ONE, body(form(k))) for k in range(int(size)))
-    index = fresh("k")
-    (((number, _),),) = index.terms
-    return _close("max", extent, body(index), number)
+    return _bound_maximum(extent, body)
 
 
 def conditional_maximum(extent: Form, body: Callable[[Form], tuple[Form, Form]]) -> Form:
-    """The largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
+    """Return the largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
     return _bound_maximum(extent, lambda k: apply(WHERE, *body(k)))
 
 
 def _bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
     index = fresh("k")
     (((number, _),),) = index.terms
-    return _close("max", extent, body(index), number)
+    inside = body(index)
+    level = 1 + height(inside)
+    return of_atom(Big("max", level, extent, substitute(inside, {number: of_atom(Bound(level))})))
 
 
 def is_natural(p: Form) -> bool:
@@ -353,14 +344,24 @@ def is_natural(p: Form) -> bool:
     )
 
 
-def _close(operator: Literal["sum", "max"], extent: Form, body: Form, number: int) -> Form:
-    level = 1 + height(body)
-    return of_atom(Big(operator, level, extent, substitute(body, {number: of_atom(Bound(level))})))
+@cache
+def free_levels(number: int) -> frozenset[int]:
+    """Return the levels of the sums and maxima around an atom on whose variables it depends."""
+    atom = atom_of(number)
+    if isinstance(atom, Bound):
+        return frozenset({atom.level})
+    inside = {level for f in children(atom) for m in f.terms for a, _ in m for level in free_levels(a)}
+    return frozenset(inside - {atom.level} if isinstance(atom, Big) else inside)
 
 
 def has_bound(number: int) -> bool:
-    """Return whether the variable of a sum or maximum occurs in an atom."""
+    """Return whether an atom is inside a sum or maximum, or holds one."""
     return any(isinstance(atom_of(a), Bound) for a in support_of(number))
+
+
+def is_closed_condition(number: int) -> bool:
+    """Return whether an atom is a condition that depends on the variable of no sum or maximum around it."""
+    return isinstance(atom_of(number), Indicator) and not free_levels(number)
 
 
 def opened(big: Big, index: Form) -> Form:

@@ -16,58 +16,27 @@ from .algebra import Algebra, Binary, Comparison, Memory, Unary, V
 from .externs import Function
 
 _BINARY: dict[type, Binary] = {
-    tirx.Add: "add",
-    tirx.Sub: "sub",
-    tirx.Mul: "mul",
-    tirx.FloorDiv: "floordiv",
-    tirx.FloorMod: "floormod",
-    tirx.Mod: "truncmod",
-    tirx.Max: "max",
-    tirx.Min: "min",
-    tirx.And: "and",
-    tirx.Or: "or",
-}
+    tirx.Add: "add", tirx.Sub: "sub", tirx.Mul: "mul", tirx.FloorDiv: "floordiv", tirx.FloorMod: "floormod",
+    tirx.Mod: "truncmod", tirx.Max: "max", tirx.Min: "min", tirx.And: "and", tirx.Or: "or",
+}  # fmt: skip
 _COMPARISON: dict[type, Comparison] = {
-    tirx.LT: "lt",
-    tirx.LE: "le",
-    tirx.GT: "gt",
-    tirx.GE: "ge",
-    tirx.EQ: "eq",
-    tirx.NE: "ne",
-}
-_UNARY: dict[str, Unary] = {
-    "tirx.exp": "exp",
-    "tirx.exp2": "exp2",
-    "tirx.log": "log",
-    "tirx.log2": "log2",
-    "tirx.sqrt": "sqrt",
-    "tirx.rsqrt": "rsqrt",
-    "tl.fast_rcp": "rcp",
-    "tirx.fabs": "abs",
-    "tirx.floor": "floor",
-    "tirx.ceil": "ceil",
-    "tirx.tanh": "tanh",
-    "tirx.sigmoid": "sigmoid",
-    "tirx.sin": "sin",
-    "tirx.cos": "cos",
-    "tirx.erf": "erf",
-    "tirx.popcount": "popcount",
-    "tirx.clz": "clz",
-    "tl.ballot": "ballot",
-}
-_BITWISE: dict[str, Binary] = {
+    tirx.LT: "lt", tirx.LE: "le", tirx.GT: "gt", tirx.GE: "ge", tirx.EQ: "eq", tirx.NE: "ne",
+}  # fmt: skip
+_SAME_NAME: tuple[Unary, ...] = (
+    "exp", "exp2", "log", "log2", "sqrt", "rsqrt", "floor", "ceil", "tanh", "sigmoid", "sin", "cos", "erf", "popcount", "clz",
+)  # fmt: skip
+_OTHER_NAME: dict[str, Unary] = {"tl.fast_rcp": "rcp", "tirx.fabs": "abs", "tl.ballot": "ballot"}
+_UNARY = {f"tirx.{name}": name for name in _SAME_NAME} | _OTHER_NAME
+_CALLS: dict[str, Binary] = {
+    "tirx.pow": "pow",
     "tirx.bitwise_and": "bitand",
     "tirx.bitwise_or": "bitor",
     "tirx.bitwise_xor": "bitxor",
     "tirx.shift_left": "shl",
     "tirx.shift_right": "shr",
 }
-_SHUFFLES: dict[str, Binary] = {
-    "tl.shfl_sync": "shfl",
-    "tl.shfl_up_sync": "shfl_up",
-    "tl.shfl_down_sync": "shfl_down",
-    "tl.shfl_xor_sync": "shfl_xor",
-}
+_EXCHANGES: tuple[Binary, ...] = ("shfl", "shfl_up", "shfl_down", "shfl_xor")
+_SHUFFLES = {f"tl.{name}_sync": name for name in _EXCHANGES}
 _WARP, _ALL = 32, 2**32 - 1
 
 
@@ -143,10 +112,8 @@ class Expressions(Generic[V]):
             return self._threads[int(e.args[0])]
         if name == "tirx.reinterpret":
             return self.algebra.bits(self.evaluate(e.args[0]), str(e.args[0].dtype), dtype)
-        if name == "tirx.pow":
-            return self.algebra.binary("pow", self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
-        if name in _BITWISE:
-            return self.algebra.binary(_BITWISE[name], self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
+        if name in _CALLS:
+            return self.algebra.binary(_CALLS[name], self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
         if name in _SHUFFLES:
             return self._shuffle(e, _SHUFFLES[name], dtype)
         if name == "tirx.call_extern":

@@ -20,7 +20,7 @@ from ..forms.normal_form import Form
 
 
 class Uninitialised(Unsupported):
-    """A read of an element that may never have been written."""
+    """Raised at a read of an element that may never have been written."""
 
 
 @dataclass(frozen=True)

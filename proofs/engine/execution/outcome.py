@@ -91,7 +91,7 @@ class Execution:
         self.obligations.append(Obligation(kind, value, path, site))
 
     def mark(self) -> tuple[dict[str, int], int, int]:
-        """How much is recorded now."""
+        """Return how much is recorded now."""
         return {n: len(w) for n, w in self.writes.items()}, len(self.equations), len(self.obligations)
 
     def rewind(self, mark: tuple[dict[str, int], int, int]) -> None:
@@ -111,7 +111,7 @@ class Execution:
         *rewritings: Rewriting,
         meaning: Callable[[Write], Value | None] = attrgetter("value"),
     ) -> list[Equation]:
-        """Each element that the kernel writes to an output, rewritten, against the reference at the same index.
+        """Compare each element that the kernel writes to an output, rewritten, with the reference at the same index.
 
         Args:
             output: the output.
@@ -141,7 +141,10 @@ class Execution:
         return result
 
     def _same(self, a: Value, b: Value) -> bool:
-        """Finite at the same places, with the same infinity at the others, and equal; 0 stands for an infinity."""
+        """Return whether two values are equal: finite at the same places, with the same infinity at the others.
+
+        Where a value is infinite its form is 0, so that the forms can be compared everywhere.
+        """
         finite = self.facts.decide_all(a.finite)
         if not holds(finite, b.finite, self.facts):
             return False

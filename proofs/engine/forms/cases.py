@@ -23,12 +23,12 @@ LIMIT = 300
 
 
 def by_cases(p: Form, facts: Facts) -> Form:
-    """The form with its conditions taken out, and those decided that follow from what is known."""
+    """Return the form with its conditions taken out, where those that follow from what is known are decided."""
     return _Cases(facts).form(p)
 
 
 class _Cases:
-    """Remembers the forms done."""
+    """Takes conditions out, and remembers the forms that are done."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
@@ -36,13 +36,13 @@ class _Cases:
         self._steps = 0
 
     def form(self, p: Form) -> Form:
-        """First the bodies of sums and maxima, then the conditions that are left."""
+        """Take conditions out of the bodies of sums and maxima first, then out of the atoms that are left."""
         if p not in self._done:
             self._done[p] = self._facts.decide_all(self._split(Rewriting(self._inner, _outermost)(p)))
         return self._done[p]
 
     def _inner(self, number: int) -> Form:
-        """A sum or maximum, of forms with their conditions taken out."""
+        """Return a sum or maximum of forms whose conditions are taken out."""
         atom = nf.atom_of(number)
         if isinstance(atom, nf.Max):
             return nf.maximum((self.form(c), self.form(v)) for c, v in atom.entries)
@@ -72,7 +72,7 @@ class _Cases:
 
 
 def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:
-    """Extent and body, where Max_{k < n} f(min(k, c)) = Max_{k < c+1} f(k), 0 <= c < n."""
+    """Return extent and body, by Max_{k < n} f(min(k, c)) = Max_{k < c+1} f(k) for 0 <= c < n."""
     index = nf.fresh("k")
     body = nf.opened(big, index)
     for number in support(body) if big.operator == "max" else ():
@@ -85,7 +85,7 @@ def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:
 
 
 def _clamped(atom: Atom, index: Form) -> Rational | None:
-    """The constant c of max(-index, -c), which is -min(index, c)."""
+    """Return the constant c of max(-index, -c), which is -min(index, c); None if it is another maximum."""
     if not isinstance(atom, nf.Max) or (ONE, -index) not in atom.entries or len(atom.entries) != 2:
         return None
     ((condition, value),) = atom.entries - {(ONE, -index)}

@@ -66,7 +66,7 @@ _tables = [Constants()]  # the first is for what is tried outside of any proof
 
 @contextmanager
 def one_proof() -> Iterator[None]:
-    """Inside, constants are unified with one another, and with none that was met before."""
+    """Unify the constants met inside with one another, and with none that was met before."""
     _tables.append(Constants())
     try:
         yield

@@ -18,11 +18,11 @@ LIMIT = 20_000
 
 
 class Undecided(Exception):
-    """The expansion that would decide an equation is too large. Never a verdict."""
+    """Raised where the expansion that would decide an equation is too large. It is never a verdict."""
 
 
 def equal(a: Form, b: Form) -> bool:
-    """Whether a = b as rational functions of their atoms.
+    """Return whether a = b as rational functions of their atoms.
 
     Raises:
         Undecided: it holds at two random points modulo a prime, and the exact check would take too many terms.
@@ -34,7 +34,7 @@ def equal(a: Form, b: Form) -> bool:
 
 
 def _vanishes(p: Form) -> bool:
-    """Whether p, its denominators cleared and its polynomials expanded, is 0."""
+    """Return whether p is 0 once its denominators are cleared and its polynomials expanded."""
     while True:
         inside = sorted({a for m in p.terms for a, _ in m if isinstance(nf.atom_of(a), Polynomial)})
         if not inside:
@@ -44,7 +44,7 @@ def _vanishes(p: Form) -> bool:
 
 
 def _eliminate(p: Form, number: int) -> Form:
-    """p times a power of one polynomial, with that polynomial expanded."""
+    """Return p times a power of one polynomial, with that polynomial expanded."""
     degrees = {m: int(dict(m).get(number, 0)) for m in p.terms}
     least = min(degrees.values())
     polynomial = children(nf.atom_of(number))[0]

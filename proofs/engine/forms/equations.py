@@ -88,7 +88,7 @@ def _solved(number: int) -> dict[int, Form]:
 def elements(
     shape: Sequence[Form], facts: Facts, names: str = "ijklmn", parts: Mapping[int, int] | None = None
 ) -> Iterator[tuple[Form, ...]]:
-    """Indices that stand for all elements: constants along small dimensions, a bounded variable along others.
+    """Yield indices that stand for all elements: constants along small dimensions, a bounded variable along others.
 
     ``parts`` has the dimensions of constant extent that are divided into parts of so many elements, with a variable each.
     """

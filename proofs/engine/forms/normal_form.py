@@ -93,7 +93,7 @@ class Apply(Atom):
 
 @dataclass(frozen=True, slots=True)
 class Exp(Atom):
-    """exp of one monomial; its exponent is the coefficient."""
+    """The exponential of one monomial; a factor of the argument is the exponent of this atom."""
 
     argument: Form
     divisible: ClassVar[bool] = True
@@ -156,7 +156,7 @@ class Big(Atom):
 
 
 def variable(name: str, kind: Literal["natural", "integer", "real"] = "natural") -> Form:
-    """The form of a variable."""
+    """Return the form of a variable."""
     return of_atom(Variable(name, kind))
 
 
@@ -164,31 +164,31 @@ _serial = itertools.count()
 
 
 def fresh(name: str) -> Form:
-    """A natural variable unlike any other."""
+    """Return a natural variable unlike any other."""
     return variable(f"{name}~{next(_serial)}")
 
 
 def read(buffer: str, *index: Form | Rational) -> Form:
-    """An element of an input."""
+    """Return an element of an input."""
     return of_atom(Read(buffer, tuple(form(i) for i in index)))
 
 
 def apply(function: str, *arguments: Form | Rational) -> Form:
-    """An uninterpreted function of its arguments; the quotient ``floordiv`` of integers by a constant has a law."""
+    """Return an uninterpreted function of its arguments; the quotient ``floordiv`` of integers by a constant has a law."""
     forms = tuple(map(form, arguments))
     divisor = forms[-1].constant if function == "floordiv" else None
     return floordiv(forms[0], int(divisor)) if divisor and divisor > 0 else of_atom(Apply(function, forms))
 
 
 def multiple(a: Form, divisor: int) -> tuple[Form, Form]:
-    """w and r with a = divisor w + r, where w takes up the terms that are multiples of the divisor."""
+    """Return w and r with a = divisor w + r, where w takes up the terms that are multiples of the divisor."""
     terms = {m: Fraction(c) / divisor for m, c in a.terms.items() if m and Fraction(c, divisor).denominator == 1}
     whole = of_terms({m: int(c) for m, c in terms.items()}) + int(Fraction(a.terms.get((), 0)) // divisor)
     return whole, a - whole * divisor
 
 
 def floordiv(a: Form, divisor: int) -> Form:
-    """The quotient, rounded down, of an integer by a positive constant; what that divides is split off."""
+    """Return the quotient, rounded down, of an integer by a positive constant; what that divides is split off."""
     whole, rest = multiple(a, divisor)
     return whole if rest.constant is not None else whole + of_atom(Apply("floordiv", (rest, form(divisor))))
 
@@ -208,20 +208,20 @@ def exp(p: Form) -> Form:
 
 
 def log(p: Form) -> Form:
-    """log(p), opaque but for the exps that are factors of it."""
+    """Return log(p), opaque but for the exps that are factors of p."""
     rest, inside = without_exps(p)
     return inside + (ZERO if rest is ONE else apply("log", rest))
 
 
 def without_exps(p: Form) -> tuple[Form, Form]:
-    """p but for the exps that are factors of it, and the log of those."""
+    """Return p without the exps that are factors of it, and the log of those."""
     powers = [(a, e) for a, e in common_monomial(p) if isinstance(atom_of(a), Exp)]
     inside = [a.argument * e for a, e in ((atom_of(a), e) for a, e in powers) if isinstance(a, Exp)]
     return p * of_terms({tuple((a, -e) for a, e in powers): 1}), reduce(Form.__add__, inside, ZERO)
 
 
 def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
-    """[p >= 0] or [p = 0], of an integer or of a real number; exps that are factors of it do not matter."""
+    """Return [p >= 0] or [p = 0], of an integer or of a real number; exps that are factors of p do not matter."""
     p = p if integer else without_exps(p)[0]
     value = p.constant
     if value is not None:
@@ -241,7 +241,7 @@ def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
 
 
 def maximum(entries: Iterable[tuple[Form, Form]]) -> Form:
-    """The largest of the values whose condition, a form that is 0 or 1, holds."""
+    """Return the largest of the values whose condition, a form that is 0 or 1, holds."""
     flat: set[tuple[Form, Form]] = set()
     for condition, value in entries:
         ((monomial, coefficient),) = value.terms.items() if len(value.terms) == 1 else (((), 0),)
@@ -259,7 +259,7 @@ def maximum(entries: Iterable[tuple[Form, Form]]) -> Form:
 
 
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
-    """Sum_{k < extent} body(k); the extent is natural."""
+    """Return Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
     known = summing.by_rule(extent, body)
     if known is not None:
@@ -337,7 +337,7 @@ def _bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
 
 
 def is_natural(p: Form) -> bool:
-    """Whether p is a polynomial in natural variables with natural coefficients."""
+    """Return whether p is a polynomial in natural variables with natural coefficients."""
     return all(
         c >= 0 and c == int(c) and all(isinstance(v := atom_of(a), Variable) and v.kind == "natural" for a, _ in m)
         for m, c in p.terms.items()
@@ -365,7 +365,7 @@ def is_closed_condition(number: int) -> bool:
 
 
 def opened(big: Big, index: Form) -> Form:
-    """The body of a sum or maximum at an index."""
+    """Return the body of a sum or maximum at an index."""
     return substitute(big.body, {number_of(Bound(big.level)): index})
 
 
@@ -373,14 +373,14 @@ _height: dict[Form, int] = {}
 
 
 def height(p: Form) -> int:
-    """The largest level of a sum or maximum inside."""
+    """Return the largest level of a sum or maximum inside."""
     if p not in _height:
         _height[p] = max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
     return _height[p]
 
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
-    """The rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
+    """Return the rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
 
     def replacement(number: int) -> Form | None:
         atom = atom_of(number)
@@ -395,5 +395,5 @@ def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
 
 
 def replace(p: Form, function: str, value: Callable[..., Form]) -> Form:
-    """The form with ``function(i...)`` replaced by ``value(i...)``, for all indices."""
+    """Return the form with ``function(i...)`` replaced by ``value(i...)``, for all indices."""
     return replacing(function, value)(p)

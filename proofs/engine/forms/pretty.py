@@ -12,7 +12,7 @@ _DEEPEST = 5
 
 
 def pretty(p: Form, *, limit: int = 600) -> str:
-    """The form in infix notation, cut to ``limit`` characters."""
+    """Return the form in infix notation, cut to ``limit`` characters."""
     text = _form(p, 0)
     return text if len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"
 

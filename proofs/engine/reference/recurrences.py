@@ -89,7 +89,7 @@ def recurrence(
 
 
 class _Template:
-    """A step of number ``at`` with the states of the others that it uses shifted as the number of the step changes."""
+    """A step of number ``at``, in which the states of the others shift as the number of the step changes."""
 
     def __init__(
         self, step: Callable[..., Form], at: int, others: Sequence[Recurrence], direction: Literal[1, -1]
@@ -114,7 +114,7 @@ class _Template:
 def _check(
     result: Recurrence, k: int, state: Cut | PullArray, step: Callable[..., Form], unfolding: _Unfolding
 ) -> None:
-    """Step k is the common function, at every element."""
+    """Check that step k is the common function, at every element."""
     rewritings = [nf.replacing(other.name, _plain(other, unfolding)) for other in result.others]
     if not isinstance(state, Cut):
         rewritings.insert(0, nf.replacing(result.name, lambda *i: unfolding(state.at(*i))))
@@ -127,7 +127,7 @@ def _check(
 
 
 def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
-    """An element of a state by its number; a state that is no cut is written out."""
+    """Return the function from a state's number and an index to an element; a state that is no cut is written out."""
 
     def value(number: Form, *index: Form) -> Form:
         at = number.constant

@@ -41,13 +41,13 @@ _WARP, _ALL = 32, 2**32 - 1
 
 
 def describe(site: Any) -> str:
-    """A node of the IR as a message quotes it: its source line if it has one, and its text."""
+    """Return a node of the IR as a message quotes it: its text, and its source line if it has one."""
     location = span_to_location(get_stmt_span(site)) if isinstance(site, tirx.Stmt) else None
     return f"{text(site)}, {location[0]}:{location[1]}" if location else text(site)
 
 
 def is_integer(dtype: str) -> bool:
-    """Whether a type is one of integers or truth values."""
+    """Return whether a type is one of integers or truth values."""
     return dtype.startswith(("int", "uint", "bool"))
 
 
@@ -70,7 +70,7 @@ class Expressions(Generic[V]):
         self._threads: tuple[V, V, V] | None = None
 
     def evaluate(self, e: Any) -> V:
-        """The value of an expression."""
+        """Return the value of an expression."""
         dtype = str(e.dtype)
         if "x" in dtype.removeprefix("bfloat").removeprefix("float").removeprefix("uint").removeprefix("int"):
             raise Unsupported(f"vector type {dtype}")
@@ -123,7 +123,7 @@ class Expressions(Generic[V]):
         raise Unsupported(f"function {name}")
 
     def _shuffle(self, e: Any, operator: Binary, dtype: str) -> V:
-        """An exchange between the lanes of a whole warp."""
+        """Return what an exchange between the lanes of a whole warp gives."""
         mask, value, by, width = e.args
         if not (
             isinstance(mask, tirx.IntImm)
@@ -135,7 +135,7 @@ class Expressions(Generic[V]):
         return self.algebra.binary(operator, self.evaluate(value), self.evaluate(by), dtype)
 
     def _extern(self, e: Any, dtype: str) -> V:
-        """A C function of one or two floats that the kernel brings along."""
+        """Apply a C function of one or two floats that the kernel brings along."""
         name, *arguments = e.args
         function = self.externs.get(name.value)
         expected = 1 if function in get_args(Unary) else 2
@@ -147,7 +147,7 @@ class Expressions(Generic[V]):
         return self.algebra.binary(cast(Binary, function), first, second[0], dtype)
 
     def _lazy(self, e: Any, dtype: str) -> V:
-        """if_then_else evaluates one branch only, where Select evaluates both."""
+        """Evaluate one branch of if_then_else only, where Select evaluates both."""
         condition = self.evaluate(e.args[0])
         known = self.algebra.decided(condition)
         if known is not None:
@@ -176,7 +176,7 @@ class Expressions(Generic[V]):
     # Memory
 
     def _place(self, buffer: Any, index: list[V]) -> tuple[Memory[V], list[V]]:
-        """The memory behind a buffer; a view of another shape is re-indexed in row-major order."""
+        """Return the memory behind a buffer, and the index in it; a view of another shape is re-indexed in row-major order."""
         if buffer.data not in self.memories:
             raise Unsupported(f"buffer {buffer.name} is not allocated")
         memory = self.memories[buffer.data]

@@ -25,7 +25,8 @@ from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting
 from ..semantics.algebra import Memory
 from .contents import Axis, Contents, Uninitialised, Write
-from .invariants import Determined, Formula, Ghost, Invariant, State
+from .invariants import Determined, Formula, Ghost, Invariant
+from .state import State
 from .symbols import Symbols
 
 _SPLITS = 16

@@ -14,7 +14,8 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting
 from .contents import Write
-from .invariants import Ghost, State
+from .invariants import Ghost
+from .state import State
 
 Kind = Literal["exp", "nonzero", "positive", "nonnegative"]
 

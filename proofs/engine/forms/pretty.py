@@ -1,4 +1,7 @@
-"""Normal forms as a reader writes them. Importing this module makes forms print themselves so."""
+"""Normal forms as a reader writes them. Importing this module makes forms print themselves so.
+
+It is not trusted: what it makes of a form is read by people, and no proof looks at it.
+"""
 
 from __future__ import annotations
 

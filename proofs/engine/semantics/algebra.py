@@ -1,7 +1,7 @@
 """What a reading of a kernel must provide: values, index variables, control, memory.
 
 ``semantics`` says what each statement means in these terms, once. ``interpret`` reads it with numbers, ``symbolic`` with
-normal forms.
+normal forms. It is not trusted: it declares names and types for the type checker, and holds no code.
 """
 
 from __future__ import annotations

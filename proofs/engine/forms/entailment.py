@@ -15,19 +15,21 @@ from typing import Any
 import z3
 
 from ..base.errors import Unsupported
+from ..smt.unsatisfiable import unsatisfiable
 from . import normal_form as nf
 from .normal_form import Form
 from .ring import Atom
 
-_RLIMIT = 2_000_000
+_STEPS = 2_000_000
+"""The steps that Z3 may take for one question."""
 
 
 class Facts:
     """What is known, and what follows from it.
 
     Args:
-        elements: for an integer input its least element, and the bound (excluded) of its elements or None.
-        shapes: of those inputs; what is said of elements holds of those that exist.
+        elements: for each integer input its least element, and the bound (excluded) of its elements or None.
+        shapes: the shapes of those inputs, since what is said of elements holds only of those that exist.
     """
 
     def __init__(
@@ -171,10 +173,7 @@ class Facts:
         translation = self._known(self.path).copy()
         goal = translation.integer(condition) == 1
         for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
-            solver = z3.Solver()
-            solver.set("rlimit", _RLIMIT)
-            solver.add(*translation.facts, claim)
-            if solver.check() == z3.unsat:
+            if unsatisfiable((*translation.facts, claim), _STEPS):
                 return verdict
         return None
 

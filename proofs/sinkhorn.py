@@ -113,9 +113,9 @@ def _forward(cfg: Config) -> Compare:
 def _backward(cfg: Config) -> Compare:
     """Prove the backward in lock step with the forward's states after column and row steps, then with the derivative.
 
-    The recomputing loop keeps r and c of each step in ``rows`` and ``columns``; ``old_c``, c before the latest column step,
-    is an auxiliary of the proof. The loop back has b[i,j] = r[i] dC[i,j] old_c[j], where r and old_c are those of the
-    forward's iteration steps - t.
+    The derivative goes back in time. The recomputing loop keeps r and c of each step in ``rows`` and ``columns``; ``old_c``,
+    c before the latest column step, is an auxiliary of the proof. The loop back has b[i,j] = r[i] dC[i,j] old_c[j], where r
+    and old_c are those of the forward's iteration steps - t.
     """
     steps = cfg.iterations - 1
 

@@ -91,8 +91,6 @@ def _checker(cfg: Config) -> Compare:
     return compare
 
 
-# Numbers and their bits
-
 _FP32, _BF16 = z3.Float32(), z3.FPSort(8, 8)
 
 
@@ -156,9 +154,6 @@ def _bfloat16() -> Sequence[Condition]:
               z3.fpToFP(z3.RNE(), x, _FP32) == wide, z3.Not(z3.fpIsNaN(x))),
         lemma("and NaN in fp32 only if NaN in bf16", z3.fpIsNaN(x) == z3.fpIsNaN(wide)),
     ]  # fmt: skip
-
-
-# The criterion
 
 
 def _ranks() -> Sequence[Condition]:

@@ -49,7 +49,7 @@ class Write:
 
     @cached_property
     def solved(self) -> tuple[dict[int, tuple[int, Form]], list[int]]:
-        """For each axis its dimension and the offset there; and the dimensions without an axis.
+        """The dimension of each axis and the offset there; and the dimensions without an axis.
 
         Raises:
             Unsupported: an axis is in no dimension, or a dimension is not one axis plus an offset.

@@ -140,8 +140,6 @@ class Induction:
             p = nf.replace(p, name, definition)
         return p
 
-    # States
-
     def _frozen(self, t: Form, auxiliary: Callable[[str, tuple[Form, ...]], Form]) -> State:
         """Return what the buffers hold now, and go on to hold in this state when the kernel changes them."""
         saved = {name: self.algebra.contents[memory].copy() for name, memory in self.memories.items()}
@@ -234,8 +232,6 @@ class Induction:
             index.append(variable)
         path = (*self.path, condition(*index)) if condition else self.path
         return Write(tuple(index), tuple(axes), path, Value(value(*index)))
-
-    # Checks
 
     def _check(self, state: State, when: str, what: Mapping[str, Determined]) -> None:
         """Check that buffers hold their formulas."""

@@ -71,7 +71,7 @@ class Invariant:
         staged: buffers that the first role to run fills in each iteration, given by a formula where its turn ends.
         ghosts: references in lock step.
         auxiliary: buffers that only the proof has.
-        positive: free or auxiliary buffers whose elements are positive; the range layer proves and uses it.
+        positive: free or auxiliary buffers whose elements are positive, which the range layer proves and uses.
         definitions: functions by which the formulas abbreviate others, by name. They are opaque but in the checks that
             need what they stand for.
         unfold: another loop and an iteration s of it, at least 1, from the state: in the checks the free buffers of that

@@ -26,7 +26,7 @@ class Obligation:
 
     Attributes:
         kind: "exp" (the argument is at most 0), "nonzero", "positive" or "nonnegative".
-        value: the operand; at -inf every kind but "nonzero" of an exp is harmless.
+        value: the operand; nothing is required of it where it is -inf.
         path: the conditions under which the operation runs.
         site: the statement.
     """
@@ -69,7 +69,7 @@ class Execution:
         externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
         unmodelled: the waits for products and copies under way, which no condition is about.
         raw: the float inputs whose elements may be any float.
-        infinite: those whose elements are finite or +inf; of the others they are taken to be finite.
+        infinite: the float inputs whose elements are finite or +inf; the elements of the others are taken to be finite.
         constants: the float constants, and how far they are from the numbers that they are taken for.
     """
 
@@ -115,11 +115,11 @@ class Execution:
         """Compare each element that the kernel writes to an output, rewritten, with the reference at the same index.
 
         Args:
-            output: the output.
-            reference: of an index the element.
-            rewritings: of the kernel's form.
-            meaning: what a write, under its conditions, says of the reference's element, where that is not its value; None if
-                nothing.
+            output: the name of the output.
+            reference: gives the element at an index.
+            rewritings: are applied to the kernel's form, in this order.
+            meaning: gives what a write, under its conditions, says of the reference's element, which is its value if
+                nothing else is given; None if it says nothing.
         """
         result = []
         for write, site in zip(self.writes.get(output, []), self.sites.get(output, []), strict=True):

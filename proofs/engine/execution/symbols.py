@@ -55,8 +55,6 @@ class Symbols:
         self._lanes: dict[Memory[Value], dict[int, Form]] = {}
         self._read: set[str] = set()
 
-    # Values
-
     def literal(self, value: float, dtype: str) -> Value:
         """Return a constant; one of a float type is unified with others (``constants``)."""
         if is_integer(dtype):
@@ -211,8 +209,6 @@ class Symbols:
     def _require(self, kind: Kind, value: Value) -> None:
         self.execution.require(kind, value, self.facts.path, describe(self.site))
 
-    # Control
-
     def launch(self, threads: tuple[int, int, int]) -> tuple[Value, Value, Value]:
         """Return the indices of one symbolic thread."""
         x, y, z = threads
@@ -287,8 +283,6 @@ class Symbols:
             axes.isdisjoint(nf.support(a.form)) or self.facts.same(a.form, b.form)
             for a, b in zip(store, access, strict=True)
         )
-
-    # Memory
 
     def allocate(self, memory: Memory[Value]) -> None:
         """Make a buffer without content."""

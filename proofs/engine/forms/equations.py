@@ -90,7 +90,7 @@ def elements(
 ) -> Iterator[tuple[Form, ...]]:
     """Yield indices that stand for all elements: constants along small dimensions, a bounded variable along others.
 
-    ``parts`` has the dimensions of constant extent that are divided into parts of so many elements, with a variable each.
+    ``parts`` maps dimensions of constant extent to the number of elements of a part; each part has a variable of its own.
     """
 
     def go(dim: int, index: tuple[Form, ...]) -> Iterator[tuple[Form, ...]]:

@@ -133,7 +133,7 @@ class Polynomial(Atom):
         return (self.form,)
 
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
-        # stays a factor: expanded, products of them would explode
+        # It stays a factor, since products of such polynomials would explode if they were expanded.
         return _monomial_power(_inverse(change(self.form)), -exponent)
 
 
@@ -297,8 +297,8 @@ class Rewriting:
     """A function on forms that replaces some atoms, and rebuilds those around them. It remembers what it has done.
 
     Args:
-        replacement: the value of an atom, by its number, or None. It is not rewritten again.
-        targets: of the atoms of a form, those to be replaced.
+        replacement: gives the value of an atom, by its number, or None. The value is not rewritten again.
+        targets: tells which of the atoms of a form are to be replaced.
     """
 
     def __init__(
@@ -333,7 +333,7 @@ class Rewriting:
             term = of_terms({tuple(p for p in monomial if p not in changed): coefficient})
             for atom, exponent in changed:
                 value = self._replacement(atom) if atom in self._targets else None
-                # the body of a sum is rewritten at a fresh index: its atoms are new, and may be targets
+                # The body of a sum is rewritten at a fresh index. Its atoms are new, and may be targets.
                 change = self if _ATOMS[atom].binds else self._visit
                 rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else power(value, exponent)
                 term = term * rebuilt

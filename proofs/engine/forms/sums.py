@@ -23,7 +23,7 @@ from .ring import Monomial, Rewriting, common_monomial, support_of
 from .signs import Signs
 
 Summand = Callable[[Form, Form], Form]
-"""Of a tile and of an element of it."""
+"""What is summed, as a function of a tile and of an element of that tile."""
 WITHIN = "within"
 _SPLITS = 12
 
@@ -42,11 +42,11 @@ def by_tiles(
     """Return the rule that a sum over an extent, but for factors without its variable, is one of several sums over tiles.
 
     Args:
-        extent: how many elements.
+        extent: how many elements there are.
         tile: how many elements a tile has.
         facts: what is known of the integers.
-        summands: the sums that are recognised: the summand as it enters the sum, and the same with its abbreviations
-            written out, to be compared.
+        summands: the sums that are recognised. Each is the summand as it enters the sum, and the same with its
+            abbreviations written out, to be compared.
     """
     t, j = nf.fresh("tile"), nf.fresh("j")
     facts.bound(t, tiles(extent, tile))
@@ -80,8 +80,8 @@ def _factored(p: Form, own: frozenset[int]) -> tuple[Form, Form]:
 def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, change: Rewriting) -> Rewriting:
     """Return the rewriting of sums over ``extent`` indices as parts, from ``first`` on, of sums over ``constant + rest``.
 
-    Which they are is abbreviated by ``within``. What is summed from ``constant`` on is changed by an equality that the
-    caller knows.
+    Which indices those are is abbreviated by ``within``. What is summed from ``constant`` on is changed by an equality that
+    the caller knows.
 
     Raises:
         Unsupported: they are not known to be some of those.

@@ -173,8 +173,6 @@ class Expressions(Generic[V]):
     def _is(self, a: V, b: V) -> bool:
         return self.algebra.decided(self.algebra.compare("eq", a, b, "int32")) is True
 
-    # Memory
-
     def _place(self, buffer: Any, index: list[V]) -> tuple[Memory[V], list[V]]:
         """Return the memory behind a buffer, and the index in it; a view of another shape is re-indexed in row-major order."""
         if buffer.data not in self.memories:

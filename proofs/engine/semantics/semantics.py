@@ -138,8 +138,6 @@ class Machine(TileOperations[V]):
         self.declared[buffer.data] = buffer
         return memory
 
-    # Statements
-
     def execute(self, statement: Any) -> None:
         """Run one statement."""
         match type(statement).__name__:

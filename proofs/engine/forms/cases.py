@@ -64,11 +64,21 @@ class _Cases:
                 self._done[p] = p
             else:
                 self._steps += 1
-                assert nf.is_closed_condition(condition)
+                c = case(condition)
                 yes, no = (self._split(nf.substitute(p, {condition: value})) for value in (ONE, ZERO))
-                c = nf.of_atom(nf.atom_of(condition))
                 self._done[p] = c * yes + (ONE - c) * no
         return self._done[p]
+
+
+def case(number: int) -> Form:
+    """Return the condition of that number, by which a form may be split into two cases.
+
+    Raises:
+        ValueError: it is no condition, or it varies with the index of a sum or maximum around it.
+    """
+    if not nf.is_closed_condition(number):
+        raise ValueError(f"expected a condition to split by, got {nf.of_atom(nf.atom_of(number))}")
+    return nf.of_atom(nf.atom_of(number))
 
 
 def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import normal_form as nf
-from .cases import by_cases
+from .cases import by_cases, case
 from .choices import open_condition, solutions
 from .entailment import Facts
 from .equality import equal
@@ -64,8 +64,7 @@ def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:
 
 def _holds_where(number: int, value: Form, sides: tuple[Form, Form], facts: Facts, splits: int) -> bool:
     """Return whether two sides are equal where a condition, by its number, is 1 or 0."""
-    assert nf.is_closed_condition(number)
-    condition = nf.of_atom(nf.atom_of(number))
+    condition = case(number)
     with facts.assuming(condition if value is nf.ONE else nf.ONE - condition):
         a, b = (nf.substitute(side, {number: value}) for side in sides)
         if value is nf.ONE:

@@ -180,25 +180,17 @@ class Symbols:
 
     def reduce(self, kind: Reduction, extent: Value, body: Callable[[Value], Value], dtype: str) -> Value:
         """Return a sum, written out or not, of finite values; or a maximum or minimum."""
-        size = extent.real.constant
-        if kind != "sum" and size is not None and size <= nf.LONGEST_MAX:
-            first = body(Value(ZERO))
-            if kind == "max" and first.finite is not ONE and first.sign < 0 and size > 2:
-                return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
-            rest = [body(Value(nf.form(k))) for k in range(1, int(size))]
-            if kind == "max":
-                return reduce(extended.maximum, rest, first)
-            negated = reduce(extended.maximum, map(extended.negative, rest), extended.negative(first))
-            return extended.negative(negated)
-
-        def element(k: Form) -> Form:
-            value = self._bounded(k, extent.form, body).real
-            return -value if kind == "min" else value
-
+        if kind == "min":
+            return extended.negative(self.reduce("max", extent, lambda k: extended.negative(body(k)), dtype))
         if kind == "sum":
-            return Value(nf.summation(extent.form, element))
-        largest = nf.big_maximum(extent.form, element)
-        return Value(-largest if kind == "min" else largest)
+            return Value(nf.summation(extent.form, lambda k: self._bounded(k, extent.form, body).real))
+        size = extent.real.constant
+        if size is None or size > nf.LONGEST_MAX:
+            return Value(nf.big_maximum(extent.form, lambda k: self._bounded(k, extent.form, body).real))
+        first = body(Value(ZERO))
+        if first.finite is not ONE and first.sign < 0 and size > 2:
+            return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
+        return reduce(extended.maximum, (body(Value(nf.form(k))) for k in range(1, int(size))), first)
 
     def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
         """Evaluate the body at an index below the extent: a variable, or an expression with one where a sum is tiled."""

@@ -31,7 +31,7 @@ from .engine.execution.ranges import Waiver
 from .engine.execution.symbolic import Execution, block, execute
 from .engine.forms import normal_form as nf
 from .engine.forms import sums
-from .engine.forms.constants import CONSTANTS
+from .engine.forms.constants import unify
 from .engine.forms.entailment import Facts
 from .engine.forms.equations import Equation, holds
 from .engine.forms.extended import Value
@@ -209,7 +209,7 @@ class Block:
 
     def weight(self, u: Form, j: Form, head: Form) -> Form:
         """exp(z) of a key, 0 where there is none."""
-        scale = CONSTANTS.unify(self.cfg.scale)
+        scale = unify(self.cfg.scale)
         return self.seen(u, j) * nf.exp(scale * self.score(u, j, head))
 
     def weights(self, s: State, h: Form, columns: tuple[Form | int, int], d: Form | None = None) -> Form:
@@ -221,7 +221,7 @@ class Block:
             return weight if d is None else weight * nf.apply("key", self.first + u, first + j, d)
 
         total = nf.summation(s.t, lambda u: nf.summation(count, lambda j: summand(u, j)))
-        return nf.exp(-CONSTANTS.unify(self.cfg.scale) * s[NAMES.row_max[0]](h)) * total
+        return nf.exp(-unify(self.cfg.scale) * s[NAMES.row_max[0]](h)) * total
 
     def present(self, column: Form) -> Form:
         """Whether there is a column, of those of both consumers."""

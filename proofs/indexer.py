@@ -30,7 +30,7 @@ from .suite import Proof
 
 
 def compare(cfg: Config) -> Compare:
-    """The reference with its sum over heads written out, against any number of iterations that carry nothing."""
+    """Compare the reference, its sum over heads written out, with any number of iterations that carry nothing."""
     _, contract, scores = _parts(cfg)
 
     def scored(*inputs: SymbolicTensor) -> SymbolicTensor:
@@ -50,14 +50,14 @@ def compare(cfg: Config) -> Compare:
 
 
 def _parts(cfg: Config) -> tuple[Callable[[Config], Any], Contract, Callable[..., Any]]:
-    """The factory, the contract and the reference."""
+    """Return the factory, the contract and the reference."""
     if cfg.dtype == "bfloat16":
         return indexer_scores, reference.SCORES, reference.indexer_scores
     return indexer_scores_fp8, reference.SCORES_FP8, reference.indexer_scores_fp8
 
 
 def _visible(position: z3.ArithRef, ratio: z3.ArithRef, name: str) -> tuple[z3.ArithRef, z3.BoolRef]:
-    """⌊(position + 1) / ratio⌋, the number of entries seen from a position, and what defines it."""
+    """Return ⌊(position + 1) / ratio⌋, the number of entries seen from a position, and what defines it."""
     count = z3.Int(name)
     return count, z3.And(ratio * count <= position + 1, position + 1 < ratio * count + ratio)
 
@@ -77,7 +77,7 @@ def _causality() -> Sequence[Condition]:
 
 
 def _monotone() -> Sequence[Condition]:
-    """Of two positions the later one sees as much: what the kernel decides for a block's first query or its last."""
+    """Prove that the later of two positions sees as much: what the kernel decides for a block's first query or its last."""
     first, later, ratio, chunk, end, j = z3.Ints("first later ratio chunk end j")
     few, few_defined = _visible(first, ratio, "seen_first")
     many, many_defined = _visible(later, ratio, "seen_later")
@@ -162,7 +162,7 @@ def _proof(cfg: Config, **more: Any) -> Proof:
 
 
 def proofs() -> Iterator[Proof]:
-    """DeepSeek-V4's sizes with both chunks in every layer; every other number of heads and width."""
+    """Yield DeepSeek-V4's sizes with both chunks in every layer, and every other number of heads and width."""
     mutants: dict[str, Any] = {"mutate": True, "every": 8, "equivalents": EQUIVALENTS | AGAIN}
     yield _proof(Config(), lemmas=CAUSAL, **mutants)
     yield _proof(fp8(), lemmas=SCALED, **mutants)

@@ -45,7 +45,7 @@ OTHER_WIDTHS = (2, 3, 5, 6, 7, 8)
 
 
 def _matrix(cfg: Config) -> Form:
-    """The matrix that a thread owns."""
+    """Return the number of the matrix that a thread owns."""
     return symbolic.block() * cfg.threads + symbolic.thread()
 
 
@@ -59,7 +59,10 @@ def _loop(kernel: Any, at: int) -> str:
 
 @cache
 def _reference_forward(cfg: Config) -> tuple[SymbolicTensor, Sequence[Cut], Recurrence]:
-    """The result, its divisions, and the states after each column step."""
+    """Return the result, its divisions, and the states after each column step.
+
+    They are kept for all proofs of one configuration: the only constant, eps, is a double, taken as it is.
+    """
     with cutting() as cuts:
         out = tensor(forward(*_inputs(cfg, "logits"), cfg.iterations, cfg.eps))
     return out, cuts, recurrence("x", cuts[1::2], cuts)  # cut 0 is the softmax, then column, row, column, ...
@@ -67,7 +70,7 @@ def _reference_forward(cfg: Config) -> tuple[SymbolicTensor, Sequence[Cut], Recu
 
 @cache
 def _reference_backward(cfg: Config) -> tuple[SymbolicTensor, Sequence[Cut], Sequence[Recurrence]]:
-    """The result, its divisions, and the states after column steps, after row steps, and of the derivative."""
+    """Return the result, its divisions, and the states after column steps, after row steps, and of the derivative."""
     steps = cfg.iterations - 1
     inputs = _inputs(cfg, "grad_out", "logits")
     with cutting() as cuts:
@@ -80,7 +83,7 @@ def _reference_backward(cfg: Config) -> tuple[SymbolicTensor, Sequence[Cut], Seq
 
 
 def _outcome(done: Execution, output: str, out: SymbolicTensor, cuts: Sequence[Cut], ghost: str, last: int) -> Compared:
-    """The loops' equations, and if they hold the output's: its last cut is state ``last`` of a ghost."""
+    """Return the loops' equations, and if they hold the output's: its last cut is state ``last`` of a ghost."""
     if not all(equation.holds for equation in done.equations):
         return done, done.equations
     states = {cuts[-1].name: lambda *i: done.ghosts[ghost](nf.form(last), *i)}
@@ -88,7 +91,7 @@ def _outcome(done: Execution, output: str, out: SymbolicTensor, cuts: Sequence[C
 
 
 def _forward(cfg: Config) -> Compare:
-    """Lock step with the states after each column step: x = p / (u v)."""
+    """Prove the forward in lock step with the states after each column step: x = p / (u v)."""
 
     def compare(kernel: Any, facts: Facts) -> Compared:
         out, cuts, columns = _reference_forward(cfg)
@@ -110,11 +113,11 @@ def _forward(cfg: Config) -> Compare:
 
 
 def _backward(cfg: Config) -> Compare:
-    """Lock step with the forward's states after column and row steps, then with the derivative, back in time.
+    """Prove the backward in lock step with the forward's states after column and row steps, then with the derivative.
 
-    The recomputing loop keeps r and c of each step in ``rows`` and ``columns``; ``old_c``, c before the latest column step,
-    is an auxiliary of the proof. The loop back has b[i,j] = r[i] dC[i,j] old_c[j], where r and old_c are those of the
-    forward's iteration steps - t.
+    The derivative goes back in time. The recomputing loop keeps r and c of each step in ``rows`` and ``columns``; ``old_c``,
+    c before the latest column step, is an auxiliary of the proof. The loop back has b[i,j] = r[i] dC[i,j] old_c[j], where r
+    and old_c are those of the forward's iteration steps - t.
     """
     steps = cfg.iterations - 1
 
@@ -123,7 +126,7 @@ def _backward(cfg: Config) -> Compare:
         again, reverse = _loop(kernel, 0), _loop(kernel, 1)
 
         def then(s: State) -> State:
-            """The forward's state at the iteration that is being undone."""
+            """Return the forward's state at the iteration that is being undone."""
             return s.at(steps - s.t, again)
 
         def derivative(s: State, i: Form, j: Form) -> Form:
@@ -143,7 +146,7 @@ def _backward(cfg: Config) -> Compare:
 
 
 def _recompute(cfg: Config, x: Recurrence, y: Recurrence) -> Invariant:
-    """The forward again, with what it leaves in shared memory."""
+    """Return the invariant of the loop that runs the forward again, with what it leaves in shared memory."""
     eps = Fraction(cfg.eps)
 
     def column_sum(s: State, j: Form) -> Form:
@@ -190,7 +193,10 @@ def _column_sums() -> Sequence[Condition]:
 
 
 def _norm() -> Sequence[Condition]:
-    """‖Ax‖² <= sum_i r_i sum_j a_ij x_j² <= R sum_j x_j² sum_i a_ij <= R ‖x‖², with r_i the row sums and R the largest."""
+    """Prove ‖Ax‖² <= sum_i r_i sum_j a_ij x_j² <= R sum_j x_j² sum_i a_ij <= R ‖x‖².
+
+    Here r_i are the row sums and R is the largest of them.
+    """
     a, x = _entries(4), z3.Reals("x0 x1 x2 x3")
     rows = [z3.Sum(row) for row in a]
     weighted = [z3.Sum([row[j] * x[j] * x[j] for j in range(4)]) for row in a]
@@ -208,12 +214,12 @@ def _norm() -> Sequence[Condition]:
 
 
 def _two_level(spread: float) -> torch.Tensor:
-    """All 4 x 4 matrices of the logits 0 and -spread."""
+    """Return all 4 x 4 matrices of the logits 0 and -spread."""
     return torch.tensor(list(product((0.0, -spread), repeat=16)), dtype=torch.float64).view(-1, 4, 4)
 
 
 def _row_sums() -> tuple[bool, str]:
-    """The largest row sum and spectral norm over all two-level logits, which come close to the worst found."""
+    """Test the largest row sum and spectral norm over all two-level logits, which come close to the worst found."""
     seen = []
     for spread, most in ((4.0, 1.0062), (8.0, 1.0342), (16.0, 1.0759)):
         out = reference.sinkhorn(_two_level(spread))
@@ -223,7 +229,7 @@ def _row_sums() -> tuple[bool, str]:
 
 
 def _rounding() -> tuple[bool, str]:
-    """The kernel's own arithmetic, interpreted in fp32, against the reference in fp64."""
+    """Test the kernel's own arithmetic, interpreted in fp32, against the reference in fp64."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for magnitude in (0.1, 1.0, 8.0, 40.0):
@@ -273,7 +279,7 @@ def _proof(cfg: Config, *, back: bool, **more: Any) -> Proof:
 
 
 def proofs() -> Iterator[Proof]:
-    """The shipped configuration in every layer; the other widths too, but the backward's above 4 without L2 and range."""
+    """Yield the shipped configuration in every layer; the other widths too, but the backward's above 4 without L2 and range."""
     yield _proof(SHIPPED, back=False, lemmas=LEMMAS, mutate=True, equivalents=EQUIVALENTS)
     yield _proof(SHIPPED, back=True, mutate=True, every=8, equivalents=EQUIVALENTS)
     for n in OTHER_WIDTHS:

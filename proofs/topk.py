@@ -64,7 +64,10 @@ def _inputs(k: int) -> tuple[SymbolicTensor, ...]:
 
 
 def _checker(cfg: Config) -> Compare:
-    """Thread i counts the entries of its own columns: sum_{s<t} ahead[row, s threads + i] before iteration t."""
+    """Prove the checker: thread i counts the entries of its own columns.
+
+    Before iteration t it has sum_{s<t} ahead[row, s threads + i].
+    """
 
     def compare(kernel: Any, facts: Facts) -> Compared:
         scores, lengths, indices = _inputs(cfg.k)
@@ -88,10 +91,7 @@ def _checker(cfg: Config) -> Compare:
     return compare
 
 
-# Numbers and their bits
-
 _FP32, _BF16 = z3.Float32(), z3.FPSort(8, 8)
-_NUMBER = "b and c are any 32 bits, x and y the fp32 numbers that they stand for"
 
 
 def _number(bits: z3.BitVecRef) -> z3.FPRef:
@@ -99,16 +99,17 @@ def _number(bits: z3.BitVecRef) -> z3.FPRef:
 
 
 def _selectable(x: z3.FPRef) -> z3.BoolRef:
-    """x > -inf, which is false of NaN."""
+    """Return x > -inf, which is false of NaN."""
     return z3.fpGT(x, z3.fpMinusInfinity(_FP32))
 
 
 def signed_magnitude(b: z3.BitVecRef) -> z3.BitVecRef:
-    """The checker's integer, as the reference has it."""
+    """Return the checker's integer, as the reference has it."""
     return z3.If(b >= 0, b, z3.BitVecVal(-(2**31), 32) - b)
 
 
 def _magnitudes() -> Sequence[Condition]:
+    """Compare signed magnitudes: b and c are any 32 bits, x and y the fp32 numbers that they stand for."""
     b, c = z3.BitVecs("b c", 32)
     x, y, s, t = _number(b), _number(c), signed_magnitude(b), signed_magnitude(c)
     numbers = z3.Not(z3.Or(z3.fpIsNaN(x), z3.fpIsNaN(y)))
@@ -122,13 +123,14 @@ def _magnitudes() -> Sequence[Condition]:
 
 
 def sortable_key(b: z3.BitVecRef) -> z3.BitVecRef:
-    """The selection kernel's key, as kernels/radix.py has it."""
+    """Return the selection kernel's key, as kernels/radix.py has it."""
     top, zero = z3.BitVecVal(2**31, 32), z3.BitVecVal(0, 32)
     key = z3.If(z3.ULT(b, top), b + top, zero - b)
     return z3.If(z3.And(z3.ULE(radix.LEAST, key), z3.ULE(key, radix.GREATEST)), key, zero)
 
 
 def _keys() -> Sequence[Condition]:
+    """Compare keys: b and c are any 32 bits, x and y the fp32 numbers that they stand for."""
     b, c = z3.BitVecs("b c", 32)
     x, y, key, other = _number(b), _number(c), sortable_key(b), sortable_key(c)
     both = _selectable(x), _selectable(y)
@@ -154,9 +156,6 @@ def _bfloat16() -> Sequence[Condition]:
     ]  # fmt: skip
 
 
-# The criterion
-
-
 def _ranks() -> Sequence[Condition]:
     s, t, i, j = z3.Ints("s t i j")
     within = [z3.And(n >= 0, n < criterion.STEP) for n in (i, j)]
@@ -171,7 +170,7 @@ def _ranks() -> Sequence[Condition]:
 
 
 def _right(p: z3.ArithRef, j: z3.ArithRef, before: z3.ArithRef, valid: z3.BoolRef) -> z3.BoolRef:
-    """What the criterion says of the index j in slot p, after the one before it; ``valid`` includes 0 <= j < length."""
+    """Return what the criterion says of index j in slot p, after the one before it; ``valid`` includes 0 <= j < length."""
     return z3.Or(j == -1, z3.And(j >= 0, valid, z3.Or(p == 0, z3.And(before >= 0, before < j))))
 
 
@@ -191,7 +190,7 @@ def _slots() -> Sequence[Condition]:
 
 
 def _counting() -> Sequence[Condition]:
-    """A and S are sets of entries, a and s the numbers of their elements below j."""
+    """Count sets of entries: a and s are the numbers of elements of A and S below j."""
     in_a, in_s = z3.Bools("A S")
     a, s, more = z3.Ints("a s more")
     one_a, one_s = z3.If(in_a, 1, 0), z3.If(in_s, 1, 0)
@@ -205,7 +204,10 @@ def _counting() -> Sequence[Condition]:
 
 
 def _criterion_holds_of_the_first() -> Sequence[Condition]:
-    """Entries x and y; the last one selected has rank ``last``. S is upward closed: what comes before a member is one."""
+    """Compare entries x and y, where the last one selected has rank ``last``.
+
+    S is upward closed: what comes before a member is one.
+    """
     x, y, last, lowest = z3.Ints("x y last lowest")
     in_s, y_in_s, in_a = z3.Bools("S Sy A")
     closed = z3.Implies(z3.And(y_in_s, x > y), in_s)
@@ -220,7 +222,7 @@ def _criterion_holds_of_the_first() -> Sequence[Condition]:
 
 
 def _unique() -> Sequence[Condition]:
-    """U and V are upward closed; x is in U and not in V, y in V and not in U. Then there is no such pair."""
+    """Suppose that x is in U and not in V, y in V and not in U, and that U and V are upward closed: there is no such pair."""
     x, y = z3.Ints("x y")
     x_in_u, x_in_v, y_in_u, y_in_v = z3.Bools("xU xV yU yV")
     closed = [z3.Implies(z3.And(y_in_v, x > y), x_in_v), z3.Implies(z3.And(x_in_u, y > x), y_in_u)]
@@ -234,7 +236,7 @@ _VALUES = (float("nan"), float("-inf"), -1.0, -0.0, 0.0, 1.0, float("inf"))
 
 
 def _exhaustive() -> tuple[bool, str]:
-    """All rows of up to three of the values above, all lengths from -1 to 4, all pairs of indices from -2 to 4."""
+    """Test all rows of up to three of the values above, all lengths from -1 to 4, all pairs of indices from -2 to 4."""
     count = 0
     for width in range(4):
         rows = list(product(product(_VALUES, repeat=width), range(-1, 5), product(range(-2, 5), repeat=2)))
@@ -295,7 +297,10 @@ def _check(cfg: Config, **more: Any) -> Proof:
 
 
 def _select(cfg: select.Config, **more: Any) -> Proof:
-    """Where the selection kernel writes depends on other threads' counts: coverage and races are not proved of it."""
+    """Return what is claimed of the selection kernel.
+
+    Where it writes depends on other threads' counts, so that coverage and races are not proved of it.
+    """
     return Proof("topk", select.topk(cfg), PIECES, {"k": cfg.k}, None, PASS_CONFIGS, **{"layers": ("L0",), **more})
 
 
@@ -304,7 +309,7 @@ def _merge(cfg: select.Config) -> Proof:
 
 
 def proofs() -> Iterator[Proof]:
-    """The checker in every layer, for a k that fills the block and one that does not; the selection in L0, one run too."""
+    """Yield the checker in every layer, for a k that fills the block and one that does not; the selection in L0 and run."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"))
     yield _select(select.Config())

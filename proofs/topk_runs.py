@@ -29,7 +29,7 @@ def _numbers(bits: Tensor) -> Tensor:
 
 
 def _few(width: int, seed: int, bits: Sequence[int] = FEW) -> Tensor:
-    """A row of few values, so that ties lie across the cut."""
+    """Return a row of few values, so that ties lie across the cut."""
     choice = torch.randint(len(bits), (width,), generator=torch.Generator().manual_seed(seed))
     return _numbers(torch.tensor(bits)[choice])
 
@@ -39,14 +39,17 @@ def _random(width: int, seed: int) -> Tensor:
 
 
 def _bins(width: int, count: int) -> Tensor:
-    """Equal numbers, but for some that fall into the four quarters of the histogram, ``count`` into each."""
+    """Return equal numbers, but for some that fall into the four quarters of the histogram, ``count`` into each."""
     bits = torch.full((width,), ONE)
     bits[5 : 5 + 4 * count] += ((torch.arange(4 * count) + 1) / (4 * count) * (2**19 - 1)).long()
     return _numbers(bits)
 
 
 def _one_bin(width: int) -> Tensor:
-    """Equal numbers, but for 40 in one bin of the histogram, ascending, and 7 above them: 33 of the bin are wanted of 40."""
+    """Return equal numbers, but for 40 in one bin of the histogram, ascending, and 7 above them.
+
+    Of the 40 in that bin 33 are wanted.
+    """
     bits = torch.full((width,), ONE)
     bits[5:45] += 2**18 + torch.arange(40)
     bits[50:57] += 2**19 - 1 - 2**9 * torch.arange(7)
@@ -54,28 +57,28 @@ def _one_bin(width: int) -> Tensor:
 
 
 def _ties_at(width: int, first: int) -> Tensor:
-    """Zeros, but for 5 ones from an index on, and after them 38 twos: 2 of the ones belong to the 40 largest."""
+    """Return zeros, but for 5 ones from an index on, and after them 38 twos: 2 of the ones belong to the 40 largest."""
     row = torch.zeros(width)
     row[first : first + 5], row[first + 6 : first + 44] = 1.0, 2.0
     return row
 
 
 def _threads(width: int, threads: Sequence[int]) -> Tensor:
-    """Ones, but for a two that each of some threads holds: fewer than 40 of them bound nothing."""
+    """Return ones, but for a two that each of some threads holds: fewer than 40 of them bound nothing."""
     row = torch.ones(width)
     row[list(threads)] = 2.0
     return row
 
 
 def _close(width: int) -> Tensor:
-    """Distinct numbers that only the last bits of a key tell apart, and a large one, which makes the first bins wide."""
+    """Return distinct numbers that only the last bits of a key tell apart, and a large one, which makes the first bins wide."""
     bits = ONE + torch.randperm(width, generator=torch.Generator().manual_seed(0))
     bits[width // 3] = INF - 1
     return _numbers(bits)
 
 
 def cases(piece: int) -> Iterator[Case]:
-    """Rows of one width, in words, and their lengths."""
+    """Yield rows of one width, in words, and their lengths."""
     yield "few values", torch.stack([_few(70, 0), _few(70, 1)]), (70, 55)
     yield "random numbers that fill a block", torch.stack([_random(piece, 0), -_random(piece, 1).abs()]), (piece, piece)
     yield "a cut in each quarter of the bins", torch.stack([_bins(piece, n) for n in (50, 30, 16, 12)]), (piece,) * 4
@@ -93,7 +96,7 @@ def cases(piece: int) -> Iterator[Case]:
 
 
 def right(kernel: Any, cfg: Config, scores: Tensor, lengths: Tensor) -> bool:
-    """Whether the kernel selects of each piece of each row what the criterion accepts."""
+    """Return whether the criterion accepts what the kernel selects, for each piece of each row."""
     rows, width = scores.shape
     out = torch.empty(rows, -(-width // cfg.piece), cfg.k, dtype=torch.int32)
     interpret(kernel, scores, lengths, out, races=True, longest=LONGEST)
@@ -107,7 +110,7 @@ def right(kernel: Any, cfg: Config, scores: Tensor, lengths: Tensor) -> bool:
 
 
 def examples(cfg: Config) -> Examples:
-    """The rows above, in the type of the kernel."""
+    """Return the rows above, in the type of the kernel."""
 
     def check(kernel: Any) -> Iterator[tuple[str, bool]]:
         for words, scores, lengths in cases(cfg.piece):

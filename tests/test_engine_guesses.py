@@ -10,7 +10,7 @@ import pytest
 import tilelang.language as T
 import z3
 
-from engine_verdicts import STRICT, hypotheses, refuted
+from engine_verdicts import hypotheses, refuted
 from lemmata.proofs.engine.access.trace import Variable
 from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported
@@ -20,6 +20,7 @@ from lemmata.proofs.engine.layers.counting import points
 from lemmata.proofs.engine.layers.row_major import Digit
 from lemmata.proofs.engine.layers.tiling import Tiling, tile_of, tiling
 from lemmata.proofs.engine.smt.solve import solve
+from verdicts import STRICT
 
 TX, BX = z3.Int("tx"), z3.Int("bx")
 Chosen = list[tuple[z3.ArithRef, z3.ArithRef]]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from evaluation import evaluate
 from lemmata.proofs.engine.forms import equality
 from lemmata.proofs.engine.forms import normal_form as nf
-from lemmata.proofs.engine.forms.constants import Constants
 from lemmata.proofs.engine.forms.entailment import Facts
 from lemmata.proofs.engine.forms.equality import Undecided, equal
 from lemmata.proofs.engine.forms.equations import holds
@@ -267,16 +266,6 @@ def test_an_expansion_that_is_too_large_is_no_verdict(monkeypatch: pytest.Monkey
     with pytest.raises(Undecided):
         equal(left, right)
     assert not equal(left, 2 * right)  # refuted without expansion
-
-
-def test_constants_are_unified_within_the_tolerance_of_float32() -> None:
-    constants = Constants()
-    tenth = constants.unify(0.1)
-    assert constants.unify(0.10000000149011612) == tenth
-    assert 0 < constants.deviation < Fraction(1, 2**23)
-    assert constants.unify(0.100001) != tenth
-    assert constants.unify(1e-6) == Fraction(1e-6)
-    assert constants.unify(1.44269504 * 0.6931471805599453) == 1
 
 
 def test_forms_are_printed_legibly() -> None:

@@ -13,8 +13,9 @@ from evaluation import evaluate
 from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.compiler.extract import lower
+from lemmata.proofs.engine.execution.induction import Induction
 from lemmata.proofs.engine.execution.invariants import Auxiliary, Determined, Ghost, Invariant
-from lemmata.proofs.engine.execution.symbolic import block, execute, thread
+from lemmata.proofs.engine.execution.symbolic import Execution, block, execute, thread
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.equations import Equation
 from lemmata.proofs.engine.forms.normal_form import Form
@@ -41,6 +42,13 @@ def proved(equations: list[Equation]) -> bool:
 # Sinkhorn
 
 
+def last_state(run: Execution, loop: str, recurrence: str) -> Any:
+    """Return the last state of a reference that ran in lock step with a loop, as the kernel holds it after the loop."""
+    induction = run.inductions[loop]
+    assert isinstance(induction, Induction)
+    return lambda *index: run.ghosts[recurrence](induction.extent, *index)
+
+
 def forward(cfg: Config, prim_func: Any = None, reference: Any = sinkhorn, **change: Any) -> list[Equation]:
     """The kernel keeps p, u, v; the reference's matrix is p / (u v)."""
     shape = (size("count"), cfg.n, cfg.n)
@@ -53,7 +61,7 @@ def forward(cfg: Config, prim_func: Any = None, reference: Any = sinkhorn, **cha
         "ghosts": (Ghost(x, lambda s, i, j: s["p"](i, j) / s["u"](i) / s["v"](j), at=(matrix(cfg),)),),
     }
     run = execute(prim_func or sinkhorn_fwd(cfg), invariants={"_": Invariant(**(invariant | change))})
-    last = {cuts[-1].name: run.final("x")}
+    last = {cuts[-1].name: last_state(run, "_", "x")}
     return run.equations + run.compare("out", lambda *i: resolve(out.at(*i), cuts, last))
 
 
@@ -104,7 +112,7 @@ def backward(cfg: Config, prim_func: Any = None) -> list[Equation]:
         unfold=("t#0", lambda s: steps - s.t),
     )
     run = execute(prim_func or sinkhorn_bwd(cfg), invariants={"t#0": ahead, "t#1": back})
-    last = {reversed_[-1].name: run.final("g")}
+    last = {reversed_[-1].name: last_state(run, "t#1", "g")}
     return run.equations + run.compare("grad_logits", lambda *i: resolve(out.at(*i), cuts, last))
 
 

@@ -7,8 +7,9 @@ an if-then-else between it and what lies below.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
 
 from ..base.errors import Unsupported
 from ..forms import extended
@@ -19,7 +20,7 @@ from ..forms.normal_form import Form
 
 
 class Uninitialised(Unsupported):
-    """A read of an element that may never have been written."""
+    """Raised at a read of an element that may never have been written."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Write:
     path: tuple[Form, ...]
     value: Value
 
-    def solve(self) -> tuple[dict[int, tuple[int, Form]], list[int]]:
-        """For each axis its dimension and the offset there, and the dimensions without an axis.
+    @cached_property
+    def solved(self) -> tuple[dict[int, tuple[int, Form]], list[int]]:
+        """The dimension of each axis and the offset there; and the dimensions without an axis.
 
         Raises:
             Unsupported: an axis is in no dimension, or a dimension is not one axis plus an offset.
@@ -72,62 +74,61 @@ class Write:
                 )
         return solved, fixed
 
-
-@dataclass
-class _Points:
-    """Writes to elements whose indices are constant, under one path."""
-
-    path: tuple[Form, ...]
-    values: dict[tuple[Form, ...], Value] = field(default_factory=dict)
+    def at(self, index: tuple[Form, ...]) -> tuple[Value, list[Form]]:
+        """Return the value at an index, and the conditions under which the write covers that index."""
+        solved, fixed = self.solved
+        values = {number: index[dim] - offset for number, (dim, offset) in solved.items()}
+        conditions = [nf.indicator("eq", index[d] - nf.substitute(self.index[d], values), integer=True) for d in fixed]
+        for axis in self.axes:
+            place = values[axis.number] - axis.lower
+            conditions.append(nf.indicator("ge", place, integer=True))
+            conditions.append(nf.indicator("ge", axis.extent - 1 - place, integer=True))
+        conditions += [nf.substitute(c, values) for c in self.path]
+        value = self.value
+        return Value(nf.substitute(value.form, values), nf.substitute(value.finite, values), value.sign), conditions
 
 
 @dataclass(frozen=True)
-class _Barrier:
-    """What lies below is unknown where the path holds."""
+class _Unknown:
+    """A layer that says that what lies below is unknown where the path holds."""
 
     path: tuple[Form, ...]
 
 
 class Contents:
-    """The content of one buffer. Copies share what they do not change."""
+    """The content of one buffer."""
 
-    def __init__(self, name: str, layers: Sequence[Write | _Points | _Barrier] = ()) -> None:
+    def __init__(self, name: str, layers: Sequence[Write | _Unknown] = ()) -> None:
         self.name = name
         self._layers = list(layers)
         self._memo: dict[tuple[tuple[Form, ...], tuple[Form, ...]], Value] = {}
 
     def copy(self) -> Contents:
-        """The same content, to be changed independently."""
-        layers = [_Points(p.path, dict(p.values)) if isinstance(p, _Points) else p for p in self._layers]
-        return Contents(self.name, layers)
+        """Return the same content, to be changed independently."""
+        return Contents(self.name, self._layers)
 
     @property
-    def height(self) -> int:
-        """How many layers there are."""
-        return len(self._layers)
+    def latest(self) -> Write | _Unknown:
+        """The layer on top."""
+        return self._layers[-1]
 
     def forget(self, path: tuple[Form, ...]) -> None:
-        """Every element becomes uninitialised where the path holds."""
+        """Make every element uninitialised where the path holds."""
         self._memo.clear()
         if not path:
             self._layers.clear()
-        self._layers.append(_Barrier(path))
+        self._layers.append(_Unknown(path))
 
     def write(self, write: Write) -> None:
-        """Store."""
+        """Put a write on top; an older one of the same element under the same conditions no longer counts."""
         self._memo.clear()
-        if write.axes or any(i.constant is None for i in write.index):
-            write.solve()
-            self._layers.append(write)
-            return
-        top = self._layers[-1] if self._layers else None
-        if not isinstance(top, _Points) or top.path != write.path:
-            top = _Points(write.path)
-            self._layers.append(top)
-        top.values[write.index] = write.value
+        if not write.solved[0]:
+            place = write.index, write.path
+            self._layers = [w for w in self._layers if not isinstance(w, Write) or (w.index, w.path) != place]
+        self._layers.append(write)
 
     def read(self, index: tuple[Form, ...], facts: Facts) -> Value:
-        """The value at an index.
+        """Return the value at an index.
 
         Raises:
             Uninitialised: it is not proved that the element has been written.
@@ -138,64 +139,26 @@ class Contents:
         return self._memo[key]
 
     def _read(self, index: tuple[Form, ...], facts: Facts, height: int) -> Value:
+        """Return the value at an index of the lowest layers, as many as ``height``."""
         for level in range(height - 1, -1, -1):
             layer = self._layers[level]
-            if isinstance(layer, _Barrier):
+            if isinstance(layer, _Unknown):
                 if any(facts.decide(c) is False for c in layer.path):
                     continue
                 break
-            if isinstance(layer, Write):
-                value, conditions = _match(layer, index)
-            elif index in layer.values:
-                value, conditions = layer.values[index], list(layer.path)
-            elif all(i.constant is not None for i in index):
+            value, conditions = layer.at(index)
+            known = {c: facts.decide(c) for c in conditions}
+            if False in known.values():
                 continue
-            else:
-                return self._read_points(layer, list(layer.values), index, facts, level)
-            open_conditions = [c for c in conditions if not facts.holds(c)]
-            if not open_conditions:
-                return value
-            if any(facts.decide(c) is False for c in open_conditions):
-                continue
-            return self._either(open_conditions, value, facts, lambda below=level: self._read(index, facts, below))
+            undecided = [c for c in conditions if known[c] is None]
+            return self._either(undecided, value, facts, lambda below=level: self._read(index, facts, below))  # type: ignore[misc]
         raise Uninitialised(f"{self.name}[{', '.join(map(str, index))}] may be read before it is written")
 
-    def _read_points(
-        self, layer: _Points, points: list[tuple[Form, ...]], index: tuple[Form, ...], facts: Facts, level: int
-    ) -> Value:
-        if not points:
-            return self._read(index, facts, level)
-        point, *others = points
-        equations = [nf.indicator("eq", i - p, integer=True) for i, p in zip(index, point, strict=True)]
-        open_conditions = [c for c in (*equations, *layer.path) if not facts.holds(c)]
-        if not open_conditions:
-            return layer.values[point]
-        if any(facts.decide(c) is False for c in open_conditions):
-            return self._read_points(layer, others, index, facts, level)
-        value = layer.values[point]
-        return self._either(
-            open_conditions, value, facts, lambda: self._read_points(layer, others, index, facts, level)
-        )
-
     @staticmethod
-    def _either(conditions: list[Form], value: Value, facts: Facts, below: object) -> Value:
-        condition = nf.ONE
-        for c in conditions:
-            condition = condition * c
+    def _either(conditions: list[Form], value: Value, facts: Facts, below: Callable[[], Value]) -> Value:
+        """Return the value where the conditions hold, and what lies below elsewhere."""
+        if not conditions:
+            return value
+        condition = reduce(Form.__mul__, conditions, nf.ONE)
         with facts.assuming(nf.ONE - condition):
-            otherwise = below()  # type: ignore[operator]
-        return extended.select(condition, value, otherwise)
-
-
-def _match(write: Write, index: tuple[Form, ...]) -> tuple[Value, list[Form]]:
-    """The value of a write at an index, and the conditions under which the write covers that index."""
-    solved, fixed = write.solve()
-    values = {number: index[dim] - offset for number, (dim, offset) in solved.items()}
-    conditions = [nf.indicator("eq", index[d] - nf.substitute(write.index[d], values), integer=True) for d in fixed]
-    for axis in write.axes:
-        place = values[axis.number] - axis.lower
-        conditions.append(nf.indicator("ge", place, integer=True))
-        conditions.append(nf.indicator("ge", axis.extent - 1 - place, integer=True))
-    conditions += [nf.substitute(c, values) for c in write.path]
-    value = write.value
-    return Value(nf.substitute(value.form, values), nf.substitute(value.finite, values), value.sign), conditions
+            return extended.select(condition, value, below())

@@ -25,7 +25,8 @@ from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting
 from ..semantics.algebra import Memory
 from .contents import Axis, Contents, Uninitialised, Write
-from .invariants import Determined, Formula, Ghost, Invariant, State
+from .invariants import Determined, Formula, Ghost, Invariant
+from .state import State
 from .symbols import Symbols
 
 _SPLITS = 16
@@ -67,7 +68,7 @@ class Induction:
         self._stage: State | None = None  # the head of the iteration, until the turn of its first role ends
 
     def run(self, lower: Form, body: Callable[[Form], None]) -> None:
-        """Entry, one iteration, exit."""
+        """Check the entry and one iteration, and leave the state at the exit."""
         t, ghosts = self.t, self.invariant.ghosts
         self.facts.bound(t, self.extent)
         self._find_changed(lambda: body(lower + t))
@@ -94,7 +95,10 @@ class Induction:
             self.algebra.execution.ghosts[ghost.recurrence.name] = self.family(ghost)
 
     def turn(self) -> None:
-        """The turn of a role ends. After the first one in an iteration, check what is staged, and make it opaque."""
+        """Take note that the turn of a role ends.
+
+        After the first turn in an iteration, check what is staged, and make it opaque.
+        """
         head, self._stage = self._stage, None
         if head is None or not self.invariant.staged:
             return
@@ -107,7 +111,7 @@ class Induction:
             self._write(name, self._described(memory, determined, head))
 
     def family(self, ghost: Ghost) -> Callable[..., Form]:
-        """Any state of a ghost, by its number and the index of an element."""
+        """Return the function from the number of a ghost's state and an index to an element."""
 
         def value(number: Form, *index: Form) -> Form:
             within = nf.indicator("ge", self.extent - number, integer=True)
@@ -118,30 +122,26 @@ class Induction:
         return value
 
     def _find_changed(self, body: Callable[[], None]) -> None:
-        """Which buffers the body writes, found by running it from a state in which all of them are opaque."""
+        """Find which buffers the body writes, by running it from a state in which all of them are opaque."""
         algebra = self.algebra
         saved, mark = dict(algebra.contents), algebra.execution.mark()
-        probes = {}
-        for memory in saved:
-            everything = self._layer(memory, lambda *i, n=memory.name: nf.apply(f"{n}@?", *i), None)
-            probes[memory] = algebra.contents[memory] = Contents(memory.name, [everything])
+        opaque = {m: self._layer(m, lambda *i, n=m.name: nf.apply(f"{n}@?", *i), None) for m in saved}
+        algebra.contents = {memory: Contents(memory.name, [layer]) for memory, layer in opaque.items()}
         body()
-        changed = [m for m in saved if algebra.contents[m] is not probes[m] or probes[m].height > 1]
+        changed = [memory for memory, layer in opaque.items() if algebra.contents[memory].latest is not layer]
         self.changed |= {m.name for m in changed if m in self.memories.values()}
         self.lost = [m for m in changed if m not in self.memories.values()]
         algebra.contents = saved
         algebra.execution.rewind(mark)
 
     def written_out(self, p: Form) -> Form:
-        """The form with the abbreviations of the invariant replaced by what they stand for."""
+        """Return the form with the abbreviations of the invariant replaced by what they stand for."""
         for name, definition in self.invariant.definitions.items():
             p = nf.replace(p, name, definition)
         return p
 
-    # States
-
     def _frozen(self, t: Form, auxiliary: Callable[[str, tuple[Form, ...]], Form]) -> State:
-        """What the buffers hold now, and go on to hold in this state when the kernel changes them."""
+        """Return what the buffers hold now, and go on to hold in this state when the kernel changes them."""
         saved = {name: self.algebra.contents[memory].copy() for name, memory in self.memories.items()}
 
         def read(name: str, index: tuple[Form, ...]) -> Form:
@@ -152,7 +152,7 @@ class Induction:
         return State(t, read, self._at)
 
     def symbolic(self, t: Form) -> State:
-        """The state at the head of iteration t as the invariant describes it."""
+        """Return the state at the head of iteration t as the invariant describes it."""
 
         def read(name: str, index: tuple[Form, ...]) -> Form:
             determined = self.invariant.determined.get(name)
@@ -178,7 +178,7 @@ class Induction:
         return nf.apply(f"{name}@{self.loop}", t, *index)
 
     def unfolded(self, p: Form, s: Form) -> Form:
-        """The form with the free buffers at the head of iteration s, at least 1, over those of s - 1."""
+        """Return the form with the free buffers at the head of iteration s, at least 1, over those of s - 1."""
         after = self._after
         if after is None or not self.facts.holds(nf.indicator("ge", s - 1, integer=True)):
             raise Unsupported(f"iteration {s} of loop {self.loop!r} has no predecessor")
@@ -233,10 +233,8 @@ class Induction:
         path = (*self.path, condition(*index)) if condition else self.path
         return Write(tuple(index), tuple(axes), path, Value(value(*index)))
 
-    # Checks
-
     def _check(self, state: State, when: str, what: Mapping[str, Determined]) -> None:
-        """Buffers hold their formulas."""
+        """Check that buffers hold their formulas."""
         for name, determined in what.items():
             memory = self.memories[name]
             lane = self.algebra.lane(memory)
@@ -272,7 +270,7 @@ class Induction:
             self.algebra.execution.equations.append(Equation(f"{statement}: {error}", False, ZERO, wanted))
 
     def _reader(self, ghost: Ghost, state: State) -> Callable[..., Form]:
-        """The reference's state as a function of its full index."""
+        """Return the reference's state as a function of its full index."""
 
         def value(*index: Form) -> Form:
             leading, rest = index[: len(ghost.at)], index[len(ghost.at) :]
@@ -284,7 +282,7 @@ class Induction:
         return value
 
     def _step(self, ghost: Ghost, before: State) -> Callable[..., Form]:
-        """An element of the reference's next state, from the kernel's state before the iteration."""
+        """Return the reference's next state as a function of its index, from the kernel's state before the iteration."""
         rewriting = nf.replacing(ghost.recurrence.name, self._reader(ghost, before))
         return lambda *index: rewriting(ghost.recurrence.step(before.t, *index))
 

@@ -1,32 +1,19 @@
-"""What holds at the head of every iteration of a loop, as the proof of an operator states it (checked by ``induction``)."""
+"""What holds at the head of every iteration of a loop, as the proof of an operator proposes it.
+
+It is not trusted: these are records without code, and ``induction`` checks all that they say.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ..forms import normal_form as nf
 from ..forms.normal_form import Form
 from ..reference.recurrences import Recurrence
+from .state import State as State
 
 Formula = Callable[..., Form]
 """A function of a ``State`` and of the indices of an element."""
-
-
-@dataclass(frozen=True)
-class State:
-    """The kernel's buffers at the head of one iteration.
-
-    ``state["u"](i)`` is an element, ``state.t`` the number of iterations done. ``state.at(s)`` is the state at the head of
-    iteration s, ``state.at(s, loop)`` that of an earlier loop, as far as its invariant describes it.
-    """
-
-    t: Form
-    read: Callable[[str, tuple[Form, ...]], Form]
-    at: Callable[..., State]
-
-    def __getitem__(self, name: str) -> Callable[..., Form]:
-        return lambda *index: self.read(name, tuple(nf.form(i) for i in index))
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ class Invariant:
         staged: buffers that the first role to run fills in each iteration, given by a formula where its turn ends.
         ghosts: references in lock step.
         auxiliary: buffers that only the proof has.
-        positive: free or auxiliary buffers whose elements are positive; the range layer proves and uses it.
+        positive: free or auxiliary buffers whose elements are positive, which the range layer proves and uses.
         definitions: functions by which the formulas abbreviate others, by name. They are opaque but in the checks that
             need what they stand for.
         unfold: another loop and an iteration s of it, at least 1, from the state: in the checks the free buffers of that

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Literal, Protocol
 
+from ..forms.constants import Constants, current
 from ..forms.entailment import Facts
 from ..forms.equations import Equation, holds
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting
 from .contents import Write
-from .invariants import Ghost, Invariant, State
+from .invariants import Ghost
+from .state import State
 
 Kind = Literal["exp", "nonzero", "positive", "nonnegative"]
 
@@ -24,7 +26,7 @@ class Obligation:
 
     Attributes:
         kind: "exp" (the argument is at most 0), "nonzero", "positive" or "nonnegative".
-        value: the operand; at -inf every kind but "nonzero" of an exp is harmless.
+        value: the operand; nothing is required of it where it is -inf.
         path: the conditions under which the operation runs.
         site: the statement.
     """
@@ -37,9 +39,6 @@ class Obligation:
 
 class Cut(Protocol):
     """A loop that an invariant cut."""
-
-    invariant: Invariant
-    extent: Form
 
     def family(self, ghost: Ghost) -> Callable[..., Form]:
         """Return any state of a ghost, by its number and the index of an element."""
@@ -70,7 +69,8 @@ class Execution:
         externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
         unmodelled: the waits for products and copies under way, which no condition is about.
         raw: the float inputs whose elements may be any float.
-        infinite: those whose elements are finite or +inf; of the others they are taken to be finite.
+        infinite: the float inputs whose elements are finite or +inf; the elements of the others are taken to be finite.
+        constants: the float constants, and how far they are from the numbers that they are taken for.
     """
 
     facts: Facts
@@ -85,20 +85,14 @@ class Execution:
     positive: frozenset[str] = frozenset()
     externs: Mapping[str, str] = field(default_factory=dict)
     unmodelled: frozenset[str] = frozenset()
+    constants: Constants = field(default_factory=current)
 
     def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
         """Leave something to the range layer."""
         self.obligations.append(Obligation(kind, value, path, site))
 
-    def final(self, recurrence: str) -> Callable[..., Form]:
-        """An element of the last state of a reference that ran in lock step, as the kernel holds it after the loop."""
-        induction, ghost = next(
-            (i, g) for i in self.inductions.values() for g in i.invariant.ghosts if g.recurrence.name == recurrence
-        )
-        return lambda *index: induction.family(ghost)(induction.extent, *index)
-
     def mark(self) -> tuple[dict[str, int], int, int]:
-        """How much is recorded now."""
+        """Return how much is recorded now."""
         return {n: len(w) for n, w in self.writes.items()}, len(self.equations), len(self.obligations)
 
     def rewind(self, mark: tuple[dict[str, int], int, int]) -> None:
@@ -118,14 +112,14 @@ class Execution:
         *rewritings: Rewriting,
         meaning: Callable[[Write], Value | None] = attrgetter("value"),
     ) -> list[Equation]:
-        """Each element that the kernel writes to an output, rewritten, against the reference at the same index.
+        """Compare each element that the kernel writes to an output, rewritten, with the reference at the same index.
 
         Args:
-            output: the output.
-            reference: of an index the element.
-            rewritings: of the kernel's form.
-            meaning: what a write, under its conditions, says of the reference's element, where that is not its value; None if
-                nothing.
+            output: the name of the output.
+            reference: gives the element at an index.
+            rewritings: are applied to the kernel's form, in this order.
+            meaning: gives what a write, under its conditions, says of the reference's element, which is its value if
+                nothing else is given; None if it says nothing.
         """
         result = []
         for write, site in zip(self.writes.get(output, []), self.sites.get(output, []), strict=True):
@@ -148,7 +142,10 @@ class Execution:
         return result
 
     def _same(self, a: Value, b: Value) -> bool:
-        """Finite at the same places, with the same infinity at the others, and equal; 0 stands for an infinity."""
+        """Return whether two values are equal: finite at the same places, with the same infinity at the others.
+
+        Where a value is infinite its form is 0, so that the forms can be compared everywhere.
+        """
         finite = self.facts.decide_all(a.finite)
         if not holds(finite, b.finite, self.facts):
             return False

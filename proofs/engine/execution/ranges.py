@@ -22,9 +22,11 @@ import z3
 
 from ..base.conditions import Condition, Site
 from ..forms import normal_form as nf
+from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts
+from ..forms.extended import under
 from ..forms.normal_form import Form
-from ..forms.ring import Atom, Monomial, Rational, support_of
+from ..forms.ring import Atom, Monomial, Rational
 from ..forms.signs import Signs
 from .outcome import Execution, Kind, Obligation
 
@@ -60,7 +62,7 @@ class Waiver:
 def conditions(
     execution: Execution, waivers: Sequence[Waiver] = ()
 ) -> tuple[list[Condition], list[tuple[Condition, Waiver]]]:
-    """The range conditions of an execution: those to be proved, and those waived."""
+    """Return the range conditions of an execution: those to be proved, and those waived."""
     open_conditions: list[Condition] = []
     waived: list[tuple[Condition, Waiver]] = []
     for obligation in _distinct(execution.obligations):
@@ -99,17 +101,9 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
 
 
 def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
-    """The forms for every value of each index, of few values, that a maximum in the first one runs over.
-
-    Those are the variables that occur in that form, but in none of its maxima: x[i, j] - max(x[i, 0], x[i, 1], ...).
-    """
-    support = nf.support(forms[0])
-    maxima = [n for n in support if isinstance(nf.atom_of(n), nf.Max)]
+    """Return the forms for every value of each index, of few values, that a maximum in the first one runs over."""
     cases: list[Sequence[Form]] = [forms]
-    if not maxima:
-        return cases
-    inside = frozenset[int]().union(*map(support_of, maxima))
-    for number in sorted(support - inside):
+    for number in indices_of_maxima(forms[0]):
         extent = facts.extent(number)
         if extent is not None and extent * len(cases) <= _CASES:
             values = [{number: nf.form(k)} for k in range(extent)]
@@ -118,11 +112,8 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
 
 
 def _where_finite(obligation: Obligation) -> Form:
-    """The operand where it is not -inf, for exp(-inf) = 0 is harmless; of a sign, without the exps that are factors."""
-    finite, form = obligation.value.finite, obligation.value.form
-    if len(finite.terms) == 1:
-        ((monomial, _),) = finite.terms.items()
-        form = nf.substitute(form, {atom: nf.ONE for atom, _ in monomial})
+    """Return the operand where it is not -inf, for exp(-inf) = 0 is harmless; for a sign, without its factors exp."""
+    form = under(obligation.value.finite, obligation.value.form)
     return form if obligation.kind == "exp" else nf.without_exps(form)[0]
 
 
@@ -135,7 +126,7 @@ class Linear:
         self._unknowns: dict[Monomial, Any] = {}
 
     def real(self, p: Form) -> Any:
-        """A form as a linear term."""
+        """Return a form as a linear term."""
         terms = [self._coefficient(c) * self._unknown(m) for m, c in p.terms.items()]
         return z3.Sum(*terms) if terms else z3.RealVal(0)
 
@@ -157,7 +148,7 @@ class Linear:
         return self._unknowns[monomial]
 
     def _describe(self, atom: Atom, unknown: Any) -> None:
-        """A maximum is at least each entry whose condition holds, and is one of those; a condition is 1 where it holds.
+        """Record that a maximum is one of its entries and at least each of them, and that a condition is 1 where it holds.
 
         If a sum of conditions has to be at least 1, each of them implies that. Of the entries and conditions that a variable
         runs over, those at each of its values are taken, if they are few.
@@ -185,13 +176,13 @@ class Linear:
 
 
 def _few(extent: Form) -> range:
-    """The values below an extent, if it is constant and small."""
+    """Return the values below an extent, if it is constant and small."""
     size = extent.constant
     return range(int(size) if size is not None and size <= nf.LONGEST_MAX else 0)
 
 
 def _conditional(entry: Form) -> Iterator[tuple[Form, Form]]:
-    """The condition and the value of an entry of a maximum; of a value in no case but its own, nothing."""
+    """Yield condition and value of an entry of a maximum; nothing of a value that counts in no case but its own."""
     for monomial in entry.terms if len(entry.terms) == 1 else ():
         for number, _ in monomial:
             atom = nf.atom_of(number)
@@ -201,7 +192,7 @@ def _conditional(entry: Form) -> Iterator[tuple[Form, Form]]:
 
 
 def _each(p: Form) -> Iterator[Form]:
-    """The summands of a form, and those of the sums in it over few values."""
+    """Yield the summands of a form, and those of the sums in it over few values."""
     for monomial, coefficient in p.terms.items():
         big = nf.atom_of(monomial[0][0]) if len(monomial) == 1 else None
         if isinstance(big, nf.Big) and big.operator == "sum" and monomial[0][1] == coefficient == 1:
@@ -211,5 +202,5 @@ def _each(p: Form) -> Iterator[Form]:
 
 
 def _is_condition(p: Form) -> bool:
-    """Whether a form is a product of conditions."""
+    """Return whether a form is a product of conditions."""
     return list(p.terms.values()) == [1] and all(isinstance(nf.atom_of(a), nf.Indicator) for m in p.terms for a, _ in m)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
-from ..forms.constants import CONSTANTS, LN2
+from ..forms.constants import LN2, unified, unify
 from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
@@ -27,12 +27,12 @@ Induct: TypeAlias = "Callable[[Symbols, str, Invariant, Form, Form, Callable[[Fo
 
 
 def block(dimension: Dimension = "x") -> Form:
-    """The block index of a kernel under execution."""
+    """Return the block index of a kernel under execution."""
     return nf.variable(f"blockIdx.{dimension}")
 
 
 def thread(dimension: Dimension = "x") -> Form:
-    """The thread index of a kernel under execution."""
+    """Return the thread index of a kernel under execution."""
     return nf.variable(f"threadIdx.{dimension}")
 
 
@@ -55,29 +55,27 @@ class Symbols:
         self._lanes: dict[Memory[Value], dict[int, Form]] = {}
         self._read: set[str] = set()
 
-    # Values
-
     def literal(self, value: float, dtype: str) -> Value:
-        """A constant; floats are unified (``constants``)."""
+        """Return a constant; one of a float type is unified with others (``constants``)."""
         if is_integer(dtype):
             return Value(nf.form(int(value)))
         if value in (float("inf"), float("-inf")):
             return Value(ZERO, ZERO, 1 if value > 0 else -1)
-        return Value(nf.form(CONSTANTS.unify(value)))
+        return Value(nf.form(unify(value, dtype)))
 
     def infinity(self, dtype: str) -> Value:
-        """Positive infinity."""
+        """Return positive infinity."""
         return Value(ZERO, ZERO, 1)
 
     def unary(self, operator: Unary, a: Value, dtype: str) -> Value:
-        """A function of one value; those without laws are uninterpreted."""
+        """Apply a function to one value; those without laws are uninterpreted."""
         match operator:
             case "not":
                 return Value(ONE - a.form)
             case "exp" | "exp2":
                 scaled = a if operator == "exp" else extended.multiply(a, Value(nf.form(LN2)))
                 self._require("exp", scaled)
-                return extended.exp(scaled)
+                return extended.exp(Value(unified(scaled.form, dtype), scaled.finite, scaled.sign))
             case "log" | "log2":
                 self._require("positive", a)
                 return Value(nf.log(a.real) * (1 if operator == "log" else 1 / LN2))
@@ -97,7 +95,7 @@ class Symbols:
         raise Unsupported(f"{operator} in the symbolic reading")
 
     def binary(self, operator: Binary, a: Value, b: Value, dtype: str) -> Value:
-        """An operation of the ring, or one on integers."""
+        """Apply an operation of the ring, or one on integers."""
         if dtype.startswith("uint") and operator in ("add", "sub", "mul"):
             raise Unsupported(f"{operator} of {dtype}, which is modulo a power of two")
         match operator:
@@ -133,7 +131,7 @@ class Symbols:
         return extended.maximum(a, b)
 
     def _divide(self, operator: str, a: Form, b: Form) -> Form:
-        """The quotient or remainder of integers by a positive number; a multiple of it is split off."""
+        """Return the quotient or remainder of integers by a positive number; a multiple of it is split off."""
         if not self.facts.holds(nf.indicator("ge", b - 1, integer=True)):
             raise Unsupported(f"division of integers by {b}, which is not known to be positive")
         if operator.startswith("trunc") and not self.facts.holds(nf.indicator("ge", a, integer=True)):
@@ -141,7 +139,7 @@ class Symbols:
         return quotient(a, b, self.facts) if operator.endswith("div") else a - b * quotient(a, b, self.facts)
 
     def compare(self, operator: Comparison, a: Value, b: Value, dtype: str) -> Value:
-        """A comparison as a form that is 0 or 1."""
+        """Return a comparison as a form that is 0 or 1."""
         integer = is_integer(dtype)
         match operator:
             case "ge":
@@ -158,7 +156,7 @@ class Symbols:
                 return Value(ONE - extended.same(a, b, integer=integer))
 
     def cast(self, a: Value, source: str, target: str) -> Value:
-        """The identity, but to a truth value; a float does not become an integer."""
+        """Return the same number, or whether it is not 0; a float does not become an integer."""
         if target == "bool":
             return self.compare("ne", a, Value(ZERO), source)
         if is_integer(target) and not is_integer(source):
@@ -168,42 +166,34 @@ class Symbols:
         return a
 
     def bits(self, a: Value, source: str, target: str) -> Value:
-        """An opaque integer, of an element of a raw input alone."""
+        """Return an opaque integer, of an element of a raw input alone."""
         if (source, target) != ("float32", "int32"):
             raise Unsupported(f"the bits of {source} as {target} in the symbolic reading")
         return extended.bits(a)
 
     def select(self, condition: Value, then: Value, otherwise: Value, dtype: str) -> Value:
-        """One of two values."""
+        """Return one of two values."""
         known = self.facts.decide(condition.form)
         if known is not None:
             return then if known else otherwise
         return extended.select(condition.form, then, otherwise)
 
     def reduce(self, kind: Reduction, extent: Value, body: Callable[[Value], Value], dtype: str) -> Value:
-        """A sum, written out or not, of finite values; a maximum or minimum."""
-        size = extent.real.constant
-        if kind != "sum" and size is not None and size <= nf.LONGEST_MAX:
-            first = body(Value(ZERO))
-            if kind == "max" and first.finite is not ONE and first.sign < 0 and size > 2:
-                return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
-            rest = [body(Value(nf.form(k))) for k in range(1, int(size))]
-            if kind == "max":
-                return reduce(extended.maximum, rest, first)
-            negated = reduce(extended.maximum, map(extended.negative, rest), extended.negative(first))
-            return extended.negative(negated)
-
-        def element(k: Form) -> Form:
-            value = self._bounded(k, extent.form, body).real
-            return -value if kind == "min" else value
-
+        """Return a sum, written out or not, of finite values; or a maximum or minimum."""
+        if kind == "min":
+            return extended.negative(self.reduce("max", extent, lambda k: extended.negative(body(k)), dtype))
         if kind == "sum":
-            return Value(nf.summation(extent.form, element))
-        largest = nf.big_maximum(extent.form, element)
-        return Value(-largest if kind == "min" else largest)
+            return Value(nf.summation(extent.form, lambda k: self._bounded(k, extent.form, body).real))
+        size = extent.real.constant
+        if size is None or size > nf.LONGEST_MAX:
+            return Value(nf.big_maximum(extent.form, lambda k: self._bounded(k, extent.form, body).real))
+        first = body(Value(ZERO))
+        if first.finite is not ONE and first.sign < 0 and size > 2:
+            return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
+        return reduce(extended.maximum, (body(Value(nf.form(k))) for k in range(1, int(size))), first)
 
     def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
-        """The body at an index below the extent: a fresh variable, or where a sum is tiled an expression with one."""
+        """Evaluate the body at an index below the extent: a variable, or an expression with one where a sum is tiled."""
         self.facts.bound_fresh(k, extent)
         with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [_below(k, extent)])):
             return body(Value(k))
@@ -211,10 +201,8 @@ class Symbols:
     def _require(self, kind: Kind, value: Value) -> None:
         self.execution.require(kind, value, self.facts.path, describe(self.site))
 
-    # Control
-
     def launch(self, threads: tuple[int, int, int]) -> tuple[Value, Value, Value]:
-        """One symbolic thread."""
+        """Return the indices of one symbolic thread."""
         x, y, z = threads
         return self._thread("x", x), self._thread("y", y), self._thread("z", z)
 
@@ -227,7 +215,7 @@ class Symbols:
         return Value(variable)
 
     def grid(self, dimension: Dimension, extent: Value) -> Iterator[Value]:
-        """One symbolic block."""
+        """Yield the index of one symbolic block."""
         if extent.form is ONE:
             yield Value(ZERO)
             return
@@ -237,7 +225,7 @@ class Symbols:
 
     @contextmanager
     def axis(self, name: str, lower: Value, extent: Value) -> Iterator[Value]:
-        """A fresh variable that ranges over the axis."""
+        """Yield a fresh variable that ranges over the axis."""
         if extent.form is ONE:
             yield lower
             return
@@ -251,7 +239,7 @@ class Symbols:
             self._axes.pop()
 
     def serial(self, loop: str, lower: Value, extent: Value, body: Callable[[Value], None]) -> None:
-        """Cut by the loop's invariant, or unrolled."""
+        """Cut a loop by its invariant, or unroll it."""
         if loop in self.invariants:
             if loop in self.execution.inductions or self.inducing:
                 raise Unsupported(
@@ -266,36 +254,34 @@ class Symbols:
             body(Value(lower.form + k))
 
     def decided(self, condition: Value) -> bool | None:
-        """Whether the condition follows here, or its negation."""
+        """Return True if the condition follows here, False if its negation does, else None."""
         return self.facts.decide(condition.form)
 
     def uniform(self, condition: Value) -> bool:
-        """Whether no thread variable occurs in the condition."""
+        """Return whether no thread variable occurs in the condition."""
         return self._threads.isdisjoint(nf.support(condition.form))
 
     @contextmanager
     def guard(self, condition: Value) -> Iterator[None]:
-        """The condition joins the path."""
+        """Add the condition to the path inside."""
         parts = [] if self.facts.holds(condition.form) else [condition.form]
         with self.facts.assuming(*parts):
             yield
 
     def independent(self, store: Sequence[Value], access: Sequence[Value]) -> bool:
-        """Along every dimension in which the store varies with the axes, the access is at the same index."""
+        """Return whether the access is at the store's index along each dimension in which that varies with the axes."""
         axes = {axis.number for axis in self._axes}
         return all(
             axes.isdisjoint(nf.support(a.form)) or self.facts.same(a.form, b.form)
             for a, b in zip(store, access, strict=True)
         )
 
-    # Memory
-
     def allocate(self, memory: Memory[Value]) -> None:
-        """A buffer without content."""
+        """Make a buffer without content."""
         self.contents[memory] = Contents(memory.name)
 
     def load(self, memory: Memory[Value], index: Sequence[Value]) -> Value:
-        """An element of an input as an atom, or what has been written."""
+        """Return an element of an input as an atom, or what has been written."""
         place = self._place(memory, index)
         if memory.scope == "global":
             self._read.add(memory.name)
@@ -309,14 +295,14 @@ class Symbols:
         return self.contents[memory].read(place, self.facts)
 
     def _place(self, memory: Memory[Value], index: Sequence[Value]) -> tuple[Form, ...]:
-        """The index as forms. TileLang reads an index that it knows to be negative as one from the end."""
+        """Return the index as forms. TileLang reads an index that it knows to be negative as one from the end."""
         place = tuple(i.form for i in index)
         if any(self.facts.decide(nf.indicator("ge", i, integer=True)) is False for i in place):
             raise Unsupported(f"{memory.name} at a negative index [{', '.join(map(str, place))}]")
         return place
 
     def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
-        """A new layer on the content, or a write to an output."""
+        """Put a new layer on the content, or record a write to an output."""
         place = self._place(memory, index)
         axes = tuple(a for a in self._axes)
         path = tuple(c for c in self.facts.path if not _is_range(c, axes))
@@ -330,19 +316,19 @@ class Symbols:
         self.contents[memory].write(write)
 
     def atomic_add(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
-        """Not modelled: what an element holds would depend on other threads."""
+        """Refuse: what an element holds would depend on other threads."""
         raise Unsupported(f"an atomic addition to {memory.name} in the symbolic reading")
 
     def barrier(self) -> None:
-        """Nothing: threads run in lock step."""
+        """Do nothing, for threads run in lock step."""
 
     def turn(self) -> None:
-        """What a role leaves to others may be described by a loop's invariant."""
+        """Tell the loop under way that a role's turn ends: an invariant may describe what the role leaves to others."""
         if self.inducing is not None:
             self.inducing.turn()
 
     def lane(self, memory: Memory[Value]) -> dict[int, Form]:
-        """The dimensions of a buffer along which each explicit thread keeps to its own index."""
+        """Return the dimensions of a buffer along which each explicit thread keeps to its own index."""
         return self._lanes.get(memory, {})
 
     def _check_in_place(self, memory: Memory[Value]) -> None:
@@ -350,7 +336,7 @@ class Symbols:
             raise Unsupported(f"{memory.name} in global memory is both read and written")
 
     def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], stored: frozenset[int] | None) -> None:
-        """Explicit threads use a buffer that they share in their own lane only.
+        """Check that explicit threads use a buffer that they share in their own lane only.
 
         Args:
             memory: the buffer.
@@ -375,7 +361,7 @@ class Symbols:
 
 
 def quotient(a: Form, b: Form, facts: Facts) -> Form:
-    """⌊a / b⌋ for b > 0; what b divides is split off, the rest is opaque unless it is in [0, b)."""
+    """Return ⌊a / b⌋ for b > 0; what b divides is split off, the rest is opaque unless it is in [0, b)."""
     divisor = b.constant
     if divisor is None:
         return nf.apply("floordiv", a, b)

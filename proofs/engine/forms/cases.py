@@ -11,24 +11,24 @@ the same. Conditions count as independent. It can take exponentially many steps,
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 from . import normal_form as nf
+from .choices import nested_condition
 from .entailment import Facts
 from .normal_form import ONE, ZERO, Form
-from .ring import Atom, Rational, Rewriting, children, support, support_of
+from .ring import Atom, Rational, Rewriting, support, support_of
 
 LIMIT = 300
 """How often a condition is taken out."""
 
 
 def by_cases(p: Form, facts: Facts) -> Form:
-    """The form with its conditions taken out, and those decided that follow from what is known."""
+    """Return the form with its conditions taken out, where those that follow from what is known are decided."""
     return _Cases(facts).form(p)
 
 
 class _Cases:
-    """Remembers the forms done."""
+    """Takes conditions out, and remembers the forms that are done."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
@@ -36,13 +36,13 @@ class _Cases:
         self._steps = 0
 
     def form(self, p: Form) -> Form:
-        """First the bodies of sums and maxima, then the conditions that are left."""
+        """Take conditions out of the bodies of sums and maxima first, then out of the atoms that are left."""
         if p not in self._done:
             self._done[p] = self._facts.decide_all(self._split(Rewriting(self._inner, _outermost)(p)))
         return self._done[p]
 
     def _inner(self, number: int) -> Form:
-        """A sum or maximum, of forms with their conditions taken out."""
+        """Return a sum or maximum of forms whose conditions are taken out."""
         atom = nf.atom_of(number)
         if isinstance(atom, nf.Max):
             return nf.maximum((self.form(c), self.form(v)) for c, v in atom.entries)
@@ -59,19 +59,30 @@ class _Cases:
 
     def _split(self, p: Form) -> Form:
         if p not in self._done:
-            condition = _innermost(p)
+            condition = nested_condition(p)
             if condition is None or self._steps >= LIMIT:
                 self._done[p] = p
             else:
                 self._steps += 1
+                c = case(condition)
                 yes, no = (self._split(nf.substitute(p, {condition: value})) for value in (ONE, ZERO))
-                c = nf.of_atom(nf.atom_of(condition))
                 self._done[p] = c * yes + (ONE - c) * no
         return self._done[p]
 
 
+def case(number: int) -> Form:
+    """Return the condition of that number, by which a form may be split into two cases.
+
+    Raises:
+        ValueError: it is no condition, or it varies with the index of a sum or maximum around it.
+    """
+    if not nf.is_closed_condition(number):
+        raise ValueError(f"expected a condition to split by, got {nf.of_atom(nf.atom_of(number))}")
+    return nf.of_atom(nf.atom_of(number))
+
+
 def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:
-    """Extent and body, where Max_{k < n} f(min(k, c)) = Max_{k < c+1} f(k), 0 <= c < n."""
+    """Return extent and body, by Max_{k < n} f(min(k, c)) = Max_{k < c+1} f(k) for 0 <= c < n."""
     index = nf.fresh("k")
     body = nf.opened(big, index)
     for number in support(body) if big.operator == "max" else ():
@@ -84,7 +95,7 @@ def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:
 
 
 def _clamped(atom: Atom, index: Form) -> Rational | None:
-    """The constant c of max(-index, -c), which is -min(index, c)."""
+    """Return the constant c of max(-index, -c), which is -min(index, c); None if it is another maximum."""
     if not isinstance(atom, nf.Max) or (ONE, -index) not in atom.entries or len(atom.entries) != 2:
         return None
     ((condition, value),) = atom.entries - {(ONE, -index)}
@@ -92,31 +103,5 @@ def _clamped(atom: Atom, index: Form) -> Rational | None:
 
 
 def _outermost(numbers: frozenset[int]) -> set[int]:
-    found = {n for n in numbers if isinstance(nf.atom_of(n), (nf.Big, nf.Max)) and not _open(n)}
+    found = {n for n in numbers if isinstance(nf.atom_of(n), (nf.Big, nf.Max)) and not nf.free_levels(n)}
     return found - {m for n in found for m in support_of(n) if m != n}
-
-
-def _innermost(p: Form) -> int | None:
-    """A condition inside an atom of the form, but not inside a maximum, and itself without conditions inside."""
-    nested = sorted({n for m in p.terms for a, _ in m for n in _conditions(a) if n != a})
-    return next((n for n in nested if _conditions(n) == {n}), None)
-
-
-@cache
-def _conditions(number: int) -> frozenset[int]:
-    """The conditions in an atom, itself included, outside of sums and maxima."""
-    atom = nf.atom_of(number)
-    if isinstance(atom, (nf.Big, nf.Max)):
-        return frozenset()
-    own = {number} if isinstance(atom, nf.Indicator) and not _open(number) else set()
-    return frozenset(own.union(*(_conditions(a) for f in children(atom) for m in f.terms for a, _ in m)))
-
-
-@cache
-def _open(number: int) -> frozenset[int]:
-    """The levels of the sums and maxima around it on whose variables it depends."""
-    atom = nf.atom_of(number)
-    if isinstance(atom, nf.Bound):
-        return frozenset({atom.level})
-    inside = {level for f in children(atom) for m in f.terms for a, _ in m for level in _open(a)}
-    return frozenset(inside - {atom.level} if isinstance(atom, nf.Big) else inside)

@@ -1,46 +1,89 @@
 """Float constants as exact rationals, those that mean the same number unified.
 
-A kernel writes 1.44269504 where its reference has no constant at all, and 0.1 rounded to float32 where the reference has
-0.1 in double precision. A constant is taken at its exact binary value, unless one within a relative ``TOLERANCE`` of it
-is known already: then that one is taken, and the deviation is recorded, so that a verdict can state it.
+A kernel writes 1.44269504 where its reference has no constant at all, and its reference may write 0.1 where the kernel has
+0.1 rounded to float32. A constant is taken at its exact binary value, unless a fraction with a small denominator or a
+constant of the same proof is so close to it that the type cannot be trusted to tell the two apart. Then it is taken for
+that one. How close that is depends on the type: 2^-52 relative for a double, 2^-23 for a float, which are the spacings of
+those types just above 1; and 2^-23 for narrower types too. Of two constants the coarser type decides.
+
+So what is proved is about the numbers that the constants are taken for. The largest deviation from them belongs to the
+verdict. Each proof has its own table, and starts with an empty one.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import ROUND_CEILING, Context
 from fractions import Fraction
 
-TOLERANCE = Fraction(1, 2**23)
-"""The relative distance below which two constants are one: the spacing of float32."""
+from .ring import Form, of_terms
+
+DOUBLE, FLOAT = Fraction(1, 2**52), Fraction(1, 2**23)
+"""The relative distances below which two constants of a type are one."""
+LN2 = Fraction(0.6931471805599453)
+"""log(2) at its nearest double: exp2(x) is read as exp(LN2 x)."""
 
 
 class Constants:
     """The constants met so far.
 
     Attributes:
-        deviation: the largest relative difference between a constant and the one that stands for it.
+        deviation: the largest relative difference between a constant and the number that it is taken for.
     """
 
     def __init__(self) -> None:
-        self._known: list[Fraction] = []
+        self._known: list[tuple[Fraction, Fraction]] = []  # by rising value, with the distance that its type allows
         self.deviation: Fraction = Fraction(0)
 
-    def unify(self, value: float | Fraction) -> Fraction:
-        """The rational that stands for ``value``; a fraction with a small denominator comes first, then a known constant."""
+    def unify(self, value: float | Fraction, dtype: str = "float64") -> Fraction:
+        """Return the number that a constant of that type is taken for."""
         exact = Fraction(value)
         simple = exact.limit_denominator(1000)
         if exact == 0 or exact == simple:
             return exact
-        place = bisect.bisect(self._known, exact)
-        for candidate in (simple, *self._known[max(place - 1, 0) : place + 1]):
+        own = DOUBLE if dtype == "float64" else FLOAT
+        place = bisect.bisect(self._known, (exact, own))
+        for candidate, theirs in ((simple, own), *self._known[max(place - 1, 0) : place + 1]):
             distance = abs(candidate - exact) / abs(exact)
-            if distance < TOLERANCE:
+            if distance < max(own, theirs):
                 self.deviation = max(self.deviation, distance)
                 return candidate
-        self._known.insert(place, exact)
+        self._known.insert(place, (exact, own))
         return exact
 
+    def statements(self) -> list[str]:
+        """Return what a verdict has to say of the constants: the largest deviation, if there is any."""
+        if not self.deviation:
+            return []
+        most = Context(prec=2, rounding=ROUND_CEILING).create_decimal_from_float(float(self.deviation))
+        return [f"assumed: constants that differ by at most {most:.1e} (relative) from a number denote that number"]
 
-CONSTANTS = Constants()
-LN2 = Fraction(0.6931471805599453)
-"""log(2) at its nearest double: exp2(x) is read as exp(LN2 x)."""
+
+_tables = [Constants()]  # the first is for what is tried outside of any proof
+
+
+@contextmanager
+def one_proof() -> Iterator[None]:
+    """Unify the constants met inside with one another, and with none that was met before."""
+    _tables.append(Constants())
+    try:
+        yield
+    finally:
+        _tables.pop()
+
+
+def current() -> Constants:
+    """Return the constants of the proof under way."""
+    return _tables[-1]
+
+
+def unify(value: float | Fraction, dtype: str = "float64") -> Fraction:
+    """Return the number that a constant of that type is taken for in the proof under way."""
+    return current().unify(value, dtype)
+
+
+def unified(p: Form, dtype: str) -> Form:
+    """Return the form with its coefficients, products of constants of that type, each taken for a known number."""
+    return of_terms({monomial: unify(Fraction(coefficient), dtype) for monomial, coefficient in p.terms.items()})

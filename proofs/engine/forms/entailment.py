@@ -15,19 +15,21 @@ from typing import Any
 import z3
 
 from ..base.errors import Unsupported
+from ..smt.unsatisfiable import unsatisfiable
 from . import normal_form as nf
 from .normal_form import Form
-from .ring import Atom, support_of
+from .ring import Atom
 
-_RLIMIT = 2_000_000
+_STEPS = 2_000_000
+"""The steps that Z3 may take for one question."""
 
 
 class Facts:
     """What is known, and what follows from it.
 
     Args:
-        elements: for an integer input its least element, and the bound (excluded) of its elements or None.
-        shapes: of those inputs; what is said of elements holds of those that exist.
+        elements: for each integer input its least element, and the bound (excluded) of its elements or None.
+        shapes: the shapes of those inputs, since what is said of elements holds only of those that exist.
     """
 
     def __init__(
@@ -36,7 +38,6 @@ class Facts:
         shapes: Mapping[str, Sequence[Form]] | None = None,
     ) -> None:
         self.elements, self.shapes = dict(elements or {}), dict(shapes or {})
-        self.queries = 0
         self._below: dict[int, Form] = {}  # atom -> upper bound, excluded
         self._permanent: list[Form] = []
         self._forgotten: set[int] = set()
@@ -45,7 +46,7 @@ class Facts:
         self._translations: dict[tuple[Form, ...], Translation] = {}  # by the path
 
     def bound(self, variable: Form, extent: Form) -> None:
-        """A natural variable is less than the extent."""
+        """Let a natural variable be less than the extent."""
         number = _atom(variable)
         if self._below.get(number, extent) is not extent:
             if self._forgotten:
@@ -55,7 +56,7 @@ class Facts:
         self._below[number] = extent
 
     def bound_fresh(self, index: Form, extent: Form) -> None:
-        """The same, if the form is one variable without a bound."""
+        """Let a form be less than the extent, if it is one variable that has no bound yet."""
         if len(index.terms) == 1:
             ((monomial, coefficient),) = index.terms.items()
             number, exponent = monomial[0] if len(monomial) == 1 else (-1, 0)
@@ -67,18 +68,18 @@ class Facts:
                 self._below[number] = extent
 
     def extent(self, number: int) -> int | None:
-        """The constant bound, excluded, of a variable by the number of its atom, or None."""
+        """Return the constant bound, excluded, of a variable by the number of its atom, or None."""
         bound = self._below[number].constant if number in self._below else None
         return None if bound is None else int(bound)
 
     def add(self, condition: Form) -> None:
-        """A condition always holds."""
+        """Let a condition hold always."""
         self._permanent.append(condition)
         self._decided.clear()
         self._translations.clear()
 
     def forget(self, terms: Iterable[Form], known: Sequence[Form]) -> None:
-        """From here on quotients and maxima are unknown integers of which only this is known, which must follow.
+        """Keep of quotients and maxima only what is given here, which must follow; they become unknown integers.
 
         Raises:
             ValueError: it does not follow.
@@ -92,7 +93,7 @@ class Facts:
 
     @contextmanager
     def assuming(self, *conditions: Form) -> Iterator[None]:
-        """Inside, the conditions hold."""
+        """Let the conditions hold inside."""
         before = list(self._path)
         self._path += [c for c in conditions if c is not nf.ONE and c not in self._path]
         try:
@@ -106,7 +107,7 @@ class Facts:
         return tuple(self._path)
 
     def decide(self, condition: Form) -> bool | None:
-        """True if the condition follows from what is known, False if its negation does, else None."""
+        """Return True if the condition follows from what is known, False if its negation does, else None."""
         if condition.constant is not None:
             return condition.constant == 1
         if condition in self._path:
@@ -119,26 +120,26 @@ class Facts:
         return self._decided[key]
 
     def holds(self, condition: Form) -> bool:
-        """Whether the condition follows from what is known."""
+        """Return whether the condition follows from what is known."""
         return self.decide(condition) is True
 
     def same(self, a: Form, b: Form) -> bool:
-        """Whether two integers are equal."""
+        """Return whether two integers are known to be equal."""
         return a is b or self.holds(nf.indicator("eq", a - b, integer=True))
 
     def decide_all(self, p: Form) -> Form:
-        """The form with every indicator outside a sum replaced by 0 or 1 where that follows from what is known.
+        """Return the form with each condition outside a sum replaced by 0 or 1 where that follows from what is known.
 
         So is the largest of several integers by the one that is.
         """
         values = {n: nf.of_atom(nf.atom_of(n)) for n in self._forgotten & nf.support(p)}
         for atom in sorted(nf.support(p)):
             inner = nf.atom_of(atom)
-            if isinstance(inner, nf.Indicator) and inner.integer and not _has_bound(atom):
+            if isinstance(inner, nf.Indicator) and inner.integer and not nf.has_bound(atom):
                 known = self.decide(nf.of_atom(inner))
                 if known is not None:
                     values[atom] = nf.ONE if known else nf.ZERO
-            elif isinstance(inner, nf.Max) and self._integer(atom) and not _has_bound(atom):
+            elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
                 largest = self._largest(inner)
                 if largest is not None:
                     values[atom] = largest
@@ -152,7 +153,7 @@ class Facts:
         return a is b or self.holds(nf.indicator("ge", a - b, integer=True))
 
     def _integer(self, number: int) -> bool:
-        """Whether an atom is known to be an integer: a variable, an element of an integer input, or made of such."""
+        """Return whether an atom is known to be an integer: a variable, an element of an integer input, or made of such."""
         match nf.atom_of(number):
             case nf.Variable(_, kind):
                 return kind != "real"
@@ -172,16 +173,12 @@ class Facts:
         translation = self._known(self.path).copy()
         goal = translation.integer(condition) == 1
         for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
-            solver = z3.Solver()
-            solver.set("rlimit", _RLIMIT)
-            solver.add(*translation.facts, claim)
-            self.queries += 1
-            if solver.check() == z3.unsat:
+            if unsatisfiable((*translation.facts, claim), _STEPS):
                 return verdict
         return None
 
     def _known(self, path: tuple[Form, ...]) -> Translation:
-        """What holds on a path, translated once for all that begin with it."""
+        """Return what holds on a path, translated once for all paths that begin with it."""
         if path not in self._translations:
             if path:
                 known = self._known(path[:-1]).copy()
@@ -195,7 +192,7 @@ class Facts:
 
 
 class Translation:
-    """Forms as Z3 integers. ``facts`` collects what is known of the atoms met, and what is assumed."""
+    """Forms as Z3 integers; ``facts`` collects what is known of the atoms met, and what is assumed."""
 
     def __init__(
         self,
@@ -210,17 +207,17 @@ class Translation:
         self._atoms: dict[int, Any] = {}
 
     def copy(self) -> Translation:
-        """The same, to be extended independently."""
+        """Return the same translation, to be extended independently."""
         other = Translation(self._below, self._elements, self._shapes, self._forgotten)
         other.facts, other._atoms = list(self.facts), dict(self._atoms)
         return other
 
     def assume(self, condition: Form) -> None:
-        """A condition holds."""
+        """Let a condition hold."""
         self.facts.append(self.integer(condition) == 1)
 
     def integer(self, p: Form) -> Any:
-        """A form with integer coefficients; anything else is an unknown integer."""
+        """Translate a form with integer coefficients; any other form is an unknown integer."""
         if any(c != int(c) for c in p.terms.values()) or any(e != int(e) or e < 0 for m in p.terms for _, e in m):
             return z3.Int(f"form{p.id}")
         terms = [
@@ -282,7 +279,3 @@ class Translation:
 def _atom(variable: Form) -> int:
     (((number, _),),) = variable.terms
     return number
-
-
-def _has_bound(number: int) -> bool:
-    return any(isinstance(nf.atom_of(a), nf.Bound) for a in support_of(number))

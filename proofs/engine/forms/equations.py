@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import normal_form as nf
-from .cases import by_cases
+from .cases import by_cases, case
+from .choices import open_condition, solutions
 from .entailment import Facts
 from .equality import equal
 from .normal_form import Form
 from .pretty import pretty
-from .ring import support_of
 
 _SPLITS = 8
 """How many undecided conditions an equation may be split by, one inside the other."""
@@ -48,7 +48,7 @@ class Equation:
 
 
 def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:
-    """Whether a = b under the facts; conditions that the facts leave open are split into cases.
+    """Return whether a = b under the facts; conditions that the facts leave open are split into cases.
 
     Raises:
         Undecided: the check would take too many terms.
@@ -56,54 +56,40 @@ def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:
     a, b = facts.decide_all(a), facts.decide_all(b)
     if a is b:
         return True
-    condition = next(_open_conditions(a - b), None) if splits else None
+    condition = open_condition(a - b) if splits else None
     if condition is None:
         return equal(a, b) or by_cases(a - b, facts) is nf.ZERO
-    number = next(iter(condition.terms))[0][0]
-    for case, value in ((condition, nf.ONE), (nf.ONE - condition, nf.ZERO)):
-        with facts.assuming(case):
-            values = {number: value}
-            sides = [nf.substitute(side, values) for side in (a, b)]
-            if value is nf.ONE:
-                sides = [_apply_equation(side, condition) for side in sides]
-            if not holds(sides[0], sides[1], facts, splits - 1):
-                return False
-    return True
+    return all(_holds_where(condition, value, (a, b), facts, splits - 1) for value in (nf.ONE, nf.ZERO))
 
 
-def _open_conditions(p: Form) -> Iterator[Form]:
-    for number in sorted(nf.support(p)):
-        atom = nf.atom_of(number)
-        if isinstance(atom, nf.Indicator) and atom.integer and not _bound(number):
-            yield nf.of_atom(atom)
+def _holds_where(number: int, value: Form, sides: tuple[Form, Form], facts: Facts, splits: int) -> bool:
+    """Return whether two sides are equal where a condition, by its number, is 1 or 0."""
+    condition = case(number)
+    with facts.assuming(condition if value is nf.ONE else nf.ONE - condition):
+        a, b = (nf.substitute(side, {number: value}) for side in sides)
+        if value is nf.ONE:
+            solved = _solved(number)
+            a, b = nf.substitute(a, solved), nf.substitute(b, solved)
+        return holds(a, b, facts, splits)
 
 
-def _bound(number: int) -> bool:
-    return any(isinstance(nf.atom_of(a), nf.Bound) for a in support_of(number))
-
-
-def _apply_equation(p: Form, condition: Form) -> Form:
-    """Where [q = 0] and q has a variable with coefficient 1 or -1, replace that variable by what it equals."""
-    (((number, _),),) = condition.terms
+def _solved(number: int) -> dict[int, Form]:
+    """Return a variable with what it equals where [q = 0], if q is the difference of the two."""
     atom = nf.atom_of(number)
     assert isinstance(atom, nf.Indicator)
-    if atom.relation != "eq":
-        return p
-    for monomial, coefficient in atom.form.terms.items():
-        if len(monomial) == 1 and monomial[0][1] == 1 and abs(coefficient) == 1:
-            variable = monomial[0][0]
-            rest = atom.form - nf.monomial_form(monomial, coefficient)
-            if isinstance(nf.atom_of(variable), nf.Variable) and variable not in nf.support(rest):
-                return nf.substitute(p, {variable: -rest * coefficient})
-    return p
+    for variable, value in solutions(atom.form) if atom.relation == "eq" else ():
+        difference = nf.of_atom(nf.atom_of(variable)) - value
+        if difference is atom.form or -difference is atom.form:
+            return {variable: value}
+    return {}
 
 
 def elements(
     shape: Sequence[Form], facts: Facts, names: str = "ijklmn", parts: Mapping[int, int] | None = None
 ) -> Iterator[tuple[Form, ...]]:
-    """Indices that stand for all elements: constants along small dimensions, a bounded variable along others.
+    """Yield indices that stand for all elements: constants along small dimensions, a bounded variable along others.
 
-    ``parts`` has the dimensions of constant extent that are divided into parts of so many elements, with a variable each.
+    ``parts`` maps dimensions of constant extent to the number of elements of a part; each part has a variable of its own.
     """
 
     def go(dim: int, index: tuple[Form, ...]) -> Iterator[tuple[Form, ...]]:

@@ -17,7 +17,7 @@ from .ring import reciprocal
 
 
 class Indefinite(Unsupported):
-    """An operation may give NaN, or an infinity that the values do not model."""
+    """Raised where an operation may give NaN, or an infinity that the values do not model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Raw(Value):
 
 
 def possibly_infinite(element: Form) -> Value:
-    """A number that is finite or +inf; which one, nothing says."""
+    """Return a number that is finite or +inf; nothing says which."""
     finite = nf.indicator("ge", nf.apply("finite", element), integer=True)
     return Value(finite * element, finite, 1)
 
@@ -77,12 +77,12 @@ def _common_sign(a: Value, b: Value) -> Literal[-1, 1]:
 
 
 def negative(a: Value) -> Value:
-    """-a."""
+    """Return -a."""
     return Value(-a.form, a.finite, _flip(a.sign))
 
 
 def add(a: Value, b: Value) -> Value:
-    """a + b."""
+    """Return a + b."""
     if a.finite is ONE and b.finite is ONE:
         return Value(a.form + b.form)
     finite = a.finite * b.finite
@@ -90,7 +90,7 @@ def add(a: Value, b: Value) -> Value:
 
 
 def multiply(a: Value, b: Value) -> Value:
-    """a b; an infinity only times a constant other than 0."""
+    """Return a b; an infinity may only be multiplied by a constant other than 0."""
     if a.finite is ONE and b.finite is ONE:
         return Value(a.form * b.form)
     infinite, factor = (a, b) if a.finite is not ONE else (b, a)
@@ -102,14 +102,14 @@ def multiply(a: Value, b: Value) -> Value:
 
 
 def divide(a: Value, b: Value) -> Value:
-    """a / b; that b is not 0 is left to the range layer, unless it is 0 identically."""
+    """Return a / b. Unless b is 0 identically, it is left to the range layer that b is not 0."""
     if b.real is ZERO:
         raise Indefinite(f"{a.form} divided by 0")
     return multiply(a, Value(reciprocal(b.form)))
 
 
 def exp(a: Value) -> Value:
-    """exp(a), where exp(-inf) = 0."""
+    """Return exp(a), where exp(-inf) = 0."""
     if a.finite is ONE:
         return Value(nf.exp(a.form))
     if a.sign > 0:
@@ -118,7 +118,7 @@ def exp(a: Value) -> Value:
 
 
 def maximum(a: Value, b: Value) -> Value:
-    """max(a, b), where max(-inf, b) = b."""
+    """Return max(a, b), where max(-inf, b) = b."""
     if (a.finite is not ONE and a.sign > 0) or (b.finite is not ONE and b.sign > 0):
         raise Indefinite("the maximum with inf")
     finite = ONE - (ONE - a.finite) * (ONE - b.finite)
@@ -127,7 +127,10 @@ def maximum(a: Value, b: Value) -> Value:
 
 
 def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
-    """The maximum of values, some of which may be -inf: finite where at least one is. A part has an extent and elements."""
+    """Return the maximum of values, some of which may be -inf; it is finite where at least one of them is.
+
+    Each part has an extent and a function from an index below that to an element.
+    """
 
     def entry(extent: Form, element: Callable[[Form], Value]) -> tuple[Form, Form]:
         count = nf.summation(extent, lambda k: element(k).finite)
@@ -150,7 +153,7 @@ def _where_finite(a: Value) -> tuple[Form, Form]:
 
 
 def under(condition: Form, p: Form) -> Form:
-    """A form that is the same where the condition, a product of conditions, holds."""
+    """Return a form that is the same where the condition, a product of conditions, holds."""
     if len(condition.terms) != 1:
         return p
     ((monomial, _),) = condition.terms.items()
@@ -158,7 +161,7 @@ def under(condition: Form, p: Form) -> Form:
 
 
 def select(condition: Form, then: Value, otherwise: Value) -> Value:
-    """``then`` where the condition holds, else ``otherwise``."""
+    """Return ``then`` where the condition holds, else ``otherwise``."""
     if condition is ONE or then == otherwise:
         return then
     if condition is ZERO:
@@ -171,14 +174,14 @@ def select(condition: Form, then: Value, otherwise: Value) -> Value:
 
 
 def bits(a: Value) -> Value:
-    """The bits as fp32, an opaque integer. Those of a real number are not modelled: rounding decides them."""
+    """Return the bits as fp32, an opaque integer. Those of a real number are not modelled: rounding decides them."""
     if not isinstance(a, Raw):
         raise Unsupported(f"the bits of {a.form}, which is not an element of a raw input")
     return Value(nf.apply("bits", a.element))
 
 
 def at_least(a: Value, b: Value, *, integer: bool) -> Form:
-    """[a >= b]."""
+    """Return [a >= b]."""
     if a.finite is ONE and b.finite is ONE:
         return nf.indicator("ge", a.form - b.form, integer=integer)
     if _common_sign(a, b) > 0:
@@ -188,7 +191,7 @@ def at_least(a: Value, b: Value, *, integer: bool) -> Form:
 
 
 def same(a: Value, b: Value, *, integer: bool) -> Form:
-    """[a = b]."""
+    """Return [a = b]."""
     if a.finite is ONE and b.finite is ONE:
         return nf.indicator("eq", a.form - b.form, integer=integer)
     return at_least(a, b, integer=integer) * at_least(b, a, integer=integer)

@@ -20,15 +20,14 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
+from functools import cache, reduce
 from math import gcd
 from typing import ClassVar, Literal
 
 from . import summing
-from .constants import CONSTANTS
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
-from .ring import Atom, Change, Monomial, Rational, Rewriting, common_monomial, number_of, of_terms, support_of
+from .ring import Atom, Change, Rational, Rewriting, children, common_monomial, number_of, of_terms, support_of
 from .ring import Form as Form
 from .ring import atom_of as atom_of
 from .ring import form as form
@@ -94,7 +93,7 @@ class Apply(Atom):
 
 @dataclass(frozen=True, slots=True)
 class Exp(Atom):
-    """exp of one monomial; its exponent is the coefficient."""
+    """The exponential of one monomial; a factor of the argument is the exponent of this atom."""
 
     argument: Form
     divisible: ClassVar[bool] = True
@@ -157,7 +156,7 @@ class Big(Atom):
 
 
 def variable(name: str, kind: Literal["natural", "integer", "real"] = "natural") -> Form:
-    """The form of a variable."""
+    """Return the form of a variable."""
     return of_atom(Variable(name, kind))
 
 
@@ -165,40 +164,40 @@ _serial = itertools.count()
 
 
 def fresh(name: str) -> Form:
-    """A natural variable unlike any other."""
+    """Return a natural variable unlike any other."""
     return variable(f"{name}~{next(_serial)}")
 
 
 def read(buffer: str, *index: Form | Rational) -> Form:
-    """An element of an input."""
+    """Return an element of an input."""
     return of_atom(Read(buffer, tuple(form(i) for i in index)))
 
 
 def apply(function: str, *arguments: Form | Rational) -> Form:
-    """An uninterpreted function of its arguments; the quotient ``floordiv`` of integers by a constant has a law."""
+    """Return an uninterpreted function of its arguments; the quotient ``floordiv`` of integers by a constant has a law."""
     forms = tuple(map(form, arguments))
     divisor = forms[-1].constant if function == "floordiv" else None
     return floordiv(forms[0], int(divisor)) if divisor and divisor > 0 else of_atom(Apply(function, forms))
 
 
 def multiple(a: Form, divisor: int) -> tuple[Form, Form]:
-    """w and r with a = divisor w + r, where w takes up the terms that are multiples of the divisor."""
+    """Return w and r with a = divisor w + r, where w takes up the terms that are multiples of the divisor."""
     terms = {m: Fraction(c) / divisor for m, c in a.terms.items() if m and Fraction(c, divisor).denominator == 1}
     whole = of_terms({m: int(c) for m, c in terms.items()}) + int(Fraction(a.terms.get((), 0)) // divisor)
     return whole, a - whole * divisor
 
 
 def floordiv(a: Form, divisor: int) -> Form:
-    """The quotient, rounded down, of an integer by a positive constant; what that divides is split off."""
+    """Return the quotient, rounded down, of an integer by a positive constant; what that divides is split off."""
     whole, rest = multiple(a, divisor)
     return whole if rest.constant is not None else whole + of_atom(Apply("floordiv", (rest, form(divisor))))
 
 
 def exp(p: Form) -> Form:
-    """exp(p), one factor per monomial; the coefficients are unified constants."""
+    """Return exp(p), with a factor for each term of p."""
     result = ONE
     for monomial, coefficient in p.terms.items():
-        rate = CONSTANTS.unify(Fraction(coefficient))
+        rate = Fraction(coefficient)
         inner = atom_of(monomial[0][0]) if len(monomial) == 1 and monomial[0][1] == 1 else None
         if isinstance(inner, Apply) and inner.function == "log" and rate.denominator == 1:
             result = result * inner.arguments[0] ** int(rate)
@@ -209,20 +208,20 @@ def exp(p: Form) -> Form:
 
 
 def log(p: Form) -> Form:
-    """log(p), opaque but for the exps that are factors of it."""
+    """Return log(p), opaque but for the exps that are factors of p."""
     rest, inside = without_exps(p)
     return inside + (ZERO if rest is ONE else apply("log", rest))
 
 
 def without_exps(p: Form) -> tuple[Form, Form]:
-    """p but for the exps that are factors of it, and the log of those."""
+    """Return p without the exps that are factors of it, and the log of those."""
     powers = [(a, e) for a, e in common_monomial(p) if isinstance(atom_of(a), Exp)]
     inside = [a.argument * e for a, e in ((atom_of(a), e) for a, e in powers) if isinstance(a, Exp)]
     return p * of_terms({tuple((a, -e) for a, e in powers): 1}), reduce(Form.__add__, inside, ZERO)
 
 
 def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
-    """[p >= 0] or [p = 0], of an integer or of a real number; exps that are factors of it do not matter."""
+    """Return [p >= 0] or [p = 0], of an integer or of a real number; exps that are factors of p do not matter."""
     p = p if integer else without_exps(p)[0]
     value = p.constant
     if value is not None:
@@ -242,7 +241,7 @@ def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
 
 
 def maximum(entries: Iterable[tuple[Form, Form]]) -> Form:
-    """The largest of the values whose condition, a form that is 0 or 1, holds."""
+    """Return the largest of the values whose condition, a form that is 0 or 1, holds."""
     flat: set[tuple[Form, Form]] = set()
     for condition, value in entries:
         ((monomial, coefficient),) = value.terms.items() if len(value.terms) == 1 else (((), 0),)
@@ -260,7 +259,7 @@ def maximum(entries: Iterable[tuple[Form, Form]]) -> Form:
 
 
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
-    """Sum_{k < extent} body(k); the extent is natural."""
+    """Return Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
     known = summing.by_rule(extent, body)
     if known is not None:
@@ -275,39 +274,30 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
         return summation(shorter, body) + body(shorter)
     index = fresh("k")
     (((number, _),),) = index.terms
-    return (_distributed if summing.splits() else _undivided)(extent, body(index), number)
+    return _distributed(extent, body(index), number, split=summing.splits())
 
 
-def _undivided(extent: Form, body: Form, number: int) -> Form:
+def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
+    """Return the sum of a body over a variable: one sum for each term, without the factors that do not depend on it.
+
+    ``split``: a term that becomes several when the variable is bound becomes several sums.
+    """
     result = ZERO
     for monomial, coefficient in body.terms.items():
-        outer, inner = _factors(monomial, coefficient, number)
-        result = result + outer * (_close("sum", extent, inner, number) if inner is not ONE else extent)
+        inner = tuple((a, e) for a, e in monomial if number in support_of(a))
+        outer = monomial_form(tuple(p for p in monomial if p not in inner), coefficient)
+        result = result + outer * (_sum(extent, monomial_form(inner), number, split) if inner else extent)
     return result
 
 
-def _factors(monomial: Monomial, coefficient: Rational, number: int) -> tuple[Form, Form]:
-    """A term as a factor that does not depend on a variable and one that does."""
-    inner = tuple((a, e) for a, e in monomial if number in support_of(a))
-    return monomial_form(tuple(p for p in monomial if p not in inner), coefficient), monomial_form(inner)
-
-
-def _distributed(extent: Form, body: Form, number: int) -> Form:
-    """The sum of a body over the variable of that number: one for each term, without the factors that do not depend on it."""
-    result = ZERO
-    for monomial, coefficient in body.terms.items():
-        outer, inner = _factors(monomial, coefficient, number)
-        result = result + outer * (_sum(extent, inner, number) if inner is not ONE else extent)
-    return result
-
-
-def _sum(extent: Form, body: Form, number: int) -> Form:
-    """The same of a body of one term; under another name of the variable it may have several."""
+def _sum(extent: Form, body: Form, number: int, split: bool) -> Form:
+    """Return the sum of a body of one term."""
     level = 1 + height(body)
     bound = number_of(Bound(level))
     if number == bound:
         return of_atom(Big("sum", level, extent, body))
-    return _distributed(extent, substitute(body, {number: of_atom(Bound(level))}), bound)
+    closed = substitute(body, {number: of_atom(Bound(level))})
+    return _distributed(extent, closed, bound, split=True) if split else of_atom(Big("sum", level, extent, closed))
 
 
 def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], Form]) -> Form:
@@ -325,42 +315,57 @@ def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], F
 
 
 def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
-    """Max_{k < extent} body(k); the extent is at least 1."""
+    """Return Max_{k < extent} body(k); the extent is at least 1."""
     extent = form(extent)
     size = extent.constant
     if size is not None and 1 <= size <= LONGEST_MAX:
         return maximum((ONE, body(form(k))) for k in range(int(size)))
-    index = fresh("k")
-    (((number, _),),) = index.terms
-    return _close("max", extent, body(index), number)
+    return _bound_maximum(extent, body)
 
 
 def conditional_maximum(extent: Form, body: Callable[[Form], tuple[Form, Form]]) -> Form:
-    """The largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
+    """Return the largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
     return _bound_maximum(extent, lambda k: apply(WHERE, *body(k)))
 
 
 def _bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
     index = fresh("k")
     (((number, _),),) = index.terms
-    return _close("max", extent, body(index), number)
+    inside = body(index)
+    level = 1 + height(inside)
+    return of_atom(Big("max", level, extent, substitute(inside, {number: of_atom(Bound(level))})))
 
 
 def is_natural(p: Form) -> bool:
-    """Whether p is a polynomial in natural variables with natural coefficients."""
+    """Return whether p is a polynomial in natural variables with natural coefficients."""
     return all(
         c >= 0 and c == int(c) and all(isinstance(v := atom_of(a), Variable) and v.kind == "natural" for a, _ in m)
         for m, c in p.terms.items()
     )
 
 
-def _close(operator: Literal["sum", "max"], extent: Form, body: Form, number: int) -> Form:
-    level = 1 + height(body)
-    return of_atom(Big(operator, level, extent, substitute(body, {number: of_atom(Bound(level))})))
+@cache
+def free_levels(number: int) -> frozenset[int]:
+    """Return the levels of the sums and maxima around an atom on whose variables it depends."""
+    atom = atom_of(number)
+    if isinstance(atom, Bound):
+        return frozenset({atom.level})
+    inside = {level for f in children(atom) for m in f.terms for a, _ in m for level in free_levels(a)}
+    return frozenset(inside - {atom.level} if isinstance(atom, Big) else inside)
+
+
+def has_bound(number: int) -> bool:
+    """Return whether an atom is inside a sum or maximum, or holds one."""
+    return any(isinstance(atom_of(a), Bound) for a in support_of(number))
+
+
+def is_closed_condition(number: int) -> bool:
+    """Return whether an atom is a condition that depends on the variable of no sum or maximum around it."""
+    return isinstance(atom_of(number), Indicator) and not free_levels(number)
 
 
 def opened(big: Big, index: Form) -> Form:
-    """The body of a sum or maximum at an index."""
+    """Return the body of a sum or maximum at an index."""
     return substitute(big.body, {number_of(Bound(big.level)): index})
 
 
@@ -368,14 +373,14 @@ _height: dict[Form, int] = {}
 
 
 def height(p: Form) -> int:
-    """The largest level of a sum or maximum inside."""
+    """Return the largest level of a sum or maximum inside."""
     if p not in _height:
         _height[p] = max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
     return _height[p]
 
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
-    """The rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
+    """Return the rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
 
     def replacement(number: int) -> Form | None:
         atom = atom_of(number)
@@ -390,5 +395,5 @@ def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
 
 
 def replace(p: Form, function: str, value: Callable[..., Form]) -> Form:
-    """The form with ``function(i...)`` replaced by ``value(i...)``, for all indices."""
+    """Return the form with ``function(i...)`` replaced by ``value(i...)``, for all indices."""
     return replacing(function, value)(p)

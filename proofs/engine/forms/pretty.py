@@ -1,4 +1,7 @@
-"""Normal forms as a reader writes them. Importing this module makes forms print themselves so."""
+"""Normal forms as a reader writes them. Importing this module makes forms print themselves so.
+
+It is not trusted: what it makes of a form is read by people, and no proof looks at it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _DEEPEST = 5
 
 
 def pretty(p: Form, *, limit: int = 600) -> str:
-    """The form in infix notation, cut to ``limit`` characters."""
+    """Return the form in infix notation, cut to ``limit`` characters."""
     text = _form(p, 0)
     return text if len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"
 

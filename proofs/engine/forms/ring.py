@@ -31,7 +31,7 @@ Monomial = tuple[tuple[int, Rational], ...]
 
 
 class Undefined(Unsupported):
-    """A term without a value, such as 1/0."""
+    """Raised where a term has no value, such as 1/0."""
 
 
 class Form:
@@ -111,15 +111,15 @@ class Atom:
     """Whether it binds a variable."""
 
     def _children(self) -> tuple[Form, ...]:
-        """The forms inside."""
+        """Return the forms inside."""
         return ()
 
     def _rebuild(self, change: Change) -> Form:
-        """The atom with its parts changed, through the constructor that applies the laws."""
+        """Return the atom with its parts changed, made by the constructor that applies the laws."""
         return of_atom(self)
 
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
-        """A power of the atom with its parts changed."""
+        """Return a power of the atom with its parts changed."""
         return power(self._rebuild(change), exponent)
 
 
@@ -133,7 +133,7 @@ class Polynomial(Atom):
         return (self.form,)
 
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
-        # stays a factor: expanded, products of them would explode
+        # It stays a factor, since products of such polynomials would explode if they were expanded.
         return _monomial_power(_inverse(change(self.form)), -exponent)
 
 
@@ -145,7 +145,7 @@ _limit: float = math.inf
 
 @contextmanager
 def at_most(new: int) -> Iterator[None]:
-    """Within, so many atoms may be new; what needs more is ``Unsupported``, before it fills the memory."""
+    """Allow so many new atoms inside; what needs more is ``Unsupported``, before it fills the memory."""
     global _limit
     before, _limit = _limit, min(_limit, len(_ATOMS) + new)
     try:
@@ -155,12 +155,12 @@ def at_most(new: int) -> Iterator[None]:
 
 
 def atom_of(number: int) -> Atom:
-    """The atom with that number."""
+    """Return the atom with that number."""
     return _ATOMS[number]
 
 
 def number_of(atom: Atom) -> int:
-    """The number of an atom; equal atoms have the same."""
+    """Return the number of an atom; equal atoms have the same."""
     if atom not in _NUMBER:
         if len(_ATOMS) >= _limit:
             raise Unsupported("more atoms than are allowed: terms grow out of hand")
@@ -170,17 +170,17 @@ def number_of(atom: Atom) -> int:
 
 
 def of_atom(atom: Atom, exponent: Rational = 1) -> Form:
-    """The form of one atom to a power."""
+    """Return the form of one atom to a power."""
     return of_terms({((number_of(atom), exponent),): 1})
 
 
 def monomial_form(monomial: Monomial, coefficient: Rational = 1) -> Form:
-    """The form of one term."""
+    """Return the form of one term."""
     return of_terms({monomial: coefficient})
 
 
 def of_terms(terms: dict[Monomial, Rational]) -> Form:
-    """The form of a sum of terms, no two of which have the same monomial."""
+    """Return the form of a sum of terms, no two of which have the same monomial."""
     terms = {m: c for m, c in terms.items() if c != 0}
     key = frozenset(terms.items())
     found = _FORMS.get(key)
@@ -195,7 +195,7 @@ ZERO, ONE = of_terms({}), of_terms({(): 1})
 
 
 def form(value: Form | Rational) -> Form:
-    """A number as a form."""
+    """Return a number as a form, or the form itself."""
     return value if isinstance(value, Form) else of_terms({(): value})
 
 
@@ -209,7 +209,7 @@ def _product(a: Monomial, b: Monomial) -> Monomial:
 
 
 def _absorb(terms: dict[Monomial, Rational]) -> Form:
-    """[c] g([c]) = [c] g(1)."""
+    """Return the sum of terms, by [c] g([c]) = [c] g(1)."""
     result = ZERO
     for monomial, coefficient in terms.items():
         known = {a: ONE for a, _ in monomial if _ATOMS[a].idempotent}
@@ -222,7 +222,7 @@ def _absorb(terms: dict[Monomial, Rational]) -> Form:
 
 
 def power(base: Form, exponent: Rational) -> Form:
-    """``base ** exponent``; only the exponent of one product of divisible atoms may be a fraction."""
+    """Return ``base ** exponent``; only the exponent of one product of divisible atoms may be a fraction."""
     if exponent == int(exponent):
         return base ** int(exponent)
     if len(base.terms) == 1:
@@ -233,7 +233,7 @@ def power(base: Form, exponent: Rational) -> Form:
 
 
 def common_monomial(p: Form) -> Monomial:
-    """The atoms that every term has, at their least exponent; an atom that a term lacks has exponent 0 there."""
+    """Return the atoms that every term has, at their least exponent; an atom that a term lacks has exponent 0 there."""
     terms = [dict(m) for m in p.terms]
     atoms = sorted({a for term in terms for a in term if not _ATOMS[a].idempotent})
     least = ((a, min(term.get(a, 0) for term in terms)) for a in atoms)
@@ -241,7 +241,7 @@ def common_monomial(p: Form) -> Monomial:
 
 
 def reciprocal(p: Form) -> Form:
-    """1/p, as 1/(c m q) = (1/c) m^-1 q^-1."""
+    """Return 1/p, as 1/(c m q) = (1/c) m^-1 q^-1."""
     result = _inverse(p)
     ((monomial, coefficient),) = result.terms.items()
     polynomials = [(a, e) for a, e in monomial if isinstance(_ATOMS[a], Polynomial)]
@@ -252,7 +252,7 @@ def reciprocal(p: Form) -> Form:
 
 
 def _inverse(p: Form) -> Form:
-    """1/p as one monomial; a polynomial of several terms in it stays an atom."""
+    """Return 1/p as one monomial; a polynomial of several terms in it stays an atom."""
     if not p.terms:
         raise Undefined("the reciprocal of 0")
     inverse = tuple((a, -e) for a, e in common_monomial(p))
@@ -266,18 +266,18 @@ def _inverse(p: Form) -> Form:
 
 
 def _monomial_power(p: Form, exponent: Rational) -> Form:
-    """A power of a form of one term, by an integer."""
+    """Return a power of a form of one term, by an integer."""
     ((monomial, coefficient),) = p.terms.items()
     return of_terms({tuple((a, e * exponent) for a, e in monomial): Fraction(coefficient) ** int(exponent)})
 
 
 def children(atom: Atom) -> tuple[Form, ...]:
-    """The forms inside an atom."""
+    """Return the forms inside an atom."""
     return atom._children()
 
 
 def support(p: Form) -> frozenset[int]:
-    """The numbers of all atoms of a form, at any depth."""
+    """Return the numbers of all atoms of a form, at any depth."""
     if p._support is None:
         p._support = frozenset().union(*(support_of(a) for m in p.terms for a, _ in m))
     return p._support
@@ -287,18 +287,18 @@ _support_of: dict[int, frozenset[int]] = {}
 
 
 def support_of(number: int) -> frozenset[int]:
-    """The number of an atom, and those of all atoms inside it."""
+    """Return the number of an atom, and those of all atoms inside it."""
     if number not in _support_of:
         _support_of[number] = frozenset({number}).union(*(support(f) for f in _ATOMS[number]._children()))
     return _support_of[number]
 
 
 class Rewriting:
-    """A function on forms that replaces some atoms, and rebuilds those around them. What it has done once it remembers.
+    """A function on forms that replaces some atoms, and rebuilds those around them. It remembers what it has done.
 
     Args:
-        replacement: the value of an atom, by its number, or None. It is not rewritten again.
-        targets: of the atoms of a form, those to be replaced.
+        replacement: gives the value of an atom, by its number, or None. The value is not rewritten again.
+        targets: tells which of the atoms of a form are to be replaced.
     """
 
     def __init__(
@@ -311,7 +311,7 @@ class Rewriting:
         self._targets: set[int] = set()
 
     def __call__(self, p: Form) -> Form:
-        """The rewritten form."""
+        """Return the rewritten form."""
         self._targets |= self._find(support(p))
         return self._visit(p)
 
@@ -333,7 +333,7 @@ class Rewriting:
             term = of_terms({tuple(p for p in monomial if p not in changed): coefficient})
             for atom, exponent in changed:
                 value = self._replacement(atom) if atom in self._targets else None
-                # the body of a sum is rewritten at a fresh index: its atoms are new, and may be targets
+                # The body of a sum is rewritten at a fresh index. Its atoms are new, and may be targets.
                 change = self if _ATOMS[atom].binds else self._visit
                 rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else power(value, exponent)
                 term = term * rebuilt
@@ -342,7 +342,7 @@ class Rewriting:
 
 
 def substitute(p: Form, values: Mapping[int, Form]) -> Form:
-    """The form with atoms, by number, replaced. A value must not hold a bound variable that ``p`` binds."""
+    """Return the form with atoms, by number, replaced. A value must not hold a bound variable that ``p`` binds."""
     if support(p).isdisjoint(values):
         return p
     return Rewriting(values.get, lambda numbers: numbers & values.keys())(p)

@@ -19,14 +19,14 @@ class Signs:
         self._memo: dict[int, Sign] = {}
 
     def form(self, p: Form) -> Sign:
-        """The sign of a sum, if all its terms have the same."""
+        """Return the sign of a sum, if all its terms have the same."""
         signs = [self.monomial(m) if c > 0 else None for m, c in p.terms.items()]
         if None in signs:
             return None
         return "positive" if "positive" in signs else "nonnegative"
 
     def monomial(self, monomial: Monomial) -> Sign:
-        """The sign of a product."""
+        """Return the sign of a product."""
         signs = [self._power(atom, exponent) for atom, exponent in monomial]
         if None in signs:
             return None
@@ -39,7 +39,7 @@ class Signs:
         return sign if exponent > 0 or sign == "positive" else None
 
     def atom(self, number: int) -> Sign:
-        """The sign of an atom."""
+        """Return the sign of an atom."""
         if number not in self._memo:
             self._memo[number] = self._atom(nf.atom_of(number))
         return self._memo[number]

@@ -22,7 +22,7 @@ _splitting: list[int] = []
 
 @contextmanager
 def tiled(extent: Form | Rational, block: int, *, strided: bool = False) -> Iterator[None]:
-    """Inside, build a sum over ``extent`` elements as one over blocks of one over the elements of a block.
+    """Build a sum over ``extent`` elements, inside, as one over blocks of one over the elements of a block.
 
     Sum_{k < n} f(k) = Sum_{t < ⌈n/block⌉} Sum_{b < block} [t block + b < n] f(t block + b), where the condition is left
     out if the block divides every coefficient of n. ``strided``: the two sums are exchanged.
@@ -38,7 +38,7 @@ def tiled(extent: Form | Rational, block: int, *, strided: bool = False) -> Iter
 
 @contextmanager
 def ruled(rules: Mapping[Form, Rule]) -> Iterator[None]:
-    """Inside, a sum over one of the extents is what its rule says of its body, if it says anything."""
+    """Let a sum over one of the extents be, inside, what its rule says of its body, if it says anything."""
     before = dict(_rules)
     _rules.update(rules)
     try:
@@ -62,7 +62,7 @@ def by_rule(extent: Form, body: Callable[[Form], Form]) -> Form | None:
 
 @contextmanager
 def splitting(longest: int) -> Iterator[None]:
-    """Inside, a term of a sum's body that becomes several terms when the variable is bound becomes several sums.
+    """Make several sums, inside, of a term of a sum's body that becomes several terms when the variable is bound.
 
     Then equal sums are the same more often, but there are more of them. Those of more than ``longest`` terms are not
     written out.

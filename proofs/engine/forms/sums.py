@@ -23,13 +23,13 @@ from .ring import Monomial, Rewriting, common_monomial, support_of
 from .signs import Signs
 
 Summand = Callable[[Form, Form], Form]
-"""Of a tile and of an element of it."""
+"""What is summed, as a function of a tile and of an element of that tile."""
 WITHIN = "within"
 _SPLITS = 12
 
 
 def tiles(extent: Form, tile: int) -> Form:
-    """⌈extent / tile⌉."""
+    """Return ⌈extent / tile⌉."""
     return nf.floordiv(extent + tile - 1, tile)
 
 
@@ -39,14 +39,14 @@ def by_tiles(
     facts: Facts,
     summands: Sequence[tuple[Summand, Summand]],
 ) -> nf.Rule:
-    """The rule that a sum over an extent, but for factors that do not depend on its variable, is one of several over tiles.
+    """Return the rule that a sum over an extent, but for factors without its variable, is one of several sums over tiles.
 
     Args:
-        extent: how many elements.
+        extent: how many elements there are.
         tile: how many elements a tile has.
         facts: what is known of the integers.
-        summands: the sums that are recognised: the summand as it enters the sum, and the same with its abbreviations
-            written out, to be compared.
+        summands: the sums that are recognised. Each is the summand as it enters the sum, and the same with its
+            abbreviations written out, to be compared.
     """
     t, j = nf.fresh("tile"), nf.fresh("j")
     facts.bound(t, tiles(extent, tile))
@@ -67,21 +67,21 @@ def by_tiles(
 
 
 def over_tiles(count: Form, tile: int, summand: Summand) -> Form:
-    """The sum over tiles of that over their elements."""
+    """Return the sum over tiles of the sum over their elements."""
     return nf.summation(count, lambda t: nf.summation(tile, lambda j: summand(t, j)))
 
 
 def _factored(p: Form, own: frozenset[int]) -> tuple[Form, Form]:
-    """A form as the product of a factor without the variables, common to its terms, and the rest."""
+    """Return a form as the product of a factor without the variables, common to its terms, and the rest."""
     common = tuple((a, e) for a, e in common_monomial(p) if own.isdisjoint(support_of(a)))
     return nf.monomial_form(common), p * nf.monomial_form(tuple((a, -e) for a, e in common))
 
 
 def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, change: Rewriting) -> Rewriting:
-    """The rewriting of sums over ``extent`` indices as sums over ``constant + rest``, of which they are those from first on.
+    """Return the rewriting of sums over ``extent`` indices as parts, from ``first`` on, of sums over ``constant + rest``.
 
-    Which they are is abbreviated by ``within``. What is summed from ``constant`` on is changed by an equality that the
-    caller knows.
+    Which indices those are is abbreviated by ``within``. What is summed from ``constant`` on is changed by an equality that
+    the caller knows.
 
     Raises:
         Unsupported: they are not known to be some of those.
@@ -114,12 +114,12 @@ def _bounded(u: Form, extent: Form, facts: Facts, body: Callable[[], Form]) -> F
 
 
 def within(u: Form) -> Form:
-    """An abbreviation of [first <= u < first + extent]."""
+    """Return an abbreviation of [first <= u < first + extent]."""
     return nf.indicator("ge", nf.apply(WITHIN, u), integer=True)
 
 
 def written_out(p: Form, first: Form, extent: Form) -> Form:
-    """The form without that abbreviation."""
+    """Return the form without that abbreviation."""
 
     def inside(u: Form) -> Form:
         return nf.indicator("ge", u - first, integer=True) * nf.indicator("ge", first + extent - 1 - u, integer=True)
@@ -141,7 +141,7 @@ def few_written_out(p: Form) -> Form:
 
 
 def counted() -> Rewriting:
-    """The rewriting of [p > 0] to [n >= 1], where p is a sum of positive terms under conditions, n their number."""
+    """Return the rewriting of [p > 0] to [n >= 1], where p is a sum of positive terms under conditions, n their number."""
     signs = Signs(frozenset())
 
     def counts(number: int) -> Form | None:
@@ -164,7 +164,7 @@ def _summed(p: Form, variable: Form, extent: Form) -> Form:
 
 
 def _count(p: Form, signs: Signs) -> Form | None:
-    """How many terms of a sum of positive terms under conditions are there; None if it is no such sum."""
+    """Return how many terms of a sum of positive terms under conditions are there; None if it is no such sum."""
     result = ZERO
     for monomial, coefficient in p.terms.items():
         count = _count_term(monomial, signs) if coefficient > 0 else None

@@ -15,6 +15,7 @@ from ..base.errors import Unsupported
 from ..base.report import Failure
 from ..contract.hypotheses import Hypotheses
 from ..execution.ranges import Waiver
+from ..forms.constants import one_proof
 from ..forms.ring import at_most
 from ..smt.solve import smt2
 from .comparison import Compare, Compared, facts
@@ -62,7 +63,7 @@ class Problem:
     def _compared(self) -> Compared | Unsupported:
         assert self.compare is not None
         try:
-            with at_most(_ATOMS):
+            with at_most(_ATOMS), one_proof():
                 return self.compare(self.kernel, facts(self.contract))
         except Unsupported as error:
             return error

@@ -81,6 +81,7 @@ def _equal(problem: Problem, name: str) -> Layer:
     assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
     assumed += [f"assumed: the elements of {name} are finite or inf" for name in sorted(execution.infinite)]
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
+    assumed += execution.constants.statements()
     equal = sum(e.holds for e in equations)
     found = (*unequal, *hollow.failures)
     unmodelled = tuple(sorted(execution.unmodelled))

@@ -43,13 +43,13 @@ _cut: _Cutter | None = None
 
 
 def recorded(result: T) -> T:
-    """A result, or its elements as a cut if there is to be one here."""
+    """Return a result, or its elements as a cut if there is to be one here."""
     return _cut.record(result) if _cut else result
 
 
 @contextmanager
 def cutting(prefix: str = "x") -> Iterator[list[Cut]]:
-    """Inside, every softmax and every division by a tensor is a cut; they are listed in order."""
+    """Make every softmax and every division by a tensor, inside, a cut; they are listed in order."""
     global _cut
     before, _cut = _cut, _Cutter(prefix)
     try:

@@ -56,7 +56,7 @@ class Extent(Dispatched):
     __radd__, __rmul__ = __add__, __mul__
 
     def __bool__(self) -> bool:
-        """Whether it is not 0, where that is known."""
+        """Return whether it is not 0, where that is known."""
         known = _facts[-1].decide(nf.indicator("ge", self.form - 1, integer=True)) if _facts else None
         return self._decision() if known is None else known
 
@@ -76,7 +76,7 @@ _facts: list[Facts] = []
 
 @contextmanager
 def deciding(facts: Facts) -> Iterator[None]:
-    """Inside, the facts decide whether a size is 0."""
+    """Let the facts decide, inside, whether a size is 0."""
     _facts.append(facts)
     try:
         yield
@@ -97,11 +97,11 @@ class PullArray:
         self._element = cache(element)
 
     def value(self, *index: Form) -> Value:
-        """The element at an index."""
+        """Return the element at an index."""
         return self._element(*(nf.form(i) for i in index))
 
     def at(self, *index: Form) -> Form:
-        """The element at an index, which must be finite."""
+        """Return the element at an index, which must be finite."""
         return self.value(*index).real
 
     @property
@@ -125,17 +125,17 @@ class PullArray:
         return self.transpose(-1, -2)
 
     def size(self, dim: int | None = None) -> Any:
-        """The shape, or one size."""
+        """Return the shape, or one size."""
         return self.shape if dim is None else self.shape[dim]
 
     def unsqueeze(self, dim: int) -> Self:
-        """A new dimension of size 1."""
+        """Add a dimension of size 1."""
         d = dim % (self.ndim + 1)
         shape = (*self.form_shape[:d], ONE, *self.form_shape[d:])
         return type(self)(shape, lambda *i: self.value(*i[:d], *i[d + 1 :]), integer=self.integer)
 
     def squeeze(self, dim: int) -> Self:
-        """A dimension of size 1 dropped."""
+        """Drop a dimension, if its size is 1."""
         d = dim % self.ndim
         if self.form_shape[d] is not ONE:
             return self
@@ -143,7 +143,7 @@ class PullArray:
         return type(self)(shape, lambda *i: self.value(*i[:d], ZERO, *i[d:]), integer=self.integer)
 
     def permute(self, *dims: int) -> Self:
-        """Dimensions reordered."""
+        """Reorder the dimensions."""
         order = [d % self.ndim for d in dims]
 
         def element(*i: Form) -> Value:
@@ -152,13 +152,13 @@ class PullArray:
         return type(self)([self.form_shape[d] for d in order], element, integer=self.integer)
 
     def transpose(self, a: int, b: int) -> Self:
-        """Two dimensions swapped."""
+        """Swap two dimensions."""
         order = list(range(self.ndim))
         order[a], order[b] = order[b], order[a]
         return self.permute(*order)
 
     def expand(self, *shape: Any) -> Self:
-        """Dimensions of size 1 repeated; new ones in front."""
+        """Repeat dimensions of size 1, and add new ones in front."""
         if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
             shape = tuple(shape[0])
         new = len(shape) - self.ndim
@@ -174,7 +174,7 @@ class PullArray:
         return type(self)(sizes, element, integer=self.integer)
 
     def gather(self, dim: int, index: PullArray) -> Self:
-        """Element index[i] along a dimension."""
+        """Take element index[i] along a dimension."""
         d = dim % self.ndim
         element: Element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
         return type(self)(index.form_shape, element, integer=self.integer)
@@ -190,7 +190,10 @@ class PullArray:
 
 
 def _index(t: T, keys: list[Any]) -> T:
-    """New dimensions, integers, slices with step 1, and tensors of integers side by side, which are broadcast."""
+    """Index with None for new dimensions, integers, slices with step 1, and tensors of integers side by side.
+
+    Those tensors are broadcast.
+    """
     shape: list[Form] = []
     places: list[Callable[[tuple[Form, ...]], Form]] = []
     common: tuple[Form, ...] = ()
@@ -228,7 +231,7 @@ def _index(t: T, keys: list[Any]) -> T:
 
 
 def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:
-    """The common shape of several."""
+    """Return the common shape of several."""
     rank = max(map(len, shapes))
     dims = zip(*((ONE,) * (rank - len(shape)) + tuple(shape) for shape in shapes), strict=True)
     return tuple(next((n for n in dim if n is not ONE), ONE) for dim in dims)

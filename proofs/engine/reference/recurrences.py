@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 from ..base.errors import Unsupported
 from ..forms import normal_form as nf
+from ..forms.entailment import Facts
 from ..forms.equality import equal
+from ..forms.equations import elements
 from ..forms.normal_form import Form
 from ..forms.ring import Rewriting
 from .cutting import Cut
@@ -67,29 +69,27 @@ def recurrence(
     Raises:
         Unsupported: a step is another function of its predecessor than the first, or depends on other cuts too.
     """
-    definitions = {cut.name: cut.tensor for cut in cuts}
     families = {
-        state.name: (other.name, number)
+        state.name: partial(nf.apply, other.name, number)
         for other in others
         for number, state in enumerate(other.states)
         if isinstance(state, Cut)
     }
-    unfolding = _Unfolding(definitions, families)
+    unfolding = _Unfolding({cut.name: cut.tensor.at for cut in cuts} | families)
     steps = [_step(unfolding, name, states[k], states[k + 1]) for k in range(len(states) - 1)]
     first = next((k for k, s in enumerate(states[:-1]) if isinstance(s, Cut)), None)
     if first is None:
         raise Unsupported(f"recurrence {name} has no step from a cut")
     template = _Template(steps[first], first, others, direction)
-    result = Recurrence(
-        name, tuple(states), lambda *i: unfolding(_tensor(states[0]).at(*i), keep=()), template, tuple(others)
-    )
+    initial = lambda *i: unfolding(_tensor(states[0]).at(*i))  # noqa: E731
+    result = Recurrence(name, tuple(states), initial, template, tuple(others))
     for k, (state, step) in enumerate(zip(states[:-1], steps, strict=True)):
         _check(result, k, state, step, unfolding)
     return result
 
 
 class _Template:
-    """A step of number ``at`` with the states of the others that it uses shifted as the number of the step changes."""
+    """A step of number ``at``, in which the states of the others shift as the number of the step changes."""
 
     def __init__(
         self, step: Callable[..., Form], at: int, others: Sequence[Recurrence], direction: Literal[1, -1]
@@ -114,11 +114,11 @@ class _Template:
 def _check(
     result: Recurrence, k: int, state: Cut | PullArray, step: Callable[..., Form], unfolding: _Unfolding
 ) -> None:
-    """Step k is the common function, at every element."""
+    """Check that step k is the common function, at every element."""
     rewritings = [nf.replacing(other.name, _plain(other, unfolding)) for other in result.others]
     if not isinstance(state, Cut):
-        rewritings.insert(0, nf.replacing(result.name, lambda *i: unfolding(state.at(*i), keep=())))
-    for index in _indices(result.shape):
+        rewritings.insert(0, nf.replacing(result.name, lambda *i: unfolding(state.at(*i))))
+    for index in elements(result.shape, Facts()):
         wanted = result.step(k, *index)
         for rewriting in rewritings:
             wanted = rewriting(wanted)
@@ -127,7 +127,7 @@ def _check(
 
 
 def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
-    """An element of a state by its number; a state that is no cut is written out."""
+    """Return the function from a state's number and an index to an element; a state that is no cut is written out."""
 
     def value(number: Form, *index: Form) -> Form:
         at = number.constant
@@ -136,41 +136,28 @@ def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
         state = other.states[int(at)]
         if isinstance(state, Cut):
             return nf.apply(other.name, number, *index)
-        return unfolding(state.at(*index), keep=())
+        return unfolding(state.at(*index))
 
     return value
 
 
 class _Unfolding:
-    """Cuts replaced by their definitions, states of other recurrences by ``name(number, i...)``."""
+    """Functions, cuts above all, replaced by what they stand for until none is left."""
 
-    def __init__(self, definitions: Mapping[str, PullArray], families: Mapping[str, tuple[str, int]]) -> None:
-        self._definitions, self._families = definitions, families
-        self._rewritings = {name: nf.replacing(name, self._value(name)) for name in definitions}
+    def __init__(self, values: Mapping[str, Callable[..., Form]]) -> None:
+        self._rewritings = {name: nf.replacing(name, value) for name, value in values.items()}
 
-    def __call__(self, p: Form, keep: Sequence[str]) -> Form:
-        while True:
-            inside = sorted(_functions(p) & self._definitions.keys() - set(keep))
-            if not inside:
-                return p
+    def __call__(self, p: Form, keep: Sequence[str] = ()) -> Form:
+        """Return the form without those functions, but for those to be kept."""
+        while inside := sorted(_functions(p) & self._rewritings.keys() - set(keep)):
             for name in inside:
                 p = self._rewritings[name](p)
-
-    def _value(self, name: str) -> Callable[..., Form]:
-        if name in self._families:
-            family, number = self._families[name]
-            return lambda *i: nf.apply(family, number, *i)
-        return self._definitions[name].at
+        return p
 
 
 def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., Form]]) -> Form:
-    """A form over cuts with every cut written out, but for those to which ``states`` gives a value, by their names."""
-    definitions = {cut.name: cut.tensor.at for cut in cuts} | dict(states)
-    while True:
-        inside = sorted(_functions(p) & definitions.keys())
-        if not inside:
-            return p
-        p = nf.replace(p, inside[-1], definitions[inside[-1]])
+    """Return a form over cuts with every cut written out, but for those to which ``states`` gives a value, by name."""
+    return _Unfolding({cut.name: cut.tensor.at for cut in cuts} | dict(states))(p)
 
 
 def _step(unfolding: _Unfolding, name: str, state: Cut | PullArray, following: Cut | PullArray) -> Callable[..., Form]:
@@ -186,17 +173,6 @@ def _step(unfolding: _Unfolding, name: str, state: Cut | PullArray, following: C
 
 def _tensor(state: Cut | PullArray) -> PullArray:
     return state.tensor if isinstance(state, Cut) else state
-
-
-def _indices(shape: Sequence[Form]) -> Iterator[tuple[Form, ...]]:
-    """All indices: every constant along dimensions of constant size, a fresh variable along others."""
-    if not shape:
-        yield ()
-        return
-    size = shape[0].constant
-    for head in [nf.fresh("i")] if size is None else [nf.form(k) for k in range(int(size))]:
-        for tail in _indices(shape[1:]):
-            yield (head, *tail)
 
 
 def _functions(p: Form) -> set[str]:

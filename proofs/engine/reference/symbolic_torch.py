@@ -17,7 +17,7 @@ import torch
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
-from ..forms.constants import CONSTANTS
+from ..forms.constants import unified, unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from .cutting import recorded
@@ -31,13 +31,13 @@ class SymbolicTensor(PullArray):
     """A pull array with the functions of a torch tensor."""
 
     def float(self) -> SymbolicTensor:
-        """The same over the reals; so are other conversions to float types."""
+        """Return the same tensor, for conversions to a float type change nothing over the reals."""
         return SymbolicTensor(self.form_shape, self._element)
 
     double = bfloat16 = half = float
 
     def view(self, *shape: Any) -> SymbolicTensor:
-        """The bits of fp32 numbers as integers; or a row with new dimensions of size 1."""
+        """View fp32 numbers as the integers of their bits; or give a row new dimensions of size 1."""
         if sorted(set(map(str, shape))) == ["-1", "1"] and shape.count(-1) == self.ndim == 1:
             return self[tuple(slice(None) if n == -1 else None for n in shape)]
         (dtype,) = shape
@@ -46,13 +46,13 @@ class SymbolicTensor(PullArray):
         return SymbolicTensor(self.form_shape, lambda *i: extended.bits(self.value(*i)), integer=True)
 
     def clone(self) -> SymbolicTensor:
-        """The same."""
+        """Return the same tensor."""
         return self
 
     contiguous = detach = clone
 
     def long(self) -> SymbolicTensor:
-        """The same integer; that of a float is not modelled."""
+        """Return the same integers; the integer of a float is not modelled."""
         if not self.integer:
             raise Unsupported("a conversion of a float tensor to integers")
         return SymbolicTensor(self.form_shape, self._element, integer=True)
@@ -60,11 +60,11 @@ class SymbolicTensor(PullArray):
     int = long
 
     def bool(self) -> Mask:
-        """Whether an element is not 0."""
+        """Return whether each element is not 0."""
         return self != 0
 
     def to(self, *targets: Any, **more: Any) -> SymbolicTensor:
-        """Conversion to a dtype; devices and the like change nothing."""
+        """Convert to a dtype; devices and the like change nothing."""
         result = self
         for target in (*targets, *more.values()):
             if isinstance(target, SymbolicTensor):
@@ -74,14 +74,14 @@ class SymbolicTensor(PullArray):
         return result
 
     def type_as(self, other: SymbolicTensor) -> SymbolicTensor:
-        """Conversion to the kind of another."""
+        """Convert to the kind of another tensor."""
         return self.bool() if isinstance(other, Mask) else _to_number(self, not other.integer)
 
     def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
         return SymbolicTensor(self.form_shape, lambda *i: function(self.value(*i)))
 
     def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
-        """Element by element; ``whole``: of integers the result is one."""
+        """Combine element by element; if ``whole``, the result of integers is one of integers."""
         a, b = broadcast(self, tensor(other))
         integer = whole and a.integer and b.integer
         return SymbolicTensor(a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer)
@@ -166,32 +166,32 @@ class SymbolicTensor(PullArray):
         raise Unsupported("a decision of the reference on the value of a symbolic tensor")
 
     def exp(self) -> SymbolicTensor:
-        """exp, with exp(-inf) = 0."""
-        return self._map(extended.exp)
+        """Return exp of each element, with exp(-inf) = 0."""
+        return self._map(lambda a: extended.exp(Value(unified(a.form, "float64"), a.finite, a.sign)))
 
     def log(self) -> SymbolicTensor:
-        """log."""
+        """Return log of each element."""
         return self._map(lambda a: Value(nf.log(a.real)))
 
     def sqrt(self) -> SymbolicTensor:
-        """The square root."""
+        """Return the square root of each element."""
         return self._map(lambda a: Value(nf.apply("sqrt", a.real)))
 
     def sigmoid(self) -> SymbolicTensor:
-        """1 / (1 + exp(-x))."""
+        """Return 1 / (1 + exp(-x))."""
         return 1 / (1 + (-self).exp())
 
     def nan_to_num(self, *_: Any) -> SymbolicTensor:
-        """The same number."""
+        """Return the same numbers, none of which is NaN."""
         return self._map(lambda a: Value(a.real))
 
     def new_zeros(self, *shape: Any) -> SymbolicTensor:
-        """Zeros of a shape."""
+        """Return zeros of a shape."""
         sizes: list[Any] = list(shape)
         return SymbolicTensor(sizes, lambda *_: Value(ZERO), integer=self.integer)
 
     def unfold(self, dim: Integer, size: Integer, step: Integer) -> SymbolicTensor:
-        """Each stretch of ``size`` elements of a dimension, along a new last one."""
+        """Return each stretch of ``size`` elements of a dimension, along a new last one."""
         if step != 1:
             raise Unsupported(f"unfold with step {step}")
         d = dim % self.ndim
@@ -199,11 +199,11 @@ class SymbolicTensor(PullArray):
         return SymbolicTensor(shape, lambda *i: self.value(*i[:d], i[d] + i[-1], *i[d + 1 : -1]), integer=self.integer)
 
     def relu(self) -> SymbolicTensor:
-        """max(x, 0)."""
+        """Return max(x, 0)."""
         return self.clamp(0)
 
     def clamp(self, min: Any = None, max: Any = None) -> SymbolicTensor:
-        """max(x, low), then min with high."""
+        """Return min(max(x, low), high)."""
         result = self
         if min is not None:
             result = result._zip(min, extended.maximum)
@@ -212,7 +212,7 @@ class SymbolicTensor(PullArray):
         return result
 
     def masked_fill(self, mask: SymbolicTensor, value: Any) -> SymbolicTensor:
-        """The value where the mask is set."""
+        """Return the value where the mask is set, the element elsewhere."""
         return where(mask, value, self)
 
     def _dims(self, dim: Any) -> list[Integer]:
@@ -237,30 +237,30 @@ class SymbolicTensor(PullArray):
         return SymbolicTensor(shape, element, integer=self.integer)
 
     def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
-        """The sum along dimensions."""
+        """Return the sum along dimensions."""
         return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real)))
 
     def mean(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
-        """The mean along dimensions."""
+        """Return the mean along dimensions."""
         if self.integer:
             raise Unsupported("the mean of integers")
         return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real) / n))
 
     def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
-        """The maximum along dimensions."""
+        """Return the maximum along dimensions."""
         return self._reduce(dim, keepdim, _largest)
 
     def amin(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
-        """The minimum along dimensions."""
+        """Return the minimum along dimensions."""
         return -(-self).amax(dim, keepdim)
 
     def softmax(self, dim: Integer, dtype: Any = None) -> SymbolicTensor:
-        """exp(x) / Σ exp(x): over the reals the subtracted maximum cancels."""
+        """Return exp(x) / Σ exp(x): over the reals the subtracted maximum cancels."""
         powers = self.exp()
         return recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide, whole=False))
 
     def logsumexp(self, dim: Any, keepdim: Truth = False) -> SymbolicTensor:
-        """log Σ exp(x)."""
+        """Return log Σ exp(x)."""
         return self.exp().sum(dim, keepdim).log()
 
     @classmethod
@@ -292,11 +292,11 @@ class Mask(SymbolicTensor):
         return ~(~self & (~other if isinstance(other, Mask) else other))
 
     def bool(self) -> Mask:
-        """The same."""
+        """Return the same tensor."""
         return self
 
     def any(self, dim: Any = None, keepdim: Truth = False) -> Mask:
-        """Whether one is true along dimensions: their number is at least 1."""
+        """Return whether one is true along dimensions, which is whether their number is at least 1."""
         count = SymbolicTensor(self.form_shape, self._element, integer=True).sum(dim, keepdim)
         return count >= 1
 
@@ -316,7 +316,7 @@ def _to_number(t: SymbolicTensor, floating: bool) -> SymbolicTensor:
 
 
 def tensor(value: Any) -> SymbolicTensor:
-    """A number, or a symbolic tensor, as a symbolic tensor."""
+    """Return a number, or a symbolic tensor, as a symbolic tensor."""
     if isinstance(value, SymbolicTensor):
         return value
     if isinstance(value, Extent):
@@ -329,14 +329,14 @@ def tensor(value: Any) -> SymbolicTensor:
         raise Unsupported(f"{type(value).__name__} beside a symbolic tensor")
     if isinstance(value, float) and math.isinf(value):
         return SymbolicTensor((), lambda: Value(ZERO, ZERO, 1 if value > 0 else -1))
-    constant = nf.form(CONSTANTS.unify(value))
+    constant = nf.form(unify(value))
     return SymbolicTensor((), lambda: Value(constant), integer=isinstance(value, int))
 
 
 def symbolic_input(
     name: str, shape: Sequence[Form | int], *, integer: bool = False, raw: bool = False, infinite: bool = False
 ) -> SymbolicTensor:
-    """The input of that name, whose elements are the atoms that the kernel's reads are.
+    """Return the input of that name, whose elements are the atoms that the kernel's reads are.
 
     ``raw``: any floats; ``infinite``: numbers or +inf.
     """
@@ -345,13 +345,13 @@ def symbolic_input(
 
 
 def broadcast(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor]:
-    """Both in their common shape."""
+    """Return both tensors in their common shape."""
     shape = broadcast_shapes(a.form_shape, b.form_shape)
     return a.expand(*shape), b.expand(*shape)
 
 
 def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTensor:
-    """One of two elements."""
+    """Return, for each element, one of two by a condition."""
     if not isinstance(condition, Mask):
         raise Unsupported("a choice by a tensor that is not one of truth values")
     c, a = broadcast(condition, tensor(then))

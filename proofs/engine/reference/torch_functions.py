@@ -35,7 +35,7 @@ class Joined(SymbolicTensor):
         return Joined([p._map(function) for p in self.parts])
 
     def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
-        """With a tensor that is the same all along the last dimension."""
+        """Combine with a tensor that is the same all along the last dimension."""
         b = tensor(other)
         if b.ndim and b.form_shape[-1] is not ONE:
             raise Unsupported("an operation on tensors put together and a tensor of their width")
@@ -46,27 +46,27 @@ class Joined(SymbolicTensor):
             raise Unsupported(f"a reduction of tensors put together along {dim}")
 
     def split(self, sizes: Sequence[Any], dim: Any = 0) -> tuple[SymbolicTensor, ...]:
-        """The parts again."""
+        """Return the parts again."""
         self._last(dim)
         if [tensor(n).at() for n in sizes] != [p.form_shape[-1] for p in self.parts]:
             raise Unsupported("a split elsewhere than where tensors were put together")
         return self.parts
 
     def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
-        """The sum along the last dimension."""
+        """Return the sum along the last dimension."""
         self._last(dim)
         first, *rest = (p.sum(-1, keepdim) for p in self.parts)
         return reduce(SymbolicTensor.__add__, rest, first)
 
     def any(self, dim: Any = None, keepdim: Truth = False) -> Mask:
-        """Whether one is true along the last dimension."""
+        """Return whether one is true along the last dimension."""
         if not all(isinstance(p, Mask) for p in self.parts):
             raise Unsupported("any of numbers")
         counts = [SymbolicTensor(p.form_shape, p._element, integer=True) for p in self.parts]
         return Joined(counts).sum(dim, keepdim) >= 1
 
     def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
-        """The maximum along the last dimension."""
+        """Return the maximum along the last dimension."""
         self._last(dim)
 
         def element(*i: Form) -> Value:
@@ -78,7 +78,7 @@ class Joined(SymbolicTensor):
 
 
 def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> SymbolicTensor:
-    """0, 1, ..., end - 1, or from another start on."""
+    """Return 0, 1, ..., end - 1, or the integers from another start on."""
     if dtype.is_floating_point or len(ends) > 2:
         raise Unsupported("torch.arange of floats, or with a step")
     start, end = (tensor(x).at() for x in (0, *ends)[-2:])
@@ -88,7 +88,7 @@ def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> 
 def pad(
     t: SymbolicTensor, amounts: Sequence[Integer], mode: str = "constant", value: float | None = None
 ) -> SymbolicTensor:
-    """torch.nn.functional.pad of the last dimensions with a constant."""
+    """Pad the last dimensions with a constant, as torch.nn.functional.pad does."""
     if mode != "constant" or min(amounts) < 0:
         raise Unsupported(f"pad {tuple(amounts)} of mode {mode}")
     if len(amounts) > 2:
@@ -109,14 +109,14 @@ def pad(
 
 
 def cat(tensors: Sequence[SymbolicTensor], dim: Integer = 0) -> Joined:
-    """Tensors one after the other along their last dimension."""
+    """Put tensors one after the other along their last dimension."""
     if dim not in (-1, tensors[0].ndim - 1):
         raise Unsupported(f"torch.cat along dimension {dim}")
     return Joined(tensors)
 
 
 def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
-    """torch.einsum with an explicit result."""
+    """Compute what torch.einsum does of an equation with an explicit result."""
     inputs, output = equation.replace(" ", "").split("->")
     letters = inputs.split(",")
     sizes = {c: n for word, t in zip(letters, operands, strict=True) for c, n in zip(word, t.form_shape, strict=True)}

@@ -1,7 +1,7 @@
 """What a reading of a kernel must provide: values, index variables, control, memory.
 
 ``semantics`` says what each statement means in these terms, once. ``interpret`` reads it with numbers, ``symbolic`` with
-normal forms.
+normal forms. It is not trusted: it declares names and types for the type checker, and holds no code.
 """
 
 from __future__ import annotations
@@ -90,51 +90,51 @@ class Algebra(Protocol[V]):
     site: object
 
     def literal(self, value: float, dtype: str) -> V:
-        """A constant."""
+        """Return a constant."""
         ...
 
     def infinity(self, dtype: str) -> V:
-        """Positive infinity."""
+        """Return positive infinity."""
         ...
 
     def unary(self, operator: Unary, a: V, dtype: str) -> V:
-        """A function of one value, of that type."""
+        """Apply a function to one value of that type."""
         ...
 
     def binary(self, operator: Binary, a: V, b: V, dtype: str) -> V:
-        """An operation on two values of that type."""
+        """Apply an operation to two values of that type."""
         ...
 
     def compare(self, operator: Comparison, a: V, b: V, dtype: str) -> V:
-        """A truth value about two values of that type."""
+        """Return a truth value about two values of that type."""
         ...
 
     def cast(self, a: V, source: str, target: str) -> V:
-        """A conversion between types."""
+        """Convert a value from one type to another."""
         ...
 
     def bits(self, a: V, source: str, target: str) -> V:
-        """The bits of a value, read as another type of the same width."""
+        """Read the bits of a value as another type of the same width."""
         ...
 
     def select(self, condition: V, then: V, otherwise: V, dtype: str) -> V:
-        """One of two values."""
+        """Return one of two values."""
         ...
 
     def launch(self, threads: tuple[int, int, int]) -> tuple[V, V, V]:
-        """The three thread indices of a block with that many threads."""
+        """Return the three thread indices of a block with that many threads."""
         ...
 
     def grid(self, dimension: Dimension, extent: V) -> Iterator[V]:
-        """The block indices of one grid dimension; the body runs once for each."""
+        """Yield the block indices of one grid dimension; the body runs once for each."""
         ...
 
     def axis(self, name: str, lower: V, extent: V) -> AbstractContextManager[V]:
-        """All values of a parallel index at once."""
+        """Yield all values of a parallel index at once."""
         ...
 
     def reduce(self, kind: Reduction, extent: V, body: Callable[[V], V], dtype: str) -> V:
-        """The sum, maximum or minimum of the body over an index from 0 to the extent, excluded."""
+        """Return the sum, maximum or minimum of the body over an index from 0 to the extent, excluded."""
         ...
 
     def serial(self, loop: str, lower: V, extent: V, body: Callable[[V], None]) -> None:
@@ -142,23 +142,23 @@ class Algebra(Protocol[V]):
         ...
 
     def decided(self, condition: V) -> bool | None:
-        """True or False if the condition is so wherever control is now, else None."""
+        """Return True or False if the condition is so wherever control is now, else None."""
         ...
 
     def uniform(self, condition: V) -> bool:
-        """Whether a condition is the same for all threads of a block."""
+        """Return whether a condition is the same for all threads of a block."""
         ...
 
     def guard(self, condition: V) -> AbstractContextManager[None]:
-        """What happens inside happens only where the condition holds."""
+        """Let what happens inside happen only where the condition holds."""
         ...
 
     def independent(self, store: Sequence[V], access: Sequence[V]) -> bool:
-        """Whether no two iterations of the open axes touch one element, one by ``store`` and the other by ``access``."""
+        """Return whether no two iterations of the open axes touch one element, one by ``store``, the other by ``access``."""
         ...
 
     def allocate(self, memory: Memory[V]) -> None:
-        """A fresh, uninitialised buffer."""
+        """Make a fresh, uninitialised buffer."""
         ...
 
     def load(self, memory: Memory[V], index: Sequence[V]) -> V:
@@ -174,9 +174,9 @@ class Algebra(Protocol[V]):
         ...
 
     def barrier(self) -> None:
-        """All threads of the block wait for one another."""
+        """Let all threads of the block wait for one another."""
         ...
 
     def turn(self) -> None:
-        """The turn of a role ends, another one goes on (``roles``)."""
+        """Take note that the turn of a role ends, and another one goes on (``roles``)."""
         ...

@@ -16,69 +16,38 @@ from .algebra import Algebra, Binary, Comparison, Memory, Unary, V
 from .externs import Function
 
 _BINARY: dict[type, Binary] = {
-    tirx.Add: "add",
-    tirx.Sub: "sub",
-    tirx.Mul: "mul",
-    tirx.FloorDiv: "floordiv",
-    tirx.FloorMod: "floormod",
-    tirx.Mod: "truncmod",
-    tirx.Max: "max",
-    tirx.Min: "min",
-    tirx.And: "and",
-    tirx.Or: "or",
-}
+    tirx.Add: "add", tirx.Sub: "sub", tirx.Mul: "mul", tirx.FloorDiv: "floordiv", tirx.FloorMod: "floormod",
+    tirx.Mod: "truncmod", tirx.Max: "max", tirx.Min: "min", tirx.And: "and", tirx.Or: "or",
+}  # fmt: skip
 _COMPARISON: dict[type, Comparison] = {
-    tirx.LT: "lt",
-    tirx.LE: "le",
-    tirx.GT: "gt",
-    tirx.GE: "ge",
-    tirx.EQ: "eq",
-    tirx.NE: "ne",
-}
-_UNARY: dict[str, Unary] = {
-    "tirx.exp": "exp",
-    "tirx.exp2": "exp2",
-    "tirx.log": "log",
-    "tirx.log2": "log2",
-    "tirx.sqrt": "sqrt",
-    "tirx.rsqrt": "rsqrt",
-    "tl.fast_rcp": "rcp",
-    "tirx.fabs": "abs",
-    "tirx.floor": "floor",
-    "tirx.ceil": "ceil",
-    "tirx.tanh": "tanh",
-    "tirx.sigmoid": "sigmoid",
-    "tirx.sin": "sin",
-    "tirx.cos": "cos",
-    "tirx.erf": "erf",
-    "tirx.popcount": "popcount",
-    "tirx.clz": "clz",
-    "tl.ballot": "ballot",
-}
-_BITWISE: dict[str, Binary] = {
+    tirx.LT: "lt", tirx.LE: "le", tirx.GT: "gt", tirx.GE: "ge", tirx.EQ: "eq", tirx.NE: "ne",
+}  # fmt: skip
+_SAME_NAME: tuple[Unary, ...] = (
+    "exp", "exp2", "log", "log2", "sqrt", "rsqrt", "floor", "ceil", "tanh", "sigmoid", "sin", "cos", "erf", "popcount", "clz",
+)  # fmt: skip
+_OTHER_NAME: dict[str, Unary] = {"tl.fast_rcp": "rcp", "tirx.fabs": "abs", "tl.ballot": "ballot"}
+_UNARY = {f"tirx.{name}": name for name in _SAME_NAME} | _OTHER_NAME
+_CALLS: dict[str, Binary] = {
+    "tirx.pow": "pow",
     "tirx.bitwise_and": "bitand",
     "tirx.bitwise_or": "bitor",
     "tirx.bitwise_xor": "bitxor",
     "tirx.shift_left": "shl",
     "tirx.shift_right": "shr",
 }
-_SHUFFLES: dict[str, Binary] = {
-    "tl.shfl_sync": "shfl",
-    "tl.shfl_up_sync": "shfl_up",
-    "tl.shfl_down_sync": "shfl_down",
-    "tl.shfl_xor_sync": "shfl_xor",
-}
+_EXCHANGES: tuple[Binary, ...] = ("shfl", "shfl_up", "shfl_down", "shfl_xor")
+_SHUFFLES = {f"tl.{name}_sync": name for name in _EXCHANGES}
 _WARP, _ALL = 32, 2**32 - 1
 
 
 def describe(site: Any) -> str:
-    """A node of the IR as a message quotes it: its source line if it has one, and its text."""
+    """Return a node of the IR as a message quotes it: its text, and its source line if it has one."""
     location = span_to_location(get_stmt_span(site)) if isinstance(site, tirx.Stmt) else None
     return f"{text(site)}, {location[0]}:{location[1]}" if location else text(site)
 
 
 def is_integer(dtype: str) -> bool:
-    """Whether a type is one of integers or truth values."""
+    """Return whether a type is one of integers or truth values."""
     return dtype.startswith(("int", "uint", "bool"))
 
 
@@ -101,7 +70,7 @@ class Expressions(Generic[V]):
         self._threads: tuple[V, V, V] | None = None
 
     def evaluate(self, e: Any) -> V:
-        """The value of an expression."""
+        """Return the value of an expression."""
         dtype = str(e.dtype)
         if "x" in dtype.removeprefix("bfloat").removeprefix("float").removeprefix("uint").removeprefix("int"):
             raise Unsupported(f"vector type {dtype}")
@@ -143,10 +112,8 @@ class Expressions(Generic[V]):
             return self._threads[int(e.args[0])]
         if name == "tirx.reinterpret":
             return self.algebra.bits(self.evaluate(e.args[0]), str(e.args[0].dtype), dtype)
-        if name == "tirx.pow":
-            return self.algebra.binary("pow", self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
-        if name in _BITWISE:
-            return self.algebra.binary(_BITWISE[name], self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
+        if name in _CALLS:
+            return self.algebra.binary(_CALLS[name], self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
         if name in _SHUFFLES:
             return self._shuffle(e, _SHUFFLES[name], dtype)
         if name == "tirx.call_extern":
@@ -156,7 +123,7 @@ class Expressions(Generic[V]):
         raise Unsupported(f"function {name}")
 
     def _shuffle(self, e: Any, operator: Binary, dtype: str) -> V:
-        """An exchange between the lanes of a whole warp."""
+        """Return what an exchange between the lanes of a whole warp gives."""
         mask, value, by, width = e.args
         if not (
             isinstance(mask, tirx.IntImm)
@@ -168,7 +135,7 @@ class Expressions(Generic[V]):
         return self.algebra.binary(operator, self.evaluate(value), self.evaluate(by), dtype)
 
     def _extern(self, e: Any, dtype: str) -> V:
-        """A C function of one or two floats that the kernel brings along."""
+        """Apply a C function of one or two floats that the kernel brings along."""
         name, *arguments = e.args
         function = self.externs.get(name.value)
         expected = 1 if function in get_args(Unary) else 2
@@ -180,7 +147,7 @@ class Expressions(Generic[V]):
         return self.algebra.binary(cast(Binary, function), first, second[0], dtype)
 
     def _lazy(self, e: Any, dtype: str) -> V:
-        """if_then_else evaluates one branch only, where Select evaluates both."""
+        """Evaluate one branch of if_then_else only, where Select evaluates both."""
         condition = self.evaluate(e.args[0])
         known = self.algebra.decided(condition)
         if known is not None:
@@ -206,10 +173,8 @@ class Expressions(Generic[V]):
     def _is(self, a: V, b: V) -> bool:
         return self.algebra.decided(self.algebra.compare("eq", a, b, "int32")) is True
 
-    # Memory
-
     def _place(self, buffer: Any, index: list[V]) -> tuple[Memory[V], list[V]]:
-        """The memory behind a buffer; a view of another shape is re-indexed in row-major order."""
+        """Return the memory behind a buffer, and the index in it; a view of another shape is re-indexed in row-major order."""
         if buffer.data not in self.memories:
             raise Unsupported(f"buffer {buffer.name} is not allocated")
         memory = self.memories[buffer.data]

@@ -22,7 +22,7 @@ _KNOWN: dict[str, Function] = {_MAX_NAN: "maxnan", _EXP2: "exp2"}
 
 
 def externs(source: str) -> dict[str, Function]:
-    """The functions that a kernel's C text defines, by name.
+    """Return the functions that a kernel's C text defines, by name.
 
     Raises:
         Unsupported: it holds anything else.

@@ -55,7 +55,7 @@ _MEETINGS, _MEETING_SCOPE = "barrier_init", "shared.barrier"  # barriers in shar
 
 
 def children(statement: Any) -> list[Any]:
-    """The statements directly inside a statement."""
+    """Return the statements directly inside a statement."""
     match type(statement).__name__:
         case "SeqStmt":
             return list(statement.seq)
@@ -69,7 +69,7 @@ def children(statement: Any) -> list[Any]:
 
 
 def serial_loops(prim_func: Any) -> dict[Any, str]:
-    """The sequential loops by name: that of the variable, with #0, #1, ... in order where several share it.
+    """Return the sequential loops by name: that of the variable, with #0, #1, ... in order where several share it.
 
     Loops in which roles meet are one loop.
     """
@@ -129,7 +129,7 @@ class Machine(TileOperations[V]):
         self.execute(self.prim_func.body)
 
     def declare(self, buffer: Any) -> Memory[V]:
-        """A buffer of the IR as a memory of the algebra."""
+        """Make of a buffer of the IR a memory of the algebra."""
         if str(buffer.scope()) not in _SCOPES:
             raise Unsupported(f"buffer {buffer.name} in scope {buffer.scope()}")
         shape = tuple(self.evaluate(dim) for dim in buffer.shape)
@@ -137,8 +137,6 @@ class Machine(TileOperations[V]):
         self.memories[buffer.data] = memory
         self.declared[buffer.data] = buffer
         return memory
-
-    # Statements
 
     def execute(self, statement: Any) -> None:
         """Run one statement."""
@@ -229,7 +227,7 @@ class Machine(TileOperations[V]):
         self.execute(loop.body)
 
     def _parallel(self, loop: Any) -> None:
-        """All iterations at once. No iteration may read, or write again, what another one writes."""
+        """Run all iterations at once. No iteration may read, or write again, what another one writes."""
         if self._written is not None:
             raise Unsupported(f"a parallel loop inside another one's body: {describe(loop)}")
         with ExitStack() as axes:
@@ -255,7 +253,7 @@ class Machine(TileOperations[V]):
                     raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
     def _take_turns(self, turns: Turns) -> None:
-        """Threads of several roles, each of which does what it does while the others stand still."""
+        """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
 
         def iteration(index: V) -> None:
@@ -343,7 +341,7 @@ class Machine(TileOperations[V]):
 
 
 def _threads(prim_func: Any) -> tuple[int, int, int]:
-    """The number of threads of a block, per dimension."""
+    """Return the number of threads of a block along each dimension."""
     found = [1, 1, 1]
 
     def visit(statement: Any) -> None:
@@ -361,7 +359,7 @@ def _threads(prim_func: Any) -> tuple[int, int, int]:
 
 
 def _stored(body: Any) -> set[Any]:
-    """The data of the buffers that a statement writes."""
+    """Return the data of the buffers that a statement writes."""
     found: set[Any] = set()
 
     def visit(node: Any) -> None:

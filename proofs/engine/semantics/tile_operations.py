@@ -19,7 +19,7 @@ class TileOperations(Expressions[V]):
     """Runs T.fill, T.copy, the reductions and T.gemm."""
 
     def _fill(self, call: Any) -> None:
-        """D[i...] = value."""
+        """Compute D[i...] = value."""
         data, lower, extents = self._region(call.args[0])
         value = self._cast(self.evaluate(call.args[1]), str(call.args[1].dtype), str(data.dtype))
         with ExitStack() as stack:
@@ -27,7 +27,7 @@ class TileOperations(Expressions[V]):
             self._store(data, index, value)
 
     def _copy(self, call: Any) -> None:
-        """D[i...] = S[i...] where i is inside D; S reads as 0 outside its shape. Extents of 1 are dropped on either side."""
+        """Compute D[i...] = S[i...] where i is inside D. S reads as 0 outside its shape. Extents of 1 are dropped."""
         source, source_lower, source_extents = self._region(call.args[0])
         target, target_lower, target_extents = self._region(call.args[1])
         one = self.algebra.literal(1, "int32")
@@ -51,7 +51,10 @@ class TileOperations(Expressions[V]):
                 self._store(target, index, self._cast(value, str(source.dtype), str(target.dtype)))
 
     def _reduce(self, call: Any) -> None:
-        """D[i...] = op over k of S[i..., k, ...], with D's old value unless cleared; "abs" takes absolute values first."""
+        """Compute D[i...] = op over k of S[i..., k, ...].
+
+        Unless it is cleared, the old value of D takes part. Operations named "abs..." take absolute values first.
+        """
         source, source_lower, source_extents = self._region(call.args[0])
         target, target_lower, target_extents = self._region(call.args[1])
         name, dim, clear = str(call.args[2].value), int(call.args[3]), bool(int(call.args[4]))
@@ -79,7 +82,10 @@ class TileOperations(Expressions[V]):
             self._store(target, index, value)
 
     def _gemm(self, call: Any) -> None:
-        """C[i, j] += Σ_k A[i, k] B[k, j], in the type of C; A and B possibly transposed, C possibly cleared first."""
+        """Compute C[i, j] += Σ_k A[i, k] B[k, j] in the type of C.
+
+        A and B may be transposed, and C may be cleared first.
+        """
         a, a_lower, a_extents = self._region(call.args[0])
         b, b_lower, _ = self._region(call.args[1])
         c, c_lower, c_extents = self._region(call.args[2])
@@ -108,7 +114,7 @@ class TileOperations(Expressions[V]):
             self._store(c, index, value)
 
     def _region(self, region: Any) -> tuple[Any, list[V], list[V]]:
-        """A ``tl.region``: its buffer, its first element, its extents."""
+        """Return the buffer, the first element and the extents of a ``tl.region``."""
         load, _, *extents = region.args
         lower = [self.evaluate(i) for i in load.indices]
         sizes = [self.evaluate(e) for e in extents]
@@ -116,7 +122,7 @@ class TileOperations(Expressions[V]):
         return load.buffer, lower, [self.algebra.literal(1, "int32")] * missing + sizes
 
     def _axes(self, stack: ExitStack, lower: Sequence[V], extents: Sequence[V]) -> list[V]:
-        """An index variable for each dimension of a region wider than 1."""
+        """Return an index for each dimension of a region; one wider than 1 has a variable."""
         one = self.algebra.literal(1, "int32")
         zero = self.algebra.literal(0, "int32")
         index = []
@@ -128,7 +134,7 @@ class TileOperations(Expressions[V]):
         return index
 
     def _inside(self, buffer: Any, index: Sequence[V]) -> V:
-        """Whether an index lies within a buffer's shape."""
+        """Return whether an index lies within a buffer's shape."""
         inside = self.algebra.literal(True, "bool")
         for i, dim in zip(index, buffer.shape, strict=True):
             low = self.algebra.compare("ge", i, self.algebra.literal(0, "int32"), "int32")

@@ -1,0 +1,56 @@
+"""Which cases an equation is split into, and for which variable an equation of integers is solved.
+
+It is not trusted. Whoever asks splits by any condition soundly, looks at all values of any index, and checks a solution
+before using it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from . import normal_form as nf
+from .normal_form import Form
+from .ring import children, support_of
+
+
+def open_condition(p: Form) -> int | None:
+    """Return the number of a condition on integers in a form, outside of sums, or None."""
+    conditions = ((n, nf.atom_of(n)) for n in sorted(nf.support(p)))
+    return next((n for n, a in conditions if isinstance(a, nf.Indicator) and a.integer and not nf.has_bound(n)), None)
+
+
+def solutions(equation: Form) -> Iterator[tuple[int, Form]]:
+    """Yield the variables that have coefficient 1 or -1 in an equation q = 0, each with what it equals."""
+    for monomial, coefficient in equation.terms.items():
+        if len(monomial) == 1 and monomial[0][1] == 1 and abs(coefficient) == 1:
+            variable = monomial[0][0]
+            rest = equation - nf.monomial_form(monomial, coefficient)
+            if isinstance(nf.atom_of(variable), nf.Variable) and variable not in nf.support(rest):
+                yield variable, -rest * coefficient
+
+
+def nested_condition(p: Form) -> int | None:
+    """Return a condition inside an atom of the form, but not inside a maximum, that holds no condition itself; or None."""
+    nested = sorted({n for m in p.terms for a, _ in m for n in _conditions(a) if n != a})
+    return next((n for n in nested if _conditions(n) == {n}), None)
+
+
+@cache
+def _conditions(number: int) -> frozenset[int]:
+    """Return the conditions in an atom, itself included, outside of sums and maxima."""
+    atom = nf.atom_of(number)
+    if isinstance(atom, (nf.Big, nf.Max)):
+        return frozenset()
+    own = {number} if nf.is_closed_condition(number) else set()
+    return frozenset(own.union(*(_conditions(a) for f in children(atom) for m in f.terms for a, _ in m)))
+
+
+def indices_of_maxima(p: Form) -> list[int]:
+    """Return the variables that occur in a form, but in none of its maxima: i and j in x[i, j] - max(x[i, 0], x[i, 1]), ...
+
+    A maximum of which they are an index is then at least its entry at each of their values.
+    """
+    support = nf.support(p)
+    maxima = [n for n in support if isinstance(nf.atom_of(n), nf.Max)]
+    return sorted(support - frozenset[int]().union(*map(support_of, maxima))) if maxima else []

@@ -15,7 +15,7 @@ from lemmata.kernels.gather import ASYNC
 from lemmata.kernels.indexer import Config, fp8
 from lemmata.proofs import indexer
 from lemmata.proofs.engine import extract
-from lemmata.proofs.engine.asynchrony import MODELLED, READERS_FENCE, asynchrony, within_blocks
+from lemmata.proofs.engine.order.questions import MODELLED, READERS_FENCE, order, within_blocks
 from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.proofs.engine.solve import solve
 from lemmata.reference.contract import Size
@@ -27,7 +27,7 @@ SIZES = {"tiles": Size(0, 2**20)}
 
 def found(kernel: Any) -> list[str]:
     """What is refuted, in words."""
-    wrong = refuted(asynchrony, kernel, hypotheses(kernel, "C", sizes=SIZES), CONFIGS)
+    wrong = refuted(order, kernel, hypotheses(kernel, "C", sizes=SIZES), CONFIGS)
     assert kinds(wrong) <= {"async"}
     return [o.condition.statement for o in wrong]
 
@@ -102,7 +102,7 @@ def pipeline(change: str = "", more: str = ""):
 def test_a_pipeline_that_waits(more):
     kernel = pipeline(more=more)
     assert not found(kernel)
-    analysis = asynchrony(kernel, hypotheses(kernel, "C", sizes=SIZES), CONFIGS)
+    analysis = order(kernel, hypotheses(kernel, "C", sizes=SIZES), CONFIGS)
     assert len(analysis.conditions) > 5
     assert not analysis.unmodelled & MODELLED
     whose = " ".join(site.statement for site in analysis.sites)
@@ -169,8 +169,8 @@ def test_a_fence_of_those_who_read_is_named(change):
     kernel = pipeline(change)
     assert not found(kernel)
     given = hypotheses(kernel, "C", sizes=SIZES)
-    assert READERS_FENCE in asynchrony(kernel, given, CONFIGS).unmodelled
-    assert READERS_FENCE not in asynchrony(pipeline(), given, CONFIGS).unmodelled
+    assert READERS_FENCE in order(kernel, given, CONFIGS).unmodelled
+    assert READERS_FENCE not in order(pipeline(), given, CONFIGS).unmodelled
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ SHIPPED = {
 def test_the_kernels_that_ship(which):
     proof = SHIPPED[which]()
     given = Hypotheses.of(proof.contract, proof.statics, proof.kernel)
-    analysis = asynchrony(proof.kernel, given, proof.pass_configs)
+    analysis = order(proof.kernel, given, proof.pass_configs)
     assert {solve(site, witness=False).verdict for site in analysis.sites} == {"refuted"}
     assert {solve(condition).verdict for condition in analysis.conditions} == {"proved"}
     assert READERS_FENCE in analysis.unmodelled

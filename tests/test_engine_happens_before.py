@@ -12,11 +12,11 @@ from lemmata.kernels.attention_config import Config
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.hca import hca_fwd
 from lemmata.proofs import hca
-from lemmata.proofs.engine.asynchrony import READERS_FENCE
+from lemmata.proofs.engine.order.questions import READERS_FENCE
 from lemmata.proofs.engine.conditions import Outcome
 from lemmata.proofs.engine.errors import Unsupported
 from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.races import races
+from lemmata.proofs.engine.order.questions import order as races
 from lemmata.proofs.engine.solve import solve
 
 BF16, F32 = "bfloat16", "float32"
@@ -189,9 +189,9 @@ def test_products_of_copies(more: str) -> None:
         ("no wait", ["read of k", "write of k"]),
         ("no fence", ["read of k", "write of k"]),
         ("room before the product is over", ["read of k", "write of k"]),
-        ("a product that is not awaited", ["not so: a read of z"]),
-        ("a group too few", ["not so: a read of z"]),
-        ("a sum that is touched", ["not so: a read of acc"]),
+        ("a product that is not awaited", ["read of z", "product's write of z, not waited for"]),
+        ("a group too few", ["read of z", "product's write of z, not waited for"]),
+        ("a sum that is touched", ["read of acc", "product's write of acc, not waited for"]),
         ("copies that another barrier counts", ["read of k", "write of k"]),
     ],
 )

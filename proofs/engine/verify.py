@@ -14,7 +14,6 @@ from torch import Tensor
 from lemmata.reference.contract import Contract
 
 from . import cache, extract, normal_form, ranges
-from .asynchrony import asynchrony
 from .bounds import bounds
 from .conditions import Analysis, Condition, Outcome
 from .contents import Uninitialised
@@ -30,7 +29,7 @@ from .invariants import Invariant
 from .lanes import Fault
 from .lemmas import Examples, Lemma, Theorem
 from .mutation import Trial, mutation_fates
-from .races import races
+from .order.questions import deadlock_free, order
 from .report import LAYERS, Failure, Layer, Report
 from .ring import Undefined, at_most
 from .solve import Z3_STEPS, smt2, solve
@@ -78,8 +77,7 @@ class Problem:
         given = self.kernel, self.hypotheses, self.pass_configs, self.arch
         if layer == "L0":
             return bounds(*given).burying(self.dead)
-        analysis = coverage(*given) + races(*given) + asynchrony(*given)
-        return analysis.burying(self.dead)
+        return (coverage(*given) + order(*given)).burying(self.dead)
 
     @property
     def compared(self) -> Compared:
@@ -299,7 +297,8 @@ def _solved(problem: Problem, name: str) -> Layer:
     buried = {branch for c in analysis.conditions if c.kind == "dead" for branch in c.site.branches}
     dead = tuple(f"dead: if {branch}: {reason}" for branch, reason in problem.dead.items() if branch in buried)
     unmodelled = tuple(sorted(analysis.unmodelled))
-    return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, unmodelled, statements=dead)
+    free = deadlock_free(outcomes, unmodelled) if name == "L1" else ()
+    return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, unmodelled, statements=(*free, *dead))
 
 
 def _outcomes(problem: Problem, name: str, conditions: Sequence[Condition]) -> list[Outcome]:

@@ -1,0 +1,92 @@
+"""Two accesses by two threads, or by one in two iterations: that they touch different bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import z3
+
+from ..bitvectors import permutes_bits, without_products
+from ..conditions import Condition, conjunction, disjunction
+from ..errors import Unsupported
+from ..hypotheses import Hypotheses
+from ..instances import Renaming, equal, sequent
+from ..trace import Access, Context
+
+
+@dataclass(frozen=True)
+class Unordered:
+    """Two accesses that may meet, in some iterations.
+
+    Args:
+        first: the one.
+        second: the other, renamed.
+        itself: whether the two are one statement.
+        facts: what is known of the iterations, in each of the ways in which they may meet.
+    """
+
+    first: Access
+    second: Access
+    itself: bool
+    facts: Sequence[Sequence[z3.BoolRef]]
+
+
+def pair(first: Access, second: Access, renaming: Renaming, facts: Iterable[Sequence[z3.BoolRef]]) -> Unordered:
+    """Two accesses, the second yet to be renamed."""
+    return Unordered(first, renaming.access(second), first is second, [list(f) for f in facts])
+
+
+def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alone: bool) -> Condition:
+    """The condition that two accesses share no byte; or are by one thread, where ``alone`` makes that harmless."""
+    first, second = met.first, met.second
+    either = met.facts[0] if len(met.facts) == 1 else [disjunction(*(conjunction(*f) for f in met.facts))]
+    given = [*hypotheses.facts, *first.context.path, *second.context.path, *either]
+    goal = z3.Not(overlap(first, second))
+    if alone and not (first.collective or second.collective):
+        goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
+    elif met.itself:  # one and the same thread may stand for two, but not at once
+        goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
+    if kind == "async" and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
+        (*given, goal), signs = without_products([*given, goal])
+        given += signs
+    return sequent(kind, statement, given, goal, first.context.site)
+
+
+def unmet(a: Access, b: Access) -> str:
+    """That two accesses do not meet, in words."""
+    other = "" if a.context.site == b.context.site else f" in {b.context.site.text}"
+    return f"no other thread's {b}{other} meets this {a} unordered"
+
+
+def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
+    """Both are executed by the same thread, or block."""
+    ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))
+    if len(ours) != len(theirs):
+        raise Unsupported("accesses under different launch axes")
+    return conjunction(*(x == y for x, y in zip(ours, theirs, strict=True)))
+
+
+def overlap(a: Access, b: Access) -> z3.BoolRef:
+    """The two elements share a byte."""
+    if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
+        return flat(a) == flat(b)
+    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
+
+
+def flat(a: Access) -> z3.ArithRef:
+    """The position in the buffer, in elements."""
+    position = a.indices[0]
+    for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
+        position = position * extent + index
+    return position
+
+
+def _byte(a: Access) -> z3.ArithRef:
+    return a.region.offset + flat(a) * _size(a)
+
+
+def _size(a: Access) -> int:
+    if a.region.bits % 8:
+        raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
+    return a.region.bits // 8

@@ -1,0 +1,71 @@
+"""The tree of what threads do: its nodes, without what does not matter to order, and as the threads of a role see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import z3
+
+from ..trace import Access, Branch, Event, Loop, Node, Segment
+
+
+def inside(node: Node) -> Iterator[Node]:
+    """The node and all nodes in it, in program order."""
+    yield node
+    for child in _children(node):
+        yield from inside(child)
+
+
+def accesses(node: Node) -> Iterator[Access]:
+    """All accesses in a node, in program order."""
+    yield from (a for n in inside(node) if isinstance(n, Segment) for a in n.accesses)
+
+
+def events(nodes: Sequence[Node]) -> Iterator[Event]:
+    """All events in some nodes, in program order."""
+    yield from (n for node in nodes for n in inside(node) if isinstance(n, Event))
+
+
+def holds(node: Node, kept: Callable[[Event], bool]) -> bool:
+    """Whether such an event is in a node."""
+    return any(isinstance(n, Event) and kept(n) for n in inside(node))
+
+
+def coarse(nodes: Sequence[Node], kept: Callable[[Event], bool]) -> list[Node]:
+    """The nodes without the loops and branches that hold none of the events kept, whose accesses then have no order."""
+    result: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Segment) or (isinstance(node, (Loop, Branch)) and not holds(node, kept)):
+            if not result or not isinstance(result[-1], Segment):
+                result.append(Segment())
+            result[-1].accesses.extend(accesses(node))  # type: ignore[union-attr]
+        elif isinstance(node, Loop):
+            result.append(Loop(node.variable, coarse(node.body, kept)))
+        elif isinstance(node, Branch):
+            result.append(Branch(node.condition, (coarse(node.arms[0], kept), coarse(node.arms[1], kept))))
+        elif kept(node):
+            result.append(node)
+    return result
+
+
+def projected(nodes: Sequence[Node], decides: Callable[[z3.BoolRef], bool | None]) -> list[Node]:
+    """The nodes without the arms that some threads never take; ``decides`` says which they do take, None if it depends."""
+    result: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Loop):
+            result.append(Loop(node.variable, projected(node.body, decides)))
+        elif isinstance(node, Branch):
+            taken = decides(node.condition)
+            if taken is None:
+                result.append(Branch(node.condition, (projected(node.arms[0], decides), projected(node.arms[1], decides))))
+            else:
+                result += projected(node.arms[0 if taken else 1], decides)
+        else:
+            result.append(node)
+    return result
+
+
+def _children(node: Node) -> list[Node]:
+    if isinstance(node, Branch):
+        return [*node.arms[0], *node.arms[1]]
+    return node.body if isinstance(node, Loop) else []

@@ -14,7 +14,7 @@ otherwise than by a product is seen by one only beyond a proxy fence, which must
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import z3
@@ -26,7 +26,7 @@ from ..hypotheses import Hypotheses
 from ..instances import Renaming
 from ..trace import Access, Event, Segment, Variable
 from .graph import Paths
-from .pairs import apart, pair, unmet
+from .pairs import Unordered, apart, unmet
 from .phases import Phases, Step
 from .progress import BEGIN, Kind, Lack, Progress, Steps, conflict, kind
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
@@ -67,6 +67,7 @@ class Ordered:
         self.block, self._hypotheses = block, hypotheses
         self.phases = Phases(block) if block.phased and block.initialised else None
         self.possible: dict[tuple[object, ...], Condition] = {}
+        self._seconds: dict[tuple[frozenset[str], int], Access] = {}  # by what they have in common with the first
         uniform = {*hypotheses.sizes, *block.blocks}
         self._ways: dict[int, list[Way]] = {}
         for role in block.roles:
@@ -100,7 +101,7 @@ class Ordered:
                 found.setdefault(key, []).append((m, [*_relation(m.mark, renaming), *elsewhere]))
         for runs in found.values():
             m = runs[0][0]
-            met = pair(m.first, m.second, self._renaming(m), [facts for _, facts in runs])
+            met = self._pair(m.first, m.second, self._renaming(m), [facts for _, facts in runs])
             plain = kind(m.first) in _PLAIN and kind(m.second) in _PLAIN
             words = unmet(m.first, m.second) if plain else _unmet([each for each, _ in runs])
             yield apart("race" if plain else "async", words, met, self._hypotheses, m.lack[1])
@@ -126,6 +127,14 @@ class Ordered:
             return None
         there, here = renaming.variable(b.step.loop), a.step.loop
         return [there.term - here.term < ahead] if times else []
+
+    def _pair(
+        self, first: Access, second: Access, renaming: Renaming, facts: Sequence[Sequence[z3.BoolRef]]
+    ) -> Unordered:
+        key = renaming.common, id(second)
+        if key not in self._seconds:
+            self._seconds[key] = renaming.access(second)
+        return Unordered(first, self._seconds[key], first is second, facts)
 
     def relies_on_readers(self, role: Role) -> bool:
         """Whether a product may read only because of a proxy fence by those who read, or by those who only waited for copies."""
@@ -160,7 +169,7 @@ class Ordered:
         facts = self._distances(a, b, (ahead, behind), renaming)
         if facts is None:
             return
-        met = pair(a.access, b.access, renaming, [facts])
+        met = self._pair(a.access, b.access, renaming, [facts])
         words = unmet(a.access, b.access)
         yield apart("race", words, met, self._hypotheses, alone=False)
         threads = self.block.threads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import z3
@@ -11,7 +11,7 @@ from ..bitvectors import permutes_bits, without_products
 from ..conditions import Condition, conjunction, disjunction
 from ..errors import Unsupported
 from ..hypotheses import Hypotheses
-from ..instances import Renaming, equal, sequent
+from ..instances import equal, sequent
 from ..trace import Access, Context
 
 
@@ -30,11 +30,6 @@ class Unordered:
     second: Access
     itself: bool
     facts: Sequence[Sequence[z3.BoolRef]]
-
-
-def pair(first: Access, second: Access, renaming: Renaming, facts: Iterable[Sequence[z3.BoolRef]]) -> Unordered:
-    """Two accesses, the second yet to be renamed."""
-    return Unordered(first, renaming.access(second), first is second, [list(f) for f in facts])
 
 
 def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alone: bool) -> Condition:

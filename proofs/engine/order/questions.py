@@ -26,7 +26,7 @@ from ..instances import Renaming, sequent
 from ..trace import Access, Context, Event, Trace
 from ..walk import walk
 from .ordered import Ordered, named
-from .pairs import apart, flat, pair, same_execution, unmet
+from .pairs import Unordered, apart, flat, same_execution, unmet
 from .phases import waits_unknown
 from .progress import kind
 from .roles import Block, Role, block_of
@@ -145,12 +145,15 @@ def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[
 
 def _operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
     """That each copy and product can happen, and what is assumed of two, in the form that the solver gets."""
+    beside: dict[object, Access] = {}
     for access in (a for node in trace.nodes for a in accesses(node)):
         if does(access.intrinsic or "") in ("copy", "product"):
             yield reachable(named(access), (*hypotheses.facts, *access.context.path), access.context.site)
-            itself = pair(access, access, block.renaming(hypotheses), [[]])
-            two = apart("async", "", itself, hypotheses, alone=True)
-            yield reachable(f"{named(access)} beside another", two.hypotheses, access.context.site)
+            beside.setdefault((kind(access), access.region.name), access)
+    for access in beside.values():
+        second = block.renaming(hypotheses).access(access)
+        two = apart("async", "", Unordered(access, second, True, [[]]), hypotheses, alone=True)
+        yield reachable(f"{named(access)} beside another", two.hypotheses, access.context.site)
 
 
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:

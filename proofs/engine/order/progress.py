@@ -21,13 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
-from tvm import tirx
-
 from ..compiler.instructions import does
 from ..errors import Unsupported
 from ..trace import Access, Event, Node
-from .structure import accesses, events
+from .structure import accesses, events, pending
 
 Kind = Literal["copy", "operand", "result", "load", "store", "register", "none"]
 Lack = tuple[str, bool]  # what is missing, and whether the access is harmless if it is by the same thread
@@ -117,8 +114,8 @@ class Steps:
 
     def __init__(self, nodes: Sequence[Node], meets: Callable[[Event], bool]) -> None:
         self._meets = meets
-        waits = [(e.does, pending(e)) for e in events(nodes) if e.does in ("await", "finish")]
-        self._most = {what: 1 + max([n for does, n in waits if does == what], default=0) for what in ("await", "finish")}
+        left = [(e.does, _pending(e)) for e in events(nodes)]
+        self._most = {what: 1 + max([n for does, n in left if does == what], default=0) for what in ("await", "finish")}
         self._products = any(kind(a) == "operand" for node in nodes for a in accesses(node))
         self.deepest = max(self._most.values())
 
@@ -134,7 +131,7 @@ class Steps:
             closes, waits = ("commit", "await") if progress.what == "copy" else ("batch", "finish")
             if event.does == closes:
                 return replace(progress, groups=min(progress.groups + 1, self._most[waits]))
-            over = event.does == waits and progress.groups > pending(event)
+            over = event.does == waits and progress.groups > _pending(event)
             return replace(progress, groups=None) if over else progress
         if self._meets(event):
             return replace(progress, passed=True, fence=progress.fence and "before")
@@ -142,12 +139,13 @@ class Steps:
         return replace(progress, fence="after") if event.does == fence and not progress.fence else progress
 
 
-def pending(event: Event) -> int:
+def _pending(event: Event) -> int:
     """How many groups a wait leaves under way.
 
     Raises:
         Unsupported: the number varies.
     """
-    if not isinstance(event.call.args[0], tirx.IntImm):
+    number = pending(event)
+    if number is None:
         raise Unsupported(f"a wait for a varying number of groups: {event.call}")
-    return int(event.call.args[0])
+    return number

@@ -8,7 +8,7 @@ meets mbarriers has a part before its loop, the loop, whose iterations all roles
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import z3
 
@@ -17,7 +17,7 @@ from ..errors import Unsupported
 from ..hypotheses import Hypotheses
 from ..instances import Renaming, constants
 from ..trace import Branch, Context, Event, Loop, Node, Trace, Variable
-from .structure import accesses, coarse, events, holds, projected
+from .structure import accesses, coarse, events, holds, projected, unrolled
 
 BEFORE, INSIDE, AFTER = range(3)
 _CROSSING: frozenset[Does] = frozenset({"arrive", "copied", "wait"})
@@ -134,6 +134,7 @@ def block_of(trace: Trace) -> Block:
     Raises:
         Unsupported: the roles are not disjoint, meet barriers of the whole block, or have several loops with mbarriers.
     """
+    trace = replace(trace, nodes=unrolled(trace.nodes))
     threads = Threads(trace)
     blocks = frozenset(v.name for v in trace.launch.values() if v.kind == "block")
     initialised = tuple(e for e in events(trace.nodes) if e.does == "init")

@@ -13,6 +13,7 @@ progress.py demands.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +22,7 @@ import z3
 from ..instances import constants
 from ..trace import Access, Branch, Event, Loop, Node, Segment, Variable
 from .progress import BEGIN, Progress, Steps, kind
-from .structure import inside
+from .structure import inside, times
 
 Facts = frozenset[z3.BoolRef]
 NONE: Facts = frozenset()
@@ -69,10 +70,10 @@ class Mark:
     def leaving(self, loop: Loop) -> Mark:
         """Out of a loop around the operation, whose last iteration is that of the operation if it has not gone round."""
         outer = _outside(self.common, loop)
-        if self.carried is None:
-            last = [] if loop.variable.extent is None else [loop.variable.term == _last(loop)]
-            return Mark(self.progress, outer, None, self.first | self.second | {*last}, NONE)
-        return Mark(self.progress, outer, None, self.first, NONE)
+        times, exactly = (self.carried.times, self.carried.exactly) if self.carried else (0, True)
+        begun = loop.variable.term + times
+        last = [] if loop.variable.extent is None else [begun == _last(loop) if exactly else begun <= _last(loop)]
+        return Mark(self.progress, outer, None, self.first | {*last} | (NONE if self.carried else self.second), NONE)
 
     def round(self, loop: Loop, far: int) -> Mark:
         """In the next iteration of a loop around the operation."""
@@ -187,15 +188,31 @@ class Runs:
 
     def _loop(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
         """Through a loop that the operation is not in: not at all, or any number of times."""
-        v = loop.variable
-        ends = {m.knowing(*self._never(loop)) for m in marks}
-        todo, done = {m.knowing(v.term == v.low) for m in marks}, set()
-        while todo:
+        v, often = loop.variable, times(loop)
+        ends: dict[Mark, set[int]] = {m: {0} for m in marks} if not often else {}
+        todo, done = ({m.knowing(v.term == v.low) for m in marks} if often != 0 else set()), set()
+        for number in itertools.count(1):
             done |= todo
             after = {m.without(v) for m in self._through(loop.body, todo)}
-            ends |= after
-            todo = {m.knowing(v.term > v.low) for m in after} - done
-        return ends
+            if often is None or number >= min(often, self._far):
+                for mark in after:
+                    ends.setdefault(mark, set()).add(min(number, self._far))
+            here = v.term == v.low + number if number < self._far else v.term >= v.low + self._far
+            todo = {m.knowing(here) for m in after} - done
+            if not todo or number == often:
+                return {m for end, numbers in ends.items() for m in self._gone_round(loop, end, numbers)}
+        raise AssertionError
+
+    def _gone_round(self, loop: Loop, mark: Mark, numbers: set[int]) -> Iterator[Mark]:
+        """A mark after so many iterations, or so many others, which is remembered unless any number leads to it."""
+        if times(loop) is not None or loop.variable.extent is None or len(numbers) > self._far:
+            yield mark
+            return
+        count = loop.variable.count
+        for number in sorted(numbers):
+            term = count <= 0 if number == 0 else count == number if number < self._far else count >= number
+            fact = z3.simplify(term)
+            yield mark.knowing(fact) if self._decided_alike(fact) else mark
 
     def _around(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
         """On from the end of the operation's own iteration of a loop."""
@@ -207,12 +224,6 @@ class Runs:
             ends |= {m.leaving(loop) for m in after}
             todo = {m.round(loop, self._far) for m in after} - done
         return ends
-
-    def _never(self, loop: Loop) -> list[z3.BoolRef]:
-        if loop.variable.extent is None:
-            return []
-        never = z3.simplify(loop.variable.count <= 0)
-        return [never] if self._decided_alike(never) else []
 
     def _decided_alike(self, condition: z3.BoolRef) -> bool:
         """Whether all threads of a block that are in one iteration find the same."""

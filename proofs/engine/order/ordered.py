@@ -67,7 +67,8 @@ class Ordered:
         self.block, self._hypotheses = block, hypotheses
         self.phases = Phases(block) if block.phased and block.initialised else None
         self.possible: dict[tuple[object, ...], Condition] = {}
-        self._seconds: dict[tuple[frozenset[str], int], Access] = {}  # by what they have in common with the first
+        self._renamings: dict[frozenset[str], Renaming] = {}  # by what is common
+        self._seconds: dict[tuple[frozenset[str], int], Access] = {}
         uniform = {*hypotheses.sizes, *block.blocks}
         self._ways: dict[int, list[Way]] = {}
         for role in block.roles:
@@ -109,7 +110,11 @@ class Ordered:
     def _renaming(self, m: Meeting) -> Renaming:
         """What tells the second from the first: not the loops around a run, nor the thread, of its own registers."""
         local = [] if m.first.region.shared else [v.name for v in m.first.context.variables if v.kind == "thread"]
-        return self.block.renaming(self._hypotheses, *(v.name for v in m.mark.common), *local)
+        return self._second(*(v.name for v in m.mark.common), *local)
+
+    def _second(self, *common: str) -> Renaming:
+        fresh = self.block.renaming(self._hypotheses, *common)
+        return self._renamings.setdefault(fresh.common, fresh)
 
     def _elsewhere(self, uses: dict[int, Use], m: Meeting, renaming: Renaming) -> list[z3.BoolRef] | None:
         """What is known of the iterations in which other roles do not order the two; None if they always do."""
@@ -165,7 +170,7 @@ class Ordered:
 
     def _between(self, a: Use, b: Use) -> Iterator[Condition]:
         ahead, behind = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
-        renaming = self.block.renaming(self._hypotheses)
+        renaming = self._second()
         facts = self._distances(a, b, (ahead, behind), renaming)
         if facts is None:
             return

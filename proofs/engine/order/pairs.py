@@ -42,7 +42,7 @@ def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alo
         goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
     elif met.itself:  # one and the same thread may stand for two, but not at once
         goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
-    if kind == "async" and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
+    if kind == "async" and any(met.facts) and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
         (*given, goal), signs = without_products([*given, goal])
         given += signs
     return sequent(kind, statement, given, goal, first.context.site)

@@ -15,8 +15,8 @@ from lemmata.kernels.gather import ASYNC
 from lemmata.kernels.indexer import Config, fp8
 from lemmata.proofs import indexer
 from lemmata.proofs.engine import extract
-from lemmata.proofs.engine.order.questions import MODELLED, READERS_FENCE, order, within_blocks
 from lemmata.proofs.engine.hypotheses import Hypotheses
+from lemmata.proofs.engine.order.questions import MODELLED, READERS_FENCE, order, within_blocks
 from lemmata.proofs.engine.solve import solve
 from lemmata.reference.contract import Size
 

@@ -12,11 +12,10 @@ from lemmata.kernels.attention_config import Config
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.hca import hca_fwd
 from lemmata.proofs import hca
-from lemmata.proofs.engine.order.questions import READERS_FENCE
 from lemmata.proofs.engine.conditions import Outcome
 from lemmata.proofs.engine.errors import Unsupported
 from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.order.questions import order as races
+from lemmata.proofs.engine.order.questions import READERS_FENCE, order
 from lemmata.proofs.engine.solve import solve
 
 BF16, F32 = "bfloat16", "float32"
@@ -79,10 +78,10 @@ def handed_on(error: str = "") -> Any:
 @pytest.mark.parametrize("more", ["", "two waits", "a wait for what is over"])
 def test_rows_that_are_handed_on(more: str) -> None:
     kernel = handed_on(more)
-    found = outcomes(races, kernel, hypotheses(kernel, "B"), MANUAL)
+    found = outcomes(order, kernel, hypotheses(kernel, "B"), MANUAL)
     assert {o.verdict for o in found} == {"proved"}
     assert {"race", "phase"} <= kinds(found)
-    assert races(kernel, hypotheses(kernel, "B"), MANUAL).unmodelled == frozenset()
+    assert order(kernel, hypotheses(kernel, "B"), MANUAL).unmodelled == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_rows_that_are_handed_on(more: str) -> None:
 )
 def test_rows_that_are_handed_on_wrongly(error: str, kind: str, message: str) -> None:
     kernel = handed_on(error)
-    found = refuted(races, kernel, hypotheses(kernel, "B"), MANUAL)
+    found = refuted(order, kernel, hypotheses(kernel, "B"), MANUAL)
     assert any(o.condition.kind == kind and message in o.condition.statement for o in found), statements(found)
 
 
@@ -175,10 +174,10 @@ def product(error: str = "") -> Any:
 @pytest.mark.parametrize("more", ["", "two fences", "no fence of weights"])  # where the compiler adds one
 def test_products_of_copies(more: str) -> None:
     kernel = product(more)
-    found = outcomes(races, kernel, hypotheses(kernel, "C"), PASS_CONFIGS)
+    found = outcomes(order, kernel, hypotheses(kernel, "C"), PASS_CONFIGS)
     assert {o.verdict for o in found} == {"proved"}
     assert {"race", "phase", "barrier"} <= kinds(found)
-    unmodelled = races(kernel, hypotheses(kernel, "C"), PASS_CONFIGS).unmodelled
+    unmodelled = order(kernel, hypotheses(kernel, "C"), PASS_CONFIGS).unmodelled
     left = unmodelled - {READERS_FENCE}
     assert not [name for name in left if "barrier" in name or "cp_async" in name or "ptx_wgmma" in name]
 
@@ -197,7 +196,7 @@ def test_products_of_copies(more: str) -> None:
 )
 def test_products_of_copies_gone_wrong(error: str, messages: list[str]) -> None:
     kernel = product(error)
-    found = refuted(races, kernel, hypotheses(kernel, "C"), PASS_CONFIGS)
+    found = refuted(order, kernel, hypotheses(kernel, "C"), PASS_CONFIGS)
     assert any(all(m in o.condition.statement for m in messages) for o in found), statements(found)
 
 
@@ -223,7 +222,7 @@ def test_a_barrier_of_two_roles_is_refuted() -> None:
                 T.sync_threads(3, 2 * ROLE)
                 B[thread - ROLE] = row[thread - ROLE]
 
-    found = refuted(races, kernel, hypotheses(kernel, "B"), MANUAL)
+    found = refuted(order, kernel, hypotheses(kernel, "B"), MANUAL)
     assert kinds(found) == {"barrier", "race"}
 
 
@@ -242,14 +241,14 @@ def test_shared_memory_outside_the_roles_is_refused() -> None:
                 B[thread - ROLE] = row[thread - ROLE]
 
     with pytest.raises(Unsupported, match="roles"):
-        races(kernel, hypotheses(kernel, "B"), STRICT)
+        order(kernel, hypotheses(kernel, "B"), STRICT)
 
 
 def of_hca(D: int) -> set[str]:
     """The verdicts, and what kinds of conditions are refuted."""
     cfg = Config(64, D, 64, 0.125)
     proof = hca._proof(cfg)
-    analysis = races(hca_fwd(cfg), Hypotheses.of(proof.contract, proof.statics, proof.kernel), proof.pass_configs)
+    analysis = order(hca_fwd(cfg), Hypotheses.of(proof.contract, proof.statics, proof.kernel), proof.pass_configs)
     assert {solve(site, witness=False).verdict for site in analysis.sites} == {"refuted"}
     return {c.statement for c in analysis.conditions if solve(c, witness=False).verdict != "proved"}
 

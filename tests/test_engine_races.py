@@ -9,7 +9,7 @@ from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine import extract
 from lemmata.proofs.engine.errors import Unsupported
 from lemmata.proofs.engine.hypotheses import Hypotheses
-from lemmata.proofs.engine.order.questions import order as races
+from lemmata.proofs.engine.order.questions import order
 from lemmata.reference.sinkhorn import BACKWARD
 
 
@@ -20,7 +20,7 @@ def has_barrier(prim_func, configs) -> bool:
 def test_a_private_lane_of_shared_memory_needs_no_barrier():
     kernel = sinkhorn.sinkhorn_bwd(sinkhorn.Config(n=4))
     assert not has_barrier(kernel, STRICT)
-    found = outcomes(races, kernel, Hypotheses.of(BACKWARD, {"n": 4, "iterations": 20, "eps": 1e-6}, kernel), STRICT)
+    found = outcomes(order, kernel, Hypotheses.of(BACKWARD, {"n": 4, "iterations": 20, "eps": 1e-6}, kernel), STRICT)
     assert kinds(found) == {"race"}
     assert {o.verdict for o in found} == {"proved"}
 
@@ -43,9 +43,9 @@ def neighbours_lane(offset: int):
 
 def test_reading_the_neighbours_lane_is_a_race():
     kernel = neighbours_lane(0)
-    assert not refuted(races, kernel, hypotheses(kernel, "B"), MANUAL)
+    assert not refuted(order, kernel, hypotheses(kernel, "B"), MANUAL)
     kernel = neighbours_lane(1)
-    outcome, model = only(refuted(races, kernel, hypotheses(kernel, "B"), MANUAL))
+    outcome, model = only(refuted(order, kernel, hypotheses(kernel, "B"), MANUAL))
     assert outcome.condition.kind == "race"
     assert model["tx"] == (model["tx'"] + 1) % 32
     assert (model["step"], model["i"]) == (2, 3)
@@ -75,7 +75,7 @@ def strided_guard():
 def test_the_compilers_hoisted_barrier_is_a_race():
     kernel = strided_guard()
     assert has_barrier(kernel, STRICT)
-    outcome, model = only(refuted(races, kernel, hypotheses(kernel, "B"), STRICT))
+    outcome, model = only(refuted(order, kernel, hypotheses(kernel, "B"), STRICT))
     assert outcome.condition.kind == "race"
     assert model["tx"] + model["tx'"] == 124
     assert model["tx"] % 4 == model["tx'"] % 4 == 0
@@ -105,10 +105,10 @@ def test_swizzled_tiles_of_a_matrix_product():
     kernel = through_shared()
     given = hypotheses(kernel, "C")
     assert "// 32 * 32" in extract.device(kernel, guards=False, arch="sm_80").script()  # the swizzle
-    found = outcomes(races, kernel, given, STRICT, arch="sm_80")
+    found = outcomes(order, kernel, given, STRICT, arch="sm_80")
     assert kinds(found) == {"race", "barrier"}
     assert {o.verdict for o in found} == {"proved"}
-    bare = refuted(races, kernel, given, MANUAL, arch="sm_80")
+    bare = refuted(order, kernel, given, MANUAL, arch="sm_80")
     assert kinds(bare) == {"race"}
     assert len(bare) >= 2  # of each operand
 
@@ -141,8 +141,8 @@ def test_matrices_stored_by_a_warp(rows, matrices, product):
     device = extract.device(kernel, guards=False, pass_configs=STRICT).script()
     assert f"ptx_stmatrix(0, {matrices}, " in device
     assert product in device
-    assert not refuted(races, kernel, given, STRICT)
-    bare = [o.condition.statement for o in refuted(races, kernel, given, MANUAL)]
+    assert not refuted(order, kernel, given, STRICT)
+    bare = [o.condition.statement for o in refuted(order, kernel, given, MANUAL)]
     assert any("read of tile" in s and "write of tile" in s for s in bare)
 
 
@@ -173,7 +173,7 @@ def rounds(after_write: bool, after_read: bool):
 @pytest.mark.parametrize("after_read", [True, False])
 def test_a_loop_needs_a_barrier_on_both_sides(after_write, after_read):
     kernel = rounds(after_write, after_read)
-    found = refuted(races, kernel, hypotheses(kernel, "B"), MANUAL)
+    found = refuted(order, kernel, hypotheses(kernel, "B"), MANUAL)
     if after_write and after_read:
         assert not found
         return
@@ -223,20 +223,20 @@ def handover(barrier: str):
 @pytest.mark.parametrize("barrier", ["always", "in a loop of two", "in both arms"])
 def test_a_certain_barrier_separates(barrier):
     kernel = handover(barrier)
-    assert not refuted(races, kernel, hypotheses(kernel, "B"), MANUAL)
+    assert not refuted(order, kernel, hypotheses(kernel, "B"), MANUAL)
 
 
 @pytest.mark.parametrize("barrier", ["never", "in a loop that may not run", "in one arm"])
 def test_an_uncertain_barrier_does_not(barrier):
     kernel = handover(barrier)
-    model = only(refuted(races, kernel, hypotheses(kernel, "B"), MANUAL))[1]
+    model = only(refuted(order, kernel, hypotheses(kernel, "B"), MANUAL))[1]
     assert model["tx"] + model["tx'"] == 63
 
 
 @pytest.mark.parametrize("barrier", ["of some threads", "as often as the thread's number"])
 def test_all_threads_must_reach_a_barrier(barrier):
     kernel = handover(barrier)
-    assert "barrier" in kinds(refuted(races, kernel, hypotheses(kernel, "B"), MANUAL))
+    assert "barrier" in kinds(refuted(order, kernel, hypotheses(kernel, "B"), MANUAL))
 
 
 def reuse(barrier: bool):
@@ -264,9 +264,9 @@ def reuse(barrier: bool):
 def test_buffers_that_share_memory():
     kernel = reuse(barrier=True)
     assert "handle_add_byte_offset" in extract.device(kernel, guards=False, pass_configs=MANUAL).script()
-    assert not refuted(races, kernel, hypotheses(kernel, "B"), MANUAL)
+    assert not refuted(order, kernel, hypotheses(kernel, "B"), MANUAL)
     kernel = reuse(barrier=False)
-    outcome, model = only(refuted(races, kernel, hypotheses(kernel, "B"), MANUAL))
+    outcome, model = only(refuted(order, kernel, hypotheses(kernel, "B"), MANUAL))
     assert "second" in outcome.condition.statement
     assert "first" in outcome.condition.statement
     assert model["tx"] == model["tx'"] ^ 1
@@ -287,9 +287,9 @@ def exchange(offset: int):
 
 def test_global_memory_is_not_ordered_between_threads():
     kernel = exchange(0)
-    assert not refuted(races, kernel, hypotheses(kernel, "B", "C"), MANUAL)
+    assert not refuted(order, kernel, hypotheses(kernel, "B", "C"), MANUAL)
     kernel = exchange(64)
-    model = only(refuted(races, kernel, hypotheses(kernel, "B", "C"), MANUAL))[1]
+    model = only(refuted(order, kernel, hypotheses(kernel, "B", "C"), MANUAL))[1]
     assert model["bx'"] == (model["bx"] - 1) % 4
     assert model["tx"] == model["tx'"]
 
@@ -298,7 +298,7 @@ def test_a_transpose_needs_its_barrier():
     example = EXAMPLES["transpose"]
     for bug in (None, "dropped barrier"):
         kernel = example.build(bug)
-        found = refuted(races, kernel, Hypotheses.of(example.contract, {}, kernel), example.pass_configs)
+        found = refuted(order, kernel, Hypotheses.of(example.contract, {}, kernel), example.pass_configs)
         assert kinds(found) == ({"race"} if bug else set())
 
 
@@ -314,10 +314,10 @@ def test_a_barrier_of_part_of_a_block_is_refused():
                 B[tx] = S[63 - tx]
 
     with pytest.raises(Unsupported, match="some threads"):
-        races(partial, hypotheses(partial, "B"), MANUAL)
+        order(partial, hypotheses(partial, "B"), MANUAL)
 
 
 def test_instructions_that_are_not_modelled_are_named():
     kernel = through_shared()
-    assert "tirx.ptx_mma" in races(kernel, hypotheses(kernel, "C"), STRICT, arch="sm_80").unmodelled
-    assert not any("wgmma" in name for name in races(kernel, hypotheses(kernel, "C"), STRICT).unmodelled), "modelled"
+    assert "tirx.ptx_mma" in order(kernel, hypotheses(kernel, "C"), STRICT, arch="sm_80").unmodelled
+    assert not any("wgmma" in name for name in order(kernel, hypotheses(kernel, "C"), STRICT).unmodelled), "modelled"

@@ -69,7 +69,9 @@ def ring(stages: int, pending: int, ahead: int, commits: int = 1) -> Any:
 @pytest.mark.parametrize(("stages", "pending"), [(2, 0), (3, 1), (4, 2), (6, 4), (10, 8)])
 def test_a_ring_of_stages(stages: int, pending: int) -> None:
     assert not wrong(ring(stages, pending, stages - 1), "B")
-    assert says(wrong(ring(stages, pending + 1, stages - 1), "B"), "async", "read of S", "copy's write of S, not awaited")
+    assert says(
+        wrong(ring(stages, pending + 1, stages - 1), "B"), "async", "read of S", "copy's write of S, not awaited"
+    )
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
@@ -129,7 +131,8 @@ def test_a_proxy_fence_that_the_compiler_leaves_out() -> None:
     kernel = pipelined(4)
     device = extract.device(kernel, guards=False, pass_configs=CONFIGS | STRICTLY, arch="sm_90a")
     found = refuted(within_blocks, device, hypotheses(kernel, "C", sizes=SIZES))
-    assert {o.condition.statement.split(", ")[-1] for o in found} == {"with no proxy fence after the wait"}
+    assert found
+    assert all("no proxy fence after the wait" in o.condition.statement for o in found)
 
 
 def read_back(change: str, how: str) -> Any:
@@ -221,7 +224,11 @@ def test_roles_that_pass_all_waits(change: str) -> None:
     ("change", "kind", "words"),
     [
         ("free is flipped", "deadlock", "free[0], in every timing; not so: threads 64 to 127 arrive only after it"),
-        ("each first waits for the other", "deadlock", "done[0], in every timing; not so: threads 64 to 127 arrive only"),
+        (
+            "each first waits for the other",
+            "deadlock",
+            "done[0], in every timing; not so: threads 64 to 127 arrive only",
+        ),
         ("nobody makes room", "deadlock", "free[0], in every timing; not so: nobody arrives"),
         ("a wait for the last phase", "deadlock", "which phase it waits for is not known"),
         ("the second phase of one", "deadlock", "which phase it waits for is not known"),

@@ -10,8 +10,8 @@ import torch
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 from lemmata.proofs import interpret
-from lemmata.proofs.engine.order.questions import READERS_FENCE
 from lemmata.proofs.engine.mutate import mutants
+from lemmata.proofs.engine.order.questions import READERS_FENCE
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.indexer import compare
 from lemmata.proofs.suite import proofs

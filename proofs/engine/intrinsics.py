@@ -105,9 +105,7 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     return value
 
 
-def event(
-    translator: Translator, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()
-) -> None:
+def event(translator: Translator, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()) -> None:
     """File an instruction that orders accesses."""
 
     def allocation(argument: object) -> str | None:

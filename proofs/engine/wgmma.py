@@ -2,7 +2,8 @@
 
 An operand lies in shared memory in atoms of 8 rows of 32, 64 or 128 bytes, within which 16-byte pieces are permuted. Its
 descriptor says where it begins and how far apart atoms are. What a product reads lies between the first byte of the first
-atom that it touches and the last byte of the last one, in each panel of columns. Shared memory begins at a multiple of an atom's size.
+atom that it touches and the last byte of the last one, in each panel of columns. Shared memory begins at a multiple of an
+atom's size.
 """
 
 from __future__ import annotations
@@ -78,10 +79,10 @@ def product(translator: Translator, e: tirx.Call) -> None:
         raise Unsupported(f"a product of shape {e.args[0].value}")
     m, n, k = map(int, shape.groups())
     if e.op.name == PRODUCT_OF_REGISTERS:
-        operands, result = ((n, e.args[1], e.args[3], 7),), 9
+        operands, result = [(n, e.args[1], e.args[3], 7)], 9
         _registers(translator, e, "read", 5)
     else:
-        operands, result = ((m, e.args[1], e.args[3], 6), (n, e.args[2], e.args[4], 8)), 10
+        operands, result = [(m, e.args[1], e.args[3], 6), (n, e.args[2], e.args[4], 8)], 10
     for rows, contiguous, dtype, at in operands:
         if dtype.value not in _BYTES:
             raise Unsupported(f"a product of {dtype.value}")

@@ -75,7 +75,9 @@ HARMLESS = re.compile(
 """Instructions that end no thread and leave no loop, so that a proof may go on after them. Whose effect no condition accounts
 for is named; any other instruction with an effect is refused."""
 
-_MBARRIERS = re.compile(r"tl\.(tma_\w+|mbarrier_\w+|cluster_\w+|tcgen05_\w+)|tirx\.ptx_\w*(barrier|bulk)\w*|tl\.ptx_\w*barrier\w*")
+_MBARRIERS = re.compile(
+    r"tl\.(tma_\w+|mbarrier_\w+|cluster_\w+|tcgen05_\w+)|tirx\.ptx_\w*(barrier|bulk)\w*|tl\.ptx_\w*barrier\w*"
+)
 
 
 def does(name: str) -> Does | None:

@@ -24,7 +24,7 @@ from ..conditions import Condition, disjunction, reachable
 from ..errors import Unsupported
 from ..hypotheses import Hypotheses
 from ..instances import Renaming
-from ..trace import Access, Event, Segment, Variable
+from ..trace import Access, Event, Segment
 from .graph import Paths
 from .pairs import Unordered, apart, unmet
 from .phases import Phases, Step
@@ -250,9 +250,9 @@ class Ordered:
         found: list[tuple[int, int]] = []
         for (_, times, _), (event, marks) in sorted(met.items(), key=lambda item: item[0]):
             step = self.phases.step(role, event)
-            if way.begin.what == "copy" and event.does == "copied" and not found:
-                if not self.block.threads.others(event.context, role):
-                    found.append((step.done, times))
+            counts = way.begin.what == "copy" and event.does == "copied" and not found
+            if counts and not self.block.threads.others(event.context, role):
+                found.append((step.done, times))
             if all(mark.progress.groups is None for mark in marks):
                 return (*found, (step.node, times))
         return tuple(found)

@@ -121,7 +121,9 @@ class Steps:
 
     def settled(self, progress: Progress) -> bool:
         """Whether an operation lacks nothing any more, whatever comes."""
-        fenced = bool(progress.fence) if progress.what == "register" else progress.fence == "before" or not self._products
+        fenced = (
+            bool(progress.fence) if progress.what == "register" else progress.fence == "before" or not self._products
+        )
         passed = progress.passed or progress.what == "register"
         return progress.groups is None and fenced and passed
 

@@ -1,4 +1,4 @@
-"""Layer 1, order: no two threads touch the same memory unordered, what runs on beside them has ended, and nobody waits for ever.
+"""Layer 1, order: nothing is touched unordered, what runs on beside the threads has ended, and nobody waits for ever.
 
 Shared memory and registers are read at device level, where the compiler has placed the barriers and laid buffers out in
 one arena. The threads of one block run side by side; any two accesses that are not ordered on every run must be by the
@@ -50,8 +50,8 @@ def order(
 ) -> Analysis:
     """The conditions that put accesses in order, of the kernel as shipped.
 
-    Kinds: "race", of accesses that threads make; "async", of copies, products and registers; "barrier", that barriers are met by
-    all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed.
+    Kinds: "race", of accesses that threads make; "async", of copies, products and registers; "barrier", that barriers are
+    met by all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed.
 
     Modelled: loads, stores, warp-wide matrix loads and stores; cp.async, its groups and waits; wgmma, its batches and waits;
     proxy and register fences; barriers of the block or a role; mbarriers whose arrivals are all made by threads or copies
@@ -132,7 +132,7 @@ def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[
     products = [a for node in role.nodes for a in accesses(node) if kind(a) == "result" and a.mode == "write"]
     for context in {id(a.context.guards): a.context for a in products}.values():
         threads = ordered.block.threads.at(context)
-        of = [{t for t in range(n, n + _WARPGROUP)} <= threads for n in {t - t % _WARPGROUP for t in threads}]
+        of = [set(range(n, n + _WARPGROUP)) <= threads for n in {t - t % _WARPGROUP for t in threads}]
         given = (*hypotheses.facts, *context.path)
         what = f"{role}: products are of whole warpgroups"
         yield sequent("async", what, given, z3.BoolVal(all(of)), context.site)

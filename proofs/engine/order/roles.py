@@ -151,11 +151,13 @@ def block_of(trace: Trace) -> Block:
         return _one_role(trace, initialised, threads, blocks)
     if sum(map(len, largest)) != len(threads.all()):
         raise Unsupported("a thread with two roles")
-    nodes = _after_the_prelude(trace.nodes)
-    roles = tuple(_role(members, nodes, threads) for members in sorted(largest, key=min))
-    for item in (x for node in nodes for x in (*events([node]), *(a for a in accesses(node) if a.region.shared))):
-        if not any(threads.at(item.context) <= role.threads for role in roles):
-            raise Unsupported(f"between the roles: {item.context.site.text}")
+    program = _after_the_prelude(trace.nodes)
+    roles = tuple(_role(members, program, threads) for members in sorted(largest, key=min))
+    places = [e.context for e in events(program)]
+    places += [a.context for node in program for a in accesses(node) if a.region.shared]
+    for place in places:
+        if not any(threads.at(place) <= role.threads for role in roles):
+            raise Unsupported(f"between the roles: {place.site.text}")
     return Block(roles, True, initialised, threads, blocks)
 
 

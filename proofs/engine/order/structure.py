@@ -58,7 +58,9 @@ def projected(nodes: Sequence[Node], decides: Callable[[z3.BoolRef], bool | None
         elif isinstance(node, Branch):
             taken = decides(node.condition)
             if taken is None:
-                result.append(Branch(node.condition, (projected(node.arms[0], decides), projected(node.arms[1], decides))))
+                result.append(
+                    Branch(node.condition, (projected(node.arms[0], decides), projected(node.arms[1], decides)))
+                )
             else:
                 result += projected(node.arms[0 if taken else 1], decides)
         else:

@@ -20,10 +20,11 @@ TRUSTED = {
     "symbolic execution, invariants, integer facts": "symbolic invariants entailment externs",
     "meaning of torch functions, references as recurrences": "symbolic_torch pull_array cutting recurrences",
     "conditions from IR": "extract walk trace translate intrinsics state counters bounds row_major wgmma",
-    "coverage, races, barriers, asynchrony": (
-        "coverage tiling races asynchrony runs pairs conflicts intervals instances bitvectors"
+    "coverage": "coverage tiling instances bitvectors",
+    "order: races, asynchrony, deadlock": (
+        "order/__init__ order/graph order/ordered order/pairs order/phases order/progress order/questions order/roles "
+        "order/runs order/structure compiler/instructions"
     ),
-    "races and asynchrony among roles of warps": "happens_before timeline phases products",
     "range layer": "ranges",
     "contract to hypotheses, solvers, verdicts": "hypotheses conditions solve verify report cache lemmas errors source_lines",
 }
@@ -40,7 +41,11 @@ def lines(names: str) -> int:
 
 def test_the_sizes_of_what_is_trusted() -> None:
     named = [n for group in (*TRUSTED.values(), *NOT_TRUSTED.values()) for n in group.split()]
-    assert sorted(named) == sorted(f.stem for f in ENGINE.glob("*.py") if f.stem != "__init__")
+    assert sorted(named) == sorted(
+        str(f.relative_to(ENGINE).with_suffix(""))
+        for f in ENGINE.rglob("*.py")
+        if f.parent != ENGINE or f.stem != "__init__"
+    )
     rows = [f"| {part} | {lines(names)} |" for part, names in TRUSTED.items()]
     others = [f"| {part}: not trusted | {lines(names)} |" for part, names in NOT_TRUSTED.items()]
     total = f"| **trusted, together** | **{sum(lines(names) for names in TRUSTED.values())}** |"

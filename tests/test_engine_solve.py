@@ -12,6 +12,7 @@ from lemmata.proofs.engine.coverage import coverage
 from lemmata.proofs.engine.errors import Unsupported
 from lemmata.proofs.engine.hypotheses import Hypotheses
 from lemmata.proofs.engine.instances import Renaming, sequent
+from lemmata.proofs.engine.order.questions import order
 from lemmata.proofs.engine.solve import smt2, solve
 from lemmata.reference.sinkhorn import BACKWARD
 

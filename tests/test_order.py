@@ -333,3 +333,35 @@ def test_groups_that_are_committed_in_a_loop() -> None:
     assert not wrong(committed("always"), "B")
     assert says(wrong(committed("more are read"), "B"), "async", "with no barrier after the wait")
     assert says(wrong(committed("the last is not awaited"), "B"), "async", "not awaited")
+
+
+def dead_arm(change: str) -> Any:
+    """An arrival under a condition that always holds; what stands in the other arm is never done."""
+    n = T.dynamic("n")
+
+    @T.prim_func
+    def kernel(A: T.Tensor((n,), F32), R: T.Tensor((ROLE,), F32), B: T.Tensor((ROLE,), F32)):
+        with T.Kernel(1, threads=2 * ROLE):
+            row = T.alloc_shared((ROLE,), F32, scope="shared")
+            ready = T.alloc_barrier(ROLE)
+            thread = T.get_thread_binding()
+            if thread < ROLE:
+                for j in T.Parallel(ROLE, annotations=ASYNC):
+                    row[j] = R[j]
+                T.ptx_commit_group()
+                if change == "awaited":
+                    T.ptx_wait_group(0)
+                if n >= 0:
+                    T.barrier_arrive(ready)
+                else:
+                    T.ptx_wait_group(0)
+            else:
+                T.barrier_wait(ready, 0)
+                B[thread - ROLE] = row[thread - ROLE]
+
+    return kernel
+
+
+def test_what_is_never_done_orders_nothing() -> None:
+    assert not wrong(dead_arm("awaited"), "B")
+    assert says(wrong(dead_arm(""), "B"), "race", "write of row", "read of row")

@@ -297,7 +297,8 @@ def _solved(problem: Problem, name: str) -> Layer:
     buried = {branch for c in analysis.conditions if c.kind == "dead" for branch in c.site.branches}
     dead = tuple(f"dead: if {branch}: {reason}" for branch, reason in problem.dead.items() if branch in buried)
     unmodelled = tuple(sorted(analysis.unmodelled))
-    free = deadlock_free(outcomes, unmodelled) if name == "L1" else ()
+    decided = name == "L1" and len(outcomes) == len(analysis.conditions)
+    free = deadlock_free(outcomes, unmodelled) if decided else ()
     return Layer(name, len(outcomes), proved, hollow.checks, 0.0, failures, unmodelled, statements=(*free, *dead))
 
 

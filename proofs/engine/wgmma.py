@@ -100,19 +100,21 @@ def _registers(translator: Translator, e: tirx.Call, mode: Literal["read", "writ
     _place(translator, e, (mode, region, z3.IntVal(0)), ((1, region.shape[0]),))
 
 
-def _operand(translator: Translator, e: tirx.Call, at: int, size: tuple[int, int, bool]) -> None:
+def _operand(translator: Translator, e: tirx.Call, at: int, rows_of: tuple[int, int, bool]) -> None:
     """A read of so many rows of so many contiguous bytes each, contiguous along the sum or across it."""
-    rows, bytes_, along_sum = size
+    rows, bytes_, along_sum = rows_of
     key, here = hash(e.args[at]), translator.recorder.context
     known = translator.descriptors.get(key)
     if known is None or not _within(known.context, here):
         raise Unsupported(f"a product through a descriptor made elsewhere: {e}")
     translator.descriptors[key] = replace(known, used=True)
-    total = translator.shared_bytes[known.region.allocation]
-    region = replace(known.region, bits=8, shape=(z3.IntVal(total),), offset=0)
     if known.width is None:
-        _place(translator, e, ("read", region, z3.IntVal(0)), ((1, z3.IntVal(total)),))
+        total = z3.IntVal(translator.shared_bytes[known.region.allocation])
+        whole = replace(known.region, bits=8, shape=(total,), offset=0)
+        _place(translator, e, ("read", whole, z3.IntVal(0)), ((1, total),))
         return
+    size = z3.Product([z3.IntVal(known.region.bits // 8), *known.region.shape])
+    region = replace(known.region, bits=8, shape=(z3.simplify(size),))
     if along_sum and bytes_ > known.width:
         raise Unsupported(f"a product of rows that are wider than an atom: {e}")
     atom, (leading, stride) = _ROWS * known.width, known.strides
@@ -123,9 +125,8 @@ def _operand(translator: Translator, e: tirx.Call, at: int, size: tuple[int, int
         panels, span = 1, panels * span
     room = known.width - bytes_ if along_sum else 0  # from where on it does not reach into one more atom
     extent = z3.If(start % atom <= room, z3.IntVal(span), z3.IntVal(span + atom))
-    _place(
-        translator, e, ("read", region, z3.simplify(start / atom * atom)), ((leading, z3.IntVal(panels)), (1, extent))
-    )
+    first = z3.simplify(start / atom * atom - region.offset)
+    _place(translator, e, ("read", region, first), ((leading, z3.IntVal(panels)), (1, extent)))
 
 
 def _place(

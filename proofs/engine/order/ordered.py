@@ -142,7 +142,7 @@ class Ordered:
         return Unordered(first, self._seconds[key], first is second, facts)
 
     def relies_on_readers(self, role: Role) -> bool:
-        """Whether a product may read only because of a proxy fence by those who read, or by those who only waited for copies."""
+        """Whether a product may read only because of a proxy fence by those who read, or only waited for copies."""
         for way in self._ways[id(role)]:
             for segment, mark in way.segments.values():
                 late = mark.progress.fence == "after" and mark.progress.lacks("operand") is None
@@ -239,7 +239,8 @@ class Ordered:
 
     def _over(self, role: Role, way: Way) -> tuple[tuple[int, int], ...]:
         """The nodes at which the copies or products of a segment are over, with how many iterations later."""
-        assert self.phases is not None and way.source is not None
+        assert self.phases is not None
+        assert way.source is not None
         begun = self.phases.step(role, way.source.accesses[0]).part
         met: dict[tuple[int, int, int], tuple[Event, list[Mark]]] = {}
         for part in range(begun, AFTER + 1):

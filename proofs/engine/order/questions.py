@@ -79,6 +79,7 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
     for role in block.roles:
         meetings = list(ordered.meetings(role))
         conditions += [*_barriers_of(role, block, hypotheses), *_products(role, ordered, hypotheses)]
+        conditions += _inside(role, hypotheses)
         conditions += ordered.within(role, meetings)
         assumed |= {READERS_FENCE} if ordered.relies_on_readers(role) else set()
     if ordered.phases is not None:
@@ -141,6 +142,14 @@ def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[
             what = f"a warpgroup_arrive comes before this {named(product)}"
             given = (*hypotheses.facts, *product.context.path)
             yield sequent("async", what, given, z3.BoolVal(False), product.context.site)
+
+
+def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """What a product reads of shared memory lies in the buffer that its descriptor was made of."""
+    for a in (a for node in role.nodes for a in accesses(node) if kind(a) == "operand"):
+        goal = z3.And(a.indices[0] >= 0, a.indices[0] < a.region.shape[0])
+        given = (*hypotheses.facts, *a.context.path)
+        yield sequent("async", f"this {named(a)} lies within {a.region.name}", given, goal, a.context.site)
 
 
 def _operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:

@@ -214,11 +214,14 @@ def _parts(nodes: Sequence[Node]) -> tuple[Variable | None, tuple[list[Node], li
 
 
 def _flat(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes, with the arms of branches in which mbarriers are met one after the other: no such guard may fail."""
+    """The nodes, with arms in which mbarriers are met in place of their branches: that these are taken is a condition."""
     result: list[Node] = []
     for node in nodes:
         if isinstance(node, Branch) and holds(node, _crosses):
-            result += [*_flat(node.arms[0]), *_flat(node.arms[1])]
+            met = [any(holds(n, _crosses) for n in arm) for arm in node.arms]
+            result += [n for arm, meets in zip(node.arms, met, strict=True) if meets for n in _flat(arm)]
+            left = tuple([] if meets else arm for arm, meets in zip(node.arms, met, strict=True))
+            result.append(Branch(node.condition, (left[0], left[1])))
         else:
             result.append(node)
     return result

@@ -15,7 +15,7 @@ from lemmata.kernels.indexer import Config, fp8
 from lemmata.proofs import indexer
 from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.order.asynchrony import MODELLED, READERS_FENCE, asynchrony, within_blocks
+from lemmata.proofs.engine.order.questions import MODELLED, READERS_FENCE, order, within_blocks
 from lemmata.proofs.engine.smt.solve import solve
 from verdicts import MANUAL, STRICT, opened
 
@@ -26,7 +26,7 @@ CONFIGS = {**MANUAL, "tl.disable_warp_specialized": True}
 @pytest.mark.parametrize("more", ["", "_two_waits", "_two_barriers", "_empty_groups", "_products_awaited_twice"])
 def test_conditions_of_a_pipeline_that_waits(more):
     file = opened(f"async/pipeline{more}_right")
-    analysis = asynchrony(file.kernel, hypotheses(file), CONFIGS)
+    analysis = order(file.kernel, hypotheses(file), CONFIGS)
     assert len(analysis.conditions) > 5
     assert not analysis.unmodelled & MODELLED
     whose = " ".join(site.statement for site in analysis.sites)
@@ -72,7 +72,7 @@ def test_the_fence_of_those_who_write(change, right):
 
 def test_a_fence_of_those_who_write_needs_no_naming():
     file = opened("async/pipeline_right")
-    assert READERS_FENCE not in asynchrony(file.kernel, hypotheses(file), CONFIGS).unmodelled
+    assert READERS_FENCE not in order(file.kernel, hypotheses(file), CONFIGS).unmodelled
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ SHIPPED = {
 def test_the_kernels_that_ship(which):
     proof = SHIPPED[which]()
     given = Hypotheses.of(proof.contract, proof.statics, proof.kernel)
-    analysis = asynchrony(proof.kernel, given, proof.pass_configs)
+    analysis = order(proof.kernel, given, proof.pass_configs)
     assert {solve(site, witness=False).verdict for site in analysis.sites} == {"refuted"}
     assert {solve(condition).verdict for condition in analysis.conditions} == {"proved"}
     assert READERS_FENCE in analysis.unmodelled

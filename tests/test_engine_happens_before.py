@@ -10,8 +10,7 @@ from lemmata.kernels.hca import hca_fwd
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import hca
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.order.asynchrony import READERS_FENCE
-from lemmata.proofs.engine.order.races import races
+from lemmata.proofs.engine.order.questions import READERS_FENCE, order
 from lemmata.proofs.engine.smt.solve import solve
 from verdicts import MANUAL, opened
 
@@ -19,19 +18,19 @@ from verdicts import MANUAL, opened
 @pytest.mark.parametrize("more", ["", "_two_waits", "_wait_for_what_is_over"])
 def test_conditions_of_rows_that_are_handed_on(more: str) -> None:
     file = opened(f"roles/rows{more}_right")
-    found = outcomes(races, file.kernel, hypotheses(file), MANUAL)
+    found = outcomes(order, file.kernel, hypotheses(file), MANUAL)
     assert {o.verdict for o in found} == {"proved"}
     assert {"race", "phase"} <= kinds(found)
-    assert races(file.kernel, hypotheses(file), MANUAL).unmodelled == frozenset()
+    assert order(file.kernel, hypotheses(file), MANUAL).unmodelled == frozenset()
 
 
 @pytest.mark.parametrize("more", ["", "_two_fences", "_no_fence_of_weights"])
 def test_conditions_of_products_of_copies(more: str) -> None:
     file = opened(f"roles/products{more}_right")
-    found = outcomes(races, file.kernel, hypotheses(file), PASS_CONFIGS)
+    found = outcomes(order, file.kernel, hypotheses(file), PASS_CONFIGS)
     assert {o.verdict for o in found} == {"proved"}
     assert {"race", "phase", "barrier"} <= kinds(found)
-    unmodelled = races(file.kernel, hypotheses(file), PASS_CONFIGS).unmodelled
+    unmodelled = order(file.kernel, hypotheses(file), PASS_CONFIGS).unmodelled
     left = unmodelled - {READERS_FENCE}
     assert not [name for name in left if "barrier" in name or "cp_async" in name or "ptx_wgmma" in name]
 
@@ -40,7 +39,7 @@ def of_hca(D: int) -> set[str]:
     """The verdicts, and what kinds of conditions are refuted."""
     cfg = Config(64, D, 64, 0.125)
     proof = hca._proof(cfg)
-    analysis = races(hca_fwd(cfg), Hypotheses.of(proof.contract, proof.statics, proof.kernel), proof.pass_configs)
+    analysis = order(hca_fwd(cfg), Hypotheses.of(proof.contract, proof.statics, proof.kernel), proof.pass_configs)
     assert {solve(site, witness=False).verdict for site in analysis.sites} == {"refuted"}
     return {c.statement for c in analysis.conditions if solve(c, witness=False).verdict != "proved"}
 

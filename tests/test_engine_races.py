@@ -6,7 +6,7 @@ from engine_verdicts import hypotheses, kinds, outcomes
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.order.races import races
+from lemmata.proofs.engine.order.questions import order
 from lemmata.reference.sinkhorn import BACKWARD
 from verdicts import MANUAL, STRICT, opened
 
@@ -14,7 +14,7 @@ from verdicts import MANUAL, STRICT, opened
 def test_a_private_lane_of_shared_memory_needs_no_barrier():
     kernel = sinkhorn.sinkhorn_bwd(sinkhorn.Config(n=4))
     assert "tvm_storage_sync" not in extract.device(kernel, guards=False, pass_configs=STRICT).script()
-    found = outcomes(races, kernel, Hypotheses.of(BACKWARD, {"n": 4, "iterations": 20, "eps": 1e-6}, kernel), STRICT)
+    found = outcomes(order, kernel, Hypotheses.of(BACKWARD, {"n": 4, "iterations": 20, "eps": 1e-6}, kernel), STRICT)
     assert kinds(found) == {"race"}
     assert {o.verdict for o in found} == {"proved"}
 
@@ -37,4 +37,4 @@ def test_what_the_compiler_makes_of_the_verdict_kernels(name, arch, configs, wor
 
 def test_products_of_a_warpgroup_are_named_as_not_modelled():
     file = opened("races/swizzled_tiles_right")
-    assert any("wgmma" in name for name in races(file.kernel, hypotheses(file), STRICT).unmodelled)
+    assert not any("wgmma" in name for name in order(file.kernel, hypotheses(file), STRICT).unmodelled), "modelled"

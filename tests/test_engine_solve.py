@@ -10,7 +10,7 @@ from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.proofs.engine.layers.coverage import coverage
-from lemmata.proofs.engine.order.races import races
+from lemmata.proofs.engine.order.questions import order
 from lemmata.proofs.engine.smt.bitvectors import permutes_bits, to_bitvectors
 from lemmata.proofs.engine.smt.solve import smt2, solve
 from lemmata.reference.sinkhorn import BACKWARD
@@ -143,6 +143,6 @@ def test_outcome_carries_its_condition():
 def test_cvc5_confirms_every_condition_of_a_kernel():
     kernel = sinkhorn.sinkhorn_bwd(sinkhorn.Config(n=4))
     given = Hypotheses.of(BACKWARD, {"n": 4, "iterations": 20, "eps": 1e-6}, kernel)
-    conditions = [c for layer in (bounds, coverage, races) for c in layer(kernel, given, STRICT).conditions]
+    conditions = [c for layer in (bounds, coverage, order) for c in layer(kernel, given, STRICT).conditions]
     assert len(conditions) > 100
     assert {solve(c, solver="cvc5").verdict for c in conditions} == {"proved"}

@@ -9,7 +9,7 @@ their names. A name shared by mistake would make the two agree where they need n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import z3
 
@@ -26,9 +26,15 @@ class Renaming:
 
     common: frozenset[str]
     suffix: str = PRIME
+    _known: dict[int, tuple[z3.ExprRef, z3.ExprRef]] = field(default_factory=dict, compare=False)
 
     def term(self, term: z3.ExprRef) -> z3.ExprRef:
         """A renamed term."""
+        if term.get_id() not in self._known:
+            self._known[term.get_id()] = term, self._renamed(term)
+        return self._known[term.get_id()][1]
+
+    def _renamed(self, term: z3.ExprRef) -> z3.ExprRef:
         names = {c.decl().name(): c for c in constants([term])}
         pairs = [(c, z3.Const(n + self.suffix, c.sort())) for n, c in names.items() if n not in self.common]
         return z3.substitute(term, *pairs) if pairs else term

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,8 +13,9 @@ from tvm import tirx
 from ..base.dtypes import bits as element_bits
 from ..base.dtypes import fits
 from ..base.errors import Unsupported
+from ..compiler.instructions import COLLECTIVE, HARMLESS, MATHEMATICS, does
 from . import wgmma
-from .trace import Access, Instruction, Region, Variable
+from .trace import Access, Event, Region, Variable
 
 if TYPE_CHECKING:
     from .translate import Translator, Value
@@ -24,35 +24,10 @@ _PURE = 1  # TVM's CallEffectKind of a function of its arguments alone; 0 is an 
 _POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_offset"}
 _METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
 
-# Functions of floats that TVM does not declare pure.
-_MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
-
-# Warp-wide loads and stores of matrices of 8 rows: synchronous; thread r of the warp gives the address of row r.
-_COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
 _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 
 
-# What orders accesses, or makes them last (happens_before.py).
-INIT, ARRIVE, WAIT = "tirx.ptx_init_barrier_thread_count", "tirx.ptx_arrive_barrier", "tl.mbarrier_wait_parity"
-COPY, COPIED = "tl.ptx_cp_async", "tl.ptx_cp_async_barrier_noinc"
-MEET, FENCE = "tirx.tvm_storage_sync", "tl.fence_proxy_async"
-PRODUCT, PRODUCT_OF_REGISTERS = "tl.ptx_wgmma_ss", "tl.ptx_wgmma_rs"
-DESCRIBE, ORDER_REGISTERS = wgmma.DESCRIPTOR, "tl.warpgroup_arrive"
-COMMIT, AWAIT_PRODUCT = "tl.warpgroup_commit_batch", "tl.wait_wgmma"
-ORDERING = {
-    *(INIT, ARRIVE, WAIT, COPIED, MEET, FENCE, PRODUCT, PRODUCT_OF_REGISTERS),
-    *(DESCRIBE, ORDER_REGISTERS, COMMIT, AWAIT_PRODUCT),
-}
-
-# Instructions whose effect the engine does not account for. Any other with an effect is refused: it might end a thread
-# or leave a loop, so that what follows would be wrongly taken to run.
-_UNMODELLED = re.compile(
-    r"tirx\.(call_extern|call_pure_extern|ptx_\w+|tvm_warp_\w+|atomic_add|prefetch|print|(cuda\.)?__\w+)"
-    r"|tl\.(ptx_\w+|tma_\w+|mbarrier_\w+|wgmma\w*|warpgroup_\w+|wait_wgmma|fence_\w+|pdl_\w+|atomic_\w+"
-    r"|warp_reduce_\w+|shfl\w*|sync_warp|named_barrier_\w+|cluster_\w+|tcgen05_\w+|prefetch_\w+|set_max_nreg"
-    r"|no_set_max_nreg|annotate_\w+|initialize_\w+|increase_descriptor_offset|device_assert\w*|ballot\w*|any_sync"
-    r"|all_sync|match_\w+|activemask|rng_\w+|[ls]t[gs]\d+)"
-)
+_EVENTS = {"commit", "await", "batch", "finish", "registers", "fence", "init", "arrive", "copied", "wait", "barrier"}
 
 
 def call(translator: Translator, e: tirx.Call) -> Value:
@@ -93,10 +68,10 @@ def passed(node: tirx.Stmt | tirx.PrimExpr) -> set[int]:
 
 def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     effect = e.op.get_attr("TCallEffectKind") if hasattr(e.op, "get_attr") else None
-    pure = (effect is not None and int(effect) in (0, _PURE)) or bool(_MATHEMATICS.fullmatch(name))
-    if not pure and not _UNMODELLED.fullmatch(name):
+    pure = (effect is not None and int(effect) in (0, _PURE)) or bool(MATHEMATICS.fullmatch(name))
+    if not pure and not HARMLESS.fullmatch(name):
         raise Unsupported(f"intrinsic {name}")
-    collective = bool(_COLLECTIVE.fullmatch(name))
+    collective = bool(COLLECTIVE.fullmatch(name))
     label = str(e.args[0].value) if name.startswith("tirx.call_") else name
     pointers = [a for a in e.args if isinstance(a, tirx.Call) and getattr(a.op, "name", "") in _POINTERS]
     if not pure or pointers or str(e.dtype) == "handle":
@@ -112,11 +87,14 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
                 _pointer(translator, argument, label, collective, reach.elements)
         elif isinstance(argument, tirx.PrimExpr):
             numbers[-1] = translator.value(argument)
-    if name == wgmma.DESCRIPTOR:
+    if does(name) == "describe":
         wgmma.describe(translator, e, *_target(translator, e.args[1]))
-    wgmma.note(translator, e, name)
-    if name in ORDERING:
-        instruction(translator, e, numbers, translator.recorder.accesses[before:])
+    elif does(name) == "advance":
+        wgmma.advance(translator, e)
+    elif does(name) == "product":
+        wgmma.product(translator, e)
+    elif does(name) in _EVENTS:
+        event(translator, e, numbers, translator.recorder.accesses[before:])
     if not pure:
         translator.locals.forget(passed(e))
     value = translator.opaque(name.split(".")[-1], str(e.dtype))
@@ -127,10 +105,8 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     return value
 
 
-def instruction(
-    translator: Translator, e: tirx.Call, numbers: Sequence[Value], accesses: Sequence[Access] = ()
-) -> None:
-    """File a call that orders accesses or makes them last."""
+def event(translator: Translator, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()) -> None:
+    """File an instruction that orders accesses."""
 
     def allocation(argument: object) -> str | None:
         data = argument.buffer.data if isinstance(argument, tirx.BufferLoad) else argument
@@ -138,8 +114,10 @@ def instruction(
         return translator.regions[hash(data)][0] if known else None
 
     operands = tuple(allocation(a) for a in e.args)
+    effect = does(e.op.name)
+    assert effect is not None
     recorder = translator.recorder
-    recorder.program.append(Instruction(e.op.name, e, tuple(numbers), operands, tuple(accesses), recorder.context))
+    recorder.block.append(Event(effect, e, tuple(numbers), operands, tuple(accesses), recorder.context))
 
 
 @dataclass(frozen=True)
@@ -152,11 +130,11 @@ class _Reach:
 
 def _reaches(translator: Translator, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
     """The reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
-    if name == "tl.ptx_cp_async":
+    if does(name) == "copy":
         moved = translator.integer(e.args[2])
         when = tuple(translator.boolean(c) for c in e.args[3:])
         return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
-    if _COLLECTIVE.fullmatch(name):
+    if COLLECTIVE.fullmatch(name):
         row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
         named = _in_warp(translator) < _MATRIX_ROWS * int(e.args[1])
         return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]

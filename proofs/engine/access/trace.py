@@ -1,4 +1,4 @@
-"""What a walk over a kernel records: accesses, arithmetic, barriers, and the variables and guards around them."""
+"""What a walk over a kernel records: accesses, arithmetic, events, and the variables and guards around them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import z3
 
 from ..base.conditions import Site
 from ..base.errors import Unsupported
+from ..compiler.instructions import Does
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,11 @@ class Obligation:
 
 
 @dataclass(frozen=True)
-class Instruction:
-    """A call that orders accesses of several threads, or begins one that lasts.
+class Event:
+    """An instruction that orders accesses.
 
     Args:
-        name: of the intrinsic.
+        does: what it does.
         call: the call in the compiler's IR.
         numbers: its arguments, where they are integers.
         operands: the allocations that its arguments name.
@@ -157,46 +158,29 @@ class Instruction:
         context: where it is.
     """
 
-    name: str
+    does: Does
     call: Any
     numbers: tuple[z3.ExprRef | None, ...]
     operands: tuple[str | None, ...]
     accesses: tuple[Access, ...]
     context: Context
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is a barrier of all threads of the block."""
+        return self.does == "barrier" and len(self.call.args) == 1
+
 
 @dataclass
 class Segment:
-    """Accesses with no barrier between them."""
+    """Accesses with no event between them."""
 
     accesses: list[Access] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Barrier:
-    """A barrier of all threads of the block."""
-
-    context: Context
-
-
-@dataclass(frozen=True)
-class Event:
-    """An instruction that puts asynchronous operations in order.
-
-    Args:
-        kind: "commit" closes a group of copies, "await" waits until all but the last ``pending`` groups have arrived;
-            "batch" and "finish" are the same for products. "fence" stands between accesses by ordinary instructions and
-            those by products to shared memory, "arrive" between their uses of registers.
-        pending: how many groups may stay under way.
-    """
-
-    kind: Literal["commit", "await", "fence", "arrive", "batch", "finish"]
-    pending: int = 0
-
-
-@dataclass(frozen=True)
 class Loop:
-    """A loop. All threads run its iterations in step if there is a barrier in its body."""
+    """A loop. All threads of the block run its iterations in step if there is a barrier of the block in its body."""
 
     variable: Variable
     body: list[Node]
@@ -204,13 +188,13 @@ class Loop:
 
 @dataclass(frozen=True)
 class Branch:
-    """An if statement. All threads take the same arm if there is a barrier in it."""
+    """An if statement. All threads of the block take the same arm if there is a barrier of the block in it."""
 
     condition: z3.BoolRef
     arms: tuple[list[Node], list[Node]]
 
 
-Node = Segment | Barrier | Event | Loop | Branch
+Node = Segment | Event | Loop | Branch
 
 
 @dataclass(frozen=True)
@@ -222,21 +206,18 @@ class Trace:
         obligations: of the kernel's integer arithmetic.
         launch: the extents of the grid and of the block, by CUDA name ("blockIdx.x", ...).
         shared_bytes: shared memory allocated, static and dynamic.
-        skeleton: the accesses again, with those of products, as control flow, barriers and events divide them.
+        nodes: the accesses again, with those of products, as control flow and events divide them.
         divisions: by divisors that vary.
         unmodelled: names of the intrinsics that are not modelled.
-        program: accesses, instructions and barriers of the whole block, in program order; of two arms of an if, the one after
-            the other.
     """
 
     accesses: tuple[Access, ...]
     obligations: tuple[Obligation, ...]
     launch: dict[str, Variable]
     shared_bytes: dict[str, int]
-    skeleton: list[Node]
+    nodes: list[Node]
     divisions: tuple[Division, ...]
     unmodelled: frozenset[str]
-    program: tuple[Access | Instruction | Barrier, ...]
 
 
 _RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
@@ -250,9 +231,8 @@ class Recorder:
         self.obligations: list[Obligation] = []
         self.divisions: list[Division] = []
         self.unmodelled: set[str] = set()
-        self.program: list[Access | Instruction | Barrier] = []
-        self.skeleton: list[Node] = []
-        self.block = self.skeleton  # the list of nodes that is being filled
+        self.nodes: list[Node] = []
+        self.block = self.nodes  # the list that is being filled
         self.variables: list[Variable] = []
         self.facts: list[z3.BoolRef] = []
         self.guards: list[z3.BoolRef] = []
@@ -288,7 +268,7 @@ class Recorder:
 
     @contextmanager
     def into(self, block: list[Node]) -> Iterator[None]:
-        """Within, barriers and accesses are filed in ``block``."""
+        """Within, events and accesses are filed in ``block``."""
         outer, self.block = self.block, block
         yield
         self.block = outer
@@ -296,20 +276,13 @@ class Recorder:
     def access(self, access: Access) -> None:
         """File an access."""
         self.accesses.append(access)
-        self.program.append(access)
         self.place(access)
 
     def place(self, access: Access) -> None:
-        """Put an access in its place between barriers, no more."""
+        """Put an access in its place between events, no more."""
         if not self.block or not isinstance(self.block[-1], Segment):
             self.block.append(Segment())
         self.block[-1].accesses.append(access)  # type: ignore[union-attr]
-
-    def barrier(self) -> None:
-        """File a barrier of the whole block."""
-        barrier = Barrier(self.context)
-        self.block.append(barrier)
-        self.program.append(barrier)
 
     def divide(self, a: z3.ArithRef, b: z3.ArithRef) -> Division:
         """Quotient and remainder of two terms, the same for the same terms."""

@@ -1,9 +1,9 @@
-"""One walk over a kernel at thread or device level: every access, every integer operation, every barrier.
+"""One walk over a kernel at thread or device level: every access, every integer operation, every event.
 
 Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
 block-wide barriers; of asynchronous hardware, copies by cp.async and products by wgmma with what puts them in order.
-What orders accesses where warps have roles is kept as instructions for happens_before.py. Other instructions of
-asynchronous hardware are named in the trace and otherwise left out. Anything else raises Unsupported.
+What orders accesses is kept as events for the room `order`. Other instructions of asynchronous hardware are named in the
+trace and otherwise left out. Anything else raises Unsupported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..base.dtypes import bits, fits, is_integer
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
 from .counters import counters
-from .intrinsics import instruction, passed
+from .intrinsics import event, passed
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
 from .translate import Translator, text
 
@@ -47,10 +47,9 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
         tuple(recorder.obligations),
         walker.launch,
         walker.translator.shared_bytes,
-        recorder.skeleton,
+        recorder.nodes,
         tuple(recorder.divisions),
         frozenset(recorder.unmodelled),
-        tuple(recorder.program),
     )
 
 
@@ -261,10 +260,8 @@ class _Walker:
         with self.at(text(s.value)):
             if getattr(getattr(s.value, "op", None), "name", "") != _BARRIER:
                 self.translator.value(s.value)
-            elif len(s.value.args) > 1:
-                instruction(self.translator, s.value, [])
             else:
-                self.recorder.barrier()
+                event(self.translator, s.value)
 
     def _AssertStmt(self, s: tirx.AssertStmt) -> None:  # noqa: N802
         with self.at(f"assert {text(s.condition)}"):

@@ -1,8 +1,9 @@
-"""Products by wgmma: which bytes of shared memory and which registers each uses, and what puts them in order.
+"""Products by wgmma: which bytes of shared memory and which registers each uses.
 
 An operand lies in shared memory in atoms of 8 rows of 32, 64 or 128 bytes, within which 16-byte pieces are permuted. Its
 descriptor says where it begins and how far apart atoms are. What a product reads lies between the first byte of the first
-atom that it touches and the last byte of the last one. Shared memory begins at a multiple of an atom's size.
+atom that it touches and the last byte of the last one, in each panel of columns. Shared memory begins at a multiple of an
+atom's size.
 """
 
 from __future__ import annotations
@@ -16,23 +17,11 @@ import z3
 from tvm import tirx
 
 from ..base.errors import Unsupported
-from .trace import Access, Context, Event, Region, Variable
+from ..compiler.instructions import PRODUCT_OF_REGISTERS
+from .trace import Access, Context, Region, Variable
 
 if TYPE_CHECKING:
     from .translate import Translator
-
-DESCRIPTOR, PRODUCT = "tl.initialize_wgmma_descriptor", "tl.ptx_wgmma_ss"
-_ADVANCE = "tl.increase_descriptor_offset"
-_EVENTS: dict[str, Literal["commit", "await", "fence", "arrive", "batch", "finish"]] = {
-    "tirx.ptx_commit_group": "commit",
-    "tirx.ptx_wait_group": "await",
-    "tl.fence_proxy_async": "fence",
-    "tl.warpgroup_arrive": "arrive",
-    "tl.warpgroup_commit_batch": "batch",
-    "tl.warpgroup_wait": "finish",
-    "tl.wait_wgmma": "finish",
-}
-ORDERING = frozenset({DESCRIPTOR, PRODUCT, _ADVANCE, *_EVENTS})
 
 _ROWS = 8  # of an atom, and of what is swizzled together
 _UNIT = 16  # bytes that addresses and strides of a descriptor count
@@ -73,25 +62,7 @@ def describe(translator: Translator, e: tirx.Call, region: Region, offset: z3.Ar
     translator.descriptors[key] = Descriptor(region, start, _WIDTHS.get(layout), strides, here)
 
 
-def note(translator: Translator, e: tirx.Call, name: str) -> None:
-    """File what an instruction means for products and asynchronous copies, if anything."""
-    if name in _EVENTS:
-        translator.recorder.block.append(Event(_EVENTS[name], _pending(e, _EVENTS[name])))
-    elif name == _ADVANCE:
-        _advance(translator, e)
-    elif name == PRODUCT:
-        _product(translator, e)
-
-
-def _pending(e: tirx.Call, kind: str) -> int:
-    if kind not in ("await", "finish"):
-        return 0
-    if not isinstance(e.args[0], tirx.IntImm):
-        raise Unsupported(f"a wait for a varying number of groups: {e}")
-    return int(e.args[0])
-
-
-def _advance(translator: Translator, e: tirx.Call) -> None:
+def advance(translator: Translator, e: tirx.Call) -> None:
     """A descriptor is moved on by some bytes."""
     key, here = hash(e.args[0].buffer.data), translator.recorder.context
     known = translator.descriptors.get(key)
@@ -101,55 +72,77 @@ def _advance(translator: Translator, e: tirx.Call) -> None:
     translator.descriptors[key] = replace(known, start=known.start + moved)
 
 
-def _product(translator: Translator, e: tirx.Call) -> None:
-    """One product: it reads two operands through descriptors, and reads and writes the registers of its result."""
+def product(translator: Translator, e: tirx.Call) -> None:
+    """Place what one product does: it reads its operands, and reads and writes the registers of its result."""
     shape = re.fullmatch(r"m(\d+)n(\d+)k(\d+)", e.args[0].value)
     if shape is None:
         raise Unsupported(f"a product of shape {e.args[0].value}")
     m, n, k = map(int, shape.groups())
-    for rows, contiguous, dtype, at in ((m, e.args[1], e.args[3], 6), (n, e.args[2], e.args[4], 8)):
+    if e.op.name == PRODUCT_OF_REGISTERS:
+        operands, result = [(n, e.args[1], e.args[3], 7)], 9
+        _registers(translator, e, "read", 5)
+    else:
+        operands, result = [(m, e.args[1], e.args[3], 6), (n, e.args[2], e.args[4], 8)], 10
+    for rows, contiguous, dtype, at in operands:
         if dtype.value not in _BYTES:
             raise Unsupported(f"a product of {dtype.value}")
         bytes_ = k * _BYTES[dtype.value] if bool(contiguous) else rows * _BYTES[dtype.value]
-        _operand(translator, e, at, rows if bool(contiguous) else k, bytes_, along_sum=bool(contiguous))
-    buffer = translator.buffers[hash(e.args[10])]
+        _operand(translator, e, at, (rows if bool(contiguous) else k, bytes_, bool(contiguous)))
+    _registers(translator, e, "write", result)
+
+
+def _registers(translator: Translator, e: tirx.Call, mode: Literal["read", "write"], at: int) -> None:
+    """The registers of an operand or of the result, all of the buffer."""
+    buffer = translator.buffers[hash(e.args[at])]
     region = translator.region(buffer)
     if len(region.shape) != 1:
         raise Unsupported(f"registers {buffer.name} of more than one dimension")
-    _place(translator, "write", region, z3.IntVal(0), region.shape[0])
+    _place(translator, e, (mode, region, z3.IntVal(0)), ((1, region.shape[0]),))
 
 
-def _operand(translator: Translator, e: tirx.Call, at: int, rows: int, bytes_: int, along_sum: bool) -> None:
-    """A read of ``rows`` rows of ``bytes_`` contiguous bytes each, contiguous along the sum or across it."""
+def _operand(translator: Translator, e: tirx.Call, at: int, rows_of: tuple[int, int, bool]) -> None:
+    """A read of so many rows of so many contiguous bytes each, contiguous along the sum or across it."""
+    rows, bytes_, along_sum = rows_of
     key, here = hash(e.args[at]), translator.recorder.context
     known = translator.descriptors.get(key)
     if known is None or not _within(known.context, here):
         raise Unsupported(f"a product through a descriptor made elsewhere: {e}")
     translator.descriptors[key] = replace(known, used=True)
-    total = translator.shared_bytes[known.region.allocation]
-    region = replace(known.region, bits=8, shape=(z3.IntVal(total),), offset=0)
     if known.width is None:
-        _place(translator, "read", region, z3.IntVal(0), z3.IntVal(total))
+        total = z3.IntVal(translator.shared_bytes[known.region.allocation])
+        whole = replace(known.region, bits=8, shape=(total,), offset=0)
+        _place(translator, e, ("read", whole, z3.IntVal(0)), ((1, total),))
         return
-    atom, (leading, stride) = _ROWS * known.width, known.strides
-    start = known.start + translator.integer(e.args[at + 1]) * _UNIT
-    across = 0 if along_sum else (-(-bytes_ // known.width) - 1) * leading
+    size = z3.Product([z3.IntVal(known.region.bits // 8), *known.region.shape])
+    region = replace(known.region, bits=8, shape=(z3.simplify(size),))
     if along_sum and bytes_ > known.width:
         raise Unsupported(f"a product of rows that are wider than an atom: {e}")
-    span = across + (-(-rows // _ROWS) - 1) * stride + atom
+    atom, (leading, stride) = _ROWS * known.width, known.strides
+    start = known.start + translator.integer(e.args[at + 1]) * _UNIT
+    panels = 1 if along_sum else -(-bytes_ // known.width)
+    span = (-(-rows // _ROWS) - 1) * stride + atom
+    if leading == span:  # one panel follows the other
+        panels, span = 1, panels * span
     room = known.width - bytes_ if along_sum else 0  # from where on it does not reach into one more atom
     extent = z3.If(start % atom <= room, z3.IntVal(span), z3.IntVal(span + atom))
-    _place(translator, "read", region, z3.simplify(start / atom * atom), extent)
+    first = z3.simplify(start / atom * atom - region.offset)
+    _place(translator, e, ("read", region, first), ((leading, z3.IntVal(panels)), (1, extent)))
 
 
 def _place(
-    translator: Translator, mode: Literal["read", "write"], region: Region, first: z3.ArithRef, extent: z3.ArithRef
+    translator: Translator,
+    e: tirx.Call,
+    begin: tuple[Literal["read", "write"], Region, z3.ArithRef],
+    steps: tuple[tuple[int, z3.ArithRef], ...],
 ) -> None:
-    recorder = translator.recorder
-    within = Variable(recorder.unique("element"), "lane", z3.IntVal(0), extent)
-    with recorder.over(within):
-        index = (z3.simplify(first + within.term),)
-        recorder.place(Access(mode, region, index, recorder.context, intrinsic=PRODUCT))
+    """An access of the product, from an element on, in steps of so many elements each, so often."""
+    recorder, (mode, region, index) = translator.recorder, begin
+    steps = tuple((by, count) for by, count in steps if by == 1 or not z3.is_true(z3.simplify(count == 1)))
+    lanes = [Variable(recorder.unique("element"), "lane", z3.IntVal(0), count) for _, count in steps]
+    with recorder.over(*lanes):
+        for (by, _), lane in zip(steps, lanes, strict=True):
+            index = index + by * lane.term
+        recorder.place(Access(mode, region, (z3.simplify(index),), recorder.context, intrinsic=e.op.name))
 
 
 def _within(outer: Context, inner: Context) -> bool:

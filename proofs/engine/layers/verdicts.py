@@ -16,8 +16,7 @@ from ..forms.equality import Undecided
 from ..forms.extended import Indefinite
 from ..forms.ring import Undefined
 from ..guards.hollow import guard
-from ..order.asynchrony import asynchrony
-from ..order.races import races
+from ..order.questions import deadlock_free, order
 from .bounds import bounds
 from .coverage import coverage
 from .examples import run
@@ -43,7 +42,7 @@ def layer(problem: Problem, name: str) -> Layer:
 def _analysis(problem: Problem, name: str) -> Analysis:
     """Return the conditions of layer L0 or L1."""
     given = problem.kernel, problem.hypotheses, problem.pass_configs, problem.arch
-    analysis = bounds(*given) if name == "L0" else coverage(*given) + races(*given) + asynchrony(*given)
+    analysis = bounds(*given) if name == "L0" else coverage(*given) + order(*given)
     return analysis.burying(problem.dead)
 
 
@@ -57,7 +56,9 @@ def _solved(problem: Problem, name: str) -> Layer:
     buried = {branch for c in analysis.conditions if c.kind == "dead" for branch in c.site.branches}
     dead = tuple(f"dead: if {branch}: {reason}" for branch, reason in problem.dead.items() if branch in buried)
     unmodelled = tuple(sorted(analysis.unmodelled))
-    return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, unmodelled, statements=dead)
+    decided = name == "L1" and len(outcomes) == len(analysis.conditions)
+    said = (*(deadlock_free(outcomes, unmodelled) if decided else ()), *dead)
+    return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, unmodelled, statements=said)
 
 
 def _traced(problem: Problem, found: Iterable[Failure]) -> Iterator[Failure]:

@@ -3,58 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import z3
 
-from ..access.instances import Renaming, equal, sequent
-from ..access.trace import Trace
+from ..access.instances import equal, sequent
+from ..access.trace import Access, Context
 from ..base.conditions import Condition, conjunction, disjunction
+from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import permutes_bits, without_products
-from .conflicts import overlap, same_execution
-from .intervals import Unordered
 
 
-def renaming(hypotheses: Hypotheses, *common: str) -> Renaming:
-    """What tells the second of two executions from the first: all but the sizes and the names given."""
-    return Renaming(frozenset(hypotheses.sizes) | frozenset(common))
-
-
-def within_block(pair: Unordered, trace: Trace, hypotheses: Hypotheses, *common: str) -> Renaming:
-    """The same for two accesses within a block, which have the loops around a run in common."""
-    blocks = [v.name for v in trace.launch.values() if v.kind == "block"]
-    return renaming(hypotheses, *blocks, *common, *(v.name for v in pair.common))
-
-
-def apart(
-    kind: str,
-    statement: str,
-    runs: Sequence[Unordered],
-    renaming: Renaming,
-    hypotheses: Hypotheses,
-    by_one: bool = True,
-) -> Condition:
-    """The condition that two accesses share no byte; or are by one thread, where ``by_one`` makes that harmless.
+@dataclass(frozen=True)
+class Unordered:
+    """Two accesses that may meet, in some iterations.
 
     Args:
-        kind: of the condition.
-        statement: the same in words.
-        runs: from one access to the other, all of the same two, with the same loops in common.
-        renaming: tells the second from the first.
-        hypotheses: the contract.
-        by_one: see above.
+        first: the one.
+        second: the other, renamed.
+        itself: whether the two are one statement.
+        facts: what is known of the iterations, in each of the ways in which they may meet.
     """
-    before, after = runs[0].first.access, runs[0].second.access
-    first, second = before, renaming.access(after)
-    relations = [run.relation(renaming) for run in runs]
-    either = relations[0] if len(runs) == 1 else [disjunction(*(conjunction(*facts) for facts in relations))]
+
+    first: Access
+    second: Access
+    itself: bool
+    facts: Sequence[Sequence[z3.BoolRef]]
+
+
+def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alone: bool) -> Condition:
+    """The condition that two accesses share no byte; or are by one thread, where ``alone`` makes that harmless."""
+    first, second = met.first, met.second
+    either = met.facts[0] if len(met.facts) == 1 else [disjunction(*(conjunction(*f) for f in met.facts))]
     given = [*hypotheses.facts, *first.context.path, *second.context.path, *either]
     goal = z3.Not(overlap(first, second))
-    if by_one and not (first.collective or second.collective):
+    if alone and not (first.collective or second.collective):
         goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
-    elif before is after:  # one and the same thread may stand for two, but not at once
+    elif met.itself:  # one and the same thread may stand for two, but not at once
         goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
-    if kind == "async" and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
+    if kind == "async" and any(met.facts) and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
         (*given, goal), signs = without_products([*given, goal])
         given += signs
     return sequent(kind, statement, given, goal, first.context.site)
+
+
+def unmet(a: Access, b: Access) -> str:
+    """That two accesses do not meet, in words."""
+    other = "" if a.context.site == b.context.site else f" in {b.context.site.text}"
+    return f"no other thread's {b}{other} meets this {a} unordered"
+
+
+def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
+    """Both are executed by the same thread, or block."""
+    ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))
+    if len(ours) != len(theirs):
+        raise Unsupported("accesses under different launch axes")
+    return conjunction(*(x == y for x, y in zip(ours, theirs, strict=True)))
+
+
+def overlap(a: Access, b: Access) -> z3.BoolRef:
+    """The two elements share a byte."""
+    if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
+        return flat(a) == flat(b)
+    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
+
+
+def flat(a: Access) -> z3.ArithRef:
+    """The position in the buffer, in elements."""
+    position = a.indices[0]
+    for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
+        position = position * extent + index
+    return position
+
+
+def _byte(a: Access) -> z3.ArithRef:
+    return a.region.offset + flat(a) * _size(a)
+
+
+def _size(a: Access) -> int:
+    if a.region.bits % 8:
+        raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
+    return a.region.bits // 8

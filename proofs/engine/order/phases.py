@@ -1,7 +1,7 @@
-"""The order that mbarriers and barriers of part of a block impose on the statements of roles.
+"""The order that mbarriers impose on what roles do, and that nobody waits for ever.
 
-The order is a graph. Its nodes are the accesses and events of the roles, for all iterations at once; an edge of weight w
-leads from iteration i of one to iteration i + w of the other, for every i. There are edges
+The order is a graph. Its nodes are the statements of the roles, for all iterations at once; an edge of weight w leads from
+iteration i of one to iteration i + w of the other, for every i. There are edges
 
 * from a statement of a role to the next, and from the end of its loop to the beginning, of weight 1;
 * from the arrivals at an mbarrier to the waits for their phase. If as many threads arrive in an iteration as the barrier
@@ -14,48 +14,65 @@ leads from iteration i of one to iteration i + w of the other, for every i. Ther
 An arrival that waits for a thread's copies comes when they are there. It tells that what the thread read before was read,
 but shows nobody what the thread wrote before, save the copies.
 
-A path with an edge of the second or third kind orders every thread of one role with every thread of another. That no role
-waits for ever is not shown, nor needed: what never happens does not race.
+A path with an edge of the second or third kind orders every thread of one role with every thread of another. If v is the
+least weight of such a path from a to b, then b in iteration j comes after a in iteration i wherever j - i >= v.
+
+Nobody waits for ever, if (1) no cycle of edges has weight 0: then what each execution of a statement waits for comes
+earlier in a well-founded order, by part, iteration and place in the graph without its edges of weight 1, and every loop
+ends; (2) all the arrivals that a phase counts come, whatever happens; (3) a phase is seen to be over by each that waits
+for it before the phase after that is over too, which would look as if neither were: someone arrives for that one only
+after the wait.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import z3
 
 from ..access.instances import sequent
-from ..access.intrinsics import ARRIVE, COPIED, FENCE, INIT, MEET, WAIT
-from ..access.trace import Access, Instruction, Variable
+from ..access.trace import Event, Node, Variable
 from ..base.conditions import Condition
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
-from .timeline import AFTER, BEFORE, INSIDE, Role, Roles
-
-_MEETING = (ARRIVE, COPIED, WAIT, MEET)
+from .graph import Edge, Graph
+from .roles import AFTER, BEFORE, INSIDE, Block, Role
+from .structure import inside
 
 
 @dataclass(frozen=True)
 class Step:
-    """An event or an access of a role: its node, and the node where it is over, if there is one."""
+    """Something that a role does: the part that it is in, its node, and the node where it is over."""
 
     role: Role
     part: int
-    item: Access | Instruction
     node: int
-    done: int | None
+    done: int
+
+    @property
+    def loop(self) -> Variable:
+        """The loop that it is in."""
+        assert self.role.loop is not None
+        return self.role.loop
+
+
+@dataclass(frozen=True)
+class Met(Step):
+    """An arrival or a wait."""
+
+    event: Event
 
 
 @dataclass
-class _Barrier:
+class Mbarrier:
     """An mbarrier: how many arrivals end a phase; who arrives and who waits."""
 
     name: str
     count: int
-    arrivals: list[Step]
-    waits: list[Step]
+    arrivals: list[Met]
+    waits: list[Met]
 
     @property
     def looped(self) -> bool:
@@ -66,165 +83,180 @@ class _Barrier:
         return parts == {True}
 
 
-class Order:
-    """Which accesses and events of a block's roles are ordered.
+class Phases:
+    """Which statements of a block's roles are ordered by mbarriers, and by barriers of a role."""
 
-    Attributes:
-        steps: all of them, but for accesses to memory that is not shared.
-    """
-
-    def __init__(self, found: Roles) -> None:
-        self.steps: list[Step] = []
-        self._roles, self._graph = found, _Graph()
-        met = [(_named(e)[0], role) for role in found.roles for _, e in role.events(MEET)]
-        self._meeting = {name: [r for n, r in met if n == name] for name, _ in met}
-        for role in found.roles:
+    def __init__(self, block: Block) -> None:
+        self._block, self.graph = block, Graph()
+        self._steps: dict[tuple[int, int], Step] = {}  # by role and the identity of an access or an event
+        self._met: list[Met] = []
+        for role in block.roles:
             self._lay(role)
-        self._barriers = self._initialised()
-        for barrier in self._barriers:
+        self.barriers = self._initialised()
+        for barrier in self.barriers:
             for arrival, wait in itertools.product(barrier.arrivals, barrier.waits):
                 behind = _behind(barrier, wait)
-                if behind is not None and arrival.done is not None:
-                    self._graph.edge(arrival.done, wait.node, Edge(behind, orders=True))
+                if behind is not None:
+                    self.graph.edge(arrival.done, wait.node, Edge(behind, orders=True))
 
-    def least(self, a: Step, b: Step, *, fenced: bool = False, shown: bool = False, looping: bool = True) -> int | None:
-        """The least weight of a path from the end of ``a`` to ``b`` that orders all threads; None if there is none.
-
-        With ``fenced`` only paths with a proxy fence count, with ``shown`` only those at whose end all is seen that was
-        written before them, without ``looping`` only those through no iteration of the loops.
-        """
-        return None if a.done is None else self._graph.least(a.done, b.node, fenced, shown, looping)
+    def step(self, role: Role, item: object) -> Step:
+        """Where a role makes an access, or meets an event."""
+        return self._steps[id(role), id(item)]
 
     def conditions(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        """What must hold for the order to be as described."""
+        """What must hold for the order to be as described, and for all waits to end."""
         yield from self._equally_often(hypotheses)
-        yield from self._met(hypotheses)
-        for barrier in self._barriers:
+        yield from self._reached(hypotheses)
+        for barrier in self.barriers:
             if barrier.arrivals or barrier.waits:
                 yield self._counted(barrier, hypotheses)
             if barrier.looped:
                 yield from self._in_phase(barrier, hypotheses)
+            for wait in barrier.waits:
+                yield self._passed(barrier, wait, hypotheses)
 
     # The graph.
 
     def _lay(self, role: Role) -> None:
         """The nodes of a role, and the edges between them."""
-        end = self._graph.node(AFTER)
-        node, item = self._run(role, BEFORE, self._graph.node(BEFORE), None)
-        self._follow(role, node, item, end)
+        end = self.graph.node(AFTER)
+        node, last = self._run(role, BEFORE, self.graph.node(BEFORE))
+        self._follow(role, node, last, end)
         if role.loop is not None:
-            head = self._graph.node(INSIDE)
-            self._follow(role, node, item, head)
-            node, item = self._run(role, INSIDE, head, None)
-            self._follow(role, node, item, head, 1)
-            self._follow(role, node, item, end)
-        self._run(role, AFTER, end, None)
+            head = self.graph.node(INSIDE)
+            self._follow(role, node, last, head)
+            node, last = self._run(role, INSIDE, head)
+            self._follow(role, node, last, head, 1)
+            self._follow(role, node, last, end)
+        self._run(role, AFTER, end)
 
-    def _run(
-        self, role: Role, part: int, node: int, item: Access | Instruction | None
-    ) -> tuple[int, Access | Instruction | None]:
+    def _run(self, role: Role, part: int, node: int) -> tuple[int, Node | None]:
+        last: Node | None = None
         for after in role.parts[part]:
-            if isinstance(after, Access) and not after.region.shared:
-                continue
-            here = self._graph.node(part)
-            self._follow(role, node, item, here)
-            done = here
-            if isinstance(after, Instruction) and after.name == COPIED:  # the arrival comes when the copies are there
-                done = self._graph.node(part)
-                self._graph.edge(here, done, Edge(shows=False))
-            self.steps.append(Step(role, part, after, here, done))
-            node, item = here, after
-        return node, item
+            here = done = self.graph.node(part)
+            self._follow(role, node, last, here)
+            if isinstance(after, Event) and after.does == "copied":  # the arrival comes when the copies are there
+                done = self.graph.node(part)
+                self.graph.edge(here, done, Edge(shows=False))
+            step = Step(role, part, here, done)
+            for each in inside(after):
+                items = each.accesses if not isinstance(each, Event) and hasattr(each, "accesses") else [each]
+                self._steps |= {(id(role), id(item)): step for item in items}
+            if isinstance(after, Event) and after.does in ("arrive", "copied", "wait"):
+                self._met.append(Met(role, part, here, done, after))
+            node, last = here, after
+        return node, last
 
-    def _follow(self, role: Role, node: int, item: Access | Instruction | None, to: int, weight: int = 0) -> None:
-        """An edge from a node, where an item stands, to the next."""
-        certain = isinstance(item, Instruction) and not self._roles.threads.others(item.context, role)
-        meets = certain and isinstance(item, Instruction) and item.name == MEET and self._whole(item, role)
-        fences = certain and isinstance(item, Instruction) and item.name == FENCE
-        self._graph.edge(node, to, Edge(weight, meets, fences))
+    def _follow(self, role: Role, node: int, last: Node | None, to: int, weight: int = 0) -> None:
+        """An edge from a node, where something stands, to the next."""
+        certain = isinstance(last, Event) and not self._block.threads.others(last.context, role)
+        meets = certain and isinstance(last, Event) and self._block.whole(last, role)
+        fences = certain and isinstance(last, Event) and last.does == "fence"
+        self.graph.edge(node, to, Edge(weight, meets, fences))
 
-    def _whole(self, event: Instruction, role: Role) -> bool:
-        """Whether a barrier is one of all threads of this role, and of no others."""
-        name, count = _named(event)
-        alone = all(other is role for other in self._meeting[name])
-        return alone and name != 0 and count == len(role.threads)
-
-    def _initialised(self) -> list[_Barrier]:
-        barriers: dict[tuple[str, int], _Barrier] = {}
-        for item in self._roles.prelude:
-            if isinstance(item, Instruction) and item.name == INIT:
-                key, count = _key(item), item.numbers[1]
-                if key in barriers or any(v.kind == "loop" for v in item.context.variables):
-                    raise Unsupported(f"a barrier that is initialised again: {item.context.site.text}")
-                barriers[key] = _Barrier(f"{key[0]}[{key[1]}]", int(str(count)), [], [])
-        for step in self.steps:
-            if isinstance(step.item, Instruction) and step.item.name in (ARRIVE, COPIED, WAIT):
-                key = _key(step.item)
-                if key not in barriers:
-                    raise Unsupported(f"a barrier that is not initialised: {step.item.context.site.text}")
-                (barriers[key].waits if step.item.name == WAIT else barriers[key].arrivals).append(step)
+    def _initialised(self) -> list[Mbarrier]:
+        barriers: dict[tuple[str, int], Mbarrier] = {}
+        for item in self._block.initialised:
+            key, count = _key(item), item.numbers[1]
+            if key in barriers or any(v.kind == "loop" for v in item.context.variables):
+                raise Unsupported(f"a barrier that is initialised again: {item.context.site.text}")
+            barriers[key] = Mbarrier(f"{key[0]}[{key[1]}]", int(str(count)), [], [])
+        for met in self._met:
+            key = _key(met.event)
+            if key not in barriers:
+                raise Unsupported(f"a barrier that is not initialised: {met.event.context.site.text}")
+            (barriers[key].waits if met.event.does == "wait" else barriers[key].arrivals).append(met)
         return list(barriers.values())
 
     # Conditions.
 
     def _equally_often(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        loops = [(role, role.loop) for role in self._roles.roles if role.loop is not None]
-        renaming = self._roles.renaming(hypotheses)
+        loops = [(role, role.loop) for role in self._block.roles if role.loop is not None]
+        renaming, threads = self._block.renaming(hypotheses), self._block.threads
         for (role, loop), (other, second) in itertools.combinations_with_replacement(loops, 2):
-            here, there = (next(e for part, e in r.events(*_MEETING) if part == INSIDE) for r in (role, other))
-            given = [*hypotheses.facts, *self._roles.threads.plainly(here.context, role, ("block", "thread"))]
-            given += map(renaming.term, self._roles.threads.plainly(there.context, other, ("block", "thread")))
+            here, there = (next(m.event for m in self._met if m.role is r and m.part == INSIDE) for r in (role, other))
+            given = [*hypotheses.facts, *threads.plainly(here.context, role, ("block", "thread"))]
+            given += map(renaming.term, threads.plainly(there.context, other, ("block", "thread")))
             goal = loop.count == renaming.variable(second).count
             what = f"{role} and {other} run their loops equally often"
             yield sequent("phase", what, given, goal, here.context.site)
 
-    def _met(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        """Every thread of a role reaches its barriers, in every iteration; those of part of a block are of one role."""
-        for step in self.steps:
-            if isinstance(step.item, Instruction) and step.item.name in _MEETING:
-                event, threads = step.item, self._roles.threads
-                if others := threads.others(event.context, step.role):
-                    given = (*hypotheses.facts, *threads.plainly(event.context, step.role))
-                    what = f"all of {step.role} reach this, every time"
-                    yield sequent("phase", what, given, z3.And(*others), event.context.site)
-                if event.name == MEET:
-                    goal = z3.BoolVal(self._whole(event, step.role))
-                    yield _of(step, "barrier", f"this barrier is of {step.role} and no others", goal, hypotheses)
+    def _reached(self, hypotheses: Hypotheses) -> Iterator[Condition]:
+        """Every thread of a role reaches its mbarriers, in every iteration."""
+        threads = self._block.threads
+        for met in self._met:
+            if others := threads.others(met.event.context, met.role):
+                given = (*hypotheses.facts, *threads.plainly(met.event.context, met.role))
+                what = f"all of {met.role} reach this, every time"
+                yield sequent("phase", what, given, z3.And(*others), met.event.context.site)
 
-    def _counted(self, barrier: _Barrier, hypotheses: Hypotheses) -> Condition:
+    def _counted(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Condition:
         number = sum(len(s.role.threads) for s in barrier.arrivals)
         each = "in an iteration" if barrier.looped else "at all"
         what = f"{barrier.name} counts {barrier.count} arrivals, and {number} come {each}"
-        step = (*barrier.arrivals, *barrier.waits)[0]
-        return _of(step, "phase", what, z3.BoolVal(number == barrier.count), hypotheses)
+        met = (*barrier.arrivals, *barrier.waits)[0]
+        return _of(met, "phase", what, z3.BoolVal(number == barrier.count), hypotheses)
 
-    def _in_phase(self, barrier: _Barrier, hypotheses: Hypotheses) -> Iterator[Condition]:
+    def _in_phase(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Iterator[Condition]:
         what = f"no thread arrives at {barrier.name} for the next iteration before all have arrived for this one"
         for a, b in itertools.product(barrier.arrivals, repeat=2):
-            weight = self.least(a, b)
+            weight = self.graph.least(a.done, b.node)
             yield _of(b, "phase", what, z3.BoolVal(weight is not None and weight <= 1), hypotheses)
         for wait in barrier.waits:
             behind = _behind(barrier, wait)
             if behind is not None:
-                loop = _loop(wait)
-                goal = _parity(wait) == (loop.term - loop.low + behind) % 2
+                goal = _parity(wait) == (wait.loop.term - wait.loop.low + behind) % 2
                 phase = "the iteration before" if behind else "its iteration"
                 yield _of(wait, "phase", f"this waits at {barrier.name} for the phase of {phase}", goal, hypotheses)
 
+    def _passed(self, barrier: Mbarrier, wait: Met, hypotheses: Hypotheses) -> Condition:
+        reason = self._stuck(barrier, wait)
+        what = f"each of {wait.role} gets past this wait at {barrier.name}, in every timing"
+        what += f"; not so: {reason}" if reason else ""
+        return _of(wait, "deadlock", what, z3.BoolVal(not reason), hypotheses)
 
-def _of(step: Step, kind: str, what: str, goal: z3.BoolRef, hypotheses: Hypotheses) -> Condition:
-    context = step.item.context
+    def _stuck(self, barrier: Mbarrier, wait: Met) -> str:
+        """Why a wait may last for ever; nothing if it cannot."""
+        behind = _behind(barrier, wait)
+        if not barrier.arrivals:
+            return "nobody arrives"
+        if behind is None:
+            return "which phase it waits for is not known"
+        for arrival in barrier.arrivals:
+            weight = self.graph.least(wait.node, arrival.done, orders=False)
+            if arrival.part > wait.part or (behind == 0 and weight == 0):
+                return f"{arrival.role} arrive only after it"
+        following = (self._following(wait, arrival) for arrival in barrier.arrivals)
+        if barrier.looped and not any(weight is not None and weight <= 1 - behind for weight in following):
+            return "the phase after may end before it is seen that this one has"
+        return ""
+
+    def _following(self, wait: Met, arrival: Met) -> int | None:
+        """The least weight of a path from a wait to an arrival; of one thread, if it does both."""
+        return self.graph.least(wait.node, arrival.node, orders=wait.role is not arrival.role)
+
+
+def waits_unknown(block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """That waits end, of a block whose phases are not known; what cannot be decided fails."""
+    for role in block.roles:
+        for _, event in role.events("wait"):
+            what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
+            given = (*hypotheses.facts, *event.context.path)
+            yield sequent("deadlock", what, given, z3.BoolVal(False), event.context.site)
+
+
+def _of(met: Met, kind: str, what: str, goal: z3.BoolRef, hypotheses: Hypotheses) -> Condition:
+    context = met.event.context
     return sequent(kind, what, (*hypotheses.facts, *context.path), goal, context.site)
 
 
-def _behind(barrier: _Barrier, wait: Step) -> int | None:
+def _behind(barrier: Mbarrier, wait: Met) -> int | None:
     """Of how many iterations ago a wait is for the phase; None if nothing follows from it."""
     if not barrier.looped:
         return 0 if z3.is_true(z3.simplify(_parity(wait) == 0)) else None
     if wait.part != INSIDE:
         return None
-    loop = _loop(wait)
-    first = z3.simplify(z3.substitute(_parity(wait), (loop.term, loop.low)))
+    first = z3.simplify(z3.substitute(_parity(wait), (wait.loop.term, wait.loop.low)))
     for behind in (0, 1):
         solver = z3.Solver()
         solver.set("rlimit", 1_000_000)
@@ -234,83 +266,14 @@ def _behind(barrier: _Barrier, wait: Step) -> int | None:
     return 0  # which the condition about it refutes
 
 
-def _parity(wait: Step) -> z3.ArithRef:
-    assert isinstance(wait.item, Instruction)
-    parity = wait.item.numbers[1]
+def _parity(wait: Met) -> z3.ArithRef:
+    parity = wait.event.numbers[1]
     return z3.If(parity, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(parity) else parity
 
 
-def _loop(step: Step) -> Variable:
-    assert step.role.loop is not None
-    return step.role.loop
-
-
-def _key(event: Instruction) -> tuple[str, int]:
+def _key(event: Event) -> tuple[str, int]:
     """An mbarrier: its array and its number."""
     index = z3.simplify(event.accesses[0].indices[0]) if event.accesses else None
     if event.operands[0] is None or index is None or not z3.is_int_value(index):
         raise Unsupported(f"an mbarrier that is not known: {event.context.site.text}")
     return event.operands[0], index.as_long()
-
-
-def _named(event: Instruction) -> tuple[int, int]:
-    """The number of a barrier of part of a block, and of how many threads it is."""
-    return int(event.call.args[1]), int(event.call.args[2])
-
-
-State = tuple[int, bool, bool]  # a node; whether all threads are ordered, and a proxy fence passed, on the way there
-
-
-@dataclass(frozen=True)
-class Edge:
-    """From one node to another: how many iterations on; whether it orders all threads, or proxies, and shows writes."""
-
-    weight: int = 0
-    orders: bool = False
-    fences: bool = False
-    shows: bool = True
-
-
-class _Graph:
-    """Nodes in parts, and edges from a part to the same or a later one."""
-
-    def __init__(self) -> None:
-        self._parts: list[int] = []
-        self._edges: list[list[tuple[int, Edge]]] = []
-        self._known: dict[tuple[int, bool, bool], dict[State, int]] = {}
-
-    def node(self, part: int) -> int:
-        """A new node."""
-        self._parts.append(part)
-        self._edges.append([])
-        return len(self._parts) - 1
-
-    def edge(self, a: int, b: int, edge: Edge) -> None:
-        """A new edge, unless it leads back to an earlier part."""
-        if self._parts[a] <= self._parts[b]:
-            self._edges[a].append((b, edge))
-
-    def least(self, a: int, b: int, fenced: bool, shown: bool, looping: bool) -> int | None:
-        """The least weight of a path that orders all threads."""
-        if (a, shown, looping) not in self._known:
-            self._known[a, shown, looping] = self._weights(a, shown, looping)
-        weights = self._known[a, shown, looping]
-        ends: Sequence[State] = ((b, True, True),) if fenced else ((b, True, True), (b, True, False))
-        return min((weights[s] for s in ends if s in weights), default=None)
-
-    def _weights(self, a: int, shown: bool, looping: bool) -> dict[State, int]:
-        """The least weight of a path to every state."""
-        weights: dict[State, int] = {(a, False, False): 0}
-        layers: list[list[State]] = [[(a, False, False)], []]
-        weight = 0
-        while layers[weight]:
-            for node, ordered, fenced in layers[weight]:  # which grows
-                for b, edge in self._edges[node]:
-                    after, total = (b, ordered or edge.orders, fenced or edge.fences), weight + edge.weight
-                    through = (looping or self._parts[b] != INSIDE) and (edge.shows or not shown)
-                    if through and weights.get(after, total + 1) > total:
-                        weights[after] = total
-                        layers[total].append(after)
-            weight += 1
-            layers.append([])
-        return weights

@@ -1,37 +1,44 @@
-"""What an operation meets on every run of the kernel that goes on from it.
+"""What an operation meets on every run of a program that goes on from it.
 
-A run is followed from an access, through straight code, both arms of a branch, and round loops until nothing new comes.
-What has become of the operation on the way, such as whether it has been waited for, is its *progress*; where runs meet,
-each progress that is possible is kept. A condition that all threads of a block decide alike is remembered where its arms
-lead to different progress. All that is left out makes more runs possible, never fewer.
+A program is what the threads of one role do. A run is followed from a segment of accesses, through straight code, both
+arms of a branch, and round loops until nothing new comes. Where runs meet, each progress that is possible is kept. A
+condition that all threads of a block decide alike is remembered where its arms lead to different progress. How often a
+loop has gone round is counted, as far as copies and products can be under way, then known to be at least that. All that
+is left out makes more runs possible, never fewer.
+
+Between two barriers of all its threads, two of them may be at any two places that a run without a barrier connects, in
+either order, or in two arms of one branch. So two accesses are ordered if every run from one to the other has what
+progress.py demands.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 import z3
 
 from ..access.instances import constants
-from ..access.trace import Access, Barrier, Branch, Event, Loop, Node, Segment, Variable
-from .intervals import Placed, Unordered, accesses
+from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable
+from .progress import BEGIN, Progress, Steps, kind
+from .structure import inside, times
 
-
-class Progress(Protocol):
-    """What has become of an operation."""
-
-    def step(self, node: Barrier | Event) -> Progress:
-        """After a barrier or an event."""
-
-    def lacks(self, later: Access) -> Lack | None:
-        """What the operation still needs before a later access to the same bytes."""
-
-
-Lack = tuple[str, bool]  # what is missing, and whether the access is harmless if it is by the same thread
 Facts = frozenset[z3.BoolRef]
 NONE: Facts = frozenset()
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A loop that has gone round: so often, or at least so often."""
+
+    variable: Variable
+    times: int
+    exactly: bool = True
+
+    def again(self, far: int) -> Carried:
+        """Once more; counted up to ``far``."""
+        return replace(self, times=min(self.times + 1, far), exactly=self.exactly and self.times + 1 < far)
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,14 @@ class Mark:
     Args:
         progress: of the operation.
         common: the loops around both that are still in the operation's own iteration.
-        carried: a loop around both that has gone round since, and whether more than once.
+        carried: a loop around both that has gone round since.
         first: what the run says of the iterations that the operation is in.
         second: what it says of those that the point is in.
     """
 
     progress: Progress
-    common: tuple[Variable, ...]
-    carried: tuple[Variable, bool] | None = None
+    common: tuple[Variable, ...] = ()
+    carried: Carried | None = None
     first: Facts = NONE
     second: Facts = NONE
 
@@ -63,62 +70,60 @@ class Mark:
     def leaving(self, loop: Loop) -> Mark:
         """Out of a loop around the operation, whose last iteration is that of the operation if it has not gone round."""
         outer = _outside(self.common, loop)
-        if self.carried is None:
-            last = [] if loop.variable.extent is None else [loop.variable.term == _last(loop)]
-            return Mark(self.progress, outer, None, self.first | self.second | {*last}, NONE)
-        return Mark(self.progress, outer, None, self.first, NONE)
+        times, exactly = (self.carried.times, self.carried.exactly) if self.carried else (0, True)
+        begun = loop.variable.term + times
+        last = [] if loop.variable.extent is None else [begun == _last(loop) if exactly else begun <= _last(loop)]
+        return Mark(self.progress, outer, None, self.first | {*last} | (NONE if self.carried else self.second), NONE)
 
-    def round(self, loop: Loop) -> Mark:
+    def round(self, loop: Loop, far: int) -> Mark:
         """In the next iteration of a loop around the operation."""
         outer = _outside(self.common, loop)
         if self.carried is None:
-            return Mark(self.progress, outer, (loop.variable, False), self.first | self.second, NONE)
-        return Mark(self.progress, outer, (loop.variable, True), self.first, NONE)
+            return Mark(self.progress, outer, Carried(loop.variable, 1), self.first | self.second, NONE)
+        return Mark(self.progress, outer, self.carried.again(far), self.first, NONE)
 
 
-@dataclass(frozen=True)
-class Meeting:
-    """An operation and an access that a run leads to from it, with what has become of the operation by then."""
+@dataclass
+class Way:
+    """Runs from a segment, of operations that begin with one progress: where they lead.
 
-    first: Access
-    second: Access
-    mark: Mark
+    Args:
+        source: the segment; None for the beginning of the program.
+        begin: the progress.
+        segments: those that they come to, with what has become of the operation by then.
+        events: the same for events, just after them.
+    """
 
-    @property
-    def pair(self) -> Unordered:
-        """The two accesses, and what the run says of the iterations they are in."""
-        first = Placed(self.first, _sorted(self.mark.first))
-        second = Placed(self.second, _sorted(self.mark.second))
-        return Unordered(first, second, self.mark.common, self.mark.carried)
+    source: Segment | None
+    begin: Progress
+    segments: dict[tuple[int, Mark], tuple[Segment, Mark]] = field(default_factory=dict)
+    events: dict[int, dict[Mark, None]] = field(default_factory=dict)
 
 
 class Runs:
-    """The runs from each operation of a kernel.
+    """The runs through a program.
 
     Args:
-        nodes: the kernel.
-        begin: the progress that an access starts with, None if it is of no interest.
-        matters: whether an operation and a later access are of interest, one to the other.
+        nodes: the program.
+        steps: what its events do.
         uniform: names of constants that have one value in a block.
+        settle: whether an operation that lacks nothing need not be followed any further.
     """
 
-    def __init__(
-        self,
-        nodes: Sequence[Node],
-        begin: Callable[[Access], Progress | None],
-        matters: Callable[[Access, Access], bool],
-        uniform: Iterable[str],
-    ) -> None:
-        self._nodes, self._begin, self._matters = nodes, begin, matters
-        loops = (n.variable.name for node in nodes for n in _all(node) if isinstance(n, Loop))
+    def __init__(self, nodes: Sequence[Node], steps: Steps, uniform: Iterable[str], settle: bool = True) -> None:
+        self._nodes, self._steps, self._settle, self._far = nodes, steps, settle, steps.deepest + 2
+        loops = (n.variable.name for node in nodes for n in inside(node) if isinstance(n, Loop))
         self._uniform = frozenset({*uniform, *loops})
-        self._first: Access
-        self._found: dict[tuple[int, int, Mark], Meeting] = {}
+        self._way: Way
+        self._ways: list[Way] = []
 
-    def meetings(self) -> list[Meeting]:
-        """All of them."""
+    def ways(self) -> list[Way]:
+        """Those from each segment, and from the beginning, where no registers are fenced."""
+        self._way = Way(None, BEGIN["register"])
+        self._ways = [self._way]
+        self._through(self._nodes, {Mark(self._way.begin)})
         self._visit(self._nodes, (), lambda marks: None)
-        return list(self._found.values())
+        return self._ways
 
     def _visit(self, nodes: Sequence[Node], around: tuple[Loop, ...], rest: Callable[[set[Mark]], None]) -> None:
         """The runs from every operation in the nodes; ``rest`` goes on where they end."""
@@ -129,53 +134,49 @@ class Runs:
                 rest(self._through(after, marks))
 
             if isinstance(node, Segment):
-                self._segment(node, around, onward)
+                for mark in self._starts(node, node.accesses, around):
+                    self._arrive(node, {mark})
+                    onward({mark})
             elif isinstance(node, Loop):
                 self._visit(node.body, (*around, node), lambda marks, node=node: onward(self._around(node, marks)))  # type: ignore[misc]
             elif isinstance(node, Branch):
                 for arm, other in (node.arms, node.arms[::-1]):
                     self._visit(arm, around, onward)
-                    if not any(isinstance(n, Barrier) for n in _all(node)):
+                    if not any(isinstance(n, Event) and n.whole for n in inside(node)):
                         self._beside(arm, other, around)
 
-    def _segment(self, node: Segment, around: tuple[Loop, ...], onward: Callable[[set[Mark]], None]) -> None:
-        names = {loop.variable.name for loop in around}
-        for number, first in enumerate(node.accesses):
-            mark = self._start(first, around)
-            if mark is None:
-                continue
-            self._meet(mark, node.accesses[number:])
-            self._meet(mark, [a for a in node.accesses[:number] if _share_a_loop(a, first, names)])
-            onward({mark})
+    def _starts(self, source: Segment, operations: Iterable[Access], around: tuple[Loop, ...]) -> Iterator[Mark]:
+        """The marks of the operations of a segment as they are issued, each on a way of its own."""
+        begins = {k: BEGIN[k] for k in map(kind, operations) if k in BEGIN}
+        for begin in dict.fromkeys(begins.values()):
+            self._way = Way(source, begin)
+            self._ways.append(self._way)
+            yield Mark(begin, tuple(loop.variable for loop in around))
 
     def _beside(self, arm: Sequence[Node], other: Sequence[Node], around: tuple[Loop, ...]) -> None:
         """Of two threads one may be in one arm while the other is in the other."""
-        for first in (a for node in arm for a in accesses(node)):
-            if mark := self._start(first, around):
-                for node in other:
-                    self._meet(mark, list(accesses(node)))
+        for source in (n for node in arm for n in inside(node) if isinstance(n, Segment)):
+            for mark in self._starts(source, source.accesses, around):
+                for segment in (n for node in other for n in inside(node) if isinstance(n, Segment)):
+                    self._arrive(segment, {mark})
 
-    def _start(self, first: Access, around: tuple[Loop, ...]) -> Mark | None:
-        self._first, progress = first, self._begin(first)
-        return None if progress is None else Mark(progress, tuple(loop.variable for loop in around))
-
-    def _meet(self, mark: Mark, later: Iterable[Access]) -> None:
-        for access in later:
-            if self._matters(self._first, access):
-                self._found.setdefault((id(self._first), id(access), mark), Meeting(self._first, access, mark))
+    def _arrive(self, segment: Segment, marks: set[Mark]) -> None:
+        for mark in marks:
+            self._way.segments[id(segment), mark] = segment, mark
 
     def _through(self, nodes: Sequence[Node], marks: set[Mark]) -> set[Mark]:
         """The marks at the end of runs through the nodes."""
         for node in nodes:
             if isinstance(node, Segment):
-                for mark in marks:
-                    self._meet(mark, node.accesses)
+                self._arrive(node, marks)
             elif isinstance(node, Loop):
                 marks = self._loop(node, marks)
             elif isinstance(node, Branch):
                 marks = {after for mark in marks for after in self._branch(node, mark)}
             else:
-                marks = {replace(mark, progress=mark.progress.step(node)) for mark in marks}
+                marks = {replace(mark, progress=self._steps.after(mark.progress, node)) for mark in marks}
+                self._way.events.setdefault(id(node), {}).update(dict.fromkeys(marks))
+                marks = {m for m in marks if not (self._settle and self._steps.settled(m.progress))}
         return marks
 
     def _branch(self, node: Branch, mark: Mark) -> set[Mark]:
@@ -187,53 +188,53 @@ class Runs:
 
     def _loop(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
         """Through a loop that the operation is not in: not at all, or any number of times."""
-        v = loop.variable
-        ends = {m.knowing(*self._never(loop)) for m in marks}
-        todo, done = {m.knowing(v.term == v.low) for m in marks}, set()
-        while todo:
+        v, often = loop.variable, times(loop)
+        ends: dict[Mark, set[int]] = {m: {0} for m in marks} if not often else {}
+        todo, done = ({m.knowing(v.term == v.low) for m in marks} if often != 0 else set()), set()
+        for number in itertools.count(1):
             done |= todo
             after = {m.without(v) for m in self._through(loop.body, todo)}
-            ends |= after
-            todo = {m.knowing(v.term > v.low) for m in after} - done
-        return ends
+            if often is None or number >= min(often, self._far):
+                for mark in after:
+                    ends.setdefault(mark, set()).add(min(number, self._far))
+            here = v.term == v.low + number if number < self._far else v.term >= v.low + self._far
+            todo = {m.knowing(here) for m in after} - done
+            if not todo or number == often:
+                return {m for end, numbers in ends.items() for m in self._gone_round(loop, end, numbers)}
+        raise AssertionError
+
+    def _gone_round(self, loop: Loop, mark: Mark, numbers: set[int]) -> Iterator[Mark]:
+        """A mark after so many iterations, or so many others, which is remembered unless any number leads to it."""
+        if times(loop) is not None or loop.variable.extent is None or len(numbers) > self._far:
+            yield mark
+            return
+        count = loop.variable.count
+        for number in sorted(numbers):
+            term = count <= 0 if number == 0 else count == number if number < self._far else count >= number
+            fact = z3.simplify(term)
+            yield mark.knowing(fact) if self._decided_alike(fact) else mark
 
     def _around(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
         """On from the end of the operation's own iteration of a loop."""
         ends = {m.leaving(loop) for m in marks}
-        todo, done = {m.round(loop) for m in marks}, set()
+        todo, done = {m.round(loop, self._far) for m in marks}, set()
         while todo:
             done |= todo
             after = self._through(loop.body, todo)
             ends |= {m.leaving(loop) for m in after}
-            todo = {m.round(loop) for m in after} - done
+            todo = {m.round(loop, self._far) for m in after} - done
         return ends
-
-    def _never(self, loop: Loop) -> list[z3.BoolRef]:
-        if loop.variable.extent is None:
-            return []
-        never = z3.simplify(loop.variable.count <= 0)
-        return [never] if self._decided_alike(never) else []
 
     def _decided_alike(self, condition: z3.BoolRef) -> bool:
         """Whether all threads of a block that are in one iteration find the same."""
         return _names(condition) <= self._uniform
 
 
-def _sorted(facts: Facts) -> tuple[z3.BoolRef, ...]:
-    return tuple(sorted(facts, key=lambda f: str(f.sexpr())))
-
-
-def _all(node: Node) -> Iterator[Node]:
-    yield node
-    children = (
-        node.body
-        if isinstance(node, Loop)
-        else [n for arm in node.arms for n in arm]
-        if isinstance(node, Branch)
-        else []
-    )
-    for child in children:
-        yield from _all(child)
+def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
+    """Whether a loop within a segment goes round both, so that either may come first."""
+    names = {v.name for v in outer}
+    ours, theirs = ({v.name for v in x.context.variables if v.kind == "loop"} - names for x in (a, b))
+    return bool(ours & theirs)
 
 
 def _names(term: z3.BoolRef) -> set[str]:
@@ -247,9 +248,3 @@ def _last(loop: Loop) -> z3.ArithRef:
 def _outside(common: tuple[Variable, ...], loop: Loop) -> tuple[Variable, ...]:
     names = [v.name for v in common]
     return common[: names.index(loop.variable.name)] if loop.variable.name in names else common
-
-
-def _share_a_loop(a: Access, b: Access, outer: set[str]) -> bool:
-    """Whether a loop within the segment goes round both, so that either may come first."""
-    ours, theirs = ({v.name for v in x.context.variables if v.kind == "loop"} - outer for x in (a, b))
-    return bool(ours & theirs)

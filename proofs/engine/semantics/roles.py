@@ -20,9 +20,9 @@ import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import arith, ir, tirx
 
 from ..base.errors import Unsupported
+from ..compiler.instructions import does, names
 
-ARRIVE, ARRIVE_COPIED, WAIT = "tirx.ptx_arrive_barrier", "tl.ptx_cp_async_barrier_noinc", "tl.mbarrier_wait_parity"
-MEETING = (ARRIVE, ARRIVE_COPIED, WAIT)
+MEETING = names("arrive", "copied", "wait")
 _SERIAL = 0  # tirx.ForKind
 _TRIED = 4  # iterations: twice as many as a phase has parities
 
@@ -160,7 +160,7 @@ class _Barriers:
         if not _meeting(statement):
             return True
         key, name = _key(statement), str(statement.value.op.name)
-        if name == WAIT:
+        if does(name) == "wait":
             parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(statement.value.args[1], variables))
             if not isinstance(parity, tirx.IntImm):
                 raise Unsupported(f"a wait for a phase that is not known: {parity}")

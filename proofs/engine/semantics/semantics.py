@@ -21,6 +21,7 @@ from typing import Any, cast
 from tvm import tirx
 
 from ..base.errors import Unsupported
+from ..compiler.instructions import does, names
 from .algebra import Algebra, Dimension, Memory, Scope, V
 from .expressions import describe
 from .externs import externs
@@ -36,18 +37,7 @@ _SCOPES: dict[str, Scope] = {
     "local.fragment": "fragment",
 }
 _SERIAL, _PARALLEL, _VECTORIZED, _UNROLLED, _THREAD = range(5)  # tirx.ForKind
-_BARRIERS = ("tirx.tvm_storage_sync",)
-_GRIDS = "tl.pdl_sync"  # the wait of a kernel that is launched early for those before it, whose results it reads
-_WAITS = (
-    "tirx.ptx_commit_group",
-    "tirx.ptx_wait_group",
-    "tl.wait_wgmma",
-    "tl.fence_proxy_async",
-    "tl.warpgroup_fence_operand",
-    "tl.set_max_nreg",
-    "tl.pdl_trigger",
-    _GRIDS,
-)
+_WAITS = names("commit", "await", "finish", "fence", "hint", "grids")
 _DIMENSIONS = ("x", "y", "z")
 _TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
 _SOURCE = "pragma_import_c"  # C text that the kernel brings along
@@ -313,11 +303,11 @@ class Machine(TileOperations[V]):
             "tl.tileop.gemm": self._gemm,
             "tl.tileop.wgmma_gemm": self._gemm,
         }
-        if name in _BARRIERS:
+        if does(name) == "barrier":
             self.algebra.barrier()
             return
         if name in _WAITS and self._written is None:
-            if name == _GRIDS and (self.accessed or self._divergent):
+            if does(name) == "grids" and (self.accessed or self._divergent):
                 raise Unsupported(f"{name} after global memory has been accessed, or where threads may diverge")
             self.waits.add(name)
             return

@@ -1,0 +1,95 @@
+"""The table of instructions: what each intrinsic of the compiler's IR does to the order of accesses.
+
+An access happens at its statement, unless an instruction makes it last: a copy (cp.async) runs until its group is awaited
+or until an mbarrier that counts it, a product (wgmma) until its batch is finished. What is not in the table either
+computes a value, or is named in a verdict as not modelled, or is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+Does = Literal[
+    "copy",  # begins a copy from global to shared memory
+    "commit",  # closes a group of copies
+    "await",  # waits until all but the last few groups of copies have arrived
+    "describe",  # makes the descriptor of an operand
+    "advance",  # moves a descriptor on
+    "product",  # begins a product of the tensor cores
+    "batch",  # closes a batch of products
+    "finish",  # waits until all but the last few batches are over
+    "registers",  # stands between uses of registers by threads and by products
+    "fence",  # stands between accesses by threads and by products to shared memory
+    "init",  # says how many arrivals end a phase of an mbarrier
+    "publish",  # shows mbarriers that are initialised
+    "arrive",  # arrives at an mbarrier
+    "copied",  # arrives at an mbarrier when the thread's copies so far have arrived
+    "wait",  # waits for a phase of an mbarrier
+    "barrier",  # waits for all threads of the block, or for some of them
+    "grids",  # waits for the kernels launched before
+    "hint",  # changes neither values nor order
+]
+
+INSTRUCTIONS: Mapping[str, Does] = {
+    "tl.ptx_cp_async": "copy",
+    "tirx.ptx_commit_group": "commit",
+    "tirx.ptx_wait_group": "await",
+    "tl.initialize_wgmma_descriptor": "describe",
+    "tl.increase_descriptor_offset": "advance",
+    "tl.ptx_wgmma_ss": "product",
+    "tl.ptx_wgmma_rs": "product",
+    "tl.warpgroup_commit_batch": "batch",
+    "tl.warpgroup_wait": "finish",
+    "tl.wait_wgmma": "finish",
+    "tl.warpgroup_arrive": "registers",
+    "tl.fence_proxy_async": "fence",
+    "tirx.ptx_init_barrier_thread_count": "init",
+    "tl.ptx_fence_barrier_init": "publish",
+    "tirx.ptx_arrive_barrier": "arrive",
+    "tl.ptx_cp_async_barrier_noinc": "copied",
+    "tl.mbarrier_wait_parity": "wait",
+    "tirx.tvm_storage_sync": "barrier",
+    "tl.pdl_sync": "grids",
+    "tl.pdl_trigger": "hint",
+    "tl.set_max_nreg": "hint",
+    "tl.warpgroup_fence_operand": "hint",
+}
+
+PRODUCT_OF_REGISTERS = "tl.ptx_wgmma_rs"  # its first operand is in registers, not in shared memory
+
+MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
+"""Functions of floats that TVM does not declare pure."""
+
+COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
+"""Loads and stores of matrices of 8 rows by a warp: synchronous; thread r of the warp gives the address of row r."""
+
+HARMLESS = re.compile(
+    r"tirx\.(call_extern|call_pure_extern|ptx_\w+|tvm_warp_\w+|atomic_add|prefetch|print|(cuda\.)?__\w+)"
+    r"|tl\.(ptx_\w+|tma_\w+|mbarrier_\w+|wgmma\w*|warpgroup_\w+|wait_wgmma|fence_\w+|pdl_\w+|atomic_\w+"
+    r"|warp_reduce_\w+|shfl\w*|sync_warp|named_barrier_\w+|cluster_\w+|tcgen05_\w+|prefetch_\w+|set_max_nreg"
+    r"|no_set_max_nreg|annotate_\w+|initialize_\w+|increase_descriptor_offset|device_assert\w*|ballot\w*|any_sync"
+    r"|all_sync|match_\w+|activemask|rng_\w+|[ls]t[gs]\d+)"
+)
+"""Instructions that end no thread and leave no loop, so that a proof may go on after them. Whose effect no condition accounts
+for is named; any other instruction with an effect is refused."""
+
+_MBARRIERS = re.compile(
+    r"tl\.(tma_\w+|mbarrier_\w+|cluster_\w+|tcgen05_\w+)|tirx\.ptx_\w*(barrier|bulk)\w*|tl\.ptx_\w*barrier\w*"
+)
+
+
+def does(name: str) -> Does | None:
+    """What an instruction does to the order of accesses; None if nothing that is accounted for."""
+    return INSTRUCTIONS.get(name)
+
+
+def names(*what: Does) -> frozenset[str]:
+    """The instructions that do some of these things."""
+    return frozenset(name for name, effect in INSTRUCTIONS.items() if effect in what)
+
+
+def at_mbarriers(name: str) -> bool:
+    """Whether an instruction that is not in the table may arrive at an mbarrier."""
+    return name not in INSTRUCTIONS and bool(_MBARRIERS.fullmatch(name))

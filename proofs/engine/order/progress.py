@@ -1,0 +1,153 @@
+"""What becomes of an operation on a run that goes on from it, and what it still needs before a later access.
+
+Of two accesses to the same bytes, one of them a write, there must lie between them, on every run:
+
+* a copy (cp.async), then an access: the group of the copy is closed and awaited by the thread that issued it, then a
+  barrier; none is needed where the same thread loads or stores. Before a product reads, a proxy fence after the wait.
+* a store, then a product (wgmma) that reads: a proxy fence and a barrier.
+* a product that reads, then a copy or a store: the batch of the product is closed and finished, then a barrier.
+* a load or a store, then a load, a store or a copy: a barrier, unless both are by the same thread.
+* a product, then another use of the registers of its result: the batch is closed and finished.
+* another use of registers, then a product on them: the fence of registers, ``warpgroup_arrive``.
+
+A proxy fence orders what lies before it on the way from a write to a read, so it counts on either side of the barrier: by
+those who wrote, as is usual, or by those who read. Where only the latter is there, that is among what is named as not
+modelled. Copies that nothing awaits at the end of a kernel end with its block, whose memory no one uses any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..access.trace import Access, Event, Node
+from ..base.errors import Unsupported
+from ..compiler.instructions import does
+from .structure import accesses, events, pending
+
+Kind = Literal["copy", "operand", "result", "load", "store", "register", "none"]
+Lack = tuple[str, bool]  # what is missing, and whether the access is harmless if it is by the same thread
+Fence = Literal["", "before", "after"]  # the last barrier
+
+CONFLICTS: Mapping[Kind, frozenset[Kind]] = {
+    "copy": frozenset({"copy", "operand", "load", "store"}),
+    "operand": frozenset({"copy", "store"}),
+    "store": frozenset({"copy", "operand", "load", "store"}),
+    "load": frozenset({"copy", "store"}),
+    "result": frozenset({"register"}),
+    "register": frozenset({"result"}),
+    "none": frozenset(),
+}
+
+
+def kind(a: Access) -> Kind:
+    """What kind of access it is, as far as order goes; "none" if its order is not modelled."""
+    effect = does(a.intrinsic or "")
+    if effect == "product":
+        return "operand" if a.region.shared else "result"
+    if a.region.scope.startswith("local"):
+        return "register"
+    if not a.region.shared or a.region.scope == "shared.barrier":
+        return "none"
+    if effect == "copy":
+        return "copy"
+    return "none" if a.intrinsic else "load" if a.mode == "read" else "store"
+
+
+def conflict(first: Access, second: Access) -> bool:
+    """Whether two accesses to the same bytes would conflict."""
+    allocation = first.region.allocation == second.region.allocation
+    return allocation and "write" in (first.mode, second.mode) and kind(second) in CONFLICTS[kind(first)]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has become of an operation.
+
+    Args:
+        what: the operation. Its kinds of access begin alike.
+        groups: how many groups, or batches, are closed from its own on (0: it is in none); None once it is over.
+        fence: the fence that it needs has come since, before or after the last barrier.
+        passed: a barrier has come since.
+    """
+
+    what: Literal["copy", "product", "plain", "register"]
+    groups: int | None = None
+    fence: Fence = ""
+    passed: bool = False
+
+    def lacks(self, later: Kind) -> Lack | None:
+        """What is still missing before a later access of a kind to the same bytes."""
+        if self.groups is not None:
+            unit, waited = ("committed", "awaited") if self.what == "copy" else ("in a batch", "waited for")
+            return f"not {waited if self.groups else unit}", False
+        if self.what == "register":
+            return None if self.fence else ("with no warpgroup_arrive between", False)
+        if later == "register":
+            return None
+        since = "between" if self.what == "plain" else "after the wait"
+        if later == "operand" and not self.fence:
+            return f"with no proxy fence {since}", False
+        alone = self.what != "product" and later != "operand"
+        return None if self.passed else (f"with no barrier {since}", alone)
+
+
+BEGIN: Mapping[Kind, Progress] = {
+    "copy": Progress("copy", 0),
+    "operand": Progress("product", 0),
+    "result": Progress("product", 0),
+    "load": Progress("plain"),
+    "store": Progress("plain"),
+    "register": Progress("register"),
+}
+"""The progress of an operation as it is issued."""
+
+
+class Steps:
+    """What events do to the progress of operations.
+
+    Args:
+        nodes: the program. Groups are counted as far as some wait in it can tell them apart.
+        meets: whether an event is a barrier of all threads that run the program.
+    """
+
+    def __init__(self, nodes: Sequence[Node], meets: Callable[[Event], bool]) -> None:
+        self._meets = meets
+        left = [(e.does, _pending(e)) for e in events(nodes)]
+        self._most = {what: 1 + max([n for does, n in left if does == what], default=0) for what in ("await", "finish")}
+        self._products = any(kind(a) == "operand" for node in nodes for a in accesses(node))
+        self.deepest = max(self._most.values())
+
+    def settled(self, progress: Progress) -> bool:
+        """Whether an operation lacks nothing any more, whatever comes."""
+        fenced = (
+            bool(progress.fence) if progress.what == "register" else progress.fence == "before" or not self._products
+        )
+        passed = progress.passed or progress.what == "register"
+        return progress.groups is None and fenced and passed
+
+    def after(self, progress: Progress, event: Event) -> Progress:
+        """The progress after an event."""
+        if progress.groups is not None:
+            closes, waits = ("commit", "await") if progress.what == "copy" else ("batch", "finish")
+            if event.does == closes:
+                return replace(progress, groups=min(progress.groups + 1, self._most[waits]))
+            over = event.does == waits and progress.groups > _pending(event)
+            return replace(progress, groups=None) if over else progress
+        if self._meets(event):
+            return replace(progress, passed=True, fence=progress.fence and "before")
+        fence = "registers" if progress.what == "register" else "fence"
+        return replace(progress, fence="after") if event.does == fence and not progress.fence else progress
+
+
+def _pending(event: Event) -> int:
+    """How many groups a wait leaves under way.
+
+    Raises:
+        Unsupported: the number varies.
+    """
+    number = pending(event)
+    if number is None:
+        raise Unsupported(f"a wait for a varying number of groups: {event.call}")
+    return number

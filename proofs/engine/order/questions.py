@@ -1,0 +1,189 @@
+"""Layer 1, order: nothing is touched unordered, what runs on beside the threads has ended, and nobody waits for ever.
+
+Shared memory and registers are read at device level, where the compiler has placed the barriers and laid buffers out in
+one arena. The threads of one block run side by side; any two accesses that are not ordered on every run must be by the
+same thread, both reads, or of different bytes. No order within a warp is assumed.
+
+Global memory is read at thread level. A barrier does not order two blocks, so none is counted: an element that one thread
+writes must not be touched by another thread of the grid. The source of an asynchronous copy is read like any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+
+from ..access.instances import Renaming, sequent
+from ..access.sites import sites
+from ..access.trace import Access, Context, Event, Trace
+from ..access.walk import walk
+from ..base.conditions import Analysis, Condition, Outcome, conjunction, reachable
+from ..compiler import extract
+from ..compiler.instructions import does, names
+from ..contract.hypotheses import Hypotheses
+from .ordered import Ordered, named
+from .pairs import Unordered, apart, flat, same_execution, unmet
+from .phases import waits_unknown
+from .progress import kind
+from .roles import Block, Role, block_of
+from .structure import accesses, events
+
+READERS_FENCE = "proxy fence after the barrier"  # taken to do as well as one before it
+_ALWAYS = names("copy", "commit", "await", "describe", "advance", "product", "batch", "finish", "registers", "fence")
+_PHASES = names("init", "publish", "arrive", "copied", "wait", "barrier")
+MODELLED = _ALWAYS | _PHASES
+"""Instructions of which each access stands in a condition, and whose order the conditions account for."""
+
+_WARPGROUP = 128
+_WAITING = ("barrier", "phase", "deadlock")
+
+
+def order(
+    prim_func: tirx.PrimFunc,
+    hypotheses: Hypotheses,
+    pass_configs: Mapping[str, object] | None = None,
+    arch: str = extract.ARCH,
+) -> Analysis:
+    """The conditions that put accesses in order, of the kernel as shipped.
+
+    Kinds: "race", of accesses that threads make; "async", of copies, products and registers; "barrier", that barriers are
+    met by all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed.
+
+    Modelled: loads, stores, warp-wide matrix loads and stores; cp.async, its groups and waits; wgmma, its batches and waits;
+    proxy and register fences; barriers of the block or a role; mbarriers whose arrivals are all made by threads or copies
+    of theirs. Not modelled, and listed: accesses by atomics, TMA and other intrinsics, and the order they impose. Repeated
+    writes to one output element are coverage.py's. A global element that two threads exchange across a barrier is reported
+    as a race.
+
+    Raises:
+        Unsupported: the kernel uses something that is not modelled, such as a wait for a varying number of groups.
+    """
+    guards = extract.shipped_with_guards(pass_configs)
+    lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
+    thread = walk(lowered.thread, hypotheses)
+    within = within_blocks(lowered.device, hypotheses)
+    return within + Analysis(tuple(_global(thread, hypotheses)), thread.unmodelled, ())
+
+
+def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
+    """The conditions on the threads of one block, of a function at device level."""
+    trace = walk(device, hypotheses)
+    block = block_of(trace)
+    ordered = Ordered(block, hypotheses)
+    conditions = [_together(e.context, hypotheses, "all threads of a block reach this barrier") for e in _whole(trace)]
+    assumed: set[str] = set()
+    for role in block.roles:
+        meetings = list(ordered.meetings(role))
+        conditions += [*_barriers_of(role, block, hypotheses), *_products(role, ordered, hypotheses)]
+        conditions += _inside(role, hypotheses)
+        conditions += ordered.within(role, meetings)
+        assumed |= {READERS_FENCE} if ordered.relies_on_readers(role) else set()
+    if ordered.phases is not None:
+        conditions += [*ordered.phases.conditions(hypotheses), *ordered.among()]
+    elif not block.phased:
+        conditions += waits_unknown(block, hypotheses)
+    possible = (*sites(trace, hypotheses), *_operations(trace, block, hypotheses), *ordered.possible.values())
+    modelled = MODELLED if block.phased else _ALWAYS
+    return Analysis(tuple(conditions), trace.unmodelled - modelled | assumed, possible, modelled)
+
+
+def deadlock_free(outcomes: Iterable[Outcome], unmodelled: Iterable[str]) -> tuple[str, ...]:
+    """The statement that nobody waits for ever, if that is what was shown."""
+    waiting = [o for o in outcomes if o.condition.kind in _WAITING]
+    if any(o.verdict != "proved" for o in waiting):
+        return ()
+    aside = sorted({*unmodelled} - names("hint") - {READERS_FENCE})
+    what = f", but for what is not modelled ({', '.join(aside)})" if aside else ""
+    return (f"deadlock-free: every thread gets past each barrier and each wait, in every timing{what}",)
+
+
+def _whole(trace: Trace) -> Iterator[Event]:
+    """The barriers of the block."""
+    return (e for e in events(trace.nodes) if e.whole)
+
+
+def _together(here: Context, hypotheses: Hypotheses, what: str, *alike: z3.BoolRef) -> Condition:
+    """If one thread gets there, in some iteration of the loops around, so does every other of its block that is alike."""
+    common = [v.name for v in here.variables if v.kind != "thread"]
+    there = Renaming(frozenset(hypotheses.sizes) | {*common}).context(here)
+    threads = [v.range for v in there.variables if v.kind == "thread"]
+    loops = [v.range for v in there.variables if v.kind == "loop"]
+    given = (*hypotheses.facts, *here.path, *there.facts, *threads, *alike)
+    return sequent("barrier", f"{what} together", given, conjunction(*loops, *there.guards), here.site)
+
+
+def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """Each barrier of part of the block is of one role, all of whose threads reach it together."""
+    for _, event in role.events("barrier"):
+        if not event.whole:
+            here = event.context
+            alike = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread"))
+            members = map(alike.term, block.threads.plainly(here, role, ()))
+            yield _together(here, hypotheses, f"all of {role} reach this barrier", *members)
+            what, goal = f"this barrier is of {role} and no others", z3.BoolVal(block.whole(event, role))
+            yield sequent("barrier", what, (*hypotheses.facts, *here.path), goal, here.site)
+
+
+def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """Products are of whole warpgroups, and come after a fence of registers."""
+    products = [a for node in role.nodes for a in accesses(node) if kind(a) == "result" and a.mode == "write"]
+    for context in {id(a.context.guards): a.context for a in products}.values():
+        threads = ordered.block.threads.at(context)
+        of = [set(range(n, n + _WARPGROUP)) <= threads for n in {t - t % _WARPGROUP for t in threads}]
+        given = (*hypotheses.facts, *context.path)
+        what = f"{role}: products are of whole warpgroups"
+        yield sequent("async", what, given, z3.BoolVal(all(of)), context.site)
+    for product in products:
+        if ordered.unfenced(role, product):
+            what = f"a warpgroup_arrive comes before this {named(product)}"
+            given = (*hypotheses.facts, *product.context.path)
+            yield sequent("async", what, given, z3.BoolVal(False), product.context.site)
+
+
+def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """What a product reads of shared memory lies in the buffer that its descriptor was made of."""
+    for a in (a for node in role.nodes for a in accesses(node) if kind(a) == "operand"):
+        goal = z3.And(a.indices[0] >= 0, a.indices[0] < a.region.shape[0])
+        given = (*hypotheses.facts, *a.context.path)
+        yield sequent("async", f"this {named(a)} lies within {a.region.name}", given, goal, a.context.site)
+
+
+def _operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """That each copy and product can happen, and what is assumed of two, in the form that the solver gets."""
+    beside: dict[object, Access] = {}
+    for access in (a for node in trace.nodes for a in accesses(node)):
+        if does(access.intrinsic or "") in ("copy", "product"):
+            yield reachable(named(access), (*hypotheses.facts, *access.context.path), access.context.site)
+            beside.setdefault((kind(access), access.region.name), access)
+    for access in beside.values():
+        second = block.renaming(hypotheses).access(access)
+        two = apart("async", "", Unordered(access, second, True, [[]]), hypotheses, alone=True)
+        yield reachable(f"{named(access)} beside another", two.hypotheses, access.context.site)
+
+
+def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """Of each two accesses to global memory, that they are by one thread or of different elements."""
+    tensors = [a for a in trace.accesses if a.region.scope == "global"]
+    known = [a for a in tensors if a.intrinsic is None or does(a.intrinsic) == "copy"]
+    primed = Renaming(frozenset(hypotheses.sizes))
+    for a, b in itertools.combinations_with_replacement(known, 2):
+        covered = a.mode == b.mode == "write" and a.region.allocation in hypotheses.outputs
+        if covered or "write" not in (a.mode, b.mode) or a.region.allocation != b.region.allocation:
+            continue
+        second = primed.access(b)
+        given = (*hypotheses.facts, *a.context.path, *second.context.path)
+        goal = z3.Not(_same_element(a, second))
+        if a.intrinsic is b.intrinsic is None:
+            goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), goal)
+        yield sequent("race", unmet(a, second), given, goal, a.context.site)
+
+
+def _same_element(a: Access, b: Access) -> z3.BoolRef:
+    """Two accesses to one tensor are to one element; the tensor may be taken as a row by one of them."""
+    if len(a.indices) == len(b.indices):
+        return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True)))
+    return flat(a) == flat(b)

@@ -1,0 +1,243 @@
+"""Roles: which threads of a block run which program.
+
+A role is a set of threads that take the same arms of the branches on the thread's number, and that meet the same
+mbarriers and barriers of part of the block. Where all threads meet the same ones, the block has one role. A role that
+meets mbarriers has a part before its loop, the loop, whose iterations all roles run equally often, and a part after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import z3
+
+from ..access.instances import Renaming, constants
+from ..access.trace import Branch, Context, Event, Loop, Node, Trace, Variable
+from ..base.errors import Unsupported
+from ..compiler.instructions import Does, at_mbarriers
+from ..contract.hypotheses import Hypotheses
+from .structure import accesses, coarse, events, holds, projected, unrolled
+
+BEFORE, INSIDE, AFTER = range(3)
+_CROSSING: frozenset[Does] = frozenset({"arrive", "copied", "wait"})
+_ORDERING: frozenset[Does] = _CROSSING | {"barrier", "commit", "await", "batch", "finish", "registers", "fence"}
+
+
+@dataclass(frozen=True)
+class Role:
+    """Some threads of a block, and what they do before, in one iteration of, and after their loop."""
+
+    threads: frozenset[int]
+    loop: Variable | None
+    parts: tuple[Sequence[Node], Sequence[Node], Sequence[Node]]
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All that they do."""
+        before, inside, after = self.parts
+        return [*before, *([] if self.loop is None else [Loop(self.loop, list(inside))]), *after]
+
+    def events(self, *what: Does) -> Iterator[tuple[int, Event]]:
+        """Its events that do some of these things, with the part that each is in."""
+        for part, nodes in enumerate(self.parts):
+            yield from ((part, e) for e in events(nodes) if e.does in what)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The roles of a block's threads.
+
+    Args:
+        roles: one of all threads, or several.
+        phased: whether the phases of its mbarriers are known, since all that arrives at them is.
+        initialised: what says how many arrivals end a phase.
+    """
+
+    roles: tuple[Role, ...]
+    phased: bool
+    initialised: tuple[Event, ...]
+    threads: Threads
+    blocks: frozenset[str]
+
+    def renaming(self, hypotheses: Hypotheses, *common: str) -> Renaming:
+        """Gives the second of two threads of one block names of its own, but for those that are common."""
+        return Renaming(frozenset(hypotheses.sizes) | self.blocks | {*common})
+
+    def whole(self, event: Event, role: Role) -> bool:
+        """Whether a barrier is one of all threads of this role, and of no others."""
+        if event.whole:
+            return len(self.roles) == 1
+        if event.does != "barrier":
+            return False
+        name, count = int(event.call.args[1]), int(event.call.args[2])
+        met = [r for r in self.roles for _, e in r.events("barrier") if not e.whole and int(e.call.args[1]) == name]
+        return all(other is role for other in met) and name != 0 and count == len(role.threads)
+
+
+class Threads:
+    """Which threads of a block a guard admits, where it speaks of the thread alone."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.variables = [v for v in trace.launch.values() if v.kind == "thread" and not _is(v.count, 1)]
+        self._guards: dict[int, frozenset[int] | None] = {}
+
+    def all(self) -> frozenset[int]:
+        """All threads.
+
+        Raises:
+            Unsupported: the block is not a row of constant length.
+        """
+        if len(self.variables) != 1 or not z3.is_int_value(z3.simplify(self.variables[0].count)):
+            raise Unsupported("roles in a block that is not one row of threads")
+        return frozenset(range(z3.simplify(self.variables[0].count).as_long()))
+
+    def at(self, context: Context) -> frozenset[int]:
+        """The threads that the guards on the thread alone admit."""
+        admitted = [s for g in context.guards if (s := self.of(g)) is not None]
+        return self.all().intersection(*admitted)
+
+    def others(self, context: Context, role: Role) -> tuple[z3.BoolRef, ...]:
+        """The guards that are not true just because the thread has this role."""
+        return tuple(g for g in context.guards if (s := self.of(g)) is None or not role.threads <= s)
+
+    def plainly(
+        self, context: Context, role: Role, kinds: Collection[str] = ("block", "thread", "loop", "lane")
+    ) -> tuple[z3.BoolRef, ...]:
+        """What holds of every thread of the role at a place, variables of some kinds in their ranges."""
+        others = self.others(context, role)
+        kept = (g for g in context.guards if not any(g.eq(o) for o in others))
+        return (*(v.range for v in context.variables if v.kind in kinds), *context.facts, *kept)
+
+    def of(self, guard: z3.BoolRef) -> frozenset[int] | None:
+        """The threads that a guard admits; None if it speaks of something else."""
+        if guard.get_id() not in self._guards:
+            self._guards[guard.get_id()] = self._evaluate(guard)
+        return self._guards[guard.get_id()]
+
+    def _evaluate(self, guard: z3.BoolRef) -> frozenset[int] | None:
+        threads, (variable,) = self.all(), self.variables
+        if {c.decl().name() for c in constants([guard])} != {variable.name}:
+            return None
+        return frozenset(
+            t for t in threads if z3.is_true(z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))))
+        )
+
+
+def block_of(trace: Trace) -> Block:
+    """The roles of a kernel.
+
+    Raises:
+        Unsupported: the roles are not disjoint, meet barriers of the whole block, or have several loops with mbarriers.
+    """
+    trace = replace(trace, nodes=unrolled(trace.nodes))
+    threads = Threads(trace)
+    blocks = frozenset(v.name for v in trace.launch.values() if v.kind == "block")
+    initialised = tuple(e for e in events(trace.nodes) if e.does == "init")
+    if not initialised:
+        partial = next((e for e in events(trace.nodes) if e.does == "barrier" and not e.whole), None)
+        if partial is not None:
+            raise Unsupported(f"barrier of some threads of the block: {partial.context.site.text}")
+        nodes = coarse(trace.nodes, lambda e: e.does in _ORDERING - _CROSSING)
+        one = Role(frozenset(), None, (nodes, (), ()), "the threads of a block")
+        return Block((one,), not any(e.does in _CROSSING for e in events(trace.nodes)), (), threads, blocks)
+    meeting = {threads.at(e.context) for e in events(trace.nodes) if _meets(e)}
+    largest = [s for s in meeting if not any(s < t for t in meeting)]
+    if len(largest) < 2 or frozenset().union(*largest) != threads.all():
+        return _one_role(trace, initialised, threads, blocks)
+    if sum(map(len, largest)) != len(threads.all()):
+        raise Unsupported("a thread with two roles")
+    program = _after_the_prelude(trace.nodes)
+    roles = tuple(_role(members, program, threads) for members in sorted(largest, key=min))
+    places = [e.context for e in events(program)]
+    places += [a.context for node in program for a in accesses(node) if a.region.shared]
+    for place in places:
+        if not any(threads.at(place) <= role.threads for role in roles):
+            raise Unsupported(f"between the roles: {place.site.text}")
+    return Block(roles, True, initialised, threads, blocks)
+
+
+def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, blocks: frozenset[str]) -> Block:
+    """All threads have one role. What else may arrive at its mbarriers leaves their phases unknown."""
+    if any(e.does == "barrier" and not e.whole for e in events(trace.nodes)):
+        raise Unsupported("barrier of some threads of the block that has mbarriers")
+    known = not any(map(at_mbarriers, trace.unmodelled))
+    if known and any(e.does in _CROSSING for e in events(trace.nodes)):
+        loop, parts = _parts(trace.nodes)
+    else:
+        loop, parts = None, (coarse(trace.nodes, _orders), [], [])
+    role = Role(threads.all(), loop, parts, "the threads of a block")
+    return Block((role,), known, initialised, threads, blocks)
+
+
+def _after_the_prelude(nodes: Sequence[Node]) -> Sequence[Node]:
+    """What comes after the last barrier of the whole block, which is in no branch or loop."""
+    met = [n for n, node in enumerate(nodes) if holds(node, lambda e: e.whole)]
+    last = met[-1] if met else -1
+    if not met or not isinstance(nodes[last], Event) or any(holds(node, _meets) for node in nodes[:last]):
+        raise Unsupported("roles that are not the last of what a block does")
+    for access in (a for node in nodes[:last] for a in accesses(node)):
+        if access.region.shared and access.region.scope != "shared.barrier":
+            raise Unsupported(f"shared memory before the roles: {access.context.site.text}")
+    return nodes[last + 1 :]
+
+
+def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> Role:
+    def decides(condition: z3.BoolRef) -> bool | None:
+        admitted = threads.of(condition)
+        if admitted is None or (members & admitted and members - admitted):
+            return None
+        return bool(members <= admitted)
+
+    loop, parts = _parts(projected(nodes, decides))
+    return Role(members, loop, parts, f"threads {min(members)} to {max(members)}")
+
+
+def _parts(nodes: Sequence[Node]) -> tuple[Variable | None, tuple[list[Node], list[Node], list[Node]]]:
+    """What comes before, in and after the loop in which mbarriers are met."""
+    flat = _flat(nodes)
+    loops = [n for n, node in enumerate(flat) if isinstance(node, Loop) and holds(node, _crosses)]
+    if not loops:
+        return None, (coarse(flat, _orders), [], [])
+    loop = flat[loops[0]]
+    assert isinstance(loop, Loop)
+    body = _flat(loop.body)
+    if len(loops) > 1 or any(isinstance(node, Loop) and holds(node, _crosses) for node in body):
+        raise Unsupported("a role with mbarriers in several loops")
+    _ = loop.variable.count  # a while loop has none
+    before, after = flat[: loops[0]], flat[loops[0] + 1 :]
+    return loop.variable, (coarse(before, _orders), coarse(body, _orders), coarse(after, _orders))
+
+
+def _flat(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, with arms in which mbarriers are met in place of their branches: that these are taken is a condition."""
+    result: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Branch) and holds(node, _crosses):
+            met = [any(holds(n, _crosses) for n in arm) for arm in node.arms]
+            result += [n for arm, meets in zip(node.arms, met, strict=True) if meets for n in _flat(arm)]
+            left = tuple([] if meets else arm for arm, meets in zip(node.arms, met, strict=True))
+            result.append(Branch(node.condition, (left[0], left[1])))
+        else:
+            result.append(node)
+    return result
+
+
+def _meets(event: Event) -> bool:
+    return event.does in _CROSSING or (event.does == "barrier" and not event.whole)
+
+
+def _crosses(event: Event) -> bool:
+    return event.does in _CROSSING
+
+
+def _orders(event: Event) -> bool:
+    return event.does in _ORDERING
+
+
+def _is(term: z3.ArithRef, value: int) -> bool:
+    return bool(z3.is_true(z3.simplify(term == value)))

@@ -1,4 +1,4 @@
-"""The documentation's figures are those of the source, and it builds."""
+"""The documentation says what the source says: what is generated is fresh, what is named exists, and the site builds."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lemmata.operators import OPERATORS
-from test_rooms import MAY
+import pytest
 
-ROOT = Path(__file__).parent.parent
-ENGINE = ROOT / "proofs" / "engine"
-BLOCK = re.compile(r"(<!-- sizes -->\n).*?(<!-- end of sizes -->)", re.DOTALL)
+from pages import ENGINE, GENERATED, ROOT, fill
+from test_rooms import MAY
 
 FINDS = "layers/tiling layers/row_major"
 """Modules that only find a proof: what they guess is checked by what is trusted."""
@@ -39,12 +37,48 @@ def sizes() -> str:
     return "\n".join(["| room of the engine | lines |", "|---|---|", *rows, total, found, *others])
 
 
-def test_the_sizes_of_what_is_trusted() -> None:
-    page = ROOT / "docs" / "proofs.md"
-    expected = BLOCK.sub(lambda m: f"{m[1]}\n{sizes()}\n\n{m[2]}", page.read_text())
+BLOCKS = [(page, name, make) for page, blocks in GENERATED.items() for name, make in blocks.items()]
+BLOCKS.append(("docs/proofs.md", "sizes", sizes))
+
+
+@pytest.mark.parametrize(("page", "name", "make"), BLOCKS, ids=[f"{page}-{name}" for page, name, _ in BLOCKS])
+def test_what_is_generated_is_fresh(page: str, name: str, make: Callable[[], str]) -> None:
+    file = ROOT / page
+    expected = fill(file.read_text(), name, make())
     if "LEMMATA_UPDATE" in os.environ:
-        page.write_text(expected)
-    assert page.read_text() == expected, "run this test with LEMMATA_UPDATE=1"
+        file.write_text(expected)
+    assert file.read_text() == expected, "run this test with LEMMATA_UPDATE=1"
+
+
+def test_a_stale_page_and_lost_markers_are_noticed() -> None:
+    page = "<!-- a -->\nold\n<!-- end of a -->"
+    assert fill(page, "a", "new") != page
+    with pytest.raises(ValueError, match="expected one pair of markers, got 0"):
+        fill(page, "b", "new")
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLACES = (ROOT, ENGINE, ROOT / "src" / "lemmata")
+
+
+def absent(text: str) -> set[str]:
+    """The Python files that a page names and that are nowhere; ``OP.py`` stands for any operator's."""
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    return {n for n in named if not n.endswith("OP.py") and not any((p / n).exists() for p in PLACES)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    assert not absent(page.read_text())
+
+
+def test_a_file_that_does_not_exist_is_noticed() -> None:
+    assert absent("see `kernels/csa.py`, `order/nothing.py` and `proofs/OP.py`") == {"order/nothing.py"}
+
+
+def test_the_drawing_of_the_rooms_is_that_of_the_walls() -> None:
+    drawn = set(re.findall(r'<line id="(\w+)-(\w+)"', (ROOT / "docs" / "rooms.svg").read_text()))
+    assert drawn == {(room, below) for room in MAY for below in MAY[room].split()} | {("verify", "layers")}
 
 
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
@@ -53,5 +87,3 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Sinkhorn" in (tmp_path / "sinkhorn" / "index.html").read_text()
-    first = (tmp_path / "index.html").read_text()
-    assert all(f'href="{operator.name}/"' in first for operator in OPERATORS.values()), "a page that no menu names"

@@ -81,13 +81,13 @@ def tables(figures: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
 
 
 def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
-    """The rows for people who read Markdown: burst times, how many times faster we are than each contender.
+    """Return the rows for people who read Markdown: burst times, and how many times faster we are than each contender.
 
-    A time whose bursts spread by more than a twentieth says so.
+    The first ratio is of bursts, the second of sustained times. A time whose bursts spread by more than a twentieth says so.
     """
     lines = [
-        "| operator | shape | lemmata, us | bound, us | contender | its time, us | ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| operator | shape | lemmata, us | bound, us | contender | its time, us | ratio | sustained |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     figures = list(figures)
     for ours in (f for f in figures if f["contender"] == "lemmata"):
@@ -95,12 +95,15 @@ def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
         bound = f"{ours['bound_us']:.1f} ({ours['bound']})"
         case = f"| {ours['op']} | {ours['shape']} | {_burst(ours)} | {bound}"
         for rival in sorted(rivals, key=lambda f: str(f["contender"])):
-            ratio = rival["burst_us"] / ours["burst_us"]
-            verdict = f"{ratio:.1f} x" if ratio >= 1 else f"**{ratio:.2f} x, slower**"
-            lines.append(f"{case} | {rival['contender']} | {_burst(rival)} | {verdict} |")
+            burst, sustained = (_ratio(rival[time] / ours[time]) for time in ("burst_us", "sustained_us"))
+            lines.append(f"{case} | {rival['contender']} | {_burst(rival)} | {burst} | {sustained} |")
         if not rivals:
-            lines.append(f"{case} | none | | |")
+            lines.append(f"{case} | none | | | |")
     return "\n".join(lines)
+
+
+def _ratio(times: float) -> str:
+    return f"{times:.1f} x" if times >= 1 else f"**{times:.2f} x, slower**"
 
 
 def _burst(figure: Mapping[str, Any]) -> str:

@@ -1,20 +1,22 @@
-"""The documentation's figures are those of the source, and it builds."""
+"""The documentation says what the source says: what is generated is fresh, what is named exists, and the site builds."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lemmata.operators import OPERATORS
-from test_rooms import MAY
+import pytest
 
-ROOT = Path(__file__).parent.parent
-ENGINE = ROOT / "proofs" / "engine"
-BLOCK = re.compile(r"(<!-- sizes -->\n).*?(<!-- end of sizes -->)", re.DOTALL)
+from lemmata.operators import OPERATORS, of_function
+from lemmata.proofs.suite import proofs
+from links import broken, clicks
+from pages import ENGINE, GENERATED, ROOT, VERDICTS, files, fill, kept
+from test_rooms import MAY
 
 FINDS = (
     *("compiler/rewrite", "compiler/source_lines", "smt/witness"),
@@ -43,12 +45,108 @@ def sizes() -> str:
     return "\n".join(["| room of the engine | lines |", "|---|---|", *rows, total, found, *others])
 
 
-def test_the_sizes_of_what_is_trusted() -> None:
-    page = ROOT / "docs" / "proofs.md"
-    expected = BLOCK.sub(lambda m: f"{m[1]}\n{sizes()}\n\n{m[2]}", page.read_text())
+BLOCKS = [(page, name, make) for page, blocks in GENERATED.items() for name, make in blocks.items()]
+BLOCKS.append(("docs/proofs.md", "sizes", sizes))
+
+
+@pytest.mark.parametrize(("page", "name", "make"), BLOCKS, ids=[f"{page}-{name}" for page, name, _ in BLOCKS])
+def test_what_is_generated_is_fresh(page: str, name: str, make: Callable[[], str]) -> None:
+    file = ROOT / page
+    expected = fill(file.read_text(), name, make())
     if "LEMMATA_UPDATE" in os.environ:
-        page.write_text(expected)
-    assert page.read_text() == expected, "run this test with LEMMATA_UPDATE=1"
+        file.write_text(expected)
+    assert file.read_text() == expected, "run this test with LEMMATA_UPDATE=1"
+
+
+def test_a_stale_page_and_lost_markers_are_noticed() -> None:
+    page = "<!-- a -->\nold\n<!-- end of a -->"
+    assert fill(page, "a", "new") != page
+    with pytest.raises(ValueError, match="expected one pair of markers, got 0"):
+        fill(page, "b", "new")
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLACES = (ROOT, ENGINE, ROOT / "src" / "lemmata")
+
+
+def absent(text: str) -> set[str]:
+    """The Python files that a page names and that are nowhere; ``OP.py`` stands for any operator's."""
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    return {n for n in named if not n.endswith("OP.py") and not any((p / n).exists() for p in PLACES)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    assert not absent(page.read_text())
+
+
+def test_a_file_that_does_not_exist_is_noticed() -> None:
+    assert absent("see `kernels/csa.py`, `order/nothing.py` and `proofs/OP.py`") == {"order/nothing.py"}
+
+
+def test_the_drawing_of_the_rooms_is_that_of_the_walls() -> None:
+    drawn = set(re.findall(r'<line id="(\w+)-(\w+)"', (ROOT / "docs" / "rooms.svg").read_text()))
+    assert drawn == {(room, below) for room in MAY for below in MAY[room].split()} | {("verify", "layers")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken(page) == []
+
+
+@pytest.mark.parametrize("function", [f for operator in OPERATORS.values() for f in operator.functions])
+def test_a_new_reader_needs_two_clicks(function: str) -> None:
+    operator = of_function(function)
+    assert operator
+    readme = ROOT / "README.md"
+    assert f"`{function}`" in readme.read_text()
+    far, kinds = clicks(readme), files(operator)
+    assert set(kinds) == {"formula", "kernel", "op", "proof", "tests", "bench"}
+    for paths in kinds.values():
+        assert paths
+        assert all(far[(ROOT / path).resolve()] <= 2 for path in paths)
+
+
+def test_a_lost_page_and_a_lost_anchor_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("[b](b.md), [c](c.md#one), [d](c.md#two), `[e](e.md)`")
+    (tmp_path / "c.md").write_text("## One\n\n[d](d.py)\n")
+    assert broken(tmp_path / "a.md") == [str(tmp_path / "b.md"), f"{tmp_path / 'c.md'}#two"]
+    far = clicks(tmp_path / "a.md")
+    assert far[tmp_path / "d.py"] == 2
+    assert tmp_path / "e.md" not in far
+
+
+def test_the_record_of_verdicts_is_of_the_suite() -> None:
+    recorded = [(kernel["op"], kernel["name"]) for kernel in json.loads(VERDICTS.read_text())["kernels"]]
+    suite = [(op, proof.name) for op in OPERATORS for proof in proofs(op)]
+    assert recorded == suite, "run: lemmata prove --json | python tests/pages.py"
+
+
+def test_a_verdict_is_the_recorded_one() -> None:
+    record = next(kernel for kernel in json.loads(VERDICTS.read_text())["kernels"] if " n=2 " in kernel["name"])
+    proof = next(proof for proof in proofs(record["op"]) if proof.name == record["name"])
+    seen = json.loads(proof.run(fresh=True).to_json())["layers"]
+    for layer, wanted in zip(seen, record["layers"], strict=True):
+        assert {key: layer[key] for key in wanted if key != "seconds"} == {
+            k: v for k, v in wanted.items() if k != "seconds"
+        }
+
+
+def test_only_a_whole_suite_that_holds_is_recorded() -> None:
+    with pytest.raises(ValueError, match="expected that everything holds"):
+        kept({"holds": False, "kernels": []})
+
+
+def test_the_wrong_twin_of_the_example_is_refuted_as_the_readme_says(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    example = next(e for e in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "verify" in e)
+    (tmp_path / "wrong.py").write_text(example.replace("i < n", "i <= n"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, str(tmp_path / "wrong.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    said = re.findall(r"`([^`]*)`", text[text.index("With `i <= n`") :])[1:3]
+    assert done.stdout.startswith("False\n")
+    assert all(words in done.stdout for words in said), done.stderr
 
 
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
@@ -57,5 +155,6 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Sinkhorn" in (tmp_path / "sinkhorn" / "index.html").read_text()
+    assert "csa_fwd" in (tmp_path / "sources" / "kernels" / "csa.py" / "index.html").read_text()
     first = (tmp_path / "index.html").read_text()
     assert all(f'href="{operator.name}/"' in first for operator in OPERATORS.values()), "a page that no menu names"

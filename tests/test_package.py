@@ -93,9 +93,18 @@ def test_no_folder_of_ours_shadows_a_package() -> None:
         assert (ROOT / "src/lemmata" / name).resolve() == ROOT / name
 
 
-def test_the_example_of_the_readme_runs() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(example.strip().splitlines()) <= 10
-    expected = re.findall(r"# prints (.*)", example)
-    assert expected
-    assert python(example).split("\n")[:-1] == expected
+def examples(text: str) -> list[str]:
+    """The programs of a page."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
+    programs = examples((ROOT / "README.md").read_text())
+    assert len(programs) >= 2
+    for program in programs:
+        assert len([line for line in program.splitlines() if line.strip()]) <= 15
+        expected = re.findall(r"# prints (.*)", program)
+        assert expected
+        file = tmp_path / "example.py"  # TileLang reads the source of a kernel
+        file.write_text(program)
+        assert python(f"import runpy; runpy.run_path({str(file)!r})").split("\n")[:-1] == expected

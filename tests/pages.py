@@ -1,0 +1,282 @@
+"""What README and docs/ do not say by hand: tables made of the source and of records, each between two markers.
+
+``<!-- NAME -->`` and ``<!-- end of NAME -->`` enclose the text that ``GENERATED[page][NAME]()`` returns. Verdicts are those of
+``docs/verdicts.json``, which ``lemmata prove --json | python tests/pages.py`` writes.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lemmata.bench.report import markdown
+from lemmata.digest import sources
+from lemmata.operators import OPERATORS, Operator
+from lemmata.proofs.command import lines
+from lemmata.proofs.engine.base.report import LAYERS, Layer, Report
+from lemmata.record import records
+from specs import SPECS
+from test_rooms import MAY
+
+ROOT = Path(__file__).parent.parent
+ENGINE = ROOT / "proofs" / "engine"
+VERDICTS = ROOT / "docs" / "verdicts.json"
+_KEPT = ("name", "conditions", "proved", "guards", "seconds", "unmodelled", "statements")  # of a layer's verdict
+
+
+def table(header: str, rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table; ``header`` names its columns, with bars between."""
+    columns = header.split("|")
+    return "\n".join(f"| {' | '.join(row)} |" for row in ([c.strip() for c in columns], ["---"] * len(columns), *rows))
+
+
+def files(operator: Operator) -> dict[str, list[str]]:
+    """Return the files that concern an operator, by what they are."""
+    name = operator.name
+    tests = [f"tests/specs_{name}.py", f"tests/test_{name}.py"]
+    return {
+        "formula": [f"reference/{name}.py"],
+        "kernel": [f"kernels/{module.rpartition('.')[2]}.py" for module in operator.kernel_modules],
+        "op": [f"bindings/{name}.py"],
+        "proof": [f"proofs/{name}.py"],
+        "tests": [path for path in tests if (ROOT / path).exists()],
+        "bench": [f"bench/{name}.py"],
+    }
+
+
+def _linked(paths: Iterable[str], up: str = "") -> str:
+    return ", ".join(f"[{path.rpartition('/')[2]}]({up}{path})" for path in paths)
+
+
+def _called(operator: Operator) -> str:
+    """Its name, and its public functions where they are called otherwise."""
+    others = [f"`{function}`" for function in operator.functions if function != operator.name]
+    return f"`{operator.name}`" + (f": {', '.join(others)}" if others else "")
+
+
+def operators() -> str:
+    """Return the table of operators by files, for the README."""
+    found = {name: files(operator) for name, operator in OPERATORS.items()}
+    header = "operator | formula | kernel | op | proof | tests | bench | page"
+    return table(
+        header,
+        (
+            [_called(OPERATORS[name]), *map(_linked, kinds.values()), f"[{name}.md](docs/{name}.md)"]
+            for name, kinds in found.items()
+        ),
+    )
+
+
+def functions() -> str:
+    """Return the table of public functions, for the first page: which page documents each, and what it runs on a GPU."""
+    rows = (
+        [
+            f"[{operator.title}]({name}.md)",
+            ", ".join(f"`{function}`" for function in operator.functions),
+            ", ".join(f"`{kernel.partition(':')[2]}`" for kernel in operator.kernels),
+            _backward(operator),
+        ]
+        for name, operator in OPERATORS.items()
+    )
+    return table("operator | functions | kernels on a GPU | backward on a GPU", rows)
+
+
+def links(operator: Operator) -> str:
+    """Return the links from an operator's page to its sources, and to what its kernels are made of besides."""
+    kinds = files(operator)
+    shared = sources(operator.kernel_modules)
+    made_of = sorted(f"kernels/{module.rpartition('.')[2]}.py" for module in shared if ".kernels." in module)
+    rows = [f"- {kind}: {_linked(paths, '../')}" for kind, paths in kinds.items()]
+    if more := [path for path in made_of if path not in kinds["kernel"]]:
+        rows.insert(2, f"- what the kernel is made of besides: {_linked(more, '../')}")
+    return "\n".join(rows)
+
+
+def _verdicts() -> list[dict[str, Any]]:
+    kernels: list[dict[str, Any]] = json.loads(VERDICTS.read_text())["kernels"]
+    return kernels
+
+
+def state() -> str:
+    """Return the table of what there is: kernels, derivatives, layers proved, and of which kernels the GPU record is."""
+    return table(
+        "operator | public functions | kernels | backward on a GPU | layers proved | GPU record",
+        (
+            [
+                f"[`{name}`](docs/{name}.md)",
+                ", ".join(f"`{function}`" for function in operator.functions),
+                ", ".join(f"`{kernel.partition(':')[2]}`" for kernel in operator.kernels),
+                _backward(operator),
+                "; ".join(_proved(name)),
+                ", ".join(_recorded(name)),
+            ]
+            for name, operator in OPERATORS.items()
+        ),
+    )
+
+
+def _backward(operator: Operator) -> str:
+    derived = {spec.contract.op for spec in SPECS if spec.operator == operator.name and spec.differentiable}
+    if not derived:
+        return "no derivative"
+    if any(kernel.endswith("_bwd") for kernel in operator.kernels):
+        return "a kernel"
+    of = "" if derived == set(operator.functions) else f"{', '.join(f'`{f}`' for f in sorted(derived))}: "
+    return f"{of}the PyTorch reference, in chunks"
+
+
+def _proved(op: str) -> Iterator[str]:
+    """Which layers are proved of which kernels, in some configuration; kernels with the same layers together."""
+    layers: dict[str, set[str]] = {}
+    for kernel in _verdicts():
+        if kernel["op"] == op:
+            layers.setdefault(kernel["name"].split()[0], set()).update(layer["name"] for layer in kernel["layers"])
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, found in layers.items():
+        together.setdefault(tuple(layer for layer in LAYERS if layer in found - {"run"}), []).append(name)
+    for found_layers, names in together.items():
+        yield f"{', '.join(f'`{name}`' for name in names)}: {', '.join(found_layers)}"
+
+
+def _recorded(op: str) -> Iterator[str]:
+    for record in records():
+        state = "none" if op not in record.kernels else "kernel changed since" if record.stale(op) else "present kernel"
+        yield f"{record.device['name']}: {state}"
+
+
+def verdicts() -> str:
+    """Return the table of all that ``lemmata prove`` shows: conditions proved in each layer, by kernel."""
+
+    def cell(kernel: Mapping[str, Any], name: str) -> str:
+        found = [layer for layer in kernel["layers"] if layer["name"] == name]
+        return " ".join(f"{layer['proved']}/{layer['conditions']}" for layer in found)
+
+    proofs = tuple(layer for layer in LAYERS if layer != "run")
+    rows = ([f"`{kernel['name']}`", *(cell(kernel, layer) for layer in proofs)] for kernel in _verdicts())
+    return table(" | ".join(["kernel", *proofs]), rows)
+
+
+WHY = {
+    r"ptx_cp_async|ptx_(commit|wait)_group": (
+        "Asynchronous copies. L0 checks their addresses; when they take effect is L1's question."
+    ),
+    r"\w*wgmma\w*|warpgroup_(arrive|commit_batch|wait)|increase_descriptor_offset": (
+        "Products of the tensor cores. What they read and when they take effect is L1's question. "
+        "L2 takes them as done where they are issued."
+    ),
+    r"\w*barrier\w*|fence_proxy_async": (
+        "Barriers in shared memory, and fences. What they order is L1's question. "
+        "L2 takes from them at most whose turn it is."
+    ),
+    r"AllReduce<...>::run": (
+        "Reductions across threads, which are trusted. L2 reads them as the sum or maximum that they are at the tile level."
+    ),
+    r"exp2_ftz|max_nan|pragma_import_c": "C text that a kernel brings along. L2 knows it by its text and says so.",
+    r"set_max_nreg|min_blocks_per_sm|warpgroup_fence_operand": (
+        "Requests to the compiler or the GPU for registers, or for an order of instructions."
+    ),
+    r"pdl_(trigger|sync)": "The early launch of `combine`.",
+    r"atomic_add_elem_op|ballot|shfl\w*": "Exchanges among threads in top-k's selection. What they return may be anything.",
+    r"proxy fence after the barrier": "Such a fence is taken to suffice.",
+}
+"""What a name in a verdict means, by a pattern of its last word."""
+
+
+def named() -> str:
+    """Return the table of what the verdicts name as not modelled, in which layers, and why.
+
+    Raises:
+        ValueError: a verdict names something that ``WHY`` does not explain.
+    """
+    layers: dict[str, set[str]] = {}
+    for kernel in _verdicts():
+        for layer in kernel["layers"]:
+            for name in layer["unmodelled"]:
+                layers.setdefault(re.sub("<.*>", "<...>", name), set()).add(layer["name"])
+    rows = []
+    for pattern, why in WHY.items():
+        mine = sorted(
+            name for name in layers if re.fullmatch(rf"(tl|tirx)?(\.|::)?(attribute (tl\.)?)?({pattern})", name)
+        )
+        together: dict[str, list[str]] = {}
+        for name in mine:
+            together.setdefault(", ".join(sorted(layers.pop(name))), []).append(f"`{name}`")
+        rows += [[", ".join(names), where, why] for where, names in together.items()]
+    if layers:
+        raise ValueError(f"verdicts: expected names that WHY explains, got {sorted(layers)}")
+    return table("named in the verdict | layers | what it is", rows)
+
+
+def sample() -> str:
+    """Return what ``lemmata prove`` printed of the first kernel in the record."""
+    kernel = _verdicts()[0]
+    layers = tuple(Layer(**{**layer, "unmodelled": tuple(layer["unmodelled"])}) for layer in kernel["layers"])
+    printed = list(lines(kernel["name"], Report(kernel["name"], "", {}, {}, layers)))
+    last = 1 + max(at for at, line in enumerate(printed) if line.startswith(kernel["name"]))
+    return "\n".join(["```", f"$ lemmata prove | head -{last}", *(line.rstrip() for line in printed[:last]), "```"])
+
+
+def figures() -> str:
+    """Return the figures of each GPU record."""
+    return "\n\n".join(f"{record.device['name']}:\n\n{markdown(record.figures)}" for record in records())
+
+
+def rooms() -> str:
+    """Return the first paragraphs of the engine's rooms, from the lowest room up."""
+    parts = []
+    for room in MAY:
+        words = ast.get_docstring(ast.parse((ENGINE / room / "__init__.py").read_text())) or ""
+        parts.append(f"### {room}\n\n{words.replace('``', '`')}")
+    return "\n\n".join(parts)
+
+
+GENERATED: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": {"operators": operators, "state": state, "figures": figures, "sample": sample},
+    "docs/index.md": {"functions": functions},
+    "docs/engine.md": {"rooms": rooms},
+    "docs/proofs.md": {"verdicts": verdicts, "named": named},
+    **{f"docs/{name}.md": {"sources": lambda op=operator: links(op)} for name, operator in OPERATORS.items()},
+}
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Return a page with the content between the markers of that name.
+
+    Raises:
+        ValueError: the page does not have these markers once.
+    """
+    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    filled, count = block.subn(lambda m: f"{m[1]}\n{content}\n\n{m[2]}", text)
+    if count != 1:
+        raise ValueError(f"{name}: expected one pair of markers, got {count}")
+    return filled
+
+
+def kept(proved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the pages use of the answer of ``lemmata prove --json``, with the operator of each kernel.
+
+    Raises:
+        ValueError: not everything holds.
+    """
+    if not proved["holds"]:
+        raise ValueError("lemmata prove: expected that everything holds")
+    from lemmata.proofs.suite import proofs
+
+    suite = [(op, proof.name) for op in OPERATORS for proof in proofs(op)]
+    kernels = [
+        {"name": name, "op": op, "layers": [{key: layer[key] for key in _KEPT} for layer in kernel["layers"]]}
+        for (op, name), kernel in zip(suite, proved["kernels"], strict=True)
+        if name == kernel["name"]
+    ]
+    if len(kernels) < len(suite):
+        raise ValueError("lemmata prove: expected every kernel of the suite, in its order")
+    return {"versions": proved["kernels"][0]["versions"], "kernels": kernels}
+
+
+if __name__ == "__main__":
+    VERDICTS.write_text(json.dumps(kept(json.load(sys.stdin)), indent=1) + "\n")

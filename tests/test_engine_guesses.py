@@ -10,17 +10,18 @@ import pytest
 import tilelang.language as T
 import z3
 
-from engine_verdicts import hypotheses, refuted
+from engine_verdicts import refuted
 from lemmata.proofs.engine.access.trace import Variable
 from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.layers import coverage as trusted
 from lemmata.proofs.engine.layers.bounds import grows
 from lemmata.proofs.engine.layers.counting import points
 from lemmata.proofs.engine.layers.row_major import Digit
 from lemmata.proofs.engine.layers.tiling import Tiling, tile_of, tiling
 from lemmata.proofs.engine.smt.solve import solve
-from verdicts import STRICT
+from verdicts import STRICT, contract
 
 TX, BX = z3.Int("tx"), z3.Int("bx")
 Chosen = list[tuple[z3.ArithRef, z3.ArithRef]]
@@ -71,7 +72,7 @@ def wrong(build: Callable[[], Any]) -> bool:
     """Whether the kernel is refuted or refused."""
     kernel = build()
     try:
-        return bool(refuted(trusted.coverage, kernel, hypotheses(kernel, "out"), STRICT))
+        return bool(refuted(trusted.coverage, kernel, Hypotheses.of(contract(kernel, "out"), {}, kernel), STRICT))
     except Unsupported:
         return True
 
@@ -127,7 +128,7 @@ def test_a_tile_that_depends_on_the_thread_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(trusted, "tile_of", lambda *given: [(BX, z3.Int("out.0"))])
     kernel = skipped()
     with pytest.raises(Unsupported, match="depends on tx"):
-        trusted.coverage(kernel, hypotheses(kernel, "out"), STRICT)
+        trusted.coverage(kernel, Hypotheses.of(contract(kernel, "out"), {}, kernel), STRICT)
 
 
 def test_a_shape_that_depends_on_the_block_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +136,7 @@ def test_a_shape_that_depends_on_the_block_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(trusted, "tiling", lambda access: replace(tiling(access), within=shape))
     kernel = sparse()
     with pytest.raises(Unsupported, match="whose shape depends on bx"):
-        trusted.coverage(kernel, hypotheses(kernel, "out"), STRICT)
+        trusted.coverage(kernel, Hypotheses.of(contract(kernel, "out"), {}, kernel), STRICT)
 
 
 def thread_too(chosen: Chosen) -> Chosen:
@@ -163,12 +164,12 @@ def another(chosen: Chosen) -> Chosen:
     return [(x, value + 1) for x, value in chosen]
 
 
-def contract(chosen: Chosen) -> Chosen:
+def of_the_contract(chosen: Chosen) -> Chosen:
     """A size of the contract is chosen."""
     return [*chosen, (z3.Int("n"), z3.IntVal(0))]
 
 
-@pytest.mark.parametrize("error", [thread_too, no_thread, by_the_thread, none, another, contract])
+@pytest.mark.parametrize("error", [thread_too, no_thread, by_the_thread, none, another, of_the_contract])
 @pytest.mark.parametrize("build", [gaps, sparse, skipped])
 def test_a_wrong_choice_hides_no_gap(
     build: Callable[[], Any], error: Callable[[Chosen], Chosen], monkeypatch: pytest.MonkeyPatch

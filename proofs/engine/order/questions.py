@@ -137,11 +137,21 @@ def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[
         given = (*hypotheses.facts, *context.path)
         what = f"{role}: products are of whole warpgroups"
         yield sequent("async", what, given, z3.BoolVal(all(of)), context.site)
+        if ordered.block.threads.others(context, role):
+            yield _as_one(context, role, ordered.block, hypotheses)
     for product in products:
         if ordered.unfenced(role, product):
             what = f"a warpgroup_arrive comes before this {named(product)}"
             given = (*hypotheses.facts, *product.context.path)
             yield sequent("async", what, given, z3.BoolVal(False), product.context.site)
+
+
+def _as_one(here: Context, role: Role, block: Block, hypotheses: Hypotheses) -> Condition:
+    """If one thread of a warpgroup issues a product, so do all others of it, whatever the guards read."""
+    (thread,) = block.threads.variables
+    other = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread")).term(thread.term)
+    alike = other / _WARPGROUP == thread.term / _WARPGROUP
+    return _together(here, hypotheses, f"{role}: all threads of a warpgroup issue this product", alike)
 
 
 def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import z3
 
-from ..access.instances import Renaming, constants
+from ..access.instances import Renaming, symbols
 from ..access.trace import Branch, Context, Event, Loop, Node, Trace, Variable
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does, at_mbarriers
@@ -121,7 +121,7 @@ class Threads:
 
     def _evaluate(self, guard: z3.BoolRef) -> frozenset[int] | None:
         threads, (variable,) = self.all(), self.variables
-        if {c.decl().name() for c in constants([guard])} != {variable.name}:
+        if {s.name() for s in symbols([guard])} != {variable.name}:  # what is read from memory is a function
             return None
         return frozenset(
             t for t in threads if z3.is_true(z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))))

@@ -56,5 +56,6 @@ OPTIONS = {"pass_configs": {**STRICT, "tl.disable_warp_specialized": True}}
 VERDICT = Refuted(
     "L1",
     phase="no thread arrives at ready[0] for the next iteration before all have arrived for this one",
+    async_="no copy's write of k meets this copy's write of k, not committed",
     race="read of k ... write of k",
 )

@@ -57,5 +57,6 @@ OPTIONS = {"pass_configs": {**STRICT, "tl.disable_warp_specialized": True}}
 VERDICT = Refuted(
     "L1",
     phase="no thread arrives at spare[0] for the next iteration before all have arrived for this one",
+    deadlock="the phase after may end before it is seen that this one has",
     race="read of k ... write of k",
 )

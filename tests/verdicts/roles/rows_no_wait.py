@@ -34,5 +34,6 @@ OPTIONS = {"pass_configs": MANUAL}
 VERDICT = Refuted(
     "L1",
     phase="no thread arrives at ready[0] for the next iteration before all have arrived for this one",
+    deadlock="the phase after may end before it is seen that this one has",
     race="read of row",
 )

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from lemmata.bench.report import markdown
-from lemmata.record import records
+from lemmata.record import Record, records
 from specs import SPECS
 
 
@@ -31,7 +31,13 @@ def test_a_noisy_figure_says_so() -> None:
 
 
 def test_the_record_holds_the_gpu_tests_of_every_operator_it_knows() -> None:
-    (record,) = records()
+    assert records()
+    for record in records():
+        holds_its_tests(record)
+
+
+def holds_its_tests(record: Record) -> None:
+    """Each operator that a record knows was tested on its GPU, and nothing failed."""
     assert len(record.kernels) >= 3
     for spec in (spec for spec in SPECS if spec.operator in record.kernels):
         seen = {name for name in record.tests if re.search(rf"[-\[]{spec.name}\]", name)}

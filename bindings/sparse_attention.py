@@ -87,7 +87,7 @@ class Attention:
         out, lse = x["q"].new_empty(x["q"].shape), x["sink"].new_empty(x["q"].shape[:3])
         for piece in self._pieces(x, statics):
             at = piece.batch, piece.queries
-            out[at], lse[at] = getattr(self.reference, self.name)(*map(piece.of, x, x.values()), *statics)
+            out[at], lse[at] = getattr(self.reference, self.name)(*piece.dense(x), *statics)
         return out, lse
 
     def _chunked_bwd(self, *args: Any) -> tuple[Tensor, ...]:
@@ -97,8 +97,8 @@ class Attention:
         grad_q, sums = q.new_empty(q.shape), {n: sink.new_zeros(x[n].shape) for n in _summed(self.backward)}
         wide = x | {name: x[name].type_as(sink) for name in sums}
         for piece in self._pieces(x, statics):
-            parts = map(piece.of, wide, wide.values())
-            grad_q[piece.batch, piece.queries], *more = getattr(self.reference, f"{self.name}_bwd")(*parts, *statics)
+            parts = getattr(self.reference, f"{self.name}_bwd")(*piece.dense(wide), *statics)
+            grad_q[piece.batch, piece.queries], *more = parts
             for (name, total), part in zip(sums.items(), more, strict=True):
                 piece.of(name, total).add_(part)
         return grad_q, *(total.type_as(x[name]) for name, total in sums.items())
@@ -132,6 +132,10 @@ class Piece:
     batch: slice
     queries: slice
     rows: slice
+
+    def dense(self, tensors: dict[str, Tensor]) -> Iterator[Tensor]:
+        """Yield the part of each tensor that the piece needs, contiguous, so that strides do not change a bit."""
+        yield from (self.of(name, tensor).contiguous() for name, tensor in tensors.items())
 
     def of(self, name: str, tensor: Tensor) -> Tensor:
         """Return the piece's part of a tensor of the call, by its name."""

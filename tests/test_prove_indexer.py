@@ -60,7 +60,7 @@ PLANTED = [  # the error, by a part of its name; the layer that must refute it, 
     pytest.param("-> first >= (offset[b] + query + 8) // 4 - 1", "L2", "equivalence", id="an entry not scored"),
     pytest.param("-> first > (offset[b] + query + 8) // 4", "L2", "", id="a chunk of no entry scored all the same"),
     pytest.param("-> w[i, g + 1, lane, p]", "L2", "uninitialised", id="weights of another group"),
-    pytest.param("-> part[j, i, lane + 1], line", "L2", "uninitialised", id="the sum of another lane"),
+    pytest.param("-> partial[j, i, lane + 1], line", "L2", "uninitialised", id="the sum of another lane"),
 ]  # fmt: skip
 
 

@@ -145,7 +145,7 @@ class Block:
         return (block() - self.cfg.head_blocks * self.s) * HEADS + h
 
     def forget(self, extent: Form, facts: Facts) -> None:
-        """Of where the split begins and ends keep that it lies within the tiles, which is all that matters."""
+        """Keep of the split's ends only that they lie within the tiles: nothing else matters."""
         terms, known = [self.listed] if self.about else [], list(self.about)
         if self.cfg.splits > 1:
             facts.bound(self.split, nf.form(self.cfg.splits))

@@ -45,7 +45,7 @@ def ahead(scores: Tensor, lengths: Tensor, last: Tensor) -> Tensor:
 
 
 def selection(scores: Tensor, lengths: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row of indices, [R, 1]: whether one is wrong by itself, how many are selected, the rank of the last one."""
+    """Return for each row, [R, 1], whether an index is wrong by itself, how many are selected, and the last one's rank."""
     T, slot = scores.shape[-1], torch.arange(indices.shape[-1], device=scores.device)
     inside = (indices >= 0) & (indices < lengths.unsqueeze(-1)) & (indices < T)
     place = torch.where(inside, indices, T).long()

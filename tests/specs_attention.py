@@ -92,12 +92,12 @@ class Dense:
         return np.concatenate([self.out, lse[..., None]], -1)
 
     def scales(self) -> Array:
-        """Of out the sum of absolute values, of lse fp32's unit; more where logits are sums of large terms."""
+        """Return for out the sum of absolute values, and for lse fp32's unit; more where logits are sums of large terms."""
         out = over(self.share[..., None] * self.p, abs(self.rows))
         return np.concatenate([out * self.loss[..., None] + TINY, 4 * HALF * self.terms[..., None]], -1)
 
     def gradients(self, g: Array) -> tuple[Array, Array, Array]:
-        """Of q, rows and the sink: torch differentiates a softmax over the keys and the sink."""
+        """Return the gradients of q, rows and the sink: torch differentiates a softmax over the keys and the sink."""
         q, rows, sink = (torch.tensor(a, requires_grad=True) for a in (self.q, self.rows, self.sink))
         logits = self.scale * torch.einsum("bshd,bnd->bshn", q, rows) + torch.tensor(self.log_counts)
         with_sink = torch.cat([sink.expand(logits.shape[:3]).unsqueeze(-1), logits], -1)

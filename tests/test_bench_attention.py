@@ -30,7 +30,7 @@ tiny = pytest.mark.parametrize("name", TINY)
 
 
 def _attend(q: Tensor, keys: Tensor, seen: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
-    """Of q [n, H, D] over keys [n, K, D], in fp64."""
+    """Return the attention of q [n, H, D] over keys [n, K, D], in fp64."""
     keys = keys.double().masked_fill(~seen.unsqueeze(-1), 0)
     z = (SCALE * (q.double() @ keys.mT)).masked_fill(~seen.unsqueeze(1), -torch.inf)
     lse = z.logsumexp(-1)

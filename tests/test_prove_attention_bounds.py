@@ -51,7 +51,7 @@ def of_csa(cfg: Config) -> list[Mutant]:
 
 
 def refuted(conditions: Iterable[Condition], about: str) -> list[Condition]:
-    """Of the conditions about some memory, those that are refuted."""
+    """Return the refuted ones among the conditions about some memory."""
     return [c for c in conditions if about in c.statement and solve(c).verdict == "refuted"]
 
 

@@ -171,7 +171,7 @@ def test_a_run_is_no_proof_and_says_so() -> None:
 
 
 def test_runs_kill_mutants() -> None:
-    """Of a copy: by a fault or by the result; what only lengthens the grid does not change it."""
+    """Each error in a copy is refuted: by a fault or by the result; what only lengthens the grid does not change it."""
 
     def check(kernel: Any) -> Iterator[tuple[str, bool]]:
         x, out = torch.arange(200.0), torch.zeros(200)

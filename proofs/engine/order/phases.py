@@ -251,7 +251,7 @@ def _of(met: Met, kind: str, what: str, goal: z3.BoolRef, hypotheses: Hypotheses
 
 
 def _behind(barrier: Mbarrier, wait: Met) -> int | None:
-    """Of how many iterations ago a wait is for the phase; None if nothing follows from it."""
+    """Return how many iterations back the phase lies that a wait is for; None if nothing follows from it."""
     if not barrier.looped:
         return 0 if z3.is_true(z3.simplify(_parity(wait) == 0)) else None
     if wait.part != INSIDE:

@@ -176,7 +176,7 @@ def _operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[
 
 
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Of each two accesses to global memory, that they are by one thread or of different elements."""
+    """Yield for each two accesses to global memory the condition that they are by one thread or of different elements."""
     tensors = [a for a in trace.accesses if a.region.scope == "global"]
     known = [a for a in tensors if a.intrinsic is None or does(a.intrinsic) == "copy"]
     primed = Renaming(frozenset(hypotheses.sizes))

@@ -154,7 +154,7 @@ class Runs:
             yield Mark(begin, tuple(loop.variable for loop in around))
 
     def _beside(self, arm: Sequence[Node], other: Sequence[Node], around: tuple[Loop, ...]) -> None:
-        """Of two threads one may be in one arm while the other is in the other."""
+        """Let operations of one arm meet those of the other, since two threads may be in different arms."""
         for source in (n for node in arm for n in inside(node) if isinstance(n, Segment)):
             for mark in self._starts(source, source.accesses, around):
                 for segment in (n for node in other for n in inside(node) if isinstance(n, Segment)):

@@ -2,11 +2,12 @@
 
 A buffer that is only ever set to some values, or increased by some amounts, holds at most the largest value set plus the
 largest amount times the number of increases, which is at most the product of the extents of the loops around them.
-Elements are not told apart. What nothing has written yet is taken not to be read; layer L2 rejects that.
+Elements are not told apart. The bounds are those of an element that has been set, which state.py knows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -126,12 +127,13 @@ def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
 
 def interval(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval:
     """Constants between which an integer lies, read off its operators; at worst those of its type."""
-    low, high = _read_off(e, known) or _of_type(str(e.dtype))
-    least, most = _of_type(str(e.dtype))
+    low, high = _read_off(e, known) or of_type(str(e.dtype))
+    least, most = of_type(str(e.dtype))
     return (low, high) if least <= low and high <= most else (least, most)
 
 
-def _of_type(dtype: str) -> Interval:
+def of_type(dtype: str) -> Interval:
+    """The least and the largest value of a type of integers."""
     if dtype.startswith("bool"):
         return 0, 1
     width = bits(dtype)
@@ -174,3 +176,21 @@ def _of_call(e: tirx.Call, value: Callable[[tirx.PrimExpr], Interval]) -> Interv
 
 def _hull(a: Interval, b: Interval) -> Interval:
     return min(a[0], b[0]), max(a[1], b[1])
+
+
+def float_interval(e: tirx.PrimExpr) -> tuple[float, float]:
+    """Constants between which a float lies, infinite where none is known. A clamped NaN is one of the constants."""
+    match e:
+        case tirx.FloatImm() | tirx.IntImm():
+            return float(e.value), float(e.value)
+        case tirx.Max() | tirx.Min():
+            choose = max if isinstance(e, tirx.Max) else min
+            (a, b), (c, d) = float_interval(e.a), float_interval(e.b)
+            return choose(a, c), choose(b, d)
+        case tirx.Call() if getattr(e.op, "name", "") in _TO_WHOLE_NUMBERS:
+            low, high = float_interval(e.args[0])
+            return (math.floor(low) if math.isfinite(low) else low), (math.ceil(high) if math.isfinite(high) else high)
+    return -math.inf, math.inf
+
+
+_TO_WHOLE_NUMBERS = {f"tirx.{name}" for name in ("floor", "ceil", "round", "nearbyint", "trunc")}

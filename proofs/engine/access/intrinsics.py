@@ -13,7 +13,7 @@ from tvm import tirx
 from ..base.dtypes import bits as element_bits
 from ..base.dtypes import fits
 from ..base.errors import Unsupported
-from ..compiler.instructions import COLLECTIVE, HARMLESS, MATHEMATICS, does
+from ..compiler.instructions import ATOMIC, COLLECTIVE, HARMLESS, MATHEMATICS, does
 from . import wgmma
 from .trace import Access, Event, Region, Variable
 
@@ -27,7 +27,7 @@ _METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
 _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 
 
-_EVENTS = {"commit", "await", "batch", "finish", "registers", "fence", "init", "arrive", "copied", "wait", "barrier"}
+_EVENTS = {"commit", "await", "batch", "finish", "registers", "fence", "init", "arrive", "copied", "wait", "barrier", "grids"}
 
 
 def call(translator: Translator, e: tirx.Call) -> Value:
@@ -138,7 +138,8 @@ def _reaches(translator: Translator, e: tirx.Call, name: str, pointers: Sequence
         row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
         named = _in_warp(translator) < _MATRIX_ROWS * int(e.args[1])
         return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]
-    return [_Reach() for _ in pointers]
+    several = ATOMIC.fullmatch(name)
+    return [_Reach(z3.IntVal(int(several[1])) if several and several[1] else None) for _ in pointers]
 
 
 def _in_warp(translator: Translator) -> z3.ArithRef:

@@ -206,6 +206,7 @@ class Trace:
         obligations: of the kernel's integer arithmetic.
         launch: the extents of the grid and of the block, by CUDA name ("blockIdx.x", ...).
         shared_bytes: shared memory allocated, static and dynamic.
+        static: the allocations of shared memory whose size is fixed in the code.
         nodes: the accesses again, with those of products, as control flow and events divide them.
         divisions: by divisors that vary.
         unmodelled: names of the intrinsics that are not modelled.
@@ -215,6 +216,7 @@ class Trace:
     obligations: tuple[Obligation, ...]
     launch: dict[str, Variable]
     shared_bytes: dict[str, int]
+    static: frozenset[str]
     nodes: list[Node]
     divisions: tuple[Division, ...]
     unmodelled: frozenset[str]

@@ -7,6 +7,7 @@ for the accesses and the arithmetic in them. Vectors are read lane by lane: a ra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -18,6 +19,7 @@ from ..base.dtypes import bits, fits, is_integer, lanes
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
 from . import intrinsics
+from .counters import float_interval, of_type
 from .state import Key, LocalState
 from .trace import Access, Recorder, Region, Variable
 from .wgmma import Descriptor
@@ -37,16 +39,20 @@ class Translator:
         recorder: where accesses and obligations go.
         hypotheses: what is known of the elements of tensors.
         written: names of global buffers that the kernel writes, whose elements therefore change.
+        bound: the variables that the kernel binds.
     """
 
-    def __init__(self, recorder: Recorder, hypotheses: Hypotheses, written: frozenset[str]) -> None:
+    def __init__(
+        self, recorder: Recorder, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]
+    ) -> None:
         self.recorder = recorder
         self.hypotheses = hypotheses
         self.written = written
+        self._bound = bound
         self.values: dict[int, Value] = {}  # by the identity of the IR's variable
         self.regions: dict[int, tuple[str, int]] = {}  # data pointer -> allocation and byte offset in it
         self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
-        self.locals = LocalState(self._private)
+        self.locals = LocalState(self._private, self._followed)
         self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
         self.shared_bytes: dict[str, int] = {}  # by allocation
         self.lane: dict[int, Variable] = {}
@@ -102,13 +108,20 @@ class Translator:
         self.recorder.facts.append(fits(term, dtype))
         return term
 
-    def _private(self, key: Key) -> Value:
+    def _private(self, key: Key, is_set: bool) -> Value:
         """A value read from a thread's own memory."""
         value = self.opaque("local", key[1])
-        if key[0] in self.counters and value is not None and not z3.is_bool(value):
+        if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
             low, high = self.counters[key[0]]
             self.recorder.facts.append(z3.And(value >= low, value <= high))
         return value
+
+    def _followed(self, data: int) -> int | None:
+        """The number of elements of a buffer whose values lie between bounds, if they are set."""
+        if data not in self.counters:
+            return None
+        size = z3.simplify(z3.Product([z3.IntVal(1), *(self.constant(n) for n in self.buffers[data].shape)]))
+        return size.as_long() if z3.is_int_value(size) else -1
 
     def region(self, buffer: tirx.Buffer) -> Region:
         """Where a buffer lies."""
@@ -143,7 +156,7 @@ class Translator:
     def _Var(self, e: tirx.Var) -> Value:  # noqa: N802
         if hash(e) in self.values:
             return self.values[hash(e)]
-        if e.name in self.hypotheses.sizes:  # lowering makes new variables for the sizes and keeps their names
+        if hash(e) not in self._bound and e.name in self.hypotheses.sizes:  # lowering renews sizes and keeps their names
             return self.hypotheses.sizes[e.name]
         if is_integer(str(e.dtype)):
             raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
@@ -231,7 +244,10 @@ class Translator:
         source, target = str(e.value.dtype), str(e.dtype)
         if not is_integer(source) or not is_integer(target):
             self.value(e.value)
-            return self.opaque("cast", target)
+            value = self.opaque("cast", target)
+            if isinstance(value, z3.ArithRef):
+                self.recorder.facts.append(self._cut_off(e, value))
+            return value
         if target.startswith("bool"):
             return self.boolean(e.value)
         term = self.integer(e.value)
@@ -241,6 +257,14 @@ class Translator:
         if narrower and not self._quiet:
             self.recorder.require("cast", f"{text(e.value)} fits {target}", fits(term, target))
         return term
+
+    def _cut_off(self, e: tirx.Cast, value: z3.ArithRef) -> z3.BoolRef:
+        """The integer of a float is between those of the constants that bound the float, which must fit the type."""
+        low, high = float_interval(e.value)
+        least, most = of_type(str(e.dtype))
+        if not (least - 1 < low and high < most + 1):
+            raise Unsupported(f"a cast to {e.dtype} of a float that no constants keep within its range: {text(e)}")
+        return z3.And(value >= math.trunc(low), value <= math.trunc(high))
 
     # Comparison and choice.
 

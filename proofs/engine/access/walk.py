@@ -47,6 +47,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
         tuple(recorder.obligations),
         walker.launch,
         walker.translator.shared_bytes,
+        frozenset(walker.static),
         recorder.nodes,
         tuple(recorder.divisions),
         frozenset(recorder.unmodelled),
@@ -61,8 +62,9 @@ class _Walker:
         for name in (*hypotheses.sizes, *hypotheses.shapes):
             self.recorder.unique(name)
         written = _written(func.body) | frozenset(hypotheses.outputs)
-        self.translator = Translator(self.recorder, hypotheses, written)
+        self.translator = Translator(self.recorder, hypotheses, written, _bound(func.body))
         self.launch: dict[str, Variable] = {}
+        self.static: set[str] = set()
         self.branches: tuple[str, ...] = ()
         self.file = func.span.source_name.name if func.span is not None else None
         for buffer in func.buffer_map.values():
@@ -109,12 +111,14 @@ class _Walker:
 
     def _allocate(self, buffer: tirx.Buffer) -> None:
         self.translator.buffers[hash(buffer.data)] = buffer
+        self.translator.locals.begin(hash(buffer.data))
         allocation = self.recorder.unique(buffer.data.name)
         self.translator.regions[hash(buffer.data)] = (allocation, 0)
         if buffer.scope().startswith("shared"):
             size = z3.simplify(z3.Product([z3.IntVal(1), *(self.translator.constant(n) for n in buffer.shape)]))
             if not z3.is_int_value(size):
                 raise Unsupported(f"shared buffer {buffer.name} of varying size")
+            self.static |= {allocation} if buffer.scope() == "shared" else set()
             self.translator.shared_bytes[allocation] = -(-size.as_long() * bits(str(buffer.dtype)) // 8)
 
     def _AttrStmt(self, s: tirx.AttrStmt) -> None:  # noqa: N802
@@ -162,7 +166,7 @@ class _Walker:
         variable = Variable(self.recorder.unique(s.loop_var.name), "loop", low, extent)
         self.translator.values[hash(s.loop_var)] = variable.term
         with self.recorder.over(variable):
-            self.translator.locals.loop(_changed(s.body), lambda: self._iteration(variable, s.body))
+            self.translator.locals.loop(variable, _changed(s.body), lambda: self._iteration(variable, s.body))
 
     def _iteration(self, variable: Variable, body: tirx.Stmt) -> None:
         with self.recorder.into(self._body(variable)):
@@ -189,7 +193,7 @@ class _Walker:
 
         variable = Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None)
         with self.recorder.over(variable):
-            self.translator.locals.loop(_changed(s), iterations)
+            self.translator.locals.loop(variable, _changed(s), iterations)
 
     def _IfThenElse(self, s: tirx.IfThenElse) -> None:  # noqa: N802
         with self.at(f"if {text(s.condition)}"):
@@ -242,7 +246,8 @@ class _Walker:
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
             if s.buffer.scope().startswith("local"):
-                self.translator.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value)
+                key, lanes = (hash(s.buffer.data), str(s.buffer.dtype)), self.translator.lane.values()
+                self.translator.locals.write(key, terms, value, lanes)
 
     def _keep_promise(self, buffer: tirx.Buffer, value: z3.ExprRef | None) -> None:
         """What is stored to an output lies where the contract says its elements do."""
@@ -266,6 +271,20 @@ class _Walker:
     def _AssertStmt(self, s: tirx.AssertStmt) -> None:  # noqa: N802
         with self.at(f"assert {text(s.condition)}"):
             self.translator.boolean(s.condition)
+
+
+def _bound(body: tirx.Stmt) -> frozenset[int]:
+    """The variables that a body binds, which are no sizes whatever their names."""
+    found: set[int] = set()
+
+    def visit(node: object) -> None:
+        if isinstance(node, tirx.For):
+            found.add(hash(node.loop_var))
+        elif isinstance(node, (tirx.Bind, tirx.Let)):
+            found.add(hash(node.var))
+
+    tirx.stmt_functor.post_order_visit(body, visit)
+    return frozenset(found)
 
 
 def _has_barrier(s: tirx.Stmt) -> bool:

@@ -30,6 +30,7 @@ Does = Literal[
     "barrier",  # waits for all threads of the block, or for some of them
     "grids",  # waits for the kernels launched before
     "hint",  # changes neither values nor order
+    "atomic",  # reads and changes memory in one step, before or after every other such step
 ]
 
 INSTRUCTIONS: Mapping[str, Does] = {
@@ -59,6 +60,9 @@ INSTRUCTIONS: Mapping[str, Does] = {
 
 PRODUCT_OF_REGISTERS = "tl.ptx_wgmma_rs"  # its first operand is in registers, not in shared memory
 
+ATOMIC = re.compile(r"tl\.atomic_\w+?(?:x(\d))?(?:_ret)?_elem_op")
+"""Atomic operations on an element, or on a few that follow one another."""
+
 MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
 """Functions of floats that TVM does not declare pure."""
 
@@ -81,8 +85,8 @@ _MBARRIERS = re.compile(
 
 
 def does(name: str) -> Does | None:
-    """What an instruction does to the order of accesses; None if nothing that is accounted for."""
-    return INSTRUCTIONS.get(name)
+    """Return what an instruction does to the order of accesses; None if nothing that is accounted for."""
+    return "atomic" if ATOMIC.fullmatch(name) else INSTRUCTIONS.get(name)
 
 
 def names(*what: Does) -> frozenset[str]:

@@ -59,6 +59,9 @@ class Hypotheses:
         facts = [z3.And(sizes[n] >= s.low, sizes[n] <= s.high) for n, s in contract.sizes.items()]
         buffers = {b.name: b for b in prim_func.buffer_map.values()}
         declared = {spec.name for spec in contract.tensors}
+        scalars = {p.name for p in prim_func.params if p not in prim_func.buffer_map}
+        if scalars & {*sizes}:
+            raise Unsupported(f"{', '.join(sorted(scalars & {*sizes}))}: a scalar of the kernel, a size of the contract")
         if declared != set(buffers):
             raise Unsupported(f"the contract declares tensors {sorted(declared)}, the kernel {sorted(buffers)}")
         shapes: dict[str, tuple[z3.ArithRef, ...]] = {}

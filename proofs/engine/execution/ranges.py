@@ -78,7 +78,7 @@ def conditions(
 def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
     seen = set()
     for obligation in obligations:
-        key = obligation.kind, obligation.value, obligation.site
+        key = obligation.kind, obligation.value, obligation.path, obligation.site
         if key not in seen:
             seen.add(key)
             yield obligation

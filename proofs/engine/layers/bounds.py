@@ -48,7 +48,8 @@ def bounds(
 
     Loads and stores to global, shared and private memory are modelled, and what intrinsics reach through pointers, as
     far as the compiler states its extent. What intrinsics do beyond that is not modelled, and is listed. An empty grid
-    is not launched, so the extents of the grid may be zero. A float cast to an integer may have any value.
+    is not launched, so the extents of the grid may be zero. A float cast to an integer
+    must lie between constants.
 
     Raises:
         Unsupported: the kernel uses something that is not modelled.
@@ -164,10 +165,13 @@ def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
     if any("wgmma" in name for name in trace.unmodelled):
         whole = threads % _WARPGROUP == 0
         conditions.append(_of_launch("wgmma is run by whole warpgroups of 128 threads", whole, hypotheses, "threads"))
+    static = sum(size for name, size in trace.shared_bytes.items() if name in trace.static)
     total, limit = sum(trace.shared_bytes.values()), _shared_limit(arch)
-    goal = z3.IntVal(total) <= limit
-    statement = f"{total} bytes of shared memory are at most the {limit} of {arch}"
-    return [*conditions, _of_launch(statement, goal, hypotheses, "shared memory")]
+    sizes = [("static shared memory", static, _STATIC_SHARED, "CUDA")] if static else []
+    for what, size, most, whose in [*sizes, ("shared memory", total, limit, arch)]:
+        statement = f"{size} bytes of {what} are at most the {most} of {whose}"
+        conditions.append(_of_launch(statement, z3.BoolVal(size <= most), hypotheses, what))
+    return conditions
 
 
 def _shared_limit(arch: str) -> int:

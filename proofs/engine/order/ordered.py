@@ -33,7 +33,7 @@ from .roles import AFTER, BEFORE, INSIDE, Block, Role
 from .runs import Carried, Mark, Runs, Way, share_a_loop
 from .structure import inside
 
-_PLAIN = ("load", "store")
+_PLAIN = ("load", "store", "atomic")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Of two accesses to the same bytes, one of them a write, there must lie between t
   barrier; none is needed where the same thread loads or stores. Before a product reads, a proxy fence after the wait.
 * a store, then a product (wgmma) that reads: a proxy fence and a barrier.
 * a product that reads, then a copy or a store: the batch of the product is closed and finished, then a barrier.
-* a load or a store, then a load, a store or a copy: a barrier, unless both are by the same thread.
+* a load or a store, then a load, a store or a copy: a barrier, unless both are by the same thread. An atomic operation
+  counts as a store, but beside another one, which leaves open what each of them finds.
 * a product, then another use of the registers of its result: the batch is closed and finished.
 * another use of registers, then a product on them: the fence of registers, ``warpgroup_arrive``.
 
@@ -26,15 +27,16 @@ from ..base.errors import Unsupported
 from ..compiler.instructions import does
 from .structure import accesses, events, pending
 
-Kind = Literal["copy", "operand", "result", "load", "store", "register", "none"]
+Kind = Literal["copy", "operand", "result", "load", "store", "register", "atomic", "none"]
 Lack = tuple[str, bool]  # what is missing, and whether the access is harmless if it is by the same thread
 Fence = Literal["", "before", "after"]  # the last barrier
 
 CONFLICTS: Mapping[Kind, frozenset[Kind]] = {
-    "copy": frozenset({"copy", "operand", "load", "store"}),
-    "operand": frozenset({"copy", "store"}),
-    "store": frozenset({"copy", "operand", "load", "store"}),
-    "load": frozenset({"copy", "store"}),
+    "copy": frozenset({"copy", "operand", "load", "store", "atomic"}),
+    "operand": frozenset({"copy", "store", "atomic"}),
+    "store": frozenset({"copy", "operand", "load", "store", "atomic"}),
+    "load": frozenset({"copy", "store", "atomic"}),
+    "atomic": frozenset({"copy", "operand", "load", "store"}),
     "result": frozenset({"register"}),
     "register": frozenset({"result"}),
     "none": frozenset(),
@@ -50,8 +52,8 @@ def kind(a: Access) -> Kind:
         return "register"
     if not a.region.shared or a.region.scope == "shared.barrier":
         return "none"
-    if effect == "copy":
-        return "copy"
+    if effect in ("copy", "atomic"):
+        return effect
     return "none" if a.intrinsic else "load" if a.mode == "read" else "store"
 
 
@@ -99,6 +101,7 @@ BEGIN: Mapping[Kind, Progress] = {
     "result": Progress("product", 0),
     "load": Progress("plain"),
     "store": Progress("plain"),
+    "atomic": Progress("plain"),
     "register": Progress("register"),
 }
 """The progress of an operation as it is issued."""

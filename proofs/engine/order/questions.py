@@ -25,6 +25,7 @@ from ..base.conditions import Analysis, Condition, Outcome, conjunction, reachab
 from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
+from .launch import launch
 from .ordered import Ordered, named
 from .pairs import Unordered, apart, flat, same_execution, unmet
 from .phases import waits_unknown
@@ -51,11 +52,13 @@ def order(
     """The conditions that put accesses in order, of the kernel as shipped.
 
     Kinds: "race", of accesses that threads make; "async", of copies, products and registers; "barrier", that barriers are
-    met by all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed.
+    met by all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed;
+    "launch", that a kernel that is launched early waits.
 
     Modelled: loads, stores, warp-wide matrix loads and stores; cp.async, its groups and waits; wgmma, its batches and waits;
     proxy and register fences; barriers of the block or a role; mbarriers whose arrivals are all made by threads or copies
-    of theirs. Not modelled, and listed: accesses by atomics, TMA and other intrinsics, and the order they impose. Repeated
+    of theirs; atomic operations, which are in no order among themselves. Not modelled, and listed: accesses by TMA and other
+    intrinsics, and the order they impose. Repeated
     writes to one output element are coverage.py's. A global element that two threads exchange across a barrier is reported
     as a race.
 
@@ -66,7 +69,8 @@ def order(
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
     thread = walk(lowered.thread, hypotheses)
     within = within_blocks(lowered.device, hypotheses)
-    return within + Analysis(tuple(_global(thread, hypotheses)), thread.unmodelled, ())
+    conditions = (*_global(thread, hypotheses), *launch(thread, hypotheses))
+    return within + Analysis(conditions, thread.unmodelled, ())
 
 
 def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
@@ -178,16 +182,18 @@ def _operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
     """Yield for each two accesses to global memory the condition that they are by one thread or of different elements."""
     tensors = [a for a in trace.accesses if a.region.scope == "global"]
-    known = [a for a in tensors if a.intrinsic is None or does(a.intrinsic) == "copy"]
+    known = [a for a in tensors if a.intrinsic is None or does(a.intrinsic) in ("copy", "atomic")]
     primed = Renaming(frozenset(hypotheses.sizes))
     for a, b in itertools.combinations_with_replacement(known, 2):
-        covered = a.mode == b.mode == "write" and a.region.allocation in hypotheses.outputs
-        if covered or "write" not in (a.mode, b.mode) or a.region.allocation != b.region.allocation:
+        plain = a.intrinsic is b.intrinsic is None
+        covered = plain and a.mode == b.mode == "write" and a.region.allocation in hypotheses.outputs
+        atomic = does(a.intrinsic or "") == does(b.intrinsic or "") == "atomic"
+        if covered or atomic or "write" not in (a.mode, b.mode) or a.region.allocation != b.region.allocation:
             continue
         second = primed.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
         goal = z3.Not(_same_element(a, second))
-        if a.intrinsic is b.intrinsic is None:
+        if "copy" not in (does(a.intrinsic or ""), does(b.intrinsic or "")):  # in program order, if by one thread
             goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), goal)
         yield sequent("race", unmet(a, second), given, goal, a.context.site)
 

@@ -63,7 +63,6 @@ class Expressions(Generic[V]):
         self.externs: dict[str, Function] = {}  # C functions of the kernel's own
         self.variables: dict[Any, V] = {}
         self.memories: dict[Any, Memory[V]] = {}  # by the variable that holds the data
-        self.accessed = False  # whether global memory has been read or written
         self.declared: dict[Any, Any] = {}  # the buffers themselves, by that variable
         self._written: set[Any] | None = None  # in a parallel loop: the buffers that it writes
         self._accesses: list[tuple[Any, list[V], bool]] = []
@@ -198,12 +197,10 @@ class Expressions(Generic[V]):
         memory, place = self._place(buffer, index)
         if self._written is not None and buffer.data in self._written:
             self._accesses.append((buffer.data, place, False))
-        self.accessed |= memory.scope == "global"
         return self.algebra.load(memory, place)
 
     def _store(self, buffer: Any, index: list[V], value: V) -> None:
         memory, place = self._place(buffer, index)
         if self._written is not None:
             self._accesses.append((buffer.data, place, True))
-        self.accessed |= memory.scope == "global"
         self.algebra.store(memory, place, value)

@@ -307,8 +307,6 @@ class Machine(TileOperations[V]):
             self.algebra.barrier()
             return
         if name in _WAITS and self._written is None:
-            if does(name) == "grids" and (self.accessed or self._divergent):
-                raise Unsupported(f"{name} after global memory has been accessed, or where threads may diverge")
             self.waits.add(name)
             return
         if name == "tl.atomic_add_elem_op" and self._written is None:

@@ -1,8 +1,8 @@
-"""Right: every block waits before it touches global memory."""
+"""Wrong: only the first block waits, but all are launched early."""
 
 import tilelang.language as T
 
-from verdicts import Proved, contract
+from verdicts import Refuted, contract
 
 S = T.dynamic("S")
 
@@ -11,7 +11,8 @@ S = T.dynamic("S")
 def kernel(x: T.Tensor((S, 4), "float32"), out: T.Tensor((S, 4), "float32")):
     with T.Kernel(S, threads=4) as s:
         y = T.alloc_fragment((4,), "float32")
-        T.pdl_sync()
+        if s == 0:
+            T.pdl_sync()
         T.copy(x[s, :], y)
         T.copy(y, out[s, :])
 
@@ -19,8 +20,4 @@ def kernel(x: T.Tensor((S, 4), "float32"), out: T.Tensor((S, 4), "float32")):
 CONTRACT = contract(kernel, "out")
 
 
-def reference(x):
-    return x.clone()
-
-
-VERDICT = Proved("L2", unmodelled="tl.pdl_sync")
+VERDICT = Refuted("L1", launch="launched before")

@@ -1,14 +1,15 @@
-"""Right: a kernel that is launched early waits before it touches global memory."""
+"""Wrong: what is read before the wait may be what an earlier kernel has not written yet."""
 
 import tilelang.language as T
 
-from verdicts import Proved, contract
+from verdicts import Refuted, contract
 
 
 @T.prim_func
 def kernel(x: T.Tensor((4,), "float32"), out: T.Tensor((4,), "float32")):
     with T.Kernel(1, threads=4):
         y = T.alloc_fragment((4,), "float32")
+        T.copy(x, y)
         T.pdl_sync()
         T.copy(x, y)
         T.copy(y, out)
@@ -17,8 +18,4 @@ def kernel(x: T.Tensor((4,), "float32"), out: T.Tensor((4,), "float32")):
 CONTRACT = contract(kernel, "out")
 
 
-def reference(x):
-    return x.clone()
-
-
-VERDICT = Proved("L2", unmodelled="tl.pdl_sync")
+VERDICT = Refuted("L1", launch="launched before")

@@ -37,7 +37,8 @@ from .engine.forms.equations import Equation, holds
 from .engine.forms.extended import Value
 from .engine.forms.normal_form import ONE, ZERO, Form
 from .engine.forms.ring import Rewriting
-from .engine.reference.pull_array import deciding
+from .engine.layers.comparison import integers
+from .engine.reference.pull_array import Integers, deciding
 from .engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
@@ -341,7 +342,7 @@ def _outcome(
     def wanted(output: int) -> Callable[..., Value]:
         def element(b: Form, y: Form, *row: Form) -> Value:
             s, head, *rest = row[output:]  # an lse, or a mass, has a number before these
-            out = tensor(reference(inputs(cfg, whole), SymbolicTensor((), lambda: Value(y), integer=True))[output])
+            out = tensor(reference(inputs(cfg, whole), SymbolicTensor((), lambda: Value(y), integer=Integers()))[output])
             with nf.ruled(at.rules(extent, known, head, rest[0] if rest else None)):
                 return out.value(b, s, head, *rest)
 
@@ -366,7 +367,7 @@ def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mappin
         spec.name: symbolic_input(
             spec.name,
             [sum(map(size, dim), ZERO) for dim in spec.dims],
-            integer=not spec.dtypes[0].is_floating_point,
+            integers(whole, spec, spec.dtypes[0]),
             infinite=spec.name in infinite,
         )
         for spec in whole.inputs

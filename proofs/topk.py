@@ -30,6 +30,7 @@ from .engine.execution.invariants import Determined, Invariant
 from .engine.forms import normal_form as nf
 from .engine.forms.entailment import Facts
 from .engine.layers.lemmas import Lemma, Tested, Theorem, lemma
+from .engine.reference.pull_array import Integers
 from .engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
@@ -58,8 +59,8 @@ ROWS, COLUMNS = nf.variable("R"), nf.variable("T")
 def _inputs(k: int) -> tuple[SymbolicTensor, ...]:
     return (
         symbolic_input("scores", (ROWS, COLUMNS), raw=True),
-        symbolic_input("lengths", (ROWS,), integer=True),
-        symbolic_input("indices", (ROWS, k), integer=True),
+        symbolic_input("lengths", (ROWS,), Integers.of(torch.int32)),
+        symbolic_input("indices", (ROWS, k), Integers.of(torch.int32)),
     )
 
 

@@ -18,6 +18,7 @@ from lemmata.proofs.engine.forms.entailment import Facts
 from lemmata.proofs.engine.forms.equations import holds
 from lemmata.proofs.engine.forms.extended import Indefinite, Raw, Value
 from lemmata.proofs.engine.forms.normal_form import ONE, Form
+from lemmata.proofs.engine.reference.pull_array import Integers
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input
 
 A, B, C = (nf.variable(name, "integer") for name in "abc")
@@ -136,7 +137,7 @@ RAW = {
     "comparison": lambda x: x >= x,
     "maximum": lambda x: x.clamp(min=0),
     "exp": lambda x: x.exp(),
-    "choice": lambda x: torch.where(symbolic_input("m", (4,), integer=True) >= 0, x, x + 0),  # type: ignore[call-overload]
+    "choice": lambda x: torch.where(symbolic_input("m", (4,), Integers()) >= 0, x, x + 0),  # type: ignore[call-overload]
     "total": lambda x: x.sum(0, keepdim=True),
     "equality": lambda x: x == x,
 }
@@ -183,7 +184,7 @@ INTEGERS = {
 def test_integer_functions_agree_with_torch(name: str) -> None:
     x = torch.randint(-5, 6, (3, 4), generator=torch.Generator().manual_seed(0))
     wanted = INTEGERS[name](x)
-    got: SymbolicTensor = INTEGERS[name](symbolic_input("x", (3, 4), integer=True))
+    got: SymbolicTensor = INTEGERS[name](symbolic_input("x", (3, 4), Integers()))
     assert got.integer
     assert got.shape == tuple(wanted.shape)
     for index in torch.cartesian_prod(*[torch.arange(n) for n in wanted.shape]).reshape(-1, wanted.ndim).tolist():

@@ -17,6 +17,7 @@ from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.entailment import Facts
 from lemmata.proofs.engine.forms.sums import few_written_out
+from lemmata.proofs.engine.reference.pull_array import Integers
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from lemmata.proofs.engine.reference.torch_functions import arange
 from lemmata.proofs.engine.semantics.externs import externs
@@ -113,7 +114,7 @@ def test_what_becomes_known_later_is_used() -> None:
 
 
 def test_a_quotient_of_the_reference_is_by_a_positive_integer() -> None:
-    first = symbolic_input("first", (nf.variable("rows"),), integer=True)
+    first = symbolic_input("first", (nf.variable("rows"),), Integers())
     assert (first // 4).at(x) is nf.floordiv(nf.read("first", x), 4)
     assert ((arange(32) + 8) // 4).at(x) is nf.floordiv(x, 4) + 2
     for wrong in (lambda: first // 0, lambda: first // -4, lambda: tensor(1.5) // 4):

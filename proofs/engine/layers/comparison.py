@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lemmata.reference.contract import Contract
+import torch
+
+from lemmata.reference.contract import Contract, TensorSpec
 
 from ..base.errors import Unsupported
 from ..execution.invariants import Invariant
@@ -13,6 +15,7 @@ from ..execution.symbolic import Execution, execute
 from ..forms import normal_form
 from ..forms.entailment import Facts
 from ..forms.equations import Equation
+from ..reference.pull_array import Integers, PullArray
 from ..reference.symbolic_torch import symbolic_input, tensor
 
 Compared = tuple[Execution, Sequence[Equation]]
@@ -47,7 +50,7 @@ def against(
             for b in kernel.buffer_map.values()
         }
         inputs = [
-            symbolic_input(spec.name, shapes[spec.name], integer=not spec.dtypes[0].is_floating_point)
+            symbolic_input(spec.name, shapes[spec.name], integers(contract, spec, _dtype(kernel, spec.name)))
             for spec in contract.inputs
         ]
         try:
@@ -61,7 +64,30 @@ def against(
             wanted = tuple(map(normal_form.form, shapes[spec.name]))
             if result.form_shape != wanted:
                 raise Unsupported(f"{spec.name}: shape {list(map(str, wanted))}, the reference's {result.shape}")
+            _check_dtype(spec, result, _dtype(kernel, spec.name))
             equations += execution.compare(spec.name, result.value)
         return execution, equations
 
     return compare
+
+
+def integers(contract: Contract, spec: TensorSpec, dtype: torch.dtype) -> Integers | None:
+    """Return what a contract says of a tensor's elements as integers of a type; None of a type of floats."""
+    known = Integers.of(dtype)
+    low, high = (contract.sizes[n].high if isinstance(n, str) else n for n in (spec.elements.low, spec.elements.high))
+    if known is None or low is None:
+        return known
+    return Integers(dtype, max(known.low, low), known.high if high is None else min(known.high, high - 1))
+
+
+def _dtype(kernel: Any, name: str) -> torch.dtype:
+    """Return the type of a kernel's tensor."""
+    (buffer,) = (b for b in kernel.buffer_map.values() if b.name == name)
+    return getattr(torch, str(buffer.dtype))  # type: ignore[no-any-return]
+
+
+def _check_dtype(spec: TensorSpec, result: PullArray, dtype: torch.dtype) -> None:
+    """Raise Unsupported unless the reference's result is of floats as the kernel's, or of the same type of integers."""
+    wanted, got = (n.dtype if n else None for n in (Integers.of(dtype), result.integer))
+    if wanted is not got:
+        raise Unsupported(f"{spec.name}: the kernel's is of {dtype}, the reference's of {got or 'floats'}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, Self, TypeVar
+from functools import cache, reduce
+from typing import Any, NamedTuple, Self, TypeVar
+
+import torch
 
 from ..base.errors import Unsupported
 from ..forms import normal_form as nf
@@ -88,10 +91,50 @@ class Device(Dispatched):
     """The device of symbolic tensors: torch.arange on it makes a symbolic one."""
 
 
-class PullArray:
-    """An array of any element type: its shape, and its element at an index."""
+class Integers(NamedTuple):
+    """The type of integers in torch, and between which numbers the forms lie that they are equal to modulo 2^n.
 
-    def __init__(self, shape: Sequence[Form | int], element: Element, *, integer: bool = False) -> None:
+    Sums and products in a type of n bits are those of the forms modulo 2^n, whatever wraps on the way. So an integer is
+    its form itself if that fits the type. Integers of 64 bits are taken to fit.
+    """
+
+    dtype: torch.dtype = torch.int64
+    low: float = -math.inf
+    high: float = math.inf
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> Integers | None:
+        """Return any integers of a type; None of a type of floats."""
+        if dtype.is_floating_point or dtype is torch.bool:
+            return cls(dtype, 0, 1) if dtype is torch.bool else None
+        return cls(dtype, torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+
+    def settled(self) -> Integers:
+        """Return the same integers, for a use that is not the same modulo 2^n.
+
+        Raises:
+            Unsupported: they may not be their forms.
+        """
+        whole = Integers.of(self.dtype)
+        if whole and self.dtype.itemsize < 8 and not (whole.low <= self.low and self.high <= whole.high):
+            raise Unsupported(f"the reference computes in {self.dtype}, where integers may wrap")
+        return self
+
+    def converted(self, dtype: torch.dtype) -> Integers:
+        """Return the same integers in another type, modulo less if that is narrower."""
+        return (self if dtype.itemsize <= self.dtype.itemsize else self.settled())._replace(dtype=dtype)
+
+    def combined(self, other: Integers, operator: Callable[[float, float], float]) -> Integers:
+        """Return what an operator that is linear in either operand makes of integers of one type."""
+        ends = [operator(a, b) for a in (self.low, self.high) for b in (other.low, other.high)]
+        known = not any(map(math.isnan, ends))
+        return Integers(self.dtype, min(ends) if known else -math.inf, max(ends) if known else math.inf)
+
+
+class PullArray:
+    """An array of any element type: its shape, its element at an index, and the type if that is one of integers."""
+
+    def __init__(self, shape: Sequence[Form | int], element: Element, *, integer: Integers | None = None) -> None:
         self.form_shape: tuple[Form, ...] = tuple(_form(n) for n in shape)
         self.integer = integer
         self._element = cache(element)
@@ -176,6 +219,7 @@ class PullArray:
     def gather(self, dim: int, index: PullArray) -> Self:
         """Take element index[i] along a dimension."""
         d = dim % self.ndim
+        settled(index)
         element: Element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
         return type(self)(index.form_shape, element, integer=self.integer)
 
@@ -220,7 +264,7 @@ def _index(t: T, keys: list[Any]) -> T:
                 shape += common
             elif not isinstance(keys[place - 1], PullArray):
                 raise Unsupported("indexing with tensors that are not side by side")
-            wide = key.expand(*common)
+            wide = settled(key).expand(*common)
             places.append(lambda i, wide=wide, first=first, last=last: wide.at(*i[first:last]))  # type: ignore[misc]
         elif isinstance(key, (int, Form)):
             element = nf.form(key) if isinstance(key, Form) or key >= 0 else extent + key
@@ -228,6 +272,29 @@ def _index(t: T, keys: list[Any]) -> T:
         else:
             raise Unsupported(f"indexing with {type(key).__name__}")
     return type(t)(shape, lambda *i: t.value(*(at(i) for at in places)), integer=t.integer)
+
+
+def settled(array: T) -> T:
+    """Return an array whose elements are the forms themselves, not only modulo a power of two; else raise Unsupported."""
+    if array.integer:
+        array.integer.settled()
+    return array
+
+
+def together(*arrays: PullArray) -> list[Integers] | None:
+    """Return the integers of arrays in the type that torch gives them together; None if one is of floats."""
+    kinds = [a.integer for a in arrays if a.integer]
+    if len(kinds) < len(arrays):
+        return None
+    wide = [a.integer for a in arrays if a.integer and a.ndim] or kinds  # a single number takes the type of the others
+    dtype = reduce(torch.promote_types, (k.dtype for k in wide))
+    return [k._replace(dtype=dtype) if k not in wide else k.converted(dtype) for k in kinds]
+
+
+def hull(*arrays: PullArray) -> Integers | None:
+    """Return integers that may be those of any of the arrays; None if one is of floats."""
+    kinds = together(*arrays)
+    return Integers(kinds[0].dtype, min(k.low for k in kinds), max(k.high for k in kinds)) if kinds else None
 
 
 def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:

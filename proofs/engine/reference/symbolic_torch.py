@@ -2,13 +2,15 @@
 
 A ``SymbolicTensor`` is a pull array of normal forms. It takes part in torch functions through ``__torch_function__`` and
 has the methods of a tensor that the references use; those that only rearrange elements are in ``pull_array``. Trusted:
-that each function below is, over the reals, the torch function of its name; dtypes are ignored, but that integer and
-float tensors are told apart. Control flow of the reference that depends on sizes needs those sizes constant.
+that each function below is, over the reals, the torch function of its name. Types of floats are ignored. Integers keep
+their type: sums and products of them are known modulo its power of two only, which is enough for a result of that type,
+and refused elsewhere; those of 64 bits are taken not to wrap. Control flow of the reference that depends on sizes needs those sizes constant.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -21,7 +23,7 @@ from ..forms.constants import unified, unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from .cutting import recorded
-from .pull_array import FUNCTIONS, Extent, PullArray, broadcast_shapes
+from .pull_array import FUNCTIONS, Element, Extent, Integers, PullArray, broadcast_shapes, hull, settled, together
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool
@@ -32,7 +34,7 @@ class SymbolicTensor(PullArray):
 
     def float(self) -> SymbolicTensor:
         """Return the same tensor, for conversions to a float type change nothing over the reals."""
-        return SymbolicTensor(self.form_shape, self._element)
+        return SymbolicTensor(settled(self).form_shape, self._element)
 
     double = bfloat16 = half = float
 
@@ -43,7 +45,7 @@ class SymbolicTensor(PullArray):
         (dtype,) = shape
         if dtype is not torch.int32 or self.integer:
             raise Unsupported(f"a view as {dtype}")
-        return SymbolicTensor(self.form_shape, lambda *i: extended.bits(self.value(*i)), integer=True)
+        return SymbolicTensor(self.form_shape, lambda *i: extended.bits(self.value(*i)), integer=Integers.of(dtype))
 
     def clone(self) -> SymbolicTensor:
         """Return the same tensor."""
@@ -51,13 +53,19 @@ class SymbolicTensor(PullArray):
 
     contiguous = detach = clone
 
-    def long(self) -> SymbolicTensor:
-        """Return the same integers; the integer of a float is not modelled."""
+    def _to_integers(self, dtype: torch.dtype) -> SymbolicTensor:
+        """Return the same integers in another type; the integer of a float is not modelled."""
         if not self.integer:
             raise Unsupported("a conversion of a float tensor to integers")
-        return SymbolicTensor(self.form_shape, self._element, integer=True)
+        return SymbolicTensor(self.form_shape, self._element, integer=self.integer.converted(dtype))
 
-    int = long
+    def long(self) -> SymbolicTensor:
+        """Return the same integers in 64 bits."""
+        return self._to_integers(torch.int64)
+
+    def int(self) -> SymbolicTensor:
+        """Return the same integers in 32 bits."""
+        return self._to_integers(torch.int32)
 
     def bool(self) -> Mask:
         """Return whether each element is not 0."""
@@ -70,33 +78,46 @@ class SymbolicTensor(PullArray):
             if isinstance(target, SymbolicTensor):
                 result = result.type_as(target)
             elif isinstance(target, torch.dtype):
-                result = result.bool() if target is torch.bool else _to_number(result, target.is_floating_point)
+                result = result._to(target)
         return result
 
     def type_as(self, other: SymbolicTensor) -> SymbolicTensor:
-        """Convert to the kind of another tensor."""
-        return self.bool() if isinstance(other, Mask) else _to_number(self, not other.integer)
+        """Convert to the type of another tensor."""
+        return self._to(other.integer.dtype if other.integer else torch.float64)
+
+    def _to(self, dtype: torch.dtype) -> SymbolicTensor:
+        if dtype is torch.bool:
+            return self.bool()
+        return self.float() if dtype.is_floating_point else self._to_integers(dtype)
 
     def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
-        return SymbolicTensor(self.form_shape, lambda *i: function(self.value(*i)))
+        return SymbolicTensor(settled(self).form_shape, lambda *i: function(self.value(*i)))
 
     def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
         """Combine element by element; if ``whole``, the result of integers is one of integers."""
+        both = self._combined(tensor(other), function)
+        integer = both if whole else None
         a, b = broadcast(self, tensor(other))
-        integer = whole and a.integer and b.integer
         return SymbolicTensor(a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer)
 
+    def _combined(self, other: SymbolicTensor, function: Callable[[Value, Value], Value]) -> Integers | None:
+        """Return the integers that a function makes of two tensors; None if one of them is of floats."""
+        kinds = together(self, other)
+        if kinds is None or function not in _LINEAR:
+            return hull(settled(self), settled(other))
+        return kinds[0].combined(kinds[1], _LINEAR[function])
+
     def __neg__(self) -> SymbolicTensor:
-        return tensor(0)._zip(self, lambda _, b: extended.negative(b))
+        return tensor(0)._zip(self, _subtract)
 
     def __add__(self, other: Any) -> SymbolicTensor:
         return self._zip(other, extended.add)
 
     def __sub__(self, other: Any) -> SymbolicTensor:
-        return self._zip(other, lambda a, b: extended.add(a, extended.negative(b)))
+        return self._zip(other, _subtract)
 
     def __rsub__(self, other: Any) -> SymbolicTensor:
-        return tensor(other)._zip(self, lambda a, b: extended.add(a, extended.negative(b)))
+        return tensor(other)._zip(self, _subtract)
 
     def __mul__(self, other: Any) -> SymbolicTensor:
         return self._zip(other, extended.multiply)
@@ -111,10 +132,12 @@ class SymbolicTensor(PullArray):
     def __floordiv__(self, divisor: Integer) -> SymbolicTensor:
         if not self.integer or not isinstance(divisor, int) or divisor < 1:
             raise Unsupported(f"a quotient, rounded down, by {divisor}")
-        return SymbolicTensor(self.form_shape, lambda *i: Value(nf.floordiv(self.at(*i), divisor)), integer=True)
+        floor = self.integer.settled()._replace(low=self.integer.low // divisor, high=self.integer.high // divisor)
+        return SymbolicTensor(self.form_shape, lambda *i: Value(nf.floordiv(self.at(*i), divisor)), integer=floor)
 
     def __pow__(self, exponent: Integer) -> SymbolicTensor:
-        return self._map(lambda a: Value(a.real**exponent))
+        powers = Integers(self.integer.dtype) if self.integer else None
+        return SymbolicTensor(self.form_shape, lambda *i: Value(self.value(*i).real ** exponent), integer=powers)
 
     def __matmul__(self, other: SymbolicTensor) -> SymbolicTensor:
         depth = self.form_shape[-1]
@@ -125,7 +148,7 @@ class SymbolicTensor(PullArray):
         def element(*i: Form) -> Value:
             return Value(nf.summation(depth, lambda k: a.at(*i[:-2], i[-2], k) * b.at(*i[:-2], k, i[-1])))
 
-        return SymbolicTensor((*lead, self.form_shape[-2], other.form_shape[-1]), element)
+        return SymbolicTensor((*lead, self.form_shape[-2], other.form_shape[-1]), element, integer=products(self, other))
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -143,11 +166,8 @@ class SymbolicTensor(PullArray):
         return ~_at_least(tensor(other), self)
 
     def __eq__(self, other: object) -> Mask:  # type: ignore[override]
-        a, b = broadcast(self, tensor(other))
-        integer = a.integer and b.integer
-        return Mask(
-            a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)), integer=True
-        )
+        a, b, integer = _comparable(self, tensor(other))
+        return Mask(a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)))
 
     def __ne__(self, other: object) -> Mask:  # type: ignore[override]
         return ~(self == other)
@@ -234,11 +254,12 @@ class SymbolicTensor(PullArray):
         extent = self.form_shape[d]
         shape = self.form_shape[:d] + self.form_shape[d + 1 :]
         element = lambda *i: combine(extent, lambda k: self.value(*i[:d], k, *i[d:]))  # noqa: E731
-        return SymbolicTensor(shape, element, integer=self.integer)
+        return SymbolicTensor(shape, element, integer=settled(self).integer)
 
     def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the sum along dimensions."""
-        return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real)))
+        wide = self.long() if self.integer else self
+        return wide._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real)))
 
     def mean(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the mean along dimensions."""
@@ -279,14 +300,17 @@ class SymbolicTensor(PullArray):
 class Mask(SymbolicTensor):
     """A tensor of truth values, as comparisons give; its elements are 0 or 1."""
 
+    def __init__(self, shape: Sequence[Form | Integer], element: Element, *, integer: Integers | None = None) -> None:
+        super().__init__(shape, element, integer=Integers.of(torch.bool))
+
     def __invert__(self) -> Mask:
-        return Mask(self.form_shape, lambda *i: Value(ONE - self.at(*i)), integer=True)
+        return Mask(self.form_shape, lambda *i: Value(ONE - self.at(*i)))
 
     def __and__(self, other: Any) -> Mask:
         if not isinstance(other, Mask):
             raise Unsupported(f"a truth value and {type(other).__name__}")
         a, b = broadcast(self, other)
-        return Mask(a.form_shape, lambda *i: Value(a.at(*i) * b.at(*i)), integer=True)
+        return Mask(a.form_shape, lambda *i: Value(a.at(*i) * b.at(*i)))
 
     def __or__(self, other: Any) -> Mask:
         return ~(~self & (~other if isinstance(other, Mask) else other))
@@ -297,8 +321,7 @@ class Mask(SymbolicTensor):
 
     def any(self, dim: Any = None, keepdim: Truth = False) -> Mask:
         """Return whether one is true along dimensions, which is whether their number is at least 1."""
-        count = SymbolicTensor(self.form_shape, self._element, integer=True).sum(dim, keepdim)
-        return count >= 1
+        return self.long().sum(dim, keepdim) >= 1
 
     def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
         if isinstance(other, Mask) or function in (extended.add, extended.divide):
@@ -311,8 +334,18 @@ class Mask(SymbolicTensor):
     __neg__ = __add__ = __radd__ = __sub__ = __rsub__ = __pow__ = _number
 
 
-def _to_number(t: SymbolicTensor, floating: bool) -> SymbolicTensor:
-    return t.float() if floating else t.long()
+def _subtract(a: Value, b: Value) -> Value:
+    return extended.add(a, extended.negative(b))
+
+
+_LINEAR = {extended.add: operator.add, _subtract: operator.sub, extended.multiply: operator.mul}
+"""Functions of two values that are linear in either, and what they do to numbers."""
+
+
+def products(*factors: PullArray) -> Integers | None:
+    """Return the type of sums of products of tensors' elements, which are of the tensors' type together."""
+    kinds = together(*factors)
+    return Integers(kinds[0].dtype) if kinds else None
 
 
 def tensor(value: Any) -> SymbolicTensor:
@@ -320,9 +353,9 @@ def tensor(value: Any) -> SymbolicTensor:
     if isinstance(value, SymbolicTensor):
         return value
     if isinstance(value, Extent):
-        return SymbolicTensor((), lambda: Value(value.form), integer=True)
+        return SymbolicTensor((), lambda: Value(value.form), integer=Integers())
     if isinstance(value, Form):
-        return SymbolicTensor((), lambda: Value(value), integer=nf.is_natural(value))
+        return SymbolicTensor((), lambda: Value(value), integer=Integers() if nf.is_natural(value) else None)
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
     if not isinstance(value, (int, float)):
@@ -330,11 +363,16 @@ def tensor(value: Any) -> SymbolicTensor:
     if isinstance(value, float) and math.isinf(value):
         return SymbolicTensor((), lambda: Value(ZERO, ZERO, 1 if value > 0 else -1))
     constant = nf.form(unify(value))
-    return SymbolicTensor((), lambda: Value(constant), integer=isinstance(value, int))
+    return SymbolicTensor((), lambda: Value(constant), integer=Integers(low=value, high=value) if isinstance(value, int) else None)
 
 
 def symbolic_input(
-    name: str, shape: Sequence[Form | int], *, integer: bool = False, raw: bool = False, infinite: bool = False
+    name: str,
+    shape: Sequence[Form | int],
+    integer: Integers | None = None,
+    *,
+    raw: bool = False,
+    infinite: bool = False,
 ) -> SymbolicTensor:
     """Return the input of that name, whose elements are the atoms that the kernel's reads are.
 
@@ -354,18 +392,22 @@ def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTenso
     """Return, for each element, one of two by a condition."""
     if not isinstance(condition, Mask):
         raise Unsupported("a choice by a tensor that is not one of truth values")
+    integer = hull(tensor(then), tensor(otherwise))
     c, a = broadcast(condition, tensor(then))
     c, b = broadcast(c, tensor(otherwise))
     a = a.expand(*c.form_shape)
-    integer = a.integer and b.integer
     return SymbolicTensor(c.form_shape, lambda *i: extended.select(c.at(*i), a.value(*i), b.value(*i)), integer=integer)
 
 
+def _comparable(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor, Truth]:
+    """Return both tensors in their common shape, and whether they are of integers, which are the forms themselves."""
+    both = together(settled(a), settled(b))
+    return *broadcast(a, b), both is not None and all(kind.settled() for kind in both)
+
+
 def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
-    a, b = broadcast(a, b)
-    integer = a.integer and b.integer
-    element = lambda *i: Value(extended.at_least(a.value(*i), b.value(*i), integer=integer))  # noqa: E731
-    return Mask(a.form_shape, element, integer=True)
+    a, b, integer = _comparable(a, b)
+    return Mask(a.form_shape, lambda *i: Value(extended.at_least(a.value(*i), b.value(*i), integer=integer)))
 
 
 def _largest(extent: Form, element: Callable[[Form], Value]) -> Value:

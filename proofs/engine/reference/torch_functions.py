@@ -16,8 +16,8 @@ from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from .pull_array import FUNCTIONS
-from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, tensor, where
+from .pull_array import FUNCTIONS, Integers, hull
+from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, products, tensor, where
 
 
 class Joined(SymbolicTensor):
@@ -26,7 +26,7 @@ class Joined(SymbolicTensor):
     def __init__(self, parts: Sequence[SymbolicTensor]) -> None:
         self.parts = tuple(parts)
         last = sum((p.form_shape[-1] for p in parts), ZERO)
-        super().__init__((*parts[0].form_shape[:-1], last), self._unknown, integer=all(p.integer for p in parts))
+        super().__init__((*parts[0].form_shape[:-1], last), self._unknown, integer=hull(*parts))
 
     def _unknown(self, *_: Form) -> Value:
         raise Unsupported("an element of tensors put together")
@@ -62,8 +62,7 @@ class Joined(SymbolicTensor):
         """Return whether one is true along the last dimension."""
         if not all(isinstance(p, Mask) for p in self.parts):
             raise Unsupported("any of numbers")
-        counts = [SymbolicTensor(p.form_shape, p._element, integer=True) for p in self.parts]
-        return Joined(counts).sum(dim, keepdim) >= 1
+        return Joined([p.long() for p in self.parts]).sum(dim, keepdim) >= 1
 
     def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the maximum along the last dimension."""
@@ -82,7 +81,8 @@ def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> 
     if dtype.is_floating_point or len(ends) > 2:
         raise Unsupported("torch.arange of floats, or with a step")
     start, end = (tensor(x).at() for x in (0, *ends)[-2:])
-    return SymbolicTensor((end - start,), lambda i: Value(start + i), integer=True)
+    known = None if start.constant is None or end.constant is None else (float(start.constant), float(end.constant - 1))
+    return SymbolicTensor((end - start,), lambda i: Value(start + i), integer=Integers(dtype, *known) if known else Integers(dtype))
 
 
 def pad(
@@ -105,7 +105,7 @@ def pad(
         inside = nf.indicator("ge", j, integer=True) * nf.indicator("ge", extent - 1 - j, integer=True)
         return extended.select(inside, t.value(*i[:-1], j), fill.value())
 
-    return SymbolicTensor((*lead, extent + before + after), element, integer=t.integer and fill.integer)
+    return SymbolicTensor((*lead, extent + before + after), element, integer=hull(t, fill))
 
 
 def cat(tensors: Sequence[SymbolicTensor], dim: Integer = 0) -> Joined:
@@ -130,9 +130,9 @@ def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
             product = product * t.at(*(index[c] for c in word))
         return product
 
-    return SymbolicTensor(
-        [sizes[c] for c in output], lambda *i: Value(total(dict(zip(output, i, strict=True)), summed))
-    )
+    shape = [sizes[c] for c in output]
+    element = lambda *i: Value(total(dict(zip(output, i, strict=True)), summed))  # noqa: E731
+    return SymbolicTensor(shape, element, integer=products(*operands))
 
 
 def _rsub(a: SymbolicTensor, b: Any) -> SymbolicTensor:

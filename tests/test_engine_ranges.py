@@ -31,6 +31,7 @@ def test_sinkhorn_is_in_range() -> None:
     assert {c.statement.split(":")[0] for c in found} == {
         "the argument of exp is at most 0",
         "the denominator is not 0",
+        "the denominator does not underflow",
         "the value is positive",
     }
     assert not unproved(found)

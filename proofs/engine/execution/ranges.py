@@ -4,7 +4,8 @@ Over the reals exp never overflows and a running maximum does not matter, so a k
 shows, for the same terms, that every exp has an argument of at most 0, every denominator and every operand of rsqrt and
 log is positive or negative but not 0, and that every square root has an operand that is not negative. Infinities that could
 make a NaN are rejected earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not
-modelled: a denominator that is positive over the reals may round to 0.
+modelled, but for one: where a maximum of few entries is subtracted from the arguments of exp in a denominator, one of its
+summands must be at least exp(-80), which no float rounds to 0. Other denominators in which exp occurs are named.
 
 The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
 known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The
@@ -20,7 +21,7 @@ from typing import Any
 
 import z3
 
-from ..base.conditions import Condition, Site
+from ..base.conditions import Condition, Site, disjunction
 from ..forms import normal_form as nf
 from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts
@@ -30,6 +31,8 @@ from ..forms.ring import Atom, Monomial, Rational
 from ..forms.signs import Signs
 from .outcome import Execution, Kind, Obligation
 
+UNDERFLOW = "underflow of a denominator"
+_LEAST = -80  # exp(-80) > 2^-126, the smallest normal float
 _CASES = 256
 """How many values of the indices of a maximum are looked at one by one."""
 _GOALS = {
@@ -71,8 +74,16 @@ def conditions(
         if waiver:
             waived.append((condition, waiver))
         else:
-            open_conditions.append(condition)
+            floor = _floor(obligation, execution)
+            open_conditions += [condition, floor] if floor else [condition]
     return open_conditions, waived
+
+
+def unmodelled(execution: Execution) -> tuple[str, ...]:
+    """Return the name of what is not shown of some denominator or operand of a logarithm, in which exp occurs."""
+    operands = (o for o in _distinct(execution.obligations) if o.kind in ("nonzero", "positive"))
+    exps = (o for o in operands if any(isinstance(nf.atom_of(a), nf.Exp) for a in nf.support(o.value.form)))
+    return (UNDERFLOW,) if any(_floor(o, execution) is None for o in exps) else ()
 
 
 def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
@@ -82,6 +93,34 @@ def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
         if key not in seen:
             seen.add(key)
             yield obligation
+
+
+def _floor(obligation: Obligation, execution: Execution) -> Condition | None:
+    """Return that a denominator has a summand of at least exp(-80); None if no maximum of few entries is subtracted."""
+    decide, value = execution.facts.decide_all, obligation.value
+    summands, inside = nf.without_exps(decide(under(value.finite, value.form)))
+    subtracted = [nf.atom_of(a) for m in inside.terms for a, _ in m]
+    if obligation.kind not in ("nonzero", "positive") or not any(isinstance(a, nf.Max) for a in subtracted):
+        return None
+    linear = Linear(execution.positive)
+    large = [
+        z3.And(*(linear.real(c) == 1 for c in where), linear.real(inside + argument) >= _LEAST)
+        for summand in _each(summands)
+        for where, argument in _powers(summand)
+    ]
+    path = [linear.real(decide(c)) == 1 for c in obligation.path]
+    statement = f"the denominator does not underflow: {value.form}"
+    return Condition("range", statement, (*linear.facts, *path), disjunction(*large), Site(obligation.site))
+
+
+def _powers(p: Form) -> Iterator[tuple[list[Form], Form]]:
+    """Yield for each summand that is an exp, under conditions, these and its argument."""
+    for monomial, coefficient in p.terms.items():
+        factors = [(nf.atom_of(a), exponent) for a, exponent in monomial]
+        exps = [a.argument * exponent for a, exponent in factors if isinstance(a, nf.Exp)]
+        conditions = [nf.of_atom(a) for a, _ in factors if isinstance(a, nf.Indicator)]
+        if coefficient >= 1 and len(exps) + len(conditions) == len(factors):
+            yield conditions, sum(exps, nf.ZERO)
 
 
 def _condition(obligation: Obligation, execution: Execution) -> Condition:

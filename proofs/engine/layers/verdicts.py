@@ -97,7 +97,8 @@ def _range(problem: Problem, name: str) -> Layer:
     reasons = tuple(f"{condition.statement} at {condition.site}: {waiver.reason}" for condition, waiver in waived)
     hollow = guard(problem.contract, problem.hypotheses, replace(NOTHING, conditions=tuple(conditions)), problem.solve)
     found = (*failures(outcomes), *hollow.failures)
-    return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, waived=reasons)
+    named = ranges.unmodelled(execution)
+    return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, named, waived=reasons)
 
 
 def _lemmas(problem: Problem, name: str) -> Layer:

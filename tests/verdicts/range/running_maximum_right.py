@@ -1,4 +1,4 @@
-"""Right: the running maximum starts below every score."""
+"""Right: the running maximum starts below every score, which a number cannot."""
 
 import tilelang.language as T
 
@@ -14,7 +14,7 @@ def kernel(x: T.Tensor((rows, 4), "float32"), out: T.Tensor((rows, 4), "float32"
         top = T.alloc_fragment((1,), "float32")
         total = T.alloc_fragment((1,), "float32")
         T.copy(x[row : row + 1, 0:4], p)
-        T.fill(top, -(2.0**30))
+        T.fill(top, -T.infinity("float32"))
         T.reduce_max(p, top, dim=1, clear=False)
         for _, j in T.Parallel(1, 4):
             p[0, j] = T.exp(p[0, j] - top[0])

@@ -289,22 +289,26 @@ Reference = Callable[[Mapping[str, SymbolicTensor], SymbolicTensor], tuple[Any, 
 """From the inputs by name and the number of the split: out and lse; of several splits Σ exp(z) k and Σ exp(z)."""
 
 
-def compare(
-    cfg: Config,
-    whole: Contract,
-    here: Callable[[], Block],
-    reference: Reference,
-    cases: Sequence[Form] = (ONE,),
-) -> Compare:
-    """A kernel of the loop over tiles against its reference.
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed of a kernel of the loop over tiles.
 
     Args:
         cfg: the static parameters.
         whole: the operator's contract.
-        here: the block.
         reference: what it computes.
         cases: about sizes, one of which holds: what the reference distinguishes.
     """
+
+    cfg: Config
+    whole: Contract
+    reference: Reference
+    cases: Sequence[Form] = (ONE,)
+
+
+def compare(claim: Claim, here: Callable[[], Block]) -> Compare:
+    """Return the comparison of a kernel with its reference; ``here`` makes the block."""
+    cfg = claim.cfg
 
     def compared(kernel: Any, known: Facts) -> Compared:
         with ExitStack() as stack:
@@ -320,35 +324,29 @@ def compare(
             done = execute(kernel, sizes=sizes, invariants={NAMES.tile: at.invariant()}, facts=known)
             equations = list(done.equations)
             if all(equation.holds for equation in equations):
-                equations += _outcome(cfg, whole, at, extent, reference, done, known, cases)
+                equations += _outcome(claim, at, extent, done)
             return done, equations
 
     return compared
 
 
-def _outcome(
-    cfg: Config,
-    whole: Contract,
-    at: Block,
-    extent: Form,
-    reference: Reference,
-    done: Execution,
-    known: Facts,
-    cases: Sequence[Form],
-) -> Iterator[Equation]:
+def _outcome(claim: Claim, at: Block, extent: Form, done: Execution) -> Iterator[Equation]:
+    """Yield that what the kernel leaves, after so many tiles, is the reference's."""
+    cfg, known = claim.cfg, done.facts
     entry_tiles = sums.tiles(at.entries, cfg.tile)
     counted = sums.counted()
 
     def wanted(output: int) -> Callable[..., Value]:
         def element(b: Form, y: Form, *row: Form) -> Value:
             s, head, *rest = row[output:]  # an lse, or a mass, has a number before these
-            out = tensor(reference(inputs(cfg, whole), SymbolicTensor((), lambda: Value(y), integer=Integers()))[output])
+            number = SymbolicTensor((), lambda: Value(y), integer=Integers())
+            out = tensor(claim.reference(inputs(cfg, claim.whole), number)[output])
             with nf.ruled(at.rules(extent, known, head, rest[0] if rest else None)):
                 return out.value(b, s, head, *rest)
 
         return element
 
-    for case in cases:
+    for case in claim.cases:
         with known.assuming(case), deciding(known):
             spreading = sums.spread(extent, at.first, cfg.window_tiles, entry_tiles, known, at.no_entries(known))
             for number, (name, meaning) in enumerate(meanings(cfg, done, known).items()):

@@ -50,7 +50,7 @@ def compare(cfg: Config) -> Compare:
         return sums_in_split(q, keys, x["sink"], cfg, y, indices.shape[-1])
 
     cases = at_least(T, 1), nf.indicator("eq", T, integer=True)
-    return attention.compare(cfg, CSA, lambda: _block(cfg), wanted, cases)
+    return attention.compare(attention.Claim(cfg, CSA, wanted, cases), lambda: _block(cfg))
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:

@@ -54,7 +54,7 @@ def compare(cfg: Config) -> Compare:
         seen = visible(offset, S, cfg.ratio).clamp(max=kv.shape[1]).clamp(min=0)
         return sums_in_split(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
 
-    return attention.compare(cfg, HCA, lambda: _block(cfg), wanted)
+    return attention.compare(attention.Claim(cfg, HCA, wanted), lambda: _block(cfg))
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:

@@ -182,7 +182,7 @@ WHY = {
     ),
     r"pdl_(trigger|sync)": "The early launch of `combine`.",
     r"atomic_add_elem_op|ballot|shfl\w*": "Exchanges among threads in top-k's selection. What they return may be anything.",
-    r"underflow of a denominator": "That exp in it does not round to 0 in floats, so that it is 0 though it is positive over the reals.",
+    r"underflow of a denominator": "That exp in it may round to 0 in floats, so that it is 0.",
     r"proxy fence after the barrier": "Such a fence is taken to suffice.",
 }
 """What a name in a verdict means, by a pattern of its last word."""

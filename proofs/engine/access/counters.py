@@ -38,7 +38,7 @@ class _Stores:
 
 
 def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
-    """The least and the largest value of private buffers, by data pointer.
+    """Return the least and the largest value of private buffers, by data pointer.
 
     Args:
         body: all that can touch the buffers.
@@ -76,7 +76,7 @@ def _bounds(stores: _Stores, value: Callable[[tirx.PrimExpr], Interval], extent:
 
 
 def _most(n: tirx.PrimExpr, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> z3.ArithRef:
-    """At most how often a loop of that extent runs."""
+    """Return a bound on how often a loop of that extent runs."""
     try:
         term = extent(n)
     except Unsupported:
@@ -126,14 +126,14 @@ def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
 
 
 def interval(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval:
-    """Constants between which an integer lies, read off its operators; at worst those of its type."""
+    """Return constants between which an integer lies, read off its operators; at worst those of its type."""
     low, high = _read_off(e, known) or of_type(str(e.dtype))
     least, most = of_type(str(e.dtype))
     return (low, high) if least <= low and high <= most else (least, most)
 
 
 def of_type(dtype: str) -> Interval:
-    """The least and the largest value of a type of integers."""
+    """Return the least and the largest value of a type of integers."""
     if dtype.startswith("bool"):
         return 0, 1
     width = bits(dtype)
@@ -179,7 +179,7 @@ def _hull(a: Interval, b: Interval) -> Interval:
 
 
 def float_interval(e: tirx.PrimExpr) -> tuple[float, float]:
-    """Constants between which a float lies, infinite where none is known. A clamped NaN is one of the constants."""
+    """Return constants between which a float lies, infinite where none is known. A clamped NaN is one of the constants."""
     match e:
         case tirx.FloatImm() | tirx.IntImm():
             return float(e.value), float(e.value)

@@ -29,7 +29,7 @@ class Renaming:
     _known: dict[int, tuple[z3.ExprRef, z3.ExprRef]] = field(default_factory=dict, compare=False)
 
     def term(self, term: z3.ExprRef) -> z3.ExprRef:
-        """A renamed term."""
+        """Return a renamed term."""
         if term.get_id() not in self._known:
             self._known[term.get_id()] = term, self._renamed(term)
         return self._known[term.get_id()][1]
@@ -40,13 +40,13 @@ class Renaming:
         return z3.substitute(term, *pairs) if pairs else term
 
     def variable(self, v: Variable) -> Variable:
-        """A renamed variable, with its range."""
+        """Return a renamed variable, with its range."""
         name = v.name if v.name in self.common else v.name + self.suffix
         extent = None if v.extent is None else self.term(v.extent)
         return replace(v, name=name, low=self.term(v.low), extent=extent)
 
     def context(self, c: Context) -> Context:
-        """A renamed context."""
+        """Return a renamed context."""
         return Context(
             tuple(self.variable(v) for v in c.variables),
             tuple(self.term(f) for f in c.facts),
@@ -55,28 +55,28 @@ class Renaming:
         )
 
     def access(self, a: Access) -> Access:
-        """A renamed access."""
+        """Return a renamed access."""
         return replace(a, indices=tuple(self.term(i) for i in a.indices), context=self.context(a.context))
 
 
 def equal(ours: Sequence[Variable], theirs: Sequence[Variable]) -> z3.BoolRef:
-    """Two executions are the same one."""
+    """Return that two executions are the same one."""
     return conjunction(*(v.term == w.term for v, w in zip(ours, theirs, strict=True)))
 
 
 def constants(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
-    """The uninterpreted constants that occur in the terms."""
+    """Return the uninterpreted constants that occur in the terms."""
     return [d() for d in symbols(terms) if d.arity() == 0]
 
 
 def symbols(terms: Iterable[z3.ExprRef]) -> list[z3.FuncDeclRef]:
-    """The uninterpreted constants and functions that occur in the terms."""
+    """Return the uninterpreted constants and functions that occur in the terms."""
     found = {t.decl().get_id(): t.decl() for t in subterms(terms) if t.decl().kind() == z3.Z3_OP_UNINTERPRETED}
     return list(found.values())
 
 
 def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z3.BoolRef, site: Site) -> Condition:
-    """A condition in the theory that suits its goal: bit-vectors where an index permutes bits, else integers."""
+    """Return a condition in the theory that suits its goal: bit-vectors where an index permutes bits, else integers."""
     given = tuple(hypotheses)
     if permutes_bits([goal]) and linear([goal]):
         kept = linear(given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
@@ -15,43 +14,50 @@ from ..base.dtypes import fits
 from ..base.errors import Unsupported
 from ..compiler.instructions import ATOMIC, COLLECTIVE, HARMLESS, MATHEMATICS, does
 from . import wgmma
+from .reading import Reading, Value
 from .trace import Access, Event, Region, Variable
-
-if TYPE_CHECKING:
-    from .translate import Translator, Value
 
 _PURE = 1  # TVM's CallEffectKind of a function of its arguments alone; 0 is an annotation
 _POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_offset"}
 _METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
 
 _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
+_EVENTS = {
+    "commit",
+    "await",
+    "batch",
+    "finish",
+    "registers",
+    "fence",
+    "init",
+    "arrive",
+    "copied",
+    "wait",
+    "barrier",
+    "grids",
+}
 
 
-_EVENTS = {"commit", "await", "batch", "finish", "registers", "fence", "init", "arrive", "copied", "wait", "barrier", "grids"}
-
-
-def call(translator: Translator, e: tirx.Call) -> Value:
+def call(reading: Reading, e: tirx.Call) -> Value:
     """Translate a call.
 
     Raises:
         Unsupported: the call has an effect that is not known to be harmless to the rest of the proof.
     """
     name = getattr(e.op, "name", str(e.op))
-    if name == "tirx.if_then_else":
-        return translator.if_then_else(e)
     if name in _BITWISE and str(e.dtype) != "bool":
-        return _bitwise(translator, e, name)
+        return _bitwise(reading, e, name)
     if name in _METADATA:
-        return translator.value(e.args[0]) if name == "tirx.likely" else None
+        return reading.value(e.args[0]) if name == "tirx.likely" else None
     if name in _POINTERS:
-        translator.recorder.unmodelled.add(name)
-        _pointer(translator, e, name, collective=False)
+        reading.recorder.unmodelled.add(name)
+        _pointer(reading, e, name, collective=False)
         return None
-    return _function(translator, e, name)
+    return _function(reading, e, name)
 
 
 def passed(node: tirx.Stmt | tirx.PrimExpr) -> set[int]:
-    """The data pointers that the calls in a statement or an expression are given."""
+    """Return the data pointers that the calls in a statement or an expression are given."""
     found: set[int] = set()
 
     def visit(e: object) -> None:
@@ -66,7 +72,7 @@ def passed(node: tirx.Stmt | tirx.PrimExpr) -> set[int]:
     return found
 
 
-def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
+def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
     effect = e.op.get_attr("TCallEffectKind") if hasattr(e.op, "get_attr") else None
     pure = (effect is not None and int(effect) in (0, _PURE)) or bool(MATHEMATICS.fullmatch(name))
     if not pure and not HARMLESS.fullmatch(name):
@@ -75,48 +81,48 @@ def _function(translator: Translator, e: tirx.Call, name: str) -> Value:
     label = str(e.args[0].value) if name.startswith("tirx.call_") else name
     pointers = [a for a in e.args if isinstance(a, tirx.Call) and getattr(a.op, "name", "") in _POINTERS]
     if not pure or pointers or str(e.dtype) == "handle":
-        translator.recorder.unmodelled.add(label)
-    reaches = iter(_reaches(translator, e, name, pointers))
+        reading.recorder.unmodelled.add(label)
+    reaches = iter(_reaches(reading, e, name, pointers))
     numbers: list[Value] = []
-    before = len(translator.recorder.accesses)
+    before = len(reading.recorder.accesses)
     for argument in e.args:
         numbers.append(None)
         if any(argument.same_as(p) for p in pointers):
             reach = next(reaches)
-            with translator.recorder.under(*reach.when):
-                _pointer(translator, argument, label, collective, reach.elements)
+            with reading.recorder.under(*reach.when):
+                _pointer(reading, argument, label, collective, reach.elements)
         elif isinstance(argument, tirx.PrimExpr):
-            numbers[-1] = translator.value(argument)
+            numbers[-1] = reading.value(argument)
     if does(name) == "describe":
-        wgmma.describe(translator, e, *_target(translator, e.args[1]))
+        wgmma.describe(reading, e, *_target(reading, e.args[1]))
     elif does(name) == "advance":
-        wgmma.advance(translator, e)
+        wgmma.advance(reading, e)
     elif does(name) == "product":
-        wgmma.product(translator, e)
+        wgmma.product(reading, e)
     elif does(name) in _EVENTS:
-        event(translator, e, numbers, translator.recorder.accesses[before:])
+        event(reading, e, numbers, reading.recorder.accesses[before:])
     if not pure:
-        translator.locals.forget(passed(e))
-    value = translator.opaque(name.split(".")[-1], str(e.dtype))
+        reading.locals.forget(passed(e))
+    value = reading.opaque(name.split(".")[-1], str(e.dtype))
     if name in COUNTS and isinstance(value, z3.ArithRef):
-        translator.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
+        reading.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
     if name in _MASKS and isinstance(value, z3.ArithRef):
-        translator.recorder.facts.append(z3.And(value >= 0, value < 2**32))
+        reading.recorder.facts.append(z3.And(value >= 0, value < 2**32))
     return value
 
 
-def event(translator: Translator, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()) -> None:
+def event(reading: Reading, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()) -> None:
     """File an instruction that orders accesses."""
 
     def allocation(argument: object) -> str | None:
         data = argument.buffer.data if isinstance(argument, tirx.BufferLoad) else argument
-        known = isinstance(data, tirx.Var) and hash(data) in translator.regions
-        return translator.regions[hash(data)][0] if known else None
+        known = isinstance(data, tirx.Var) and hash(data) in reading.regions
+        return reading.regions[hash(data)][0] if known else None
 
     operands = tuple(allocation(a) for a in e.args)
     effect = does(e.op.name)
     assert effect is not None
-    recorder = translator.recorder
+    recorder = reading.recorder
     recorder.block.append(Event(effect, e, tuple(numbers), operands, tuple(accesses), recorder.context))
 
 
@@ -128,40 +134,40 @@ class _Reach:
     when: tuple[z3.BoolRef, ...] = ()
 
 
-def _reaches(translator: Translator, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
-    """The reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
+def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
+    """Return the reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
     if does(name) == "copy":
-        moved = translator.integer(e.args[2])
-        when = tuple(translator.boolean(c) for c in e.args[3:])
+        moved = reading.integer(e.args[2])
+        when = tuple(reading.boolean(c) for c in e.args[3:])
         return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
     if COLLECTIVE.fullmatch(name):
         row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
-        named = _in_warp(translator) < _MATRIX_ROWS * int(e.args[1])
+        named = _in_warp(reading) < _MATRIX_ROWS * int(e.args[1])
         return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]
     several = ATOMIC.fullmatch(name)
     return [_Reach(z3.IntVal(int(several[1])) if several and several[1] else None) for _ in pointers]
 
 
-def _in_warp(translator: Translator) -> z3.ArithRef:
-    """The place of a thread in its warp; x varies fastest."""
+def _in_warp(reading: Reading) -> z3.ArithRef:
+    """Return the place of a thread in its warp; x varies fastest."""
     linear: z3.ArithRef = z3.IntVal(0)
-    for axis in reversed([v for v in translator.recorder.variables if v.kind == "thread"]):
+    for axis in reversed([v for v in reading.recorder.variables if v.kind == "thread"]):
         linear = axis.term + axis.count * linear if not z3.is_true(z3.simplify(axis.count == 1)) else linear
     return z3.simplify(linear) % _WARP
 
 
 def _pointer(
-    translator: Translator, e: tirx.Call, intrinsic: str, collective: bool, moved: z3.ArithRef | None = None
+    reading: Reading, e: tirx.Call, intrinsic: str, collective: bool, moved: z3.ArithRef | None = None
 ) -> None:
-    """The accesses that an instruction may make through a pointer: the extent that the compiler states, or ``moved``."""
-    recorder = translator.recorder
+    """File the accesses that an instruction may make through a pointer: the extent that the compiler states, or ``moved``."""
+    recorder = reading.recorder
     if e.op.name == "tirx.address_of" and isinstance(e.args[0], tirx.BufferLoad):
         load = e.args[0]
-        indices = tuple(translator.integer(i) for i in load.indices)
-        region = translator.region(load.buffer)
+        indices = tuple(reading.integer(i) for i in load.indices)
+        region = reading.region(load.buffer)
         recorder.access(Access("read", region, indices, recorder.context, collective, intrinsic))
         return
-    region, offset, rest = _target(translator, e)
+    region, offset, rest = _target(reading, e)
     mask, extent = int(_moved_on(e)[0].args[4]), rest if moved is None else moved
     within = Variable(recorder.unique("element"), "lane", z3.IntVal(0), extent)
     with recorder.over(within):
@@ -172,17 +178,17 @@ def _pointer(
                 recorder.access(Access(mode, region, index, recorder.context, collective, name))
 
 
-def _target(translator: Translator, e: tirx.Call) -> tuple[Region, z3.ArithRef, z3.ArithRef]:
-    """Where a pointer points: the memory, the element, and how many can be reached from there on."""
+def _target(reading: Reading, e: tirx.Call) -> tuple[Region, z3.ArithRef, z3.ArithRef]:
+    """Return where a pointer points: the memory, the element, and how many can be reached from there on."""
     e, shift = _moved_on(e)
     if e.op.name != "tirx.tvm_access_ptr":
         raise Unsupported(f"pointer {e.op.name}")
-    region = _region_of(translator, e.args[1], e)
-    return region, translator.integer(e.args[2]) + shift, translator.integer(e.args[3]) - shift
+    region = _region_of(reading, e.args[1], e)
+    return region, reading.integer(e.args[2]) + shift, reading.integer(e.args[3]) - shift
 
 
 def _moved_on(e: tirx.Call) -> tuple[tirx.Call, int]:
-    """A pointer, and by how many elements it is moved on: what is left of the extent can still be reached through it."""
+    """Return a pointer and by how many elements it is moved on. What is left of the extent can still be reached."""
     inner = e.args[0] if e.op.name == "tirx.handle_add_byte_offset" else None
     if not isinstance(inner, tirx.Call) or inner.op.name != "tirx.tvm_access_ptr":
         return e, 0
@@ -193,51 +199,51 @@ def _moved_on(e: tirx.Call) -> tuple[tirx.Call, int]:
     return inner, int(e.args[1]) // size
 
 
-def _region_of(translator: Translator, data: tirx.Var, e: tirx.Call) -> Region:
-    """The memory that a pointer may reach, in elements of the type that it is taken as."""
+def _region_of(reading: Reading, data: tirx.Var, e: tirx.Call) -> Region:
+    """Return the memory that a pointer may reach, in elements of the type that it is taken as."""
     width = element_bits(str(e.args[0].dtype))
-    if hash(data) in translator.buffers:
-        region = translator.region(translator.buffers[hash(data)])
+    if hash(data) in reading.buffers:
+        region = reading.region(reading.buffers[hash(data)])
         if region.bits != width:
             raise Unsupported(f"{data.name} is accessed as another type: {e}")
         flat = z3.simplify(z3.Product([z3.IntVal(1), *region.shape]))
         return replace(region, shape=(flat,))
-    if data.name in translator.hypotheses.shapes:
-        tensor = translator.hypotheses.elements(data.name)
+    if data.name in reading.hypotheses.shapes:
+        tensor = reading.hypotheses.elements(data.name)
         return Region(data.name, "global", width, (tensor,), data.name, 0)
-    allocation, offset = translator.regions.get(hash(data), ("", 0))
-    if allocation not in translator.shared_bytes or width % 8:
+    allocation, offset = reading.regions.get(hash(data), ("", 0))
+    if allocation not in reading.shared_bytes or width % 8:
         raise Unsupported(f"pointer into {data.name}, which no buffer declares: {e}")
-    extent = (translator.shared_bytes[allocation] - offset) // (width // 8)
+    extent = (reading.shared_bytes[allocation] - offset) // (width // 8)
     return Region(data.name, "shared.dyn", width, (z3.IntVal(extent),), allocation, offset)
 
 
-def _bitwise(translator: Translator, e: tirx.Call, name: str) -> Value:
+def _bitwise(reading: Reading, e: tirx.Call, name: str) -> Value:
     dtype = str(e.dtype)
     if name == "tirx.bitwise_not":
         ones = 2 ** element_bits(dtype) - 1 if dtype.startswith("uint") else -1
-        return translator.checked(e, ones - translator.integer(e.args[0]))
-    a, b = translator.integer(e.args[0]), z3.simplify(translator.integer(e.args[1]))
+        return reading.checked(e, ones - reading.integer(e.args[0]))
+    a, b = reading.integer(e.args[0]), z3.simplify(reading.integer(e.args[1]))
     constant = b.as_long() if z3.is_int_value(b) else None
     width = element_bits(dtype)
     if name in ("tirx.shift_left", "tirx.shift_right"):
         if constant is None:
-            return _shift(translator, e, a, b, width)
+            return _shift(reading, e, a, b, width)
         if not 0 <= constant < width:
             raise Unsupported(f"shift by {e.args[1]}")
         scale = z3.IntVal(2**constant)
-        return a / scale if name == "tirx.shift_right" else translator.checked(e, a * scale)
+        return a / scale if name == "tirx.shift_right" else reading.checked(e, a * scale)
     if name == "tirx.bitwise_and" and constant is not None and constant >= 0 and constant & (constant + 1) == 0:
         return a % (constant + 1)  # the low bits, of negative numbers too
     if dtype.startswith("uint"):
         known = _masked(name, a, b)
-        return _natural(translator, name, a, b, dtype) if known is None else known
+        return _natural(reading, name, a, b, dtype) if known is None else known
     operands = (z3.Int2BV(a, width), z3.Int2BV(b, width))
     return z3.BV2Int(_BITWISE[name](*operands), is_signed=not dtype.startswith("uint"))
 
 
 def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
-    """A bitwise operation of natural numbers, one of them a constant or a choice between constants, in integer terms."""
+    """Return a bitwise operation of natural numbers, one of them a constant or a choice between constants, in integer terms."""
     if not z3.is_int_value(b) and (z3.is_int_value(a) or z3.is_app_of(a, z3.Z3_OP_ITE)):
         a, b = b, a
     if z3.is_app_of(b, z3.Z3_OP_ITE):
@@ -254,17 +260,17 @@ def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
     return kept
 
 
-def _natural(translator: Translator, name: str, a: z3.ArithRef, b: z3.ArithRef, dtype: str) -> z3.ArithRef:
-    """A bitwise operation of two natural numbers that vary: a function of them, of which only the range is known."""
+def _natural(reading: Reading, name: str, a: z3.ArithRef, b: z3.ArithRef, dtype: str) -> z3.ArithRef:
+    """Return a bitwise operation of two natural numbers that vary: a function of them, of which only the range is known."""
     function = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())
     result = function(a, b)
     most = [result <= a, result <= b] if name == "tirx.bitwise_and" else []
-    translator.recorder.facts.append(z3.And(fits(result, dtype), *most))
+    reading.recorder.facts.append(z3.And(fits(result, dtype), *most))
     return result
 
 
 def _runs(mask: int) -> Iterator[tuple[int, int]]:
-    """The runs of ones in a mask: the lowest bit and the length of each."""
+    """Yield the runs of ones in a mask: the lowest bit and the length of each."""
     low = 0
     while mask >> low:
         if mask >> low & 1:
@@ -275,14 +281,14 @@ def _runs(mask: int) -> Iterator[tuple[int, int]]:
             low += 1
 
 
-def _shift(translator: Translator, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:
-    """A shift by an amount that varies, as the choice among all amounts that are defined."""
-    translator.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(by >= 0, by < width))
+def _shift(reading: Reading, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:
+    """Return a shift by an amount that varies, as the choice among all amounts that are defined."""
+    reading.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(by >= 0, by < width))
     right = e.op.name == "tirx.shift_right"
     result = a
     for amount in range(1, width):
         result = z3.If(by == amount, a / 2**amount if right else a * 2**amount, result)
-    return result if right else translator.checked(e, result)
+    return result if right else reading.checked(e, result)
 
 
 _MASKS = {

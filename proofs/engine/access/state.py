@@ -27,9 +27,7 @@ class LocalState:
         followed: the number of elements of a buffer; None of those whose elements set are not asked for.
     """
 
-    def __init__(
-        self, unknown: Callable[[Key, bool], z3.ExprRef], followed: Callable[[int], int | None]
-    ) -> None:
+    def __init__(self, unknown: Callable[[Key, bool], z3.ExprRef], followed: Callable[[int], int | None]) -> None:
         self._unknown, self._followed = unknown, followed
         self._known: dict[tuple[Key, Place], z3.ExprRef] = {}
         self._set: dict[tuple[int, Place], Indices] = {}
@@ -122,7 +120,7 @@ def _place(indices: tuple[z3.ArithRef, ...]) -> Place:
 
 
 def _apart(a: Place, b: Place) -> bool:
-    """Whether two indices differ for certain."""
+    """Return whether two indices differ for certain."""
     return len(a) == len(b) and any(
         isinstance(i, int) and isinstance(j, int) and i != j for i, j in zip(a, b, strict=True)
     )

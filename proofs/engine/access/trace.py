@@ -243,7 +243,7 @@ class Recorder:
         self._required: set[tuple[object, ...]] = set()
 
     def unique(self, name: str) -> str:
-        """The name itself the first time, then numbered; from the first if SMT-LIB reserves it."""
+        """Return the name itself the first time, then with a number, which a word of SMT-LIB has from the first."""
         number = next(self._names.setdefault(name, itertools.count(name in _RESERVED)))
         return f"{name}#{number + 1}" if number else name
 
@@ -254,7 +254,7 @@ class Recorder:
 
     @contextmanager
     def under(self, *guards: z3.BoolRef) -> Iterator[None]:
-        """Within, the guards hold. Facts learnt within stay."""
+        """Let the guards hold within. Facts learnt within stay."""
         depth = len(self.guards)
         self.guards += guards
         yield
@@ -262,7 +262,7 @@ class Recorder:
 
     @contextmanager
     def over(self, *variables: Variable) -> Iterator[None]:
-        """Within, the variables are in scope; facts learnt within may speak of them and are dropped after."""
+        """Bring variables into scope within. Facts learnt there may speak of them and are dropped after."""
         depth, facts = len(self.variables), len(self.facts)
         self.variables += variables
         yield
@@ -270,7 +270,7 @@ class Recorder:
 
     @contextmanager
     def into(self, block: list[Node]) -> Iterator[None]:
-        """Within, events and accesses are filed in ``block``."""
+        """File events and accesses within in ``block``."""
         outer, self.block = self.block, block
         yield
         self.block = outer
@@ -287,7 +287,7 @@ class Recorder:
         self.block[-1].accesses.append(access)  # type: ignore[union-attr]
 
     def divide(self, a: z3.ArithRef, b: z3.ArithRef) -> Division:
-        """Quotient and remainder of two terms, the same for the same terms."""
+        """Return quotient and remainder of two terms, the same for the same terms."""
         known = [d for d in self.divisions if d.dividend.eq(a) and d.divisor.eq(b)]
         if not known:
             names = (self.unique(" ".join(f"({a} {o} {b})".split())) for o in ("//", "%"))

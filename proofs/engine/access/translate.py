@@ -8,8 +8,7 @@ for the accesses and the arithmetic in them. Vectors are read lane by lane: a ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
@@ -17,127 +16,17 @@ from tvm import tirx
 
 from ..base.dtypes import bits, fits, is_integer, lanes
 from ..base.errors import Unsupported
-from ..contract.hypotheses import Hypotheses
 from . import intrinsics
 from .counters import float_interval, of_type
-from .state import Key, LocalState
-from .trace import Access, Recorder, Region, Variable
-from .wgmma import Descriptor
-
-Value: TypeAlias = z3.ExprRef | None
+from .reading import Reading, Value, text
+from .trace import Variable
 
 
-def text(node: object) -> str:
-    """An expression or simple statement as the compiler prints it, without the declarations it prints before."""
-    return str(node).strip().splitlines()[-1].strip()
-
-
-class Translator:
-    """Expressions to terms. Everything met on the way is filed with the recorder.
-
-    Args:
-        recorder: where accesses and obligations go.
-        hypotheses: what is known of the elements of tensors.
-        written: names of global buffers that the kernel writes, whose elements therefore change.
-        bound: the variables that the kernel binds.
-    """
-
-    def __init__(
-        self, recorder: Recorder, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]
-    ) -> None:
-        self.recorder = recorder
-        self.hypotheses = hypotheses
-        self.written = written
-        self._bound = bound
-        self.values: dict[int, Value] = {}  # by the identity of the IR's variable
-        self.regions: dict[int, tuple[str, int]] = {}  # data pointer -> allocation and byte offset in it
-        self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
-        self.locals = LocalState(self._private, self._followed)
-        self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
-        self.shared_bytes: dict[str, int] = {}  # by allocation
-        self.lane: dict[int, Variable] = {}
-        self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
-        self._quiet = False
-
-    def integer(self, e: tirx.PrimExpr) -> z3.ArithRef:
-        """The value of an expression that must be an integer."""
-        value = self.value(e)
-        if value is None:
-            raise Unsupported(f"no integer: {text(e)}")
-        return z3.If(value, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(value) else value
-
-    def boolean(self, e: tirx.PrimExpr) -> z3.BoolRef:
-        """The value of a condition."""
-        value = self.value(e)
-        if value is None:
-            raise Unsupported(f"no condition: {text(e)}")
-        return value if z3.is_bool(value) else value != 0
-
-    def constant(self, e: tirx.PrimExpr) -> z3.ArithRef:
-        """The value of an expression that no machine evaluates, such as a shape: without obligations."""
-        self._quiet, before = True, self._quiet
-        value = z3.simplify(self.integer(e))
-        self._quiet = before
-        return value
-
-    def over_sizes(self, e: tirx.PrimExpr) -> z3.ArithRef:
-        """The value of an expression of sizes and constants alone.
-
-        Raises:
-            Unsupported: something else is in it.
-        """
-        others: list[object] = []
-
-        def visit(node: object) -> None:
-            if isinstance(node, (tirx.BufferLoad, tirx.Call)):
-                others.append(node)
-
-        tirx.stmt_functor.post_order_visit(e, visit)
-        if others:
-            raise Unsupported(f"{text(e)} is not a matter of sizes")
-        return self.constant(e)
-
-    def opaque(self, name: str, dtype: str) -> Value:
-        """A value of which only the type is known."""
-        if not is_integer(dtype):
-            return None
-        name = self.recorder.unique(name)
-        if dtype.startswith("bool"):
-            return z3.Bool(name)
-        term = z3.Int(name)
-        self.recorder.facts.append(fits(term, dtype))
-        return term
-
-    def _private(self, key: Key, is_set: bool) -> Value:
-        """A value read from a thread's own memory."""
-        value = self.opaque("local", key[1])
-        if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
-            low, high = self.counters[key[0]]
-            self.recorder.facts.append(z3.And(value >= low, value <= high))
-        return value
-
-    def _followed(self, data: int) -> int | None:
-        """The number of elements of a buffer whose values lie between bounds, if they are set."""
-        if data not in self.counters:
-            return None
-        size = z3.simplify(z3.Product([z3.IntVal(1), *(self.constant(n) for n in self.buffers[data].shape)]))
-        return size.as_long() if z3.is_int_value(size) else -1
-
-    def region(self, buffer: tirx.Buffer) -> Region:
-        """Where a buffer lies."""
-        data = buffer.data
-        allocation, offset = self.regions.get(hash(data), (data.name, 0))
-        shape = tuple(self.constant(n) for n in buffer.shape)
-        return Region(buffer.name, buffer.scope(), bits(str(buffer.dtype)), shape, allocation, offset)
-
-    def access(self, mode: str, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:
-        """File one read or write of a buffer and return its indices."""
-        terms = tuple(self.integer(i) for i in indices)
-        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context))  # type: ignore[arg-type]
-        return terms
+class Translator(Reading):
+    """The reading of each class of the IR's expressions."""
 
     def value(self, e: tirx.PrimExpr) -> Value:
-        """The value of an expression; None unless it is an integer or a boolean."""
+        """Return the value of an expression; None unless it is an integer or a boolean."""
         method: Callable[[tirx.PrimExpr], Value] | None = getattr(self, f"_{type(e).__name__}", None)
         if method is None:
             raise Unsupported(f"expression {type(e).__name__}: {text(e)}")
@@ -156,7 +45,9 @@ class Translator:
     def _Var(self, e: tirx.Var) -> Value:  # noqa: N802
         if hash(e) in self.values:
             return self.values[hash(e)]
-        if hash(e) not in self._bound and e.name in self.hypotheses.sizes:  # lowering renews sizes and keeps their names
+        if (
+            hash(e) not in self._bound and e.name in self.hypotheses.sizes
+        ):  # lowering renews sizes and keeps their names
             return self.hypotheses.sizes[e.name]
         if is_integer(str(e.dtype)):
             raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
@@ -165,15 +56,6 @@ class Translator:
     _SizeVar = _Var
 
     # Arithmetic.
-
-    def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
-        """The value of an integer operation, and the obligation that it fits its type; an unsigned one is modulo 2^n."""
-        dtype = str(e.dtype)
-        if dtype.startswith("uint"):
-            return term % 2 ** bits(dtype)
-        if not self._quiet:
-            self.recorder.require("overflow", f"{text(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
-        return term
 
     def _binary(self, e: tirx.PrimExpr) -> tuple[z3.ArithRef, z3.ArithRef] | None:
         if is_integer(str(e.dtype)):
@@ -205,7 +87,7 @@ class Translator:
     def _division(
         self, e: tirx.PrimExpr, divide: Callable[..., tuple[z3.ArithRef, z3.ArithRef]]
     ) -> tuple[Value, Value]:
-        """Quotient and remainder."""
+        """Return quotient and remainder."""
         ab = self._binary(e)
         if ab is None:
             return None, None
@@ -216,14 +98,14 @@ class Translator:
         return quotient if positive else self.checked(e, quotient), remainder
 
     def _floor(self, a: z3.ArithRef, b: z3.ArithRef) -> tuple[z3.ArithRef, z3.ArithRef]:
-        """Rounding down. z3 divides so by a positive constant; by anything else, name the result."""
+        """Return quotient and remainder, rounded down. Z3 divides so by positive constants; else the results get names."""
         if z3.is_int_value(b) and b.as_long() > 0:
             return a / b, a % b
         division = self.recorder.divide(z3.simplify(a), z3.simplify(b))
         return division.quotient, division.remainder
 
     def _truncate(self, a: z3.ArithRef, b: z3.ArithRef) -> tuple[z3.ArithRef, z3.ArithRef]:
-        """Rounding towards zero, as C does: down, and one up again where that left a remainder below zero."""
+        """Return quotient and remainder, rounded towards zero as in C: down, and up again where a remainder is left below it."""
         quotient, remainder = self._floor(a, b)
         up = z3.And(remainder != 0, (a < 0) != (b < 0))
         return z3.If(up, quotient + 1, quotient), z3.If(up, remainder - b, remainder)
@@ -259,7 +141,11 @@ class Translator:
         return term
 
     def _cut_off(self, e: tirx.Cast, value: z3.ArithRef) -> z3.BoolRef:
-        """The integer of a float is between those of the constants that bound the float, which must fit the type."""
+        """Return that a cast float is between the constants that bound it.
+
+        Raises:
+            Unsupported: these do not fit the type.
+        """
         low, high = float_interval(e.value)
         least, most = of_type(str(e.dtype))
         if not (least - 1 < low and high < most + 1):
@@ -310,8 +196,8 @@ class Translator:
         c, a, b = self.boolean(e.condition), self.value(e.true_value), self.value(e.false_value)
         return None if a is None or b is None else z3.If(c, a, b)
 
-    def if_then_else(self, e: tirx.Call) -> Value:
-        """A choice that evaluates one arm only."""
+    def _if_then_else(self, e: tirx.Call) -> Value:
+        """Return a choice that evaluates one arm only."""
         c = self.boolean(e.args[0])
         with self.recorder.under(c):
             a = self.value(e.args[1])
@@ -363,7 +249,7 @@ class Translator:
         return self.opaque(e.buffer.name, dtype)
 
     def _element(self, tensor: str, indices: tuple[z3.ArithRef, ...], dtype: str) -> Value:
-        """An element of a tensor that the kernel only reads: a function of its index."""
+        """Return an element of a tensor that the kernel only reads: a function of its index."""
         boolean = dtype.startswith("bool")
         result = z3.BoolSort() if boolean else z3.IntSort()
         element = z3.Function(tensor, *(z3.IntSort() for _ in indices), result)(*indices)
@@ -386,4 +272,5 @@ class Translator:
     # Intrinsics.
 
     def _Call(self, e: tirx.Call) -> Value:  # noqa: N802
-        return intrinsics.call(self, e)
+        is_choice = getattr(e.op, "name", "") == "tirx.if_then_else"
+        return self._if_then_else(e) if is_choice else intrinsics.call(self, e)

@@ -22,8 +22,9 @@ from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
 from .counters import counters
 from .intrinsics import event, passed
+from .reading import text
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
-from .translate import Translator, text
+from .translate import Translator
 
 _BARRIER = "tirx.tvm_storage_sync"
 _SILENT_ATTRIBUTES = {"thread_extent", "lexical_alloc_scope", "storage_alignment", "volatile_scope", "compute_scope"}
@@ -79,7 +80,7 @@ class _Walker:
 
     @contextmanager
     def at(self, description: str) -> Iterator[None]:
-        """Within, accesses belong to this statement; its vector lanes are in scope."""
+        """Let accesses within belong to this statement, whose vector lanes are in scope."""
         recorder, depth = self.recorder, len(self.recorder.variables)
         recorder.site = Site(description, self.file, branches=self.branches)
         yield
@@ -131,7 +132,7 @@ class _Walker:
         self.statement(s.body)
 
     def launch_axes(self, body: tirx.Stmt) -> None:
-        """Bring all block and thread indices into scope at once: a statement before an axis is run by all of it too."""
+        """Bring all block and thread indices into scope at once, since a statement before an axis is run by all of it too."""
 
         def visit(node: object) -> None:
             if isinstance(node, tirx.AttrStmt) and node.attr_key == "thread_extent":
@@ -250,7 +251,7 @@ class _Walker:
                 self.translator.locals.write(key, terms, value, lanes)
 
     def _keep_promise(self, buffer: tirx.Buffer, value: z3.ExprRef | None) -> None:
-        """What is stored to an output lies where the contract says its elements do."""
+        """Require that what is stored to an output lies where the contract says its elements do."""
         low, high = self.translator.hypotheses.promises.get(buffer.data.name, (None, None))
         if low is None and high is None:
             return
@@ -274,7 +275,7 @@ class _Walker:
 
 
 def _bound(body: tirx.Stmt) -> frozenset[int]:
-    """The variables that a body binds, which are no sizes whatever their names."""
+    """Return the variables that a body binds, which are no sizes whatever their names."""
     found: set[int] = set()
 
     def visit(node: object) -> None:
@@ -288,7 +289,7 @@ def _bound(body: tirx.Stmt) -> frozenset[int]:
 
 
 def _has_barrier(s: tirx.Stmt) -> bool:
-    """Whether a barrier of the whole block is in it."""
+    """Return whether a barrier of the whole block is in it."""
     found = False
 
     def visit(node: Any) -> None:
@@ -300,7 +301,7 @@ def _has_barrier(s: tirx.Stmt) -> bool:
 
 
 def _changed(s: tirx.Stmt) -> frozenset[int]:
-    """The data pointers that a statement stores to, or passes to an instruction that might."""
+    """Return the data pointers that a statement stores to, or passes to an instruction that might."""
     found = passed(s)
 
     def visit(node: object) -> None:
@@ -312,7 +313,7 @@ def _changed(s: tirx.Stmt) -> frozenset[int]:
 
 
 def _written(s: tirx.Stmt) -> frozenset[str]:
-    """The data pointers of global buffers that some statement writes, or passes to an instruction that might."""
+    """Return the data pointers of global buffers that some statement writes, or passes to an instruction that might."""
     names: set[str] = set()
 
     def visit(node: object) -> None:

@@ -61,7 +61,9 @@ class Hypotheses:
         declared = {spec.name for spec in contract.tensors}
         scalars = {p.name for p in prim_func.params if p not in prim_func.buffer_map}
         if scalars & {*sizes}:
-            raise Unsupported(f"{', '.join(sorted(scalars & {*sizes}))}: a scalar of the kernel, a size of the contract")
+            raise Unsupported(
+                f"{', '.join(sorted(scalars & {*sizes}))}: a scalar of the kernel, a size of the contract"
+            )
         if declared != set(buffers):
             raise Unsupported(f"the contract declares tensors {sorted(declared)}, the kernel {sorted(buffers)}")
         shapes: dict[str, tuple[z3.ArithRef, ...]] = {}

@@ -2,9 +2,8 @@
 
 A ``SymbolicTensor`` is a pull array of normal forms. It takes part in torch functions through ``__torch_function__`` and
 has the methods of a tensor that the references use; those that only rearrange elements are in ``pull_array``. Trusted:
-that each function below is, over the reals, the torch function of its name. Types of floats are ignored. Integers keep
-their type: sums and products of them are known modulo its power of two only, which is enough for a result of that type,
-and refused elsewhere; those of 64 bits are taken not to wrap. Control flow of the reference that depends on sizes needs those sizes constant.
+that each function below is, over the reals, the torch function of its name. Types of floats are ignored; integers keep
+theirs. Control flow of the reference that depends on sizes needs those sizes constant.
 """
 
 from __future__ import annotations
@@ -148,7 +147,9 @@ class SymbolicTensor(PullArray):
         def element(*i: Form) -> Value:
             return Value(nf.summation(depth, lambda k: a.at(*i[:-2], i[-2], k) * b.at(*i[:-2], k, i[-1])))
 
-        return SymbolicTensor((*lead, self.form_shape[-2], other.form_shape[-1]), element, integer=products(self, other))
+        return SymbolicTensor(
+            (*lead, self.form_shape[-2], other.form_shape[-1]), element, integer=products(self, other)
+        )
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -362,8 +363,8 @@ def tensor(value: Any) -> SymbolicTensor:
         raise Unsupported(f"{type(value).__name__} beside a symbolic tensor")
     if isinstance(value, float) and math.isinf(value):
         return SymbolicTensor((), lambda: Value(ZERO, ZERO, 1 if value > 0 else -1))
-    constant = nf.form(unify(value))
-    return SymbolicTensor((), lambda: Value(constant), integer=Integers(low=value, high=value) if isinstance(value, int) else None)
+    constant, integer = nf.form(unify(value)), Integers(low=value, high=value) if isinstance(value, int) else None
+    return SymbolicTensor((), lambda: Value(constant), integer=integer)
 
 
 def symbolic_input(

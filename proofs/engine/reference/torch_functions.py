@@ -81,8 +81,9 @@ def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> 
     if dtype.is_floating_point or len(ends) > 2:
         raise Unsupported("torch.arange of floats, or with a step")
     start, end = (tensor(x).at() for x in (0, *ends)[-2:])
-    known = None if start.constant is None or end.constant is None else (float(start.constant), float(end.constant - 1))
-    return SymbolicTensor((end - start,), lambda i: Value(start + i), integer=Integers(dtype, *known) if known else Integers(dtype))
+    known = [float(x.constant) for x in (start, end - 1) if x.constant is not None]
+    integer = Integers(dtype, *known) if len(known) == 2 else Integers(dtype)
+    return SymbolicTensor((end - start,), lambda i: Value(start + i), integer=integer)
 
 
 def pad(

@@ -1,0 +1,164 @@
+"""What is known while a kernel's expressions are read: its buffers, its integers, and what each thread keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+import z3
+from tvm import tirx
+
+from ..base.dtypes import bits, fits, is_integer
+from ..base.errors import Unsupported
+from ..contract.hypotheses import Hypotheses
+from .state import Key, LocalState
+from .trace import Access, Context, Recorder, Region, Variable
+
+Value: TypeAlias = z3.ExprRef | None
+
+
+def text(node: object) -> str:
+    """Return an expression or simple statement as the compiler prints it, without the declarations before it."""
+    return str(node).strip().splitlines()[-1].strip()
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """An operand in shared memory.
+
+    Args:
+        region: the buffer that it is part of.
+        start: where it begins, in bytes from the beginning of the allocation.
+        width: of a row of an atom in bytes, None where the layout has no atoms.
+        strides: between atoms, in bytes: along rows (or columns), and along the sum if that comes first.
+        context: where the descriptor was made.
+        used: whether a product has read through it.
+    """
+
+    region: Region
+    start: z3.ArithRef
+    width: int | None
+    strides: tuple[int, int]
+    context: Context
+    used: bool = False
+
+
+class Reading(ABC):
+    """A reading of expressions as terms. Everything met on the way is filed with the recorder.
+
+    Args:
+        recorder: where accesses and obligations go.
+        hypotheses: what is known of the elements of tensors.
+        written: names of global buffers that the kernel writes, whose elements therefore change.
+        bound: the variables that the kernel binds.
+    """
+
+    def __init__(
+        self, recorder: Recorder, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]
+    ) -> None:
+        self.recorder = recorder
+        self.hypotheses = hypotheses
+        self.written = written
+        self._bound = bound
+        self.values: dict[int, Value] = {}  # by the identity of the IR's variable
+        self.regions: dict[int, tuple[str, int]] = {}  # data pointer -> allocation and byte offset in it
+        self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
+        self.locals = LocalState(self._private, self._followed)
+        self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
+        self.shared_bytes: dict[str, int] = {}  # by allocation
+        self.lane: dict[int, Variable] = {}
+        self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
+        self._quiet = False
+
+    @abstractmethod
+    def value(self, e: tirx.PrimExpr) -> Value:
+        """Return the value of an expression; None unless it is an integer or a boolean."""
+
+    def integer(self, e: tirx.PrimExpr) -> z3.ArithRef:
+        """Return the value of an expression that must be an integer."""
+        value = self.value(e)
+        if value is None:
+            raise Unsupported(f"no integer: {text(e)}")
+        return z3.If(value, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(value) else value
+
+    def boolean(self, e: tirx.PrimExpr) -> z3.BoolRef:
+        """Return the value of a condition."""
+        value = self.value(e)
+        if value is None:
+            raise Unsupported(f"no condition: {text(e)}")
+        return value if z3.is_bool(value) else value != 0
+
+    def constant(self, e: tirx.PrimExpr) -> z3.ArithRef:
+        """Return the value of an expression that no machine evaluates, such as a shape: without obligations."""
+        self._quiet, before = True, self._quiet
+        value = z3.simplify(self.integer(e))
+        self._quiet = before
+        return value
+
+    def over_sizes(self, e: tirx.PrimExpr) -> z3.ArithRef:
+        """Return the value of an expression of sizes and constants alone.
+
+        Raises:
+            Unsupported: something else is in it.
+        """
+        others: list[object] = []
+
+        def visit(node: object) -> None:
+            if isinstance(node, (tirx.BufferLoad, tirx.Call)):
+                others.append(node)
+
+        tirx.stmt_functor.post_order_visit(e, visit)
+        if others:
+            raise Unsupported(f"{text(e)} is not a matter of sizes")
+        return self.constant(e)
+
+    def opaque(self, name: str, dtype: str) -> Value:
+        """Return a value of which only the type is known."""
+        if not is_integer(dtype):
+            return None
+        name = self.recorder.unique(name)
+        if dtype.startswith("bool"):
+            return z3.Bool(name)
+        term = z3.Int(name)
+        self.recorder.facts.append(fits(term, dtype))
+        return term
+
+    def _private(self, key: Key, is_set: bool) -> Value:
+        """Return a value read from a thread's own memory."""
+        value = self.opaque("local", key[1])
+        if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
+            low, high = self.counters[key[0]]
+            self.recorder.facts.append(z3.And(value >= low, value <= high))
+        return value
+
+    def _followed(self, data: int) -> int | None:
+        """Return the number of elements of a buffer whose values lie between bounds, if they are set."""
+        if data not in self.counters:
+            return None
+        size = z3.simplify(z3.Product([z3.IntVal(1), *(self.constant(n) for n in self.buffers[data].shape)]))
+        return size.as_long() if z3.is_int_value(size) else -1
+
+    def region(self, buffer: tirx.Buffer) -> Region:
+        """Return where a buffer lies."""
+        data = buffer.data
+        allocation, offset = self.regions.get(hash(data), (data.name, 0))
+        shape = tuple(self.constant(n) for n in buffer.shape)
+        return Region(buffer.name, buffer.scope(), bits(str(buffer.dtype)), shape, allocation, offset)
+
+    def access(self, mode: str, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:
+        """File one read or write of a buffer and return its indices."""
+        terms = tuple(self.integer(i) for i in indices)
+        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context))  # type: ignore[arg-type]
+        return terms
+
+    def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
+        """Return the value of an integer operation, which must fit its type. An unsigned one is taken modulo 2^n."""
+        dtype = str(e.dtype)
+        if dtype.startswith("uint"):
+            return term % 2 ** bits(dtype)
+        if not self._quiet:
+            self.recorder.require("overflow", f"{text(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
+        return term

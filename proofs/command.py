@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..operators import OPERATORS
+from .accepted import ACCEPTED
 from .engine.base.report import Layer, Report, fates
 from .suite import Proof, proofs
 from .table import mutation_table
@@ -31,7 +32,7 @@ class Request:
 
 
 def run(request: Request) -> bool:
-    """Prove and print what was asked for, and return whether all of it holds.
+    """Prove and print what was asked for, and return whether all of it holds and leaves aside only what is accepted.
 
     Raises:
         ValueError: an operator or a layer is unknown.
@@ -51,7 +52,7 @@ def run(request: Request) -> bool:
             if not request.as_json:
                 for line in lines(proof.name, report):
                     console.print(line, markup=False, soft_wrap=True)
-    holds = all(report.holds for _, report in found)
+    holds = all(report.holds and not report.aside(ACCEPTED) for _, report in found)
     if request.table:
         request.table.write_text("# Mutants\n\n" + mutation_table((proof.name, report) for proof, report in found))
     if request.as_json:
@@ -78,6 +79,8 @@ def lines(name: str, report: Report) -> Iterator[str]:
         yield from (f"    {line}" for failure in layer.failures for line in str(failure).splitlines())
         yield from (f"    {statement}" for statement in layer.statements)
         yield from (f"    waived: {waiver}" for waiver in layer.waived)
+    if aside := report.aside(ACCEPTED):
+        yield f"{name:<42} INCOMPLETE: neither modelled nor accepted: {', '.join(aside)}"
     if report.mutations:
         met = ", ".join(f"{count} {fate}" for fate, count in fates(report.mutations).items())
         yield f"{name:<42} mutants {met}"

@@ -17,6 +17,7 @@ from typing import Any
 from lemmata.bench.report import markdown
 from lemmata.digest import sources
 from lemmata.operators import OPERATORS, Operator
+from lemmata.proofs.accepted import ACCEPTED
 from lemmata.proofs.command import lines
 from lemmata.proofs.engine.base.report import LAYERS, Layer, Report
 from lemmata.record import records
@@ -161,38 +162,11 @@ def verdicts() -> str:
     return table(" | ".join(["kernel", *proofs]), rows)
 
 
-WHY = {
-    r"ptx_cp_async|ptx_(commit|wait)_group": (
-        "Asynchronous copies. L0 checks their addresses; when they take effect is L1's question."
-    ),
-    r"\w*wgmma\w*|warpgroup_(arrive|commit_batch|wait)|increase_descriptor_offset": (
-        "Products of the tensor cores. What they read and when they take effect is L1's question. "
-        "L2 takes them as done where they are issued."
-    ),
-    r"\w*barrier\w*|fence_proxy_async": (
-        "Barriers in shared memory, and fences. What they order is L1's question. "
-        "L2 takes from them at most whose turn it is."
-    ),
-    r"AllReduce<...>::run": (
-        "Reductions across threads, which are trusted. L2 reads them as the sum or maximum that they are at the tile level."
-    ),
-    r"exp2_ftz|max_nan|pragma_import_c": "C text that a kernel brings along. L2 knows it by its text and says so.",
-    r"set_max_nreg|min_blocks_per_sm|warpgroup_fence_operand": (
-        "Requests to the compiler or the GPU for registers, or for an order of instructions."
-    ),
-    r"pdl_(trigger|sync)": "The early launch of `combine`.",
-    r"atomic_add_elem_op|ballot|shfl\w*": "Exchanges among threads in top-k's selection. What they return may be anything.",
-    r"underflow of a denominator": "That exp in it may round to 0 in floats, so that it is 0.",
-    r"proxy fence after the barrier": "Such a fence is taken to suffice.",
-}
-"""What a name in a verdict means, by a pattern of its last word."""
-
-
 def named() -> str:
     """Return the table of what the verdicts name as not modelled, in which layers, and why.
 
     Raises:
-        ValueError: a verdict names something that ``WHY`` does not explain.
+        ValueError: a verdict names something that is not accepted.
     """
     layers: dict[str, set[str]] = {}
     for kernel in _verdicts():
@@ -200,16 +174,14 @@ def named() -> str:
             for name in layer["unmodelled"]:
                 layers.setdefault(re.sub("<.*>", "<...>", name), set()).add(layer["name"])
     rows = []
-    for pattern, why in WHY.items():
-        mine = sorted(
-            name for name in layers if re.fullmatch(rf"(tl|tirx)?(\.|::)?(attribute (tl\.)?)?({pattern})", name)
-        )
+    for each in ACCEPTED:
+        mine = sorted(name for name in layers if all(each.of(layer, name) for layer in layers[name]))
         together: dict[str, list[str]] = {}
         for name in mine:
             together.setdefault(", ".join(sorted(layers.pop(name))), []).append(f"`{name}`")
-        rows += [[", ".join(names), where, why] for where, names in together.items()]
+        rows += [[", ".join(names), where, each.why] for where, names in together.items()]
     if layers:
-        raise ValueError(f"verdicts: expected names that WHY explains, got {sorted(layers)}")
+        raise ValueError(f"verdicts: expected names that are accepted, got {sorted(layers)}")
     return table("named in the verdict | layers | what it is", rows)
 
 

@@ -16,8 +16,8 @@ from lemmata.cli import app
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 from lemmata.operators import OPERATORS
-from lemmata.proofs import verify
-from lemmata.proofs.engine.base.report import Report
+from lemmata.proofs import command, verify
+from lemmata.proofs.engine.base.report import Accepted, Report
 from lemmata.proofs.engine.execution import symbolic
 from lemmata.proofs.engine.execution.invariants import Ghost, Invariant
 from lemmata.proofs.engine.forms import normal_form as nf
@@ -26,7 +26,7 @@ from lemmata.proofs.engine.reference.cutting import cutting
 from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
 from lemmata.proofs.engine.semantics.semantics import serial_loops
-from lemmata.proofs.suite import proofs
+from lemmata.proofs.suite import Proof, proofs
 from lemmata.reference.contract import Contract, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD, sinkhorn
 from verdicts import opened
@@ -179,6 +179,20 @@ def test_cvc5_confirms_every_condition_of_the_shipped_kernels() -> None:
         report = proof.run(solver="cvc5")
         assert [layer.name for layer in report.layers][:4] == ["L0", "L1", "L2", "range"]
         assert report.holds, "\n".join(map(str, report.failures))
+
+
+def test_what_a_verdict_leaves_aside_fails_the_command_unless_it_is_accepted(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    file = opened("races/atomic_right")
+    proof = Proof("topk", file.kernel, file.CONTRACT, {}, None, file.OPTIONS["pass_configs"], layers=("L1",))
+    monkeypatch.setattr(command, "proofs", lambda op: [proof])
+    report = proof.run()
+    assert report.holds
+    assert not report.complete
+    status, output = prove("topk")
+    assert status == 1
+    assert "INCOMPLETE: neither modelled nor accepted: tl.atomic_add_elem_op in L1" in output
+    monkeypatch.setattr(command, "ACCEPTED", [Accepted("atomic_add_elem_op", ("L1",), "integers add up in any order")])
+    assert prove("topk")[0] == 0
 
 
 def test_a_report_survives_json() -> None:

@@ -105,7 +105,7 @@ class Translator(Reading):
         return division.quotient, division.remainder
 
     def _truncate(self, a: z3.ArithRef, b: z3.ArithRef) -> tuple[z3.ArithRef, z3.ArithRef]:
-        """Return quotient and remainder, rounded towards zero as in C: down, and up again where a remainder is left below it."""
+        """Return quotient and remainder, towards zero as in C: down, and up again where a remainder is left below it."""
         quotient, remainder = self._floor(a, b)
         up = z3.And(remainder != 0, (a < 0) != (b < 0))
         return z3.If(up, quotient + 1, quotient), z3.If(up, remainder - b, remainder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -78,6 +79,27 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """Something that layers may leave aside.
+
+    Attributes:
+        pattern: matches its names in verdicts, but for prefixes such as ``tl.``.
+        layers: those in which it is accepted.
+        why: the reason.
+    """
+
+    pattern: str
+    layers: tuple[str, ...]
+    why: str
+
+    def of(self, layer: str, name: str) -> bool:
+        """Return whether this is what a layer leaves aside under a name."""
+        return layer in self.layers and bool(
+            re.fullmatch(rf"(tl|tirx)?(\.|::)?(attribute (tl\.)?)?({self.pattern})", name)
+        )
+
+
+@dataclass(frozen=True)
 class Mutation:
     """What became of one planted error.
 
@@ -112,19 +134,29 @@ class Report:
         return bool(self.layers) and all(layer.holds for layer in self.layers) and not self.unexplained
 
     @property
+    def complete(self) -> bool:
+        """Whether every layer holds and leaves nothing aside that may matter to it."""
+        return self.holds and not self.aside()
+
+    def aside(self, accepted: Iterable[Accepted] = ()) -> tuple[str, ...]:
+        """Return what layers do not model, but for what is accepted, each with its layer."""
+        named = [(layer.name, name) for layer in self.layers for name in layer.unmodelled]
+        return tuple(f"{name} in {layer}" for layer, name in named if not any(a.of(layer, name) for a in accepted))
+
+    @property
     def failures(self) -> tuple[Failure, ...]:
         """The failures of all layers."""
         return tuple(failure for layer in self.layers for failure in layer.failures)
 
     def to_json(self) -> str:
         """Return the whole report as a JSON object."""
-        return json.dumps(asdict(self) | {"holds": self.holds}, indent=1)
+        return json.dumps(asdict(self) | {"holds": self.holds, "complete": self.complete}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
         """Return the report that `to_json` wrote."""
         content: dict[str, Any] = json.loads(text)
-        content.pop("holds")
+        del content["holds"], content["complete"]
         content["layers"] = tuple(_layer(layer) for layer in content["layers"])
         content["mutations"] = tuple(Mutation(**m) for m in content["mutations"])
         content["unexplained"] = tuple(content["unexplained"])

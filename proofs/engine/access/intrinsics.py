@@ -103,6 +103,7 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         event(reading, e, numbers, reading.recorder.accesses[before:])
     if not pure:
         reading.locals.forget(passed(e))
+        reading.reads.clear()
     value = reading.opaque(name.split(".")[-1], str(e.dtype))
     if name in COUNTS and isinstance(value, z3.ArithRef):
         reading.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
@@ -123,6 +124,7 @@ def event(reading: Reading, e: tirx.Call, numbers: Sequence[Value] = (), accesse
     effect = does(e.op.name)
     assert effect is not None
     recorder = reading.recorder
+    reading.reads.clear()
     recorder.block.append(Event(effect, e, tuple(numbers), operands, tuple(accesses), recorder.context))
 
 

@@ -14,7 +14,7 @@ from tvm import tirx
 from ..base.dtypes import bits, fits, is_integer
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
-from .state import Key, LocalState
+from .state import Key, LocalState, Place, place
 from .trace import Access, Context, Recorder, Region, Variable
 
 Value: TypeAlias = z3.ExprRef | None
@@ -71,6 +71,7 @@ class Reading(ABC):
         self.shared_bytes: dict[str, int] = {}  # by allocation
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
+        self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
         self._quiet = False
 
     @abstractmethod
@@ -147,6 +148,16 @@ class Reading(ABC):
         allocation, offset = self.regions.get(hash(data), (data.name, 0))
         shape = tuple(self.constant(n) for n in buffer.shape)
         return Region(buffer.name, buffer.scope(), bits(str(buffer.dtype)), shape, allocation, offset)
+
+    def shared(self, buffer: tirx.Buffer, indices: tuple[z3.ArithRef, ...]) -> Value:
+        """Return a value read from memory that other threads write: the same as before if nothing lies between.
+
+        That no other thread writes between is what layer L1 shows.
+        """
+        at = (hash(buffer.data), str(buffer.dtype)), place(indices)
+        if at not in self.reads:
+            self.reads[at] = self.opaque(buffer.name, at[0][1])
+        return self.reads[at]
 
     def access(self, mode: str, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:
         """File one read or write of a buffer and return its indices."""

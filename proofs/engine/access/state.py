@@ -34,21 +34,19 @@ class LocalState:
 
     def read(self, key: Key, indices: Indices) -> z3.ExprRef:
         """Return the value at an index."""
-        at = key, _place(indices)
+        at = key, place(indices)
         if at not in self._known:
             self._known[at] = self._unknown(key, self._is_set(self._set, key[0], at[1]))
         return self._known[at]
 
     def write(self, key: Key, indices: Indices, value: z3.ExprRef | None, lanes: Collection[Variable] = ()) -> None:
         """Remember a value, which each lane stores at its own index, and forget what the write may have changed."""
-        place = _place(indices)
-        self._known = {
-            (k, i): v for (k, i), v in self._known.items() if k[0] != key[0] or (k == key and _apart(i, place))
-        }
+        at = place(indices)
+        self._known = {(k, i): v for (k, i), v in self._known.items() if k[0] != key[0] or (k == key and _apart(i, at))}
         if value is not None:
-            self._known[key, place] = value
+            self._known[key, at] = value
         if self._followed(key[0]) is not None:
-            written = {(key[0], place): indices}
+            written = {(key[0], at): indices}
             for lane in lanes:
                 written = _over(lane, written)
             self._set |= written
@@ -85,9 +83,9 @@ class LocalState:
         self._known = merged
         self._set = {at: i for at, i in self._set.items() if at in set_first}
 
-    def _is_set(self, done: Collection[tuple[int, Place]], data: int, place: Place) -> bool:
+    def _is_set(self, done: Collection[tuple[int, Place]], data: int, element: Place) -> bool:
         """Return whether an element has been set, or all elements of its buffer."""
-        if (data, place) in done:
+        if (data, element) in done:
             return True
         constant = sum(d == data and all(isinstance(i, int) for i in at) for d, at in done)
         return constant == self._followed(data)
@@ -101,7 +99,7 @@ def _over(variable: Variable, written: dict[tuple[int, Place], Indices]) -> dict
     result = {}
     for (data, _), indices in written.items():
         for each in _values(variable, low, count.as_long(), indices):
-            result[data, _place(each)] = each
+            result[data, place(each)] = each
     return result
 
 
@@ -114,7 +112,8 @@ def _values(variable: Variable, low: z3.ArithRef, count: int, indices: Indices) 
         yield tuple(z3.substitute(i, (variable.term, z3.simplify(low + number))) for i in indices)
 
 
-def _place(indices: tuple[z3.ArithRef, ...]) -> Place:
+def place(indices: Indices) -> Place:
+    """Return an index as a key."""
     values = [z3.simplify(i) for i in indices]
     return tuple(v.as_long() if z3.is_int_value(v) else v.sexpr() for v in values)
 

@@ -246,7 +246,7 @@ class Translator(Reading):
         if scope.startswith("local"):
             key = (hash(e.buffer.data), str(e.buffer.dtype))
             return self.locals.read(key, indices)
-        return self.opaque(e.buffer.name, dtype)
+        return self.shared(e.buffer, indices)
 
     def _element(self, tensor: str, indices: tuple[z3.ArithRef, ...], dtype: str) -> Value:
         """Return an element of a tensor that the kernel only reads: a function of its index."""

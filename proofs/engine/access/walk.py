@@ -170,8 +170,10 @@ class _Walker:
             self.translator.locals.loop(variable, _changed(s.body), lambda: self._iteration(variable, s.body))
 
     def _iteration(self, variable: Variable, body: tirx.Stmt) -> None:
+        self.translator.reads.clear()
         with self.recorder.into(self._body(variable)):
             self.statement(body)
+        self.translator.reads.clear()
 
     def _body(self, variable: Variable) -> list[Node]:
         loop = Loop(variable, [])
@@ -189,8 +191,10 @@ class _Walker:
                 self.statement(s.body)
 
         def iterations() -> None:
+            self.translator.reads.clear()
             with self.recorder.into(self._body(variable)):
                 iteration()
+            self.translator.reads.clear()
 
         variable = Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None)
         with self.recorder.over(variable):
@@ -246,6 +250,8 @@ class _Walker:
             terms = self.translator.access("write", s.buffer, s.indices)
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
+            if not s.buffer.scope().startswith("local"):
+                self.translator.reads.clear()
             if s.buffer.scope().startswith("local"):
                 key, lanes = (hash(s.buffer.data), str(s.buffer.dtype)), self.translator.lane.values()
                 self.translator.locals.write(key, terms, value, lanes)

@@ -24,7 +24,18 @@ Solve = Callable[..., Outcome]  # of a condition, and whether a witness is wante
 # The hypotheses of these kinds are those of one execution, and so never contradict each other. Those of a pair of
 # accesses may: that only one of two branches is taken is just what proves the pair harmless.
 _NEVER = z3.BoolVal(False)
-_SINGLE = ("bounds", "guarded bounds", "overflow", "division", "cast", "value", "launch", "range", "phase")
+_SINGLE = (
+    "bounds",
+    "own bounds",
+    "guarded bounds",
+    "overflow",
+    "division",
+    "cast",
+    "value",
+    "launch",
+    "range",
+    "phase",
+)
 
 
 @dataclass(frozen=True)

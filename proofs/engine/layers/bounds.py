@@ -30,6 +30,7 @@ _GRID = {"blockIdx.x": 2**31 - 1, "blockIdx.y": 65535, "blockIdx.z": 65535}
 _BLOCK = {"threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64}
 _THREADS = 1024
 _WARPGROUP = 128
+OWN = "own bounds"  # what the kernel's own guards show; where they do not, those of the compiler may
 _STATIC_SHARED = 48 * 1024
 _SHARED = {"sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB
 
@@ -42,9 +43,9 @@ def bounds(
 ) -> Analysis:
     """Return the conditions of layer 0.
 
-    Their kinds are "bounds" (strict thread level, and device level), "guarded bounds" (final thread level, where it
-    differs), "overflow", "division", "cast", "launch", "value" for what is stored to an output whose elements the
-    contract bounds, and "assume" for what the kernel assumes of its sizes.
+    Their kinds are "bounds", "overflow", "division", "cast", "launch", "value" for what is stored to an output whose
+    elements the contract bounds, and "assume" for what the kernel assumes of its sizes. Where the compiler adds guards
+    at thread level, "own bounds" are those of the strict reading, "guarded bounds" those of the final one.
 
     Loads and stores to global, shared and private memory are modelled, and what intrinsics reach through pointers, as
     far as the compiler states its extent. What intrinsics do beyond that is not modelled, and is listed. An empty grid
@@ -58,8 +59,9 @@ def bounds(
     strict = extract.lower(prim_func, guards=False, pass_configs=pass_configs, arch=arch)
     final = extract.lower(prim_func, guards=True, pass_configs=pass_configs, arch=arch) if shipped else strict
     trace = walk(strict.thread, hypotheses)
-    conditions, sites = _accesses("bounds", trace, hypotheses)
-    if shipped and not structural_equal(strict.thread, final.thread):
+    guarded_too = shipped and not structural_equal(strict.thread, final.thread)
+    conditions, sites = _accesses(OWN if guarded_too else "bounds", trace, hypotheses)
+    if guarded_too:
         guarded, more = _accesses("guarded bounds", walk(final.thread, hypotheses), hypotheses)
         conditions, sites = conditions + guarded, sites + more
     device = walk(final.device, hypotheses)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from ..base.conditions import Analysis
+from ..base.conditions import Analysis, Outcome
 from ..base.errors import Unsupported
 from ..base.report import Failure, Layer
 from ..compiler.source_lines import origin, touched
@@ -17,12 +17,13 @@ from ..forms.extended import Indefinite
 from ..forms.ring import Undefined
 from ..guards.hollow import guard
 from ..order.questions import deadlock_free, order
-from .bounds import bounds
+from .bounds import OWN, bounds
 from .coverage import coverage
 from .examples import run
 from .lemmas import Theorem
 from .problem import Problem, failures, proved
 
+COMPILERS_GUARDS = "the compiler's guards"
 NOTHING = Analysis((), frozenset(), ())
 
 
@@ -49,7 +50,7 @@ def _analysis(problem: Problem, name: str) -> Analysis:
 def _solved(problem: Problem, name: str) -> Layer:
     """Return layer L0 or L1."""
     analysis = _analysis(problem, name)
-    outcomes = problem.outcomes(name, analysis.conditions)
+    outcomes, relied = _relying(problem.outcomes(name, analysis.conditions))
     checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING
     hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
     found = (*_traced(problem, failures(outcomes)), *hollow.failures)
@@ -58,7 +59,17 @@ def _solved(problem: Problem, name: str) -> Layer:
     unmodelled = tuple(sorted(analysis.unmodelled))
     decided = name == "L1" and len(outcomes) == len(analysis.conditions)
     said = (*(deadlock_free(outcomes, unmodelled) if decided else ()), *dead)
+    if relied:
+        unmodelled += (COMPILERS_GUARDS,)
+        said += tuple(f"relies on {COMPILERS_GUARDS}: {o.condition.statement} at {o.condition.site}" for o in relied)
     return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, unmodelled, statements=said)
+
+
+def _relying(outcomes: list[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """Return the outcomes, and apart those of what only the compiler's guards ensure, if these ensure all of it."""
+    own = [o for o in outcomes if o.condition.kind == OWN and o.verdict != "proved"]
+    rest = [o for o in outcomes if o not in own]
+    return (rest, own) if proved(rest) == len(rest) else (outcomes, [])
 
 
 def _traced(problem: Problem, found: Iterable[Failure]) -> Iterator[Failure]:

@@ -1,8 +1,8 @@
-"""Wrong: the compiler's own guards keep the access from memory, but do not make it right."""
+"""Right: the compiler's own guards, which the default build has, keep the access in bounds, and the verdict says so."""
 
 import tilelang.language as T
 
-from verdicts import Refuted, contract
+from verdicts import Proved, contract
 
 count = T.dynamic("count")
 
@@ -11,10 +11,9 @@ count = T.dynamic("count")
 def kernel(x: T.Tensor((count,), "float32"), out: T.Tensor((count,), "float32")):
     with T.Kernel(T.ceildiv(count, 128), threads=128) as block:
         i = block * 128 + T.get_thread_binding()
-        if i < count + 1:
-            out[i] = x[i]
+        out[i] = x[i]
 
 
 CONTRACT = contract(kernel, "out")
 OPTIONS = {"pass_configs": {}}
-VERDICT = Refuted("L0", bounds="read of x")
+VERDICT = Proved("L0", unmodelled="the compiler's guards", says="relies on")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from ..operators import OPERATORS
 from .accepted import ACCEPTED
 from .engine.base.report import Layer, Report, fates
-from .suite import Proof, proofs
+from .suite import proofs
 from .table import mutation_table
 
 _WIDTH = 160
@@ -25,10 +29,25 @@ class Request:
     """What the command line asked for; ``options`` go to ``verify``."""
 
     ops: tuple[str, ...]
-    mutants: bool
+    jobs: int
     as_json: bool
     table: Path | None
     options: Mapping[str, Any]
+    mutants: bool
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A proof by its place in the suite, since another process makes it anew."""
+
+    op: str
+    number: int
+    mutate: bool
+    options: Mapping[str, Any]
+
+    def run(self) -> Report:
+        proof = next(itertools.islice(proofs(self.op), self.number, None))
+        return proof.run(mutate=self.mutate, **self.options)
 
 
 def run(request: Request) -> bool:
@@ -38,29 +57,57 @@ def run(request: Request) -> bool:
         ValueError: an operator or a layer is unknown.
     """
     asked = request.options.get("layers")
-    suite = [proof for op in request.ops or OPERATORS for proof in proofs(op) if proof.claimed(asked)]
+    suite = [
+        (proof.name, _Task(op, number, request.mutants, request.options))
+        for op in request.ops or OPERATORS
+        for number, proof in enumerate(proofs(op))
+        if proof.claimed(asked)
+    ]
     if not suite:
         raise ValueError("op: expected at least one proof, got none")
     console = Console(highlight=False, width=_WIDTH)
-    found: list[tuple[Proof, Report]] = []
-    with _progress(console, request.as_json) as progress:
-        for proof in suite:
-            task = progress.add_task(proof.name, total=None)
-            report = proof.run(mutate=request.mutants, **request.options)
-            progress.remove_task(task)
-            found.append((proof, report))
-            if not request.as_json:
-                for line in lines(proof.name, report):
-                    console.print(line, markup=False, soft_wrap=True)
+    found: list[tuple[str, Report]] = []
+    with _progress(console, request.as_json) as progress, _each(request.jobs) as each:
+        for (name, _), report in zip(suite, each([task for _, task in suite], progress), strict=True):
+            found.append((name, report))
+            for line in () if request.as_json else lines(name, report):
+                console.print(line, markup=False, soft_wrap=True)
     holds = all(report.holds and not report.aside(ACCEPTED) for _, report in found)
     if request.table:
-        request.table.write_text("# Mutants\n\n" + mutation_table((proof.name, report) for proof, report in found))
+        request.table.write_text("# Mutants\n\n" + mutation_table(found))
     if request.as_json:
-        content = [{"name": proof.name, **json.loads(report.to_json())} for proof, report in found]
+        content = [{"name": name, **json.loads(report.to_json())} for name, report in found]
         print(json.dumps({"holds": holds, "kernels": content}, indent=1))
     else:
         console.print(summary(report for _, report in found), markup=False)
     return holds
+
+
+@contextmanager
+def _each(jobs: int) -> Iterator[Callable[[Sequence[_Task], Progress], Iterator[Report]]]:
+    """Give a function that runs tasks, so many at a time, and yields their reports in order."""
+
+    def here(tasks: Sequence[_Task], progress: Progress) -> Iterator[Report]:
+        for number, task in enumerate(tasks, 1):
+            shown = progress.add_task(f"{task.op}, {number} of {len(tasks)}", total=None)
+            yield task.run()
+            progress.remove_task(shown)
+
+    if jobs == 1:
+        yield here
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+
+        def there(tasks: Sequence[_Task], progress: Progress) -> Iterator[Report]:
+            shown = progress.add_task(f"{len(tasks)} kernels, {jobs} at a time", total=None)
+            yield from pool.map(_Task.run, tasks)
+            progress.remove_task(shown)
+
+        try:
+            yield there
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _progress(console: Console, quiet: bool) -> Progress:

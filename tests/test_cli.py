@@ -252,6 +252,24 @@ def test_the_digest_of_no_kernel():
         record.kernel_digest("softmax")
 
 
+@pytest.mark.parametrize("module", ["lemmata", "lemmata.cli"])
+def test_a_module_is_the_command(module: str) -> None:
+    command = [sys.executable, "-m", module, "prove", "nosuch"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("lemmata prove: op: expected")
+
+
+def test_an_interrupted_proof_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(request: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lemmata.proofs.command.run", interrupted)
+    done = CliRunner().invoke(app, ["prove", "sinkhorn"])
+    assert done.exit_code == 130
+    assert "verdicts on kernels that are done are kept" in done.output
+
+
 def test_help_imports_nothing_heavy():
     code = """if True:
         import sys

@@ -181,6 +181,21 @@ def test_cvc5_confirms_every_condition_of_the_shipped_kernels() -> None:
         assert report.holds, "\n".join(map(str, report.failures))
 
 
+def test_two_kernels_at_a_time_print_the_same_lines() -> None:
+    """But for the seconds, which are of the clock."""
+    one, two = (prove("sinkhorn", "--layer", "L1", "--fresh", "--jobs", jobs) for jobs in ("1", "2"))
+    assert [re.sub(r" +[\d.]+ s", "", text) for _, text in (one, two)] == [re.sub(r" +[\d.]+ s", "", one[1])] * 2
+
+
+def test_an_unwritable_cache_is_named(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "lemmata").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    status, output = prove("sinkhorn", "--layer", "L1")
+    assert status == 2
+    assert "expected to keep verdicts in" in output
+    assert "--fresh keeps none" in output
+
+
 def test_what_a_verdict_leaves_aside_fails_the_command_unless_it_is_accepted(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     file = opened("races/atomic_right")
     proof = Proof("topk", file.kernel, file.CONTRACT, {}, None, file.OPTIONS["pass_configs"], layers=("L1",))

@@ -69,9 +69,16 @@ def load(digest: str) -> Report | None:
 
 
 def save(digest: str, report: Report) -> None:
-    """Write a verdict under a digest. It is moved into place, so that a reader sees the whole file or none."""
-    folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(dir=folder())
+    """Write a verdict under a digest. It is moved into place, so that a reader sees the whole file or none.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    try:
+        folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=folder())
+    except OSError as error:
+        raise OSError(f"cache: expected to keep verdicts in {folder()}, got {error}; --fresh keeps none") from error
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(report.to_json())
     os.replace(name, folder() / f"{digest}.json")

@@ -109,6 +109,7 @@ def prove(
         Path | None, typer.Option(dir_okay=False, help="Write the mutants' fates there, as Markdown.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not use verdicts kept from earlier runs.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Kernels proved at a time.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Prove the kernels, from the IR that ships, for every size that their contracts admit."""
@@ -125,10 +126,18 @@ def prove(
     if solver not in ("z3", "cvc5"):
         raise typer.BadParameter(f"expected z3 or cvc5, got {solver}", param_hint="--solver")
     options = {"seed": seed, "solver": solver, "smt": smt, "fresh": fresh, "layers": layer or None}
-    request = Request(tuple(ops or ()), mutants, as_json, table, options | ({"rlimit": rlimit} if rlimit else {}))
+    options |= {"rlimit": rlimit} if rlimit else {}
+    request = Request(tuple(ops or ()), jobs, as_json, table, options, mutants)
     try:
         holds = run(request)
+    except KeyboardInterrupt:
+        typer.echo("lemmata prove: interrupted; the verdicts on kernels that are done are kept", err=True)
+        raise typer.Exit(130) from None
     except (ValueError, OSError) as error:
         typer.echo(f"lemmata prove: {error}", err=True)
         raise typer.Exit(2) from error
     raise typer.Exit(0 if holds else 1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,5 @@
+"""``python -m lemmata`` is the command ``lemmata``."""
+
+from .cli import app
+
+app()

@@ -68,7 +68,7 @@ DECODE = Tolerance(1e-3, 2.01 / 128, 5e-6), Tolerance(1e-6, 8.01 / 65536, 1e-7)
 
 
 def inputs(sizes: Sizes, choose: Callable[[Tensor], Tensor], device: str) -> Inputs:
-    """Random inputs; entries as chosen by the offset. The rows of entries that no query attends to are NaN."""
+    """Return random inputs; entries as chosen by the offset. The rows of entries that no query attends to are NaN."""
     B, S, H, T, tokens = sizes
     q = torch.randn(B, S, H, D, device=device, dtype=BF16) / 10
     window_kv, compressed_kv = random_rows(B, WINDOW - 1 + S, device), random_rows(B, T, device)
@@ -81,7 +81,7 @@ def inputs(sizes: Sizes, choose: Callable[[Tensor], Tensor], device: str) -> Inp
 
 
 def merged(x: Inputs) -> tuple[Tensor, Tensor]:
-    """Rows [R, 1, D] and lists of them [S, 1, n], -1 up to a multiple of 128, of a single sequence."""
+    """Return rows [R, 1, D] and lists of them [S, 1, n], -1 up to a multiple of 128, of a single sequence."""
     S, R = x.q.shape[1], x.window_kv.shape[1]
     token = torch.arange(S, device=x.q.device).unsqueeze(-1)
     window = R - S + token + torch.arange(1 - WINDOW, 1, device=x.q.device)
@@ -152,7 +152,7 @@ def _agree(make: Callable[[], Inputs], ours: Operator, theirs: Operator, toleran
 def case(
     op: str, sizes: Sizes, attended: int, listed: int, limit: float | None, make: Callable[[], Inputs], ours: Operator
 ) -> Case:
-    """The case of an operator.
+    """Return the case of an operator.
 
     Args:
         op: its name.

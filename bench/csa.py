@@ -32,7 +32,7 @@ QUERIES = 4096
 
 
 def compilations() -> Iterator[Job]:
-    """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
+    """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
     from lemmata.kernels.csa import choose, csa_fwd
 
     for S, (H, K) in (
@@ -47,14 +47,14 @@ def compilations() -> Iterator[Job]:
 
 
 def _drawn(S: int, T: int, K: int, offset: Tensor) -> Tensor:
-    """K entries that each query sees, in no order."""
+    """Return K entries that each query sees, in no order."""
     lots = torch.rand(len(offset), S, T, device=offset.device)
     seen = torch.arange(T, device=offset.device) < visible(offset, S, RATIO).unsqueeze(-1)
     return lots.masked_fill_(~seen, -1).topk(K).indices
 
 
 def inputs(sizes: Sizes, K: int, device: str = "cuda") -> Inputs:
-    """Every query attends to K entries."""
+    """Return a case in which every query attends to K entries."""
     return attention.inputs(sizes, functools.partial(_drawn, sizes.S, sizes.T, K), device)
 
 
@@ -69,7 +69,7 @@ def _case(B: int, S: int, H: int, T: int, K: int, limit: float | None = None) ->
 
 
 def cases() -> Iterator[Case]:
-    """Prefill of Flash and of Pro, of Flash with the heads of one of 8 or 4 devices, over many entries; decode of Flash."""
+    """Yield prefill of Flash and of Pro, of Flash with the heads of one of 8 or 4 devices, over many entries; decode of Flash."""
     heads, K = FLASH
     yield _case(1, QUERIES, heads, 2048, K, 800.0)
     yield _case(1, QUERIES, heads, 65536, K)
@@ -82,7 +82,7 @@ def cases() -> Iterator[Case]:
 
 @pytest.mark.parametrize("heads", [8, 64])
 def test_eager_call(benchmark: BenchmarkFixture, heads: int) -> None:
-    """What a decode step of one sequence costs its caller, waiting for the device included."""
+    """Return what a decode step of one sequence costs its caller, waiting for the device included."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = inputs(Sizes(1, 1, heads, 2048, RATIO * 2048), FLASH[1], device)
 

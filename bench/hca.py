@@ -30,7 +30,7 @@ QUERIES = 4096
 
 
 def compilations() -> Iterator[Job]:
-    """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
+    """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
     from lemmata.kernels.hca import choose, hca_fwd
 
     for S in (QUERIES, 1):
@@ -39,13 +39,13 @@ def compilations() -> Iterator[Job]:
 
 
 def _seen(S: int, T: int, offset: Tensor) -> Tensor:
-    """The entries that each query sees."""
+    """Return the entries that each query sees."""
     entry = torch.arange(T, device=offset.device)
     return torch.where(entry < visible(offset, S, RATIO).unsqueeze(-1), entry, -1)
 
 
 def inputs(sizes: Sizes, device: str = "cuda") -> Inputs:
-    """Every query attends to the entries of its past."""
+    """Return a case in which every query attends to the entries of its past."""
     return attention.inputs(sizes, functools.partial(_seen, sizes.S, sizes.T), device)
 
 
@@ -61,7 +61,7 @@ def _case(B: int, S: int, tokens: int, limit: float | None = None) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Prefill, and decode at three batches."""
+    """Yield prefill, and decode at three batches."""
     yield _case(1, QUERIES, TOKENS, 1350.0)
     for sequences in (1, 32, 128):
         yield _case(sequences, 1, TOKENS)
@@ -69,7 +69,7 @@ def cases() -> Iterator[Case]:
 
 @pytest.mark.parametrize("tokens", [8192, TOKENS])
 def test_eager_call(benchmark: BenchmarkFixture, tokens: int) -> None:
-    """What a decode step of one sequence costs its caller, waiting for the device included."""
+    """Return what a decode step of one sequence costs its caller, waiting for the device included."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = inputs(Sizes(1, 1, H, tokens // RATIO, tokens), device)
 

@@ -37,7 +37,7 @@ Result = Callable[[], Tensor]
 
 
 def compilations() -> Iterator[Job]:
-    """What to compile beforehand: the kernels that the cases launch, and the peer's."""
+    """Yield what to compile beforehand: the kernels that the cases launch, and the peer's."""
     from lemmata.kernels import indexer, topk
 
     yield to_disk, indexer.indexer_scores, indexer.Config()
@@ -52,13 +52,13 @@ def _compile_deep_gemm() -> None:
 
 
 def _quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """In e4m3 with a scale for each row."""
+    """Return rows in e4m3 with a scale for each row."""
     scale = x.abs().amax(-1) / LARGEST_FP8
     return (x / scale.unsqueeze(-1)).to(FP8), scale
 
 
 def inputs(dtype: torch.dtype, queries: int, entries: int, device: str = "cuda") -> tuple[Tensor, ...]:
-    """q, k, weights, in fp8 the scales of the keys, and the offset of the last so many queries."""
+    """Return q, k, weights, in fp8 the scales of the keys, and the offset of the last so many queries."""
     q = torch.randn(1, queries, H, D, device=device)
     k = torch.randn(1, entries, D, device=device)
     weights = torch.randn(1, queries, H, device=device) / (H * D) ** 0.5
@@ -105,7 +105,7 @@ def _agree_on_scores(entries: int) -> None:
 
 
 def _agree_on_selection(entries: int) -> None:
-    """As scores differ in their last bits, selections may differ, but hardly the scores of what is selected."""
+    """Compare what is selected: as scores differ in their last bits, selections may differ, but hardly the scores of what is selected."""
     tensors = inputs(FP8, QUERIES, entries)
     ours, theirs, scores = (call() for call in (_select(*tensors), _deep_gemm_select(*tensors), _scores(*tensors)))
     require_indices(ours, entries)
@@ -114,7 +114,7 @@ def _agree_on_selection(entries: int) -> None:
 
 
 def _seen_pairs(entries: int) -> int:
-    """Pairs of a query and an entry that it sees: only their scores have to be computed."""
+    """Return the number of pairs of a query and an entry that it sees: only their scores have to be computed."""
     return int(visible(torch.tensor([RATIO * entries - QUERIES]), QUERIES, RATIO).clamp(max=entries).sum())
 
 
@@ -150,7 +150,7 @@ def _case(op: str, dtype: torch.dtype, entries: int, limit: float | None) -> Cas
 
 
 def cases() -> Iterator[Case]:
-    """Scores in fp8 and bf16, and the selection in fp8."""
+    """Yield scores in fp8 and bf16, and the selection in fp8."""
     yield _case("indexer_scores", FP8, 32768, 2200.0)
     yield _case("indexer_scores", FP8, 8192, None)
     yield _case("indexer_scores", BF16, 32768, 4500.0)
@@ -159,7 +159,7 @@ def cases() -> Iterator[Case]:
 
 @pytest.mark.parametrize("entries", [8192, 32768])
 def test_eager_call(benchmark: BenchmarkFixture, entries: int) -> None:
-    """What a decode step of one sequence costs its caller, waiting for the device included."""
+    """Return what a decode step of one sequence costs its caller, waiting for the device included."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     q, k, weights, offset = inputs(BF16, 1, entries, device)
 

@@ -19,7 +19,7 @@ LARGEST_FP8 = 448.0
 
 
 def _quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The first numbers of rows in e4m3, in groups, and the exponent of the power of two that each group is divided by."""
+    """Return the first numbers of rows in e4m3, in groups, and the exponent of the power of two that each group is divided by."""
     groups = rows[..., :NARROW].float().view(*rows.shape[:-1], NARROW // GROUP, GROUP)
     exponent = torch.frexp(groups.abs().amax(-1) / LARGEST_FP8).exponent
     return (groups / _power(exponent)).to(FP8), exponent
@@ -30,7 +30,7 @@ def _power(exponent: Tensor) -> Tensor:
 
 
 def random_rows(B: int, N: int, device: str) -> Tensor:
-    """Random rows [B, N, D] in bf16 that pages hold exactly."""
+    """Return random rows [B, N, D] in bf16 that pages hold exactly."""
     rows = torch.randn(B, N, D, device=device, dtype=torch.bfloat16)
     values, exponent = _quantised(rows)
     rows[..., :NARROW] = (values.float() * _power(exponent)).flatten(-2)
@@ -38,7 +38,7 @@ def random_rows(B: int, N: int, device: str) -> Tensor:
 
 
 def pages(rows: Tensor) -> Tensor:
-    """Rows [B, N, D] in FlashMLA's cache, bytes [pages, PAGE, 1, 584]: the data of a page's rows, then their scales."""
+    """Return rows [B, N, D] in FlashMLA's cache, bytes [pages, PAGE, 1, 584]: the data of a page's rows, then their scales."""
     values, exponent = _quantised(rows)
     data = torch.cat([values.flatten(-2).view(U8), rows[..., NARROW:].contiguous().view(U8)], -1).view(-1, PAGE * DATA)
     scales = pad(exponent + BIAS, (0, 1)).to(U8).view(-1, PAGE * SCALES)

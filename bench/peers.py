@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def find(module: str) -> ModuleType | None:
-    """The peer's module, or None where it is not installed or does not load here."""
+    """Return the peer's module, or None where it is not installed or does not load here."""
     try:
         return importlib.import_module(module)
     except Exception:
@@ -20,6 +20,6 @@ def find(module: str) -> ModuleType | None:
 
 
 def difference(x: Tensor, y: Tensor) -> float:
-    """DeepGEMM's and FlashMLA's measure: 1 - 2 x·y / (x·x + y·y), in fp64."""
+    """Return DeepGEMM's and FlashMLA's measure: 1 - 2 x·y / (x·x + y·y), in fp64."""
     x, y = x.double().flatten(), y.double().flatten()
     return float(1 - 2 * (x @ y) / (x @ x + y @ y))

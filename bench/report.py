@@ -61,7 +61,7 @@ def run(ops: Iterable[str]) -> Measured:
 
 
 def tables(figures: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
-    """A table for each operator, one row a case: our time, its limit and bound, every contender's time beside it."""
+    """Yield a table for each operator, one row a case: our time, its limit and bound, every contender's time beside it."""
     cases: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
     for figure in figures:
         cases.setdefault(figure["op"], {}).setdefault(figure["shape"], {})[figure["contender"]] = figure
@@ -112,7 +112,7 @@ def _burst(figure: Mapping[str, Any]) -> str:
 
 
 def missed(figures: Iterable[Figure]) -> list[str]:
-    """The limits that were not kept, a line each."""
+    """Return the limits that were not kept, a line each."""
     return [
         f"{f.op} {f.shape}: expected at most {f.limit_us} us, got {f.burst_us} us"
         for f in figures

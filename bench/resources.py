@@ -29,7 +29,7 @@ class Resources:
 
 
 def nvcc() -> Path:
-    """The machine's nvcc, or the one of the wheel nvidia-cuda-nvcc."""
+    """Return the machine's nvcc, or the one of the wheel nvidia-cuda-nvcc."""
     wheel = Path(sysconfig.get_paths()["purelib"], "nvidia", "cu13", "bin", "nvcc")
     found = shutil.which("nvcc") or (str(wheel) if wheel.exists() else None)
     if found is None:
@@ -38,7 +38,7 @@ def nvcc() -> Path:
 
 
 def cuda_source(prim_func: Any, pass_configs: Mapping[str, Any]) -> str:
-    """The CUDA that TileLang generates for sm_90a."""
+    """Return the CUDA that TileLang generates for sm_90a."""
     target = determine_target({"kind": "cuda", "arch": "sm_90a"}, return_object=True)
     with target, tvm.transform.PassContext(opt_level=3, config=dict(pass_configs)):
         source: str = lower(prim_func, target=target).kernel_source
@@ -46,7 +46,7 @@ def cuda_source(prim_func: Any, pass_configs: Mapping[str, Any]) -> str:
 
 
 def tile_operations(source: str) -> set[str]:
-    """Matrix products and asynchronous copies in the CUDA that TileLang generates, as ``wgmma_ss kBFloat16``.
+    """Return the matrix products and asynchronous copies in the CUDA that TileLang generates, as ``wgmma_ss kBFloat16``.
 
     Products name the type of their factors, copies the bytes of each; ``cp_async_wait`` how many groups of copies may be
     under way behind it, at most.
@@ -84,7 +84,7 @@ def resources(sources: Mapping[str, str]) -> dict[str, Resources]:
 
 
 def read_report(report: str) -> dict[str, Resources]:
-    """The figures in what ``ptxas -v`` prints, by kernel."""
+    """Return the figures in what ``ptxas -v`` prints, by kernel."""
     found = {}
     for name, body in re.findall(r"entry function '(\w+)'(.*?)(?=entry function|\Z)", report, re.DOTALL):
         memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", body)

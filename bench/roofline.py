@@ -11,7 +11,7 @@ BF16_PER_S, FP8_PER_S = 793e12, 1511e12  # FLOP of products of 8192 x 8192 matri
 
 
 def bound(*, bytes: float, fp32: float = 0, special: float = 0, bf16: float = 0, fp8: float = 0) -> tuple[float, str]:
-    """The largest of the times that a kernel's traffic and instructions need, in microseconds, and its name.
+    """Return the largest of the times that a kernel's traffic and instructions need, in microseconds, and its name.
 
     Args:
         bytes: read and written.

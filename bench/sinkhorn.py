@@ -29,7 +29,7 @@ STEP, STEP_BACK, SOFTMAX = N * N + N, 2 * N * N + N, 6 * N * N
 
 
 def compilations() -> Iterator[Job]:
-    """What to compile beforehand."""
+    """Yield what to compile beforehand."""
     from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 
     yield to_disk, sinkhorn_fwd, Config(N, ITERATIONS, EPS)
@@ -77,7 +77,7 @@ def _backward(count: int) -> dict[str, Callable[[], Call]]:
 
 
 def cases() -> Iterator[Case]:
-    """Forward and backward at every count."""
+    """Yield forward and backward at every count."""
     for direction in ("forward", "backward"):
         for count in COUNTS:
             limit = LIMITS.get((direction, count))
@@ -95,7 +95,7 @@ def cases() -> Iterator[Case]:
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_eager_call(benchmark: BenchmarkFixture, direction: str, count: int) -> None:
-    """What one call of the public function costs its caller, waiting for the device included."""
+    """Return what one call of the public function costs its caller, waiting for the device included."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     logits = torch.randn(count, N, N, device=device, requires_grad=direction == "backward")
     grad = torch.randn(count, N, N, device=device)

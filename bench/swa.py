@@ -27,7 +27,7 @@ H, TOKENS, QUERIES = 64, 131072, 4096
 
 
 def compilations() -> Iterator[Job]:
-    """What to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
+    """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
     from lemmata.kernels.hca import choose, hca_fwd
 
     for S in (QUERIES, 1):
@@ -39,7 +39,7 @@ def _no_entries(S: int, offset: Tensor) -> Tensor:
 
 
 def inputs(sizes: Sizes, device: str = "cuda") -> Inputs:
-    """Every query attends to its window alone."""
+    """Return a case in which every query attends to its window alone."""
     return attention.inputs(sizes, functools.partial(_no_entries, sizes.S), device)
 
 
@@ -53,7 +53,7 @@ def _case(B: int, S: int, heads: int = H) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Prefill, and decode at two batches."""
+    """Yield prefill, and decode at two batches."""
     yield _case(1, QUERIES)
     for sequences in (1, 128):
         yield _case(sequences, 1)
@@ -61,7 +61,7 @@ def cases() -> Iterator[Case]:
 
 @pytest.mark.parametrize("heads", [8, H])
 def test_eager_call(benchmark: BenchmarkFixture, heads: int) -> None:
-    """What a decode step of one sequence costs its caller, waiting for the device included."""
+    """Return what a decode step of one sequence costs its caller, waiting for the device included."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = inputs(Sizes(1, 1, heads, 0, TOKENS), device)
 

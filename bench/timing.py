@@ -64,7 +64,7 @@ class Figure:
 
 
 def calls_of(bytes_per_call: int) -> int:
-    """Calls in a graph: so many that the inputs are cold when their turn comes again; at least 20, of large inputs 3."""
+    """Return the calls in a graph: so many that the inputs are cold when their turn comes again; at least 20, of large inputs 3."""
     least = min(20, max(3, KEPT_BYTES // bytes_per_call))
     return min(2048, max(least, math.ceil(ROTATION_BYTES / bytes_per_call)))
 
@@ -85,7 +85,7 @@ class _Replay:
         self.estimate_s = self.replay(5) * self.calls
 
     def replay(self, times: int) -> float:
-        """Seconds a call over so many replays."""
+        """Return the seconds a call over so many replays."""
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         for _ in range(times):

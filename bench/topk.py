@@ -28,7 +28,7 @@ LIMITS = {(F32, 4096, 32768): 250.0, (F32, 64, 32768): 15.0, (F32, 1, 262144): 2
 
 
 def compilations() -> Iterator[Job]:
-    """What to compile beforehand: the kernels that the cases launch."""
+    """Yield what to compile beforehand: the kernels that the cases launch."""
     from lemmata.kernels.topk import Config, topk, topk_merge
 
     for threads in (256, 1024):
@@ -38,7 +38,7 @@ def compilations() -> Iterator[Job]:
 
 
 def inputs(dtype: torch.dtype, rows: int, entries: int, device: str = "cuda") -> tuple[Tensor, Tensor]:
-    """Scores and the lengths of their rows."""
+    """Return scores and the lengths of their rows."""
     scores = torch.randn(rows, entries, device=device, dtype=dtype)
     return scores, torch.full((rows,), entries, dtype=torch.int32, device=device)
 
@@ -58,7 +58,7 @@ def require_indices(selected: Tensor, entries: int) -> None:
 
 
 def _agree(make: Callable[[], tuple[Tensor, Tensor]]) -> None:
-    """Two selections may differ among equal scores only."""
+    """Return whether two selections differ among equal scores only."""
     scores, lengths = make()
     ours, theirs = _ours(scores, lengths), _torch(scores, lengths)
     require_indices(ours, scores.shape[1])
@@ -82,14 +82,14 @@ def _case(dtype: torch.dtype, rows: int, entries: int) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Every shape."""
+    """Yield every shape."""
     for shape in SHAPES:
         yield _case(*shape)
 
 
 @pytest.mark.parametrize("entries", [8192, 32768])
 def test_eager_call(benchmark: BenchmarkFixture, entries: int) -> None:
-    """What one call of the public function costs its caller, waiting for the device included."""
+    """Return what one call of the public function costs its caller, waiting for the device included."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scores, lengths = inputs(F32, 8, entries, device)
 

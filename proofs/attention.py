@@ -50,7 +50,7 @@ SINK_ALONE = Waiver(
 
 
 def contract(whole: Contract, cfg: Config) -> Contract:
-    """The contract of an operator's kernel: results of all keys, or sums over each split of them."""
+    """Return the contract of an operator's kernel: results of all keys, or sums over each split of them."""
     dtype = torch.bfloat16 if cfg.splits == 1 else torch.float32
     stats = TensorSpec("stats", f"B splits {cfg.stats} S H", (torch.float32,))
     outputs = TensorSpec("out", "B splits S H D", (dtype,)), stats
@@ -58,12 +58,12 @@ def contract(whole: Contract, cfg: Config) -> Contract:
 
 
 def statics(cfg: Config, *names: str) -> Mapping[str, float]:
-    """The static parameters of a kernel, by name."""
+    """Return the static parameters of a kernel, by name."""
     return {name: getattr(cfg, name) for name in (*names, "splits")}
 
 
 def proof(factory: Callable[[Config], Any], whole: Contract, cfg: Config, compare: Compare, **more: Any) -> Proof:
-    """What is claimed of an operator's kernel."""
+    """Return what is claimed of an operator's kernel."""
     given = statics(cfg, *whole.statics)
     waivers = (SINK_ALONE,) if cfg.splits == 1 else ()  # of several splits none has the sink
     return Proof(whole.op, factory(cfg), contract(whole, cfg), given, compare, PASS_CONFIGS, waivers=waivers, **more)
@@ -78,27 +78,27 @@ def at_least(a: Form | int, b: Form | int) -> Form:
 
 
 def either(a: Form, b: Form) -> Form:
-    """Whether one of two conditions holds."""
+    """Return whether one of two conditions holds."""
     return ONE - (ONE - a) * (ONE - b)
 
 
 def index_or_none(condition: Form, index: Form) -> Form:
-    """The index where the condition holds, else -1."""
+    """Return the index where the condition holds, else -1."""
     return condition * (index + 1) - 1
 
 
 def choose(condition: Form, then: Form, otherwise: Form) -> Form:
-    """One of two."""
+    """Return one of two."""
     return condition * then + (ONE - condition) * otherwise
 
 
 def sequence() -> Form:
-    """The sequence of a block."""
+    """Return the sequence of a block."""
     return block("z")
 
 
 def query(cfg: Config) -> Form:
-    """The query of a block."""
+    """Return the query of a block."""
     return nf.floordiv(block(), cfg.head_blocks)
 
 
@@ -142,11 +142,11 @@ class Block:
         return block("y") if self.cfg.splits > 1 else ZERO
 
     def head(self, h: Form) -> Form:
-        """The head of a row of the products."""
+        """Return the head of a row of the products."""
         return (block() - self.cfg.head_blocks * self.s) * HEADS + h
 
     def forget(self, extent: Form, facts: Facts) -> None:
-        """Keep of the split's ends only that they lie within the tiles: nothing else matters."""
+        """Forget of the split's ends all but that they lie within the tiles, for nothing else matters."""
         terms, known = [self.listed] if self.about else [], list(self.about)
         if self.cfg.splits > 1:
             facts.bound(self.split, nf.form(self.cfg.splits))
@@ -156,7 +156,7 @@ class Block:
         facts.forget(terms, known)
 
     def row(self, u: Form, j: Form) -> Form:
-        """What ``row`` stands for."""
+        """Return what ``row`` stands for."""
         cfg = self.cfg
         window = at_least(nf.form(cfg.window_tiles - 1), u)
         token = self.s - cfg.window + 1 + u * cfg.tile + j
@@ -165,7 +165,7 @@ class Block:
         return choose(window, index_or_none(seen, here), self.entry(u - cfg.window_tiles, j))
 
     def key(self, u: Form, j: Form, d: Form) -> Form:
-        """What ``key`` stands for."""
+        """Return what ``key`` stands for."""
         row = self.row(u, j)
         window = at_least(nf.form(self.cfg.window_tiles - 1), u)
         kv = [nf.read(name, self.b, row, d) for name in ("window_kv", "compressed_kv")]
@@ -177,20 +177,20 @@ class Block:
         return {"row": self.row, "key": self.key}
 
     def written_out(self, p: Form, extent: Form) -> Form:
-        """The form with abbreviations replaced by what they stand for, in a split of ``extent`` tiles."""
+        """Return the form with abbreviations replaced by what they stand for, in a split of ``extent`` tiles."""
         for name, definition in self.definitions.items():
             p = nf.replace(p, name, definition)
         return sums.written_out(p, self.first, extent)
 
     def no_entries(self, facts: Facts) -> Rewriting:
-        """The rewriting that empties the slots of all tiles of entries, where they are known to be empty."""
+        """Return the rewriting that empties the slots of all tiles of entries, where they are known to be empty."""
         before = self.cfg.window_tiles
         e, j = nf.fresh("e"), nf.fresh("j")
         facts.bound(j, nf.form(self.cfg.tile))
         never = holds(at_least(self.row(before + e, j), 0), ZERO, facts)
 
         def empty(numbers: frozenset[int]) -> set[int]:
-            """Those that are [row(u, j) >= 0] of such a tile."""
+            """Return those that are [row(u, j) >= 0] of such a tile."""
             rows = [a for a in map(nf.atom_of, numbers) if isinstance(a, nf.Apply) and a.function == "row"]
             slots = [a.arguments for a in rows if never and facts.holds(at_least(a.arguments[0], before))]
             return {number for u, j in slots for ((number, _),) in self.seen(u, j).terms}
@@ -200,21 +200,21 @@ class Block:
     # The sums
 
     def seen(self, u: Form, j: Form) -> Form:
-        """Whether slot j of tile u holds a key."""
+        """Return whether slot j of tile u holds a key."""
         return at_least(nf.apply("row", u, j), 0)
 
     def score(self, u: Form, j: Form, head: Form) -> Form:
-        """q · k, 0 for a head that there is not."""
+        """Return q · k, 0 for a head that there is not."""
         q = at_least(nf.form(self.cfg.H - 1), head)
         return nf.summation(self.cfg.D, lambda d: q * nf.read("q", self.b, self.s, head, d) * nf.apply("key", u, j, d))
 
     def weight(self, u: Form, j: Form, head: Form) -> Form:
-        """exp(z) of a key, 0 where there is none."""
+        """Return exp(z) of a key, 0 where there is none."""
         scale = unify(self.cfg.scale)
         return self.seen(u, j) * nf.exp(scale * self.score(u, j, head))
 
     def weights(self, s: State, h: Form, columns: tuple[Form | int, int], d: Form | None = None) -> Form:
-        """Σ exp(z - scale row_max) over the tiles done and some columns; or of that times element d of the keys."""
+        """Return Σ exp(z - scale row_max) over the tiles done and some columns; or of that times element d of the keys."""
         first, count = columns
 
         def summand(u: Form, j: Form) -> Form:
@@ -225,11 +225,11 @@ class Block:
         return nf.exp(-unify(self.cfg.scale) * s[NAMES.row_max[0]](h)) * total
 
     def present(self, column: Form) -> Form:
-        """Whether there is a column, of those of both consumers."""
+        """Return whether there is a column, of those of both consumers."""
         return ONE if 2 * self.cfg.columns == self.cfg.D else at_least(nf.form(self.cfg.D - 1), column)
 
     def invariant(self) -> Invariant:
-        """What holds before each iteration of the loop over tiles."""
+        """Return what holds before each iteration of the loop over tiles."""
 
         def row_sum(g: int) -> Determined:
             return Determined(lambda s, h: self.weights(s, h, (g * KEYS, KEYS)))
@@ -263,7 +263,7 @@ class Block:
     # Against the reference
 
     def summands(self, head: Form, d: Form | None) -> list[sums.Summand]:
-        """In the sums over all tiles: whether there is a key in the split, its weight, and that times its element d."""
+        """Return whether there is a key in the split, its weight, and that times its element d, as sums over all tiles have them."""
         result: list[sums.Summand] = [
             lambda u, j: sums.within(u) * self.seen(u, j),
             lambda u, j: sums.within(u) * self.weight(u, j, head),
@@ -273,7 +273,7 @@ class Block:
         return result
 
     def rules(self, extent: Form, facts: Facts, head: Form, d: Form | None) -> Mapping[Form, nf.Rule]:
-        """The reference's sums over the window and over the entries as sums over tiles."""
+        """Return the reference's sums over the window and over the entries as sums over tiles."""
 
         def rule(count: Form, before: int) -> nf.Rule:
             def entering(f: sums.Summand) -> tuple[sums.Summand, sums.Summand]:
@@ -354,7 +354,7 @@ def _outcome(claim: Claim, at: Block, extent: Form, done: Execution) -> Iterator
 
 
 def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mapping[str, SymbolicTensor]:
-    """The inputs of a contract by name, symbolic."""
+    """Return the inputs of a contract by name, symbolic."""
 
     def size(n: int | str) -> Form:
         if isinstance(n, str):

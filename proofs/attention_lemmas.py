@@ -11,7 +11,7 @@ from .engine.layers.lemmas import Lemma, Theorem, lemma
 
 
 def _window() -> Sequence[Condition]:
-    """Slot j of tile u of the window holds the token s - window + 1 + u N + j."""
+    """Return that slot j of tile u of the window holds the token s - window + 1 + u N + j."""
     s, window, N, u, j, w, P, offset = z3.Ints("s window N u j w P offset")
     slot, start = u * N + j, s - window + 1
     token = start + slot
@@ -49,7 +49,7 @@ def _entries() -> Sequence[Condition]:
 
 
 def _partition() -> Sequence[Condition]:
-    """Split y of r begins at tile ⌊n y / r⌋."""
+    """Return that split y of r begins at tile ⌊n y / r⌋."""
     n, y, r, first, end = z3.Ints("n y r first end")
 
     def quotient(q: z3.ArithRef, a: z3.ArithRef) -> z3.BoolRef:
@@ -67,7 +67,7 @@ def _partition() -> Sequence[Condition]:
 
 
 def _splits() -> Sequence[Condition]:
-    """m and v are the sums of exp z and of exp z k over a split, M and V those over the splits before it."""
+    """Return that splits add up: m and v are the sums of exp z and exp z k over one, M and V over those before it."""
     m, v, M, V, s, row_sum, acc = z3.Reals("m v M V s row_sum acc")
     e, mass, weighed = z3.Reals("exp(row_max) mass weighed")
     given = (e * row_sum == m, e * acc == v)

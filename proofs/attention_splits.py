@@ -21,7 +21,7 @@ from .engine.forms.normal_form import ONE, ZERO, Form
 def sums_in_split(
     q: Any, parts: tuple[Keys, Keys], sink: Any, cfg: Config, y: Any, entries: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ exp(z) k and Σ exp(z) over split ``y`` of the tiles of keys: what a kernel of several splits computes.
+    """Return Σ exp(z) k and Σ exp(z) over split ``y`` of the tiles of keys: what a kernel of several splits computes.
 
     Args:
         q: the queries.
@@ -46,7 +46,7 @@ def sums_in_split(
 
 
 def meanings(cfg: Config, done: Execution, known: Facts) -> Mapping[str, Callable[[Write], Value | None]]:
-    """By output, what a write says of the reference's element: of the only split its value.
+    """Return, by output, what a write says of the reference's element: of the only split its value.
 
     A kernel of several splits says of Σ exp(z) k and Σ exp(z) that they are exp(m) acc and exp(m) row_sum, m = scale row_max.
     """

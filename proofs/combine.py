@@ -25,7 +25,7 @@ from .suite import Proof
 
 
 def combining(whole: Contract) -> Contract:
-    """The contract of the kernel that combines the splits."""
+    """Return the contract of the kernel that combines the splits."""
     inputs = (
         TensorSpec("accs", "B splits S H D", (torch.float32,)),
         TensorSpec("stats", "B splits 2 S H", (torch.float32,)),
@@ -38,7 +38,7 @@ def combining(whole: Contract) -> Contract:
 
 
 def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Proof:
-    """The proof of the kernel that combines the splits."""
+    """Return the proof of the kernel that combines the splits."""
     given = attention.statics(cfg, "H", "D")
     more = {"waivers": (attention.SINK_ALONE,), **more}
     return Proof(op, combine(cfg), combining(whole), given, _combining(cfg, whole), PASS_CONFIGS, **more)
@@ -57,7 +57,7 @@ def added(accs: Any, stats: Any, sink: Any) -> tuple[Any, Any]:
 
 
 def _combining(cfg: Config, whole: Contract) -> Compare:
-    """The kernel that combines splits, against ``added``."""
+    """Return the kernel that combines splits, against ``added``."""
 
     def compared(kernel: Any, known: Facts) -> Compared:
         done = execute(kernel, facts=known)

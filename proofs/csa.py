@@ -36,7 +36,7 @@ def _block(cfg: Config) -> Block:
 
 
 def compare(cfg: Config) -> Compare:
-    """Against the reference; with several splits, against the sums over each."""
+    """Return the comparison with the reference; with several splits, with the sums over each."""
 
     def wanted(x: Mapping[str, Any], y: SymbolicTensor) -> tuple[Any, Any]:
         if cfg.splits == 1:
@@ -63,7 +63,7 @@ OF_COMBINE = {
 
 
 def proofs() -> Iterator[Proof]:
-    """All keys in one split, and in three that another kernel combines."""
+    """Yield all keys in one split, and in three that another kernel combines."""
     yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=140)
     yield _proof(Config(splits=3))
     yield combined("csa", CSA, Config(splits=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)

@@ -42,7 +42,7 @@ def _block(cfg: Config) -> Block:
 
 
 def compare(cfg: Config) -> Compare:
-    """Against the reference; with several splits, against the sums over each."""
+    """Return the comparison with the reference; with several splits, with the sums over each."""
 
     def wanted(x: Mapping[str, Any], y: SymbolicTensor) -> tuple[Any, Any]:
         if cfg.splits == 1:
@@ -62,7 +62,7 @@ def _proof(cfg: Config, **more: Any) -> Proof:
 
 
 def proofs() -> Iterator[Proof]:
-    """All keys in one split, and in five that another kernel combines."""
+    """Yield all keys in one split, and in five that another kernel combines."""
     yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=140)
     yield _proof(Config(splits=5))
     yield combined("hca", HCA, Config(splits=5))

@@ -17,7 +17,7 @@ from .suite import Proof
 
 
 def proofs() -> Iterator[Proof]:
-    """All keys in one split, and in five splits that another kernel combines."""
+    """Yield all keys in one split, and in five splits that another kernel combines."""
     yield replace(hca._proof(Config(ratio=1), lemmas=(WINDOW,)), op="swa")
     yield replace(hca._proof(Config(ratio=1, splits=5)), op="swa")
     yield combined("swa", HCA, Config(splits=5))

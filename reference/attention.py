@@ -56,13 +56,13 @@ class Keys(NamedTuple):
     seen: Tensor
 
     def of_each_query(self, like: Tensor) -> Tensor:
-        """The rows in the dtype of the arithmetic, [B, S or 1, n, D]."""
+        """Return the rows in the dtype of the arithmetic, [B, S or 1, n, D]."""
         rows = self.rows if self.rows.ndim == 4 else self.rows.unsqueeze(1)
         return rows.type_as(like)
 
 
 def in_window(window_kv: Tensor, S: int, offset: Tensor, window: int) -> Keys:
-    """The last ``window`` tokens up to each query's own, of those that have a row and a position of at least 0."""
+    """Return the last ``window`` tokens up to each query's own, of those that have a row and a position of at least 0."""
     P = window_kv.shape[1] - S
     rows = pad(window_kv, (0, 0, window - 1, 0)).unfold(1, window, 1)[:, P:].mT
     token = torch.arange(S, device=offset.device).unsqueeze(-1) + torch.arange(1 - window, 1, device=offset.device)
@@ -70,7 +70,7 @@ def in_window(window_kv: Tensor, S: int, offset: Tensor, window: int) -> Keys:
 
 
 def in_window_bwd(grad_rows: Tensor, window_kv: Tensor) -> Tensor:
-    """The gradient of ``window_kv`` from that of the rows of ``in_window``: each token sums over the windows it is in."""
+    """Return the gradient of ``window_kv`` from that of the rows of ``in_window``: each token sums over the windows it is in."""
     B, S, window, D = grad_rows.shape
     P = window_kv.shape[1] - S
     grad = torch.ops.aten.unfold_backward(grad_rows.mT, (B, S + window - 1, D), 1, window, 1)
@@ -83,7 +83,7 @@ def logits(q: Tensor, keys: Keys, scale: float) -> Tensor:
 
 
 def as_values(keys: Keys, like: Tensor) -> Tensor:
-    """The rows as values; one that is not finite reaches the queries that see it through z, and no other."""
+    """Return the rows as values; one that is not finite reaches the queries that see it through z, and no other."""
     return keys.of_each_query(like).nan_to_num(0, 0, 0)
 
 
@@ -112,7 +112,7 @@ def attend_bwd(
     lse: Tensor,
     scale: float,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The gradients of q, of the rows of each part and of the sink, in closed form.
+    """Return the gradients of q, of the rows of each part and of the sink, in closed form.
 
     With P_j = σ(lse - s) p_j, dP_j = dout · k_j and Δ = out · dout:
 

@@ -27,7 +27,7 @@ class Size:
     high: int = 2**31 - 1
 
     def admits(self, value: int) -> bool:
-        """Whether the size may have this value."""
+        """Return whether the size may have this value."""
         return self.low <= value <= self.high
 
     @property
@@ -47,11 +47,11 @@ class Static:
 
     @classmethod
     def one_of(cls, *choices: int) -> Static:
-        """An integer that must be one of these."""
+        """Return an integer that must be one of these."""
         return cls(int, min(choices), max(choices), choices)
 
     def admits(self, value: float) -> bool:
-        """Whether the parameter may have this value; NaN it may not."""
+        """Return whether the parameter may have this value; NaN it may not."""
         return value in self.choices if self.choices else self.low <= value <= self.high
 
     @property
@@ -151,7 +151,7 @@ class Contract:
         return self.inputs + self.outputs
 
     def tensor(self, name: str) -> TensorSpec:
-        """The tensor of that name."""
+        """Return the tensor of that name."""
         return next(spec for spec in self.tensors if spec.name == name)
 
     def check(self, *tensors: Tensor, **statics: float) -> Mapping[str, int]:
@@ -227,5 +227,5 @@ def _described(value: object) -> _Described:
 
 
 def name_of(kind: torch.dtype | torch.layout) -> str:
-    """A dtype or layout as an error message shows it."""
+    """Return a dtype or layout as an error message shows it."""
     return str(kind).removeprefix("torch.")

@@ -45,7 +45,7 @@ CSA_BWD = Contract("csa_bwd", _SIZES, STATICS, (*GRADIENTS_IN, *_INPUTS, *RESULT
 
 
 def _selected(compressed_kv: Tensor, indices: Tensor) -> Keys:
-    """The entries that the valid indices name; a row is read at an invalid one too, but not at its address, nor seen."""
+    """Return the entries that the valid indices name; a row is read at an invalid one too, but not at its address, nor seen."""
     B, T, D = compressed_kv.shape
     seen = (indices >= 0) & (indices < T)
     entries = compressed_kv if T else compressed_kv.new_zeros(B, 1, D)
@@ -54,7 +54,7 @@ def _selected(compressed_kv: Tensor, indices: Tensor) -> Keys:
 
 
 def _selected_bwd(grad_rows: Tensor, compressed_kv: Tensor, indices: Tensor) -> Tensor:
-    """The gradient of ``compressed_kv`` from that of the rows of ``_selected``, summed in the order of the queries."""
+    """Return the gradient of ``compressed_kv`` from that of the rows of ``_selected``, summed in the order of the queries."""
     B, T, D = compressed_kv.shape
     sequence = torch.arange(B, device=indices.device).view(-1, 1, 1)
     row = torch.where((indices >= 0) & (indices < T), sequence * T + indices, B * T).flatten()
@@ -95,7 +95,7 @@ def csa_bwd(
     window: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, window_kv, compressed_kv and the sink."""
+    """Return the gradients of q, window_kv, compressed_kv and the sink."""
     parts = in_window(window_kv, q.shape[1], offset, window), _selected(compressed_kv, indices)
     grad_q, (of_window, of_entries), grad_sink = attend_bwd(grad_out, grad_lse, q, parts, sink, out, lse, scale)
     grad_window_kv = in_window_bwd(of_window, window_kv).type_as(window_kv)

@@ -42,7 +42,7 @@ HCA_BWD = Contract("hca_bwd", SIZES, _STATICS, (*GRADIENTS_IN, *_INPUTS, *RESULT
 
 
 def _entries(compressed_kv: Tensor, S: int, offset: Tensor, ratio: int) -> Keys:
-    """All entries, of which a query sees those of its past."""
+    """Return all entries, of which a query sees those of its past."""
     entry = torch.arange(compressed_kv.shape[1], device=offset.device)
     return Keys(compressed_kv, entry < visible(offset, S, ratio).unsqueeze(-1))
 
@@ -76,7 +76,7 @@ def hca_bwd(
     window: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, window_kv, compressed_kv and the sink."""
+    """Return the gradients of q, window_kv, compressed_kv and the sink."""
     S = q.shape[1]
     parts = in_window(window_kv, S, offset, window), _entries(compressed_kv, S, offset, ratio)
     grad_q, (of_window, of_entries), grad_sink = attend_bwd(grad_out, grad_lse, q, parts, sink, out, lse, scale)

@@ -68,12 +68,12 @@ SELECT_FP8 = replace(SELECT, inputs=SCORES_FP8.inputs)
 
 
 def visible(offset: Tensor, S: int, ratio: int) -> Tensor:
-    """How many entries each query sees, [B, S]; the cache may hold fewer."""
+    """Return how many entries each query sees, [B, S]; the cache may hold fewer."""
     return (offset.unsqueeze(-1) + torch.arange(S, device=offset.device) + 1) // ratio
 
 
 def _seen(offset: Tensor, S: int, T: int, ratio: int) -> Tensor:
-    """Whether a query sees an entry, [B, S, T]."""
+    """Return whether a query sees an entry, [B, S, T]."""
     return torch.arange(T, device=offset.device) < visible(offset, S, ratio).unsqueeze(-1)
 
 
@@ -89,7 +89,7 @@ def _weighted(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
 
 
 def indexer_scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int = 4) -> Tensor:
-    """The scores, [B, S, T]; the formula of this module's docstring."""
+    """Return the scores, [B, S, T]; the formula of this module's docstring."""
     seen = _seen(offset, q.shape[1], k.shape[1], ratio)
     return torch.where(seen, _weighted(q, k, weights), float("-inf"))
 
@@ -97,7 +97,7 @@ def indexer_scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio:
 def indexer_scores_fp8(
     q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: Tensor, ratio: int = 4
 ) -> Tensor:
-    """The scores of queries and keys in fp8; ``k_scale`` [B, T] belongs to the keys, a query's scale to its weights."""
+    """Return the scores of queries and keys in fp8; ``k_scale`` [B, T] belongs to the keys, a query's scale to its weights."""
     seen = _seen(offset, q.shape[1], k.shape[1], ratio)
     return torch.where(seen, k_scale.unsqueeze(1) * _weighted(q, k, weights), float("-inf"))
 
@@ -105,7 +105,7 @@ def indexer_scores_fp8(
 def indexer_scores_bwd(
     grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int = 4
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and weights, in closed form.
+    """Return the gradients of q, k and weights, in closed form.
 
     With z = q · k and dI the gradient of the scores, 0 where an entry is not seen: dw = Σ_j dI relu(z); dz = dI w where
     z > 0, else 0; dq = Σ_j dz k; dk = Σ_{t,h} dz q. An entry that no query sees counts as 0, even if it is NaN.
@@ -125,7 +125,7 @@ def indexer_scores_bwd(
 def indexer_topk(
     q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor | None, offset: Tensor, ratio: int, topk: int
 ) -> Tensor:
-    """The entries that each query takes, [B, S, topk]: all that it sees where they are at most ``topk``, else the best."""
+    """Return the entries that each query takes, [B, S, topk]: all that it sees where they are at most ``topk``, else the best."""
     if k_scale is None:
         scores = indexer_scores(q, k, weights, offset, ratio)
     else:
@@ -136,6 +136,6 @@ def indexer_topk(
 
 
 def everything(lengths: Tensor, topk: int) -> Tensor:
-    """The indices 0 to length - 1, then -1, [B, S, topk]: what a query takes that sees no more than topk."""
+    """Return the indices 0 to length - 1, then -1, [B, S, topk]: what a query takes that sees no more than topk."""
     first = torch.arange(topk, dtype=I32, device=lengths.device)
     return torch.where(first < lengths.unsqueeze(-1), first, -1)

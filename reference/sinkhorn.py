@@ -43,7 +43,7 @@ BACKWARD = Contract(
 
 
 def _axes(iterations: int) -> list[int]:
-    """The axes summed along by the successive divisions: a column, then row and column in turn."""
+    """Return the axes summed along by the successive divisions: a column, then row and column in turn."""
     return [COLUMN] + [ROW, COLUMN] * (iterations - 1)
 
 
@@ -60,7 +60,7 @@ def sinkhorn(logits: Tensor, iterations: int = 20, eps: float = 1e-6) -> Tensor:
 
 
 def sinkhorn_bwd(grad_out: Tensor, logits: Tensor, iterations: int = 20, eps: float = 1e-6) -> Tensor:
-    """The gradient of the logits, in closed form.
+    """Return the gradient of the logits, in closed form.
 
     For y = x / (s + eps) with s the sum along an axis: dx = (dy - sum(dy · y)) / (s + eps), since x / (s + eps) = y.
     The divisions are undone in reverse; softmax p, to which eps was added, gives dΛ = p · (dp - sum(dp · p)).

@@ -52,7 +52,7 @@ def swa_bwd(
     window: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, window_kv and the sink."""
+    """Return the gradients of q, window_kv and the sink."""
     parts = (in_window(window_kv, q.shape[1], offset, window),)
     grad_q, (of_window,), grad_sink = attend_bwd(grad_out, grad_lse, q, parts, sink, out, lse, scale)
     return grad_q, in_window_bwd(of_window, window_kv).type_as(window_kv), grad_sink

@@ -35,7 +35,7 @@ CHECK = Contract(
 
 
 def topk(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
-    """The indices [R, k] of the k largest entries of each row [R, T]."""
+    """Return the indices [R, k] of the k largest entries of each row [R, T]."""
     T = scores.shape[-1]
     index = torch.arange(T, device=scores.device)
     valid = (index < lengths.unsqueeze(-1)) & (scores > float("-inf"))  # false of NaN

@@ -23,7 +23,7 @@ LOWEST = -(2**62)  # below every rank
 
 
 def signed_magnitude(scores: Tensor) -> Tensor:
-    """The bits b of fp32 numbers as integers in the order of the numbers: b, or -2^31 - b where b < 0."""
+    """Return the bits b of fp32 numbers as integers in the order of the numbers: b, or -2^31 - b where b < 0."""
     bits = scores.float().view(torch.int32)
     return torch.where(bits >= 0, bits, -(2**31) - bits)
 
@@ -39,7 +39,7 @@ def rank(magnitude: Tensor, index: Tensor) -> Tensor:
 
 
 def ahead(scores: Tensor, lengths: Tensor, last: Tensor) -> Tensor:
-    """Whether an entry is valid and at least as high as ``last`` [R, 1]."""
+    """Return whether an entry is valid and at least as high as ``last`` [R, 1]."""
     entry, magnitude = torch.arange(scores.shape[-1], device=scores.device), signed_magnitude(scores)
     return (entry < lengths.unsqueeze(-1)) & is_valid(magnitude) & (rank(magnitude, entry) >= last)
 

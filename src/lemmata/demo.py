@@ -44,7 +44,7 @@ class Report:
 
 
 def default_text() -> Path:
-    """The documentation of Python's syntax, which every CPython carries."""
+    """Return the documentation of Python's syntax, which every CPython carries."""
     spec = find_spec("pydoc_data.topics")
     if spec is None or spec.origin is None:
         raise ValueError("text: expected a file, got none, and this Python carries no documentation")
@@ -52,7 +52,7 @@ def default_text() -> Path:
 
 
 def passages(text: Path, length: int) -> Tensor:
-    """Two passages of the file, its beginning and its middle: their bytes as token ids ``[2, length]``."""
+    """Return two passages of the file, its beginning and its middle: their bytes as token ids ``[2, length]``."""
     data = text.read_bytes()
     if len(data) < 2 * length:
         raise ValueError(f"text: expected at least {2 * length} bytes, got {len(data)} in {text}")

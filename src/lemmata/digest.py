@@ -39,7 +39,7 @@ def sources(modules: Iterable[str]) -> dict[str, bytes]:
 
 
 def _file(module: str) -> Path | None:
-    """The file of a module of lemmata; None of a folder without ``__init__.py``, and of what is no module of lemmata."""
+    """Return the file of a module of lemmata; None of a folder without ``__init__.py``, and of what is no module of lemmata."""
     root, *parts = module.split(".")
     path = _PACKAGE.joinpath(*parts)
     files = path / "__init__.py", path.with_suffix(".py")
@@ -47,7 +47,7 @@ def _file(module: str) -> Path | None:
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
-    """The full names of what a source imports, wherever in it; of a name that may be a module, both readings."""
+    """Yield the full names of what a source imports, wherever in it; of a name that may be a module, both readings."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

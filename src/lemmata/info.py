@@ -42,7 +42,7 @@ def _gpu() -> str:
 
 
 def cuda_backend() -> str:
-    """The backend of CUDA tensors here, or why there is none."""
+    """Return the backend of CUDA tensors here, or why there is none."""
     if not torch.cuda.is_available():
         return "none: torch finds no CUDA device"
     if torch.cuda.get_device_capability() != _CAPABILITY:

@@ -31,7 +31,7 @@ class Record:
     figures: list[Any]
 
     def stale(self, op: str) -> bool:
-        """Whether the operator's kernel is not the one recorded."""
+        """Return whether the operator's kernel is not the one recorded."""
         return self.kernels.get(op) != kernel_digest(op)
 
 
@@ -45,7 +45,7 @@ def kernel_digest(op: str) -> str:
 
 
 def records() -> list[Record]:
-    """Every record in ``bench/results``, by file name; none where the package was installed without them.
+    """Return every record in ``bench/results``, by file name; none where the package was installed without them.
 
     Raises:
         ValueError: a file there is no record.
@@ -91,18 +91,18 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
 
 
 def _timed(name: str) -> set[str]:
-    """The operators whose kernels a figure of this name is of: that of the public function, or all if it is of none."""
+    """Return the operators whose kernels a figure of this name is of: that of the public function, or all if it is of none."""
     operator = of_function(name)
     return {operator.name} if operator else set(OPERATORS)
 
 
 def _named(test: str) -> set[str]:
-    """The operators that a test's name has; one that has none may be of any."""
+    """Return the operators that a test's name has; one that has none may be of any."""
     return {op for op in OPERATORS if op in test} or set(OPERATORS)
 
 
 def installed(package: str) -> str:
-    """The version of a package, or that there is none; imports nothing."""
+    """Return the version of a package, or that there is none; imports nothing."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -44,5 +44,5 @@ def side_by_side(jobs: Iterable[Job], processes: int) -> Iterator[Job]:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -69,7 +69,7 @@ def _case(B: int, S: int, H: int, T: int, K: int, limit: float | None = None) ->
 
 
 def cases() -> Iterator[Case]:
-    """Yield prefill of Flash and of Pro, of Flash with the heads of one of 8 or 4 devices, over many entries; decode of Flash."""
+    """Yield prefill of Flash, of Pro, of Flash's heads on one of 8 or 4 devices, and over many entries; decode of Flash."""
     heads, K = FLASH
     yield _case(1, QUERIES, heads, 2048, K, 800.0)
     yield _case(1, QUERIES, heads, 65536, K)

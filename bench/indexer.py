@@ -105,7 +105,7 @@ def _agree_on_scores(entries: int) -> None:
 
 
 def _agree_on_selection(entries: int) -> None:
-    """Compare what is selected: as scores differ in their last bits, selections may differ, but hardly the scores of what is selected."""
+    """Compare the scores of what is selected; which entries are may differ, as scores do in their last bits."""
     tensors = inputs(FP8, QUERIES, entries)
     ours, theirs, scores = (call() for call in (_select(*tensors), _deep_gemm_select(*tensors), _scores(*tensors)))
     require_indices(ours, entries)

@@ -19,7 +19,7 @@ LARGEST_FP8 = 448.0
 
 
 def _quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first numbers of rows in e4m3, in groups, and the exponent of the power of two that each group is divided by."""
+    """Return the first numbers of rows in e4m3, in groups, and for each group the exponent of its power of two."""
     groups = rows[..., :NARROW].float().view(*rows.shape[:-1], NARROW // GROUP, GROUP)
     exponent = torch.frexp(groups.abs().amax(-1) / LARGEST_FP8).exponent
     return (groups / _power(exponent)).to(FP8), exponent

@@ -263,7 +263,7 @@ class Block:
     # Against the reference
 
     def summands(self, head: Form, d: Form | None) -> list[sums.Summand]:
-        """Return whether there is a key in the split, its weight, and that times its element d, as sums over all tiles have them."""
+        """Return what sums over all tiles have of a slot: whether it holds a key, its weight, and that times its element d."""
         result: list[sums.Summand] = [
             lambda u, j: sums.within(u) * self.seen(u, j),
             lambda u, j: sums.within(u) * self.weight(u, j, head),

@@ -70,7 +70,7 @@ def in_window(window_kv: Tensor, S: int, offset: Tensor, window: int) -> Keys:
 
 
 def in_window_bwd(grad_rows: Tensor, window_kv: Tensor) -> Tensor:
-    """Return the gradient of ``window_kv`` from that of the rows of ``in_window``: each token sums over the windows it is in."""
+    """Return the gradient of ``window_kv`` from that of the rows of ``in_window``, summed over the windows of each token."""
     B, S, window, D = grad_rows.shape
     P = window_kv.shape[1] - S
     grad = torch.ops.aten.unfold_backward(grad_rows.mT, (B, S + window - 1, D), 1, window, 1)

@@ -125,7 +125,7 @@ def indexer_scores_bwd(
 def indexer_topk(
     q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor | None, offset: Tensor, ratio: int, topk: int
 ) -> Tensor:
-    """Return the entries that each query takes, [B, S, topk]: all that it sees where they are at most ``topk``, else the best."""
+    """Return the entries that each query takes, [B, S, topk]: all that it sees if they are at most ``topk``, else the best."""
     if k_scale is None:
         scores = indexer_scores(q, k, weights, offset, ratio)
     else:

@@ -64,7 +64,7 @@ class Figure:
 
 
 def calls_of(bytes_per_call: int) -> int:
-    """Return the calls in a graph: enough for inputs to be cold when their turn comes again, at least 20, or 3 of large ones."""
+    """Return the calls in a graph: enough for inputs to be cold when their turn comes again, at least 20, or 3 if large."""
     least = min(20, max(3, KEPT_BYTES // bytes_per_call))
     return min(2048, max(least, math.ceil(ROTATION_BYTES / bytes_per_call)))
 

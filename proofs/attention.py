@@ -354,7 +354,7 @@ def _outcome(
                 yield from done.compare(name, wanted(number), spreading, counted, meaning=meaning)
 
 
-def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mapping[str, SymbolicTensor]:
+def inputs(cfg: Config, whole: Contract) -> Mapping[str, SymbolicTensor]:
     """The inputs of a contract by name, symbolic."""
 
     def size(n: int | str) -> Form:
@@ -367,7 +367,6 @@ def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mappin
             spec.name,
             [sum(map(size, dim), ZERO) for dim in spec.dims],
             integer=not spec.dtypes[0].is_floating_point,
-            infinite=spec.name in infinite,
         )
         for spec in whole.inputs
     }

@@ -40,12 +40,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Write:
-    """A store: where, under which conditions, and what, as functions of the axes."""
+    """A store: where, under which conditions, and what, as functions of the axes; and the statement."""
 
     index: tuple[Form, ...]
     axes: tuple[Axis, ...]
     path: tuple[Form, ...]
     value: Value
+    site: str = ""
 
     @cached_property
     def solved(self) -> tuple[dict[int, tuple[int, Form]], list[int]]:

@@ -14,7 +14,6 @@ conditions under which an operation runs are hypotheses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -28,7 +27,9 @@ from ..forms.extended import under
 from ..forms.normal_form import Form
 from ..forms.ring import Atom, Monomial, Rational
 from ..forms.signs import Signs
-from .outcome import Execution, Kind, Obligation
+from .obligations import Obligation
+from .obligations import Waiver as Waiver
+from .outcome import Execution
 
 _CASES = 256
 """How many values of the indices of a maximum are looked at one by one."""
@@ -38,25 +39,6 @@ _GOALS = {
     "positive": "the value is positive",
     "nonnegative": "the value is not negative",
 }
-
-
-@dataclass(frozen=True)
-class Waiver:
-    """A statement whose range conditions are not proved, and why that is harmless.
-
-    Attributes:
-        text: part of the statement's text.
-        kind: which of its conditions.
-        reason: why.
-    """
-
-    text: str
-    kind: Kind
-    reason: str
-
-    def __post_init__(self) -> None:
-        if not self.reason.strip() or not self.text.strip():
-            raise ValueError("a waiver needs the statement it is for, and a reason")
 
 
 def conditions(

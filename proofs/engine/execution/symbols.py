@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from typing import TypeAlias
 
 from ..base.errors import Unsupported
 from ..forms import extended
@@ -17,13 +16,13 @@ from ..forms.normal_form import ONE, ZERO, Form
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
 from ..semantics.expressions import describe, is_integer
 from .contents import Axis, Contents, Write
+from .induction import Induction
 from .invariants import Invariant
-from .outcome import Cut, Execution, Kind
+from .obligations import Kind
+from .outcome import Execution
 
 _LONGEST = 1024
 """The largest constant extent of a loop that is unrolled."""
-Induct: TypeAlias = "Callable[[Symbols, str, Invariant, Form, Form, Callable[[Form], None]], None]"
-"""Checks the invariant of a loop, from its lower end and extent and its body, and leaves the state after the loop."""
 
 
 def block(dimension: Dimension = "x") -> Form:
@@ -41,15 +40,13 @@ class Symbols:
 
     site: object
 
-    def __init__(self, execution: Execution, invariants: Mapping[str, Invariant], induct: Induct) -> None:
+    def __init__(self, execution: Execution, invariants: Mapping[str, Invariant]) -> None:
         self.execution = execution
-        self._induct = induct
         self.facts = execution.facts
         self.invariants = invariants
         self.contents: dict[Memory[Value], Contents] = {}
-        self.parameters: dict[str, Memory[Value]] = {}
         self.site = None
-        self.inducing: Cut | None = None  # the loop with an invariant that control is in
+        self.inducing: Induction | None = None  # the loop with an invariant that control is in
         self._axes: list[Axis] = []
         self._threads: set[int] = set()  # thread variables of more than one thread
         self._lanes: dict[Memory[Value], dict[int, Form]] = {}
@@ -60,12 +57,12 @@ class Symbols:
         if is_integer(dtype):
             return Value(nf.form(int(value)))
         if value in (float("inf"), float("-inf")):
-            return Value(ZERO, ZERO, 1 if value > 0 else -1)
+            return extended.infinity(1 if value > 0 else -1)
         return Value(nf.form(unify(value, dtype)))
 
     def infinity(self, dtype: str) -> Value:
         """Return positive infinity."""
-        return Value(ZERO, ZERO, 1)
+        return extended.infinity(1)
 
     def unary(self, operator: Unary, a: Value, dtype: str) -> Value:
         """Apply a function to one value; those without laws are uninterpreted."""
@@ -141,19 +138,12 @@ class Symbols:
     def compare(self, operator: Comparison, a: Value, b: Value, dtype: str) -> Value:
         """Return a comparison as a form that is 0 or 1."""
         integer = is_integer(dtype)
-        match operator:
-            case "ge":
-                return Value(extended.at_least(a, b, integer=integer))
-            case "le":
-                return Value(extended.at_least(b, a, integer=integer))
-            case "lt":
-                return Value(ONE - extended.at_least(a, b, integer=integer))
-            case "gt":
-                return Value(ONE - extended.at_least(b, a, integer=integer))
-            case "eq":
-                return Value(extended.same(a, b, integer=integer))
-            case "ne":
-                return Value(ONE - extended.same(a, b, integer=integer))
+        if operator in ("eq", "ne"):
+            found = extended.same(a, b, integer=integer)
+        else:
+            high, low = (a, b) if operator in ("ge", "lt") else (b, a)
+            found = extended.at_least(high, low, integer=integer)
+        return Value(ONE - found if operator in ("ne", "lt", "gt") else found)
 
     def cast(self, a: Value, source: str, target: str) -> Value:
         """Return the same number, or whether it is not 0; a float does not become an integer."""
@@ -243,9 +233,12 @@ class Symbols:
         if loop in self.invariants:
             if loop in self.execution.inductions or self.inducing:
                 raise Unsupported(
-                    f"loop {loop!r}, which has an invariant, runs more than once or inside another such loop"
+                    f"loop {loop!r} has an invariant, but runs more than once or inside another such loop"
                 )
-            self._induct(self, loop, self.invariants[loop], lower.form, extent.form, lambda t: body(Value(t)))
+            induction = Induction(self, loop, self.invariants[loop], extent.form)
+            self.inducing = self.execution.inductions[loop] = induction
+            induction.run(lower.form, lambda t: body(Value(t)))
+            self.inducing = None
             return
         size = extent.form.constant
         if size is None or size > _LONGEST:
@@ -287,9 +280,6 @@ class Symbols:
             self._read.add(memory.name)
             self._check_in_place(memory)
             element = nf.read(memory.name, *place)
-            if memory.name in self.execution.infinite:
-                possible = extended.possibly_infinite(element)
-                return Value(element) if self.facts.holds(possible.finite) else possible
             return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
         self._check_lane(memory, place, None)
         return self.contents[memory].read(place, self.facts)
@@ -304,16 +294,15 @@ class Symbols:
     def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """Put a new layer on the content, or record a write to an output."""
         place = self._place(memory, index)
-        axes = tuple(a for a in self._axes)
+        axes = tuple(self._axes)
         path = tuple(c for c in self.facts.path if not _is_range(c, axes))
-        write = Write(place, axes, path, value)
         if memory.scope == "global":
+            write = Write(place, axes, path, value, describe(self.site))
             self.execution.writes.setdefault(memory.name, []).append(write)
-            self.execution.sites.setdefault(memory.name, []).append(describe(self.site))
             self._check_in_place(memory)
             return
         self._check_lane(memory, place, frozenset().union(*map(nf.support, (value.form, value.finite, *path))))
-        self.contents[memory].write(write)
+        self.contents[memory].write(Write(place, axes, path, value))
 
     def atomic_add(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """Refuse: what an element holds would depend on other threads."""

@@ -60,10 +60,9 @@ class Raw(Value):
     form = finite = property(_number)
 
 
-def possibly_infinite(element: Form) -> Value:
-    """Return a number that is finite or +inf; nothing says which."""
-    finite = nf.indicator("ge", nf.apply("finite", element), integer=True)
-    return Value(finite * element, finite, 1)
+def infinity(sign: Literal[-1, 1]) -> Value:
+    """Return inf or -inf."""
+    return Value(ZERO, ZERO, sign)
 
 
 def _flip(sign: Literal[-1, 1]) -> Literal[-1, 1]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -346,3 +346,8 @@ def substitute(p: Form, values: Mapping[int, Form]) -> Form:
     if support(p).isdisjoint(values):
         return p
     return Rewriting(values.get, lambda numbers: numbers & values.keys())(p)
+
+
+def rewritten(p: Form, rewritings: Iterable[Callable[[Form], Form]]) -> Form:
+    """Return the form after one rewriting after the other."""
+    return reduce(lambda q, rewriting: rewriting(q), rewritings, p)

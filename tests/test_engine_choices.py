@@ -30,7 +30,7 @@ def test_the_choices_prove_what_is_true() -> None:
     assert holds(EQUAL * x(A), EQUAL * x(B), Facts())
     assert nested_condition(x(EQUAL)) == number(EQUAL)
     assert holds(x(EQUAL), EQUAL * x(ONE) + (ONE - EQUAL) * x(ZERO), Facts())
-    assert indices_of_maxima(x(A) - nf.maximum([(ONE, x(B)), (ONE, x(ZERO))])) == sorted({number(A), number(x(A))})
+    assert indices_of_maxima(x(A) - nf.maximum([x(B), x(ZERO)])) == sorted({number(A), number(x(A))})
 
 
 def test_a_wrong_solution_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

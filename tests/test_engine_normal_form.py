@@ -224,7 +224,7 @@ def test_maxima() -> None:
     a, b, c, _ = names(4)
 
     def largest(*values: Form) -> Form:
-        return nf.maximum((ONE, v) for v in values)
+        return nf.maximum(values)
 
     assert largest(a, largest(b, c)) is largest(largest(c, b), a, a)
     assert largest(a, nf.form(2), nf.form(3)) is largest(nf.form(3), a)

@@ -86,9 +86,9 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
     """Return the forms for every value of each index, of few values, that a maximum in the first one runs over."""
     cases: list[Sequence[Form]] = [forms]
     for number in indices_of_maxima(forms[0]):
-        extent = facts.extent(number)
-        if extent is not None and extent * len(cases) <= _CASES:
-            values = [{number: nf.form(k)} for k in range(extent)]
+        extent = facts.below.get(number, nf.ZERO).constant
+        if extent and extent * len(cases) <= _CASES:
+            values = [{number: nf.form(k)} for k in range(int(extent))]
             cases = [[nf.substitute(p, value) for p in case] for case in cases for value in values]
     return cases
 
@@ -137,16 +137,15 @@ class Linear:
         """
         match atom:
             case nf.Max(entries):
-                ordered = sorted(entries, key=lambda e: (e[0].id, e[1].id))
-                holds = [self.real(c) >= 1 for c, _ in ordered]
-                values = [self.real(v) for _, v in ordered]
+                pairs = [nf.conditional(v) for v in sorted(entries, key=lambda v: v.id)]
+                holds = [self.real(c) >= 1 for c, _ in pairs]
+                values = [self.real(v) for _, v in pairs]
                 self.facts += [z3.Implies(h, unknown >= v) for h, v in zip(holds, values, strict=True)]
                 taken = [z3.And(h, unknown == v) for h, v in zip(holds, values, strict=True)]
                 self.facts.append(z3.Or(*taken, z3.Not(z3.Or(*holds))))
             case nf.Big("max", _, extent, _):
-                for entry in (nf.opened(atom, nf.form(k)) for k in _few(extent)):
-                    for condition, value in _conditional(entry):
-                        self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
+                for condition, value in (nf.conditional(nf.opened(atom, nf.form(k))) for k in _few(extent)):
+                    self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
             case nf.Indicator("ge", inner, integer):
                 self.facts.append(z3.Or(unknown == 0, unknown == 1))
                 if not integer:
@@ -161,16 +160,6 @@ def _few(extent: Form) -> range:
     """Return the values below an extent, if it is constant and small."""
     size = extent.constant
     return range(int(size) if size is not None and size <= nf.LONGEST_MAX else 0)
-
-
-def _conditional(entry: Form) -> Iterator[tuple[Form, Form]]:
-    """Yield condition and value of an entry of a maximum; nothing of a value that counts in no case but its own."""
-    for monomial in entry.terms if len(entry.terms) == 1 else ():
-        for number, _ in monomial:
-            atom = nf.atom_of(number)
-            if isinstance(atom, nf.Apply) and atom.function == nf.WHERE:
-                condition, value = atom.arguments
-                yield condition, value
 
 
 def _each(p: Form) -> Iterator[Form]:

@@ -45,7 +45,7 @@ class _Cases:
         """Return a sum or maximum of forms whose conditions are taken out."""
         atom = nf.atom_of(number)
         if isinstance(atom, nf.Max):
-            return nf.maximum((self.form(c), self.form(v)) for c, v in atom.entries)
+            return nf.maximum(map(self.form, atom.entries))
         assert isinstance(atom, nf.Big)
         build = nf.summation if atom.operator == "sum" else nf.big_maximum
 
@@ -96,10 +96,10 @@ def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:
 
 def _clamped(atom: Atom, index: Form) -> Rational | None:
     """Return the constant c of max(-index, -c), which is -min(index, c); None if it is another maximum."""
-    if not isinstance(atom, nf.Max) or (ONE, -index) not in atom.entries or len(atom.entries) != 2:
+    if not isinstance(atom, nf.Max) or -index not in atom.entries or len(atom.entries) != 2:
         return None
-    ((condition, value),) = atom.entries - {(ONE, -index)}
-    return -value.constant if condition is ONE and value.constant is not None else None
+    (value,) = atom.entries - {-index}
+    return None if value.constant is None else -value.constant
 
 
 def _outermost(numbers: frozenset[int]) -> set[int]:

@@ -121,7 +121,7 @@ def maximum(a: Value, b: Value) -> Value:
     if (a.finite is not ONE and a.sign > 0) or (b.finite is not ONE and b.sign > 0):
         raise Indefinite("the maximum with inf")
     finite = ONE - (ONE - a.finite) * (ONE - b.finite)
-    entries = [(x.finite, under(x.finite, x.form)) for x in (a, b)]
+    entries = [nf.where(x.finite, under(x.finite, x.form)) for x in (a, b)]
     return Value(finite * nf.maximum(entries) if finite is not ZERO else ZERO, finite)
 
 
@@ -133,22 +133,21 @@ def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
 
     def entry(extent: Form, element: Callable[[Form], Value]) -> tuple[Form, Form]:
         count = nf.summation(extent, lambda k: element(k).finite)
-        return count, nf.conditional_maximum(extent, lambda k: _where_finite(element(k)))
+        return count, nf.bound_maximum(extent, lambda k: _where_finite(element(k)))
 
     found = [entry(*part) for part in parts]
     some = _any(sum((count for count, _ in found), ZERO))
-    maximum = nf.maximum((_any(c), v) for c, v in found) if len(found) > 1 else found[0][1]
-    return Value(some * maximum, some)
+    return Value(some * nf.maximum(nf.where(_any(c), v) for c, v in found), some)
 
 
 def _any(count: Form) -> Form:
     return nf.indicator("ge", count - 1, integer=True)
 
 
-def _where_finite(a: Value) -> tuple[Form, Form]:
+def _where_finite(a: Value) -> Form:
     if a.sign > 0:
         raise Indefinite("the maximum with inf")
-    return a.finite, under(a.finite, a.form)
+    return nf.where(a.finite, under(a.finite, a.form))
 
 
 def under(condition: Form, p: Form) -> Form:

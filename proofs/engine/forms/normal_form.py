@@ -86,8 +86,6 @@ class Apply(Atom):
         return self.arguments
 
     def _rebuild(self, change: Change) -> Form:
-        if self.function == "log" and len(self.arguments) == 1:
-            return log(change(self.arguments[0]))
         return apply(self.function, *map(change, self.arguments))
 
 
@@ -96,7 +94,6 @@ class Exp(Atom):
     """The exponential of one monomial; a factor of the argument is the exponent of this atom."""
 
     argument: Form
-    divisible: ClassVar[bool] = True
 
     def _children(self) -> tuple[Form, ...]:
         return (self.argument,)
@@ -107,15 +104,15 @@ class Exp(Atom):
 
 @dataclass(frozen=True, slots=True)
 class Max(Atom):
-    """The largest of the values whose condition holds; at least one must."""
+    """The largest of several values, of which those under a condition (``where``) count where it holds."""
 
-    entries: frozenset[tuple[Form, Form]]
+    entries: frozenset[Form]
 
     def _children(self) -> tuple[Form, ...]:
-        return tuple(f for entry in self.entries for f in entry)
+        return tuple(self.entries)
 
     def _rebuild(self, change: Change) -> Form:
-        return maximum((change(c), change(v)) for c, v in self.entries)
+        return maximum(map(change, self.entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +145,7 @@ class Big(Atom):
         return self.extent, self.body
 
     def _rebuild(self, change: Change) -> Form:
-        conditional = any(
-            isinstance(a := atom_of(n), Apply) and a.function == WHERE for m in self.body.terms for n, _ in m
-        )
-        build = summation if self.operator == "sum" else _bound_maximum if conditional else big_maximum
+        build = summation if self.operator == "sum" else bound_maximum
         return build(change(self.extent), lambda k: change(opened(self, k)))
 
 
@@ -174,10 +168,31 @@ def read(buffer: str, *index: Form | Rational) -> Form:
 
 
 def apply(function: str, *arguments: Form | Rational) -> Form:
-    """Return an uninterpreted function of its arguments; the quotient ``floordiv`` of integers by a constant has a law."""
+    """Return a function of its arguments: opaque but for ``log``, ``where`` and the quotient ``floordiv`` by a constant."""
     forms = tuple(map(form, arguments))
+    if function in ("log", WHERE):
+        return (log if function == "log" else where)(*forms)
     divisor = forms[-1].constant if function == "floordiv" else None
     return floordiv(forms[0], int(divisor)) if divisor and divisor > 0 else of_atom(Apply(function, forms))
+
+
+def where(condition: Form, value: Form) -> Form:
+    """Return a value that counts in a maximum only where the condition, a form that is 0 or 1, holds."""
+    return value if condition is ONE else of_atom(Apply(WHERE, (condition, value)))
+
+
+def conditional(entry: Form) -> tuple[Form, Form]:
+    """Return the condition and the value of an entry of a maximum."""
+    match _single(entry):
+        case Apply("where", (condition, value)):
+            return condition, value
+    return ONE, entry
+
+
+def _single(p: Form) -> Atom | None:
+    """Return the atom that a form is, or None."""
+    monomial = next(iter(p.terms)) if len(p.terms) == 1 else ()
+    return atom_of(monomial[0][0]) if len(monomial) == 1 and p.terms[monomial] == monomial[0][1] == 1 else None
 
 
 def multiple(a: Form, divisor: int) -> tuple[Form, Form]:
@@ -198,19 +213,20 @@ def exp(p: Form) -> Form:
     result = ONE
     for monomial, coefficient in p.terms.items():
         rate = Fraction(coefficient)
-        inner = atom_of(monomial[0][0]) if len(monomial) == 1 and monomial[0][1] == 1 else None
-        if isinstance(inner, Apply) and inner.function == "log" and rate.denominator == 1:
-            result = result * inner.arguments[0] ** int(rate)
-        else:
-            exponent = int(rate) if rate.denominator == 1 else rate
-            result = result * of_atom(Exp(monomial_form(monomial)), exponent)
+        exponent = int(rate) if rate.denominator == 1 else rate
+        argument = monomial_form(monomial)
+        match _single(argument):
+            case Apply("log", (inner,)) if exponent is not rate:
+                result = result * inner**exponent
+            case _:
+                result = result * of_atom(Exp(argument), exponent)
     return result
 
 
 def log(p: Form) -> Form:
     """Return log(p), opaque but for the exps that are factors of p."""
     rest, inside = without_exps(p)
-    return inside + (ZERO if rest is ONE else apply("log", rest))
+    return inside + (ZERO if rest is ONE else of_atom(Apply("log", (rest,))))
 
 
 def without_exps(p: Form) -> tuple[Form, Form]:
@@ -240,22 +256,16 @@ def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
     return of_atom(Indicator(relation, p * (Fraction(1) / scale), integer))
 
 
-def maximum(entries: Iterable[tuple[Form, Form]]) -> Form:
-    """Return the largest of the values whose condition, a form that is 0 or 1, holds."""
-    flat: set[tuple[Form, Form]] = set()
-    for condition, value in entries:
-        ((monomial, coefficient),) = value.terms.items() if len(value.terms) == 1 else (((), 0),)
-        inner = atom_of(monomial[0][0]) if len(monomial) == 1 and monomial[0][1] == coefficient == 1 else None
-        if condition is ONE and isinstance(inner, Max):
-            flat |= inner.entries
-        elif condition is not ZERO:
-            flat.add((condition, value))
-    numbers = [v.constant for c, v in flat if c is ONE and v.constant is not None]
-    if numbers:
-        flat = {e for e in flat if e[1].constant is None or e[0] is not ONE} | {(ONE, form(max(numbers)))}
-    if len(flat) == 1:
-        return next(iter(flat))[1]
-    return of_atom(Max(frozenset(flat)))
+def maximum(entries: Iterable[Form]) -> Form:
+    """Return the largest of the entries; if all are under conditions, at least one of these must hold."""
+    flat: set[Form] = set()
+    for entry in entries:
+        inner = _single(entry)
+        flat |= inner.entries if isinstance(inner, Max) else {entry}
+    numbers = {v: v.constant for v in flat if v.constant is not None}
+    largest = {form(max(numbers.values()))} if numbers else set()
+    flat = {v for v in flat if v not in numbers and conditional(v)[0] is not ZERO} | largest
+    return conditional(*flat)[1] if len(flat) == 1 else of_atom(Max(frozenset(flat)))
 
 
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
@@ -315,20 +325,16 @@ def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], F
 
 
 def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
-    """Return Max_{k < extent} body(k); the extent is at least 1."""
+    """Return Max_{k < extent} body(k), written out if the extent is small; it is at least 1."""
     extent = form(extent)
     size = extent.constant
     if size is not None and 1 <= size <= LONGEST_MAX:
-        return maximum((ONE, body(form(k))) for k in range(int(size)))
-    return _bound_maximum(extent, body)
+        return maximum(body(form(k)) for k in range(int(size)))
+    return bound_maximum(extent, body)
 
 
-def conditional_maximum(extent: Form, body: Callable[[Form], tuple[Form, Form]]) -> Form:
-    """Return the largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
-    return _bound_maximum(extent, lambda k: apply(WHERE, *body(k)))
-
-
-def _bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
+def bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
+    """Return Max_{k < extent} body(k), not written out; at least one of the values must count."""
     index = fresh("k")
     (((number, _),),) = index.terms
     inside = body(index)

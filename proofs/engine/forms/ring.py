@@ -27,7 +27,7 @@ from ..base.errors import Unsupported
 
 Rational = int | Fraction
 Monomial = tuple[tuple[int, Rational], ...]
-"""(atom, exponent) pairs by rising atom number; exponents are integers but for divisible atoms."""
+"""(atom, exponent) pairs by rising atom number; exponents are integers but for those of exps."""
 
 
 class Undefined(Unsupported):
@@ -57,9 +57,11 @@ class Form:
                 terms[monomial] = terms.get(monomial, 0) + x * y
         return of_terms(terms) if not self._conditional() and not form(other)._conditional() else _absorb(terms)
 
-    def __pow__(self, exponent: int) -> Form:
+    def __pow__(self, exponent: Rational) -> Form:
+        if exponent != int(exponent):
+            raise ValueError(f"({self}) to the power {exponent}")
         base = self if exponent >= 0 else reciprocal(self)
-        return reduce(Form.__mul__, itertools.repeat(base, abs(exponent)), ONE)
+        return reduce(Form.__mul__, itertools.repeat(base, abs(int(exponent))), ONE)
 
     def __neg__(self) -> Form:
         return of_terms({m: -c for m, c in self.terms.items()})
@@ -105,8 +107,6 @@ class Atom:
 
     idempotent: ClassVar[bool] = False
     """Whether it is its own square."""
-    divisible: ClassVar[bool] = False
-    """Whether its exponents may be fractions."""
     binds: ClassVar[bool] = False
     """Whether it binds a variable."""
 
@@ -120,7 +120,7 @@ class Atom:
 
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
         """Return a power of the atom with its parts changed."""
-        return power(self._rebuild(change), exponent)
+        return self._rebuild(change) ** exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,8 @@ class Polynomial(Atom):
 
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
         # It stays a factor, since products of such polynomials would explode if they were expanded.
-        return _monomial_power(_inverse(change(self.form)), -exponent)
+        ((monomial, coefficient),) = _inverse(change(self.form)).terms.items()
+        return of_terms({tuple((a, -e * exponent) for a, e in monomial): Fraction(coefficient) ** -int(exponent)})
 
 
 _ATOMS: list[Atom] = []
@@ -221,17 +222,6 @@ def _absorb(terms: dict[Monomial, Rational]) -> Form:
     return result
 
 
-def power(base: Form, exponent: Rational) -> Form:
-    """Return ``base ** exponent``; only the exponent of one product of divisible atoms may be a fraction."""
-    if exponent == int(exponent):
-        return base ** int(exponent)
-    if len(base.terms) == 1:
-        ((monomial, coefficient),) = base.terms.items()
-        if coefficient == 1 and all(_ATOMS[a].divisible for a, _ in monomial):
-            return of_terms({tuple((a, e * exponent) for a, e in monomial): 1})
-    raise ValueError(f"({base}) to the power {exponent}")
-
-
 def common_monomial(p: Form) -> Monomial:
     """Return the atoms that every term has, at their least exponent; an atom that a term lacks has exponent 0 there."""
     terms = [dict(m) for m in p.terms]
@@ -263,12 +253,6 @@ def _inverse(p: Form) -> Form:
     monic = of_terms({m: Fraction(c) / leading for m, c in rest.terms.items()})
     last = ((number_of(Polynomial(monic)), -1),)
     return of_terms({_product(inverse, last): Fraction(1) / leading})
-
-
-def _monomial_power(p: Form, exponent: Rational) -> Form:
-    """Return a power of a form of one term, by an integer."""
-    ((monomial, coefficient),) = p.terms.items()
-    return of_terms({tuple((a, e * exponent) for a, e in monomial): Fraction(coefficient) ** int(exponent)})
 
 
 def children(atom: Atom) -> tuple[Form, ...]:
@@ -335,7 +319,7 @@ class Rewriting:
                 value = self._replacement(atom) if atom in self._targets else None
                 # The body of a sum is rewritten at a fresh index. Its atoms are new, and may be targets.
                 change = self if _ATOMS[atom].binds else self._visit
-                rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else power(value, exponent)
+                rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else value**exponent
                 term = term * rebuilt
             result = result + term
         return result + of_terms(kept)

@@ -60,6 +60,6 @@ class Signs:
                 sign = self.form(body)
                 return sign if (extent.constant or 0) >= 1 or sign is None else "nonnegative"
             case nf.Max(entries):
-                signs = {self.form(v) for c, v in entries if c is nf.ONE}
+                signs = set(map(self.form, entries))
                 return "positive" if "positive" in signs else "nonnegative" if "nonnegative" in signs else None
         return None

@@ -178,7 +178,7 @@ class Block:
     def written_out(self, p: Form, extent: Form) -> Form:
         """The form with abbreviations replaced by what they stand for, in a split of ``extent`` tiles."""
         for name, definition in self.definitions.items():
-            p = nf.replace(p, name, definition)
+            p = nf.replacing(name, definition)(p)
         return sums.written_out(p, self.first, extent)
 
     def no_entries(self, facts: Facts) -> Rewriting:
@@ -271,7 +271,7 @@ class Block:
             result.append(lambda u, j: sums.within(u) * self.weight(u, j, head) * nf.apply("key", u, j, d))
         return result
 
-    def rules(self, extent: Form, facts: Facts, head: Form, d: Form | None) -> Mapping[Form, nf.Rule]:
+    def rules(self, extent: Form, facts: Facts, head: Form, d: Form | None) -> tuple[nf.Rule, nf.Rule]:
         """The reference's sums over the window and over the entries as sums over tiles."""
 
         def rule(count: Form, before: int) -> nf.Rule:
@@ -281,7 +281,7 @@ class Block:
             return sums.by_tiles(count, self.cfg.tile, facts, [entering(f) for f in self.summands(head, d)])
 
         window = nf.form(self.cfg.window)
-        return {window: rule(window, 0), self.entries: rule(self.entries, self.cfg.window_tiles)}
+        return rule(window, 0), rule(self.entries, self.cfg.window_tiles)
 
 
 Reference = Callable[[Mapping[str, SymbolicTensor], SymbolicTensor], tuple[Any, Any]]
@@ -342,7 +342,7 @@ def _outcome(
         def element(b: Form, y: Form, *row: Form) -> Value:
             s, head, *rest = row[output:]  # an lse, or a mass, has a number before these
             out = tensor(reference(inputs(cfg, whole), SymbolicTensor((), lambda: Value(y), integer=True))[output])
-            with nf.ruled(at.rules(extent, known, head, rest[0] if rest else None)):
+            with nf.ruled(*at.rules(extent, known, head, rest[0] if rest else None)):
                 return out.value(b, s, head, *rest)
 
         return element

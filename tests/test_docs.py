@@ -20,7 +20,14 @@ from test_rooms import MAY
 
 FINDS = (
     *("compiler/rewrite", "compiler/source_lines", "smt/witness"),
-    *("forms/choices", "forms/refutation", "forms/pretty", "semantics/algebra", "execution/invariants"),
+    *(
+        "forms/choices",
+        "forms/summing",
+        "forms/refutation",
+        "forms/pretty",
+        "semantics/algebra",
+        "execution/invariants",
+    ),
     "execution/obligations",
     *("layers/examples", "layers/mutants", "layers/row_major", "layers/tiling"),
 )

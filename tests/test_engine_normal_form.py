@@ -205,9 +205,9 @@ def test_substitution_goes_under_sums_without_capture() -> None:
     (((number, _),),) = i.terms
     p = nf.summation(n, lambda k: read("f", k, i))
     assert nf.substitute(p, {number: n + 2}) is nf.summation(n, lambda k: read("f", k, n + 2))
-    assert nf.replace(p, "none", lambda *_: ZERO) is p
+    assert nf.replacing("none", lambda *_: ZERO)(p) is p
     q = nf.summation(n, lambda k: nf.apply("g", k + i))
-    assert nf.replace(q, "g", lambda k: read("f", 2 * k)) is nf.summation(n, lambda k: read("f", 2 * k + 2 * i))
+    assert nf.replacing("g", lambda k: read("f", 2 * k))(q) is nf.summation(n, lambda k: read("f", 2 * k + 2 * i))
 
 
 def test_a_tiled_sum_is_the_sum() -> None:

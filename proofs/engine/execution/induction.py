@@ -169,11 +169,14 @@ class Induction:
         return rewritten(p, self._unfoldings[s])
 
     def _unfolding(self, name: str, after: State, s: Form) -> Rewriting:
-        (((number, _),),) = self.t.terms
         symbol = f"{name}@{self.loop}"
 
         def value(t: Form, *index: Form) -> Form:
-            return nf.substitute(after[name](*index), {number: s - 1}) if t is s else nf.apply(symbol, t, *index)
+            return (
+                nf.substitute(after[name](*index), {nf.number(self.t): s - 1})
+                if t is s
+                else nf.apply(symbol, t, *index)
+            )
 
         return nf.replacing(symbol, cache(value))
 

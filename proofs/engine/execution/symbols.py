@@ -263,7 +263,7 @@ class Symbols:
 
     def independent(self, store: Sequence[Value], access: Sequence[Value]) -> bool:
         """Return whether the access is at the store's index along each dimension in which that varies with the axes."""
-        axes = {axis.number for axis in self._axes}
+        axes = {nf.number(axis.variable) for axis in self._axes}
         return all(
             axes.isdisjoint(nf.support(a.form)) or self.facts.same(a.form, b.form)
             for a, b in zip(store, access, strict=True)

@@ -53,7 +53,7 @@ class Facts:
 
     def bound(self, variable: Form, extent: Form) -> None:
         """Let a natural variable be less than the extent."""
-        (((number, _),),) = variable.terms
+        number = nf.number(variable)
         if self.below.get(number, extent) is not extent:
             if self.forgotten:
                 raise Unsupported(f"{variable} has the bound {extent}, not {self.below[number]} as was assumed")

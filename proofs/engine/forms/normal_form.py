@@ -27,11 +27,12 @@ from typing import ClassVar, Literal
 from . import summing
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
-from .ring import Atom, Change, Rational, Rewriting, children, common_monomial, number_of, of_terms, support_of
+from .ring import Atom, Change, Rational, Rewriting, children, common_monomial, number_of, of_terms, single, support_of
 from .ring import Form as Form
 from .ring import atom_of as atom_of
 from .ring import form as form
 from .ring import monomial_form as monomial_form
+from .ring import number as number
 from .ring import of_atom as of_atom
 from .ring import substitute as substitute
 from .ring import support as support
@@ -183,16 +184,10 @@ def where(condition: Form, value: Form) -> Form:
 
 def conditional(entry: Form) -> tuple[Form, Form]:
     """Return the condition and the value of an entry of a maximum."""
-    match _single(entry):
+    match single(entry):
         case Apply("where", (condition, value)):
             return condition, value
     return ONE, entry
-
-
-def _single(p: Form) -> Atom | None:
-    """Return the atom that a form is, or None."""
-    monomial = next(iter(p.terms)) if len(p.terms) == 1 else ()
-    return atom_of(monomial[0][0]) if len(monomial) == 1 and p.terms[monomial] == monomial[0][1] == 1 else None
 
 
 def multiple(a: Form, divisor: int) -> tuple[Form, Form]:
@@ -215,7 +210,7 @@ def exp(p: Form) -> Form:
         rate = Fraction(coefficient)
         exponent = int(rate) if rate.denominator == 1 else rate
         argument = monomial_form(monomial)
-        match _single(argument):
+        match single(argument):
             case Apply("log", (inner,)) if exponent is not rate:
                 result = result * inner**exponent
             case _:
@@ -260,7 +255,7 @@ def maximum(entries: Iterable[Form]) -> Form:
     """Return the largest of the entries; if all are under conditions, at least one of these must hold."""
     flat: set[Form] = set()
     for entry in entries:
-        inner = _single(entry)
+        inner = single(entry)
         flat |= inner.entries if isinstance(inner, Max) else {entry}
     numbers = {v: v.constant for v in flat if v.constant is not None}
     largest = {form(max(numbers.values()))} if numbers else set()
@@ -271,11 +266,13 @@ def maximum(entries: Iterable[Form]) -> Form:
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     """Return Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
-    known = summing.by_rule(extent, body)
-    if known is not None:
-        return known
-    if extent in summing.tilings:
-        return _tiled_sum(extent, *summing.tilings[extent], body)
+    for rule in summing.rules():
+        with summing.ruled():
+            known = rule(extent, body)
+        if known is not None:
+            return known
+    if tiling := summing.tiling(extent):
+        return _tiled_sum(extent, *tiling, body)
     size = extent.constant
     if size is not None and size <= summing.longest(LONGEST_SUM):
         return reduce(Form.__add__, (body(form(k)) for k in range(int(size))), ZERO)
@@ -283,8 +280,7 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     if size is None and extent.terms.get((), 0) >= 1 and is_natural(shorter):
         return summation(shorter, body) + body(shorter)
     index = fresh("k")
-    (((number, _),),) = index.terms
-    return _distributed(extent, body(index), number, split=summing.splits())
+    return _distributed(extent, body(index), number(index), split=summing.splits())
 
 
 def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
@@ -302,15 +298,22 @@ def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
 
 def _sum(extent: Form, body: Form, number: int, split: bool) -> Form:
     """Return the sum of a body of one term."""
-    level = 1 + height(body)
+    level, closed = _closed(body, number)
     bound = number_of(Bound(level))
-    if number == bound:
-        return of_atom(Big("sum", level, extent, body))
-    closed = substitute(body, {number: of_atom(Bound(level))})
-    return _distributed(extent, closed, bound, split=True) if split else of_atom(Big("sum", level, extent, closed))
+    if split and number != bound:
+        return _distributed(extent, closed, bound, split=True)
+    return of_atom(Big("sum", level, extent, closed))
+
+
+def _closed(body: Form, number: int) -> tuple[int, Form]:
+    """Return the body of a sum or maximum with its variable, by number, bound; and the level."""
+    level = 1 + height(body)
+    return level, substitute(body, {number: of_atom(Bound(level))})
 
 
 def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], Form]) -> Form:
+    if block < 1:
+        raise ValueError(f"expected tiles of at least 1 element, got {block}")
     whole = all(c % block == 0 for c in extent.terms.values())
     blocks = extent * Fraction(1, block) if whole else floordiv(extent + block - 1, block)
 
@@ -336,10 +339,8 @@ def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
 def bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
     """Return Max_{k < extent} body(k), not written out; at least one of the values must count."""
     index = fresh("k")
-    (((number, _),),) = index.terms
-    inside = body(index)
-    level = 1 + height(inside)
-    return of_atom(Big("max", level, extent, substitute(inside, {number: of_atom(Bound(level))})))
+    level, closed = _closed(body(index), number(index))
+    return of_atom(Big("max", level, extent, closed))
 
 
 def is_natural(p: Form) -> bool:
@@ -375,14 +376,10 @@ def opened(big: Big, index: Form) -> Form:
     return substitute(big.body, {number_of(Bound(big.level)): index})
 
 
-_height: dict[Form, int] = {}
-
-
+@cache
 def height(p: Form) -> int:
     """Return the largest level of a sum or maximum inside."""
-    if p not in _height:
-        _height[p] = max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
-    return _height[p]
+    return max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
 
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
@@ -398,8 +395,3 @@ def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
 
     rewriting = Rewriting(replacement, targets)
     return rewriting
-
-
-def replace(p: Form, function: str, value: Callable[..., Form]) -> Form:
-    """Return the form with ``function(i...)`` replaced by ``value(i...)``, for all indices."""
-    return replacing(function, value)(p)

@@ -170,6 +170,18 @@ def number_of(atom: Atom) -> int:
     return _NUMBER[atom]
 
 
+def single(p: Form) -> Atom | None:
+    """Return the atom that a form is, or None."""
+    monomial = next(iter(p.terms)) if len(p.terms) == 1 else ()
+    return _ATOMS[monomial[0][0]] if len(monomial) == 1 and p.terms[monomial] == monomial[0][1] == 1 else None
+
+
+def number(p: Form) -> int:
+    """Return the number of the one atom of a form."""
+    (((found, _),),) = p.terms
+    return found
+
+
 def of_atom(atom: Atom, exponent: Rational = 1) -> Form:
     """Return the form of one atom to a power."""
     return of_terms({((number_of(atom), exponent),): 1})

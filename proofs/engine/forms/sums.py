@@ -41,6 +41,8 @@ def by_tiles(
 ) -> nf.Rule:
     """Return the rule that a sum over an extent, but for factors without its variable, is one of several sums over tiles.
 
+    It says nothing of sums over other extents.
+
     Args:
         extent: how many elements there are.
         tile: how many elements a tile has.
@@ -55,7 +57,9 @@ def by_tiles(
     inside = nf.indicator("ge", extent - 1 - element, integer=True)
     own = nf.support(t) | nf.support(j)
 
-    def rule(body: Callable[[Form], Form]) -> Form | None:
+    def rule(over: Form, body: Callable[[Form], Form]) -> Form | None:
+        if over is not extent:
+            return None
         outer, inner = _factored(body(element), own)
         if holds(inside * inner, ZERO, facts, _SPLITS):
             return ZERO
@@ -124,7 +128,7 @@ def written_out(p: Form, first: Form, extent: Form) -> Form:
     def inside(u: Form) -> Form:
         return nf.indicator("ge", u - first, integer=True) * nf.indicator("ge", first + extent - 1 - u, integer=True)
 
-    return nf.replace(p, WITHIN, lambda u: inside(u) - 1)
+    return nf.replacing(WITHIN, lambda u: inside(u) - 1)(p)
 
 
 def few_written_out(p: Form) -> Form:
@@ -159,8 +163,7 @@ def counted() -> Rewriting:
 
 
 def _summed(p: Form, variable: Form, extent: Form) -> Form:
-    (((number, _),),) = variable.terms
-    return nf.summation(extent, lambda k: nf.substitute(p, {number: k}))
+    return nf.summation(extent, lambda k: nf.substitute(p, {nf.number(variable): k}))
 
 
 def _count(p: Form, signs: Signs) -> Form | None:

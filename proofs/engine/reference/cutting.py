@@ -29,30 +29,24 @@ class Cut:
     tensor: PullArray
 
 
-class _Cutter:
-    def __init__(self, prefix: str) -> None:
-        self.prefix, self.cuts = prefix, list[Cut]()
-
-    def record(self, result: T) -> T:
-        name = f"{self.prefix}{len(self.cuts)}"
-        self.cuts.append(Cut(name, result))
-        return type(result)(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
-
-
-_cut: _Cutter | None = None
+_cuts: list[Cut] | None = None
 
 
 def recorded(result: T) -> T:
     """Return a result, or its elements as a cut if there is to be one here."""
-    return _cut.record(result) if _cut else result
+    if _cuts is None:
+        return result
+    name = f"x{len(_cuts)}"
+    _cuts.append(Cut(name, result))
+    return type(result)(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
 
 
 @contextmanager
-def cutting(prefix: str = "x") -> Iterator[list[Cut]]:
+def cutting() -> Iterator[list[Cut]]:
     """Make every softmax and every division by a tensor, inside, a cut; they are listed in order."""
-    global _cut
-    before, _cut = _cut, _Cutter(prefix)
+    global _cuts
+    before, _cuts = _cuts, []
     try:
-        yield _cut.cuts
+        yield _cuts
     finally:
-        _cut = before
+        _cuts = before

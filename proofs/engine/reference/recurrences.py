@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,7 +14,7 @@ from ..forms.entailment import Facts
 from ..forms.equality import equal
 from ..forms.equations import elements
 from ..forms.normal_form import Form
-from ..forms.ring import Rewriting
+from ..forms.ring import rewritten
 from .cutting import Cut
 from .pull_array import PullArray
 
@@ -69,60 +70,41 @@ def recurrence(
     Raises:
         Unsupported: a step is another function of its predecessor than the first, or depends on other cuts too.
     """
-    families = {
+    of_others = {
         state.name: partial(nf.apply, other.name, number)
         for other in others
         for number, state in enumerate(other.states)
         if isinstance(state, Cut)
     }
-    unfolding = _Unfolding({cut.name: cut.tensor.at for cut in cuts} | families)
-    steps = [_step(unfolding, name, states[k], states[k + 1]) for k in range(len(states) - 1)]
-    first = next((k for k, s in enumerate(states[:-1]) if isinstance(s, Cut)), None)
+    unfolding = _Unfolding({cut.name: cut.tensor.at for cut in cuts} | of_others)
+    steps = [_step(unfolding, name, before, after) for before, after in itertools.pairwise(states)]
+    first = next((k for k, state in enumerate(states[:-1]) if isinstance(state, Cut)), None)
     if first is None:
         raise Unsupported(f"recurrence {name} has no step from a cut")
-    template = _Template(steps[first], first, others, direction)
+    k = nf.fresh("k")
+    shift = (k - first) * direction
+    shifted = [nf.replacing(o.name, lambda q, *i, n=o.name: nf.apply(n, q + shift, *i)) for o in others]
+    general = cache(lambda *index: rewritten(steps[first](*index), shifted))  # step k
+
+    def step(at: Form | int, *index: Form) -> Form:
+        return nf.substitute(general(*index), {nf.number(k): nf.form(at)})
+
     initial = lambda *i: unfolding(_tensor(states[0]).at(*i))  # noqa: E731
-    result = Recurrence(name, tuple(states), initial, template, tuple(others))
-    for k, (state, step) in enumerate(zip(states[:-1], steps, strict=True)):
-        _check(result, k, state, step, unfolding)
+    result = Recurrence(name, tuple(states), initial, step, tuple(others))
+    for number, (state, wanted) in enumerate(zip(states, steps, strict=False)):
+        _check(result, number, state, wanted, unfolding)
     return result
 
 
-class _Template:
-    """A step of number ``at``, in which the states of the others shift as the number of the step changes."""
-
-    def __init__(
-        self, step: Callable[..., Form], at: int, others: Sequence[Recurrence], direction: Literal[1, -1]
-    ) -> None:
-        self._step, self._at, self._others, self._direction = step, at, others, direction
-        self._shifts: dict[Form, list[Rewriting]] = {}
-
-    def __call__(self, k: Form | int, *index: Form) -> Form:
-        k = nf.form(k)
-        if k not in self._shifts:
-            shift = (k - self._at) * self._direction
-            self._shifts[k] = [
-                nf.replacing(other.name, lambda q, *i, n=other.name: nf.apply(n, q + shift, *i))
-                for other in self._others
-            ]
-        result = self._step(*index)
-        for rewriting in self._shifts[k]:
-            result = rewriting(result)
-        return result
-
-
 def _check(
-    result: Recurrence, k: int, state: Cut | PullArray, step: Callable[..., Form], unfolding: _Unfolding
+    result: Recurrence, k: int, state: Cut | PullArray, wanted: Callable[..., Form], unfolding: _Unfolding
 ) -> None:
     """Check that step k is the common function, at every element."""
     rewritings = [nf.replacing(other.name, _plain(other, unfolding)) for other in result.others]
     if not isinstance(state, Cut):
         rewritings.insert(0, nf.replacing(result.name, lambda *i: unfolding(state.at(*i))))
     for index in elements(result.shape, Facts()):
-        wanted = result.step(k, *index)
-        for rewriting in rewritings:
-            wanted = rewriting(wanted)
-        if not equal(wanted, step(*index)):
+        if not equal(rewritten(result.step(k, *index), rewritings), wanted(*index)):
             raise Unsupported(f"step {k} of {result.name} is not the same function of its predecessor as the others")
 
 
@@ -134,9 +116,7 @@ def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
         if at is None or not 0 <= at <= other.count:
             raise Unsupported(f"state {number} of {other.name} does not exist")
         state = other.states[int(at)]
-        if isinstance(state, Cut):
-            return nf.apply(other.name, number, *index)
-        return unfolding(state.at(*index))
+        return nf.apply(other.name, number, *index) if isinstance(state, Cut) else unfolding(state.at(*index))
 
     return value
 
@@ -150,8 +130,7 @@ class _Unfolding:
     def __call__(self, p: Form, keep: Sequence[str] = ()) -> Form:
         """Return the form without those functions, but for those to be kept."""
         while inside := sorted(_functions(p) & self._rewritings.keys() - set(keep)):
-            for name in inside:
-                p = self._rewritings[name](p)
+            p = rewritten(p, (self._rewritings[name] for name in inside))
         return p
 
 
@@ -162,13 +141,8 @@ def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., For
 
 def _step(unfolding: _Unfolding, name: str, state: Cut | PullArray, following: Cut | PullArray) -> Callable[..., Form]:
     keep = (state.name,) if isinstance(state, Cut) else ()
-    rename = nf.replacing(keep[0], lambda *i: nf.apply(name, *i)) if keep else None
-
-    def step(*index: Form) -> Form:
-        result = unfolding(_tensor(following).at(*index), keep)
-        return rename(result) if rename else result
-
-    return cache(step)
+    renamings = [nf.replacing(kept, partial(nf.apply, name)) for kept in keep]
+    return cache(lambda *index: rewritten(unfolding(_tensor(following).at(*index), keep), renamings))
 
 
 def _tensor(state: Cut | PullArray) -> PullArray:

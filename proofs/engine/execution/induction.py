@@ -27,8 +27,7 @@ from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
 from .contents import Axis, Contents, Uninitialised, Write
-from .invariants import Determined, Formula, Ghost, Invariant
-from .state import State
+from .invariants import Determined, Formula, Ghost, Invariant, State
 
 if TYPE_CHECKING:
     from .symbols import Symbols
@@ -94,7 +93,7 @@ class Induction:
         """
         head, self._stage = self._stage, None
         if head is not None and self.invariant.staged:
-            now = self._frozen(head.t, lambda name, index: head[name](*index))
+            now = self._frozen(head.t, lambda name, index: head.read(name, index))
             self._check(now, f"in an iteration of loop {self.loop!r}", self.invariant.staged)
             self._describe(self.invariant.staged, head)
 
@@ -154,7 +153,7 @@ class Induction:
             raise Unsupported(f"the invariant of loop {self.loop!r} says nothing of {name}")
         if name not in self.changed:
             return nf.apply(f"{name}@{self.loop}", *index)
-        initial = self._entry[name](*index) if t is ZERO and self._entry is not None else None
+        initial = self._entry.read(name, index) if t is ZERO and self._entry is not None else None
         constant = initial is not None and initial.constant is not None
         return initial if initial is not None and constant else nf.apply(f"{name}@{self.loop}", t, *index)
 
@@ -173,7 +172,7 @@ class Induction:
 
         def value(t: Form, *index: Form) -> Form:
             return (
-                nf.substitute(after[name](*index), {nf.number(self.t): s - 1})
+                nf.substitute(after.read(name, index), {nf.number(self.t): s - 1})
                 if t is s
                 else nf.apply(symbol, t, *index)
             )
@@ -185,7 +184,7 @@ class Induction:
         state = self.symbolic(t)
         for memory in (*self.lost, *map(self.memories.__getitem__, self.invariant.staged)):
             self.algebra.contents[memory].forget(self.path)
-        free = {name: Determined(lambda s, *i, n=name: s[n](*i)) for name in self.invariant.free}
+        free = {name: Determined(lambda s, *i, n=name: s.read(n, i)) for name in self.invariant.free}
         self._describe({**free, **self.invariant.determined}, state)
         return state
 
@@ -221,7 +220,7 @@ class Induction:
                 with self.facts.assuming(condition):
                     wanted = determined.value(state, *index)
                     try:
-                        self._record(state[name](*index), wanted, statement)
+                        self._record(state.read(name, index), wanted, statement)
                     except Uninitialised as error:
                         self.algebra.execution.equations.append(Equation(f"{statement}: {error}", False, ZERO, wanted))
 
@@ -234,7 +233,7 @@ class Induction:
             shape = next(m for m in self.algebra.contents if m.name == like).shape
             for index in elements([dim.form for dim in shape], self.facts):
                 site = f"{name}[{', '.join(map(str, index))}] {when}"
-                execution.require("positive", Value(state[name](*index)), self.facts.path, site)
+                execution.require("positive", Value(state.read(name, index)), self.facts.path, site)
             execution.positive |= {f"{name}@{self.loop}"}
 
     def _reader(self, ghost: Ghost, state: State) -> Formula:

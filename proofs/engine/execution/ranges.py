@@ -14,7 +14,6 @@ conditions under which an operation runs are hypotheses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import z3
@@ -25,19 +24,19 @@ from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts
 from ..forms.extended import under
 from ..forms.normal_form import Form
-from ..forms.ring import Atom, Monomial, Rational
+from ..forms.ring import Atom, Monomial
 from ..forms.signs import Signs
-from .obligations import Obligation
+from .obligations import Kind, Obligation
 from .obligations import Waiver as Waiver
 from .outcome import Execution
 
 _CASES = 256
 """How many values of the indices of a maximum are looked at one by one."""
-_GOALS = {
-    "exp": "the argument of exp is at most 0",
-    "nonzero": "the denominator is not 0",
-    "positive": "the value is positive",
-    "nonnegative": "the value is not negative",
+_GOALS: Mapping[Kind, tuple[str, Callable[[Any], Any]]] = {
+    "exp": ("the argument of exp is at most 0", lambda value: value <= 0),
+    "nonzero": ("the denominator is not 0", lambda value: z3.Or(value > 0, value < 0)),
+    "positive": ("the value is positive", lambda value: value > 0),
+    "nonnegative": ("the value is not negative", lambda value: value >= 0),
 }
 
 
@@ -45,16 +44,11 @@ def conditions(
     execution: Execution, waivers: Sequence[Waiver] = ()
 ) -> tuple[list[Condition], list[tuple[Condition, Waiver]]]:
     """Return the range conditions of an execution: those to be proved, and those waived."""
-    open_conditions: list[Condition] = []
-    waived: list[tuple[Condition, Waiver]] = []
-    for obligation in _distinct(execution.obligations):
-        condition = _condition(obligation, execution)
-        waiver = next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None)
-        if waiver:
-            waived.append((condition, waiver))
-        else:
-            open_conditions.append(condition)
-    return open_conditions, waived
+    found = [
+        (_condition(o, execution), next((w for w in waivers if w.text in o.site and w.kind == o.kind), None))
+        for o in _distinct(execution.obligations)
+    ]
+    return [c for c, waiver in found if waiver is None], [(c, waiver) for c, waiver in found if waiver is not None]
 
 
 def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
@@ -71,14 +65,9 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
     operands = _where_finite(obligation), obligation.value.finite, *obligation.path
     forms = [execution.facts.decide_all(p) for p in operands]
     cases = [[linear.real(p) for p in case] for case in _cases(forms, execution.facts)]
-    goal: Mapping[str, Callable[[Any], Any]] = {
-        "exp": lambda value: value <= 0,
-        "nonzero": lambda value: z3.Or(value > 0, value < 0),
-        "positive": lambda value: value > 0,
-        "nonnegative": lambda value: value >= 0,
-    }
-    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal[obligation.kind](value)) for value, *here in cases]
-    statement = f"{_GOALS[obligation.kind]}: {obligation.value.form}"
+    words, goal = _GOALS[obligation.kind]
+    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal(value)) for value, *here in cases]
+    statement = f"{words}: {obligation.value.form}"
     return Condition("range", statement, tuple(linear.facts), z3.And(*goals), Site(obligation.site))
 
 
@@ -109,13 +98,8 @@ class Linear:
 
     def real(self, p: Form) -> Any:
         """Return a form as a linear term."""
-        terms = [self._coefficient(c) * self._unknown(m) for m, c in p.terms.items()]
+        terms = [z3.Q(c.numerator, c.denominator) * self._unknown(m) for m, c in p.terms.items()]
         return z3.Sum(*terms) if terms else z3.RealVal(0)
-
-    @staticmethod
-    def _coefficient(value: Rational) -> Any:
-        exact = Fraction(value)
-        return z3.Q(exact.numerator, exact.denominator)
 
     def _unknown(self, monomial: Monomial) -> Any:
         if not monomial:
@@ -146,14 +130,12 @@ class Linear:
             case nf.Big("max", _, extent, _):
                 for condition, value in (nf.conditional(nf.opened(atom, nf.form(k))) for k in _few(extent)):
                     self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
-            case nf.Indicator("ge", inner, integer):
+            case nf.Indicator(relation, inner, integer):
                 self.facts.append(z3.Or(unknown == 0, unknown == 1))
-                if not integer:
+                if relation == "ge" and not integer:
                     self.facts.append((unknown == 1) == (self.real(inner) >= 0))
-                if self._signs.form(inner + 1) is not None:
+                if relation == "ge" and self._signs.form(inner + 1) is not None:
                     self.facts += [self.real(c) <= unknown for c in _each(inner + 1) if _is_condition(c)]
-            case nf.Indicator():
-                self.facts.append(z3.Or(unknown == 0, unknown == 1))
 
 
 def _few(extent: Form) -> range:

@@ -10,7 +10,6 @@ from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.constants import LN2, unified, unify
-from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
@@ -23,6 +22,11 @@ from .outcome import Execution
 
 _LONGEST = 1024
 """The largest constant extent of a loop that is unrolled."""
+_REQUIRED: Mapping[Unary, Kind] = {
+    **{"exp": "exp", "exp2": "exp", "log": "positive", "log2": "positive"},
+    **{"sqrt": "nonnegative", "rsqrt": "positive", "rcp": "nonzero"},
+}
+"""What the operand of a function must be."""
 
 
 def block(dimension: Dimension = "x") -> Form:
@@ -66,24 +70,19 @@ class Symbols:
 
     def unary(self, operator: Unary, a: Value, dtype: str) -> Value:
         """Apply a function to one value; those without laws are uninterpreted."""
+        a = extended.multiply(a, Value(nf.form(LN2))) if operator == "exp2" else a
+        if operator in _REQUIRED:
+            self._require(_REQUIRED[operator], a)
         match operator:
             case "not":
                 return Value(ONE - a.form)
             case "exp" | "exp2":
-                scaled = a if operator == "exp" else extended.multiply(a, Value(nf.form(LN2)))
-                self._require("exp", scaled)
-                return extended.exp(Value(unified(scaled.form, dtype), scaled.finite, scaled.sign))
+                return extended.exp(Value(unified(a.form, dtype), a.finite, a.sign))
             case "log" | "log2":
-                self._require("positive", a)
                 return Value(nf.log(a.real) * (1 if operator == "log" else 1 / LN2))
-            case "sqrt":
-                self._require("nonnegative", a)
-                return Value(nf.apply("sqrt", a.real))
-            case "rsqrt":
-                self._require("positive", a)
-                return Value(1 / nf.apply("sqrt", a.real))
+            case "sqrt" | "rsqrt":
+                return Value(nf.apply("sqrt", a.real) ** (1 if operator == "sqrt" else -1))
             case "rcp":
-                self._require("nonzero", a)
                 return extended.divide(Value(ONE), a)
             case "abs":
                 return extended.maximum(Value(a.real), Value(-a.real))
@@ -110,12 +109,9 @@ class Symbols:
             case "max" | "maxnan":
                 return self._larger(a, b, is_integer(dtype))
             case "min":
-                smaller = self._larger(extended.negative(a), extended.negative(b), is_integer(dtype))
-                return extended.negative(smaller)
-            case "pow":
-                exponent = b.real.constant
-                if exponent is not None and exponent == int(exponent) and exponent >= 0:
-                    return Value(a.real ** int(exponent))
+                return extended.negative(self.binary("max", extended.negative(a), extended.negative(b), dtype))
+            case "pow" if (exponent := b.real.constant) is not None and exponent == int(exponent) and exponent >= 0:
+                return Value(a.real**exponent)
             case "floordiv" | "floormod" | "truncdiv" | "truncmod":
                 return Value(self._divide(operator, a.form, b.form))
         raise Unsupported(f"{operator} of {dtype} in the symbolic reading")
@@ -128,12 +124,20 @@ class Symbols:
         return extended.maximum(a, b)
 
     def _divide(self, operator: str, a: Form, b: Form) -> Form:
-        """Return the quotient or remainder of integers by a positive number; a multiple of it is split off."""
+        """Return the quotient or remainder of integers by a positive number.
+
+        What a constant divides is split off; the rest is opaque unless it is in [0, b).
+        """
         if not self.facts.holds(nf.indicator("ge", b - 1, integer=True)):
             raise Unsupported(f"division of integers by {b}, which is not known to be positive")
         if operator.startswith("trunc") and not self.facts.holds(nf.indicator("ge", a, integer=True)):
             raise Unsupported(f"truncating division of {a}, which may be negative")
-        return quotient(a, b, self.facts) if operator.endswith("div") else a - b * quotient(a, b, self.facts)
+        result = nf.apply("floordiv", a, b)
+        if b.constant is not None:
+            whole, rest = nf.multiple(a, int(b.constant))
+            within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", b - 1 - rest, integer=True)
+            result = whole if self.facts.holds(within) else result
+        return result if operator.endswith("div") else a - b * result
 
     def compare(self, operator: Comparison, a: Value, b: Value, dtype: str) -> Value:
         """Return a comparison as a form that is 0 or 1."""
@@ -185,7 +189,8 @@ class Symbols:
     def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
         """Evaluate the body at an index below the extent: a variable, or an expression with one where a sum is tiled."""
         self.facts.bound_fresh(k, extent)
-        with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [_below(k, extent)])):
+        below = nf.indicator("ge", extent - 1 - k, integer=True)
+        with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [below])):
             return body(Value(k))
 
     def _require(self, kind: Kind, value: Value) -> None:
@@ -232,9 +237,7 @@ class Symbols:
         """Cut a loop by its invariant, or unroll it."""
         if loop in self.invariants:
             if loop in self.execution.inductions or self.inducing:
-                raise Unsupported(
-                    f"loop {loop!r} has an invariant, but runs more than once or inside another such loop"
-                )
+                raise Unsupported(f"loop {loop!r} with an invariant runs more than once or inside another such loop")
             induction = Induction(self, loop, self.invariants[loop], extent.form)
             self.inducing = self.execution.inductions[loop] = induction
             induction.run(lower.form, lambda t: body(Value(t)))
@@ -257,8 +260,7 @@ class Symbols:
     @contextmanager
     def guard(self, condition: Value) -> Iterator[None]:
         """Add the condition to the path inside."""
-        parts = [] if self.facts.holds(condition.form) else [condition.form]
-        with self.facts.assuming(*parts):
+        with self.facts.assuming(*([] if self.facts.holds(condition.form) else [condition.form])):
             yield
 
     def independent(self, store: Sequence[Value], access: Sequence[Value]) -> bool:
@@ -295,7 +297,8 @@ class Symbols:
         """Put a new layer on the content, or record a write to an output."""
         place = self._place(memory, index)
         axes = tuple(self._axes)
-        path = tuple(c for c in self.facts.path if not _is_range(c, axes))
+        ranges = {nf.indicator("ge", a.variable - a.lower, integer=True) for a in axes}
+        path = tuple(c for c in self.facts.path if c not in ranges)
         if memory.scope == "global":
             write = Write(place, axes, path, value, describe(self.site))
             self.execution.writes.setdefault(memory.name, []).append(write)
@@ -327,10 +330,7 @@ class Symbols:
     def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], stored: frozenset[int] | None) -> None:
         """Check that explicit threads use a buffer that they share in their own lane only.
 
-        Args:
-            memory: the buffer.
-            place: the index.
-            stored: the atoms on which a store depends, or None for a load.
+        ``stored`` holds the atoms on which a store depends; it is None for a load.
         """
         if memory.scope == "local":
             if stored is not None and self._axes:
@@ -340,28 +340,6 @@ class Symbols:
         lane = {d: i for d, i in inside.items() if i in {nf.of_atom(nf.atom_of(t)) for t in self._threads}}
         own = {t for i in lane.values() for t in nf.support(i)}
         known = self._lanes.setdefault(memory, lane)
-        if (
-            lane != inside
-            or known != lane
-            or not (stored or frozenset()) & self._threads <= own
-            or (lane and self._axes)
-        ):
+        foreign = (stored or frozenset()) & self._threads - own
+        if lane != inside or known != lane or foreign or (lane and self._axes):
             raise Unsupported(f"threads share {memory.name} otherwise than each in its own lane: {describe(self.site)}")
-
-
-def quotient(a: Form, b: Form, facts: Facts) -> Form:
-    """Return ⌊a / b⌋ for b > 0; what b divides is split off, the rest is opaque unless it is in [0, b)."""
-    divisor = b.constant
-    if divisor is None:
-        return nf.apply("floordiv", a, b)
-    whole, rest = nf.multiple(a, int(divisor))
-    within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", divisor - 1 - rest, integer=True)
-    return whole if facts.holds(within) else nf.floordiv(a, int(divisor))
-
-
-def _below(k: Form, extent: Form) -> Form:
-    return nf.indicator("ge", extent - 1 - k, integer=True)
-
-
-def _is_range(condition: Form, axes: Sequence[Axis]) -> bool:
-    return any(condition is nf.indicator("ge", a.variable - a.lower, integer=True) for a in axes)

@@ -16,7 +16,7 @@ from . import normal_form as nf
 from .choices import nested_condition
 from .entailment import Facts
 from .normal_form import ONE, ZERO, Form
-from .ring import Atom, Rational, Rewriting, support, support_of
+from .ring import Rewriting, support, support_of
 
 LIMIT = 300
 """How often a condition is taken out."""
@@ -86,20 +86,13 @@ def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:
     index = nf.fresh("k")
     body = nf.opened(big, index)
     for number in support(body) if big.operator == "max" else ():
-        last = _clamped(nf.atom_of(number), index)
-        if last is not None and 0 <= last < (big.extent.constant or 0):
-            others = nf.substitute(body, {number: ZERO})
-            if support(index).isdisjoint(support(others)):
-                return nf.form(last + 1), lambda k, number=number: nf.substitute(body, {number: -k})
+        atom = nf.atom_of(number)
+        if isinstance(atom, nf.Max) and -index in atom.entries and len(atom.entries) == 2:  # -min(k, c)
+            (last,) = (-entry for entry in atom.entries - {-index})
+            alone = support(index).isdisjoint(support(nf.substitute(body, {number: ZERO})))
+            if alone and last.constant is not None and 0 <= last.constant < (big.extent.constant or 0):
+                return last + 1, lambda k, number=number: nf.substitute(body, {number: -k})
     return big.extent, lambda k: nf.opened(big, k)
-
-
-def _clamped(atom: Atom, index: Form) -> Rational | None:
-    """Return the constant c of max(-index, -c), which is -min(index, c); None if it is another maximum."""
-    if not isinstance(atom, nf.Max) or -index not in atom.entries or len(atom.entries) != 2:
-        return None
-    (value,) = atom.entries - {-index}
-    return None if value.constant is None else -value.constant
 
 
 def _outermost(numbers: frozenset[int]) -> set[int]:

@@ -188,10 +188,9 @@ class Symbols:
 
     def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
         """Evaluate the body at an index below the extent: a variable, or an expression with one where a sum is tiled."""
-        self.facts.bound_fresh(k, extent)
         below = nf.indicator("ge", extent - 1 - k, integer=True)
         with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [below])):
-            return body(Value(k))
+            return body(Value(self.facts.bound_fresh(k, extent)))
 
     def _require(self, kind: Kind, value: Value) -> None:
         self.execution.require(kind, value, self.facts.path, describe(self.site))

@@ -48,14 +48,8 @@ class _Cases:
             return nf.maximum(map(self.form, atom.entries))
         assert isinstance(atom, nf.Big)
         build = nf.summation if atom.operator == "sum" else nf.big_maximum
-
         extent, body = _unclamped(atom)
-
-        def element(k: Form) -> Form:
-            self._facts.bound_fresh(k, extent)
-            return self.form(body(k))
-
-        return build(self.form(extent), element)
+        return build(self.form(extent), lambda k: self.form(body(self._facts.bound_fresh(k, extent))))
 
     def _split(self, p: Form) -> Form:
         if p not in self._done:

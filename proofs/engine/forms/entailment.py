@@ -60,11 +60,12 @@ class Facts:
             self._forget_answers()
         self.below[number] = extent
 
-    def bound_fresh(self, index: Form, extent: Form) -> None:
-        """Let a form be less than the extent, if it is one variable that has no bound yet."""
+    def bound_fresh(self, index: Form, extent: Form) -> Form:
+        """Let a form be less than the extent, if it is one variable that has no bound yet; return the form."""
         for number in nf.support(index):
             if isinstance(atom := nf.atom_of(number), nf.Variable) and nf.of_atom(atom) is index:
                 self.below.setdefault(number, extent)
+        return index
 
     def add(self, condition: Form) -> None:
         """Let a condition hold always."""

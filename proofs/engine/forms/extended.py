@@ -82,8 +82,6 @@ def negative(a: Value) -> Value:
 
 def add(a: Value, b: Value) -> Value:
     """Return a + b."""
-    if a.finite is ONE and b.finite is ONE:
-        return Value(a.form + b.form)
     finite = a.finite * b.finite
     return Value(finite * (a.form + b.form), finite, _common_sign(a, b))
 
@@ -109,20 +107,15 @@ def divide(a: Value, b: Value) -> Value:
 
 def exp(a: Value) -> Value:
     """Return exp(a), where exp(-inf) = 0."""
-    if a.finite is ONE:
-        return Value(nf.exp(a.form))
-    if a.sign > 0:
+    if a.finite is not ONE and a.sign > 0:
         raise Indefinite("exp(inf)")
     return Value(a.finite * nf.exp(a.form))
 
 
 def maximum(a: Value, b: Value) -> Value:
     """Return max(a, b), where max(-inf, b) = b."""
-    if (a.finite is not ONE and a.sign > 0) or (b.finite is not ONE and b.sign > 0):
-        raise Indefinite("the maximum with inf")
     finite = ONE - (ONE - a.finite) * (ONE - b.finite)
-    entries = [nf.where(x.finite, under(x.finite, x.form)) for x in (a, b)]
-    return Value(finite * nf.maximum(entries) if finite is not ZERO else ZERO, finite)
+    return Value(finite * nf.maximum(map(_where_finite, (a, b))), finite)
 
 
 def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
@@ -145,7 +138,8 @@ def _any(count: Form) -> Form:
 
 
 def _where_finite(a: Value) -> Form:
-    if a.sign > 0:
+    """Return a value as an entry of a maximum."""
+    if a.finite is not ONE and a.sign > 0:
         raise Indefinite("the maximum with inf")
     return nf.where(a.finite, under(a.finite, a.form))
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, reduce
 from math import gcd
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from . import summing
 from .ring import ONE as ONE
@@ -382,16 +382,16 @@ def height(p: Form) -> int:
     return max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
 
 
+def rewriting(wanted: Callable[[Atom], bool], value: Callable[[Any], Form | None]) -> Rewriting:
+    """Return the rewriting that puts ``value(atom)`` for each atom that is wanted, if there is a value."""
+    return Rewriting(lambda n: value(atom_of(n)), lambda numbers: {n for n in numbers if wanted(atom_of(n))})
+
+
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
     """Return the rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
 
-    def replacement(number: int) -> Form | None:
-        atom = atom_of(number)
-        assert isinstance(atom, Apply)
-        return value(*map(rewriting, atom.arguments))
+    def replaced(atom: Apply) -> Form:
+        return value(*map(result, atom.arguments))
 
-    def targets(numbers: frozenset[int]) -> set[int]:
-        return {n for n in numbers if isinstance(a := atom_of(n), Apply) and a.function == function}
-
-    rewriting = Rewriting(replacement, targets)
-    return rewriting
+    result = rewriting(lambda atom: isinstance(atom, Apply) and atom.function == function, replaced)
+    return result

@@ -50,6 +50,8 @@ class Form:
         return of_terms(terms)
 
     def __mul__(self, other: Form | Rational) -> Form:
+        if self is ONE or other is ONE:
+            return form(other) if self is ONE else self
         terms: dict[Monomial, Rational] = {}
         for a, x in self.terms.items():
             for b, y in form(other).terms.items():

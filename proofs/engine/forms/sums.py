@@ -95,26 +95,14 @@ def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, c
         if not facts.holds(nf.indicator("ge", natural, integer=True)):
             raise Unsupported(f"a sum over {extent} indices from {first} on as part of one over {constant + rest}")
 
-    def replacement(number: int) -> Form:
-        big = nf.atom_of(number)
-        assert isinstance(big, nf.Big)
-
+    def spread_out(big: nf.Big) -> Form:
         def part(u: Form) -> Form:
             return within(u) * nf.opened(big, u - first)
 
         few = sum((part(nf.form(u)) for u in range(constant)), ZERO)
-        return few + nf.summation(rest, lambda u: _bounded(u, rest, facts, lambda: change(part(constant + u))))
+        return few + nf.summation(rest, lambda u: change(part(constant + facts.bound_fresh(u, rest))))
 
-    def targets(numbers: frozenset[int]) -> set[int]:
-        bigs = {n: a for n in numbers if isinstance(a := nf.atom_of(n), nf.Big)}
-        return {n for n, a in bigs.items() if a.operator == "sum" and a.extent is extent}
-
-    return Rewriting(replacement, targets)
-
-
-def _bounded(u: Form, extent: Form, facts: Facts, body: Callable[[], Form]) -> Form:
-    facts.bound_fresh(u, extent)
-    return body()
+    return nf.rewriting(lambda a: isinstance(a, nf.Big) and a.operator == "sum" and a.extent is extent, spread_out)
 
 
 def within(u: Form) -> Form:
@@ -133,48 +121,27 @@ def written_out(p: Form, first: Form, extent: Form) -> Form:
 
 def few_written_out(p: Form) -> Form:
     """Return the form with the sums over few elements written out that are factors of its terms, not inside other atoms."""
-    direct = {n for m in p.terms for n, _ in m if isinstance(b := nf.atom_of(n), nf.Big) and b.operator == "sum"}
-
-    def total(number: int) -> Form | None:
-        big = nf.atom_of(number)
-        assert isinstance(big, nf.Big)
-        size = big.extent.constant
-        return None if size is None else sum((nf.opened(big, nf.form(k)) for k in range(int(size))), ZERO)
-
-    return nf.substitute(p, {n: value for n in direct if (value := total(n)) is not None})
+    direct = {n: a for m in p.terms for n, _ in m if isinstance(a := nf.atom_of(n), nf.Big) and a.operator == "sum"}
+    few = {n: range(int(big.extent.constant)) for n, big in direct.items() if big.extent.constant is not None}
+    return nf.substitute(p, {n: sum((nf.opened(direct[n], nf.form(k)) for k in few[n]), ZERO) for n in few})
 
 
 def counted() -> Rewriting:
     """Return the rewriting of [p > 0] to [n >= 1], where p is a sum of positive terms under conditions, n their number."""
     signs = Signs(frozenset())
 
-    def counts(number: int) -> Form | None:
-        atom = nf.atom_of(number)
-        if not isinstance(atom, nf.Indicator) or atom.integer or atom.relation != "ge":
-            return None
-        return _count(-atom.form, signs)
+    def at_most_0(atom: nf.Indicator) -> Form | None:
+        count = _count(-atom.form, signs)
+        return None if count is None else ONE - nf.indicator("ge", count - 1, integer=True)
 
-    def replacement(number: int) -> Form:
-        count = counts(number)
-        assert count is not None
-        return ONE - nf.indicator("ge", count - 1, integer=True)
-
-    return Rewriting(replacement, lambda numbers: {n for n in numbers if counts(n) is not None})
-
-
-def _summed(p: Form, variable: Form, extent: Form) -> Form:
-    return nf.summation(extent, lambda k: nf.substitute(p, {nf.number(variable): k}))
+    return nf.rewriting(lambda a: isinstance(a, nf.Indicator) and a.relation == "ge" and not a.integer, at_most_0)
 
 
 def _count(p: Form, signs: Signs) -> Form | None:
     """Return how many terms of a sum of positive terms under conditions are there; None if it is no such sum."""
-    result = ZERO
-    for monomial, coefficient in p.terms.items():
-        count = _count_term(monomial, signs) if coefficient > 0 else None
-        if count is None:
-            return None
-        result = result + count
-    return result
+    counts = [_count_term(m, signs) if c > 0 else None for m, c in p.terms.items()]
+    found = [count for count in counts if count is not None]
+    return sum(found, ZERO) if len(found) == len(counts) else None
 
 
 def _count_term(monomial: Monomial, signs: Signs) -> Form | None:
@@ -184,11 +151,13 @@ def _count_term(monomial: Monomial, signs: Signs) -> Form | None:
         if isinstance(atom, nf.Indicator):
             result = result * nf.of_atom(atom)
         elif isinstance(atom, nf.Big) and atom.operator == "sum" and exponent == 1:
-            index = nf.fresh("k")
-            inner = _count(nf.opened(atom, index), signs)
+            k = nf.fresh("k")
+            inner = _count(nf.opened(atom, k), signs)
             if inner is None:
                 return None
-            result = result * _summed(inner, index, atom.extent)
+            result = result * nf.summation(
+                atom.extent, lambda i, inner=inner, k=k: nf.substitute(inner, {nf.number(k): i})
+            )
         elif signs.monomial(((number, exponent),)) != "positive":
             return None
     return result

@@ -84,36 +84,31 @@ class _Unknown:
 
 
 class Contents:
-    """The content of one buffer."""
+    """The content of one buffer, as layers of which the last is on top."""
 
     def __init__(self, name: str, layers: Sequence[Write | _Unknown] = ()) -> None:
         self.name = name
-        self._layers = list(layers)
+        self.layers = list(layers)
         self._memo: dict[tuple[tuple[Form, ...], tuple[Form, ...]], Value] = {}
 
     def copy(self) -> Contents:
         """Return the same content, to be changed independently."""
-        return Contents(self.name, self._layers)
-
-    @property
-    def latest(self) -> Write | _Unknown:
-        """The layer on top."""
-        return self._layers[-1]
+        return Contents(self.name, self.layers)
 
     def forget(self, path: tuple[Form, ...]) -> None:
         """Make every element uninitialised where the path holds."""
         self._memo.clear()
         if not path:
-            self._layers.clear()
-        self._layers.append(_Unknown(path))
+            self.layers.clear()
+        self.layers.append(_Unknown(path))
 
     def write(self, write: Write) -> None:
         """Put a write on top; an older one of the same element under the same conditions no longer counts."""
         self._memo.clear()
         if not write.solved:
             place = write.index, write.path
-            self._layers = [w for w in self._layers if not isinstance(w, Write) or (w.index, w.path) != place]
-        self._layers.append(write)
+            self.layers = [w for w in self.layers if not isinstance(w, Write) or (w.index, w.path) != place]
+        self.layers.append(write)
 
     def read(self, index: tuple[Form, ...], facts: Facts) -> Value:
         """Return the value at an index.
@@ -123,13 +118,13 @@ class Contents:
         """
         key = index, facts.path
         if key not in self._memo:
-            self._memo[key] = self._read(index, facts, len(self._layers))
+            self._memo[key] = self._read(index, facts, len(self.layers))
         return self._memo[key]
 
     def _read(self, index: tuple[Form, ...], facts: Facts, height: int) -> Value:
         """Return the value at an index of the lowest layers, as many as ``height``."""
         for level in range(height - 1, -1, -1):
-            layer = self._layers[level]
+            layer = self.layers[level]
             if isinstance(layer, _Unknown):
                 if any(facts.decide(c) is False for c in layer.path):
                     continue

@@ -28,6 +28,7 @@ from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
 from .contents import Axis, Contents, Uninitialised, Write
 from .invariants import Determined, Formula, Ghost, Invariant, State
+from .obligations import Obligation
 
 if TYPE_CHECKING:
     from .symbols import Symbols
@@ -116,7 +117,7 @@ class Induction:
         algebra.contents = {memory: Contents(memory.name, [layer]) for memory, layer in opaque.items()}
         algebra.execution = replace(execution, writes={}, equations=[], obligations=[])
         body()
-        changed = [memory for memory, layer in opaque.items() if algebra.contents[memory].latest is not layer]
+        changed = [memory for memory, layer in opaque.items() if algebra.contents[memory].layers[-1] is not layer]
         self.changed |= {m.name for m in changed if m in self.memories.values()}
         self.lost = [m for m in changed if m not in self.memories.values()]
         algebra.contents, algebra.execution = contents, execution
@@ -233,7 +234,8 @@ class Induction:
             shape = next(m for m in self.algebra.contents if m.name == like).shape
             for index in elements([dim.form for dim in shape], self.facts):
                 site = f"{name}[{', '.join(map(str, index))}] {when}"
-                execution.require("positive", Value(state.read(name, index)), self.facts.path, site)
+                value = Value(state.read(name, index))
+                execution.obligations.append(Obligation("positive", value, self.facts.path, site))
             execution.positive |= {f"{name}@{self.loop}"}
 
     def _reader(self, ghost: Ghost, state: State) -> Formula:

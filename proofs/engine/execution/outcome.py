@@ -14,7 +14,7 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from .contents import Write
-from .obligations import Kind, Obligation
+from .obligations import Obligation
 
 if TYPE_CHECKING:
     from .induction import Induction
@@ -51,10 +51,6 @@ class Execution:
     unmodelled: frozenset[str] = frozenset()
     constants: Constants = field(default_factory=current)
 
-    def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
-        """Leave something to the range layer."""
-        self.obligations.append(Obligation(kind, value, path, site))
-
     def compare(
         self,
         output: str,
@@ -64,12 +60,8 @@ class Execution:
     ) -> list[Equation]:
         """Compare each element that the kernel writes to an output, rewritten, with the reference at the same index.
 
-        Args:
-            output: the name of the output.
-            reference: gives the element at an index.
-            rewritings: are applied to the kernel's form, in this order.
-            meaning: gives what a write, under its conditions, says of the reference's element, which is its value if
-                nothing else is given; None if it says nothing.
+        ``meaning`` gives what a write, under its conditions, says of the reference's element: its value if nothing else is
+        given. It gives None if a write says nothing.
         """
         result = []
         for write in self.writes.get(output, []):

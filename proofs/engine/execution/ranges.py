@@ -24,7 +24,7 @@ from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts
 from ..forms.extended import under
 from ..forms.normal_form import Form
-from ..forms.ring import Atom, Monomial
+from ..forms.ring import Atom, Monomial, single
 from ..forms.signs import Signs
 from .obligations import Kind, Obligation
 from .obligations import Waiver as Waiver
@@ -135,7 +135,7 @@ class Linear:
                 if relation == "ge" and not integer:
                     self.facts.append((unknown == 1) == (self.real(inner) >= 0))
                 if relation == "ge" and self._signs.form(inner + 1) is not None:
-                    self.facts += [self.real(c) <= unknown for c in _each(inner + 1) if _is_condition(c)]
+                    self.facts += [self.real(c) <= unknown for c in _conditions(inner + 1)]
 
 
 def _few(extent: Form) -> range:
@@ -144,16 +144,16 @@ def _few(extent: Form) -> range:
     return range(int(size) if size is not None and size <= nf.LONGEST_MAX else 0)
 
 
-def _each(p: Form) -> Iterator[Form]:
-    """Yield the summands of a form, and those of the sums in it over few values."""
+def _conditions(p: Form) -> Iterator[Form]:
+    """Yield the summands of a form, and of the sums in it over few values, that are products of conditions."""
     for monomial, coefficient in p.terms.items():
-        big = nf.atom_of(monomial[0][0]) if len(monomial) == 1 else None
-        if isinstance(big, nf.Big) and big.operator == "sum" and monomial[0][1] == coefficient == 1:
-            yield from (nf.opened(big, nf.form(k)) for k in _few(big.extent))
+        term = nf.monomial_form(monomial, coefficient)
+        big = single(term)
+        if isinstance(big, nf.Big) and big.operator == "sum":
+            terms = [nf.opened(big, nf.form(k)) for k in _few(big.extent)]
         else:
-            yield nf.monomial_form(monomial, coefficient)
-
-
-def _is_condition(p: Form) -> bool:
-    """Return whether a form is a product of conditions."""
-    return list(p.terms.values()) == [1] and all(isinstance(nf.atom_of(a), nf.Indicator) for m in p.terms for a, _ in m)
+            terms = [term]
+        for term in terms:
+            atoms = [nf.atom_of(a) for m in term.terms for a, _ in m]
+            if list(term.terms.values()) == [1] and all(isinstance(a, nf.Indicator) for a in atoms):
+                yield term

@@ -17,7 +17,7 @@ from ..semantics.expressions import describe, is_integer
 from .contents import Axis, Contents, Write
 from .induction import Induction
 from .invariants import Invariant
-from .obligations import Kind
+from .obligations import Kind, Obligation
 from .outcome import Execution
 
 _LONGEST = 1024
@@ -52,7 +52,7 @@ class Symbols:
         self.site = None
         self.inducing: Induction | None = None  # the loop with an invariant that control is in
         self._axes: list[Axis] = []
-        self._threads: set[int] = set()  # thread variables of more than one thread
+        self._threads = frozenset[int]()  # thread variables of more than one thread
         self._lanes: dict[Memory[Value], dict[int, Form]] = {}
         self._read: set[str] = set()
 
@@ -193,29 +193,25 @@ class Symbols:
             return body(Value(self.facts.bound_fresh(k, extent)))
 
     def _require(self, kind: Kind, value: Value) -> None:
-        self.execution.require(kind, value, self.facts.path, describe(self.site))
+        self.execution.obligations.append(Obligation(kind, value, self.facts.path, describe(self.site)))
 
     def launch(self, threads: tuple[int, int, int]) -> tuple[Value, Value, Value]:
         """Return the indices of one symbolic thread."""
-        x, y, z = threads
-        return self._thread("x", x), self._thread("y", y), self._thread("z", z)
-
-    def _thread(self, dimension: Dimension, extent: int) -> Value:
-        if extent == 1:
-            return Value(ZERO)
-        variable = thread(dimension)
-        self.facts.bound(variable, nf.form(extent))
-        self._threads |= nf.support(variable)
-        return Value(variable)
+        variables = thread("x"), thread("y"), thread("z")
+        x, y, z = map(self._index, variables, map(nf.form, threads))
+        self._threads = nf.support(x.form + y.form + z.form)
+        return x, y, z
 
     def grid(self, dimension: Dimension, extent: Value) -> Iterator[Value]:
         """Yield the index of one symbolic block."""
-        if extent.form is ONE:
-            yield Value(ZERO)
-            return
-        variable = block(dimension)
-        self.facts.bound(variable, extent.form)
-        yield Value(variable)
+        yield self._index(block(dimension), extent.form)
+
+    def _index(self, variable: Form, extent: Form) -> Value:
+        """Return a variable with that bound, or 0 if it can be nothing else."""
+        if extent is ONE:
+            return Value(ZERO)
+        self.facts.bound(variable, extent)
+        return Value(variable)
 
     @contextmanager
     def axis(self, name: str, lower: Value, extent: Value) -> Iterator[Value]:

@@ -52,24 +52,17 @@ class _Cases:
         return build(self.form(extent), lambda k: self.form(body(self._facts.bound_fresh(k, extent))))
 
     def _split(self, p: Form) -> Form:
-        if p not in self._done:
-            condition = nested_condition(p)
-            if condition is None or self._steps >= LIMIT:
-                self._done[p] = p
-            else:
-                self._steps += 1
-                c = case(condition)
-                yes, no = (self._split(nf.substitute(p, {condition: value})) for value in (ONE, ZERO))
-                self._done[p] = c * yes + (ONE - c) * no
-        return self._done[p]
+        condition = nested_condition(p) if p not in self._done and self._steps < LIMIT else None
+        if condition is not None:
+            self._steps += 1
+            c = case(condition)
+            yes, no = (self._split(nf.substitute(p, {condition: value})) for value in (ONE, ZERO))
+            self._done[p] = c * yes + (ONE - c) * no
+        return self._done.get(p, p)
 
 
 def case(number: int) -> Form:
-    """Return the condition of that number, by which a form may be split into two cases.
-
-    Raises:
-        ValueError: it is no condition, or it varies with the index of a sum or maximum around it.
-    """
+    """Return the condition of that number, to split a form by; refuse one that varies with the index of a sum around it."""
     if not nf.is_closed_condition(number):
         raise ValueError(f"expected a condition to split by, got {nf.of_atom(nf.atom_of(number))}")
     return nf.of_atom(nf.atom_of(number))

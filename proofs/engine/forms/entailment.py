@@ -114,7 +114,7 @@ class Facts:
 
     def same(self, a: Form, b: Form) -> bool:
         """Return whether two integers are known to be equal."""
-        return a is b or self.holds(nf.indicator("eq", a - b, integer=True))
+        return self.holds(nf.indicator("eq", a - b, integer=True))
 
     def decide_all(self, p: Form) -> Form:
         """Return the form with each condition outside a sum replaced by 0 or 1 where that follows from what is known.
@@ -130,7 +130,7 @@ class Facts:
                     values[atom] = nf.ONE if known else nf.ZERO
             elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
                 entries = sorted(inner.entries, key=lambda v: v.id)
-                if largest := [v for v in entries if all(v is w or self._at_least(v, w) for w in entries)]:
+                if largest := [v for v in entries if all(self._at_least(v, w) for w in entries)]:
                     values[atom] = largest[0]
         return nf.substitute(p, values)
 

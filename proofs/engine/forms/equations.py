@@ -36,24 +36,14 @@ def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:
 
 def _holds_where(number: int, value: Form, sides: tuple[Form, Form], facts: Facts, splits: int) -> bool:
     """Return whether two sides are equal where a condition, by its number, is 1 or 0."""
-    condition = case(number)
+    condition, atom = case(number), nf.atom_of(number)
     with facts.assuming(condition if value is nf.ONE else nf.ONE - condition):
         a, b = (nf.substitute(side, {number: value}) for side in sides)
-        if value is nf.ONE:
-            solved = _solved(number)
+        if value is nf.ONE and isinstance(atom, nf.Indicator) and atom.relation == "eq":
+            right = (s for s in solutions(atom.form) if facts.same(nf.of_atom(nf.atom_of(s[0])), s[1]))
+            solved = dict(itertools.islice(right, 1))
             a, b = nf.substitute(a, solved), nf.substitute(b, solved)
         return holds(a, b, facts, splits)
-
-
-def _solved(number: int) -> dict[int, Form]:
-    """Return a variable with what it equals where [q = 0], if q is the difference of the two."""
-    atom = nf.atom_of(number)
-    assert isinstance(atom, nf.Indicator)
-    for variable, value in solutions(atom.form) if atom.relation == "eq" else ():
-        difference = nf.of_atom(nf.atom_of(variable)) - value
-        if difference is atom.form or -difference is atom.form:
-            return {variable: value}
-    return {}
 
 
 def elements(

@@ -126,7 +126,7 @@ def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
 
     def entry(extent: Form, element: Callable[[Form], Value]) -> tuple[Form, Form]:
         count = nf.summation(extent, lambda k: element(k).finite)
-        return count, nf.bound_maximum(extent, lambda k: _where_finite(element(k)))
+        return count, nf.big_maximum(extent, lambda k: _where_finite(element(k)), longest=0)
 
     found = [entry(*part) for part in parts]
     some = _any(sum((count for count, _ in found), ZERO))

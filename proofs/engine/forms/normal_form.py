@@ -20,7 +20,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from math import gcd
 from typing import Any, ClassVar, Literal
 
@@ -146,7 +146,7 @@ class Big(Atom):
         return self.extent, self.body
 
     def _rebuild(self, change: Change) -> Form:
-        build = summation if self.operator == "sum" else bound_maximum
+        build = summation if self.operator == "sum" else partial(big_maximum, longest=0)
         return build(change(self.extent), lambda k: change(opened(self, k)))
 
 
@@ -327,17 +327,12 @@ def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], F
     return summation(blocks, lambda t: summation(block, lambda b: element(t, b)))
 
 
-def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
-    """Return Max_{k < extent} body(k), written out if the extent is small; it is at least 1."""
+def big_maximum(extent: Form | Rational, body: Callable[[Form], Form], longest: int = LONGEST_MAX) -> Form:
+    """Return Max_{k < extent} body(k), written out up to an extent; at least one of the values must count."""
     extent = form(extent)
     size = extent.constant
-    if size is not None and 1 <= size <= LONGEST_MAX:
+    if size is not None and 1 <= size <= longest:
         return maximum(body(form(k)) for k in range(int(size)))
-    return bound_maximum(extent, body)
-
-
-def bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
-    """Return Max_{k < extent} body(k), not written out; at least one of the values must count."""
     index = fresh("k")
     level, closed = _closed(body(index), number(index))
     return of_atom(Big("max", level, extent, closed))

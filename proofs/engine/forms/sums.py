@@ -41,14 +41,8 @@ def by_tiles(
 ) -> nf.Rule:
     """Return the rule that a sum over an extent, but for factors without its variable, is one of several sums over tiles.
 
-    It says nothing of sums over other extents.
-
-    Args:
-        extent: how many elements there are.
-        tile: how many elements a tile has.
-        facts: what is known of the integers.
-        summands: the sums that are recognised. Each is the summand as it enters the sum, and the same with its
-            abbreviations written out, to be compared.
+    It says nothing of sums over other extents. Each of ``summands`` is a summand as it enters the sum, and the same with
+    its abbreviations written out, to be compared.
     """
     t, j = nf.fresh("tile"), nf.fresh("j")
     facts.bound(t, tiles(extent, tile))

@@ -129,9 +129,13 @@ class _Unfolding:
 
     def __call__(self, p: Form, keep: Sequence[str] = ()) -> Form:
         """Return the form without those functions, but for those to be kept."""
-        while inside := sorted(_functions(p) & self._rewritings.keys() - set(keep)):
-            p = rewritten(p, (self._rewritings[name] for name in inside))
+        while inside := [self._rewritings[name] for name in sorted(self._in(p) - set(keep))]:
+            p = rewritten(p, inside)
         return p
+
+    def _in(self, p: Form) -> set[str]:
+        functions = {a.function for a in map(nf.atom_of, nf.support(p)) if isinstance(a, nf.Apply)}
+        return functions & self._rewritings.keys()
 
 
 def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., Form]]) -> Form:
@@ -147,8 +151,3 @@ def _step(unfolding: _Unfolding, name: str, state: Cut | PullArray, following: C
 
 def _tensor(state: Cut | PullArray) -> PullArray:
     return state.tensor if isinstance(state, Cut) else state
-
-
-def _functions(p: Form) -> set[str]:
-    """Return the names of the uninterpreted functions in a form."""
-    return {a.function for a in map(nf.atom_of, nf.support(p)) if isinstance(a, nf.Apply)}

@@ -94,7 +94,7 @@ class Induction:
         """
         head, self._stage = self._stage, None
         if head is not None and self.invariant.staged:
-            now = self._frozen(head.t, lambda name, index: head.read(name, index))
+            now = self._frozen(head.t, head.read)
             self._check(now, f"in an iteration of loop {self.loop!r}", self.invariant.staged)
             self._describe(self.invariant.staged, head)
 
@@ -154,9 +154,9 @@ class Induction:
             raise Unsupported(f"the invariant of loop {self.loop!r} says nothing of {name}")
         if name not in self.changed:
             return nf.apply(f"{name}@{self.loop}", *index)
-        initial = self._entry.read(name, index) if t is ZERO and self._entry is not None else None
-        constant = initial is not None and initial.constant is not None
-        return initial if initial is not None and constant else nf.apply(f"{name}@{self.loop}", t, *index)
+        if t is ZERO and self._entry and (initial := self._entry.read(name, index)).constant is not None:
+            return initial
+        return nf.apply(f"{name}@{self.loop}", t, *index)
 
     def unfolded(self, p: Form, s: Form) -> Form:
         """Return the form with the free buffers at the head of iteration s, at least 1, over those of s - 1."""
@@ -172,11 +172,9 @@ class Induction:
         symbol = f"{name}@{self.loop}"
 
         def value(t: Form, *index: Form) -> Form:
-            return (
-                nf.substitute(after.read(name, index), {nf.number(self.t): s - 1})
-                if t is s
-                else nf.apply(symbol, t, *index)
-            )
+            if t is not s:
+                return nf.apply(symbol, t, *index)
+            return nf.substitute(after.read(name, index), {nf.number(self.t): s - 1})
 
         return nf.replacing(symbol, cache(value))
 

@@ -62,7 +62,12 @@ def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
 
 def _condition(obligation: Obligation, execution: Execution) -> Condition:
     linear = Linear(execution.positive)
-    operands = _where_finite(obligation), obligation.value.finite, *obligation.path
+    operand = under(
+        obligation.value.finite, obligation.value.form
+    )  # where it is not -inf, for exp(-inf) = 0 is harmless
+    if obligation.kind != "exp":
+        operand = nf.without_exps(operand)[0]  # which do not change its sign
+    operands = operand, obligation.value.finite, *obligation.path
     forms = [execution.facts.decide_all(p) for p in operands]
     cases = [[linear.real(p) for p in case] for case in _cases(forms, execution.facts)]
     words, goal = _GOALS[obligation.kind]
@@ -80,12 +85,6 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
             values = [{number: nf.form(k)} for k in range(int(extent))]
             cases = [[nf.substitute(p, value) for p in case] for case in cases for value in values]
     return cases
-
-
-def _where_finite(obligation: Obligation) -> Form:
-    """Return the operand where it is not -inf, for exp(-inf) = 0 is harmless; for a sign, without its factors exp."""
-    form = under(obligation.value.finite, obligation.value.form)
-    return form if obligation.kind == "exp" else nf.without_exps(form)[0]
 
 
 class Linear:

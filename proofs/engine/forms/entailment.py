@@ -158,7 +158,8 @@ class Facts:
         if self.path not in self._translations:
             known = self._translations[self.path] = _Translation(self)
             known.facts += [known.integer(c) == 1 for c in (*self._permanent, *self.path)]
-        translation = self._translations[self.path].copy()
+        known = self._translations[self.path]
+        translation = _Translation(self, list(known.facts), dict(known.terms))
         goal = translation.integer(condition) == 1
         for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
             if unsatisfiable((*translation.facts, claim), _STEPS):
@@ -173,10 +174,6 @@ class _Translation:
     known: Facts
     facts: list[Any] = field(default_factory=list)
     terms: dict[int, Any] = field(default_factory=dict)
-
-    def copy(self) -> _Translation:
-        """Return the same translation, to be extended independently."""
-        return _Translation(self.known, list(self.facts), dict(self.terms))
 
     def integer(self, p: Form) -> Any:
         """Translate a form with integer coefficients; any other form is an unknown integer."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
@@ -27,12 +26,12 @@ class Value:
     Attributes:
         form: the value where it is finite; 0 elsewhere.
         finite: where it is finite, as a form that is 0 or 1.
-        sign: which infinity it is where it is not.
+        sign: which infinity it is where it is not: 1 or -1.
     """
 
     form: Form
     finite: Form = ONE
-    sign: Literal[-1, 1] = -1
+    sign: int = -1
 
     @property
     def real(self) -> Form:
@@ -60,16 +59,12 @@ class Raw(Value):
     form = finite = property(_number)
 
 
-def infinity(sign: Literal[-1, 1]) -> Value:
+def infinity(sign: int) -> Value:
     """Return inf or -inf."""
     return Value(ZERO, ZERO, sign)
 
 
-def _flip(sign: Literal[-1, 1]) -> Literal[-1, 1]:
-    return 1 if sign < 0 else -1
-
-
-def _common_sign(a: Value, b: Value) -> Literal[-1, 1]:
+def _common_sign(a: Value, b: Value) -> int:
     if a.finite is not ONE and b.finite is not ONE and a.sign != b.sign:
         raise Indefinite("inf meets -inf")
     return a.sign if a.finite is not ONE else b.sign
@@ -77,7 +72,7 @@ def _common_sign(a: Value, b: Value) -> Literal[-1, 1]:
 
 def negative(a: Value) -> Value:
     """Return -a."""
-    return Value(-a.form, a.finite, _flip(a.sign))
+    return Value(-a.form, a.finite, -a.sign)
 
 
 def add(a: Value, b: Value) -> Value:
@@ -94,7 +89,7 @@ def multiply(a: Value, b: Value) -> Value:
     constant = factor.form.constant
     if factor.finite is not ONE or not constant:
         raise Indefinite(f"an infinity times {factor.form}, whose sign is not known")
-    sign = infinite.sign if constant > 0 else _flip(infinite.sign)
+    sign = infinite.sign if constant > 0 else -infinite.sign
     return Value(infinite.form * constant, infinite.finite, sign)
 
 

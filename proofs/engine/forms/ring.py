@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from typing import ClassVar
 
 from ..base.errors import Unsupported
@@ -37,11 +37,10 @@ class Undefined(Unsupported):
 class Form:
     """A sum of monomials with rational coefficients. Compare by identity, or with ``equality.equal``."""
 
-    __slots__ = ("_support", "id", "terms")
+    __slots__ = ("id", "terms")
 
     terms: dict[Monomial, Rational]
     id: int
-    _support: frozenset[int] | None
 
     def __add__(self, other: Form | Rational) -> Form:
         terms = dict(self.terms)
@@ -201,7 +200,7 @@ def of_terms(terms: dict[Monomial, Rational]) -> Form:
     found = _FORMS.get(key)
     if found is None:
         found = Form()
-        found.terms, found.id, found._support = terms, len(_FORMS), None
+        found.terms, found.id = terms, len(_FORMS)
         _FORMS[key] = found
     return found
 
@@ -274,29 +273,23 @@ def children(atom: Atom) -> tuple[Form, ...]:
     return atom._children()
 
 
+@cache
 def support(p: Form) -> frozenset[int]:
     """Return the numbers of all atoms of a form, at any depth."""
-    if p._support is None:
-        p._support = frozenset().union(*(support_of(a) for m in p.terms for a, _ in m))
-    return p._support
+    return frozenset().union(*(support_of(a) for m in p.terms for a, _ in m))
 
 
-_support_of: dict[int, frozenset[int]] = {}
-
-
+@cache
 def support_of(number: int) -> frozenset[int]:
     """Return the number of an atom, and those of all atoms inside it."""
-    if number not in _support_of:
-        _support_of[number] = frozenset({number}).union(*(support(f) for f in _ATOMS[number]._children()))
-    return _support_of[number]
+    return frozenset({number}).union(*(support(f) for f in _ATOMS[number]._children()))
 
 
 class Rewriting:
     """A function on forms that replaces some atoms, and rebuilds those around them. It remembers what it has done.
 
-    Args:
-        replacement: gives the value of an atom, by its number, or None. The value is not rewritten again.
-        targets: tells which of the atoms of a form are to be replaced.
+    ``targets`` tells which of the atoms of a form are to be replaced, and ``replacement`` gives the value of one by its
+    number, or None. The value is not rewritten again.
     """
 
     def __init__(

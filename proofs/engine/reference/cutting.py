@@ -9,21 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..forms import normal_form as nf
 from ..forms.extended import Value
 from .pull_array import PullArray, T
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One softmax or division of the reference.
-
-    Attributes:
-        name: the elements that the rest of the reference sees are ``name(i...)``.
-        tensor: the result itself, over the elements of earlier cuts.
-    """
+class Cut(NamedTuple):
+    """A softmax or division of the reference: the result, and the name of the elements that the rest of it sees."""
 
     name: str
     tensor: PullArray

@@ -120,12 +120,11 @@ class Linear:
         """
         match atom:
             case nf.Max(entries):
-                pairs = [nf.conditional(v) for v in sorted(entries, key=lambda v: v.id)]
-                holds = [self.real(c) >= 1 for c, _ in pairs]
-                values = [self.real(v) for _, v in pairs]
-                self.facts += [z3.Implies(h, unknown >= v) for h, v in zip(holds, values, strict=True)]
-                taken = [z3.And(h, unknown == v) for h, v in zip(holds, values, strict=True)]
-                self.facts.append(z3.Or(*taken, z3.Not(z3.Or(*holds))))
+                ordered = map(nf.conditional, sorted(entries, key=lambda v: v.id))
+                pairs = [(self.real(c) >= 1, self.real(v)) for c, v in ordered]
+                self.facts += [z3.Implies(holds, unknown >= v) for holds, v in pairs]
+                taken = [z3.And(holds, unknown == v) for holds, v in pairs]
+                self.facts.append(z3.Or(*taken, z3.Not(z3.Or(*(holds for holds, _ in pairs)))))
             case nf.Big("max", _, extent, _):
                 for condition, value in (nf.conditional(nf.opened(atom, nf.form(k))) for k in _few(extent)):
                     self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))

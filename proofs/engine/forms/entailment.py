@@ -130,12 +130,11 @@ class Facts:
                     values[atom] = nf.ONE if known else nf.ZERO
             elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
                 entries = sorted(inner.entries, key=lambda v: v.id)
-                if largest := [v for v in entries if all(self._at_least(v, w) for w in entries)]:
+                if largest := [
+                    v for v in entries if all(self.holds(nf.indicator("ge", v - w, integer=True)) for w in entries)
+                ]:
                     values[atom] = largest[0]
         return nf.substitute(p, values)
-
-    def _at_least(self, a: Form, b: Form) -> bool:
-        return self.holds(nf.indicator("ge", a - b, integer=True))
 
     def _integer(self, number: int) -> bool:
         """Return whether an atom is known to be an integer: a variable, an element of an integer input, or made of such."""

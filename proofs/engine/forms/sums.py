@@ -13,13 +13,14 @@ A kernel is compared with its reference in terms of the first sums' right sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
 from .entailment import Facts
 from .equations import holds
 from .normal_form import ONE, ZERO, Form
-from .ring import Monomial, Rewriting, common_monomial, support_of
+from .ring import Rational, Rewriting, common_monomial, support_of
 from .signs import Signs
 
 Summand = Callable[[Form, Form], Form]
@@ -59,14 +60,11 @@ def by_tiles(
             return ZERO
         known = (g for g, compared in summands if holds(inside * inner, compared(t, j), facts, _SPLITS))
         summand = next(known, None)
-        return None if summand is None else outer * over_tiles(tiles(extent, tile), tile, summand)
+        if summand is None:
+            return None
+        return outer * nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
 
     return rule
-
-
-def over_tiles(count: Form, tile: int, summand: Summand) -> Form:
-    """Return the sum over tiles of the sum over their elements."""
-    return nf.summation(count, lambda t: nf.summation(tile, lambda j: summand(t, j)))
 
 
 def _factored(p: Form, own: frozenset[int]) -> tuple[Form, Form]:
@@ -133,25 +131,22 @@ def counted() -> Rewriting:
 
 def _count(p: Form, signs: Signs) -> Form | None:
     """Return how many terms of a sum of positive terms under conditions are there; None if it is no such sum."""
-    counts = [_count_term(m, signs) if c > 0 else None for m, c in p.terms.items()]
-    found = [count for count in counts if count is not None]
-    return sum(found, ZERO) if len(found) == len(counts) else None
-
-
-def _count_term(monomial: Monomial, signs: Signs) -> Form | None:
-    result = ONE
-    for number, exponent in monomial:
-        atom = nf.atom_of(number)
-        if isinstance(atom, nf.Indicator):
-            result = result * nf.of_atom(atom)
-        elif isinstance(atom, nf.Big) and atom.operator == "sum" and exponent == 1:
-            k = nf.fresh("k")
-            inner = _count(nf.opened(atom, k), signs)
-            if inner is None:
-                return None
-            result = result * nf.summation(
-                atom.extent, lambda i, inner=inner, k=k: nf.substitute(inner, {nf.number(k): i})
-            )
-        elif signs.monomial(((number, exponent),)) != "positive":
+    result = ZERO
+    for monomial, coefficient in p.terms.items():
+        counts = [_count_factor(a, e, signs) for a, e in monomial]
+        found = [count for count in counts if count is not None]
+        if coefficient <= 0 or len(found) < len(counts):
             return None
+        result = result + reduce(Form.__mul__, found, ONE)
     return result
+
+
+def _count_factor(number: int, exponent: Rational, signs: Signs) -> Form | None:
+    atom = nf.atom_of(number)
+    if isinstance(atom, nf.Indicator):
+        return nf.of_atom(atom)
+    if isinstance(atom, nf.Big) and atom.operator == "sum" and exponent == 1:
+        k = nf.fresh("k")
+        inner = _count(nf.opened(atom, k), signs)
+        return inner and nf.summation(atom.extent, lambda i: nf.substitute(inner, {nf.number(k): i}))
+    return ONE if signs.monomial(((number, exponent),)) == "positive" else None

@@ -27,14 +27,14 @@ class Recurrence:
 
     Attributes:
         name: the elements of the predecessor are ``name(i...)`` in ``step``.
-        states: the tensors.
+        states: the tensors; the name of one that is no cut is empty.
         initial: an element of x_0.
         step: element [i...] of x_{k+1} over the elements of x_k, from k and i.
         others: the recurrences on whose states the steps depend.
     """
 
     name: str
-    states: tuple[Cut | PullArray, ...]
+    states: tuple[Cut, ...]
     initial: Callable[..., Form]
     step: Callable[..., Form]
     others: tuple[Recurrence, ...]
@@ -47,7 +47,7 @@ class Recurrence:
     @property
     def shape(self) -> tuple[Form, ...]:
         """The shape of every state."""
-        return _tensor(self.states[0]).form_shape
+        return self.states[0].tensor.form_shape
 
 
 def recurrence(
@@ -74,11 +74,12 @@ def recurrence(
         state.name: partial(nf.apply, other.name, number)
         for other in others
         for number, state in enumerate(other.states)
-        if isinstance(state, Cut)
+        if state.name
     }
+    sequence = tuple(state if isinstance(state, Cut) else Cut("", state) for state in states)
     unfolding = _Unfolding({cut.name: cut.tensor.at for cut in cuts} | of_others)
-    steps = [_step(unfolding, name, before, after) for before, after in itertools.pairwise(states)]
-    first = next((k for k, state in enumerate(states[:-1]) if isinstance(state, Cut)), None)
+    steps = [_step(unfolding, name, before, after) for before, after in itertools.pairwise(sequence)]
+    first = next((k for k, state in enumerate(sequence[:-1]) if state.name), None)
     if first is None:
         raise Unsupported(f"recurrence {name} has no step from a cut")
     k = nf.fresh("k")
@@ -89,20 +90,18 @@ def recurrence(
     def step(at: Form | int, *index: Form) -> Form:
         return nf.substitute(general(*index), {nf.number(k): nf.form(at)})
 
-    initial = lambda *i: unfolding(_tensor(states[0]).at(*i))  # noqa: E731
-    result = Recurrence(name, tuple(states), initial, step, tuple(others))
-    for number, (state, wanted) in enumerate(zip(states, steps, strict=False)):
+    initial = lambda *i: unfolding(sequence[0].tensor.at(*i))  # noqa: E731
+    result = Recurrence(name, sequence, initial, step, tuple(others))
+    for number, (state, wanted) in enumerate(zip(sequence, steps, strict=False)):
         _check(result, number, state, wanted, unfolding)
     return result
 
 
-def _check(
-    result: Recurrence, k: int, state: Cut | PullArray, wanted: Callable[..., Form], unfolding: _Unfolding
-) -> None:
+def _check(result: Recurrence, k: int, state: Cut, wanted: Callable[..., Form], unfolding: _Unfolding) -> None:
     """Check that step k is the common function, at every element."""
     rewritings = [nf.replacing(other.name, _plain(other, unfolding)) for other in result.others]
-    if not isinstance(state, Cut):
-        rewritings.insert(0, nf.replacing(result.name, lambda *i: unfolding(state.at(*i))))
+    if not state.name:
+        rewritings.insert(0, nf.replacing(result.name, lambda *i: unfolding(state.tensor.at(*i))))
     for index in elements(result.shape, Facts()):
         if not equal(rewritten(result.step(k, *index), rewritings), wanted(*index)):
             raise Unsupported(f"step {k} of {result.name} is not the same function of its predecessor as the others")
@@ -116,7 +115,7 @@ def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
         if at is None or not 0 <= at <= other.count:
             raise Unsupported(f"state {number} of {other.name} does not exist")
         state = other.states[int(at)]
-        return nf.apply(other.name, number, *index) if isinstance(state, Cut) else unfolding(state.at(*index))
+        return nf.apply(other.name, number, *index) if state.name else unfolding(state.tensor.at(*index))
 
     return value
 
@@ -143,11 +142,7 @@ def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., For
     return _Unfolding({cut.name: cut.tensor.at for cut in cuts} | dict(states))(p)
 
 
-def _step(unfolding: _Unfolding, name: str, state: Cut | PullArray, following: Cut | PullArray) -> Callable[..., Form]:
-    keep = (state.name,) if isinstance(state, Cut) else ()
-    renamings = [nf.replacing(kept, partial(nf.apply, name)) for kept in keep]
-    return cache(lambda *index: rewritten(unfolding(_tensor(following).at(*index), keep), renamings))
-
-
-def _tensor(state: Cut | PullArray) -> PullArray:
-    return state.tensor if isinstance(state, Cut) else state
+def _step(unfolding: _Unfolding, name: str, state: Cut, following: Cut) -> Callable[..., Form]:
+    """Return an element of the following state over those of a state, which are called by the name of the recurrence."""
+    renaming = nf.replacing(state.name, partial(nf.apply, name))
+    return cache(lambda *index: renaming(unfolding(following.tensor.at(*index), (state.name,))))

@@ -13,7 +13,6 @@ FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "log": math.log,
     "sqrt": math.sqrt,
     "floordiv": lambda a, b: a // b,
-    "floormod": lambda a, b: a % b,
 }
 
 

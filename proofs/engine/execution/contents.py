@@ -44,10 +44,9 @@ class Write:
 
     @cached_property
     def solved(self) -> dict[int, tuple[int, Form]]:
-        """For each axis, by the number of its variable, the dimension in which it is, and the offset there.
+        """For each axis, by the number of its variable, the dimension in which it is alone, and the offset there.
 
-        Raises:
-            Unsupported: an axis is in no dimension, or not alone in one, so that iterations may write the same element.
+        If there is none, several iterations may write the same element.
         """
         numbers = {nf.number(axis.variable) for axis in self.axes}
         solved = {}
@@ -56,9 +55,7 @@ class Write:
             own = [(d, i - axis.variable) for d, i in enumerate(self.index) if number in nf.support(i)]
             if len(own) != 1 or not numbers.isdisjoint(nf.support(own[0][1])):
                 place = ", ".join(map(str, self.index))
-                raise Unsupported(
-                    f"a parallel write at [{place}], where {axis.variable} is not one index but for an offset"
-                )
+                raise Unsupported(f"a parallel write at [{place}], where {axis.variable} is not alone in one index")
             solved[number] = own[0]
         return solved
 
@@ -111,11 +108,7 @@ class Contents:
         self.layers.append(write)
 
     def read(self, index: tuple[Form, ...], facts: Facts) -> Value:
-        """Return the value at an index.
-
-        Raises:
-            Uninitialised: it is not proved that the element has been written.
-        """
+        """Return the value at an index; it must be known that the element has been written."""
         key = index, facts.path
         if key not in self._memo:
             self._memo[key] = self._read(index, facts, len(self.layers))

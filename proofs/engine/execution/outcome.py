@@ -28,8 +28,7 @@ class Execution:
         writes: every store to a global buffer, by its name.
         equations: what the loop invariants required.
         obligations: what the range layer has to prove.
-        ghosts: for each reference that ran in lock step with a loop, an element of any of its states, by the state's number
-            and the index.
+        ghosts: for each reference in lock step with a loop, an element of any state, by the state's number and the index.
         inductions: the loops that were cut, by name.
         positive: the functions, standing for free buffers, that invariants say are positive.
         facts: what is known of the integers.

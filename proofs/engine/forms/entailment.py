@@ -29,9 +29,8 @@ _STEPS = 2_000_000
 class Facts:
     """What is known, and what follows from it.
 
-    Args:
-        elements: for each integer input its least element, and the bound (excluded) of its elements or None.
-        shapes: the shapes of those inputs, since what is said of elements holds only of those that exist.
+    ``elements`` gives for each integer input its least element, and the bound (excluded) of its elements or None. ``shapes``
+    gives the shapes of those inputs, since what is said of elements holds only of those that exist.
     """
 
     def __init__(
@@ -73,11 +72,7 @@ class Facts:
         self._forget_answers()
 
     def forget(self, terms: Iterable[Form], known: Sequence[Form]) -> None:
-        """Keep of quotients and maxima only what is given here, which must follow; they become unknown integers.
-
-        Raises:
-            ValueError: it does not follow.
-        """
+        """Keep of quotients and maxima only what is given here, which must follow; they become unknown integers."""
         if open_conditions := [c for c in known if not self.holds(c)]:
             raise ValueError(f"{open_conditions} do not follow from what is known")
         direct = {a for p in terms for m in p.terms for a, _ in m}
@@ -204,8 +199,6 @@ class _Translation:
                 return self._element(buffer, [self.integer(i) for i in index])
             case nf.Apply("floordiv", (a, b)) if (b.constant or 0) > 0:
                 return self.integer(a) / self.integer(b)
-            case nf.Apply("floormod", (a, b)) if (b.constant or 0) > 0:
-                return self.integer(a) % self.integer(b)
             case nf.Indicator(relation, inner, True):
                 value = self.integer(inner)
                 return z3.If(value >= 0 if relation == "ge" else value == 0, 1, 0)

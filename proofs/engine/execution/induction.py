@@ -88,10 +88,7 @@ class Induction:
             self._check_ghost(ghost, state, wanted(ghost), when, before)
 
     def turn(self) -> None:
-        """Take note that the turn of a role ends.
-
-        After the first turn in an iteration, check what is staged, and make it opaque.
-        """
+        """Take note that the turn of a role ends: after an iteration's first, check what is staged and make it opaque."""
         head, self._stage = self._stage, None
         if head is not None and self.invariant.staged:
             now = self._frozen(head.t, head.read)

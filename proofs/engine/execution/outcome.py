@@ -77,10 +77,7 @@ class Execution:
         return result or [Equation(f"{output} is written", False, ZERO, ZERO)]
 
     def _same(self, a: Value, b: Value) -> bool:
-        """Return whether two values are equal: finite at the same places, with the same infinity at the others.
-
-        Where a value is infinite its form is 0, so that the forms can be compared everywhere.
-        """
+        """Return whether two values are equal: finite at the same places, where an infinite value has the form 0."""
         finite = self.facts.decide_all(a.finite)
         if not holds(finite, b.finite, self.facts):
             return False

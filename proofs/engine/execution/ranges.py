@@ -1,10 +1,10 @@
 """The range layer: what the equivalence over the reals leaves to prove about the floats.
 
 Over the reals exp never overflows and a running maximum does not matter, so a kernel without one is "equal". This layer
-shows, for the same terms, that every exp has an argument of at most 0, every denominator and every operand of rsqrt and
-log is positive or negative but not 0, and that every square root has an operand that is not negative. Infinities that could
-make a NaN are rejected earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not
-modelled: a denominator that is positive over the reals may round to 0.
+shows, for the same terms, that every exp has an argument of at most 0, that no denominator is 0, that every operand of
+rsqrt and log is positive, and that no operand of a square root is negative. Infinities that could make a NaN are rejected
+earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not modelled: a denominator that
+is positive over the reals may round to 0.
 
 The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
 known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The

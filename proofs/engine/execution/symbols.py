@@ -124,10 +124,7 @@ class Symbols:
         return extended.maximum(a, b)
 
     def _divide(self, operator: str, a: Form, b: Form) -> Form:
-        """Return the quotient or remainder of integers by a positive number.
-
-        What a constant divides is split off; the rest is opaque unless it is in [0, b).
-        """
+        """Return the quotient or remainder by a positive number: opaque but for multiples of a constant."""
         if not self.facts.holds(nf.indicator("ge", b - 1, integer=True)):
             raise Unsupported(f"division of integers by {b}, which is not known to be positive")
         if operator.startswith("trunc") and not self.facts.holds(nf.indicator("ge", a, integer=True)):
@@ -323,10 +320,7 @@ class Symbols:
             raise Unsupported(f"{memory.name} in global memory is both read and written")
 
     def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], stored: frozenset[int] | None) -> None:
-        """Check that explicit threads use a buffer that they share in their own lane only.
-
-        ``stored`` holds the atoms on which a store depends; it is None for a load.
-        """
+        """Check that threads use a buffer that they share in their own lane only; a store depends on atoms ``stored``."""
         if memory.scope == "local":
             if stored is not None and self._axes:
                 raise Unsupported(f"a parallel loop writes {memory.name}, of which each thread has its own")

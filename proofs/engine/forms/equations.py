@@ -47,7 +47,7 @@ def elements(
 ) -> Iterator[tuple[Form, ...]]:
     """Yield indices that stand for all elements: constants along small dimensions, a bounded variable along others.
 
-    ``parts`` maps dimensions of constant extent to the number of elements of a part; each part has a variable of its own.
+    ``parts`` maps dimensions of constant extent to the number of elements of a part, which has a variable of its own.
     """
 
     def variable(dim: int, first: int, extent: Form) -> Form:

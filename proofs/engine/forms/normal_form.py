@@ -284,10 +284,7 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
 
 
 def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
-    """Return the sum of a body over a variable: one sum for each term, without the factors that do not depend on it.
-
-    ``split``: a term that becomes several when the variable is bound becomes several sums.
-    """
+    """Return the sum of a body over a variable: one for each term, without the factors that do not depend on it."""
     result = ZERO
     for monomial, coefficient in body.terms.items():
         inner = tuple((a, e) for a, e in monomial if number in support_of(a))

@@ -9,15 +9,15 @@ constructor that rewrites by these laws, and no others:
     max is associative, commutative and idempotent      a sum or maximum over few elements is written out
     floor((a n + b) / n) = a + floor(b / n), n constant
 
-The laws of log hold where x is positive: the range layer proves that of every logarithm of a kernel. Two forms
-that are not the same object may still denote the same function; ``equality.equal`` decides that for rational functions of
-the atoms. The ring's operations that go with any use of atoms are part of this module's interface.
+The laws of log hold where x is positive: the range layer proves that of every logarithm of a kernel. Two forms that are not
+the same object may still denote the same function: ``equality.equal`` decides that for rational functions of the atoms.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial, reduce
@@ -36,15 +36,11 @@ from .ring import number as number
 from .ring import of_atom as of_atom
 from .ring import substitute as substitute
 from .ring import support as support
-from .summing import Rule as Rule
-from .summing import ruled as ruled
 from .summing import splitting as splitting
 from .summing import tiled as tiled
 
 LONGEST_SUM, LONGEST_MAX = 16, 64
 """The largest constant extents for which a sum, or a maximum, is written out."""
-WHERE = "where"
-"""In a maximum: a condition, and the value that counts where it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +167,7 @@ def read(buffer: str, *index: Form | Rational) -> Form:
 def apply(function: str, *arguments: Form | Rational) -> Form:
     """Return a function of its arguments: opaque but for ``log``, ``where`` and the quotient ``floordiv`` by a constant."""
     forms = tuple(map(form, arguments))
-    if function in ("log", WHERE):
+    if function in ("log", "where"):
         return (log if function == "log" else where)(*forms)
     divisor = forms[-1].constant if function == "floordiv" else None
     return floordiv(forms[0], int(divisor)) if divisor and divisor > 0 else of_atom(Apply(function, forms))
@@ -179,7 +175,7 @@ def apply(function: str, *arguments: Form | Rational) -> Form:
 
 def where(condition: Form, value: Form) -> Form:
     """Return a value that counts in a maximum only where the condition, a form that is 0 or 1, holds."""
-    return value if condition is ONE else of_atom(Apply(WHERE, (condition, value)))
+    return value if condition is ONE else of_atom(Apply("where", (condition, value)))
 
 
 def conditional(entry: Form) -> tuple[Form, Form]:
@@ -263,11 +259,27 @@ def maximum(entries: Iterable[Form]) -> Form:
     return conditional(*flat)[1] if len(flat) == 1 else of_atom(Max(frozenset(flat)))
 
 
+Rule = Callable[[Form, Callable[[Form], Form]], Form | None]
+"""From the extent and the body of a sum what the sum is, or None."""
+_rules: tuple[Rule, ...] = ()
+
+
+@contextmanager
+def ruled(*rules: Rule) -> Iterator[None]:
+    """Let a sum be, inside, what the first rule says of it that says anything; drop other rules."""
+    global _rules
+    before, _rules = _rules, rules
+    try:
+        yield
+    finally:
+        _rules = before
+
+
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     """Return Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
-    for rule in summing.rules():
-        with summing.ruled():
+    for rule in _rules:
+        with ruled():
             known = rule(extent, body)
         if known is not None:
             return known
@@ -381,9 +393,7 @@ def rewriting(wanted: Callable[[Atom], bool], value: Callable[[Any], Form | None
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
     """Return the rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
-
-    def replaced(atom: Apply) -> Form:
-        return value(*map(result, atom.arguments))
-
-    result = rewriting(lambda atom: isinstance(atom, Apply) and atom.function == function, replaced)
+    result: Rewriting = rewriting(
+        lambda a: isinstance(a, Apply) and a.function == function, lambda a: value(*map(result, a.arguments))
+    )
     return result

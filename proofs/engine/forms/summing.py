@@ -1,20 +1,16 @@
-"""How sums are built for the time of a proof: over tiles, by a rule, term by term, and which are written out.
+"""How sums are built for the time of a proof: over tiles, term by term, and which are written out.
 
 It is not trusted: these are choices. ``normal_form`` builds a sum by laws of its own, which hold for tiles of any size and
-for any extent that is written out; and a rule that is asked about a sum that is not its own says nothing. A proof makes the
-kernel's sums and the reference's meet by such choices.
+for any extent that is written out. A proof makes the kernel's sums and the reference's meet by such choices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .ring import Form, Rational, form
 
-Rule = Callable[[Form, Callable[[Form], Form]], Form | None]
-"""From the extent and the body of a sum what the sum is, or None."""
-_rules: tuple[Rule, ...] = ()
 _tilings: dict[Form, tuple[int, bool]] = {}
 _splitting: list[int] = []
 
@@ -36,17 +32,6 @@ def tiled(extent: Form | Rational, block: int, *, strided: bool = False) -> Iter
 
 
 @contextmanager
-def ruled(*given: Rule) -> Iterator[None]:
-    """Let a sum be, inside, what the first rule says of it that says anything; drop other rules."""
-    global _rules
-    before, _rules = _rules, given
-    try:
-        yield
-    finally:
-        _rules = before
-
-
-@contextmanager
 def splitting(longest: int) -> Iterator[None]:
     """Make several sums, inside, of a term of a sum's body that becomes several terms when the variable is bound.
 
@@ -58,11 +43,6 @@ def splitting(longest: int) -> Iterator[None]:
         yield
     finally:
         _splitting.pop()
-
-
-def rules() -> tuple[Rule, ...]:
-    """Return the rules that are used now."""
-    return _rules
 
 
 def tiling(extent: Form) -> tuple[int, bool] | None:

@@ -34,12 +34,7 @@ def tiles(extent: Form, tile: int) -> Form:
     return nf.floordiv(extent + tile - 1, tile)
 
 
-def by_tiles(
-    extent: Form,
-    tile: int,
-    facts: Facts,
-    summands: Sequence[tuple[Summand, Summand]],
-) -> nf.Rule:
+def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Summand, Summand]]) -> nf.Rule:
     """Return the rule that a sum over an extent, but for factors without its variable, is one of several sums over tiles.
 
     It says nothing of sums over other extents. Each of ``summands`` is a summand as it enters the sum, and the same with
@@ -104,11 +99,8 @@ def within(u: Form) -> Form:
 
 def written_out(p: Form, first: Form, extent: Form) -> Form:
     """Return the form without that abbreviation."""
-
-    def inside(u: Form) -> Form:
-        return nf.indicator("ge", u - first, integer=True) * nf.indicator("ge", first + extent - 1 - u, integer=True)
-
-    return nf.replacing(WITHIN, lambda u: inside(u) - 1)(p)
+    ge = partial(nf.indicator, "ge", integer=True)
+    return nf.replacing(WITHIN, lambda u: ge(u - first) * ge(first + extent - 1 - u) - 1)(p)
 
 
 def few_written_out(p: Form) -> Form:

@@ -44,10 +44,7 @@ class Write:
 
     @cached_property
     def solved(self) -> dict[int, tuple[int, Form]]:
-        """For each axis, by the number of its variable, the dimension in which it is alone, and the offset there.
-
-        If there is none, several iterations may write the same element.
-        """
+        """For each axis, by the number of its variable, the dimension in which it is alone, and the offset there."""
         numbers = {nf.number(axis.variable) for axis in self.axes}
         solved = {}
         for axis in self.axes:
@@ -55,7 +52,7 @@ class Write:
             own = [(d, i - axis.variable) for d, i in enumerate(self.index) if number in nf.support(i)]
             if len(own) != 1 or not numbers.isdisjoint(nf.support(own[0][1])):
                 place = ", ".join(map(str, self.index))
-                raise Unsupported(f"a parallel write at [{place}], where {axis.variable} is not alone in one index")
+                raise Unsupported(f"iterations may write one element: {axis.variable} is not alone in one of [{place}]")
             solved[number] = own[0]
         return solved
 

@@ -179,7 +179,7 @@ class Block:
     def written_out(self, p: Form, extent: Form) -> Form:
         """Return the form with abbreviations replaced by what they stand for, in a split of ``extent`` tiles."""
         for name, definition in self.definitions.items():
-            p = nf.replace(p, name, definition)
+            p = nf.replacing(name, definition)(p)
         return sums.written_out(p, self.first, extent)
 
     def no_entries(self, facts: Facts) -> Rewriting:
@@ -272,7 +272,7 @@ class Block:
             result.append(lambda u, j: sums.within(u) * self.weight(u, j, head) * nf.apply("key", u, j, d))
         return result
 
-    def rules(self, extent: Form, facts: Facts, head: Form, d: Form | None) -> Mapping[Form, nf.Rule]:
+    def rules(self, extent: Form, facts: Facts, head: Form, d: Form | None) -> tuple[nf.Rule, nf.Rule]:
         """Return the reference's sums over the window and over the entries as sums over tiles."""
 
         def rule(count: Form, before: int) -> nf.Rule:
@@ -282,7 +282,7 @@ class Block:
             return sums.by_tiles(count, self.cfg.tile, facts, [entering(f) for f in self.summands(head, d)])
 
         window = nf.form(self.cfg.window)
-        return {window: rule(window, 0), self.entries: rule(self.entries, self.cfg.window_tiles)}
+        return rule(window, 0), rule(self.entries, self.cfg.window_tiles)
 
 
 Reference = Callable[[Mapping[str, SymbolicTensor], SymbolicTensor], tuple[Any, Any]]
@@ -341,7 +341,7 @@ def _outcome(claim: Claim, at: Block, extent: Form, done: Execution) -> Iterator
             s, head, *rest = row[output:]  # an lse, or a mass, has a number before these
             number = SymbolicTensor((), lambda: Value(y), integer=Integers())
             out = tensor(claim.reference(inputs(cfg, claim.whole), number)[output])
-            with nf.ruled(at.rules(extent, known, head, rest[0] if rest else None)):
+            with nf.ruled(*at.rules(extent, known, head, rest[0] if rest else None)):
                 return out.value(b, s, head, *rest)
 
         return element
@@ -353,7 +353,7 @@ def _outcome(claim: Claim, at: Block, extent: Form, done: Execution) -> Iterator
                 yield from done.compare(name, wanted(number), spreading, counted, meaning=meaning)
 
 
-def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mapping[str, SymbolicTensor]:
+def inputs(cfg: Config, whole: Contract) -> Mapping[str, SymbolicTensor]:
     """Return the inputs of a contract by name, symbolic."""
 
     def size(n: int | str) -> Form:
@@ -366,7 +366,6 @@ def inputs(cfg: Config, whole: Contract, infinite: Sequence[str] = ()) -> Mappin
             spec.name,
             [sum(map(size, dim), ZERO) for dim in spec.dims],
             integers(whole, spec, spec.dtypes[0]),
-            infinite=spec.name in infinite,
         )
         for spec in whole.inputs
     }

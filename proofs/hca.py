@@ -17,7 +17,7 @@ from .attention_lemmas import ENTRIES, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
 from .engine.forms import normal_form as nf
-from .engine.forms.normal_form import ONE, ZERO, Form
+from .engine.forms.normal_form import ZERO, Form
 from .engine.reference.symbolic_torch import SymbolicTensor
 from .engine.verify import Compare
 from .suite import Proof
@@ -31,8 +31,8 @@ def _block(cfg: Config) -> Block:
         return index_or_none(at_least(seen - 1, slot), slot)
 
     whole = nf.floordiv(nf.read("offset", attention.sequence()) + attention.query(cfg) + 1, cfg.ratio)
-    present = -nf.maximum([(ONE, -whole), (ONE, -T)])
-    seen = nf.maximum([(ONE, present), (ONE, ZERO)])
+    present = -nf.maximum([-whole, -T])
+    seen = nf.maximum([present, ZERO])
     about = (
         at_least(seen, 0),
         at_least(T, seen),

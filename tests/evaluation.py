@@ -13,7 +13,6 @@ FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "log": math.log,
     "sqrt": math.sqrt,
     "floordiv": lambda a, b: a // b,
-    "floormod": lambda a, b: a % b,
 }
 
 
@@ -68,7 +67,7 @@ class _Evaluation:
             case nf.Indicator("eq", p, _):
                 return float(self.form(p, bound) == 0)
             case nf.Max(entries):
-                return max(self.form(v, bound) for c, v in entries if self.form(c, bound))
+                return max(self.form(v, bound) for c, v in map(nf.conditional, entries) if self.form(c, bound))
             case nf.Big(operator, level, extent, body):
                 values = (self.form(body, {**bound, level: k}) for k in range(round(self.form(extent, bound))))
                 return math.fsum(values) if operator == "sum" else max(values)

@@ -19,8 +19,9 @@ from pages import ENGINE, GENERATED, ROOT, VERDICTS, files, fill, kept
 from test_rooms import MAY
 
 FINDS = (
-    *("compiler/rewrite", "compiler/source_lines", "smt/witness"),
-    *("forms/choices", "forms/refutation", "forms/pretty", "semantics/algebra", "execution/invariants"),
+    *("compiler/rewrite", "compiler/source_lines", "smt/witness", "semantics/algebra"),
+    *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement"),
+    *("execution/invariants", "execution/obligations"),
     *("layers/examples", "layers/mutants", "layers/row_major", "layers/tiling"),
 )
 """Modules in which no error can make a false theorem, each of which says why: they find what others check, print or declare."""

@@ -68,13 +68,13 @@ def test_the_index_of_a_sum_is_within_its_extent() -> None:
 
 def test_a_clamped_maximum_looks_at_the_last_element_again() -> None:
     def clamped(n: int, c: int) -> Form:
-        return nf.big_maximum(n, lambda k: nf.read("x", -nf.maximum([(ONE, -k), (ONE, nf.form(-c))])))
+        return nf.big_maximum(n, lambda k: nf.read("x", -nf.maximum([-k, nf.form(-c)])))
 
     first = nf.big_maximum(70, lambda k: nf.read("x", k))
     assert same(clamped(128, 69), first)
     assert not same(clamped(128, 70), first)
     assert not same(clamped(128, 68), first)
-    beyond = nf.big_maximum(128, lambda k: nf.read("x", -nf.maximum([(ONE, -k), (ONE, nf.form(-69))])) + k)
+    beyond = nf.big_maximum(128, lambda k: nf.read("x", -nf.maximum([-k, nf.form(-69)])) + k)
     assert not same(beyond, nf.big_maximum(70, lambda k: nf.read("x", k) + k)), "the index occurs elsewhere too"
 
 

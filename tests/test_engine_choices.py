@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lemmata.proofs.engine.forms import cases, equality, equations
+from evaluation import evaluate
+from lemmata.proofs.engine.forms import cases, equality, equations, summing, sums
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.choices import indices_of_maxima, nested_condition, open_condition, solutions
 from lemmata.proofs.engine.forms.entailment import Facts
@@ -30,7 +31,7 @@ def test_the_choices_prove_what_is_true() -> None:
     assert holds(EQUAL * x(A), EQUAL * x(B), Facts())
     assert nested_condition(x(EQUAL)) == number(EQUAL)
     assert holds(x(EQUAL), EQUAL * x(ONE) + (ONE - EQUAL) * x(ZERO), Facts())
-    assert indices_of_maxima(x(A) - nf.maximum([(ONE, x(B)), (ONE, x(ZERO))])) == sorted({number(A), number(x(A))})
+    assert indices_of_maxima(x(A) - nf.maximum([x(B), x(ZERO)])) == sorted({number(A), number(x(A))})
 
 
 def test_a_wrong_solution_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +62,29 @@ def test_an_equation_that_is_not_refuted_is_not_proved_by_that(monkeypatch: pyte
     monkeypatch.setattr(equality, "differs", lambda _: False)
     assert not equality.equal((x(A) + 1) / (x(B) + 1), x(A) / x(B))
     assert equality.equal((x(A) + 1) / (x(B) + 1) - 1, (x(A) - x(B)) / (x(B) + 1))
+
+
+@pytest.mark.parametrize("tiling", [(2, False), (3, True), (7, False), (40, True)])
+def test_no_choice_of_tiles_changes_a_sum(tiling: tuple[int, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summing, "tiling", lambda extent: tiling if extent is N else None)
+    monkeypatch.setattr(summing, "splits", lambda: True)
+    monkeypatch.setattr(summing, "longest", lambda _: 5)
+    tiled = nf.summation(N, lambda k: x(k) * (1 + nf.indicator("ge", A - k, integer=True)))
+    total = evaluate(tiled, {"n": 20.0, "a": 4.0}, lambda _, i: float(i[0] ** 2))
+    assert total == sum(k**2 * (1 + (k <= 4)) for k in range(20))
+
+
+def test_tiles_of_no_elements_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summing, "tiling", lambda _: (-2, False))
+    with pytest.raises(ValueError, match="expected tiles of at least 1 element, got -2"):
+        nf.summation(N, x)
+
+
+def test_a_rule_says_nothing_of_the_sum_of_another() -> None:
+    summand = lambda t, j: x(4 * t + j)  # noqa: E731
+    rule = sums.by_tiles(nf.form(40), 4, Facts(), [(summand, summand)])
+    plain = nf.summation(N, x)
+    with nf.ruled(rule):
+        assert nf.summation(N, x) is plain
+    assert rule(N, x) is None
+    assert rule(nf.form(40), x) is nf.summation(10, lambda t: nf.summation(4, lambda j: summand(t, j)))

@@ -205,9 +205,9 @@ def test_substitution_goes_under_sums_without_capture() -> None:
     (((number, _),),) = i.terms
     p = nf.summation(n, lambda k: read("f", k, i))
     assert nf.substitute(p, {number: n + 2}) is nf.summation(n, lambda k: read("f", k, n + 2))
-    assert nf.replace(p, "none", lambda *_: ZERO) is p
+    assert nf.replacing("none", lambda *_: ZERO)(p) is p
     q = nf.summation(n, lambda k: nf.apply("g", k + i))
-    assert nf.replace(q, "g", lambda k: read("f", 2 * k)) is nf.summation(n, lambda k: read("f", 2 * k + 2 * i))
+    assert nf.replacing("g", lambda k: read("f", 2 * k))(q) is nf.summation(n, lambda k: read("f", 2 * k + 2 * i))
 
 
 def test_a_tiled_sum_is_the_sum() -> None:
@@ -224,7 +224,7 @@ def test_maxima() -> None:
     a, b, c, _ = names(4)
 
     def largest(*values: Form) -> Form:
-        return nf.maximum((ONE, v) for v in values)
+        return nf.maximum(values)
 
     assert largest(a, largest(b, c)) is largest(largest(c, b), a, a)
     assert largest(a, nf.form(2), nf.form(3)) is largest(nf.form(3), a)

@@ -64,8 +64,8 @@ def test_a_sum_is_written_out_where_it_stands_and_not_inside() -> None:
     def inner(h: nf.Form) -> nf.Form:
         return nf.summation(64, lambda d: nf.read("q", h, d))
 
-    outer = 3 * nf.summation(32, lambda h: nf.maximum([(nf.ONE, inner(h)), (nf.ONE, nf.ZERO)]))
-    terms = [3 * nf.maximum([(nf.ONE, inner(nf.form(h))), (nf.ONE, nf.ZERO)]) for h in range(32)]
+    outer = 3 * nf.summation(32, lambda h: nf.maximum([inner(h), nf.ZERO]))
+    terms = [3 * nf.maximum([inner(nf.form(h)), nf.ZERO]) for h in range(32)]
     assert few_written_out(outer) is sum(terms, nf.ZERO)
     assert few_written_out(outer) is not sum(terms[1:], nf.ZERO)
     variable = nf.summation(nf.variable("n"), lambda h: nf.read("w", h))
@@ -81,7 +81,7 @@ def at_least(a: nf.Form, b: nf.Form | int) -> nf.Form:
 
 def test_a_clamped_index_is_the_index_where_it_is_in_range() -> None:
     facts, size = Facts(), nf.variable("S")
-    clamped = -nf.maximum([(nf.ONE, -x), (nf.ONE, 1 - size)])
+    clamped = -nf.maximum([-x, 1 - size])
     element = nf.read("q", clamped)
     assert facts.decide_all(element) is element
     with facts.assuming(at_least(size, x + 1)):
@@ -93,10 +93,10 @@ def test_a_clamped_index_is_the_index_where_it_is_in_range() -> None:
 
 def test_the_larger_of_real_numbers_is_not_decided_as_if_they_were_integers() -> None:
     facts, real = Facts({"i": (0, None)}), nf.read("r", x)
-    square = nf.maximum([(nf.ONE, 2 * real**2), (nf.ONE, real)])  # at 1/4 the second is the larger
+    square = nf.maximum([2 * real**2, real])  # at 1/4 the second is the larger
     assert facts.decide_all(square) is square
     whole = nf.read("i", x)
-    assert facts.decide_all(nf.maximum([(nf.ONE, 2 * whole**2), (nf.ONE, whole)])) is 2 * whole**2
+    assert facts.decide_all(nf.maximum([2 * whole**2, whole])) is 2 * whole**2
 
 
 def test_what_becomes_known_later_is_used() -> None:

@@ -7,7 +7,7 @@ an if-then-else between it and what lies below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -31,56 +31,38 @@ class Axis:
     lower: Form
     extent: Form
 
-    @property
-    def number(self) -> int:
-        """The number of the variable's atom."""
-        (((number, _),),) = self.variable.terms
-        return number
-
 
 @dataclass(frozen=True)
 class Write:
-    """A store: where, under which conditions, and what, as functions of the axes."""
+    """A store: where, under which conditions, and what, as functions of the axes; and the statement."""
 
     index: tuple[Form, ...]
     axes: tuple[Axis, ...]
     path: tuple[Form, ...]
     value: Value
+    site: str = ""
 
     @cached_property
-    def solved(self) -> tuple[dict[int, tuple[int, Form]], list[int]]:
-        """The dimension of each axis and the offset there; and the dimensions without an axis.
-
-        Raises:
-            Unsupported: an axis is in no dimension, or a dimension is not one axis plus an offset.
-        """
-        numbers = {axis.number for axis in self.axes}
-        solved: dict[int, tuple[int, Form]] = {}
-        fixed = []
-        for dim, form in enumerate(self.index):
-            inside = numbers & nf.support(form)
-            if not inside:
-                fixed.append(dim)
-                continue
-            (number, *more) = inside
-            offset = form - nf.of_atom(nf.atom_of(number))
-            if more or number in solved or number in nf.support(offset):
-                raise Unsupported(f"a parallel write at index {form}, which is not one loop variable plus an offset")
-            solved[number] = dim, offset
+    def solved(self) -> dict[int, tuple[int, Form]]:
+        """For each axis, by the number of its variable, the dimension in which it is alone, and the offset there."""
+        numbers = {nf.number(axis.variable) for axis in self.axes}
+        solved = {}
         for axis in self.axes:
-            if axis.number not in solved:
-                raise Unsupported(
-                    f"several parallel iterations write the same element: {axis.variable} is not in the index"
-                )
-        return solved, fixed
+            number = nf.number(axis.variable)
+            own = [(d, i - axis.variable) for d, i in enumerate(self.index) if number in nf.support(i)]
+            if len(own) != 1 or not numbers.isdisjoint(nf.support(own[0][1])):
+                place = ", ".join(map(str, self.index))
+                raise Unsupported(f"iterations may write one element: {axis.variable} is not alone in one of [{place}]")
+            solved[number] = own[0]
+        return solved
 
     def at(self, index: tuple[Form, ...]) -> tuple[Value, list[Form]]:
         """Return the value at an index, and the conditions under which the write covers that index."""
-        solved, fixed = self.solved
-        values = {number: index[dim] - offset for number, (dim, offset) in solved.items()}
-        conditions = [nf.indicator("eq", index[d] - nf.substitute(self.index[d], values), integer=True) for d in fixed]
+        values = {number: index[dim] - offset for number, (dim, offset) in self.solved.items()}
+        covered = [i - nf.substitute(j, values) for i, j in zip(index, self.index, strict=True)]
+        conditions = [nf.indicator("eq", difference, integer=True) for difference in covered]
         for axis in self.axes:
-            place = values[axis.number] - axis.lower
+            place = values[nf.number(axis.variable)] - axis.lower
             conditions.append(nf.indicator("ge", place, integer=True))
             conditions.append(nf.indicator("ge", axis.extent - 1 - place, integer=True))
         conditions += [nf.substitute(c, values) for c in self.path]
@@ -96,52 +78,43 @@ class _Unknown:
 
 
 class Contents:
-    """The content of one buffer."""
+    """The content of one buffer, as layers of which the last is on top."""
 
     def __init__(self, name: str, layers: Sequence[Write | _Unknown] = ()) -> None:
         self.name = name
-        self._layers = list(layers)
+        self.layers = list(layers)
         self._memo: dict[tuple[tuple[Form, ...], tuple[Form, ...]], Value] = {}
 
     def copy(self) -> Contents:
         """Return the same content, to be changed independently."""
-        return Contents(self.name, self._layers)
-
-    @property
-    def latest(self) -> Write | _Unknown:
-        """The layer on top."""
-        return self._layers[-1]
+        return Contents(self.name, self.layers)
 
     def forget(self, path: tuple[Form, ...]) -> None:
         """Make every element uninitialised where the path holds."""
         self._memo.clear()
         if not path:
-            self._layers.clear()
-        self._layers.append(_Unknown(path))
+            self.layers.clear()
+        self.layers.append(_Unknown(path))
 
     def write(self, write: Write) -> None:
         """Put a write on top; an older one of the same element under the same conditions no longer counts."""
         self._memo.clear()
-        if not write.solved[0]:
+        if not write.solved:
             place = write.index, write.path
-            self._layers = [w for w in self._layers if not isinstance(w, Write) or (w.index, w.path) != place]
-        self._layers.append(write)
+            self.layers = [w for w in self.layers if not isinstance(w, Write) or (w.index, w.path) != place]
+        self.layers.append(write)
 
     def read(self, index: tuple[Form, ...], facts: Facts) -> Value:
-        """Return the value at an index.
-
-        Raises:
-            Uninitialised: it is not proved that the element has been written.
-        """
+        """Return the value at an index; it must be known that the element has been written."""
         key = index, facts.path
         if key not in self._memo:
-            self._memo[key] = self._read(index, facts, len(self._layers))
+            self._memo[key] = self._read(index, facts, len(self.layers))
         return self._memo[key]
 
     def _read(self, index: tuple[Form, ...], facts: Facts, height: int) -> Value:
         """Return the value at an index of the lowest layers, as many as ``height``."""
         for level in range(height - 1, -1, -1):
-            layer = self._layers[level]
+            layer = self.layers[level]
             if isinstance(layer, _Unknown):
                 if any(facts.decide(c) is False for c in layer.path):
                     continue
@@ -151,14 +124,9 @@ class Contents:
             if False in known.values():
                 continue
             undecided = [c for c in conditions if known[c] is None]
-            return self._either(undecided, value, facts, lambda below=level: self._read(index, facts, below))  # type: ignore[misc]
+            if not undecided:
+                return value
+            condition = reduce(Form.__mul__, undecided)
+            with facts.assuming(nf.ONE - condition):
+                return extended.select(condition, value, self._read(index, facts, level))
         raise Uninitialised(f"{self.name}[{', '.join(map(str, index))}] may be read before it is written")
-
-    @staticmethod
-    def _either(conditions: list[Form], value: Value, facts: Facts, below: Callable[[], Value]) -> Value:
-        """Return the value where the conditions hold, and what lies below elsewhere."""
-        if not conditions:
-            return value
-        condition = reduce(Form.__mul__, conditions, nf.ONE)
-        with facts.assuming(nf.ONE - condition):
-            return extended.select(condition, value, below())

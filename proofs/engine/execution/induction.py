@@ -15,33 +15,26 @@ iteration ``extent``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 from ..base.errors import Unsupported
 from ..forms import normal_form as nf
 from ..forms.equations import Equation, elements, holds
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from ..forms.ring import Rewriting
+from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
 from .contents import Axis, Contents, Uninitialised, Write
-from .invariants import Determined, Formula, Ghost, Invariant
-from .state import State
-from .symbols import Symbols
+from .invariants import Determined, Formula, Ghost, Invariant, State
+from .obligations import Obligation
+
+if TYPE_CHECKING:
+    from .symbols import Symbols
 
 _SPLITS = 16
 """How many undecided conditions an equation may be split by where abbreviations are written out."""
-
-
-def induct(
-    algebra: Symbols, loop: str, invariant: Invariant, lower: Form, extent: Form, body: Callable[[Form], None]
-) -> None:
-    """Check the invariant of a loop, and leave the algebra in the state after the loop."""
-    induction = Induction(algebra, loop, invariant, extent)
-    algebra.execution.inductions[loop] = induction
-    algebra.inducing = induction
-    induction.run(lower, body)
-    algebra.inducing = None
 
 
 class Induction:
@@ -69,48 +62,40 @@ class Induction:
 
     def run(self, lower: Form, body: Callable[[Form], None]) -> None:
         """Check the entry and one iteration, and leave the state at the exit."""
-        t, ghosts = self.t, self.invariant.ghosts
+        t, auxiliary, execution = self.t, self.invariant.auxiliary, self.algebra.execution
         self.facts.bound(t, self.extent)
         self._find_changed(lambda: body(lower + t))
-        self._entry = self._frozen(
-            nf.ZERO, lambda name, index: self.invariant.auxiliary[name].initial(self._entry, *index)
-        )
-        when = f"at the entry of loop {self.loop!r}"
-        self._check(self._entry, when, self.invariant.determined)
-        self._require_positive(self._entry, when)
-        for ghost in ghosts:
-            count = nf.form(ghost.recurrence.count)
-            self._record(self.extent, count, f"loop {self.loop!r} runs as often as {ghost.recurrence.name} steps", [])
-            self._check_ghost(ghost, self._entry, ghost.recurrence.initial, when, [])
+        entry = self._entry = self._frozen(ZERO, lambda name, index: auxiliary[name].initial(self._entry, *index))
+        for recurrence in (ghost.recurrence for ghost in self.invariant.ghosts):
+            steps = f"loop {self.loop!r} runs as often as {recurrence.name} steps"
+            self._record(self.extent, nf.form(recurrence.count), steps)
+        self._establish(entry, f"at the entry of loop {self.loop!r}", lambda ghost: ghost.recurrence.initial)
         before = self._stage = self.havoc(t)
         body(lower + t)
-        self._after = self._frozen(t + 1, lambda name, index: self.invariant.auxiliary[name].step(before, *index))
+        after = self._after = self._frozen(t + 1, lambda name, index: auxiliary[name].step(before, *index))
         when = f"after an iteration of loop {self.loop!r}"
-        self._check(self._after, when, self.invariant.determined)
-        self._require_positive(self._after, when)
-        for ghost in ghosts:
-            self._check_ghost(ghost, self._after, self._step(ghost, before), when, [before])
+        self._establish(after, when, lambda ghost: self._step(ghost, before), before)
         self.havoc(self.extent)
-        for ghost in ghosts:
-            self.algebra.execution.ghosts[ghost.recurrence.name] = self.family(ghost)
+        execution.ghosts |= {ghost.recurrence.name: self.family(ghost) for ghost in self.invariant.ghosts}
+
+    def _establish(
+        self, state: State, when: str, wanted: Callable[[Ghost], Formula], before: State | None = None
+    ) -> None:
+        """Check all that the invariant says of a state, where ``wanted`` gives the reference's state."""
+        self._check(state, when, self.invariant.determined)
+        self._require_positive(state, when)
+        for ghost in self.invariant.ghosts:
+            self._check_ghost(ghost, state, wanted(ghost), when, before)
 
     def turn(self) -> None:
-        """Take note that the turn of a role ends.
-
-        After the first turn in an iteration, check what is staged, and make it opaque.
-        """
+        """Take note that the turn of a role ends: after an iteration's first, check what is staged and make it opaque."""
         head, self._stage = self._stage, None
-        if head is None or not self.invariant.staged:
-            return
-        now = self._frozen(head.t, lambda name, index: head[name](*index))
-        self._check(now, f"in an iteration of loop {self.loop!r}", self.invariant.staged)
-        for name, determined in self.invariant.staged.items():
-            memory = self.memories[name]
-            self.algebra.contents[memory] = self.algebra.contents[memory].copy()
-            self.algebra.contents[memory].forget(self.path)
-            self._write(name, self._described(memory, determined, head))
+        if head is not None and self.invariant.staged:
+            now = self._frozen(head.t, head.read)
+            self._check(now, f"in an iteration of loop {self.loop!r}", self.invariant.staged)
+            self._describe(self.invariant.staged, head)
 
-    def family(self, ghost: Ghost) -> Callable[..., Form]:
+    def family(self, ghost: Ghost) -> Formula:
         """Return the function from the number of a ghost's state and an index to an element."""
 
         def value(number: Form, *index: Form) -> Form:
@@ -124,21 +109,15 @@ class Induction:
     def _find_changed(self, body: Callable[[], None]) -> None:
         """Find which buffers the body writes, by running it from a state in which all of them are opaque."""
         algebra = self.algebra
-        saved, mark = dict(algebra.contents), algebra.execution.mark()
-        opaque = {m: self._layer(m, lambda *i, n=m.name: nf.apply(f"{n}@?", *i), None) for m in saved}
+        contents, execution = algebra.contents, algebra.execution
+        opaque = {m: self._layer(m, lambda *i, n=m.name: nf.apply(f"{n}@?", *i), None) for m in contents}
         algebra.contents = {memory: Contents(memory.name, [layer]) for memory, layer in opaque.items()}
+        algebra.execution = replace(execution, writes={}, equations=[], obligations=[])
         body()
-        changed = [memory for memory, layer in opaque.items() if algebra.contents[memory].latest is not layer]
+        changed = [memory for memory, layer in opaque.items() if algebra.contents[memory].layers[-1] is not layer]
         self.changed |= {m.name for m in changed if m in self.memories.values()}
         self.lost = [m for m in changed if m not in self.memories.values()]
-        algebra.contents = saved
-        algebra.execution.rewind(mark)
-
-    def written_out(self, p: Form) -> Form:
-        """Return the form with the abbreviations of the invariant replaced by what they stand for."""
-        for name, definition in self.invariant.definitions.items():
-            p = nf.replace(p, name, definition)
-        return p
+        algebra.contents, algebra.execution = contents, execution
 
     def _frozen(self, t: Form, auxiliary: Callable[[str, tuple[Form, ...]], Form]) -> State:
         """Return what the buffers hold now, and go on to hold in this state when the kernel changes them."""
@@ -167,14 +146,13 @@ class Induction:
         return self.algebra.execution.inductions[loop or self.loop].symbolic(nf.form(t))
 
     def _symbol(self, name: str, t: Form, index: tuple[Form, ...]) -> Form:
+        """Return an element of a free buffer at the head of iteration t: any number, or a constant that it is at first."""
         if name not in self.invariant.free and name not in self.invariant.auxiliary:
             raise Unsupported(f"the invariant of loop {self.loop!r} says nothing of {name}")
         if name not in self.changed:
             return nf.apply(f"{name}@{self.loop}", *index)
-        if t is ZERO and self._entry is not None:
-            initial = self._entry[name](*index)
-            if initial.constant is not None:
-                return initial
+        if t is ZERO and self._entry and (initial := self._entry.read(name, index)).constant is not None:
+            return initial
         return nf.apply(f"{name}@{self.loop}", t, *index)
 
     def unfolded(self, p: Form, s: Form) -> Form:
@@ -185,51 +163,41 @@ class Induction:
         if s not in self._unfoldings:
             names = sorted(self.changed & {*self.invariant.free, *self.invariant.auxiliary})
             self._unfoldings[s] = [self._unfolding(name, after, s) for name in names]
-        for rewriting in self._unfoldings[s]:
-            p = rewriting(p)
-        return p
+        return rewritten(p, self._unfoldings[s])
 
     def _unfolding(self, name: str, after: State, s: Form) -> Rewriting:
-        (((number, _),),) = self.t.terms
         symbol = f"{name}@{self.loop}"
 
         def value(t: Form, *index: Form) -> Form:
-            return nf.substitute(after[name](*index), {number: s - 1}) if t is s else nf.apply(symbol, t, *index)
+            if t is not s:
+                return nf.apply(symbol, t, *index)
+            return nf.substitute(after.read(name, index), {nf.number(self.t): s - 1})
 
         return nf.replacing(symbol, cache(value))
 
     def havoc(self, t: Form) -> State:
         """Replace the contents by what the invariant says of iteration t."""
         state = self.symbolic(t)
-        for memory in (*self.lost, *self.memories.values()):
-            self.algebra.contents[memory] = self.algebra.contents[memory].copy()
+        for memory in (*self.lost, *map(self.memories.__getitem__, self.invariant.staged)):
             self.algebra.contents[memory].forget(self.path)
-        for name in self.invariant.free:
-            value = partial(self._symbol, name, t)
-            self._write(name, self._layer(self.memories[name], lambda *index, value=value: value(index), None))
-        for name, determined in self.invariant.determined.items():
-            self._write(name, self._described(self.memories[name], determined, state))
+        free = {name: Determined(lambda s, *i, n=name: s.read(n, i)) for name in self.invariant.free}
+        self._describe({**free, **self.invariant.determined}, state)
         return state
 
-    def _write(self, name: str, write: Write) -> None:
-        self.algebra.contents[self.memories[name]].write(write)
-
-    def _described(self, memory: Memory[Value], determined: Determined, state: State) -> Write:
-        where = determined.where
-        condition = (lambda *i: where(state, *i)) if where else None
-        return self._layer(memory, lambda *i: determined.value(state, *i), condition)
+    def _describe(self, what: Mapping[str, Determined], state: State) -> None:
+        """Let buffers hold their formulas, and nothing else."""
+        for name, determined in what.items():
+            contents, where = self.algebra.contents[self.memories[name]], determined.where
+            contents.forget(self.path)
+            condition = partial(where, state) if where else None
+            contents.write(self._layer(self.memories[name], partial(determined.value, state), condition))
 
     def _layer(self, memory: Memory[Value], value: Formula, condition: Formula | None) -> Write:
-        axes = []
-        index: list[Form] = []
-        for dim in memory.shape:
-            if dim.form is ONE:
-                index.append(ZERO)
-                continue
-            variable = nf.fresh("i")
-            self.facts.bound(variable, dim.form)
-            axes.append(Axis(variable, ZERO, dim.form))
-            index.append(variable)
+        """Return a write of a formula to all elements of a buffer for which a condition holds."""
+        index = [ZERO if dim.form is ONE else nf.fresh("i") for dim in memory.shape]
+        axes = [Axis(i, ZERO, dim.form) for i, dim in zip(index, memory.shape, strict=True) if i is not ZERO]
+        for axis in axes:
+            self.facts.bound(axis.variable, axis.extent)
         path = (*self.path, condition(*index)) if condition else self.path
         return Write(tuple(index), tuple(axes), path, Value(value(*index)))
 
@@ -244,8 +212,13 @@ class Induction:
                 condition = determined.where(state, *index) if determined.where else ONE
                 if self.facts.decide(condition) is False:
                     continue
+                statement = f"{name}[{', '.join(map(str, index))}] is what the invariant says {when}"
                 with self.facts.assuming(condition):
-                    self._check_element(state, name, determined, index, when)
+                    wanted = determined.value(state, *index)
+                    try:
+                        self._record(state.read(name, index), wanted, statement)
+                    except Uninitialised as error:
+                        self.algebra.execution.equations.append(Equation(f"{statement}: {error}", False, ZERO, wanted))
 
     def _require_positive(self, state: State, when: str) -> None:
         """Leave to the range layer that the positive buffers are positive, and let it use that."""
@@ -256,20 +229,11 @@ class Induction:
             shape = next(m for m in self.algebra.contents if m.name == like).shape
             for index in elements([dim.form for dim in shape], self.facts):
                 site = f"{name}[{', '.join(map(str, index))}] {when}"
-                execution.require("positive", Value(state[name](*index)), self.facts.path, site)
+                value = Value(state.read(name, index))
+                execution.obligations.append(Obligation("positive", value, self.facts.path, site))
             execution.positive |= {f"{name}@{self.loop}"}
 
-    def _check_element(
-        self, state: State, name: str, determined: Determined, index: tuple[Form, ...], when: str
-    ) -> None:
-        wanted = determined.value(state, *index)
-        statement = f"{name}[{', '.join(map(str, index))}] is what the invariant says {when}"
-        try:
-            self._record(state[name](*index), wanted, statement, [])
-        except Uninitialised as error:
-            self.algebra.execution.equations.append(Equation(f"{statement}: {error}", False, ZERO, wanted))
-
-    def _reader(self, ghost: Ghost, state: State) -> Callable[..., Form]:
+    def _reader(self, ghost: Ghost, state: State) -> Formula:
         """Return the reference's state as a function of its full index."""
 
         def value(*index: Form) -> Form:
@@ -281,34 +245,30 @@ class Induction:
 
         return value
 
-    def _step(self, ghost: Ghost, before: State) -> Callable[..., Form]:
+    def _step(self, ghost: Ghost, before: State) -> Formula:
         """Return the reference's next state as a function of its index, from the kernel's state before the iteration."""
         rewriting = nf.replacing(ghost.recurrence.name, self._reader(ghost, before))
         return lambda *index: rewriting(ghost.recurrence.step(before.t, *index))
 
-    def _check_ghost(
-        self, ghost: Ghost, state: State, wanted: Callable[..., Form], when: str, before: list[State]
-    ) -> None:
-        recurrence = ghost.recurrence
-        ghosts = self.algebra.execution.ghosts
+    def _check_ghost(self, ghost: Ghost, state: State, wanted: Formula, when: str, before: State | None) -> None:
+        """Check that the formula for the reference's state gives what is wanted."""
+        recurrence, ghosts = ghost.recurrence, self.algebra.execution.ghosts
         others = [nf.replacing(other.name, ghosts[other.name]) for other in recurrence.others]
         for place in elements(recurrence.shape[len(ghost.at) :], self.facts):
-            index = ", ".join(map(str, place))
-            reference = wanted(*ghost.at, *place)
-            for rewriting in others:
-                reference = rewriting(reference)
-            statement = f"{recurrence.name}[{index}] of the reference is what the kernel's state gives {when}"
+            reference = rewritten(wanted(*ghost.at, *place), others)
+            which = f"{recurrence.name}[{', '.join(map(str, place))}]"
+            statement = f"{which} of the reference is what the kernel's state gives {when}"
             self._record(ghost.value(state, *place), reference, statement, before)
 
-    def _record(self, kernel: Form, reference: Form, statement: str, before: list[State]) -> None:
-        if self.invariant.unfold:
+    def _record(self, kernel: Form, reference: Form, statement: str, before: State | None = None) -> None:
+        """File an equation, and whether it holds, if need be with loops unfolded and abbreviations written out."""
+        if self.invariant.unfold and before:
             loop, iteration = self.invariant.unfold
-            induction = self.algebra.execution.inductions[loop]
-            for state in before:
-                kernel = induction.unfolded(kernel, iteration(state))
-                reference = induction.unfolded(reference, iteration(state))
+            unfold = partial(self.algebra.execution.inductions[loop].unfolded, s=iteration(before))
+            kernel, reference = unfold(kernel), unfold(reference)
         shown = holds(kernel, reference, self.facts)
         if not shown and self.invariant.definitions:
-            kernel, reference = (self.written_out(p) for p in (kernel, reference))
+            definitions = [nf.replacing(name, value) for name, value in self.invariant.definitions.items()]
+            kernel, reference = rewritten(kernel, definitions), rewritten(reference, definitions)
             shown = holds(kernel, reference, self.facts, _SPLITS)
         self.algebra.execution.equations.append(Equation(statement, shown, kernel, reference))

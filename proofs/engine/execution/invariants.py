@@ -1,6 +1,7 @@
 """What holds at the head of every iteration of a loop, as the proof of an operator proposes it.
 
-It is not trusted: these are records without code, and ``induction`` checks all that they say.
+It is not trusted: these are the words in which a proof proposes something. ``induction`` checks all that they say, and
+reads buffers without them.
 """
 
 from __future__ import annotations
@@ -8,9 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ..forms import normal_form as nf
 from ..forms.normal_form import Form
 from ..reference.recurrences import Recurrence
-from .state import State as State
+
+
+@dataclass(frozen=True)
+class State:
+    """The kernel's buffers at the head of one iteration.
+
+    ``state["u"](i)`` is an element, ``state.t`` the number of iterations done. ``state.at(s)`` is the state at the head of
+    iteration s, ``state.at(s, loop)`` that of an earlier loop, as far as its invariant describes it.
+    """
+
+    t: Form
+    read: Callable[[str, tuple[Form, ...]], Form]
+    at: Callable[..., State]
+
+    def __getitem__(self, name: str) -> Callable[..., Form]:
+        return lambda *index: self.read(name, tuple(nf.form(i) for i in index))
+
 
 Formula = Callable[..., Form]
 """A function of a ``State`` and of the indices of an element."""

@@ -5,52 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING
 
 from ..forms.constants import Constants, current
 from ..forms.entailment import Facts
 from ..forms.equations import Equation, holds
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from ..forms.ring import Rewriting
+from ..forms.ring import Rewriting, rewritten
 from .contents import Write
-from .invariants import Ghost
-from .state import State
+from .obligations import Obligation
 
-Kind = Literal["exp", "nonzero", "positive", "nonnegative"]
-
-
-@dataclass(frozen=True)
-class Obligation:
-    """What must hold for an operation to mean over the floats what it means over the reals.
-
-    Attributes:
-        kind: "exp" (the argument is at most 0), "nonzero", "positive" or "nonnegative".
-        value: the operand; nothing is required of it where it is -inf.
-        path: the conditions under which the operation runs.
-        site: the statement.
-    """
-
-    kind: Kind
-    value: Value
-    path: tuple[Form, ...]
-    site: str
-
-
-class Cut(Protocol):
-    """A loop that an invariant cut."""
-
-    def family(self, ghost: Ghost) -> Callable[..., Form]:
-        """Return any state of a ghost, by its number and the index of an element."""
-
-    def symbolic(self, t: Form) -> State:
-        """Return the state at the head of iteration t as the invariant describes it."""
-
-    def unfolded(self, p: Form, s: Form) -> Form:
-        """Return the form with the free buffers at the head of iteration s over those of s - 1."""
-
-    def turn(self) -> None:
-        """Take note that the turn of a role ends."""
+if TYPE_CHECKING:
+    from .induction import Induction
 
 
 @dataclass
@@ -61,49 +28,27 @@ class Execution:
         writes: every store to a global buffer, by its name.
         equations: what the loop invariants required.
         obligations: what the range layer has to prove.
-        ghosts: for each reference that ran in lock step with a loop, an element of any of its states, by the state's number
-            and the index.
+        ghosts: for each reference in lock step with a loop, an element of any state, by the state's number and the index.
         inductions: the loops that were cut, by name.
         positive: the functions, standing for free buffers, that invariants say are positive.
         facts: what is known of the integers.
         externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
         unmodelled: the waits for products and copies under way, which no condition is about.
-        raw: the float inputs whose elements may be any float.
-        infinite: the float inputs whose elements are finite or +inf; the elements of the others are taken to be finite.
+        raw: the float inputs whose elements may be any float; those of the others are taken to be finite.
         constants: the float constants, and how far they are from the numbers that they are taken for.
     """
 
     facts: Facts
     raw: frozenset[str] = frozenset()
-    infinite: frozenset[str] = frozenset()
     writes: dict[str, list[Write]] = field(default_factory=dict)
-    sites: dict[str, list[str]] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
     obligations: list[Obligation] = field(default_factory=list)
     ghosts: dict[str, Callable[..., Form]] = field(default_factory=dict)
-    inductions: dict[str, Cut] = field(default_factory=dict)
+    inductions: dict[str, Induction] = field(default_factory=dict)
     positive: frozenset[str] = frozenset()
     externs: Mapping[str, str] = field(default_factory=dict)
     unmodelled: frozenset[str] = frozenset()
     constants: Constants = field(default_factory=current)
-
-    def require(self, kind: Kind, value: Value, path: tuple[Form, ...], site: str) -> None:
-        """Leave something to the range layer."""
-        self.obligations.append(Obligation(kind, value, path, site))
-
-    def mark(self) -> tuple[dict[str, int], int, int]:
-        """Return how much is recorded now."""
-        return {n: len(w) for n, w in self.writes.items()}, len(self.equations), len(self.obligations)
-
-    def rewind(self, mark: tuple[dict[str, int], int, int]) -> None:
-        """Forget what was recorded since a mark."""
-        writes, equations, obligations = mark
-        for name in list(self.writes):
-            if name in writes:
-                del self.writes[name][writes[name] :], self.sites[name][writes[name] :]
-            else:
-                del self.writes[name], self.sites[name]
-        del self.equations[equations:], self.obligations[obligations:]
 
     def compare(
         self,
@@ -114,38 +59,25 @@ class Execution:
     ) -> list[Equation]:
         """Compare each element that the kernel writes to an output, rewritten, with the reference at the same index.
 
-        Args:
-            output: the name of the output.
-            reference: gives the element at an index.
-            rewritings: are applied to the kernel's form, in this order.
-            meaning: gives what a write, under its conditions, says of the reference's element, which is its value if
-                nothing else is given; None if it says nothing.
+        ``meaning`` gives what a write, under its conditions, says of the reference's element: its value if nothing else is
+        given. It gives None if a write says nothing.
         """
         result = []
-        for write, site in zip(self.writes.get(output, []), self.sites.get(output, []), strict=True):
+        for write in self.writes.get(output, []):
             with self.facts.assuming(*write.path):
                 meant = meaning(write)
                 if meant is None:
                     continue
                 wanted = reference(*write.index)
                 wanted = wanted if isinstance(wanted, Value) else Value(wanted)
-                place = ", ".join(map(str, write.index))
-                form, finite = meant.form, meant.finite
-                for rewriting in rewritings:
-                    form, finite = rewriting(form), rewriting(finite)
-                value = Value(form, finite, meant.sign)
-                shown = self._same(value, wanted)
-                statement = f"{output}[{place}] is the reference's"
-                result.append(Equation(statement, shown, value.form, wanted.form, site))
-        if not result:
-            result.append(Equation(f"{output} is written", False, ZERO, ZERO))
-        return result
+                form, finite = rewritten(meant.form, rewritings), rewritten(meant.finite, rewritings)
+                shown = self._same(Value(form, finite, meant.sign), wanted)
+                statement = f"{output}[{', '.join(map(str, write.index))}] is the reference's"
+                result.append(Equation(statement, shown, form, wanted.form, write.site))
+        return result or [Equation(f"{output} is written", False, ZERO, ZERO)]
 
     def _same(self, a: Value, b: Value) -> bool:
-        """Return whether two values are equal: finite at the same places, with the same infinity at the others.
-
-        Where a value is infinite its form is 0, so that the forms can be compared everywhere.
-        """
+        """Return whether two values are equal: finite at the same places, where an infinite value has the form 0."""
         finite = self.facts.decide_all(a.finite)
         if not holds(finite, b.finite, self.facts):
             return False

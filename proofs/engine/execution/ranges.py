@@ -1,11 +1,11 @@
 """The range layer: what the equivalence over the reals leaves to prove about the floats.
 
 Over the reals exp never overflows and a running maximum does not matter, so a kernel without one is "equal". This layer
-shows, for the same terms, that every exp has an argument of at most 0, every denominator and every operand of rsqrt and
-log is positive or negative but not 0, and that every square root has an operand that is not negative. Infinities that could
-make a NaN are rejected earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not
-modelled, but for one: where a maximum of few entries is subtracted from the arguments of exp in a denominator, one of its
-summands must be at least exp(-80), which no float rounds to 0. Other denominators in which exp occurs are named.
+shows, for the same terms, that every exp has an argument of at most 0, that no denominator is 0, that every operand of
+rsqrt and log is positive, and that no operand of a square root is negative. Infinities that could make a NaN are rejected
+earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not modelled, but for
+one: where a maximum of few entries is subtracted from the arguments of exp in a denominator, one of its summands must be
+at least exp(-80), which no float rounds to 0. Other denominators in which exp occurs are named.
 
 The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
 known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The
@@ -15,8 +15,6 @@ conditions under which an operation runs are hypotheses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import z3
@@ -27,39 +25,22 @@ from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts
 from ..forms.extended import under
 from ..forms.normal_form import Form
-from ..forms.ring import Atom, Monomial, Rational
+from ..forms.ring import Atom, Monomial, single
 from ..forms.signs import Signs
-from .outcome import Execution, Kind, Obligation
+from .obligations import Kind, Obligation
+from .obligations import Waiver as Waiver
+from .outcome import Execution
 
 UNDERFLOW = "underflow of a denominator"
 _LEAST = -80  # exp(-80) > 2^-126, the smallest normal float
 _CASES = 256
 """How many values of the indices of a maximum are looked at one by one."""
-_GOALS = {
-    "exp": "the argument of exp is at most 0",
-    "nonzero": "the denominator is not 0",
-    "positive": "the value is positive",
-    "nonnegative": "the value is not negative",
+_GOALS: Mapping[Kind, tuple[str, Callable[[Any], Any]]] = {
+    "exp": ("the argument of exp is at most 0", lambda value: value <= 0),
+    "nonzero": ("the denominator is not 0", lambda value: z3.Or(value > 0, value < 0)),
+    "positive": ("the value is positive", lambda value: value > 0),
+    "nonnegative": ("the value is not negative", lambda value: value >= 0),
 }
-
-
-@dataclass(frozen=True)
-class Waiver:
-    """A statement whose range conditions are not proved, and why that is harmless.
-
-    Attributes:
-        text: part of the statement's text.
-        kind: which of its conditions.
-        reason: why.
-    """
-
-    text: str
-    kind: Kind
-    reason: str
-
-    def __post_init__(self) -> None:
-        if not self.reason.strip() or not self.text.strip():
-            raise ValueError("a waiver needs the statement it is for, and a reason")
 
 
 def conditions(
@@ -125,17 +106,17 @@ def _powers(p: Form) -> Iterator[tuple[list[Form], Form]]:
 
 def _condition(obligation: Obligation, execution: Execution) -> Condition:
     linear = Linear(execution.positive)
-    operands = _where_finite(obligation), obligation.value.finite, *obligation.path
+    operand = under(
+        obligation.value.finite, obligation.value.form
+    )  # where it is not -inf, for exp(-inf) = 0 is harmless
+    if obligation.kind != "exp":
+        operand = nf.without_exps(operand)[0]  # which do not change its sign
+    operands = operand, obligation.value.finite, *obligation.path
     forms = [execution.facts.decide_all(p) for p in operands]
     cases = [[linear.real(p) for p in case] for case in _cases(forms, execution.facts)]
-    goal: Mapping[str, Callable[[Any], Any]] = {
-        "exp": lambda value: value <= 0,
-        "nonzero": lambda value: z3.Or(value > 0, value < 0),
-        "positive": lambda value: value > 0,
-        "nonnegative": lambda value: value >= 0,
-    }
-    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal[obligation.kind](value)) for value, *here in cases]
-    statement = f"{_GOALS[obligation.kind]}: {obligation.value.form}"
+    words, goal = _GOALS[obligation.kind]
+    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal(value)) for value, *here in cases]
+    statement = f"{words}: {obligation.value.form}"
     return Condition("range", statement, tuple(linear.facts), z3.And(*goals), Site(obligation.site))
 
 
@@ -143,17 +124,11 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
     """Return the forms for every value of each index, of few values, that a maximum in the first one runs over."""
     cases: list[Sequence[Form]] = [forms]
     for number in indices_of_maxima(forms[0]):
-        extent = facts.extent(number)
-        if extent is not None and extent * len(cases) <= _CASES:
-            values = [{number: nf.form(k)} for k in range(extent)]
+        extent = facts.below.get(number, nf.ZERO).constant
+        if extent and extent * len(cases) <= _CASES:
+            values = [{number: nf.form(k)} for k in range(int(extent))]
             cases = [[nf.substitute(p, value) for p in case] for case in cases for value in values]
     return cases
-
-
-def _where_finite(obligation: Obligation) -> Form:
-    """Return the operand where it is not -inf, for exp(-inf) = 0 is harmless; for a sign, without its factors exp."""
-    form = under(obligation.value.finite, obligation.value.form)
-    return form if obligation.kind == "exp" else nf.without_exps(form)[0]
 
 
 class Linear:
@@ -166,13 +141,8 @@ class Linear:
 
     def real(self, p: Form) -> Any:
         """Return a form as a linear term."""
-        terms = [self._coefficient(c) * self._unknown(m) for m, c in p.terms.items()]
+        terms = [z3.Q(c.numerator, c.denominator) * self._unknown(m) for m, c in p.terms.items()]
         return z3.Sum(*terms) if terms else z3.RealVal(0)
-
-    @staticmethod
-    def _coefficient(value: Rational) -> Any:
-        exact = Fraction(value)
-        return z3.Q(exact.numerator, exact.denominator)
 
     def _unknown(self, monomial: Monomial) -> Any:
         if not monomial:
@@ -194,24 +164,20 @@ class Linear:
         """
         match atom:
             case nf.Max(entries):
-                ordered = sorted(entries, key=lambda e: (e[0].id, e[1].id))
-                holds = [self.real(c) >= 1 for c, _ in ordered]
-                values = [self.real(v) for _, v in ordered]
-                self.facts += [z3.Implies(h, unknown >= v) for h, v in zip(holds, values, strict=True)]
-                taken = [z3.And(h, unknown == v) for h, v in zip(holds, values, strict=True)]
-                self.facts.append(z3.Or(*taken, z3.Not(z3.Or(*holds))))
+                ordered = map(nf.conditional, sorted(entries, key=lambda v: v.id))
+                pairs = [(self.real(c) >= 1, self.real(v)) for c, v in ordered]
+                self.facts += [z3.Implies(holds, unknown >= v) for holds, v in pairs]
+                taken = [z3.And(holds, unknown == v) for holds, v in pairs]
+                self.facts.append(z3.Or(*taken, z3.Not(z3.Or(*(holds for holds, _ in pairs)))))
             case nf.Big("max", _, extent, _):
-                for entry in (nf.opened(atom, nf.form(k)) for k in _few(extent)):
-                    for condition, value in _conditional(entry):
-                        self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
-            case nf.Indicator("ge", inner, integer):
+                for condition, value in (nf.conditional(nf.opened(atom, nf.form(k))) for k in _few(extent)):
+                    self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
+            case nf.Indicator(relation, inner, integer):
                 self.facts.append(z3.Or(unknown == 0, unknown == 1))
-                if not integer:
+                if relation == "ge" and not integer:
                     self.facts.append((unknown == 1) == (self.real(inner) >= 0))
-                if self._signs.form(inner + 1) is not None:
-                    self.facts += [self.real(c) <= unknown for c in _each(inner + 1) if _is_condition(c)]
-            case nf.Indicator():
-                self.facts.append(z3.Or(unknown == 0, unknown == 1))
+                if relation == "ge" and self._signs.form(inner + 1) is not None:
+                    self.facts += [self.real(c) <= unknown for c in _conditions(inner + 1)]
 
 
 def _few(extent: Form) -> range:
@@ -220,26 +186,16 @@ def _few(extent: Form) -> range:
     return range(int(size) if size is not None and size <= nf.LONGEST_MAX else 0)
 
 
-def _conditional(entry: Form) -> Iterator[tuple[Form, Form]]:
-    """Yield condition and value of an entry of a maximum; nothing of a value that counts in no case but its own."""
-    for monomial in entry.terms if len(entry.terms) == 1 else ():
-        for number, _ in monomial:
-            atom = nf.atom_of(number)
-            if isinstance(atom, nf.Apply) and atom.function == nf.WHERE:
-                condition, value = atom.arguments
-                yield condition, value
-
-
-def _each(p: Form) -> Iterator[Form]:
-    """Yield the summands of a form, and those of the sums in it over few values."""
+def _conditions(p: Form) -> Iterator[Form]:
+    """Yield the summands of a form, and of the sums in it over few values, that are products of conditions."""
     for monomial, coefficient in p.terms.items():
-        big = nf.atom_of(monomial[0][0]) if len(monomial) == 1 else None
-        if isinstance(big, nf.Big) and big.operator == "sum" and monomial[0][1] == coefficient == 1:
-            yield from (nf.opened(big, nf.form(k)) for k in _few(big.extent))
+        term = nf.monomial_form(monomial, coefficient)
+        big = single(term)
+        if isinstance(big, nf.Big) and big.operator == "sum":
+            terms = [nf.opened(big, nf.form(k)) for k in _few(big.extent)]
         else:
-            yield nf.monomial_form(monomial, coefficient)
-
-
-def _is_condition(p: Form) -> bool:
-    """Return whether a form is a product of conditions."""
-    return list(p.terms.values()) == [1] and all(isinstance(nf.atom_of(a), nf.Indicator) for m in p.terms for a, _ in m)
+            terms = [term]
+        for term in terms:
+            atoms = [nf.atom_of(a) for m in term.terms for a, _ in m]
+            if list(term.terms.values()) == [1] and all(isinstance(a, nf.Indicator) for a in atoms):
+                yield term

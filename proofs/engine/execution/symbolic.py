@@ -21,7 +21,6 @@ from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import Form
 from ..semantics.semantics import Machine
-from .induction import induct
 from .invariants import Invariant
 from .outcome import Execution as Execution
 from .symbols import Symbols
@@ -36,7 +35,6 @@ def execute(
     invariants: Mapping[str, Invariant] | None = None,
     facts: Facts | None = None,
     raw: Sequence[str] = (),
-    infinite: Sequence[str] = (),
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
 
@@ -46,23 +44,21 @@ def execute(
         invariants: for loops to be cut, by loop name (``semantics.serial_loops``).
         facts: what the contract says of the sizes and of integer inputs.
         raw: float inputs of which the kernel uses only the bits; their elements may be any float.
-        infinite: float inputs whose elements may be +inf.
 
     Raises:
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
     facts = facts if facts is not None else Facts()
-    execution = Execution(facts, frozenset(raw), frozenset(infinite))
+    execution = Execution(facts, frozenset(raw))
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
-    algebra = Symbols(execution, invariants or {}, induct)
+    algebra = Symbols(execution, invariants or {})
     machine = Machine(algebra, prim_func, values)
     unknown = set(invariants or {}) - set(machine.loops.values())
     if unknown:
         raise ValueError(f"no loop is named {sorted(unknown)}; there are {sorted(machine.loops.values())}")
-    for memory in machine.parameters().values():
-        algebra.parameters[memory.name] = memory
+    machine.parameters()
     machine.run()
     execution.externs = machine.externs
     execution.unmodelled = frozenset(machine.waits)

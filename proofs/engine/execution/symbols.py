@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from typing import TypeAlias
 
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.constants import LN2, unified, unify
-from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
 from ..semantics.expressions import describe, is_integer
 from .contents import Axis, Contents, Write
+from .induction import Induction
 from .invariants import Invariant
-from .outcome import Cut, Execution, Kind
+from .obligations import Kind, Obligation
+from .outcome import Execution
 
 _LONGEST = 1024
 """The largest constant extent of a loop that is unrolled."""
-Induct: TypeAlias = "Callable[[Symbols, str, Invariant, Form, Form, Callable[[Form], None]], None]"
-"""Checks the invariant of a loop, from its lower end and extent and its body, and leaves the state after the loop."""
+_REQUIRED: Mapping[Unary, Kind] = {
+    **{"exp": "exp", "exp2": "exp", "log": "positive", "log2": "positive"},
+    **{"sqrt": "nonnegative", "rsqrt": "positive", "rcp": "nonzero"},
+}
+"""What the operand of a function must be."""
 
 
 def block(dimension: Dimension = "x") -> Form:
@@ -41,17 +44,15 @@ class Symbols:
 
     site: object
 
-    def __init__(self, execution: Execution, invariants: Mapping[str, Invariant], induct: Induct) -> None:
+    def __init__(self, execution: Execution, invariants: Mapping[str, Invariant]) -> None:
         self.execution = execution
-        self._induct = induct
         self.facts = execution.facts
         self.invariants = invariants
         self.contents: dict[Memory[Value], Contents] = {}
-        self.parameters: dict[str, Memory[Value]] = {}
         self.site = None
-        self.inducing: Cut | None = None  # the loop with an invariant that control is in
+        self.inducing: Induction | None = None  # the loop with an invariant that control is in
         self._axes: list[Axis] = []
-        self._threads: set[int] = set()  # thread variables of more than one thread
+        self._threads = frozenset[int]()  # thread variables of more than one thread
         self._lanes: dict[Memory[Value], dict[int, Form]] = {}
         self._read: set[str] = set()
 
@@ -60,33 +61,28 @@ class Symbols:
         if is_integer(dtype):
             return Value(nf.form(int(value)))
         if value in (float("inf"), float("-inf")):
-            return Value(ZERO, ZERO, 1 if value > 0 else -1)
+            return extended.infinity(1 if value > 0 else -1)
         return Value(nf.form(unify(value, dtype)))
 
     def infinity(self, dtype: str) -> Value:
         """Return positive infinity."""
-        return Value(ZERO, ZERO, 1)
+        return extended.infinity(1)
 
     def unary(self, operator: Unary, a: Value, dtype: str) -> Value:
         """Apply a function to one value; those without laws are uninterpreted."""
+        a = extended.multiply(a, Value(nf.form(LN2))) if operator == "exp2" else a
+        if operator in _REQUIRED:
+            self._require(_REQUIRED[operator], a)
         match operator:
             case "not":
                 return Value(ONE - a.form)
             case "exp" | "exp2":
-                scaled = a if operator == "exp" else extended.multiply(a, Value(nf.form(LN2)))
-                self._require("exp", scaled)
-                return extended.exp(Value(unified(scaled.form, dtype), scaled.finite, scaled.sign))
+                return extended.exp(Value(unified(a.form, dtype), a.finite, a.sign))
             case "log" | "log2":
-                self._require("positive", a)
                 return Value(nf.log(a.real) * (1 if operator == "log" else 1 / LN2))
-            case "sqrt":
-                self._require("nonnegative", a)
-                return Value(nf.apply("sqrt", a.real))
-            case "rsqrt":
-                self._require("positive", a)
-                return Value(1 / nf.apply("sqrt", a.real))
+            case "sqrt" | "rsqrt":
+                return Value(nf.apply("sqrt", a.real) ** (1 if operator == "sqrt" else -1))
             case "rcp":
-                self._require("nonzero", a)
                 return extended.divide(Value(ONE), a)
             case "abs":
                 return extended.maximum(Value(a.real), Value(-a.real))
@@ -113,12 +109,9 @@ class Symbols:
             case "max" | "maxnan":
                 return self._larger(a, b, is_integer(dtype))
             case "min":
-                smaller = self._larger(extended.negative(a), extended.negative(b), is_integer(dtype))
-                return extended.negative(smaller)
-            case "pow":
-                exponent = b.real.constant
-                if exponent is not None and exponent == int(exponent) and exponent >= 0:
-                    return Value(a.real ** int(exponent))
+                return extended.negative(self.binary("max", extended.negative(a), extended.negative(b), dtype))
+            case "pow" if (exponent := b.real.constant) is not None and exponent == int(exponent) and exponent >= 0:
+                return Value(a.real**exponent)
             case "floordiv" | "floormod" | "truncdiv" | "truncmod":
                 return Value(self._divide(operator, a.form, b.form))
         raise Unsupported(f"{operator} of {dtype} in the symbolic reading")
@@ -131,29 +124,27 @@ class Symbols:
         return extended.maximum(a, b)
 
     def _divide(self, operator: str, a: Form, b: Form) -> Form:
-        """Return the quotient or remainder of integers by a positive number; a multiple of it is split off."""
+        """Return the quotient or remainder by a positive number: opaque but for multiples of a constant."""
         if not self.facts.holds(nf.indicator("ge", b - 1, integer=True)):
             raise Unsupported(f"division of integers by {b}, which is not known to be positive")
         if operator.startswith("trunc") and not self.facts.holds(nf.indicator("ge", a, integer=True)):
             raise Unsupported(f"truncating division of {a}, which may be negative")
-        return quotient(a, b, self.facts) if operator.endswith("div") else a - b * quotient(a, b, self.facts)
+        result = nf.apply("floordiv", a, b)
+        if b.constant is not None:
+            whole, rest = nf.multiple(a, int(b.constant))
+            within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", b - 1 - rest, integer=True)
+            result = whole if self.facts.holds(within) else result
+        return result if operator.endswith("div") else a - b * result
 
     def compare(self, operator: Comparison, a: Value, b: Value, dtype: str) -> Value:
         """Return a comparison as a form that is 0 or 1."""
         integer = is_integer(dtype)
-        match operator:
-            case "ge":
-                return Value(extended.at_least(a, b, integer=integer))
-            case "le":
-                return Value(extended.at_least(b, a, integer=integer))
-            case "lt":
-                return Value(ONE - extended.at_least(a, b, integer=integer))
-            case "gt":
-                return Value(ONE - extended.at_least(b, a, integer=integer))
-            case "eq":
-                return Value(extended.same(a, b, integer=integer))
-            case "ne":
-                return Value(ONE - extended.same(a, b, integer=integer))
+        if operator in ("eq", "ne"):
+            found = extended.same(a, b, integer=integer)
+        else:
+            high, low = (a, b) if operator in ("ge", "lt") else (b, a)
+            found = extended.at_least(high, low, integer=integer)
+        return Value(ONE - found if operator in ("ne", "lt", "gt") else found)
 
     def cast(self, a: Value, source: str, target: str) -> Value:
         """Return the same number, or whether it is not 0; a float does not become an integer."""
@@ -194,34 +185,30 @@ class Symbols:
 
     def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
         """Evaluate the body at an index below the extent: a variable, or an expression with one where a sum is tiled."""
-        self.facts.bound_fresh(k, extent)
-        with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [_below(k, extent)])):
-            return body(Value(k))
+        below = nf.indicator("ge", extent - 1 - k, integer=True)
+        with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [below])):
+            return body(Value(self.facts.bound_fresh(k, extent)))
 
     def _require(self, kind: Kind, value: Value) -> None:
-        self.execution.require(kind, value, self.facts.path, describe(self.site))
+        self.execution.obligations.append(Obligation(kind, value, self.facts.path, describe(self.site)))
 
     def launch(self, threads: tuple[int, int, int]) -> tuple[Value, Value, Value]:
         """Return the indices of one symbolic thread."""
-        x, y, z = threads
-        return self._thread("x", x), self._thread("y", y), self._thread("z", z)
-
-    def _thread(self, dimension: Dimension, extent: int) -> Value:
-        if extent == 1:
-            return Value(ZERO)
-        variable = thread(dimension)
-        self.facts.bound(variable, nf.form(extent))
-        self._threads |= nf.support(variable)
-        return Value(variable)
+        variables = thread("x"), thread("y"), thread("z")
+        x, y, z = map(self._index, variables, map(nf.form, threads))
+        self._threads = nf.support(x.form + y.form + z.form)
+        return x, y, z
 
     def grid(self, dimension: Dimension, extent: Value) -> Iterator[Value]:
         """Yield the index of one symbolic block."""
-        if extent.form is ONE:
-            yield Value(ZERO)
-            return
-        variable = block(dimension)
-        self.facts.bound(variable, extent.form)
-        yield Value(variable)
+        yield self._index(block(dimension), extent.form)
+
+    def _index(self, variable: Form, extent: Form) -> Value:
+        """Return a variable with that bound, or 0 if it can be nothing else."""
+        if extent is ONE:
+            return Value(ZERO)
+        self.facts.bound(variable, extent)
+        return Value(variable)
 
     @contextmanager
     def axis(self, name: str, lower: Value, extent: Value) -> Iterator[Value]:
@@ -242,10 +229,11 @@ class Symbols:
         """Cut a loop by its invariant, or unroll it."""
         if loop in self.invariants:
             if loop in self.execution.inductions or self.inducing:
-                raise Unsupported(
-                    f"loop {loop!r}, which has an invariant, runs more than once or inside another such loop"
-                )
-            self._induct(self, loop, self.invariants[loop], lower.form, extent.form, lambda t: body(Value(t)))
+                raise Unsupported(f"loop {loop!r} with an invariant runs more than once or inside another such loop")
+            induction = Induction(self, loop, self.invariants[loop], extent.form)
+            self.inducing = self.execution.inductions[loop] = induction
+            induction.run(lower.form, lambda t: body(Value(t)))
+            self.inducing = None
             return
         size = extent.form.constant
         if size is None or size > _LONGEST:
@@ -264,13 +252,12 @@ class Symbols:
     @contextmanager
     def guard(self, condition: Value) -> Iterator[None]:
         """Add the condition to the path inside."""
-        parts = [] if self.facts.holds(condition.form) else [condition.form]
-        with self.facts.assuming(*parts):
+        with self.facts.assuming(*([] if self.facts.holds(condition.form) else [condition.form])):
             yield
 
     def independent(self, store: Sequence[Value], access: Sequence[Value]) -> bool:
         """Return whether the access is at the store's index along each dimension in which that varies with the axes."""
-        axes = {axis.number for axis in self._axes}
+        axes = {nf.number(axis.variable) for axis in self._axes}
         return all(
             axes.isdisjoint(nf.support(a.form)) or self.facts.same(a.form, b.form)
             for a, b in zip(store, access, strict=True)
@@ -287,9 +274,6 @@ class Symbols:
             self._read.add(memory.name)
             self._check_in_place(memory)
             element = nf.read(memory.name, *place)
-            if memory.name in self.execution.infinite:
-                possible = extended.possibly_infinite(element)
-                return Value(element) if self.facts.holds(possible.finite) else possible
             return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
         self._check_lane(memory, place, None)
         return self.contents[memory].read(place, self.facts)
@@ -304,16 +288,16 @@ class Symbols:
     def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """Put a new layer on the content, or record a write to an output."""
         place = self._place(memory, index)
-        axes = tuple(a for a in self._axes)
-        path = tuple(c for c in self.facts.path if not _is_range(c, axes))
-        write = Write(place, axes, path, value)
+        axes = tuple(self._axes)
+        ranges = {nf.indicator("ge", a.variable - a.lower, integer=True) for a in axes}
+        path = tuple(c for c in self.facts.path if c not in ranges)
         if memory.scope == "global":
+            write = Write(place, axes, path, value, describe(self.site))
             self.execution.writes.setdefault(memory.name, []).append(write)
-            self.execution.sites.setdefault(memory.name, []).append(describe(self.site))
             self._check_in_place(memory)
             return
         self._check_lane(memory, place, frozenset().union(*map(nf.support, (value.form, value.finite, *path))))
-        self.contents[memory].write(write)
+        self.contents[memory].write(Write(place, axes, path, value))
 
     def atomic_add(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """Refuse: what an element holds would depend on other threads."""
@@ -336,13 +320,7 @@ class Symbols:
             raise Unsupported(f"{memory.name} in global memory is both read and written")
 
     def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], stored: frozenset[int] | None) -> None:
-        """Check that explicit threads use a buffer that they share in their own lane only.
-
-        Args:
-            memory: the buffer.
-            place: the index.
-            stored: the atoms on which a store depends, or None for a load.
-        """
+        """Check that threads use a buffer that they share in their own lane only; a store depends on atoms ``stored``."""
         if memory.scope == "local":
             if stored is not None and self._axes:
                 raise Unsupported(f"a parallel loop writes {memory.name}, of which each thread has its own")
@@ -351,28 +329,6 @@ class Symbols:
         lane = {d: i for d, i in inside.items() if i in {nf.of_atom(nf.atom_of(t)) for t in self._threads}}
         own = {t for i in lane.values() for t in nf.support(i)}
         known = self._lanes.setdefault(memory, lane)
-        if (
-            lane != inside
-            or known != lane
-            or not (stored or frozenset()) & self._threads <= own
-            or (lane and self._axes)
-        ):
+        foreign = (stored or frozenset()) & self._threads - own
+        if lane != inside or known != lane or foreign or (lane and self._axes):
             raise Unsupported(f"threads share {memory.name} otherwise than each in its own lane: {describe(self.site)}")
-
-
-def quotient(a: Form, b: Form, facts: Facts) -> Form:
-    """Return ⌊a / b⌋ for b > 0; what b divides is split off, the rest is opaque unless it is in [0, b)."""
-    divisor = b.constant
-    if divisor is None:
-        return nf.apply("floordiv", a, b)
-    whole, rest = nf.multiple(a, int(divisor))
-    within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", divisor - 1 - rest, integer=True)
-    return whole if facts.holds(within) else nf.floordiv(a, int(divisor))
-
-
-def _below(k: Form, extent: Form) -> Form:
-    return nf.indicator("ge", extent - 1 - k, integer=True)
-
-
-def _is_range(condition: Form, axes: Sequence[Axis]) -> bool:
-    return any(condition is nf.indicator("ge", a.variable - a.lower, integer=True) for a in axes)

@@ -16,7 +16,7 @@ from . import normal_form as nf
 from .choices import nested_condition
 from .entailment import Facts
 from .normal_form import ONE, ZERO, Form
-from .ring import Atom, Rational, Rewriting, support, support_of
+from .ring import Rewriting, support, support_of
 
 LIMIT = 300
 """How often a condition is taken out."""
@@ -45,37 +45,24 @@ class _Cases:
         """Return a sum or maximum of forms whose conditions are taken out."""
         atom = nf.atom_of(number)
         if isinstance(atom, nf.Max):
-            return nf.maximum((self.form(c), self.form(v)) for c, v in atom.entries)
+            return nf.maximum(map(self.form, atom.entries))
         assert isinstance(atom, nf.Big)
         build = nf.summation if atom.operator == "sum" else nf.big_maximum
-
         extent, body = _unclamped(atom)
-
-        def element(k: Form) -> Form:
-            self._facts.bound_fresh(k, extent)
-            return self.form(body(k))
-
-        return build(self.form(extent), element)
+        return build(self.form(extent), lambda k: self.form(body(self._facts.bound_fresh(k, extent))))
 
     def _split(self, p: Form) -> Form:
-        if p not in self._done:
-            condition = nested_condition(p)
-            if condition is None or self._steps >= LIMIT:
-                self._done[p] = p
-            else:
-                self._steps += 1
-                c = case(condition)
-                yes, no = (self._split(nf.substitute(p, {condition: value})) for value in (ONE, ZERO))
-                self._done[p] = c * yes + (ONE - c) * no
-        return self._done[p]
+        condition = nested_condition(p) if p not in self._done and self._steps < LIMIT else None
+        if condition is not None:
+            self._steps += 1
+            c = case(condition)
+            yes, no = (self._split(nf.substitute(p, {condition: value})) for value in (ONE, ZERO))
+            self._done[p] = c * yes + (ONE - c) * no
+        return self._done.get(p, p)
 
 
 def case(number: int) -> Form:
-    """Return the condition of that number, by which a form may be split into two cases.
-
-    Raises:
-        ValueError: it is no condition, or it varies with the index of a sum or maximum around it.
-    """
+    """Return the condition of that number, to split a form by; refuse one that varies with the index of a sum around it."""
     if not nf.is_closed_condition(number):
         raise ValueError(f"expected a condition to split by, got {nf.of_atom(nf.atom_of(number))}")
     return nf.of_atom(nf.atom_of(number))
@@ -86,20 +73,13 @@ def _unclamped(big: nf.Big) -> tuple[Form, Callable[[Form], Form]]:
     index = nf.fresh("k")
     body = nf.opened(big, index)
     for number in support(body) if big.operator == "max" else ():
-        last = _clamped(nf.atom_of(number), index)
-        if last is not None and 0 <= last < (big.extent.constant or 0):
-            others = nf.substitute(body, {number: ZERO})
-            if support(index).isdisjoint(support(others)):
-                return nf.form(last + 1), lambda k, number=number: nf.substitute(body, {number: -k})
+        atom = nf.atom_of(number)
+        if isinstance(atom, nf.Max) and -index in atom.entries and len(atom.entries) == 2:  # -min(k, c)
+            (last,) = (-entry for entry in atom.entries - {-index})
+            alone = support(index).isdisjoint(support(nf.substitute(body, {number: ZERO})))
+            if alone and last.constant is not None and 0 <= last.constant < (big.extent.constant or 0):
+                return last + 1, lambda k, number=number: nf.substitute(body, {number: -k})
     return big.extent, lambda k: nf.opened(big, k)
-
-
-def _clamped(atom: Atom, index: Form) -> Rational | None:
-    """Return the constant c of max(-index, -c), which is -min(index, c); None if it is another maximum."""
-    if not isinstance(atom, nf.Max) or (ONE, -index) not in atom.entries or len(atom.entries) != 2:
-        return None
-    ((condition, value),) = atom.entries - {(ONE, -index)}
-    return -value.constant if condition is ONE and value.constant is not None else None
 
 
 def _outermost(numbers: frozenset[int]) -> set[int]:

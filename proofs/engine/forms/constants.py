@@ -1,13 +1,10 @@
 """Float constants as exact rationals, those that mean the same number unified.
 
-A kernel writes 1.44269504 where its reference has no constant at all, and its reference may write 0.1 where the kernel has
-0.1 rounded to float32. A constant is taken at its exact binary value, unless a fraction with a small denominator or a
-constant of the same proof is so close to it that the type cannot be trusted to tell the two apart. Then it is taken for
-that one. How close that is depends on the type: 2^-52 relative for a double, 2^-23 for a float, which are the spacings of
-those types just above 1; and 2^-23 for narrower types too. Of two constants the coarser type decides.
-
-So what is proved is about the numbers that the constants are taken for. The largest deviation from them belongs to the
-verdict. Each proof has its own table, and starts with an empty one.
+A kernel may write 1.44269504 where its reference has no constant at all, or 0.1 rounded to float32. A constant is taken at
+its exact binary value, unless a fraction with a small denominator or a constant of the same proof is so close to it that
+its type cannot tell the two apart. Then it is taken for that one. How close that is depends on the type: 2^-52 relative for
+a double and 2^-23 for a float, the spacings of those types just above 1; and 2^-23 for narrower types too. Of two constants
+the coarser type decides. What is proved is about the numbers that constants are taken for; a verdict states the deviation.
 """
 
 from __future__ import annotations
@@ -27,11 +24,7 @@ LN2 = Fraction(0.6931471805599453)
 
 
 class Constants:
-    """The constants met so far.
-
-    Attributes:
-        deviation: the largest relative difference between a constant and the number that it is taken for.
-    """
+    """The constants met so far, and the largest relative difference between one and the number that it is taken for."""
 
     def __init__(self) -> None:
         self._known: list[tuple[Fraction, Fraction]] = []  # by rising value, with the distance that its type allows
@@ -61,7 +54,7 @@ class Constants:
         return [f"assumed: constants that differ by at most {most:.1e} (relative) from a number denote that number"]
 
 
-_tables = [Constants()]  # the first is for what is tried outside of any proof
+_tables = [Constants()]  # one for each proof; the first is for what is tried outside of any
 
 
 @contextmanager

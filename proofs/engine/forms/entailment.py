@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import z3
@@ -27,9 +29,8 @@ _STEPS = 2_000_000
 class Facts:
     """What is known, and what follows from it.
 
-    Args:
-        elements: for each integer input its least element, and the bound (excluded) of its elements or None.
-        shapes: the shapes of those inputs, since what is said of elements holds only of those that exist.
+    ``elements`` gives for each integer input its least element, and the bound (excluded) of its elements or None. ``shapes``
+    gives the shapes of those inputs, since what is said of elements holds only of those that exist.
     """
 
     def __init__(
@@ -38,81 +39,64 @@ class Facts:
         shapes: Mapping[str, Sequence[Form]] | None = None,
     ) -> None:
         self.elements, self.shapes = dict(elements or {}), dict(shapes or {})
-        self._below: dict[int, Form] = {}  # atom -> upper bound, excluded
+        self.below: dict[int, Form] = {}  # atom -> upper bound, excluded
+        self.forgotten: set[int] = set()
         self._permanent: list[Form] = []
-        self._forgotten: set[int] = set()
-        self._path: list[Form] = []
+        self.path: tuple[Form, ...] = ()  # the conditions assumed now
         self._decided: dict[tuple[Form, tuple[Form, ...]], bool | None] = {}
-        self._translations: dict[tuple[Form, ...], Translation] = {}  # by the path
+        self._translations: dict[tuple[Form, ...], _Translation] = {}  # by the path
+
+    def _forget_answers(self) -> None:
+        self._decided.clear()
+        self._translations.clear()
 
     def bound(self, variable: Form, extent: Form) -> None:
         """Let a natural variable be less than the extent."""
-        number = _atom(variable)
-        if self._below.get(number, extent) is not extent:
-            if self._forgotten:
-                raise Unsupported(f"{variable} has the bound {extent}, not {self._below[number]} as was assumed")
-            self._decided.clear()
-            self._translations.clear()
-        self._below[number] = extent
+        number = nf.number(variable)
+        if self.below.get(number, extent) is not extent:
+            if self.forgotten:
+                raise Unsupported(f"{variable} has the bound {extent}, not {self.below[number]} as was assumed")
+            self._forget_answers()
+        self.below[number] = extent
 
-    def bound_fresh(self, index: Form, extent: Form) -> None:
-        """Let a form be less than the extent, if it is one variable that has no bound yet."""
-        if len(index.terms) == 1:
-            ((monomial, coefficient),) = index.terms.items()
-            number, exponent = monomial[0] if len(monomial) == 1 else (-1, 0)
-            if (
-                coefficient == exponent == 1
-                and number not in self._below
-                and isinstance(nf.atom_of(number), nf.Variable)
-            ):
-                self._below[number] = extent
-
-    def extent(self, number: int) -> int | None:
-        """Return the constant bound, excluded, of a variable by the number of its atom, or None."""
-        bound = self._below[number].constant if number in self._below else None
-        return None if bound is None else int(bound)
+    def bound_fresh(self, index: Form, extent: Form) -> Form:
+        """Let a form be less than the extent, if it is one variable that has no bound yet; return the form."""
+        for number in nf.support(index):
+            if isinstance(atom := nf.atom_of(number), nf.Variable) and nf.of_atom(atom) is index:
+                self.below.setdefault(number, extent)
+        return index
 
     def add(self, condition: Form) -> None:
         """Let a condition hold always."""
         self._permanent.append(condition)
-        self._decided.clear()
-        self._translations.clear()
+        self._forget_answers()
 
     def forget(self, terms: Iterable[Form], known: Sequence[Form]) -> None:
-        """Keep of quotients and maxima only what is given here, which must follow; they become unknown integers.
-
-        Raises:
-            ValueError: it does not follow.
-        """
+        """Keep of quotients and maxima only what is given here, which must follow; they become unknown integers."""
         if open_conditions := [c for c in known if not self.holds(c)]:
             raise ValueError(f"{open_conditions} do not follow from what is known")
         direct = {a for p in terms for m in p.terms for a, _ in m}
-        self._forgotten |= {a for a in direct if isinstance(nf.atom_of(a), (nf.Apply, nf.Max))}
+        self.forgotten |= {a for a in direct if isinstance(nf.atom_of(a), (nf.Apply, nf.Max))}
         for condition in known:
             self.add(condition)
 
     @contextmanager
     def assuming(self, *conditions: Form) -> Iterator[None]:
         """Let the conditions hold inside."""
-        before = list(self._path)
-        self._path += [c for c in conditions if c is not nf.ONE and c not in self._path]
+        before = self.path
+        self.path += tuple(c for c in conditions if c is not nf.ONE and c not in before)
         try:
             yield
         finally:
-            self._path = before
-
-    @property
-    def path(self) -> tuple[Form, ...]:
-        """The conditions assumed now."""
-        return tuple(self._path)
+            self.path = before
 
     def decide(self, condition: Form) -> bool | None:
         """Return True if the condition follows from what is known, False if its negation does, else None."""
         if condition.constant is not None:
             return condition.constant == 1
-        if condition in self._path:
+        if condition in self.path:
             return True
-        if nf.ONE - condition in self._path:
+        if nf.ONE - condition in self.path:
             return False
         key = condition, self.path
         if key not in self._decided:
@@ -125,14 +109,14 @@ class Facts:
 
     def same(self, a: Form, b: Form) -> bool:
         """Return whether two integers are known to be equal."""
-        return a is b or self.holds(nf.indicator("eq", a - b, integer=True))
+        return self.holds(nf.indicator("eq", a - b, integer=True))
 
     def decide_all(self, p: Form) -> Form:
         """Return the form with each condition outside a sum replaced by 0 or 1 where that follows from what is known.
 
         So is the largest of several integers by the one that is.
         """
-        values = {n: nf.of_atom(nf.atom_of(n)) for n in self._forgotten & nf.support(p)}
+        values = {n: nf.of_atom(nf.atom_of(n)) for n in self.forgotten & nf.support(p)}
         for atom in sorted(nf.support(p)):
             inner = nf.atom_of(atom)
             if isinstance(inner, nf.Indicator) and inner.integer and not nf.has_bound(atom):
@@ -140,17 +124,12 @@ class Facts:
                 if known is not None:
                     values[atom] = nf.ONE if known else nf.ZERO
             elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
-                largest = self._largest(inner)
-                if largest is not None:
-                    values[atom] = largest
+                entries = sorted(inner.entries, key=lambda v: v.id)
+                if largest := [
+                    v for v in entries if all(self.holds(nf.indicator("ge", v - w, integer=True)) for w in entries)
+                ]:
+                    values[atom] = largest[0]
         return nf.substitute(p, values)
-
-    def _largest(self, entries: nf.Max) -> Form | None:
-        values = sorted((v for _, v in entries.entries), key=lambda v: v.id)
-        return next((v for v in values if all(self._at_least(v, w) for w in values)), None)
-
-    def _at_least(self, a: Form, b: Form) -> bool:
-        return a is b or self.holds(nf.indicator("ge", a - b, integer=True))
 
     def _integer(self, number: int) -> bool:
         """Return whether an atom is known to be an integer: a variable, an element of an integer input, or made of such."""
@@ -162,7 +141,7 @@ class Facts:
             case nf.Apply("floordiv", arguments):
                 return all(map(self._integers, arguments))
             case nf.Max(entries):
-                return all(c is nf.ONE and self._integers(v) for c, v in entries)
+                return all(map(self._integers, entries))
         return False
 
     def _integers(self, p: Form) -> bool:
@@ -170,51 +149,25 @@ class Facts:
         return whole and all(e > 0 and self._integer(a) for m in p.terms for a, e in m)
 
     def _solve(self, condition: Form) -> bool | None:
-        translation = self._known(self.path).copy()
+        if self.path not in self._translations:
+            known = self._translations[self.path] = _Translation(self)
+            known.facts += [known.integer(c) == 1 for c in (*self._permanent, *self.path)]
+        known = self._translations[self.path]
+        translation = _Translation(self, list(known.facts), dict(known.terms))
         goal = translation.integer(condition) == 1
         for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
             if unsatisfiable((*translation.facts, claim), _STEPS):
                 return verdict
         return None
 
-    def _known(self, path: tuple[Form, ...]) -> Translation:
-        """Return what holds on a path, translated once for all paths that begin with it."""
-        if path not in self._translations:
-            if path:
-                known = self._known(path[:-1]).copy()
-                known.assume(path[-1])
-            else:
-                known = Translation(self._below, self.elements, self.shapes, self._forgotten)
-                for condition in self._permanent:
-                    known.assume(condition)
-            self._translations[path] = known
-        return self._translations[path]
 
-
-class Translation:
+@dataclass
+class _Translation:
     """Forms as Z3 integers; ``facts`` collects what is known of the atoms met, and what is assumed."""
 
-    def __init__(
-        self,
-        below: Mapping[int, Form],
-        elements: Mapping[str, tuple[int, Form | None]],
-        shapes: Mapping[str, Sequence[Form]],
-        forgotten: Iterable[int] = (),
-    ) -> None:
-        self.facts: list[Any] = []
-        self._forgotten = forgotten
-        self._below, self._elements, self._shapes = below, elements, shapes
-        self._atoms: dict[int, Any] = {}
-
-    def copy(self) -> Translation:
-        """Return the same translation, to be extended independently."""
-        other = Translation(self._below, self._elements, self._shapes, self._forgotten)
-        other.facts, other._atoms = list(self.facts), dict(self._atoms)
-        return other
-
-    def assume(self, condition: Form) -> None:
-        """Let a condition hold."""
-        self.facts.append(self.integer(condition) == 1)
+    known: Facts
+    facts: list[Any] = field(default_factory=list)
+    terms: dict[int, Any] = field(default_factory=dict)
 
     def integer(self, p: Form) -> Any:
         """Translate a form with integer coefficients; any other form is an unknown integer."""
@@ -227,55 +180,40 @@ class Translation:
         return z3.Sum(*terms) if terms else z3.IntVal(0)
 
     def _atom(self, number: int) -> Any:
-        if number not in self._atoms:
-            known = number not in self._forgotten
-            self._atoms[number] = self._translate(number, nf.atom_of(number)) if known else z3.Int(f"atom{number}")
-            if number in self._below:
-                self.facts.append(self._atoms[number] < self.integer(self._below[number]))
-        return self._atoms[number]
+        if number not in self.terms:
+            opaque = z3.Int(f"atom{number}")
+            forgotten = number in self.known.forgotten
+            self.terms[number] = opaque if forgotten else self._translate(nf.atom_of(number), opaque)
+            if number in self.known.below:
+                self.facts.append(self.terms[number] < self.integer(self.known.below[number]))
+        return self.terms[number]
 
-    def _translate(self, number: int, atom: Atom) -> Any:
+    def _translate(self, atom: Atom, opaque: Any) -> Any:
+        """Return what an atom is, which is ``opaque`` where nothing is known."""
         match atom:
             case nf.Variable(name, kind) if kind != "real":
                 value = z3.Int(name)
-                if kind == "natural":
-                    self.facts.append(value >= 0)
+                self.facts += [value >= 0] if kind == "natural" else []
                 return value
-            case nf.Read(buffer, index) if buffer in self._elements:
+            case nf.Read(buffer, index) if buffer in self.known.elements:
                 return self._element(buffer, [self.integer(i) for i in index])
             case nf.Apply("floordiv", (a, b)) if (b.constant or 0) > 0:
                 return self.integer(a) / self.integer(b)
-            case nf.Apply("floormod", (a, b)) if (b.constant or 0) > 0:
-                return self.integer(a) % self.integer(b)
             case nf.Indicator(relation, inner, True):
                 value = self.integer(inner)
                 return z3.If(value >= 0 if relation == "ge" else value == 0, 1, 0)
             case nf.Indicator():
-                value = z3.Int(f"atom{number}")
-                self.facts.append(z3.And(value >= 0, value <= 1))
-                return value
-            case nf.Max(entries) if all(c is nf.ONE for c, _ in entries):
-                return self._maximum([self.integer(v) for _, v in sorted(entries, key=lambda e: e[1].id)])
-        return z3.Int(f"atom{number}")
+                self.facts += [opaque >= 0, opaque <= 1]
+            case nf.Max(entries) if all(nf.conditional(v)[0] is nf.ONE for v in entries):
+                values = [self.integer(v) for v in sorted(entries, key=lambda v: v.id)]
+                return reduce(lambda a, b: z3.If(a >= b, a, b), values)
+        return opaque
 
     def _element(self, buffer: str, index: list[Any]) -> Any:
         value = z3.Function(buffer, *[z3.IntSort()] * (len(index) + 1))(*index)
-        low, high = self._elements[buffer]
-        extents = map(self.integer, self._shapes.get(buffer, ()))
-        exists = [z3.BoolVal(True), *(z3.And(i >= 0, i < n) for i, n in zip(index, extents, strict=False))]
-        self.facts.append(z3.Implies(z3.And(*exists), value >= low))
-        if high is not None:
-            self.facts.append(z3.Implies(z3.And(*exists), value < self.integer(high)))
+        low, high = self.known.elements[buffer]
+        extents = map(self.integer, self.known.shapes.get(buffer, ()))
+        exists = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(index, extents, strict=False)))
+        bounds = [value >= low] if high is None else [value >= low, value < self.integer(high)]
+        self.facts.append(z3.Implies(exists, z3.And(*bounds)))
         return value
-
-    @staticmethod
-    def _maximum(values: Iterable[Any]) -> Any:
-        first, *rest = values
-        for value in rest:
-            first = z3.If(first >= value, first, value)
-        return first
-
-
-def _atom(variable: Form) -> int:
-    (((number, _),),) = variable.terms
-    return number

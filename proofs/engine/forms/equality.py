@@ -35,12 +35,9 @@ def equal(a: Form, b: Form) -> bool:
 
 def _vanishes(p: Form) -> bool:
     """Return whether p is 0 once its denominators are cleared and its polynomials expanded."""
-    while True:
-        inside = sorted({a for m in p.terms for a, _ in m if isinstance(nf.atom_of(a), Polynomial)})
-        if not inside:
-            return p is nf.ZERO
-        outermost = inside[-1]  # an atom is numbered after those inside it
-        p = _eliminate(p, outermost)
+    inside = {a for m in p.terms for a, _ in m if isinstance(nf.atom_of(a), Polynomial)}
+    # The outermost goes first: an atom is numbered after those inside it.
+    return _vanishes(_eliminate(p, max(inside))) if inside else p is nf.ZERO
 
 
 def _eliminate(p: Form, number: int) -> Form:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from . import normal_form as nf
 from .cases import by_cases, case
@@ -11,7 +11,7 @@ from .choices import open_condition, solutions
 from .entailment import Facts
 from .equality import equal
 from .normal_form import Form
-from .pretty import pretty
+from .statement import Equation as Equation
 
 _SPLITS = 8
 """How many undecided conditions an equation may be split by, one inside the other."""
@@ -19,40 +19,8 @@ _ENUMERATED = 8
 """A dimension of at most this constant extent is checked element by element."""
 
 
-@dataclass(frozen=True)
-class Equation:
-    """One thing that was to be shown, and whether it was.
-
-    Attributes:
-        statement: what was to be shown, in words.
-        holds: whether it was shown.
-        kernel: the kernel's term.
-        reference: the reference's, or the invariant's, term.
-        site: the statement of the kernel, or "".
-    """
-
-    statement: str
-    holds: bool
-    kernel: Form
-    reference: Form
-    site: str = ""
-
-    def __str__(self) -> str:
-        if self.holds:
-            return f"proved: {self.statement}"
-        where = f"\n  at        {self.site}" if self.site else ""
-        return (
-            f"NOT proved: {self.statement}{where}"
-            f"\n  kernel    {pretty(self.kernel)}\n  reference {pretty(self.reference)}"
-        )
-
-
 def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:
-    """Return whether a = b under the facts; conditions that the facts leave open are split into cases.
-
-    Raises:
-        Undecided: the check would take too many terms.
-    """
+    """Return whether a = b under the facts; conditions that the facts leave open are split into cases."""
     a, b = facts.decide_all(a), facts.decide_all(b)
     if a is b:
         return True
@@ -64,24 +32,14 @@ def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:
 
 def _holds_where(number: int, value: Form, sides: tuple[Form, Form], facts: Facts, splits: int) -> bool:
     """Return whether two sides are equal where a condition, by its number, is 1 or 0."""
-    condition = case(number)
+    condition, atom = case(number), nf.atom_of(number)
     with facts.assuming(condition if value is nf.ONE else nf.ONE - condition):
         a, b = (nf.substitute(side, {number: value}) for side in sides)
-        if value is nf.ONE:
-            solved = _solved(number)
+        if value is nf.ONE and isinstance(atom, nf.Indicator) and atom.relation == "eq":
+            right = (s for s in solutions(atom.form) if facts.same(nf.of_atom(nf.atom_of(s[0])), s[1]))
+            solved = dict(itertools.islice(right, 1))
             a, b = nf.substitute(a, solved), nf.substitute(b, solved)
         return holds(a, b, facts, splits)
-
-
-def _solved(number: int) -> dict[int, Form]:
-    """Return a variable with what it equals where [q = 0], if q is the difference of the two."""
-    atom = nf.atom_of(number)
-    assert isinstance(atom, nf.Indicator)
-    for variable, value in solutions(atom.form) if atom.relation == "eq" else ():
-        difference = nf.of_atom(nf.atom_of(variable)) - value
-        if difference is atom.form or -difference is atom.form:
-            return {variable: value}
-    return {}
 
 
 def elements(
@@ -89,25 +47,21 @@ def elements(
 ) -> Iterator[tuple[Form, ...]]:
     """Yield indices that stand for all elements: constants along small dimensions, a bounded variable along others.
 
-    ``parts`` maps dimensions of constant extent to the number of elements of a part; each part has a variable of its own.
+    ``parts`` maps dimensions of constant extent to the number of elements of a part, which has a variable of its own.
     """
 
-    def go(dim: int, index: tuple[Form, ...]) -> Iterator[tuple[Form, ...]]:
-        if dim == len(shape):
-            yield index
-            return
-        extent = shape[dim].constant
-        if extent is not None and extent <= _ENUMERATED:
-            for i in range(int(extent)):
-                yield from go(dim + 1, (*index, nf.form(i)))
-        elif parts and extent is not None and dim in parts:
-            for first in range(0, int(extent), parts[dim]):
-                variable = nf.fresh(names[dim % len(names)])
-                facts.bound(variable, nf.form(min(parts[dim], int(extent) - first)))
-                yield from go(dim + 1, (*index, first + variable))
-        else:
-            variable = nf.fresh(names[dim % len(names)])
-            facts.bound(variable, shape[dim])
-            yield from go(dim + 1, (*index, variable))
+    def variable(dim: int, first: int, extent: Form) -> Form:
+        found = nf.fresh(names[dim % len(names)])
+        facts.bound(found, extent)
+        return first + found
 
-    yield from go(0, ())
+    def along(dim: int, extent: Form) -> list[Form]:
+        size = extent.constant
+        if size is not None and size <= _ENUMERATED:
+            return [nf.form(i) for i in range(int(size))]
+        if size is None or not parts or dim not in parts:
+            return [variable(dim, 0, extent)]
+        firsts = range(0, int(size), parts[dim])
+        return [variable(dim, first, nf.form(min(parts[dim], int(size) - first))) for first in firsts]
+
+    return itertools.product(*(along(dim, extent) for dim, extent in enumerate(shape)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
@@ -27,12 +26,12 @@ class Value:
     Attributes:
         form: the value where it is finite; 0 elsewhere.
         finite: where it is finite, as a form that is 0 or 1.
-        sign: which infinity it is where it is not.
+        sign: which infinity it is where it is not: 1 or -1.
     """
 
     form: Form
     finite: Form = ONE
-    sign: Literal[-1, 1] = -1
+    sign: int = -1
 
     @property
     def real(self) -> Form:
@@ -60,17 +59,12 @@ class Raw(Value):
     form = finite = property(_number)
 
 
-def possibly_infinite(element: Form) -> Value:
-    """Return a number that is finite or +inf; nothing says which."""
-    finite = nf.indicator("ge", nf.apply("finite", element), integer=True)
-    return Value(finite * element, finite, 1)
+def infinity(sign: int) -> Value:
+    """Return inf or -inf."""
+    return Value(ZERO, ZERO, sign)
 
 
-def _flip(sign: Literal[-1, 1]) -> Literal[-1, 1]:
-    return 1 if sign < 0 else -1
-
-
-def _common_sign(a: Value, b: Value) -> Literal[-1, 1]:
+def _common_sign(a: Value, b: Value) -> int:
     if a.finite is not ONE and b.finite is not ONE and a.sign != b.sign:
         raise Indefinite("inf meets -inf")
     return a.sign if a.finite is not ONE else b.sign
@@ -78,13 +72,11 @@ def _common_sign(a: Value, b: Value) -> Literal[-1, 1]:
 
 def negative(a: Value) -> Value:
     """Return -a."""
-    return Value(-a.form, a.finite, _flip(a.sign))
+    return Value(-a.form, a.finite, -a.sign)
 
 
 def add(a: Value, b: Value) -> Value:
     """Return a + b."""
-    if a.finite is ONE and b.finite is ONE:
-        return Value(a.form + b.form)
     finite = a.finite * b.finite
     return Value(finite * (a.form + b.form), finite, _common_sign(a, b))
 
@@ -97,7 +89,7 @@ def multiply(a: Value, b: Value) -> Value:
     constant = factor.form.constant
     if factor.finite is not ONE or not constant:
         raise Indefinite(f"an infinity times {factor.form}, whose sign is not known")
-    sign = infinite.sign if constant > 0 else _flip(infinite.sign)
+    sign = infinite.sign if constant > 0 else -infinite.sign
     return Value(infinite.form * constant, infinite.finite, sign)
 
 
@@ -110,20 +102,15 @@ def divide(a: Value, b: Value) -> Value:
 
 def exp(a: Value) -> Value:
     """Return exp(a), where exp(-inf) = 0."""
-    if a.finite is ONE:
-        return Value(nf.exp(a.form))
-    if a.sign > 0:
+    if a.finite is not ONE and a.sign > 0:
         raise Indefinite("exp(inf)")
     return Value(a.finite * nf.exp(a.form))
 
 
 def maximum(a: Value, b: Value) -> Value:
     """Return max(a, b), where max(-inf, b) = b."""
-    if (a.finite is not ONE and a.sign > 0) or (b.finite is not ONE and b.sign > 0):
-        raise Indefinite("the maximum with inf")
     finite = ONE - (ONE - a.finite) * (ONE - b.finite)
-    entries = [(x.finite, under(x.finite, x.form)) for x in (a, b)]
-    return Value(finite * nf.maximum(entries) if finite is not ZERO else ZERO, finite)
+    return Value(finite * nf.maximum(map(_where_finite, (a, b))), finite)
 
 
 def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
@@ -134,22 +121,22 @@ def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
 
     def entry(extent: Form, element: Callable[[Form], Value]) -> tuple[Form, Form]:
         count = nf.summation(extent, lambda k: element(k).finite)
-        return count, nf.conditional_maximum(extent, lambda k: _where_finite(element(k)))
+        return count, nf.big_maximum(extent, lambda k: _where_finite(element(k)), longest=0)
 
     found = [entry(*part) for part in parts]
     some = _any(sum((count for count, _ in found), ZERO))
-    maximum = nf.maximum((_any(c), v) for c, v in found) if len(found) > 1 else found[0][1]
-    return Value(some * maximum, some)
+    return Value(some * nf.maximum(nf.where(_any(c), v) for c, v in found), some)
 
 
 def _any(count: Form) -> Form:
     return nf.indicator("ge", count - 1, integer=True)
 
 
-def _where_finite(a: Value) -> tuple[Form, Form]:
-    if a.sign > 0:
+def _where_finite(a: Value) -> Form:
+    """Return a value as an entry of a maximum."""
+    if a.finite is not ONE and a.sign > 0:
         raise Indefinite("the maximum with inf")
-    return a.finite, under(a.finite, a.form)
+    return nf.where(a.finite, under(a.finite, a.form))
 
 
 def under(condition: Form, p: Form) -> Form:

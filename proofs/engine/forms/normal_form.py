@@ -9,41 +9,38 @@ constructor that rewrites by these laws, and no others:
     max is associative, commutative and idempotent      a sum or maximum over few elements is written out
     floor((a n + b) / n) = a + floor(b / n), n constant
 
-The laws of log hold where x is positive: the range layer proves that of every logarithm of a kernel. Two forms
-that are not the same object may still denote the same function; ``equality.equal`` decides that for rational functions of
-the atoms. The ring's operations that go with any use of atoms are part of this module's interface.
+The laws of log hold where x is positive: the range layer proves that of every logarithm of a kernel. Two forms that are not
+the same object may still denote the same function: ``equality.equal`` decides that for rational functions of the atoms.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from math import gcd
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from . import summing
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
-from .ring import Atom, Change, Rational, Rewriting, children, common_monomial, number_of, of_terms, support_of
+from .ring import Atom, Change, Rational, Rewriting, children, common_monomial, number_of, of_terms, single, support_of
 from .ring import Form as Form
 from .ring import atom_of as atom_of
 from .ring import form as form
 from .ring import monomial_form as monomial_form
+from .ring import number as number
 from .ring import of_atom as of_atom
 from .ring import substitute as substitute
 from .ring import support as support
-from .summing import Rule as Rule
-from .summing import ruled as ruled
 from .summing import splitting as splitting
 from .summing import tiled as tiled
 
 LONGEST_SUM, LONGEST_MAX = 16, 64
 """The largest constant extents for which a sum, or a maximum, is written out."""
-WHERE = "where"
-"""In a maximum: a condition, and the value that counts where it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +83,6 @@ class Apply(Atom):
         return self.arguments
 
     def _rebuild(self, change: Change) -> Form:
-        if self.function == "log" and len(self.arguments) == 1:
-            return log(change(self.arguments[0]))
         return apply(self.function, *map(change, self.arguments))
 
 
@@ -96,7 +91,6 @@ class Exp(Atom):
     """The exponential of one monomial; a factor of the argument is the exponent of this atom."""
 
     argument: Form
-    divisible: ClassVar[bool] = True
 
     def _children(self) -> tuple[Form, ...]:
         return (self.argument,)
@@ -107,15 +101,15 @@ class Exp(Atom):
 
 @dataclass(frozen=True, slots=True)
 class Max(Atom):
-    """The largest of the values whose condition holds; at least one must."""
+    """The largest of several values, of which those under a condition (``where``) count where it holds."""
 
-    entries: frozenset[tuple[Form, Form]]
+    entries: frozenset[Form]
 
     def _children(self) -> tuple[Form, ...]:
-        return tuple(f for entry in self.entries for f in entry)
+        return tuple(self.entries)
 
     def _rebuild(self, change: Change) -> Form:
-        return maximum((change(c), change(v)) for c, v in self.entries)
+        return maximum(map(change, self.entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +142,7 @@ class Big(Atom):
         return self.extent, self.body
 
     def _rebuild(self, change: Change) -> Form:
-        conditional = any(
-            isinstance(a := atom_of(n), Apply) and a.function == WHERE for m in self.body.terms for n, _ in m
-        )
-        build = summation if self.operator == "sum" else _bound_maximum if conditional else big_maximum
+        build = summation if self.operator == "sum" else partial(big_maximum, longest=0)
         return build(change(self.extent), lambda k: change(opened(self, k)))
 
 
@@ -174,10 +165,25 @@ def read(buffer: str, *index: Form | Rational) -> Form:
 
 
 def apply(function: str, *arguments: Form | Rational) -> Form:
-    """Return an uninterpreted function of its arguments; the quotient ``floordiv`` of integers by a constant has a law."""
+    """Return a function of its arguments: opaque but for ``log``, ``where`` and the quotient ``floordiv`` by a constant."""
     forms = tuple(map(form, arguments))
+    if function in ("log", "where"):
+        return (log if function == "log" else where)(*forms)
     divisor = forms[-1].constant if function == "floordiv" else None
     return floordiv(forms[0], int(divisor)) if divisor and divisor > 0 else of_atom(Apply(function, forms))
+
+
+def where(condition: Form, value: Form) -> Form:
+    """Return a value that counts in a maximum only where the condition, a form that is 0 or 1, holds."""
+    return value if condition is ONE else of_atom(Apply("where", (condition, value)))
+
+
+def conditional(entry: Form) -> tuple[Form, Form]:
+    """Return the condition and the value of an entry of a maximum."""
+    match single(entry):
+        case Apply("where", (condition, value)):
+            return condition, value
+    return ONE, entry
 
 
 def multiple(a: Form, divisor: int) -> tuple[Form, Form]:
@@ -198,19 +204,20 @@ def exp(p: Form) -> Form:
     result = ONE
     for monomial, coefficient in p.terms.items():
         rate = Fraction(coefficient)
-        inner = atom_of(monomial[0][0]) if len(monomial) == 1 and monomial[0][1] == 1 else None
-        if isinstance(inner, Apply) and inner.function == "log" and rate.denominator == 1:
-            result = result * inner.arguments[0] ** int(rate)
-        else:
-            exponent = int(rate) if rate.denominator == 1 else rate
-            result = result * of_atom(Exp(monomial_form(monomial)), exponent)
+        exponent = int(rate) if rate.denominator == 1 else rate
+        argument = monomial_form(monomial)
+        match single(argument):
+            case Apply("log", (inner,)) if exponent is not rate:
+                result = result * inner**exponent
+            case _:
+                result = result * of_atom(Exp(argument), exponent)
     return result
 
 
 def log(p: Form) -> Form:
     """Return log(p), opaque but for the exps that are factors of p."""
     rest, inside = without_exps(p)
-    return inside + (ZERO if rest is ONE else apply("log", rest))
+    return inside + (ZERO if rest is ONE else of_atom(Apply("log", (rest,))))
 
 
 def without_exps(p: Form) -> tuple[Form, Form]:
@@ -240,32 +247,44 @@ def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
     return of_atom(Indicator(relation, p * (Fraction(1) / scale), integer))
 
 
-def maximum(entries: Iterable[tuple[Form, Form]]) -> Form:
-    """Return the largest of the values whose condition, a form that is 0 or 1, holds."""
-    flat: set[tuple[Form, Form]] = set()
-    for condition, value in entries:
-        ((monomial, coefficient),) = value.terms.items() if len(value.terms) == 1 else (((), 0),)
-        inner = atom_of(monomial[0][0]) if len(monomial) == 1 and monomial[0][1] == coefficient == 1 else None
-        if condition is ONE and isinstance(inner, Max):
-            flat |= inner.entries
-        elif condition is not ZERO:
-            flat.add((condition, value))
-    numbers = [v.constant for c, v in flat if c is ONE and v.constant is not None]
-    if numbers:
-        flat = {e for e in flat if e[1].constant is None or e[0] is not ONE} | {(ONE, form(max(numbers)))}
-    if len(flat) == 1:
-        return next(iter(flat))[1]
-    return of_atom(Max(frozenset(flat)))
+def maximum(entries: Iterable[Form]) -> Form:
+    """Return the largest of the entries; if all are under conditions, at least one of these must hold."""
+    flat: set[Form] = set()
+    for entry in entries:
+        inner = single(entry)
+        flat |= inner.entries if isinstance(inner, Max) else {entry}
+    numbers = {v: v.constant for v in flat if v.constant is not None}
+    largest = {form(max(numbers.values()))} if numbers else set()
+    flat = {v for v in flat if v not in numbers and conditional(v)[0] is not ZERO} | largest
+    return conditional(*flat)[1] if len(flat) == 1 else of_atom(Max(frozenset(flat)))
+
+
+Rule = Callable[[Form, Callable[[Form], Form]], Form | None]
+"""From the extent and the body of a sum what the sum is, or None."""
+_rules: tuple[Rule, ...] = ()
+
+
+@contextmanager
+def ruled(*rules: Rule) -> Iterator[None]:
+    """Let a sum be, inside, what the first rule says of it that says anything; drop other rules."""
+    global _rules
+    before, _rules = _rules, rules
+    try:
+        yield
+    finally:
+        _rules = before
 
 
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     """Return Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
-    known = summing.by_rule(extent, body)
-    if known is not None:
-        return known
-    if extent in summing.tilings:
-        return _tiled_sum(extent, *summing.tilings[extent], body)
+    for rule in _rules:
+        with ruled():
+            known = rule(extent, body)
+        if known is not None:
+            return known
+    if tiling := summing.tiling(extent):
+        return _tiled_sum(extent, *tiling, body)
     size = extent.constant
     if size is not None and size <= summing.longest(LONGEST_SUM):
         return reduce(Form.__add__, (body(form(k)) for k in range(int(size))), ZERO)
@@ -273,15 +292,11 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     if size is None and extent.terms.get((), 0) >= 1 and is_natural(shorter):
         return summation(shorter, body) + body(shorter)
     index = fresh("k")
-    (((number, _),),) = index.terms
-    return _distributed(extent, body(index), number, split=summing.splits())
+    return _distributed(extent, body(index), number(index), split=summing.splits())
 
 
 def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
-    """Return the sum of a body over a variable: one sum for each term, without the factors that do not depend on it.
-
-    ``split``: a term that becomes several when the variable is bound becomes several sums.
-    """
+    """Return the sum of a body over a variable: one for each term, without the factors that do not depend on it."""
     result = ZERO
     for monomial, coefficient in body.terms.items():
         inner = tuple((a, e) for a, e in monomial if number in support_of(a))
@@ -292,15 +307,22 @@ def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
 
 def _sum(extent: Form, body: Form, number: int, split: bool) -> Form:
     """Return the sum of a body of one term."""
-    level = 1 + height(body)
+    level, closed = _closed(body, number)
     bound = number_of(Bound(level))
-    if number == bound:
-        return of_atom(Big("sum", level, extent, body))
-    closed = substitute(body, {number: of_atom(Bound(level))})
-    return _distributed(extent, closed, bound, split=True) if split else of_atom(Big("sum", level, extent, closed))
+    if split and number != bound:
+        return _distributed(extent, closed, bound, split=True)
+    return of_atom(Big("sum", level, extent, closed))
+
+
+def _closed(body: Form, number: int) -> tuple[int, Form]:
+    """Return the body of a sum or maximum with its variable, by number, bound; and the level."""
+    level = 1 + height(body)
+    return level, substitute(body, {number: of_atom(Bound(level))})
 
 
 def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], Form]) -> Form:
+    if block < 1:
+        raise ValueError(f"expected tiles of at least 1 element, got {block}")
     whole = all(c % block == 0 for c in extent.terms.values())
     blocks = extent * Fraction(1, block) if whole else floordiv(extent + block - 1, block)
 
@@ -314,26 +336,15 @@ def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], F
     return summation(blocks, lambda t: summation(block, lambda b: element(t, b)))
 
 
-def big_maximum(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
-    """Return Max_{k < extent} body(k); the extent is at least 1."""
+def big_maximum(extent: Form | Rational, body: Callable[[Form], Form], longest: int = LONGEST_MAX) -> Form:
+    """Return Max_{k < extent} body(k), written out up to an extent; at least one of the values must count."""
     extent = form(extent)
     size = extent.constant
-    if size is not None and 1 <= size <= LONGEST_MAX:
-        return maximum((ONE, body(form(k))) for k in range(int(size)))
-    return _bound_maximum(extent, body)
-
-
-def conditional_maximum(extent: Form, body: Callable[[Form], tuple[Form, Form]]) -> Form:
-    """Return the largest of the values at k < extent whose condition holds; at least one must. The body gives both."""
-    return _bound_maximum(extent, lambda k: apply(WHERE, *body(k)))
-
-
-def _bound_maximum(extent: Form, body: Callable[[Form], Form]) -> Form:
+    if size is not None and 1 <= size <= longest:
+        return maximum(body(form(k)) for k in range(int(size)))
     index = fresh("k")
-    (((number, _),),) = index.terms
-    inside = body(index)
-    level = 1 + height(inside)
-    return of_atom(Big("max", level, extent, substitute(inside, {number: of_atom(Bound(level))})))
+    level, closed = _closed(body(index), number(index))
+    return of_atom(Big("max", level, extent, closed))
 
 
 def is_natural(p: Form) -> bool:
@@ -369,31 +380,20 @@ def opened(big: Big, index: Form) -> Form:
     return substitute(big.body, {number_of(Bound(big.level)): index})
 
 
-_height: dict[Form, int] = {}
-
-
+@cache
 def height(p: Form) -> int:
     """Return the largest level of a sum or maximum inside."""
-    if p not in _height:
-        _height[p] = max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
-    return _height[p]
+    return max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
+
+
+def rewriting(wanted: Callable[[Atom], bool], value: Callable[[Any], Form | None]) -> Rewriting:
+    """Return the rewriting that puts ``value(atom)`` for each atom that is wanted, if there is a value."""
+    return Rewriting(lambda n: value(atom_of(n)), lambda numbers: {n for n in numbers if wanted(atom_of(n))})
 
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
     """Return the rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
-
-    def replacement(number: int) -> Form | None:
-        atom = atom_of(number)
-        assert isinstance(atom, Apply)
-        return value(*map(rewriting, atom.arguments))
-
-    def targets(numbers: frozenset[int]) -> set[int]:
-        return {n for n in numbers if isinstance(a := atom_of(n), Apply) and a.function == function}
-
-    rewriting = Rewriting(replacement, targets)
-    return rewriting
-
-
-def replace(p: Form, function: str, value: Callable[..., Form]) -> Form:
-    """Return the form with ``function(i...)`` replaced by ``value(i...)``, for all indices."""
-    return replacing(function, value)(p)
+    result: Rewriting = rewriting(
+        lambda a: isinstance(a, Apply) and a.function == function, lambda a: value(*map(result, a.arguments))
+    )
+    return result

@@ -61,6 +61,8 @@ def _atom(number: int, depth: int) -> str:
             return f"k{level}"
         case nf.Read(name, forms):
             return f"{name}[{', '.join(_form(f, inner) for f in forms)}]"
+        case nf.Apply("where", (condition, value)):
+            return f"{_form(value, inner)} if {_form(condition, inner)}"
         case nf.Apply(name, forms):
             return f"{name}({', '.join(_form(f, inner) for f in forms)})"
         case Polynomial(p):
@@ -68,8 +70,7 @@ def _atom(number: int, depth: int) -> str:
         case nf.Big(operator, level, extent, body):
             return f"{operator}_{{k{level} < {_form(extent, inner)}}}({_form(body, inner)})"
         case nf.Max(entries):
-            parts = [_form(v, inner) + ("" if c is nf.ONE else f" if {_form(c, inner)}") for c, v in entries]
-            return f"max({', '.join(sorted(parts))})"
+            return f"max({', '.join(sorted(_form(v, inner) for v in entries))})"
         case nf.Indicator(relation, p, _):
             return f"[{_form(p, inner)} {'>=' if relation == 'ge' else '='} 0]"
         case nf.Exp(p):

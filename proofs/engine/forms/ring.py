@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from typing import ClassVar
 
 from ..base.errors import Unsupported
 
 Rational = int | Fraction
 Monomial = tuple[tuple[int, Rational], ...]
-"""(atom, exponent) pairs by rising atom number; exponents are integers but for divisible atoms."""
+"""(atom, exponent) pairs by rising atom number; exponents are integers but for those of exps."""
 
 
 class Undefined(Unsupported):
@@ -37,11 +37,10 @@ class Undefined(Unsupported):
 class Form:
     """A sum of monomials with rational coefficients. Compare by identity, or with ``equality.equal``."""
 
-    __slots__ = ("_support", "id", "terms")
+    __slots__ = ("id", "terms")
 
     terms: dict[Monomial, Rational]
     id: int
-    _support: frozenset[int] | None
 
     def __add__(self, other: Form | Rational) -> Form:
         terms = dict(self.terms)
@@ -50,6 +49,8 @@ class Form:
         return of_terms(terms)
 
     def __mul__(self, other: Form | Rational) -> Form:
+        if self is ONE or other is ONE:
+            return form(other) if self is ONE else self
         terms: dict[Monomial, Rational] = {}
         for a, x in self.terms.items():
             for b, y in form(other).terms.items():
@@ -57,9 +58,11 @@ class Form:
                 terms[monomial] = terms.get(monomial, 0) + x * y
         return of_terms(terms) if not self._conditional() and not form(other)._conditional() else _absorb(terms)
 
-    def __pow__(self, exponent: int) -> Form:
+    def __pow__(self, exponent: Rational) -> Form:
+        if exponent != int(exponent):
+            raise ValueError(f"({self}) to the power {exponent}")
         base = self if exponent >= 0 else reciprocal(self)
-        return reduce(Form.__mul__, itertools.repeat(base, abs(exponent)), ONE)
+        return reduce(Form.__mul__, itertools.repeat(base, abs(int(exponent))), ONE)
 
     def __neg__(self) -> Form:
         return of_terms({m: -c for m, c in self.terms.items()})
@@ -105,8 +108,6 @@ class Atom:
 
     idempotent: ClassVar[bool] = False
     """Whether it is its own square."""
-    divisible: ClassVar[bool] = False
-    """Whether its exponents may be fractions."""
     binds: ClassVar[bool] = False
     """Whether it binds a variable."""
 
@@ -120,7 +121,7 @@ class Atom:
 
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
         """Return a power of the atom with its parts changed."""
-        return power(self._rebuild(change), exponent)
+        return self._rebuild(change) ** exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ class Polynomial(Atom):
 
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
         # It stays a factor, since products of such polynomials would explode if they were expanded.
-        return _monomial_power(_inverse(change(self.form)), -exponent)
+        ((monomial, coefficient),) = _inverse(change(self.form)).terms.items()
+        return of_terms({tuple((a, -e * exponent) for a, e in monomial): Fraction(coefficient) ** -int(exponent)})
 
 
 _ATOMS: list[Atom] = []
@@ -169,6 +171,18 @@ def number_of(atom: Atom) -> int:
     return _NUMBER[atom]
 
 
+def single(p: Form) -> Atom | None:
+    """Return the atom that a form is, or None."""
+    monomial = next(iter(p.terms)) if len(p.terms) == 1 else ()
+    return _ATOMS[monomial[0][0]] if len(monomial) == 1 and p.terms[monomial] == monomial[0][1] == 1 else None
+
+
+def number(p: Form) -> int:
+    """Return the number of the one atom of a form."""
+    (((found, _),),) = p.terms
+    return found
+
+
 def of_atom(atom: Atom, exponent: Rational = 1) -> Form:
     """Return the form of one atom to a power."""
     return of_terms({((number_of(atom), exponent),): 1})
@@ -186,7 +200,7 @@ def of_terms(terms: dict[Monomial, Rational]) -> Form:
     found = _FORMS.get(key)
     if found is None:
         found = Form()
-        found.terms, found.id, found._support = terms, len(_FORMS), None
+        found.terms, found.id = terms, len(_FORMS)
         _FORMS[key] = found
     return found
 
@@ -219,17 +233,6 @@ def _absorb(terms: dict[Monomial, Rational]) -> Form:
             term = term * _ATOMS[atom]._rebuild_power(exponent, partial(substitute, values=known))
         result = result + term
     return result
-
-
-def power(base: Form, exponent: Rational) -> Form:
-    """Return ``base ** exponent``; only the exponent of one product of divisible atoms may be a fraction."""
-    if exponent == int(exponent):
-        return base ** int(exponent)
-    if len(base.terms) == 1:
-        ((monomial, coefficient),) = base.terms.items()
-        if coefficient == 1 and all(_ATOMS[a].divisible for a, _ in monomial):
-            return of_terms({tuple((a, e * exponent) for a, e in monomial): 1})
-    raise ValueError(f"({base}) to the power {exponent}")
 
 
 def common_monomial(p: Form) -> Monomial:
@@ -265,40 +268,28 @@ def _inverse(p: Form) -> Form:
     return of_terms({_product(inverse, last): Fraction(1) / leading})
 
 
-def _monomial_power(p: Form, exponent: Rational) -> Form:
-    """Return a power of a form of one term, by an integer."""
-    ((monomial, coefficient),) = p.terms.items()
-    return of_terms({tuple((a, e * exponent) for a, e in monomial): Fraction(coefficient) ** int(exponent)})
-
-
 def children(atom: Atom) -> tuple[Form, ...]:
     """Return the forms inside an atom."""
     return atom._children()
 
 
+@cache
 def support(p: Form) -> frozenset[int]:
     """Return the numbers of all atoms of a form, at any depth."""
-    if p._support is None:
-        p._support = frozenset().union(*(support_of(a) for m in p.terms for a, _ in m))
-    return p._support
+    return frozenset().union(*(support_of(a) for m in p.terms for a, _ in m))
 
 
-_support_of: dict[int, frozenset[int]] = {}
-
-
+@cache
 def support_of(number: int) -> frozenset[int]:
     """Return the number of an atom, and those of all atoms inside it."""
-    if number not in _support_of:
-        _support_of[number] = frozenset({number}).union(*(support(f) for f in _ATOMS[number]._children()))
-    return _support_of[number]
+    return frozenset({number}).union(*(support(f) for f in _ATOMS[number]._children()))
 
 
 class Rewriting:
     """A function on forms that replaces some atoms, and rebuilds those around them. It remembers what it has done.
 
-    Args:
-        replacement: gives the value of an atom, by its number, or None. The value is not rewritten again.
-        targets: tells which of the atoms of a form are to be replaced.
+    ``targets`` tells which of the atoms of a form are to be replaced, and ``replacement`` gives the value of one by its
+    number, or None. The value is not rewritten again.
     """
 
     def __init__(
@@ -335,7 +326,7 @@ class Rewriting:
                 value = self._replacement(atom) if atom in self._targets else None
                 # The body of a sum is rewritten at a fresh index. Its atoms are new, and may be targets.
                 change = self if _ATOMS[atom].binds else self._visit
-                rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else power(value, exponent)
+                rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else value**exponent
                 term = term * rebuilt
             result = result + term
         return result + of_terms(kept)
@@ -346,3 +337,8 @@ def substitute(p: Form, values: Mapping[int, Form]) -> Form:
     if support(p).isdisjoint(values):
         return p
     return Rewriting(values.get, lambda numbers: numbers & values.keys())(p)
+
+
+def rewritten(p: Form, rewritings: Iterable[Callable[[Form], Form]]) -> Form:
+    """Return the form after one rewriting after the other."""
+    return reduce(lambda q, rewriting: rewriting(q), rewritings, p)

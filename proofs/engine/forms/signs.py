@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 from . import normal_form as nf
@@ -16,33 +18,23 @@ class Signs:
 
     def __init__(self, positive: frozenset[str]) -> None:
         self._positive = positive
-        self._memo: dict[int, Sign] = {}
+        self._sign: Callable[[int], Sign] = cache(lambda number: self._atom(nf.atom_of(number)))
 
     def form(self, p: Form) -> Sign:
         """Return the sign of a sum, if all its terms have the same."""
-        signs = [self.monomial(m) if c > 0 else None for m, c in p.terms.items()]
-        if None in signs:
-            return None
-        return "positive" if "positive" in signs else "nonnegative"
+        signs = {self.monomial(m) if c > 0 else None for m, c in p.terms.items()}
+        return None if None in signs else "positive" if "positive" in signs else "nonnegative"
 
     def monomial(self, monomial: Monomial) -> Sign:
         """Return the sign of a product."""
-        signs = [self._power(atom, exponent) for atom, exponent in monomial]
-        if None in signs:
-            return None
-        return "nonnegative" if "nonnegative" in signs else "positive"
+        signs = {self._power(atom, exponent) for atom, exponent in monomial}
+        return None if None in signs else "nonnegative" if "nonnegative" in signs else "positive"
 
     def _power(self, atom: int, exponent: Rational) -> Sign:
-        sign = self.atom(atom)
+        sign = self._sign(atom)
         if sign is None and exponent % 2 == 0 and exponent > 0:
             return "nonnegative"
         return sign if exponent > 0 or sign == "positive" else None
-
-    def atom(self, number: int) -> Sign:
-        """Return the sign of an atom."""
-        if number not in self._memo:
-            self._memo[number] = self._atom(nf.atom_of(number))
-        return self._memo[number]
 
     def _atom(self, atom: Atom) -> Sign:
         match atom:
@@ -60,6 +52,6 @@ class Signs:
                 sign = self.form(body)
                 return sign if (extent.constant or 0) >= 1 or sign is None else "nonnegative"
             case nf.Max(entries):
-                signs = {self.form(v) for c, v in entries if c is nf.ONE}
+                signs = set(map(self.form, entries))
                 return "positive" if "positive" in signs else "nonnegative" if "nonnegative" in signs else None
         return None

@@ -1,22 +1,17 @@
-"""How sums are built for the time of a proof: over tiles, by a rule, or term by term.
+"""How sums are built for the time of a proof: over tiles, term by term, and which are written out.
 
-The choices are equalities, so that none of them changes what a sum denotes; a proof makes the kernel's sums and the
-reference's meet by them.
+It is not trusted: these are choices. ``normal_form`` builds a sum by laws of its own, which hold for tiles of any size and
+for any extent that is written out. A proof makes the kernel's sums and the reference's meet by such choices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .ring import Form, Rational, form
 
-Rule = Callable[[Callable[[Form], Form]], Form | None]
-"""From the body of a sum what the sum is, or None."""
-
-tilings: dict[Form, tuple[int, bool]] = {}
-"""For each extent that is tiled now, the elements of a tile, and whether the two sums are exchanged."""
-_rules: dict[Form, Rule] = {}
+_tilings: dict[Form, tuple[int, bool]] = {}
 _splitting: list[int] = []
 
 
@@ -27,37 +22,13 @@ def tiled(extent: Form | Rational, block: int, *, strided: bool = False) -> Iter
     Sum_{k < n} f(k) = Sum_{t < ⌈n/block⌉} Sum_{b < block} [t block + b < n] f(t block + b), where the condition is left
     out if the block divides every coefficient of n. ``strided``: the two sums are exchanged.
     """
-    before = dict(tilings)
-    tilings[form(extent)] = block, strided
+    before = dict(_tilings)
+    _tilings[form(extent)] = block, strided
     try:
         yield
     finally:
-        tilings.clear()
-        tilings.update(before)
-
-
-@contextmanager
-def ruled(rules: Mapping[Form, Rule]) -> Iterator[None]:
-    """Let a sum over one of the extents be, inside, what its rule says of its body, if it says anything."""
-    before = dict(_rules)
-    _rules.update(rules)
-    try:
-        yield
-    finally:
-        _rules.clear()
-        _rules.update(before)
-
-
-def by_rule(extent: Form, body: Callable[[Form], Form]) -> Form | None:
-    """Return what the rule for an extent says of a sum; within the rule, sums are built without rules."""
-    if extent not in _rules:
-        return None
-    rules = dict(_rules)
-    _rules.clear()
-    try:
-        return rules[extent](body)
-    finally:
-        _rules.update(rules)
+        _tilings.clear()
+        _tilings.update(before)
 
 
 @contextmanager
@@ -72,6 +43,11 @@ def splitting(longest: int) -> Iterator[None]:
         yield
     finally:
         _splitting.pop()
+
+
+def tiling(extent: Form) -> tuple[int, bool] | None:
+    """Return how a sum is tiled now: the elements of a tile, and whether the two sums are exchanged; or None."""
+    return _tilings.get(extent)
 
 
 def splits() -> bool:

@@ -13,13 +13,14 @@ A kernel is compared with its reference in terms of the first sums' right sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
 from .entailment import Facts
 from .equations import holds
 from .normal_form import ONE, ZERO, Form
-from .ring import Monomial, Rewriting, common_monomial, support_of
+from .ring import Rational, Rewriting, common_monomial, support_of
 from .signs import Signs
 
 Summand = Callable[[Form, Form], Form]
@@ -33,20 +34,11 @@ def tiles(extent: Form, tile: int) -> Form:
     return nf.floordiv(extent + tile - 1, tile)
 
 
-def by_tiles(
-    extent: Form,
-    tile: int,
-    facts: Facts,
-    summands: Sequence[tuple[Summand, Summand]],
-) -> nf.Rule:
+def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Summand, Summand]]) -> nf.Rule:
     """Return the rule that a sum over an extent, but for factors without its variable, is one of several sums over tiles.
 
-    Args:
-        extent: how many elements there are.
-        tile: how many elements a tile has.
-        facts: what is known of the integers.
-        summands: the sums that are recognised. Each is the summand as it enters the sum, and the same with its
-            abbreviations written out, to be compared.
+    It says nothing of sums over other extents. Each of ``summands`` is a summand as it enters the sum, and the same with
+    its abbreviations written out, to be compared.
     """
     t, j = nf.fresh("tile"), nf.fresh("j")
     facts.bound(t, tiles(extent, tile))
@@ -55,20 +47,19 @@ def by_tiles(
     inside = nf.indicator("ge", extent - 1 - element, integer=True)
     own = nf.support(t) | nf.support(j)
 
-    def rule(body: Callable[[Form], Form]) -> Form | None:
+    def rule(over: Form, body: Callable[[Form], Form]) -> Form | None:
+        if over is not extent:
+            return None
         outer, inner = _factored(body(element), own)
         if holds(inside * inner, ZERO, facts, _SPLITS):
             return ZERO
         known = (g for g, compared in summands if holds(inside * inner, compared(t, j), facts, _SPLITS))
         summand = next(known, None)
-        return None if summand is None else outer * over_tiles(tiles(extent, tile), tile, summand)
+        if summand is None:
+            return None
+        return outer * nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
 
     return rule
-
-
-def over_tiles(count: Form, tile: int, summand: Summand) -> Form:
-    """Return the sum over tiles of the sum over their elements."""
-    return nf.summation(count, lambda t: nf.summation(tile, lambda j: summand(t, j)))
 
 
 def _factored(p: Form, own: frozenset[int]) -> tuple[Form, Form]:
@@ -91,26 +82,14 @@ def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, c
         if not facts.holds(nf.indicator("ge", natural, integer=True)):
             raise Unsupported(f"a sum over {extent} indices from {first} on as part of one over {constant + rest}")
 
-    def replacement(number: int) -> Form:
-        big = nf.atom_of(number)
-        assert isinstance(big, nf.Big)
-
+    def spread_out(big: nf.Big) -> Form:
         def part(u: Form) -> Form:
             return within(u) * nf.opened(big, u - first)
 
         few = sum((part(nf.form(u)) for u in range(constant)), ZERO)
-        return few + nf.summation(rest, lambda u: _bounded(u, rest, facts, lambda: change(part(constant + u))))
+        return few + nf.summation(rest, lambda u: change(part(constant + facts.bound_fresh(u, rest))))
 
-    def targets(numbers: frozenset[int]) -> set[int]:
-        bigs = {n: a for n in numbers if isinstance(a := nf.atom_of(n), nf.Big)}
-        return {n for n, a in bigs.items() if a.operator == "sum" and a.extent is extent}
-
-    return Rewriting(replacement, targets)
-
-
-def _bounded(u: Form, extent: Form, facts: Facts, body: Callable[[], Form]) -> Form:
-    facts.bound_fresh(u, extent)
-    return body()
+    return nf.rewriting(lambda a: isinstance(a, nf.Big) and a.operator == "sum" and a.extent is extent, spread_out)
 
 
 def within(u: Form) -> Form:
@@ -120,72 +99,46 @@ def within(u: Form) -> Form:
 
 def written_out(p: Form, first: Form, extent: Form) -> Form:
     """Return the form without that abbreviation."""
-
-    def inside(u: Form) -> Form:
-        return nf.indicator("ge", u - first, integer=True) * nf.indicator("ge", first + extent - 1 - u, integer=True)
-
-    return nf.replace(p, WITHIN, lambda u: inside(u) - 1)
+    ge = partial(nf.indicator, "ge", integer=True)
+    return nf.replacing(WITHIN, lambda u: ge(u - first) * ge(first + extent - 1 - u) - 1)(p)
 
 
 def few_written_out(p: Form) -> Form:
     """Return the form with the sums over few elements written out that are factors of its terms, not inside other atoms."""
-    direct = {n for m in p.terms for n, _ in m if isinstance(b := nf.atom_of(n), nf.Big) and b.operator == "sum"}
-
-    def total(number: int) -> Form | None:
-        big = nf.atom_of(number)
-        assert isinstance(big, nf.Big)
-        size = big.extent.constant
-        return None if size is None else sum((nf.opened(big, nf.form(k)) for k in range(int(size))), ZERO)
-
-    return nf.substitute(p, {n: value for n in direct if (value := total(n)) is not None})
+    direct = {n: a for m in p.terms for n, _ in m if isinstance(a := nf.atom_of(n), nf.Big) and a.operator == "sum"}
+    few = {n: range(int(big.extent.constant)) for n, big in direct.items() if big.extent.constant is not None}
+    return nf.substitute(p, {n: sum((nf.opened(direct[n], nf.form(k)) for k in few[n]), ZERO) for n in few})
 
 
 def counted() -> Rewriting:
     """Return the rewriting of [p > 0] to [n >= 1], where p is a sum of positive terms under conditions, n their number."""
     signs = Signs(frozenset())
 
-    def counts(number: int) -> Form | None:
-        atom = nf.atom_of(number)
-        if not isinstance(atom, nf.Indicator) or atom.integer or atom.relation != "ge":
-            return None
-        return _count(-atom.form, signs)
+    def at_most_0(atom: nf.Indicator) -> Form | None:
+        count = _count(-atom.form, signs)
+        return None if count is None else ONE - nf.indicator("ge", count - 1, integer=True)
 
-    def replacement(number: int) -> Form:
-        count = counts(number)
-        assert count is not None
-        return ONE - nf.indicator("ge", count - 1, integer=True)
-
-    return Rewriting(replacement, lambda numbers: {n for n in numbers if counts(n) is not None})
-
-
-def _summed(p: Form, variable: Form, extent: Form) -> Form:
-    (((number, _),),) = variable.terms
-    return nf.summation(extent, lambda k: nf.substitute(p, {number: k}))
+    return nf.rewriting(lambda a: isinstance(a, nf.Indicator) and a.relation == "ge" and not a.integer, at_most_0)
 
 
 def _count(p: Form, signs: Signs) -> Form | None:
     """Return how many terms of a sum of positive terms under conditions are there; None if it is no such sum."""
     result = ZERO
     for monomial, coefficient in p.terms.items():
-        count = _count_term(monomial, signs) if coefficient > 0 else None
-        if count is None:
+        counts = [_count_factor(a, e, signs) for a, e in monomial]
+        found = [count for count in counts if count is not None]
+        if coefficient <= 0 or len(found) < len(counts):
             return None
-        result = result + count
+        result = result + reduce(Form.__mul__, found, ONE)
     return result
 
 
-def _count_term(monomial: Monomial, signs: Signs) -> Form | None:
-    result = ONE
-    for number, exponent in monomial:
-        atom = nf.atom_of(number)
-        if isinstance(atom, nf.Indicator):
-            result = result * nf.of_atom(atom)
-        elif isinstance(atom, nf.Big) and atom.operator == "sum" and exponent == 1:
-            index = nf.fresh("k")
-            inner = _count(nf.opened(atom, index), signs)
-            if inner is None:
-                return None
-            result = result * _summed(inner, index, atom.extent)
-        elif signs.monomial(((number, exponent),)) != "positive":
-            return None
-    return result
+def _count_factor(number: int, exponent: Rational, signs: Signs) -> Form | None:
+    atom = nf.atom_of(number)
+    if isinstance(atom, nf.Indicator):
+        return nf.of_atom(atom)
+    if isinstance(atom, nf.Big) and atom.operator == "sum" and exponent == 1:
+        k = nf.fresh("k")
+        inner = _count(nf.opened(atom, k), signs)
+        return inner and nf.summation(atom.extent, lambda i: nf.substitute(inner, {nf.number(k): i}))
+    return ONE if signs.monomial(((number, exponent),)) == "positive" else None

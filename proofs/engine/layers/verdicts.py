@@ -89,9 +89,8 @@ def _equal(problem: Problem, name: str) -> Layer:
         if not e.holds
     )
     floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
-    finite = [name for name in floats if name not in execution.raw | execution.infinite]
+    finite = [name for name in floats if name not in execution.raw]
     assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
-    assumed += [f"assumed: the elements of {name} are finite or inf" for name in sorted(execution.infinite)]
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
     assumed += execution.constants.statements()
     equal = sum(e.holds for e in equations)

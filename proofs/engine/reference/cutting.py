@@ -9,50 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..forms import normal_form as nf
 from ..forms.extended import Value
 from .pull_array import PullArray, T
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One softmax or division of the reference.
-
-    Attributes:
-        name: the elements that the rest of the reference sees are ``name(i...)``.
-        tensor: the result itself, over the elements of earlier cuts.
-    """
+class Cut(NamedTuple):
+    """A softmax or division of the reference: the result, and the name of the elements that the rest of it sees."""
 
     name: str
     tensor: PullArray
 
 
-class _Cutter:
-    def __init__(self, prefix: str) -> None:
-        self.prefix, self.cuts = prefix, list[Cut]()
-
-    def record(self, result: T) -> T:
-        name = f"{self.prefix}{len(self.cuts)}"
-        self.cuts.append(Cut(name, result))
-        return type(result)(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
-
-
-_cut: _Cutter | None = None
+_cuts: list[Cut] | None = None
 
 
 def recorded(result: T) -> T:
     """Return a result, or its elements as a cut if there is to be one here."""
-    return _cut.record(result) if _cut else result
+    if _cuts is None:
+        return result
+    name = f"x{len(_cuts)}"
+    _cuts.append(Cut(name, result))
+    return type(result)(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
 
 
 @contextmanager
-def cutting(prefix: str = "x") -> Iterator[list[Cut]]:
+def cutting() -> Iterator[list[Cut]]:
     """Make every softmax and every division by a tensor, inside, a cut; they are listed in order."""
-    global _cut
-    before, _cut = _cut, _Cutter(prefix)
+    global _cuts
+    before, _cuts = _cuts, []
     try:
-        yield _cut.cuts
+        yield _cuts
     finally:
-        _cut = before
+        _cuts = before

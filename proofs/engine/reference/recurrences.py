@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,7 +14,7 @@ from ..forms.entailment import Facts
 from ..forms.equality import equal
 from ..forms.equations import elements
 from ..forms.normal_form import Form
-from ..forms.ring import Rewriting
+from ..forms.ring import rewritten
 from .cutting import Cut
 from .pull_array import PullArray
 
@@ -26,14 +27,14 @@ class Recurrence:
 
     Attributes:
         name: the elements of the predecessor are ``name(i...)`` in ``step``.
-        states: the tensors.
+        states: the tensors; the name of one that is no cut is empty.
         initial: an element of x_0.
         step: element [i...] of x_{k+1} over the elements of x_k, from k and i.
         others: the recurrences on whose states the steps depend.
     """
 
     name: str
-    states: tuple[Cut | PullArray, ...]
+    states: tuple[Cut, ...]
     initial: Callable[..., Form]
     step: Callable[..., Form]
     others: tuple[Recurrence, ...]
@@ -46,7 +47,7 @@ class Recurrence:
     @property
     def shape(self) -> tuple[Form, ...]:
         """The shape of every state."""
-        return _tensor(self.states[0]).form_shape
+        return self.states[0].tensor.form_shape
 
 
 def recurrence(
@@ -69,60 +70,40 @@ def recurrence(
     Raises:
         Unsupported: a step is another function of its predecessor than the first, or depends on other cuts too.
     """
-    families = {
+    of_others = {
         state.name: partial(nf.apply, other.name, number)
         for other in others
         for number, state in enumerate(other.states)
-        if isinstance(state, Cut)
+        if state.name
     }
-    unfolding = _Unfolding({cut.name: cut.tensor.at for cut in cuts} | families)
-    steps = [_step(unfolding, name, states[k], states[k + 1]) for k in range(len(states) - 1)]
-    first = next((k for k, s in enumerate(states[:-1]) if isinstance(s, Cut)), None)
+    sequence = tuple(state if isinstance(state, Cut) else Cut("", state) for state in states)
+    unfolding = _Unfolding({cut.name: cut.tensor.at for cut in cuts} | of_others)
+    steps = [_step(unfolding, name, before, after) for before, after in itertools.pairwise(sequence)]
+    first = next((k for k, state in enumerate(sequence[:-1]) if state.name), None)
     if first is None:
         raise Unsupported(f"recurrence {name} has no step from a cut")
-    template = _Template(steps[first], first, others, direction)
-    initial = lambda *i: unfolding(_tensor(states[0]).at(*i))  # noqa: E731
-    result = Recurrence(name, tuple(states), initial, template, tuple(others))
-    for k, (state, step) in enumerate(zip(states[:-1], steps, strict=True)):
-        _check(result, k, state, step, unfolding)
+    k = nf.fresh("k")
+    shift = (k - first) * direction
+    shifted = [nf.replacing(o.name, lambda q, *i, n=o.name: nf.apply(n, q + shift, *i)) for o in others]
+    general = cache(lambda *index: rewritten(steps[first](*index), shifted))  # step k
+
+    def step(at: Form | int, *index: Form) -> Form:
+        return nf.substitute(general(*index), {nf.number(k): nf.form(at)})
+
+    initial = lambda *i: unfolding(sequence[0].tensor.at(*i))  # noqa: E731
+    result = Recurrence(name, sequence, initial, step, tuple(others))
+    for number, (state, wanted) in enumerate(zip(sequence, steps, strict=False)):
+        _check(result, number, state, wanted, unfolding)
     return result
 
 
-class _Template:
-    """A step of number ``at``, in which the states of the others shift as the number of the step changes."""
-
-    def __init__(
-        self, step: Callable[..., Form], at: int, others: Sequence[Recurrence], direction: Literal[1, -1]
-    ) -> None:
-        self._step, self._at, self._others, self._direction = step, at, others, direction
-        self._shifts: dict[Form, list[Rewriting]] = {}
-
-    def __call__(self, k: Form | int, *index: Form) -> Form:
-        k = nf.form(k)
-        if k not in self._shifts:
-            shift = (k - self._at) * self._direction
-            self._shifts[k] = [
-                nf.replacing(other.name, lambda q, *i, n=other.name: nf.apply(n, q + shift, *i))
-                for other in self._others
-            ]
-        result = self._step(*index)
-        for rewriting in self._shifts[k]:
-            result = rewriting(result)
-        return result
-
-
-def _check(
-    result: Recurrence, k: int, state: Cut | PullArray, step: Callable[..., Form], unfolding: _Unfolding
-) -> None:
+def _check(result: Recurrence, k: int, state: Cut, wanted: Callable[..., Form], unfolding: _Unfolding) -> None:
     """Check that step k is the common function, at every element."""
     rewritings = [nf.replacing(other.name, _plain(other, unfolding)) for other in result.others]
-    if not isinstance(state, Cut):
-        rewritings.insert(0, nf.replacing(result.name, lambda *i: unfolding(state.at(*i))))
+    if not state.name:
+        rewritings.insert(0, nf.replacing(result.name, lambda *i: unfolding(state.tensor.at(*i))))
     for index in elements(result.shape, Facts()):
-        wanted = result.step(k, *index)
-        for rewriting in rewritings:
-            wanted = rewriting(wanted)
-        if not equal(wanted, step(*index)):
+        if not equal(rewritten(result.step(k, *index), rewritings), wanted(*index)):
             raise Unsupported(f"step {k} of {result.name} is not the same function of its predecessor as the others")
 
 
@@ -134,9 +115,7 @@ def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
         if at is None or not 0 <= at <= other.count:
             raise Unsupported(f"state {number} of {other.name} does not exist")
         state = other.states[int(at)]
-        if isinstance(state, Cut):
-            return nf.apply(other.name, number, *index)
-        return unfolding(state.at(*index))
+        return nf.apply(other.name, number, *index) if state.name else unfolding(state.tensor.at(*index))
 
     return value
 
@@ -149,10 +128,13 @@ class _Unfolding:
 
     def __call__(self, p: Form, keep: Sequence[str] = ()) -> Form:
         """Return the form without those functions, but for those to be kept."""
-        while inside := sorted(_functions(p) & self._rewritings.keys() - set(keep)):
-            for name in inside:
-                p = self._rewritings[name](p)
+        while inside := [self._rewritings[name] for name in sorted(self._in(p) - set(keep))]:
+            p = rewritten(p, inside)
         return p
+
+    def _in(self, p: Form) -> set[str]:
+        functions = {a.function for a in map(nf.atom_of, nf.support(p)) if isinstance(a, nf.Apply)}
+        return functions & self._rewritings.keys()
 
 
 def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., Form]]) -> Form:
@@ -160,21 +142,7 @@ def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., For
     return _Unfolding({cut.name: cut.tensor.at for cut in cuts} | dict(states))(p)
 
 
-def _step(unfolding: _Unfolding, name: str, state: Cut | PullArray, following: Cut | PullArray) -> Callable[..., Form]:
-    keep = (state.name,) if isinstance(state, Cut) else ()
-    rename = nf.replacing(keep[0], lambda *i: nf.apply(name, *i)) if keep else None
-
-    def step(*index: Form) -> Form:
-        result = unfolding(_tensor(following).at(*index), keep)
-        return rename(result) if rename else result
-
-    return cache(step)
-
-
-def _tensor(state: Cut | PullArray) -> PullArray:
-    return state.tensor if isinstance(state, Cut) else state
-
-
-def _functions(p: Form) -> set[str]:
-    """Return the names of the uninterpreted functions in a form."""
-    return {a.function for a in map(nf.atom_of, nf.support(p)) if isinstance(a, nf.Apply)}
+def _step(unfolding: _Unfolding, name: str, state: Cut, following: Cut) -> Callable[..., Form]:
+    """Return an element of the following state over those of a state, which are called by the name of the recurrence."""
+    renaming = nf.replacing(state.name, partial(nf.apply, name))
+    return cache(lambda *index: renaming(unfolding(following.tensor.at(*index), (state.name,))))

@@ -373,13 +373,12 @@ def symbolic_input(
     integer: Integers | None = None,
     *,
     raw: bool = False,
-    infinite: bool = False,
 ) -> SymbolicTensor:
     """Return the input of that name, whose elements are the atoms that the kernel's reads are.
 
-    ``raw``: any floats; ``infinite``: numbers or +inf.
+    ``raw``: any floats.
     """
-    kind = extended.Raw if raw else extended.possibly_infinite if infinite else Value
+    kind = extended.Raw if raw else Value
     return SymbolicTensor(shape, lambda *index: kind(nf.read(name, *index)), integer=integer)
 
 

@@ -177,7 +177,7 @@ class Linear:
                 if relation == "ge" and not integer:
                     self.facts.append((unknown == 1) == (self.real(inner) >= 0))
                 if relation == "ge" and self._signs.form(inner + 1) is not None:
-                    self.facts += [self.real(c) <= unknown for c in _conditions(inner + 1)]
+                    self.facts += [self.real(c) <= unknown for c in _each(inner + 1) if _is_condition(c)]
 
 
 def _few(extent: Form) -> range:
@@ -186,16 +186,17 @@ def _few(extent: Form) -> range:
     return range(int(size) if size is not None and size <= nf.LONGEST_MAX else 0)
 
 
-def _conditions(p: Form) -> Iterator[Form]:
-    """Yield the summands of a form, and of the sums in it over few values, that are products of conditions."""
+def _each(p: Form) -> Iterator[Form]:
+    """Yield the summands of a form, and of the sums in it over few values."""
     for monomial, coefficient in p.terms.items():
         term = nf.monomial_form(monomial, coefficient)
         big = single(term)
         if isinstance(big, nf.Big) and big.operator == "sum":
-            terms = [nf.opened(big, nf.form(k)) for k in _few(big.extent)]
+            yield from (nf.opened(big, nf.form(k)) for k in _few(big.extent))
         else:
-            terms = [term]
-        for term in terms:
-            atoms = [nf.atom_of(a) for m in term.terms for a, _ in m]
-            if list(term.terms.values()) == [1] and all(isinstance(a, nf.Indicator) for a in atoms):
-                yield term
+            yield term
+
+
+def _is_condition(p: Form) -> bool:
+    """Return whether a form is a product of conditions."""
+    return list(p.terms.values()) == [1] and all(isinstance(nf.atom_of(a), nf.Indicator) for m in p.terms for a, _ in m)

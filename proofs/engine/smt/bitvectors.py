@@ -11,8 +11,9 @@ has no place in 64 bits.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import z3
 
@@ -117,40 +118,32 @@ class _Converter:
             return z3.BitVecVal(term.as_long(), WIDTH)
         kind = term.decl().kind()
         if kind == z3.Z3_OP_BV2INT:
-            return self._from_narrow(term.arg(0))
+            narrow = self._narrow(term.arg(0))
+            return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
         if z3.is_bool(term) and term.children() and z3.is_bv(term.arg(0)):  # the sign of such a bit-vector
             return term.decl()(*(self._narrow(a) for a in term.children()))
         arguments = [self.convert(a) for a in term.children()]
         if kind == z3.Z3_OP_UNINTERPRETED:
-            return self._symbol(term, arguments)
-        if kind in _FOLDED:
-            result = arguments[0]
-            for argument in arguments[1:]:
-                result = _FOLDED[kind](result, argument)
-            return result
+            return _symbol(term, arguments)
         if kind in _BOOLEAN:
             return term.decl()(*arguments) if arguments else term
+        if kind in _FOLDED:
+            return reduce(_FOLDED[kind], arguments)
         if kind not in _RULES:
             raise Unsupported(f"no bit-vector reading of {term.decl().name()}")
         return _RULES[kind](*arguments)
 
-    def _from_narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
-        """Return an integer that is read off a bit-vector, itself made from integers by a bitwise operation."""
-        narrow = self._narrow(term)
-        return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
-
     def _narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
+        """Return a bit-vector that is made from integers by bitwise operations."""
         if term.decl().kind() == z3.Z3_OP_INT2BV:
             return z3.Extract(term.size() - 1, 0, self.convert(term.arg(0)))
         return term.decl()(*(self._narrow(a) for a in term.children())) if term.children() else term
 
-    def _symbol(self, term: z3.ExprRef, arguments: list[z3.ExprRef]) -> z3.ExprRef:
-        if z3.is_bool(term) and not arguments:
-            return term
-        sort = z3.BoolSort() if z3.is_bool(term) else z3.BitVecSort(WIDTH)
-        if not arguments:
-            return z3.Const(term.decl().name(), sort)
-        return z3.Function(term.decl().name(), *(a.sort() for a in arguments), sort)(*arguments)
+
+def _symbol(term: z3.ExprRef, arguments: list[z3.ExprRef]) -> z3.ExprRef:
+    """Return an unknown, or an unknown function of some arguments, as a bit-vector."""
+    sort = z3.BoolSort() if z3.is_bool(term) else z3.BitVecSort(WIDTH)
+    return z3.Function(term.decl().name(), *(a.sort() for a in arguments), sort)(*arguments)
 
 
 def _exponent(divisor: z3.BitVecRef) -> int | None:
@@ -172,21 +165,12 @@ def _remainder(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
     return a & (b - 1) if _exponent(b) is not None else a - b * _quotient(a, b)
 
 
-_FOLDED: dict[int, Callable[..., z3.ExprRef]] = {
-    z3.Z3_OP_ADD: lambda a, b: a + b,
-    z3.Z3_OP_SUB: lambda a, b: a - b,
-    z3.Z3_OP_MUL: lambda a, b: a * b,
-}
 _BOOLEAN = {z3.Z3_OP_TRUE, z3.Z3_OP_FALSE, z3.Z3_OP_AND, z3.Z3_OP_OR, z3.Z3_OP_NOT, z3.Z3_OP_IMPLIES}
+_FOLDED: dict[int, Callable[..., z3.ExprRef]] = {
+    z3.Z3_OP_ADD: operator.add, z3.Z3_OP_SUB: operator.sub, z3.Z3_OP_MUL: operator.mul,
+}  # fmt: skip
 _RULES: dict[int, Callable[..., z3.ExprRef]] = {
-    z3.Z3_OP_UMINUS: lambda a: -a,
-    z3.Z3_OP_IDIV: _quotient,
-    z3.Z3_OP_MOD: _remainder,
-    z3.Z3_OP_ITE: z3.If,
-    z3.Z3_OP_EQ: lambda a, b: a == b,
-    z3.Z3_OP_DISTINCT: lambda a, b: a != b,
-    z3.Z3_OP_LE: lambda a, b: a <= b,
-    z3.Z3_OP_LT: lambda a, b: a < b,
-    z3.Z3_OP_GE: lambda a, b: a >= b,
-    z3.Z3_OP_GT: lambda a, b: a > b,
-}
+    z3.Z3_OP_UMINUS: operator.neg, z3.Z3_OP_IDIV: _quotient, z3.Z3_OP_MOD: _remainder, z3.Z3_OP_ITE: z3.If,
+    z3.Z3_OP_EQ: operator.eq, z3.Z3_OP_DISTINCT: operator.ne,
+    z3.Z3_OP_LE: operator.le, z3.Z3_OP_LT: operator.lt, z3.Z3_OP_GE: operator.ge, z3.Z3_OP_GT: operator.gt,
+}  # fmt: skip

@@ -2,7 +2,8 @@
 
 A path of weight w from one statement to another leads from iteration i of the first to iteration i + w of the second. What
 comes before the loop counts as iteration -1, what comes after it as the one after the last. So an edge to a later part
-weighs one more, and a path through the loop weighs more than the loop can bridge if it does not go round.
+weighs one more. A path from before the loop to after it weighs 1 beside the loop, and 2 or more through it: such a path is
+there only if the loop goes round.
 """
 
 from __future__ import annotations

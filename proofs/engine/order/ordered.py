@@ -3,8 +3,8 @@
 Two accesses of one role are ordered by the runs between them (runs.py), or else by other roles (phases.py). Two of two
 roles are ordered by phases alone. If the least weight of the paths that order all threads is v from an access a to an access
 b, and w back, then b in iteration j and a in iteration i are unordered just where -w < j - i < v: there they must be of
-one thread, or of different bytes. The first iteration follows what comes before the loop; what comes after it follows
-iteration i of a if there is an iteration i + v.
+one thread, or of different bytes. What comes before the loop is in iteration -1, what comes after it in the one after the
+last.
 
 A path begins where an access is over. A copy is over, for whoever waits there, at its thread's arrival at the next mbarrier
 that counts copies; a copy and a product are over at the first event at which they have ended on every run. What is written

@@ -12,7 +12,6 @@ from ..access.trace import Access, Context
 from ..base.conditions import Condition, conjunction, disjunction
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
-from ..smt.bitvectors import permutes_bits, without_products
 from .progress import kind
 
 
@@ -43,9 +42,6 @@ def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alo
         goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
     elif met.itself:  # one and the same thread may stand for two, but not at once
         goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
-    if kind == "async" and any(met.facts) and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
-        (*given, goal), signs = without_products([*given, goal])
-        given += signs
     return sequent(kind, statement, given, goal, first.context.site)
 
 

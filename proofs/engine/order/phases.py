@@ -1,7 +1,7 @@
 """The order that mbarriers impose on what roles do, and that nobody waits for ever.
 
 The order is a graph. Its nodes are the statements of the roles, for all iterations at once; an edge of weight w leads from
-iteration i of one to iteration i + w of the other, for every i. There are edges
+iteration i of one to iteration i + w of the other, for every i (graph.py). There are edges
 
 * from a statement of a role to the next, and from the end of its loop to the beginning, of weight 1;
 * from the arrivals at an mbarrier to the waits for their phase. If as many threads arrive in an iteration as the barrier
@@ -18,10 +18,9 @@ A path with an edge of the second or third kind orders every thread of one role 
 least weight of such a path from a to b, then b in iteration j comes after a in iteration i wherever j - i >= v.
 
 Nobody waits for ever, if (1) no cycle of edges has weight 0: then what each execution of a statement waits for comes
-earlier in a well-founded order, by part, iteration and place in the graph without its edges of weight 1, and every loop
-ends; (2) all the arrivals that a phase counts come, whatever happens; (3) a phase is seen to be over by each that waits
-for it before the phase after that is over too, which would look as if neither were: someone arrives for that one only
-after the wait.
+earlier in a well-founded order, by part, iteration and place among the edges of weight 0, and every loop ends; (2) all
+the arrivals that a phase counts come, whatever happens; (3) a phase is seen to be over by each that waits for it before
+the phase after that is over too, which would look as if neither were: someone arrives for that one only after the wait.
 """
 
 from __future__ import annotations

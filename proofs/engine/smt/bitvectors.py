@@ -12,7 +12,7 @@ has no place in 64 bits.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache, reduce
 
 import z3
@@ -36,36 +36,6 @@ def linear(terms: Iterable[z3.BoolRef]) -> list[z3.BoolRef]:
 @lru_cache(maxsize=_MEMORY)
 def _linear(term: z3.BoolRef) -> bool:
     return not any(_nonlinear(s) or _too_long(s) for s in subterms([term]))
-
-
-def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], list[z3.BoolRef]]:
-    """Replace each product of variables, and each division by one, by a variable of its own.
-
-    The new terms are true of more values, since the new variables may have any.
-
-    Returns:
-        The new terms, and for each product that it is not negative unless a factor is.
-    """
-    products = [t for t in _outermost(terms) if t.decl().kind() == z3.Z3_OP_MUL]
-    signs = [z3.Implies(z3.And(*(factor >= 0 for factor in t.children())), t >= 0) for t in products]
-    found = _outermost([*terms, *(factor >= 0 for t in products for factor in t.children())])
-    values = [z3.simplify(t) for t in found]  # one name for one value
-    numbers = [next(n for n, other in enumerate(values) if other.eq(value)) for value in values]
-    pairs = [(t, z3.Int(f"(product {n})")) for t, n in zip(found, numbers, strict=True)]
-    kept = [z3.substitute(t, *pairs) if pairs else t for t in (*terms, *signs)]
-    return kept[: len(terms)], kept[len(terms) :]
-
-
-def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
-    """Return the parts of some terms that are not linear, but not the parts of these parts."""
-    found: dict[int, z3.ExprRef] = {}
-    todo = list(terms)
-    while todo:
-        term = todo.pop()
-        if term.get_id() not in found:
-            found[term.get_id()] = term
-            todo.extend([] if _nonlinear(term) else term.children())
-    return [t for t in found.values() if _nonlinear(t)]
 
 
 @lru_cache(maxsize=_MEMORY)  # two conditions share most of their hypotheses

@@ -71,9 +71,11 @@ class Mark:
         """Return the mark after a loop around the operation. If that has not gone round, its last iteration is this one."""
         outer = _outside(self.common, loop)
         times, exactly = (self.carried.times, self.carried.exactly) if self.carried else (0, True)
-        begun = loop.variable.term + times
-        last = [] if loop.variable.extent is None else [begun == _last(loop) if exactly else begun <= _last(loop)]
-        return Mark(self.progress, outer, None, self.first | {*last} | (NONE if self.carried else self.second), NONE)
+        v, first = loop.variable, self.first if self.carried else self.first | self.second
+        if v.extent is not None:
+            begun, end = v.term + times, v.low + v.extent - 1
+            first |= {begun == end if exactly else begun <= end}
+        return Mark(self.progress, outer, None, first, NONE)
 
     def round(self, loop: Loop, far: int) -> Mark:
         """Return the mark in the next iteration of a loop around the operation."""
@@ -206,13 +208,13 @@ class Runs:
 
     def _around(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
         """Return the marks after a loop, going on from the end of the operation's own iteration."""
-        ends = {m.leaving(loop) for m in marks}
-        todo, done = {m.round(loop, self._far) for m in marks}, set()
-        while todo:
+        ends: set[Mark] = set()
+        done: set[Mark] = set()
+        while marks:
+            ends |= {m.leaving(loop) for m in marks}
+            todo = {m.round(loop, self._far) for m in marks} - done
             done |= todo
-            after = self._through(loop.body, todo)
-            ends |= {m.leaving(loop) for m in after}
-            todo = {m.round(loop, self._far) for m in after} - done
+            marks = self._through(loop.body, todo)
         return ends
 
     def _decided_alike(self, condition: z3.BoolRef) -> bool:
@@ -229,10 +231,6 @@ def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
 
 def _names(term: z3.BoolRef) -> set[str]:
     return {c.decl().name() for c in constants([term])}
-
-
-def _last(loop: Loop) -> z3.ArithRef:
-    return loop.variable.low + loop.variable.count - 1
 
 
 def _outside(common: tuple[Variable, ...], loop: Loop) -> tuple[Variable, ...]:

@@ -117,7 +117,8 @@ class _Barriers:
 
     def run(self, roles: Iterable[tuple[int, Turn]], variables: Mapping[Any, Any] = {}) -> list[Turn]:
         """Run lists of statements in turn to their ends; return for each turn what is no barrier."""
-        known, result = dict(variables), []
+        known = dict(variables)
+        result: list[Turn] = []
         left = [(threads, list(statements)) for threads, statements in roles]
         while any(statements for _, statements in left):
             stuck = True

@@ -149,16 +149,19 @@ class Facts:
         return whole and all(e > 0 and self._integer(a) for m in p.terms for a, e in m)
 
     def _solve(self, condition: Form) -> bool | None:
-        if self.path not in self._translations:
-            known = self._translations[self.path] = _Translation(self)
-            known.facts += [known.integer(c) == 1 for c in (*self._permanent, *self.path)]
-        known = self._translations[self.path]
-        translation = _Translation(self, list(known.facts), dict(known.terms))
+        translation = self._known(self.path).assuming()
         goal = translation.integer(condition) == 1
         for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
             if unsatisfiable((*translation.facts, claim), _STEPS):
                 return verdict
         return None
+
+    def _known(self, path: tuple[Form, ...]) -> _Translation:
+        """Return what holds on a path, translated once for all paths that begin with it."""
+        if path not in self._translations:
+            before = self._known(path[:-1]) if path else _Translation(self)
+            self._translations[path] = before.assuming(*(path[-1:] or self._permanent))
+        return self._translations[path]
 
 
 @dataclass
@@ -168,6 +171,12 @@ class _Translation:
     known: Facts
     facts: list[Any] = field(default_factory=list)
     terms: dict[int, Any] = field(default_factory=dict)
+
+    def assuming(self, *conditions: Form) -> _Translation:
+        """Return the same translation where more holds, to be extended independently."""
+        more = _Translation(self.known, list(self.facts), dict(self.terms))
+        more.facts += [more.integer(c) == 1 for c in conditions]
+        return more
 
     def integer(self, p: Form) -> Any:
         """Translate a form with integer coefficients; any other form is an unknown integer."""

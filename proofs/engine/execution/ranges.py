@@ -77,7 +77,10 @@ def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
 
 
 def _floor(obligation: Obligation, execution: Execution) -> Condition | None:
-    """Return that a denominator has a summand of at least exp(-80); None if no maximum of few entries is subtracted."""
+    """Return that a denominator has a summand of at least exp(-80); None if that is not asked.
+
+    It is asked where a maximum of few entries is subtracted from the arguments, of the summands that are exps.
+    """
     decide, value = execution.facts.decide_all, obligation.value
     summands, inside = nf.without_exps(decide(under(value.finite, value.form)))
     subtracted = [nf.atom_of(a) for m in inside.terms for a, _ in m]
@@ -89,6 +92,8 @@ def _floor(obligation: Obligation, execution: Execution) -> Condition | None:
         for summand in _each(summands)
         for where, argument in _powers(summand)
     ]
+    if not large:
+        return None
     path = [linear.real(decide(c)) == 1 for c in obligation.path]
     statement = f"the denominator does not underflow: {value.form}"
     return Condition("range", statement, (*linear.facts, *path), disjunction(*large), Site(obligation.site))

@@ -15,7 +15,7 @@ from ..execution.symbolic import Execution, execute
 from ..forms import normal_form
 from ..forms.entailment import Facts
 from ..forms.equations import Equation
-from ..reference.pull_array import Integers, PullArray
+from ..reference.pull_array import Integers, PullArray, deciding
 from ..reference.symbolic_torch import symbolic_input, tensor
 
 Compared = tuple[Execution, Sequence[Equation]]
@@ -54,7 +54,8 @@ def against(
             for spec in contract.inputs
         ]
         try:
-            results = reference(*inputs)
+            with deciding(known):
+                results = reference(*inputs)
         except (AttributeError, TypeError) as error:
             raise Unsupported(f"the reference does what symbolic tensors cannot: {error}") from error
         results = results if isinstance(results, tuple) else (results,)

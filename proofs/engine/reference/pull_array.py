@@ -180,7 +180,10 @@ class PullArray:
     def squeeze(self, dim: int) -> Self:
         """Drop a dimension, if its size is 1."""
         d = dim % self.ndim
-        if self.form_shape[d] is not ONE:
+        size = self.form_shape[d]
+        if size is not ONE:
+            if size.constant is None and not _natural(size - 2):
+                raise Unsupported(f"squeeze of a dimension of {size}, which may be 1")
             return self
         shape = self.form_shape[:d] + self.form_shape[d + 1 :]
         return type(self)(shape, lambda *i: self.value(*i[:d], ZERO, *i[d:]), integer=self.integer)
@@ -255,7 +258,7 @@ def _index(t: T, keys: list[Any]) -> T:
             new = len(shape)
             places.append(lambda i, new=new, start=start: i[new] + start)  # type: ignore[misc]
             shape.append(stop - start)
-        elif isinstance(key, PullArray) and key.integer and not hasattr(key, "__or__"):
+        elif isinstance(key, PullArray) and key.integer and key.integer.dtype in (torch.int32, torch.int64):
             before = [k for k in keys[:place] if isinstance(k, PullArray)]
             if not before:
                 together = list(itertools.takewhile(lambda k: isinstance(k, PullArray), keys[place:]))
@@ -266,7 +269,7 @@ def _index(t: T, keys: list[Any]) -> T:
                 raise Unsupported("indexing with tensors that are not side by side")
             wide = settled(key).expand(*common)
             places.append(lambda i, wide=wide, first=first, last=last: wide.at(*i[first:last]))  # type: ignore[misc]
-        elif isinstance(key, (int, Form)):
+        elif isinstance(key, (int, Form)) and not isinstance(key, bool):
             element = nf.form(key) if isinstance(key, Form) or key >= 0 else extent + key
             places.append(lambda _, element=element: element)  # type: ignore[misc]
         else:
@@ -286,7 +289,10 @@ def together(*arrays: PullArray) -> list[Integers] | None:
     kinds = [a.integer for a in arrays if a.integer]
     if len(kinds) < len(arrays):
         return None
-    wide = [a.integer for a in arrays if a.integer and a.ndim] or kinds  # a single number takes the type of the others
+    numbers = [k for k in kinds if k.dtype is not torch.bool] or kinds
+    wide = [
+        a.integer for a in arrays if a.integer in numbers and a.ndim
+    ] or numbers  # one number takes the others' type
     dtype = reduce(torch.promote_types, (k.dtype for k in wide))
     return [k._replace(dtype=dtype) if k not in wide else k.converted(dtype) for k in kinds]
 
@@ -305,16 +311,36 @@ def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:
 
 
 def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
+    """Return where a slice begins and ends, as torch cuts it to the extent.
+
+    Raises:
+        Unsupported: it is not known whether there is something to cut.
+    """
     if key.step not in (None, 1):
         raise Unsupported("a slice with a step")
-    ends = []
-    for given, default in ((key.start, ZERO), (key.stop, extent)):
-        end = given.form if isinstance(given, Extent) else given
-        if end is None:
-            ends.append(default)
-        elif isinstance(end, Form) or end >= 0:
-            size = extent.constant
-            ends.append(nf.form(min(end, int(size))) if isinstance(end, int) and size is not None else nf.form(end))
-        else:
-            ends.append(extent + end)
-    return ends[0], ends[1]
+    start, stop = (_cut(end, extent, default) for end, default in ((key.start, ZERO), (key.stop, extent)))
+    if start.constant is not None and stop.constant is not None and stop.constant < start.constant:
+        stop = start
+    if not _natural(stop - start):
+        raise Unsupported(f"a slice from {start} to {stop}, which may end before it begins")
+    return start, stop
+
+
+def _cut(end: Any, extent: Form, default: Form) -> Form:
+    """Return the end of a slice, from the beginning of a dimension, and within it."""
+    if end is None:
+        return default
+    from_the_end = isinstance(end, int) and end < 0
+    place = extent + end if from_the_end else _form(end)
+    if place.constant is not None and extent.constant is not None:
+        return nf.form(min(max(place.constant, 0), extent.constant))
+    if not (_natural(place) and _natural(extent - place)):
+        raise Unsupported(f"a slice at {place} of a dimension of {extent}, which may be outside")
+    return place
+
+
+def _natural(p: Form) -> bool:
+    """Return whether a number is known to be at least 0."""
+    if p.constant is not None:
+        return bool(p.constant >= 0)
+    return nf.is_natural(p) or bool(_facts) and _facts[-1].holds(nf.indicator("ge", p, integer=True))

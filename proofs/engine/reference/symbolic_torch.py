@@ -135,11 +135,13 @@ class SymbolicTensor(PullArray):
         return SymbolicTensor(self.form_shape, lambda *i: Value(nf.floordiv(self.at(*i), divisor)), integer=floor)
 
     def __pow__(self, exponent: Integer) -> SymbolicTensor:
-        powers = Integers(self.integer.dtype) if self.integer else None
+        powers = Integers(self.integer.dtype) if self.integer and isinstance(exponent, int) else None
         return SymbolicTensor(self.form_shape, lambda *i: Value(self.value(*i).real ** exponent), integer=powers)
 
     def __matmul__(self, other: SymbolicTensor) -> SymbolicTensor:
         depth = self.form_shape[-1]
+        if other.form_shape[-2] is not depth:
+            raise Unsupported(f"a product of rows of {depth} with columns of {other.form_shape[-2]}")
         lead = broadcast_shapes(self.form_shape[:-2], other.form_shape[:-2])
         a = self.expand(*lead, *self.form_shape[-2:])
         b = other.expand(*lead, *other.form_shape[-2:])
@@ -234,9 +236,11 @@ class SymbolicTensor(PullArray):
 
     def masked_fill(self, mask: SymbolicTensor, value: Any) -> SymbolicTensor:
         """Return the value where the mask is set, the element elsewhere."""
-        return where(mask, value, self)
+        return where(mask, filling(value, self), self)
 
     def _dims(self, dim: Any) -> list[Integer]:
+        if dim == ():
+            raise Unsupported("a reduction over no dimensions, which torch takes for all")
         dims = range(self.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
         return sorted(d % self.ndim for d in dims)
 
@@ -365,6 +369,18 @@ def tensor(value: Any) -> SymbolicTensor:
         return SymbolicTensor((), lambda: Value(ZERO, ZERO, 1 if value > 0 else -1))
     constant, integer = nf.form(unify(value)), Integers(low=value, high=value) if isinstance(value, int) else None
     return SymbolicTensor((), lambda: Value(constant), integer=integer)
+
+
+def filling(value: Any, into: SymbolicTensor) -> SymbolicTensor:
+    """Return a number that is written into a tensor, whose type it takes.
+
+    Raises:
+        Unsupported: it would change, or it is no number.
+    """
+    fill = tensor(value)
+    if fill.ndim or isinstance(into, Mask) or (into.integer and not fill.integer):
+        raise Unsupported(f"{value} written into a tensor of {into.integer.dtype if into.integer else 'floats'}")
+    return fill
 
 
 def symbolic_input(

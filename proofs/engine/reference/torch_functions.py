@@ -17,7 +17,7 @@ from ..forms import normal_form as nf
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from .pull_array import FUNCTIONS, Integers, hull
-from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, products, tensor, where
+from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, filling, products, tensor, where
 
 
 class Joined(SymbolicTensor):
@@ -78,7 +78,7 @@ class Joined(SymbolicTensor):
 
 def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> SymbolicTensor:
     """Return 0, 1, ..., end - 1, or the integers from another start on."""
-    if dtype.is_floating_point or len(ends) > 2:
+    if dtype.is_floating_point or len(ends) > 2 or any(isinstance(end, float) for end in ends):
         raise Unsupported("torch.arange of floats, or with a step")
     start, end = (tensor(x).at() for x in (0, *ends)[-2:])
     known = [float(x.constant) for x in (start, end - 1) if x.constant is not None]
@@ -99,7 +99,7 @@ def pad(
     if before == after == 0:
         return t
     *lead, extent = t.form_shape
-    fill = tensor(value or 0)
+    fill = filling(value or 0, t)
 
     def element(*i: Form) -> Value:
         j = i[-1] - before
@@ -120,7 +120,10 @@ def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
     """Compute what torch.einsum does of an equation with an explicit result."""
     inputs, output = equation.replace(" ", "").split("->")
     letters = inputs.split(",")
-    sizes = {c: n for word, t in zip(letters, operands, strict=True) for c, n in zip(word, t.form_shape, strict=True)}
+    pairs = [pair for word, t in zip(letters, operands, strict=True) for pair in zip(word, t.form_shape, strict=True)]
+    if len({*pairs}) > len({c for c, _ in pairs}):
+        raise Unsupported(f"einsum of one dimension of several sizes: {equation}")
+    sizes = dict(pairs)
     summed = [c for c in sizes if c not in output]
 
     def total(index: dict[str, Form], rest: list[str]) -> Form:

@@ -1,0 +1,25 @@
+"""Right: x[1] is the second of at least two rows."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Size
+from verdicts import Proved, contract
+
+n = T.dynamic("n")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((n, 4), "float32"), out: T.Tensor((n, 4), "float32")):
+    with T.Kernel(n, threads=4) as r:
+        i = T.get_thread_binding()
+        out[r, i] = x[r, i] + x[1, i]
+
+
+CONTRACT = contract(kernel, "out", sizes={"n": Size(2, 2**20)})
+
+
+def reference(x):
+    return x + x[1]
+
+
+VERDICT = Proved("L2")

@@ -1,0 +1,23 @@
+"""Refused: masked_fill puts 2 into a tensor of integers, where the kernel has 2.7."""
+
+import tilelang.language as T
+
+from verdicts import Unsupported, contract
+
+n = T.dynamic("n")
+
+
+@T.prim_func
+def kernel(a: T.Tensor((n,), "int32"), out: T.Tensor((n,), "float32")):
+    with T.Kernel(n, threads=1) as r:
+        out[r] = T.if_then_else(a[r] > 0, 2.7, T.cast(a[r], "float32"))
+
+
+CONTRACT = contract(kernel, "out")
+
+
+def reference(a):
+    return a.masked_fill(a > 0, 2.7).float()
+
+
+VERDICT = Unsupported("L2", "2.7 written into")

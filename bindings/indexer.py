@@ -14,7 +14,7 @@ from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
 from . import chunks
 from .offset import for_each_sequence
-from .registry import checks_results, define, differentiable_once, lazily, say_once
+from .registry import checks_results, define, lazily, say_once
 from .topk import accepted, require
 from .topk import shipped as topk_shipped
 from .vmap import merged
@@ -95,6 +95,15 @@ def _idle(q: Tensor, k: Tensor, *_: object) -> bool:
     return not (q.numel() and k.numel())
 
 
+_bwd = define(
+    "indexer_scores_bwd",
+    "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio)"
+    " -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
+    reference=chunks.scores_bwd,
+    kernel=_scores_bwd_cuda,
+    fake=_fake_bwd,
+    vmap=merged,
+)
 _fwd = define(
     "indexer_scores_fwd",
     "(Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio) -> (Tensor out)",
@@ -103,6 +112,7 @@ _fwd = define(
     fake=_fake_scores,
     idle=_idle,
     vmap=merged,
+    gradient=_bwd,
 )
 _fwd_fp8 = define(
     "indexer_scores_fp8_fwd",
@@ -111,15 +121,6 @@ _fwd_fp8 = define(
     kernel=(_KERNELS, "scores_fp8"),
     fake=_fake_fp8,
     idle=_idle,
-    vmap=merged,
-)
-_bwd = define(
-    "indexer_scores_bwd",
-    "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio)"
-    " -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
-    reference=chunks.scores_bwd,
-    kernel=_scores_bwd_cuda,
-    fake=_fake_bwd,
     vmap=merged,
 )
 _topk = define(
@@ -132,9 +133,6 @@ _topk = define(
     idle=_idle,
     vmap=merged,
 )
-
-
-_scores = differentiable_once("indexer_scores", _fwd, _bwd)
 
 
 def shipped() -> Iterator[Kernel]:
@@ -247,7 +245,7 @@ def indexer_scores(
     if k_scale is not None:
         _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
         return _fwd_fp8(q, k, weights, k_scale, offset, ratio)  # type: ignore[no-any-return]
-    return _scores(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
+    return _fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
 
 
 def indexer_topk(

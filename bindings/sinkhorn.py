@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import sinkhorn as reference
-from .registry import define, differentiable_once
+from .registry import define
 from .vmap import leading
 
 _KERNELS = "lemmata.kernels.sinkhorn"
@@ -25,14 +25,6 @@ def _fake_bwd(grad_out: Tensor, logits: Tensor, iterations: int, eps: float) -> 
     return logits.new_empty(logits.shape)
 
 
-_fwd = define(
-    "sinkhorn_fwd",
-    "(Tensor logits, int iterations, float eps) -> (Tensor out)",
-    reference=reference.sinkhorn,
-    kernel=(_KERNELS, "forward"),
-    fake=_fake_fwd,
-    vmap=leading,
-)
 _bwd = define(
     "sinkhorn_bwd",
     "(Tensor grad_out, Tensor logits, int iterations, float eps) -> (Tensor grad_logits)",
@@ -41,9 +33,15 @@ _bwd = define(
     fake=_fake_bwd,
     vmap=leading,
 )
-
-
-_sinkhorn = differentiable_once("sinkhorn", _fwd, _bwd)
+_fwd = define(
+    "sinkhorn_fwd",
+    "(Tensor logits, int iterations, float eps) -> (Tensor out)",
+    reference=reference.sinkhorn,
+    kernel=(_KERNELS, "forward"),
+    fake=_fake_fwd,
+    vmap=leading,
+    gradient=_bwd,
+)
 
 
 def shipped() -> Iterator[Kernel]:
@@ -81,4 +79,4 @@ def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tens
     """
     if not torch.compiler.is_compiling():  # there, the fakes check
         reference.FORWARD.check(logits, iterations=iterations, eps=eps)
-    return _sinkhorn(logits, iterations, eps)  # type: ignore[no-any-return]
+    return _fwd(logits, iterations, eps)  # type: ignore[no-any-return]

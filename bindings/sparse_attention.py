@@ -15,7 +15,7 @@ from ..operators import Kernel
 from ..reference.contract import Contract
 from . import chunks
 from .offset import for_each_sequence
-from .registry import Implementation, define, differentiable_once, say_once
+from .registry import Implementation, define, say_once
 from .vmap import one_by_one
 
 _NARROWEST = 128  # columns of a head in the kernels
@@ -61,15 +61,6 @@ class Attention:
             launcher: what a CUDA call of the forward runs.
         """
         gradients = ", ".join(f"Tensor {spec.name}" for spec in self.backward.outputs)
-        fwd = define(
-            f"{self.name}_fwd",
-            f"({tensors}, {statics}) -> (Tensor out, Tensor lse)",
-            reference=self._chunked,
-            kernel=launcher,
-            fake=self._fake,
-            idle=_idle,
-            vmap=one_by_one,
-        )
         bwd = define(
             f"{self.name}_bwd",
             f"(Tensor grad_out, Tensor grad_lse, {tensors}, Tensor out, Tensor lse, {statics}) -> ({gradients})",
@@ -79,7 +70,16 @@ class Attention:
             idle=_idle,
             vmap=one_by_one,
         )
-        return differentiable_once(self.name, fwd, bwd)
+        return define(
+            f"{self.name}_fwd",
+            f"({tensors}, {statics}) -> (Tensor out, Tensor lse)",
+            reference=self._chunked,
+            kernel=launcher,
+            fake=self._fake,
+            idle=_idle,
+            vmap=one_by_one,
+            gradient=bwd,
+        )
 
     def _chunked(self, *args: Any) -> tuple[Tensor, Tensor]:
         """The reference, in chunks of bounded memory."""

@@ -24,13 +24,11 @@ def shielded(implementation: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
-        with (
-            _C._AutoDispatchBelowAutograd(),
-            _C._ExcludeDispatchKeyGuard(_AUTOCAST),
-            _C.DisableTorchFunction(),
-            _products_in_fp32(),
-        ):
-            return implementation(*args)
+        with _C._AutoDispatchBelowAutograd(), _C._ExcludeDispatchKeyGuard(_AUTOCAST), _C.DisableTorchFunction():
+            if all([_C._get_fp32_precision_getter(*of) in _WHOLE for of in _PRODUCTS]) and not _running:  # noqa: C419
+                return implementation(*args)
+            with _products_in_fp32():
+                return implementation(*args)
 
     return call
 
@@ -47,7 +45,7 @@ def _products_in_fp32() -> Iterator[None]:
     with _lock:
         if not _running:
             _asked[:] = [_C._get_fp32_precision_getter(*of) for of in _PRODUCTS]
-            _set(["ieee" if asked not in _WHOLE else asked for asked in _asked])
+            _set(["ieee" for _ in _PRODUCTS])
         _running += 1
     try:
         yield
@@ -60,5 +58,4 @@ def _products_in_fp32() -> Iterator[None]:
 
 def _set(precisions: list[str]) -> None:
     for of, now in zip(_PRODUCTS, precisions, strict=True):
-        if _C._get_fp32_precision_getter(*of) != now:
-            _C._set_fp32_precision_setter(*of, now)
+        _C._set_fp32_precision_setter(*of, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch import _C, Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
+
+from .sharding import accept
 
 _PLAIN = {Tensor, torch.nn.Parameter}
 
@@ -39,6 +41,7 @@ def derivative(op: OpOverload, op_bwd: OpOverload | None) -> Callable[..., Any]:
 
     def call(keyset: Any, *args: Any) -> Any:
         tensors = [a for a in args if isinstance(a, Tensor)]
+        accept(name, tensors)
         if _has_tangent(tensors):
             raise NotImplementedError(f"{name}: expected no tangent, got one: there is no derivative in forward mode")
         if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):  # noqa: C419  faster than a generator
@@ -81,7 +84,11 @@ def _nothing(ctx: Any, args: tuple[Any, ...], out: Any) -> None:
 def _refusal(name: str) -> Callable[..., Any]:
     """Return a backward that raises: of a gradient, which has no derivative again, or of what has none at all."""
     first = name.removesuffix("_bwd")
-    many = "at most one derivative, got a request for a second" if first != name else "no derivative, got a request for one"
+    many = (
+        "at most one derivative, got a request for a second"
+        if first != name
+        else "no derivative, got a request for one"
+    )
 
     def backward(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError(f"{first}: expected {many}")
@@ -94,9 +101,8 @@ def _names(declared: Sequence[Any]) -> list[str]:
     return [d.name for d in declared]
 
 
-def _has_tangent(tensors: Iterable[Tensor]) -> bool:
+def _has_tangent(tensors: Sequence[Tensor]) -> bool:
     """Whether one of the tensors carries a tangent of forward mode; asked of torch only where there may be one."""
-    possible = forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-    return any([
-        (possible or type(t) not in _PLAIN) and torch._VF._unpack_dual(t, level=0)[1] is not None for t in tensors
-    ])
+    if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
+        tensors = [t for t in tensors if type(t) not in _PLAIN]  # torch.compile traces with others
+    return any(torch._VF._unpack_dual(t, level=0)[1] is not None for t in tensors)

@@ -12,9 +12,9 @@ from torch.autograd import forward_ad
 from ..operators import Kernel
 from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
-from . import chunks
+from . import chunks, flops
 from .offset import for_each_sequence
-from .registry import checks_results, define, lazily, say_once
+from .registry import check, checks_results, define, lazily, plain, say_once
 from .topk import accepted, require
 from .topk import shipped as topk_shipped
 from .vmap import merged
@@ -103,6 +103,7 @@ _bwd = define(
     kernel=_scores_bwd_cuda,
     fake=_fake_bwd,
     vmap=merged,
+    flops=flops.scores_bwd,
 )
 _fwd = define(
     "indexer_scores_fwd",
@@ -113,6 +114,7 @@ _fwd = define(
     idle=_idle,
     vmap=merged,
     gradient=_bwd,
+    flops=flops.scores,
 )
 _fwd_fp8 = define(
     "indexer_scores_fp8_fwd",
@@ -122,6 +124,7 @@ _fwd_fp8 = define(
     fake=_fake_fp8,
     idle=_idle,
     vmap=merged,
+    flops=flops.scores,
 )
 _topk = define(
     "indexer_topk_fwd",
@@ -132,6 +135,7 @@ _topk = define(
     fake=_fake_select,
     idle=_idle,
     vmap=merged,
+    flops=flops.select,
 )
 
 
@@ -158,16 +162,14 @@ def _prepared(
 ) -> Tensor:
     """Check a call; returns the offset as a tensor."""
     q, k_scale = inputs[0], inputs[3]
-    tracing = torch.compiler.is_compiling()  # there, the fakes check
-    if not tracing:
+    if not torch.compiler.is_compiling():  # there, the fakes check
         _check_kind(op, q, k_scale)
     offset = for_each_sequence(op, offset, q)
-    if not tracing:
-        plain, fp8 = contracts
-        if q.dtype is reference.FP8:
-            fp8.check(*inputs, offset, **statics)  # type: ignore[arg-type]
-        else:
-            plain.check(*inputs[:3], offset, **statics)
+    of_bf16, of_fp8 = contracts
+    if q.dtype is reference.FP8:
+        check(of_fp8, *inputs, offset, **statics)  # type: ignore[arg-type]
+    else:
+        check(of_bf16, *inputs[:3], offset, **statics)
     return offset
 
 
@@ -240,7 +242,7 @@ def indexer_scores(
     Formula: arXiv 2606.19348, section 2.3.1, with the visibility of DeepSeek-V4's released inference code; scales as in
     DeepGEMM's fp8_mqa_logits.
     """
-    contracts = reference.SCORES, reference.SCORES_FP8
+    contracts, ratio = (reference.SCORES, reference.SCORES_FP8), plain(ratio)
     offset = _prepared("indexer_scores", contracts, (q, k, weights, k_scale), offset, ratio=ratio)
     if k_scale is not None:
         _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
@@ -293,9 +295,11 @@ def indexer_topk(
     Formula: as for ``indexer_scores``; the rule of ties is lemmata's own.
     """
     contracts, inputs = (reference.SELECT, reference.SELECT_FP8), (q, k, weights, k_scale)
+    topk, ratio, offset, workspace = plain(topk), plain(ratio), plain(offset), plain(workspace)
     at = _prepared("indexer_topk", contracts, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
+    checks = checks_results("indexer_topk", q, k)
     indices: Tensor = _topk(q, k, weights, k_scale, at, ratio, topk, workspace, _unscored(q, offset, ratio, topk))
-    if checks_results():
+    if checks:
         with torch.no_grad():
             _require_largest(inputs, at, ratio, workspace, indices)
     return indices

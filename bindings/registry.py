@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import numbers
+import operator
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.utils.flop_counter import register_flop_formula
 
+from ..reference.contract import Contract
+from . import flops as count
 from .ambient import shielded
 from .derivative import derivative
+from .flops import Formula
+from .sharding import Shards, accept, shardable
 from .vmap import Rule
 
 Implementation = Callable[..., Any]
@@ -59,6 +66,8 @@ def define(
     idle: Implementation | None = None,
     vmap: Rule | None = None,
     gradient: OpOverload | None = None,
+    flops: Formula = count.none,
+    shards: Shards = "batch",
 ) -> OpOverload:
     """Define ``torch.ops.lemmata.<name>`` and return its overload, bound once.
 
@@ -71,6 +80,8 @@ def define(
         idle: whether a call leaves a kernel nothing to do, so that the reference answers it on CUDA too.
         vmap: the rule of torch.vmap.
         gradient: the operator of the gradients, as ``derivative`` wants it; None: there is no derivative.
+        flops: the count of floating-point operations from shapes.
+        shards: what DTensors may be sharded along.
     """
     qualified = f"lemmata::{name}"
     torch.library.define(qualified, schema)
@@ -82,6 +93,8 @@ def define(
     _LIBRARY.impl(name, derivative(overload, gradient), "Autograd", with_keyset=True)
     if vmap:
         torch.library.register_vmap(qualified, vmap(overload))
+    register_flop_formula(overload.overloadpacket)(flops)
+    shardable(overload, shards)
     return overload
 
 
@@ -94,6 +107,47 @@ def say_once(message: str) -> None:
     logging.getLogger("lemmata").warning(message)
 
 
-def checks_results() -> bool:
-    """Whether LEMMATA_CHECK=1 asks that results be checked; what torch.compile has traced is not."""
-    return not torch.compiler.is_compiling() and os.environ.get("LEMMATA_CHECK") == "1"
+def check(contract: Contract, *tensors: Tensor, **statics: float) -> None:
+    """Check a call of a public function; what torch.compile traces, the fakes check."""
+    if not torch.compiler.is_compiling():
+        accept(contract.op, tensors)
+        contract.check(*tensors, **statics)
+
+
+def plain(value: Any) -> Any:
+    """Return Python's number for one of numpy's, and anything else as it is."""
+    if type(value) in (int, float, bool) or torch.compiler.is_compiling() or isinstance(value, _SYMBOLS):
+        return value
+    if isinstance(value, numbers.Integral):
+        return operator.index(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+_SYMBOLS = torch.SymInt, torch.SymFloat, torch.SymBool
+
+
+def checks_results(op: str, *tensors: Tensor) -> bool:
+    """Whether LEMMATA_CHECK=1 asks that results be checked; what torch.compile has traced is not.
+
+    Raises:
+        RuntimeError: it asks, and here nothing can wait for a result.
+    """
+    if torch.compiler.is_compiling() or os.environ.get("LEMMATA_CHECK") != "1":
+        return False
+    if where := _unreadable(tensors):
+        raise RuntimeError(f"{op}: LEMMATA_CHECK=1: expected results that can be read, got {where}: unset it there")
+    return True
+
+
+def _unreadable(tensors: tuple[Tensor, ...]) -> str | None:
+    """Return what keeps results from being read, if anything does."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    if torch.cuda.is_current_stream_capturing():
+        return "the capture of a CUDA graph"
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    if any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels):
+        return "a call under torch.vmap"
+    if any(isinstance(t, FakeTensor) for t in tensors):
+        return "a FakeTensor"
+    return "a tensor on meta" if any(t.is_meta for t in tensors) else None

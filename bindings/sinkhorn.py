@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import sinkhorn as reference
-from .registry import define
+from . import flops
+from .registry import check, define, plain
 from .vmap import leading
 
 _KERNELS = "lemmata.kernels.sinkhorn"
@@ -32,6 +32,8 @@ _bwd = define(
     kernel=(_KERNELS, "backward"),
     fake=_fake_bwd,
     vmap=leading,
+    flops=flops.sinkhorn_bwd,
+    shards="leading",
 )
 _fwd = define(
     "sinkhorn_fwd",
@@ -41,6 +43,8 @@ _fwd = define(
     fake=_fake_fwd,
     vmap=leading,
     gradient=_bwd,
+    flops=flops.sinkhorn,
+    shards="leading",
 )
 
 
@@ -77,6 +81,6 @@ def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tens
 
     Formula: arXiv 2512.24880, equation 9, with order and eps of DeepSeek-V4's released inference code.
     """
-    if not torch.compiler.is_compiling():  # there, the fakes check
-        reference.FORWARD.check(logits, iterations=iterations, eps=eps)
+    iterations, eps = plain(iterations), plain(eps)
+    check(reference.FORWARD, logits, iterations=iterations, eps=eps)
     return _fwd(logits, iterations, eps)  # type: ignore[no-any-return]

@@ -143,7 +143,7 @@ def _unreadable(tensors: tuple[Tensor, ...]) -> str | None:
     """Return what keeps results from being read, if anything does."""
     from torch._subclasses.fake_tensor import FakeTensor
 
-    if torch.cuda.is_current_stream_capturing():
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return "the capture of a CUDA graph"
     levels = torch._C._functorch.get_interpreter_stack() or []
     if any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels):

@@ -6,12 +6,14 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FunctionType
+from typing import Any, TypeVar
 
 from torch import _C
 
 _AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCPU) | _C.DispatchKeySet(_C.DispatchKey.AutocastCUDA)
 _WHOLE = ("none", "ieee")  # precisions of products in fp32 that are fp32's own
+Function = TypeVar("Function", bound=FunctionType)
 _PRODUCTS = ("cuda", "matmul"), ("mkldnn", "matmul")
 
 
@@ -30,7 +32,18 @@ def shielded(implementation: Callable[..., Any]) -> Callable[..., Any]:
             with _products_in_fp32():
                 return implementation(*args)
 
-    return call
+    return untraced(call)
+
+
+def untraced(function: Function) -> Function:
+    """Return the function, marked so that torch.compile never compiles it, nor what it calls.
+
+    Where a caller's frame cannot be compiled whole, torch compiles what is called in it, the inside of operators too.
+    """
+    frames = _C._dynamo.eval_frame
+    skip = frames._FrameAction.SKIP
+    frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+    return function
 
 
 _lock = threading.Lock()

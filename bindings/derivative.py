@@ -11,6 +11,7 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 
+from .ambient import untraced
 from .sharding import accept
 
 _PLAIN = {Tensor, torch.nn.Parameter}
@@ -36,7 +37,7 @@ def derivative(op: OpOverload, op_bwd: OpOverload | None) -> Callable[..., Any]:
         save(ctx, args, out)
         return out
 
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(untraced(backward))}
     recorded: Any = type(name, (torch.autograd.function._SingleLevelFunction,), methods)
 
     def call(keyset: Any, *args: Any) -> Any:
@@ -49,7 +50,7 @@ def derivative(op: OpOverload, op_bwd: OpOverload | None) -> Callable[..., Any]:
                 return recorded.apply(keyset, *args)
         return below(keyset, args)
 
-    return call
+    return untraced(call)
 
 
 def _gradient(op: OpOverload, op_bwd: OpOverload) -> tuple[Callable[..., None], Callable[..., Any]]:

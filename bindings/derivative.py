@@ -14,8 +14,6 @@ from torch.autograd import forward_ad
 from .ambient import untraced
 from .sharding import accept
 
-_PLAIN = {Tensor, torch.nn.Parameter}
-
 
 def derivative(op: OpOverload, op_bwd: OpOverload | None) -> Callable[..., Any]:
     """Return what torch runs for ``op`` where it records derivatives: the implementation of its key Autograd.
@@ -105,5 +103,5 @@ def _names(declared: Sequence[Any]) -> list[str]:
 def _has_tangent(tensors: Sequence[Tensor]) -> bool:
     """Whether one of the tensors carries a tangent of forward mode; asked of torch only where there may be one."""
     if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
-        tensors = [t for t in tensors if type(t) not in _PLAIN]  # torch.compile traces with others
+        return False
     return any(torch._VF._unpack_dual(t, level=0)[1] is not None for t in tensors)

@@ -90,7 +90,9 @@ def sample(spec: OpSpec, device: torch.device) -> Call:
     return spec.sample(**{name: 41 if name in ("S", "T") else size for name, size in spec.sizes.items()}).to(device)
 
 
-def results(spec: OpSpec, call: Call, forward: AbstractContextManager[Any], backward: AbstractContextManager[Any]) -> Any:
+def results(
+    spec: OpSpec, call: Call, forward: AbstractContextManager[Any], backward: AbstractContextManager[Any]
+) -> Any:
     """The result and the gradients, each found within its own mode."""
     call, leaves = spec.leaves(call)
     with forward:

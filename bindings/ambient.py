@@ -6,14 +6,12 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import _C
 
 _AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCPU) | _C.DispatchKeySet(_C.DispatchKey.AutocastCUDA)
 _WHOLE = ("none", "ieee")  # precisions of products in fp32 that are fp32's own
-Function = TypeVar("Function", bound=FunctionType)
 _PRODUCTS = ("cuda", "matmul"), ("mkldnn", "matmul")
 
 
@@ -35,7 +33,7 @@ def shielded(implementation: Callable[..., Any]) -> Callable[..., Any]:
     return untraced(call)
 
 
-def untraced(function: Function) -> Function:
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function, marked so that torch.compile never compiles it, nor what it calls.
 
     Where a caller's frame cannot be compiled whole, torch compiles what is called in it, the inside of operators too.

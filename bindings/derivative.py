@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import _C, Tensor
-from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 
@@ -19,13 +19,13 @@ def derivative(op: OpOverload, op_bwd: OpOverload | None) -> Callable[..., Any]:
     """Return what torch runs for ``op`` where it records derivatives: the implementation of its key Autograd.
 
     It lies below torch.func and torch.compile, so that eager calls and those meet the same one. A gradient is ``op_bwd``;
-    where there is none, asking for it raises. Forward mode raises at the call.
+    where there is none, asking for it raises. Forward mode raises at the call, unless the results are indices.
     """
     name = op._schema.name.partition("::")[2]
 
     def below(keyset: Any, args: tuple[Any, ...]) -> Any:
-        with _C._AutoDispatchBelowAutograd():  # type: ignore[attr-defined]
-            return op.redispatch(keyset & _C._after_autograd_keyset, *args)  # type: ignore[attr-defined]
+        with _C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & _C._after_autograd_keyset, *args)
 
     save, backward = (_nothing, _refusal(name)) if op_bwd is None else _gradient(op, op_bwd)
 
@@ -42,7 +42,10 @@ def derivative(op: OpOverload, op_bwd: OpOverload | None) -> Callable[..., Any]:
         tensors = [a for a in args if isinstance(a, Tensor)]
         accept(name, tensors)
         if _has_tangent(tensors):
-            raise NotImplementedError(f"{name}: expected no tangent, got one: there is no derivative in forward mode")
+            out = below(keyset, args)
+            if any(o.is_floating_point() for o in (out if isinstance(out, tuple) else (out,))):  # indices have none
+                raise NotImplementedError(f"{name}: expected no tangent, got one: no derivative in forward mode")
+            return out
         if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):  # noqa: C419  faster than a generator
             with enable_single_level_autograd_function():
                 return recorded.apply(keyset, *args)

@@ -72,7 +72,7 @@ def attention(names: tuple[str, ...], products: int) -> Formula:
     def formula(*args: Any, **_: Any) -> int:
         shapes: dict[str, Shape] = dict(zip(names, args, strict=False))
         B, S, H, D = shapes["q"]
-        window = min(args[-2], shapes["window_kv"][1])
+        window: int = min(args[-2], shapes["window_kv"][1])
         entries = shapes["indices"][2] if "indices" in shapes else shapes.get("compressed_kv", (B, 0))[1]
         return 2 * products * B * S * H * D * (window + entries)
 

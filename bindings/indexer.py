@@ -288,9 +288,9 @@ def indexer_topk(
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not an int.
         ValueError: a shape, a device or a parameter does not fit.
-        RuntimeError: the environment has LEMMATA_CHECK=1 and the result is not the right one. This check computes the
-            scores again and waits for the device, so that it cannot run while a CUDA graph is captured; torch.compile
-            leaves it out.
+        RuntimeError: the environment has LEMMATA_CHECK=1, and the result is not the right one, or cannot be read: while a
+            CUDA graph is captured, under torch.vmap, on meta. The check computes the scores again and waits for the
+            device; torch.compile leaves it out.
 
     Formula: as for ``indexer_scores``; the rule of ties is lemmata's own.
     """

@@ -90,7 +90,7 @@ def define(
     torch.library.impl(qualified, "CPU", shielded(reference))
     torch.library.impl(qualified, "CUDA", shielded(_unless(idle, reference, cuda) if idle else cuda))
     torch.library.register_fake(qualified, fake)
-    _LIBRARY.impl(name, derivative(overload, gradient), "Autograd", with_keyset=True)
+    _LIBRARY.impl(name, derivative(overload, gradient), "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
     if vmap:
         torch.library.register_vmap(qualified, vmap(overload))
     register_flop_formula(overload.overloadpacket)(flops)
@@ -98,7 +98,7 @@ def define(
     return overload
 
 
-_LIBRARY = torch.library.Library("lemmata", "FRAGMENT")  # its registrations live as long as it
+_LIBRARY = torch.library.Library("lemmata", "FRAGMENT")  # type: ignore[no-untyped-call]  # its registrations live as long as it
 
 
 @functools.cache

@@ -71,9 +71,10 @@ def _placements(op: OpOverload, shards: Shards, *args: Any) -> list[tuple[list[A
         ways += [lambda _, dim=dim: Shard(dim) for dim in range(len(args[0].shape) - 2)]  # type: ignore[misc]
     else:
         ways.append(of_batch)
-    queries = next((x for x, a in zip(args, op._schema.arguments, strict=False) if a.name == "q"), None)
-    if shards == "heads" and queries.shape[2] % (_FEWEST_HEADS * queries.mesh.size()) == 0:
-        ways.append(of_heads)
+    if shards == "heads":
+        queries = args[[a.name for a in op._schema.arguments].index("q")]
+        if queries.shape[2] % (_FEWEST_HEADS * queries.mesh.size()) == 0:
+            ways.append(of_heads)
     return [_placed(op, args, way) for way in ways]
 
 

@@ -88,8 +88,8 @@ def topk(scores: Tensor, *, k: int, lengths: Tensor | None = None) -> Tensor:
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or ``k`` is not an int.
         ValueError: a shape, a device or ``k`` does not fit.
-        RuntimeError: the environment has LEMMATA_CHECK=1 and the result is not the right one. This check waits for the
-            device, so that it cannot run while a CUDA graph is captured; torch.compile leaves it out.
+        RuntimeError: the environment has LEMMATA_CHECK=1, and the result is not the right one, or cannot be read: while a
+            CUDA graph is captured, under torch.vmap, on meta. The check waits for the device; torch.compile leaves it out.
 
     The rule of ties is lemmata's own: that of ``torch.topk``, which DeepSeek-V4's released code calls, is unspecified.
     """

@@ -266,7 +266,7 @@ def test_numbers_of_numpy(spec: OpSpec, device: torch.device) -> None:
     for integer, real in ((np.int64, np.float64), (np.int32, np.float64)):
         statics = {n: (integer if isinstance(v, int) else real)(v) for n, v in call.statics.items()}
         assert torch.equal(spec.op(*call.tensors, **statics), wanted)
-    with pytest.raises(TypeError, match="expected (int|float), got bool"):
+    with pytest.raises(TypeError, match=r"expected (int|float), got bool"):
         spec.op(*call.tensors, **call.statics | {next(iter(call.statics)): np.bool_(True)})
 
 

@@ -104,7 +104,13 @@ def _names(declared: Sequence[Any]) -> list[str]:
 
 
 def _has_tangent(tensors: Sequence[Tensor]) -> bool:
-    """Whether one of the tensors carries a tangent of forward mode; asked of torch only where there may be one."""
-    if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
-        return False
+    """Whether one of the tensors carries a tangent of forward mode; asked of torch only where there may be one.
+
+    In what torch.compile traces at a level of forward_ad that began outside, tangents are lost: there each may have one.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        if forward_ad._current_level < 0:
+            return False
+        if any(type(t).__name__ == "FunctionalTensor" for t in tensors):
+            return True
     return any(torch._VF._unpack_dual(t, level=0)[1] is not None for t in tensors)

@@ -98,6 +98,8 @@ def test_what_has_no_answer_raises_inside_compile_too(spec: OpSpec, device: torc
     for wrong in (jvp, second, jvp_of_grad, torch.func.jacfwd(one), tangent):
         with pytest.raises((RuntimeError, NotImplementedError), match=NO_ANSWER):
             wrong(x)
+    with forward_ad.dual_level(), pytest.raises(Exception, match=NO_ANSWER):
+        compiled(lambda x: forward_ad.unpack_dual(one(forward_ad.make_dual(x, x))).tangent)(x)
     for wrong in (jvp, second, tangent):
         with pytest.raises(Exception, match=NO_ANSWER):
             compiled(wrong)(x)

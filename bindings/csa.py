@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import csa as reference
-from .registry import lazily
+from .registry import lazily, plain
 from .sparse_attention import Attention, widened, with_combine
 
 
@@ -104,5 +104,6 @@ def csa(
     Formula: arXiv 2606.19348, section 2.3.1; window and sink as in DeepSeek-V4's released inference code.
     """
     others = window_kv, compressed_kv, indices, sink
+    window, scale = plain(window), plain(scale)
     at, scale = _CSA.prepared(q, others, offset, scale, window=window)
     return _csa(q, *others, at, window, scale)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import hca as reference
-from .registry import lazily
+from .registry import lazily, plain
 from .sparse_attention import Attention, widened, with_combine
 
 
@@ -103,5 +103,6 @@ def hca(
     Formula: arXiv 2606.19348, section 2.3.2; window, sink and visibility as in DeepSeek-V4's released inference code.
     """
     others = window_kv, compressed_kv, sink
+    ratio, window, scale = plain(ratio), plain(window), plain(scale)
     at, scale = _HCA.prepared(q, others, offset, scale, ratio=ratio, window=window)
     return _hca(q, *others, at, ratio, window, scale)  # type: ignore[no-any-return]

@@ -12,9 +12,9 @@ from torch.autograd import forward_ad
 from ..operators import Kernel
 from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
-from . import chunks
+from . import chunks, flops
 from .offset import for_each_sequence
-from .registry import checks_results, define, differentiable_once, lazily, say_once
+from .registry import check, checks_results, define, lazily, plain, say_once
 from .topk import accepted, require
 from .topk import shipped as topk_shipped
 from .vmap import merged
@@ -95,6 +95,16 @@ def _idle(q: Tensor, k: Tensor, *_: object) -> bool:
     return not (q.numel() and k.numel())
 
 
+_bwd = define(
+    "indexer_scores_bwd",
+    "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio)"
+    " -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
+    reference=chunks.scores_bwd,
+    kernel=_scores_bwd_cuda,
+    fake=_fake_bwd,
+    vmap=merged,
+    flops=flops.scores_bwd,
+)
 _fwd = define(
     "indexer_scores_fwd",
     "(Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio) -> (Tensor out)",
@@ -103,6 +113,8 @@ _fwd = define(
     fake=_fake_scores,
     idle=_idle,
     vmap=merged,
+    gradient=_bwd,
+    flops=flops.scores,
 )
 _fwd_fp8 = define(
     "indexer_scores_fp8_fwd",
@@ -112,15 +124,7 @@ _fwd_fp8 = define(
     fake=_fake_fp8,
     idle=_idle,
     vmap=merged,
-)
-_bwd = define(
-    "indexer_scores_bwd",
-    "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio)"
-    " -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
-    reference=chunks.scores_bwd,
-    kernel=_scores_bwd_cuda,
-    fake=_fake_bwd,
-    vmap=merged,
+    flops=flops.scores,
 )
 _topk = define(
     "indexer_topk_fwd",
@@ -131,10 +135,8 @@ _topk = define(
     fake=_fake_select,
     idle=_idle,
     vmap=merged,
+    flops=flops.select,
 )
-
-
-_scores = differentiable_once("indexer_scores", _fwd, _bwd)
 
 
 def shipped() -> Iterator[Kernel]:
@@ -160,16 +162,14 @@ def _prepared(
 ) -> Tensor:
     """Check a call; returns the offset as a tensor."""
     q, k_scale = inputs[0], inputs[3]
-    tracing = torch.compiler.is_compiling()  # there, the fakes check
-    if not tracing:
+    if not torch.compiler.is_compiling():  # there, the fakes check
         _check_kind(op, q, k_scale)
     offset = for_each_sequence(op, offset, q)
-    if not tracing:
-        plain, fp8 = contracts
-        if q.dtype is reference.FP8:
-            fp8.check(*inputs, offset, **statics)  # type: ignore[arg-type]
-        else:
-            plain.check(*inputs[:3], offset, **statics)
+    of_bf16, of_fp8 = contracts
+    if q.dtype is reference.FP8:
+        check(of_fp8, *inputs, offset, **statics)  # type: ignore[arg-type]
+    else:
+        check(of_bf16, *inputs[:3], offset, **statics)
     return offset
 
 
@@ -242,12 +242,12 @@ def indexer_scores(
     Formula: arXiv 2606.19348, section 2.3.1, with the visibility of DeepSeek-V4's released inference code; scales as in
     DeepGEMM's fp8_mqa_logits.
     """
-    contracts = reference.SCORES, reference.SCORES_FP8
+    contracts, ratio = (reference.SCORES, reference.SCORES_FP8), plain(ratio)
     offset = _prepared("indexer_scores", contracts, (q, k, weights, k_scale), offset, ratio=ratio)
     if k_scale is not None:
         _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
         return _fwd_fp8(q, k, weights, k_scale, offset, ratio)  # type: ignore[no-any-return]
-    return _scores(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
+    return _fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
 
 
 def indexer_topk(
@@ -288,16 +288,18 @@ def indexer_topk(
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not an int.
         ValueError: a shape, a device or a parameter does not fit.
-        RuntimeError: the environment has LEMMATA_CHECK=1 and the result is not the right one. This check computes the
-            scores again and waits for the device, so that it cannot run while a CUDA graph is captured; torch.compile
-            leaves it out.
+        RuntimeError: the environment has LEMMATA_CHECK=1, and the result is not the right one, or cannot be read: while a
+            CUDA graph is captured, under torch.vmap, on meta. The check computes the scores again and waits for the
+            device; torch.compile leaves it out.
 
     Formula: as for ``indexer_scores``; the rule of ties is lemmata's own.
     """
     contracts, inputs = (reference.SELECT, reference.SELECT_FP8), (q, k, weights, k_scale)
+    topk, ratio, offset, workspace = plain(topk), plain(ratio), plain(offset), plain(workspace)
     at = _prepared("indexer_topk", contracts, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
+    checks = checks_results("indexer_topk", q, k)
     indices: Tensor = _topk(q, k, weights, k_scale, at, ratio, topk, workspace, _unscored(q, offset, ratio, topk))
-    if checks_results():
+    if checks:
         with torch.no_grad():
             _require_largest(inputs, at, ratio, workspace, indices)
     return indices

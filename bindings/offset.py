@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from ..reference.indexer import OFFSETS
+from .registry import plain
 
 
 def for_each_sequence(op: str, offset: int | Tensor, q: Tensor) -> Tensor:
     """The offset as a tensor, int32 ``[B]``; a tensor is left to the contract, which reads no elements."""
     if isinstance(offset, Tensor):
         return offset
+    offset = plain(offset)
     if isinstance(offset, bool) or not isinstance(offset, int):
         raise TypeError(f"{op}: offset: expected an int or an int32 tensor, got {type(offset).__name__}")
     if not 0 <= offset < OFFSETS:
         raise ValueError(f"{op}: offset: expected a value in [0, {OFFSETS - 1}], got {offset}")
-    return torch.full(q.shape[:1], offset, dtype=torch.int32, device=q.device)
+    return q.new_full(q.shape[:1], offset, dtype=torch.int32)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import sinkhorn as reference
-from .registry import define, differentiable_once
+from . import flops
+from .registry import check, define, plain
 from .vmap import leading
 
 _KERNELS = "lemmata.kernels.sinkhorn"
@@ -25,14 +25,6 @@ def _fake_bwd(grad_out: Tensor, logits: Tensor, iterations: int, eps: float) -> 
     return logits.new_empty(logits.shape)
 
 
-_fwd = define(
-    "sinkhorn_fwd",
-    "(Tensor logits, int iterations, float eps) -> (Tensor out)",
-    reference=reference.sinkhorn,
-    kernel=(_KERNELS, "forward"),
-    fake=_fake_fwd,
-    vmap=leading,
-)
 _bwd = define(
     "sinkhorn_bwd",
     "(Tensor grad_out, Tensor logits, int iterations, float eps) -> (Tensor grad_logits)",
@@ -40,10 +32,20 @@ _bwd = define(
     kernel=(_KERNELS, "backward"),
     fake=_fake_bwd,
     vmap=leading,
+    flops=flops.sinkhorn_bwd,
+    shards="leading",
 )
-
-
-_sinkhorn = differentiable_once("sinkhorn", _fwd, _bwd)
+_fwd = define(
+    "sinkhorn_fwd",
+    "(Tensor logits, int iterations, float eps) -> (Tensor out)",
+    reference=reference.sinkhorn,
+    kernel=(_KERNELS, "forward"),
+    fake=_fake_fwd,
+    vmap=leading,
+    gradient=_bwd,
+    flops=flops.sinkhorn,
+    shards="leading",
+)
 
 
 def shipped() -> Iterator[Kernel]:
@@ -79,6 +81,6 @@ def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tens
 
     Formula: arXiv 2512.24880, equation 9, with order and eps of DeepSeek-V4's released inference code.
     """
-    if not torch.compiler.is_compiling():  # there, the fakes check
-        reference.FORWARD.check(logits, iterations=iterations, eps=eps)
-    return _sinkhorn(logits, iterations, eps)  # type: ignore[no-any-return]
+    iterations, eps = plain(iterations), plain(eps)
+    check(reference.FORWARD, logits, iterations=iterations, eps=eps)
+    return _fwd(logits, iterations, eps)  # type: ignore[no-any-return]

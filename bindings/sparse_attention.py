@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..operators import Kernel
 from ..reference.contract import Contract
-from . import chunks
+from . import chunks, flops
 from .offset import for_each_sequence
-from .registry import Implementation, define, differentiable_once, say_once
+from .registry import Implementation, check, define, say_once
 from .vmap import one_by_one
 
 _NARROWEST = 128  # columns of a head in the kernels
@@ -48,8 +47,7 @@ class Attention:
         if q.is_nested:
             raise TypeError(f"{self.name}: q: expected a strided tensor, got a nested one")
         offset = for_each_sequence(self.name, offset, q)
-        if not torch.compiler.is_compiling():  # there, the fakes check
-            self.contract.check(q, *others, offset, **statics, **({} if scale is None else {"scale": scale}))
+        check(self.contract, q, *others, offset, **statics, **({} if scale is None else {"scale": scale}))
         return offset, q.shape[-1] ** -0.5 if scale is None else scale
 
     def bind(self, tensors: str, statics: str, launcher: Implementation) -> Implementation:
@@ -61,15 +59,6 @@ class Attention:
             launcher: what a CUDA call of the forward runs.
         """
         gradients = ", ".join(f"Tensor {spec.name}" for spec in self.backward.outputs)
-        fwd = define(
-            f"{self.name}_fwd",
-            f"({tensors}, {statics}) -> (Tensor out, Tensor lse)",
-            reference=self._chunked,
-            kernel=launcher,
-            fake=self._fake,
-            idle=_idle,
-            vmap=one_by_one,
-        )
         bwd = define(
             f"{self.name}_bwd",
             f"(Tensor grad_out, Tensor grad_lse, {tensors}, Tensor out, Tensor lse, {statics}) -> ({gradients})",
@@ -78,8 +67,21 @@ class Attention:
             fake=self._fake_bwd,
             idle=_idle,
             vmap=one_by_one,
+            flops=flops.attention(_tensors(self.backward), products=5),
+            shards="heads",
         )
-        return differentiable_once(self.name, fwd, bwd)
+        return define(
+            f"{self.name}_fwd",
+            f"({tensors}, {statics}) -> (Tensor out, Tensor lse)",
+            reference=self._chunked,
+            kernel=launcher,
+            fake=self._fake,
+            idle=_idle,
+            vmap=one_by_one,
+            gradient=bwd,
+            flops=flops.attention(_tensors(self.contract), products=2),
+            shards="heads",
+        )
 
     def _chunked(self, *args: Any) -> tuple[Tensor, Tensor]:
         """The reference, in chunks of bounded memory."""
@@ -161,6 +163,11 @@ def _checked(contract: Contract, args: tuple[Any, ...]) -> dict[str, Tensor]:
     names = [name for name in ("ratio", "window", "scale") if name in contract.statics]
     contract.check(*x.values(), **dict(zip(names, statics, strict=True)))
     return x
+
+
+def _tensors(contract: Contract) -> tuple[str, ...]:
+    """The names of the tensors of a call."""
+    return tuple(spec.name for spec in contract.inputs)
 
 
 def _summed(backward: Contract) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..operators import Kernel
 from ..reference import swa as reference
 from . import hca
+from .registry import plain
 from .sparse_attention import Attention
 
 _RATIO = 1  # the kernel is that of hca, which wants one also where there are no entries
@@ -62,5 +63,6 @@ def swa(
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
         ValueError: a shape, a device or a parameter does not fit.
     """
+    window, scale = plain(window), plain(scale)
     at, scale = _SWA.prepared(q, (window_kv, sink), offset, scale, window=window)
     return _swa(q, window_kv, sink, at, window, scale)  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..operators import Kernel
 from ..reference import topk as reference
 from ..reference.topk_check import topk_check
-from .registry import checks_results, define
+from .registry import check, checks_results, define, plain
 from .vmap import merged
 
 _INT = torch.int32
@@ -88,16 +88,17 @@ def topk(scores: Tensor, *, k: int, lengths: Tensor | None = None) -> Tensor:
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or ``k`` is not an int.
         ValueError: a shape, a device or ``k`` does not fit.
-        RuntimeError: the environment has LEMMATA_CHECK=1 and the result is not the right one. This check waits for the
-            device, so that it cannot run while a CUDA graph is captured; torch.compile leaves it out.
+        RuntimeError: the environment has LEMMATA_CHECK=1, and the result is not the right one, or cannot be read: while a
+            CUDA graph is captured, under torch.vmap, on meta. The check waits for the device; torch.compile leaves it out.
 
     The rule of ties is lemmata's own: that of ``torch.topk``, which DeepSeek-V4's released code calls, is unspecified.
     """
     if lengths is None and isinstance(scores, Tensor) and not scores.is_nested and scores.ndim:
-        lengths = torch.full(scores.shape[:1], scores.shape[-1], dtype=_INT, device=scores.device)
-    if not torch.compiler.is_compiling():  # there, the fakes check
-        reference.TOPK.check(scores, lengths, k=k)  # type: ignore[arg-type]
+        lengths = scores.new_full(scores.shape[:1], scores.shape[-1], dtype=_INT)
+    k = plain(k)
+    check(reference.TOPK, scores, lengths, k=k)  # type: ignore[arg-type]
+    checks = checks_results("topk", scores)
     indices: Tensor = _fwd(scores, lengths, k)
-    if checks_results():
+    if checks:
         require("topk", accepted(scores, lengths, indices))
     return indices

@@ -186,7 +186,8 @@ class Contract:
                 raise TypeError(f"{self.op}: {spec.name}: expected a strided tensor, got {name_of(layout)}")
             if dtype not in spec.dtypes:
                 expected = " or ".join(map(name_of, spec.dtypes))
-                raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {name_of(dtype)}")
+                hint = "; .int() converts it" if (dtype, *spec.dtypes) == (torch.int64, torch.int32) else ""
+                raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {name_of(dtype)}{hint}")
             if device != first_device:
                 raise ValueError(f"{self.op}: {spec.name}: expected device {first_device}, got {device}")
             self._check_shape(spec, shape, bound)
@@ -197,7 +198,7 @@ class Contract:
     def _check_shape(self, spec: TensorSpec, shape: torch.Size, bound: dict[str, int]) -> None:
         free = len(shape) - len(spec.dims)
         if free < 0 or (free and not spec.leading):
-            raise self._bad_shape(spec, shape)
+            raise self._bad_shape(spec, shape, bound)
         if spec.leading:
             self._bind(spec, shape, spec.leading, math.prod(shape[:free]), bound)
         for dim, extent in zip(spec.dims, shape[free:], strict=True):
@@ -206,17 +207,19 @@ class Contract:
             if len(unbound) == 1:
                 self._bind(spec, shape, unbound[0], extent - known, bound)
             elif extent != known:
-                raise self._bad_shape(spec, shape)
+                raise self._bad_shape(spec, shape, bound)
 
     def _bind(self, spec: TensorSpec, shape: torch.Size, name: str, extent: int, bound: dict[str, int]) -> None:
         if bound.setdefault(name, extent) != extent:
-            raise self._bad_shape(spec, shape)
+            raise self._bad_shape(spec, shape, bound)
         limits = self.sizes.get(name) or self.statics[name]
         if not limits.admits(extent):
-            raise self._bad_shape(spec, shape, f" with {name} in {limits.pretty}")
+            raise self._bad_shape(spec, shape, {}, f" with {name} in {limits.pretty}")
 
-    def _bad_shape(self, spec: TensorSpec, shape: torch.Size, more: str = "") -> ValueError:
-        return ValueError(f"{self.op}: {spec.name}: expected shape {spec.pretty}{more}, got {list(shape)}")
+    def _bad_shape(self, spec: TensorSpec, shape: torch.Size, bound: Mapping[str, int], more: str = "") -> ValueError:
+        known = [f"{n} = {bound[n]}" for n in _IDENTIFIER.findall(spec.shape) if n in bound]
+        where = f", where {', '.join(known)}" if known else ""
+        return ValueError(f"{self.op}: {spec.name}: expected shape {spec.pretty}{more}, got {list(shape)}{where}")
 
 
 def _described(value: object) -> _Described:

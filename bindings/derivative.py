@@ -1,0 +1,116 @@
+"""What torch gets when it asks an operator for a derivative: the right one or an error, whoever asks, and never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import _C, Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch._ops import OpOverload
+from torch.autograd import forward_ad
+
+from .ambient import untraced
+from .sharding import accept
+
+
+def derivative(op: OpOverload, op_bwd: OpOverload | None) -> Callable[..., Any]:
+    """Return what torch runs for ``op`` where it records derivatives: the implementation of its key Autograd.
+
+    It lies below torch.func and torch.compile, so that eager calls and those meet the same one. A gradient is ``op_bwd``;
+    where there is none, asking for it raises. Forward mode raises at the call, unless the results are indices.
+    """
+    name = op._schema.name.partition("::")[2]
+
+    def below(keyset: Any, args: tuple[Any, ...]) -> Any:
+        with _C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & _C._after_autograd_keyset, *args)
+
+    save, backward = (_nothing, _refusal(name)) if op_bwd is None else _gradient(op, op_bwd)
+
+    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # for torch.func's levels below this one
+            out = below(keyset, args)
+        save(ctx, args, out)
+        return out
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(untraced(backward))}
+    recorded: Any = type(name, (torch.autograd.function._SingleLevelFunction,), methods)
+
+    def call(keyset: Any, *args: Any) -> Any:
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        accept(name, tensors)
+        if _has_tangent(tensors):
+            out = below(keyset, args)
+            if any(o.is_floating_point() for o in (out if isinstance(out, tuple) else (out,))):  # indices have none
+                raise NotImplementedError(f"{name}: expected no tangent, got one: no derivative in forward mode")
+            return out
+        if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):  # noqa: C419  faster than a generator
+            with enable_single_level_autograd_function():
+                return recorded.apply(keyset, *args)
+        return below(keyset, args)
+
+    return untraced(call)
+
+
+def _gradient(op: OpOverload, op_bwd: OpOverload) -> tuple[Callable[..., None], Callable[..., Any]]:
+    """Return what is saved of a call of ``op``, and its backward by ``op_bwd``.
+
+    The names in the schemas say how both belong together. ``op_bwd`` takes ``grad_<result>`` for each result of ``op``,
+    then any arguments and results of ``op`` by their own names, tensors first. It returns ``grad_<argument>`` for each
+    argument that has a gradient.
+    """
+    arguments, results = _names(op._schema.arguments), _names(op._schema.returns)
+    wanted = [(arguments + results).index(name) for name in _names(op_bwd._schema.arguments)[len(results) :]]
+    has_gradient = [name.removeprefix("grad_") for name in _names(op_bwd._schema.returns)]
+
+    def save(ctx: Any, args: tuple[Any, ...], out: Any) -> None:
+        everything = (*args, *out) if isinstance(out, tuple) else (*args, out)
+        values = [everything[at] for at in wanted]
+        ctx.save_for_backward(*[v for v in values if isinstance(v, Tensor)])
+        ctx.statics = [v for v in values if not isinstance(v, Tensor)]
+
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        found = op_bwd(*grads, *ctx.saved_tensors, *ctx.statics)
+        by_name = dict(zip(has_gradient, found if isinstance(found, tuple) else (found,), strict=True))
+        return None, *(by_name.get(name) for name in arguments)
+
+    return save, backward
+
+
+def _nothing(ctx: Any, args: tuple[Any, ...], out: Any) -> None:
+    """Save nothing: there is no backward."""
+
+
+def _refusal(name: str) -> Callable[..., Any]:
+    """Return a backward that raises: of a gradient, which has no derivative again, or of what has none at all."""
+    first = name.removesuffix("_bwd")
+    many = (
+        "at most one derivative, got a request for a second"
+        if first != name
+        else "no derivative, got a request for one"
+    )
+
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(f"{first}: expected {many}")
+
+    return backward
+
+
+def _names(declared: Sequence[Any]) -> list[str]:
+    """The names of a schema's arguments or results."""
+    return [d.name for d in declared]
+
+
+def _has_tangent(tensors: Sequence[Tensor]) -> bool:
+    """Whether one of the tensors carries a tangent of forward mode; asked of torch only where there may be one.
+
+    In what torch.compile traces at a level of forward_ad that began outside, tangents are lost: there each may have one.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        if forward_ad._current_level < 0:
+            return False
+        if any(type(t).__name__ == "FunctionalTensor" for t in tensors):
+            return True
+    return any(torch._VF._unpack_dual(t, level=0)[1] is not None for t in tensors)

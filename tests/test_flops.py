@@ -1,0 +1,81 @@
+"""FLOPs that torch counts for an operator: those of the products of its reference, and what elements take besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from inputs import Call
+from lemmata.operators import OPERATORS
+from opspec import OpSpec
+from specs import DIFFERENTIABLE, SPECS
+
+Besides = Callable[[Call, bool], int]
+
+
+def dots(call: Call) -> int:
+    """How many products of a query and an entry the scores take."""
+    (B, S, H, _), T = call.tensors[0].shape, call.tensors[1].shape[1]
+    return B * S * H * T
+
+
+BESIDES: dict[str, Besides] = {
+    "sinkhorn": lambda call, backward: (
+        (12 if backward else 4) * int(call.statics["iterations"]) * call.tensors[0].numel()
+    ),
+    "indexer_scores": lambda call, backward: (4 if backward else 2) * dots(call),
+    "indexer_scores_fp8": lambda call, _: 2 * dots(call),
+    "indexer_topk": lambda call, _: 2 * dots(call),
+}
+"""What is no product of matrices: weights, sums, divisions. Of attention only products count, as torch counts it."""
+
+
+def counted(run: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()  # type: ignore[no-any-return]
+
+
+def products(spec: OpSpec, call: Call) -> int:
+    return counted(lambda: spec.reference(*call.tensors, **call.statics))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_the_count_is_that_of_the_reference(spec: OpSpec, device: torch.device) -> None:
+    call = spec.sample(4).to(device)
+    wanted = products(spec, call.to("cpu")) + BESIDES.get(spec.name, lambda *_: 0)(call, False)
+    assert counted(lambda: spec.run(call)) == wanted
+    assert (wanted == 0) == (spec.operator == "topk"), "comparisons are no arithmetic"
+
+
+@pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=lambda s: s.name)
+def test_the_count_of_the_backward(spec: OpSpec, device: torch.device) -> None:
+    call = spec.sample(4).to(device)
+    g = torch.ones_like(spec.run(call))
+    backward = counted(lambda: spec.grads(spec.op, call, g)) - counted(lambda: spec.run(call))
+    ratio = {"indexer_scores": 3, "csa": 2.5, "hca": 2.5, "swa": 2.5}  # products backward for each forward
+    of_products = products(spec, call.to("cpu")) * ratio.get(spec.name, 0)
+    assert backward == of_products + BESIDES.get(spec.name, lambda *_: 0)(call, True)
+
+
+def test_every_operator_has_a_formula() -> None:
+    ours = {name for name in dir(torch.ops.lemmata) if name.endswith(("_fwd", "_bwd", "_check"))}
+    assert len(ours) > len(OPERATORS)
+    assert all(getattr(torch.ops.lemmata, name) in flop_registry for name in ours)
+
+
+def test_a_query_that_takes_everything_costs_nothing() -> None:
+    spec = next(s for s in SPECS if s.name == "indexer_topk")
+    assert counted(lambda: spec.run(spec.sample(at=3))) == 0
+
+
+def test_an_operator_without_a_formula_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted error: that is what the counts would be compared with."""
+    spec = DIFFERENTIABLE[0]
+    monkeypatch.delitem(flop_registry, spec.overload.overloadpacket)  # type: ignore[attr-defined]
+    call = spec.sample(4)
+    assert counted(lambda: spec.run(call)) == 0 != BESIDES[spec.name](call, False)

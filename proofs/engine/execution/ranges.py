@@ -79,21 +79,21 @@ def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
 def _floor(obligation: Obligation, execution: Execution) -> Condition | None:
     """Return that a denominator has a summand of at least exp(-80); None if that is not asked.
 
-    It is asked where a maximum of few entries is subtracted from the arguments, of the summands that are exps.
+    It is asked where all summands are exps, and a maximum of few entries is subtracted from their arguments.
     """
     decide, value = execution.facts.decide_all, obligation.value
     summands, inside = nf.without_exps(decide(under(value.finite, value.form)))
     subtracted = [nf.atom_of(a) for m in inside.terms for a, _ in m]
     if obligation.kind not in ("nonzero", "positive") or not any(isinstance(a, nf.Max) for a in subtracted):
         return None
-    linear = Linear(execution.positive)
+    linear, terms = Linear(execution.positive), list(_each(summands))
+    powers = [power for term in terms for power in _powers(term)]
+    if len(powers) < len(terms):
+        return None
     large = [
         z3.And(*(linear.real(c) == 1 for c in where), linear.real(inside + argument) >= _LEAST)
-        for summand in _each(summands)
-        for where, argument in _powers(summand)
+        for where, argument in powers
     ]
-    if not large:
-        return None
     path = [linear.real(decide(c)) == 1 for c in obligation.path]
     statement = f"the denominator does not underflow: {value.form}"
     return Condition("range", statement, (*linear.facts, *path), disjunction(*large), Site(obligation.site))

@@ -182,7 +182,7 @@ class PullArray:
         d = dim % self.ndim
         size = self.form_shape[d]
         if size is not ONE:
-            if size.constant is None and not _natural(size - 2):
+            if size.constant is None and not natural(size - 2):
                 raise Unsupported(f"squeeze of a dimension of {size}, which may be 1")
             return self
         shape = self.form_shape[:d] + self.form_shape[d + 1 :]
@@ -321,7 +321,7 @@ def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
     start, stop = (_cut(end, extent, default) for end, default in ((key.start, ZERO), (key.stop, extent)))
     if start.constant is not None and stop.constant is not None and stop.constant < start.constant:
         stop = start
-    if not _natural(stop - start):
+    if not natural(stop - start):
         raise Unsupported(f"a slice from {start} to {stop}, which may end before it begins")
     return start, stop
 
@@ -334,13 +334,13 @@ def _cut(end: Any, extent: Form, default: Form) -> Form:
     place = extent + end if from_the_end else _form(end)
     if place.constant is not None and extent.constant is not None:
         return nf.form(min(max(place.constant, 0), extent.constant))
-    if not (_natural(place) and _natural(extent - place)):
+    if not (natural(place) and natural(extent - place)):
         raise Unsupported(f"a slice at {place} of a dimension of {extent}, which may be outside")
     return place
 
 
-def _natural(p: Form) -> bool:
+def natural(p: Form) -> bool:
     """Return whether a number is known to be at least 0."""
     if p.constant is not None:
         return bool(p.constant >= 0)
-    return nf.is_natural(p) or bool(_facts) and _facts[-1].holds(nf.indicator("ge", p, integer=True))
+    return nf.isnatural(p) or (bool(_facts) and _facts[-1].holds(nf.indicator("ge", p, integer=True)))

@@ -22,7 +22,18 @@ from ..forms.constants import unified, unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from .cutting import recorded
-from .pull_array import FUNCTIONS, Element, Extent, Integers, PullArray, broadcast_shapes, hull, settled, together
+from .pull_array import (
+    FUNCTIONS,
+    Element,
+    Extent,
+    Integers,
+    PullArray,
+    broadcast_shapes,
+    hull,
+    natural,
+    settled,
+    together,
+)
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool
@@ -358,7 +369,9 @@ def tensor(value: Any) -> SymbolicTensor:
     if isinstance(value, SymbolicTensor):
         return value
     if isinstance(value, Extent):
-        return SymbolicTensor((), lambda: Value(value.form), integer=Integers())
+        small = natural(value.form) and natural(2**31 - 1 - value.form)
+        integer = Integers(low=0, high=2**31 - 1) if small else Integers()
+        return SymbolicTensor((), lambda: Value(value.form), integer=integer)
     if isinstance(value, Form):
         return SymbolicTensor((), lambda: Value(value), integer=Integers() if nf.is_natural(value) else None)
     if isinstance(value, torch.Tensor) and value.numel() == 1:

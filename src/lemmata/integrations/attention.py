@@ -158,6 +158,8 @@ def _operator(self: Any) -> str:
 def _altered(self: Any) -> str | None:
     """Return which of the functions that the operators stand for is not transformers' own, or why it runs otherwise."""
     theirs, compressor = modeling(), self.compressor
+    if theirs.ALL_ATTENTION_FUNCTIONS.get("eager", None) is not None:
+        return "another function is registered as 'eager' attention"
     of = [("DeepseekV4Attention.forward", self.lemmata_original.forward)]
     of += [(name, getattr(theirs, name)) for name in ("eager_attention_forward", "repeat_kv")]
     known = theirs.COMPRESSOR_CLASSES[self.layer_type]
@@ -174,8 +176,7 @@ def _altered(self: Any) -> str | None:
 def _unfit(self: Any, call: Call, kwargs: dict[str, Any]) -> str | None:
     """Return why no operator is for this module, set as it is, or for this call of it."""
     config, hidden = self.config, call.hidden_states
-    chosen = modeling().ALL_ATTENTION_FUNCTIONS.get("eager", None)
-    if config._attn_implementation != "eager" or chosen is not None:
+    if config._attn_implementation != "eager":
         return f"the attention function is {config._attn_implementation!r}, where the operators stand for 'eager'"
     if self.training and self.attention_dropout:
         return "attention dropout"
@@ -216,6 +217,8 @@ def _look(self: Any, call: Call, sight: Sight | None) -> tuple[Call, Sight, str 
         return call, unseen, "a mask of another shape than queries times the rows of the window"
     if positions.ndim != 2 or positions.shape[0] not in (1, batch) or positions.shape[1] != S:
         return call, unseen, "positions of another shape than sequences times queries"
+    if call.cache is not None and self.sliding_window == 1:
+        return call, unseen, "a cache with a window of one token"
     call = call._replace(kept=kept)
     if sight is None or sight.past != past:
         if not may_look(mask, positions):

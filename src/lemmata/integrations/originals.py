@@ -14,13 +14,13 @@ import importlib
 import inspect
 import textwrap
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from .fingerprints import FUNCTIONS, RELEASES
 
-_MODELING = "transformers.models.deepseek_v4.modeling_deepseek_v4"
 _LIBRARIES = ("transformers", "torch")  # whose decorators may stand around a function
 
 _CACHE = "DeepseekV4HCACache.update", "DeepseekV4HCACache.store_compression_weights"
@@ -47,16 +47,9 @@ class UnknownVersionError(RuntimeError):
 
 def modeling() -> ModuleType:
     """Return transformers' module of DeepSeek-V4."""
-    try:
-        return importlib.import_module(_MODELING)
-    except ModuleNotFoundError as error:
-        if error.name == "transformers":
-            raise UnknownVersionError(
-                "transformers: expected it installed, got none: pip install 'lemmata[hf]'"
-            ) from None
-        raise UnknownVersionError(
-            f"transformers: expected a version with DeepSeek-V4, got {importlib.import_module('transformers').__version__}"
-        ) from error
+    from transformers.models.deepseek_v4 import modeling_deepseek_v4
+
+    return modeling_deepseek_v4  # type: ignore[no-any-return]
 
 
 def fingerprint(function: ast.AST) -> str:
@@ -126,11 +119,19 @@ def check_version(swaps: tuple[str, ...] = tuple(ORIGINALS)) -> None:
 
     A function that was patched is no matter of the version: the module that it belongs to runs as it is.
     """
-    missing = [n for swap in swaps for n in ORIGINALS[swap] if not _exists(n) or state(n, named(n)) == "unknown"]
-    if missing:
+    try:
+        installed = version("transformers")
+    except PackageNotFoundError:
+        raise UnknownVersionError("transformers: expected it installed, got none: pip install 'lemmata[hf]'") from None
+    try:
+        modeling()
+    except ModuleNotFoundError:
+        raise UnknownVersionError(f"transformers: expected a version with DeepSeek-V4, got {installed}") from None
+    unknown = [n for swap in swaps for n in ORIGINALS[swap] if not _exists(n) or state(n, named(n)) == "unknown"]
+    if unknown:
         raise UnknownVersionError(
-            f"transformers: expected the {missing[0]} of a version from {RELEASES[0]} to {RELEASES[-1]}, "
-            f"got another in {importlib.import_module('transformers').__version__}"
+            f"transformers: expected the {unknown[0]} of a version from {RELEASES[0]} to {RELEASES[-1]}, "
+            f"got another in {installed}"
         )
 
 

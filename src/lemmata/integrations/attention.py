@@ -196,7 +196,9 @@ def _unfit(self: Any, call: Call, kwargs: dict[str, Any]) -> str | None:
 def _narrows(x: Tensor) -> bool:
     """Whether autocast rounds this tensor to bf16 before a product, as it does in the module's own."""
     kind, floats = x.device.type, (torch.float32, torch.float16, _BF16)
-    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == _BF16 and x.dtype in floats
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return False
+    return torch.get_autocast_dtype(kind) == _BF16 and x.dtype in floats
 
 
 def _look(self: Any, call: Call, sight: Sight | None) -> tuple[Call, Sight, str | None]:

@@ -174,7 +174,9 @@ def test_a_module_with_a_forward_of_its_own_is_refused(model, act):
     layer = model.model.layers[3].ffn_hc
     layer.forward = lambda streams: None
     before = classes(model)
-    with pytest.raises(RuntimeError, match=r"got one in model.layers.3.ffn_hc: .* remove_hook_from_submodules\(model\)"):
+    with pytest.raises(
+        RuntimeError, match=r"got one in model.layers.3.ffn_hc: .* remove_hook_from_submodules\(model\)"
+    ):
         act(model)
     assert classes(model) == before
 

@@ -212,9 +212,7 @@ def test_a_mask_of_the_callers_is_looked_at_by_the_layers():
     for seen, expected in ((causal.triu(-7), BY_POSITION), (causal, {})):
         mask = torch.where(seen == 1, 0.0, torch.finfo(BF16).min).to(BF16)[None, None].expand(2, -1, -1, -1)
         model = tiny_model().to(BF16)
-        apart, limit, calls = compared(
-            model, partial(prefill, attention_mask=mask), apply_to(copy.deepcopy(model))
-        )
+        apart, limit, calls = compared(model, partial(prefill, attention_mask=mask), apply_to(copy.deepcopy(model)))
         assert of_attention(calls) == expected
         assert apart <= limit
 

@@ -160,7 +160,9 @@ def test_a_patch_that_is_not_noticed_is_noticed_here(model, plain, monkeypatch):
 def test_another_function_registered_as_eager(model, monkeypatch):
     right = modeling.eager_attention_forward
     monkeypatch.setitem(
-        modeling.ALL_ATTENTION_FUNCTIONS._local_mapping, "eager", lambda *args, **kwargs: altered(right)(*args, **kwargs)
+        modeling.ALL_ATTENTION_FUNCTIONS._local_mapping,
+        "eager",
+        lambda *args, **kwargs: altered(right)(*args, **kwargs),
     )
     untouched = logits(model)
     apply_to(model, only=["attention"])

@@ -119,8 +119,13 @@ def test_the_cache_by_either_name():
     """It is ``past_key_values`` before transformers 5.24, and ``cache`` from then on."""
     from transformers import DynamicCache
 
-    ids, name = torch.arange(2 * 30).view(2, 30), next(
-        n for n in inspect.signature(modeling.DeepseekV4Attention.forward).parameters if n in ("cache", "past_key_values")
+    ids, name = (
+        torch.arange(2 * 30).view(2, 30),
+        next(
+            n
+            for n in inspect.signature(modeling.DeepseekV4Attention.forward).parameters
+            if n in ("cache", "past_key_values")
+        ),
     )
     assert (name == "cache") == (Version(version("transformers")) >= Version("5.24"))
     model = apply_to(tiny_model().bfloat16(), strict=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 import lemmata
 
@@ -23,6 +24,7 @@ from .paths import OWN, took
 from .sight import Sight, held, may_look, of_mask, rows_seen
 
 _BF16 = torch.bfloat16
+_PLAIN = Tensor, FakeTensor  # a DTensor is sharded, a nested tensor ragged
 
 
 class Call(NamedTuple):
@@ -71,7 +73,7 @@ def _on_lemmata(self: Any, call: Call, sight: Sight) -> tuple[Tensor, str | None
     q = self.q_b_norm(self.q_b_proj(residual).unflatten(-1, (-1, self.head_dim)))
     q = rotated(q, cos, sin, unsqueeze_dim=2)
     kv = rotated(self.kv_norm(self.kv_proj(call.hidden_states)).unsqueeze(1), cos, sin)
-    if not type(q) is type(kv) is Tensor:
+    if not (type(q) in _PLAIN and type(kv) in _PLAIN):
         return q, f"queries and keys of type {type(q).__name__} and {type(kv).__name__}"
     if not (_narrows(q) or q.dtype == kv.dtype == _BF16):
         return q, f"queries in {q.dtype} and keys in {kv.dtype}, where the operators take bfloat16"
@@ -239,7 +241,7 @@ def _look(self: Any, call: Call, sight: Sight | None) -> tuple[Call, Sight, str 
 def _too_many(self: Any, layer: Any, sight: Sight, rows: int, S: int) -> str | None:
     """Return why ``lemmata.csa`` would not take the indices of this call, or None."""
     op, entries = _operator(self), 0
-    if op == "swa" and sight.offset is not None or op == "hca" and sight.offset is not None:
+    if (op == "swa" and sight.offset is not None) or (op == "hca" and sight.offset is not None):
         return None
     if op != "swa":
         entries = entries_after(self.compressor, layer, "compressor", S)

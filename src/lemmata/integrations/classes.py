@@ -60,8 +60,12 @@ def rebind(module: nn.Module, old: type, new: type) -> None:
     module.__class__ = rebased(type(module), old, new)
 
 
-def moves_only(module: nn.Module) -> bool:
-    """Whether the module's own ``forward`` is accelerate's and does no more than move tensors to the module's device."""
-    hook, inner = vars(module).get("_hf_hook"), vars(module).get("_old_forward")
-    plain = type(hook).__name__ == "AlignDevicesHook" and not getattr(hook, "offload", True)
-    return plain and _binds(inner, module, (type(module).forward,))
+def calls_its_class(module: nn.Module) -> bool:
+    """Whether the module's own ``forward`` is its class's, which accelerate leaves bound when it takes a hook away.
+
+    So it is inside accelerate's hook too where that does no more than move tensors to the module's device.
+    """
+    hook, inner = vars(module).get("_hf_hook"), vars(module).get("forward")
+    if type(hook).__name__ == "AlignDevicesHook" and not getattr(hook, "offload", True):
+        inner = vars(module).get("_old_forward")
+    return _binds(inner, module, (type(module).forward,))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .classes import moves_only
+from .classes import calls_its_class
 from .originals import modeling
 
 
@@ -16,7 +16,7 @@ def hooked(module: nn.Module) -> str | None:
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     if any(hooks):
         return f"hooks on {type(module).__name__}"
-    if "forward" in vars(module) and not moves_only(module):
+    if "forward" in vars(module) and not calls_its_class(module):
         return f"a forward of its own in {type(module).__name__}"
     return None
 

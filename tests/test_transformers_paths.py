@@ -18,7 +18,7 @@ from lemmata.integrations.transformers import FallbackError, apply_to, paths, sw
 
 BF16 = torch.bfloat16
 IDS = torch.randint(1, 256, (2, 40), generator=torch.Generator().manual_seed(0))
-ATTENTION = ["model.layers.%d.self_attn" % layer for layer in range(4)]
+ATTENTION = [f"model.layers.{layer}.self_attn" for layer in range(4)]
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_a_subclass_with_its_own_forward_is_named(model, caplog):
     assert type(model.model.layers[2].ffn_hc) is Mine
     assert len(swapped(model)["sinkhorn"]) == 7
     before = [type(module) for module in untouched.modules()]
-    with pytest.raises(FallbackError, match="expected model.layers.2.ffn_hc to run on lemmata"):
+    with pytest.raises(FallbackError, match=r"expected model\.layers\.2\.ffn_hc to run on lemmata"):
         apply_to(untouched, strict=True)
     assert [type(module) for module in untouched.modules()] == before
 

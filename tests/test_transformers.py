@@ -56,7 +56,7 @@ def test_prefill_decode_and_generate_agree(model, ids, dtype, op, limit):
         assert phase.calls == {op: n * forwards.get(phase.name, 1) for op, n in once.items()}
         assert phase.difference <= phase.bound < limit
         assert phase.devices == dict.fromkeys(once, "cpu")
-        assert phase.choices > phase.choices_tied > 0
+        assert phase.choices > phase.choices_tied >= (phase.name != "padded")
         assert phase.choices_moved <= 2 * phase.choices_inexact
         assert not list(demo._failures(phase))
     assert not swapped(model)

@@ -157,7 +157,9 @@ def test_a_wrong_operator_is_noticed(model, ids, monkeypatch, name):
     op, function = WRONG[name]
     monkeypatch.setattr(lemmata, op, function)
     model.to(next(dtype for dtype, called in OPS.items() if called == op))
-    for phase in compare(model, copy.deepcopy(model).double(), ids, STEPS):
+    phases = [phase for phase in compare(model, copy.deepcopy(model).double(), ids, STEPS) if phase.calls.get(op)]
+    assert {"prefill", "decode", "generate"} <= {phase.name for phase in phases}
+    for phase in phases:
         assert phase.choices_moved > 2 * demo.MOVED * phase.choices, phase
 
 

@@ -98,7 +98,7 @@ def altered(function):
         out = function(*args, **kwargs)
         if isinstance(out, tuple):
             return tuple(o if o is None else o / 2 for o in out)
-        return out // 2 if out.dtype == torch.long else -out
+        return out // 2 if out.dtype == torch.long else -out / 2
 
     return patched
 
@@ -109,6 +109,7 @@ OWNER = {
     "DeepseekV4IndexerScorer.forward": "indexer",
     "DeepseekV4Attention.forward": "self_attn",
     "eager_attention_forward": "self_attn",
+    "apply_rotary_pos_emb": "self_attn",
     "DeepseekV4CSACompressor.forward": "1.self_attn",
     "DeepseekV4HCACompressor.forward": "2.self_attn",
 }

@@ -19,11 +19,12 @@ import lemmata
 from ..reference.csa import CSA
 from ..reference.hca import HCA
 from .compressor import compressed_keys, entries_after, hooked, layer_of
-from .originals import modeling, patched
+from .originals import modeling, named, patched
 from .paths import OWN, took
 from .sight import Sight, held, may_look, of_mask, rows_seen
 
 _BF16 = torch.bfloat16
+_CALLED = "eager_attention_forward", "repeat_kv", "apply_rotary_pos_emb", "DeepseekV4HCACache.update"
 _PLAIN = Tensor, FakeTensor  # a DTensor is sharded, a nested tensor ragged
 
 
@@ -163,7 +164,7 @@ def _altered(self: Any) -> str | None:
     if theirs.ALL_ATTENTION_FUNCTIONS.get("eager", None) is not None:
         return "another function is registered as 'eager' attention"
     of = [("DeepseekV4Attention.forward", self.lemmata_original.forward)]
-    of += [(name, getattr(theirs, name)) for name in ("eager_attention_forward", "repeat_kv")]
+    of += [(name, named(name)) for name in _CALLED]
     known = theirs.COMPRESSOR_CLASSES[self.layer_type]
     if compressor is not None:
         of += [(f"{known.__name__}.forward", type(compressor).forward)]

@@ -33,7 +33,7 @@ def _fallback(self: Any) -> str | None:
 
 def _steps(self: Any) -> int:
     """Return how often the module normalises columns: once at least, whatever its configuration says."""
-    return max(self.hc_sinkhorn_iters, 1)
+    return max(int(self.hc_sinkhorn_iters), 1)
 
 
 def hyper_connection(self: Any, hidden_streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:

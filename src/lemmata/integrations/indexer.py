@@ -23,7 +23,9 @@ _CLASS = "DeepseekV4IndexerScorer"
 def _altered(self: Any) -> str | None:
     """Return which of the functions that the operators stand for is patched, or None."""
     return patched(
-        ("DeepseekV4Indexer.forward", self.lemmata_original.forward), (f"{_CLASS}.forward", type(self.scorer).forward)
+        ("DeepseekV4Indexer.forward", self.lemmata_original.forward),
+        (f"{_CLASS}.forward", type(self.scorer).forward),
+        ("apply_rotary_pos_emb", modeling().apply_rotary_pos_emb),
     )
 
 
@@ -86,7 +88,7 @@ def _selected(
     fits = all(SELECT.statics[name].admits(size) for name, size in zip("HD", q.shape[2:], strict=True))
     if not (q.dtype == k.dtype == torch.bfloat16 and fits and _plain(scorer)):
         took(self, "topk")
-        scores = scorer(q, k, hidden_states)
+        scores = scorer(q, k, hidden_states).detach()  # indices carry no gradient
         return _largest(lambda rows: scores[:, rows], self.compress_rate, k, positions, topk)
     weights = scorer.weights_proj(hidden_states).float() * (scorer.softmax_scale * scorer.weights_scaling)
     if offset is not None:

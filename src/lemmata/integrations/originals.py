@@ -34,6 +34,7 @@ ORIGINALS = {
         "repeat_kv",
         "DeepseekV4CSACompressor.forward",
         "DeepseekV4HCACompressor.forward",
+        "apply_rotary_pos_emb",
         *_ENTRIES,
     ),
     "mask": ("DeepseekV4Model.forward",),
@@ -79,6 +80,7 @@ def fingerprints(source: str) -> dict[str, str]:
     return found
 
 
+@functools.lru_cache(maxsize=512)
 def from_a_library(function: Any) -> bool:
     """Whether transformers or torch wrote the function and everything around it."""
     roots = [Path(importlib.import_module(name).__file__ or "").parent for name in _LIBRARIES]
@@ -111,7 +113,7 @@ def state(name: str, function: Any) -> str:
 
 def named(name: str) -> Any:
     """Return the function that stands under this name now: a module's function, or a method of a class in it."""
-    return functools.reduce(getattr, name.split("."), modeling())  # type: ignore[arg-type]
+    return functools.reduce(getattr, name.split("."), modeling())
 
 
 def check_version(swaps: tuple[str, ...] = tuple(ORIGINALS)) -> None:

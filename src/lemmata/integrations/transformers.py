@@ -62,6 +62,11 @@ class Swap:
         """The name of the class that modules are rebound to."""
         return f"Lemmata{self.replaces}"
 
+    @staticmethod
+    def original_of(ours: type[nn.Module]) -> type[nn.Module]:
+        """Return the class that one of ours stands for."""
+        return ours.__bases__[0]
+
     def classes(self) -> tuple[type[nn.Module], type[nn.Module]]:
         """Return the class in transformers, and its subclass that differs in ``forward``."""
         return _classes(self, getattr(modeling(), self.replaces))
@@ -168,7 +173,7 @@ def _hook(model: nn.Module, *, on: bool) -> None:
         return
     for module in model.modules():
         if isinstance(module, getattr(modeling(), _MODEL)) and sight.tell not in module._forward_pre_hooks.values():
-            module.register_forward_pre_hook(sight.tell, with_kwargs=True)  # type: ignore[arg-type]
+            module.register_forward_pre_hook(sight.tell, with_kwargs=True)
 
 
 def _unhook(model: nn.Module) -> None:
@@ -187,7 +192,7 @@ def undo(model: Model, *, only: Iterable[str] | None = None) -> Model:
     """
     selected = _selected(only)
     changes = [
-        (name, module, ours, ours.lemmata_original)
+        (name, module, ours, swap.original_of(ours))
         for swap in selected
         for name, module in model.named_modules()
         if (ours := _ours(module, swap)) is not None

@@ -244,3 +244,48 @@ def test_a_sight_that_is_wrong_is_noticed(monkeypatch):
     monkeypatch.setattr(sight, "_lowest", lambda mask, positions, *sizes: positions.min())
     apart, limit, _ = compared(tiny_model().to(BF16), partial(prefill, **CALLS["packed"][0]))
     assert apart > limit
+
+
+def refused(model, act):
+    try:
+        act(model)
+    except Exception as error:
+        return type(error), str(error)
+    return None
+
+
+def crop(model):
+    cache = DynamicCache(config=model.config)
+    model(IDS, None, None, cache)
+    cache.crop(-3)
+
+
+REFUSED = {
+    "static": lambda model: model.generate(IDS, max_new_tokens=2, cache_implementation="static"),
+    "quantised": lambda model: model.generate(IDS, max_new_tokens=2, cache_implementation="quantized"),
+    "prompt lookup": lambda model: model.generate(IDS[:1], max_new_tokens=2, prompt_lookup_num_tokens=2),
+    "assisted": lambda model: model.generate(IDS[:1], max_new_tokens=2, assistant_model=tiny_model(1).to(BF16)),
+    "crop": crop,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_untouched_model_refuses(name):
+    words = refused(tiny_model().to(BF16), REFUSED[name])
+    assert words is not None
+    assert refused(apply_to(tiny_model().to(BF16)), REFUSED[name]) == words
+
+
+@torch.no_grad()
+def reordered(model):
+    cache = DynamicCache(config=model.config)
+    logits = [model(IDS[:, :38], None, None, cache).logits]
+    cache.reorder_cache(torch.tensor([1, 0]))
+    logits += [model(IDS[:, t : t + 1], None, None, cache).logits for t in range(38, 41)]
+    return torch.cat(logits, 1)
+
+
+def test_a_cache_put_into_another_order():
+    apart, limit, calls = compared(tiny_model().to(BF16), reordered)
+    assert of_attention(calls) == {op: 4 * n for op, n in BY_POSITION.items()}
+    assert apart <= limit

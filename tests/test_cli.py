@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import lemmata
 from lemmata import demo, digest, info, record
 from lemmata.cli import app
+from lemmata.integrations import originals
 from lemmata.integrations import transformers as integration
 from lemmata.operators import OPERATORS, Operator
 from lemmata.reference.sinkhorn import sinkhorn as reference
@@ -35,6 +36,8 @@ def test_demo_on_the_default_text():
         "indexer in 2 modules, first model.layers.1.self_attn.compressor.indexer",
         "attention in 4 modules, first model.layers.0.self_attn",
         "sinkhorn, topk, indexer_topk, swa, csa, hca: reference on cpu",
+        "own: hidden states in torch.float32, where the operators take bfloat16",
+        "hca by rows",
         "decode against prefill, float32: logits",
         "agrees",
     ):
@@ -56,8 +59,17 @@ def test_demo_reads_the_file_and_prints_json(tmp_path):
     assert report["backends"] == dict.fromkeys(ops, "reference on cpu")
     modules = {"sinkhorn": 8, "indexer": 2, "attention": 4}
     assert {op: len(names) for op, names in report["swapped"].items()} == modules
-    assert [phase["name"] for phase in report["phases"]] == ["prefill", "decode", "generate"] * 2
-    assert [phase["dtype"] for phase in report["phases"]] == ["float32"] * 3 + ["bfloat16"] * 3
+    assert [phase["name"] for phase in report["phases"]] == ["prefill", "decode", "generate", "padded"] * 2
+    assert [phase["dtype"] for phase in report["phases"]] == ["float32"] * 4 + ["bfloat16"] * 4
+    assert report["phases"][-1]["paths"] == {
+        "sinkhorn": 8,
+        "indexer_scores, topk": 2,
+        "swa by rows": 1,
+        "csa by rows": 2,
+        "hca by rows": 1,
+    }
+    assert report["phases"][0]["paths"] == {"sinkhorn": 8, "topk": 2, "own": 4}
+    assert report["phases"][0]["reasons"] == ["hidden states in torch.float32, where the operators take bfloat16"]
     assert report["failures"] == []
 
 
@@ -106,11 +118,14 @@ def test_demo_refuses_bad_arguments(tmp_path, args, message):
 
 
 def test_demo_refuses_an_unknown_transformers(monkeypatch):
-    monkeypatch.setattr(integration, "version", lambda package: "9.0")
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(originals, "FUNCTIONS", dict.fromkeys(originals.FUNCTIONS, ()))
+    originals._state.cache_clear()
     result = invoke(*SHORT)
     assert result.exit_code == 2
-    assert result.output.startswith("lemmata demo: transformers: expected a version in")
+    assert result.output.startswith("lemmata demo: transformers: expected the DeepseekV4HyperConnection.forward of")
     assert len(result.output.splitlines()) == 1
+    originals._state.cache_clear()
 
 
 def test_a_report_holds_only_within_the_bound():

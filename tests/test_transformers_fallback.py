@@ -1,5 +1,7 @@
 """Calls of DeepSeek-V4's attention that lemmata has no operator for, or whose mask says something else."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,23 +9,24 @@ pytest.importorskip("transformers")
 
 from transformers import DynamicCache
 
-from attention_layers import ALL, BF16, KINDS, LEFT, LENGTH, on_lemmata, one_layer, run, watched
+from attention_layers import ALL, BF16, KINDS, LENGTH, agrees, on_lemmata, one_layer, run, three, watched
 from lemmata.integrations import attention as integration
+from lemmata.integrations import sight
 from lemmata.integrations.observe import Dispatches
 from lemmata.integrations.tiny import tiny_model
-from lemmata.integrations.transformers import apply_to
+from lemmata.integrations.transformers import apply_to, paths
 
 
 @torch.no_grad()
-def test_the_mask_is_looked_at_once_in_a_forward(monkeypatch):
-    model, looked, right = apply_to(tiny_model().to(BF16)), [], integration._lowest
-    monkeypatch.setattr(integration, "_lowest", lambda *args: looked.append(args) or right(*args))
+def test_a_mask_is_looked_at_once_for_layers_that_nobody_told(monkeypatch):
+    model, looked, right = on_lemmata(one_layer("swa")), [], sight._lowest_of_mask
+    monkeypatch.setattr(sight, "_lowest_of_mask", lambda *args: looked.append(args) or right(*args))
+    seen = []
     for _ in range(2):
-        model(ALL, use_cache=False)
+        run(model, edit=lambda mask: seen.append(mask) or seen[0])
+    assert len(looked) == 2  # the positions are others
+    model(ALL, use_cache=False)
     assert len(looked) == 2
-    with torch.inference_mode():
-        model(ALL, use_cache=False)
-    assert len(looked) == 2 + 4
 
 
 def hidden_key(mask):
@@ -35,7 +38,6 @@ def hidden_key(mask):
 
 MASKS = {
     "none": lambda mask: None,
-    "a key hidden": hidden_key,
     "all seen": torch.zeros_like,
     "a bias": lambda mask: mask - 1,
     "a wider window": lambda mask: torch.where(mask.roll(-1, 2) == 0, 0.0, mask),
@@ -62,11 +64,24 @@ def test_other_masks_are_the_modules_own(op, edit):
     same_alone(one_layer(op), edit=edit)
 
 
-@pytest.mark.parametrize("edit", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("op", KINDS)
+@torch.no_grad()
+def test_a_key_hidden_within_the_window(op):
+    plain, right, got, calls = three(one_layer(op), partial(run, edit=hidden_key))
+    assert calls == {"csa": 1}
+    assert agrees(plain, right, got)
+    assert not agrees(plain, right, run(one_layer(op)))
+
+
+LOOKED_AT = {name: edit for name, edit in MASKS.items() if name not in ("none", "of booleans")}
+
+
+@pytest.mark.parametrize("edit", LOOKED_AT.values(), ids=LOOKED_AT)
 @pytest.mark.parametrize("op", KINDS)
 @torch.no_grad()
 def test_a_mask_that_is_not_looked_at_is_noticed(op, edit, monkeypatch):
-    monkeypatch.setattr(integration, "_sees", lambda *args: True)
+    told = sight.Sight(torch.zeros(2, dtype=torch.int32), 0, 0)
+    monkeypatch.setattr(integration, "of_mask", lambda *args: told)
     with pytest.raises(AssertionError):
         same_alone(one_layer(op), edit=edit)
 
@@ -103,7 +118,6 @@ OTHERS = {
     "dropout": ({"attention_dropout": 0.5}, lambda model: model.train(), {}),
     "a hook": ({}, hook, {}),
     "another function": ({}, mine, {}),
-    "padding": ({}, None, {"mask": LEFT}),
 }
 
 
@@ -151,7 +165,8 @@ def test_attentions_are_returned(by_config):
 
 @pytest.mark.parametrize("op", KINDS)
 @torch.no_grad()
-def test_compiled_it_is_the_modules_own(op):
+def test_compiled_alone_it_is_the_modules_own(op):
+    """A traced graph cannot ask what is in a mask, and nobody told."""
     model = one_layer(op)
     plain, ours = run(model), on_lemmata(model)
     attention = ours.model.layers[0].self_attn
@@ -159,3 +174,4 @@ def test_compiled_it_is_the_modules_own(op):
     with watched(op) as calls:
         assert torch.equal(run(ours), plain)
     assert not calls
+    assert "cannot be looked at now" in paths(ours)["model.layers.0.self_attn"].reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from .operators import of_function
 _WIDTH = 160  # off a terminal rich would cut the table at 80 columns
 CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_topk", "swa", "csa", "hca")}
 """The dtypes that the model runs in, and the operators that it must then call."""
+PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "topk", "csa")}
+"""The same for a padded batch, whose windows ``csa`` reads off the mask in every layer."""
 MOVED = 0.01  # the share of choices that near ties may account for, besides twice those that fp64 moves
 
 
@@ -60,14 +63,17 @@ def passages(text: Path, length: int) -> Tensor:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Tensors this small cost more to hand out than to compute, thirtyfold on a busy machine."""
-    threads = torch.get_num_threads()
+def _alone() -> Iterator[None]:
+    """One thread, as tensors this small cost more to hand out than to compute; no warning, as the report has all."""
+    threads, logger = torch.get_num_threads(), logging.getLogger("lemmata")
+    level = logger.level
     torch.set_num_threads(1)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        logger.setLevel(level)
 
 
 def _backend(op: str, device: str) -> str:
@@ -77,7 +83,8 @@ def _backend(op: str, device: str) -> str:
 
 def _failures(phase: Phase) -> Iterator[str]:
     name = f"{phase.name} in {phase.dtype}"
-    for op in CALLED[getattr(torch, phase.dtype)]:
+    called = PADDED if phase.name == "padded" else CALLED
+    for op in called[getattr(torch, phase.dtype)]:
         if not phase.calls.get(op):
             yield f"{name}: {op} was never called"
     if not phase.difference <= phase.bound:  # NaN fails too
@@ -106,7 +113,7 @@ def run(text: Path | None = None, *, length: int = 256, steps: int = 32) -> Repo
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ids = ids.to(device)
     phases: list[Phase] = []
-    with _one_thread():
+    with _alone():
         model = tiny_model().to(device)
         names = swapped(apply_to(model))
         undo(model)
@@ -148,8 +155,13 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
     console.print()
     console.print(_calls(report.phases))
     for dtype in dict.fromkeys(phase.dtype for phase in report.phases):
+        phases = [phase for phase in report.phases if phase.dtype == dtype]
         console.print()
-        console.print(_table(dtype, [phase for phase in report.phases if phase.dtype == dtype]))
+        console.print(_paths(dtype, phases))
+        for reason in dict.fromkeys(reason for phase in phases for reason in phase.reasons):
+            console.print(f"own: {reason}")
+        console.print()
+        console.print(_table(dtype, phases))
     console.print(_LEGEND.format(choices=max(phase.choices for phase in report.phases)))
     console.print()
     console.print(
@@ -188,6 +200,14 @@ def _calls(phases: tuple[Phase, ...]) -> Table:
     table = _columns("calls", *ops)
     for phase in phases:
         table.add_row(f"{phase.name}, {phase.dtype}", *(str(phase.calls.get(op, 0)) for op in ops))
+    return table
+
+
+def _paths(dtype: str, phases: list[Phase]) -> Table:
+    """Which code how many modules ran: an operator, by rows where the mask says which keys are seen, or their own."""
+    table = _columns(f"modules, {dtype}", *(phase.name for phase in phases))
+    for path in dict.fromkeys(path for phase in phases for path in phase.paths):
+        table.add_row(path, *(str(phase.paths.get(path, 0)) for phase in phases))
     return table
 
 

@@ -14,6 +14,7 @@ breaks differently in rows of different width. `decode_apart` measures that, and
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .observe import Choices, Dispatches, Double
+from .paths import paths
 from .transformers import apply_to, undo
 
 
@@ -37,6 +39,10 @@ class Phase:
     """How often the swapped model dispatched each operator."""
     devices: dict[str, str]
     """The device that each operator ran on."""
+    paths: dict[str, int]
+    """How many modules ran each path last; ``own`` is the module's own code."""
+    reasons: tuple[str, ...]
+    """Why modules ran their own code."""
     difference: float
     """The largest difference of two logits reached from the same tokens."""
     error: float
@@ -68,8 +74,15 @@ class _Run:
         return self.ids.shape[1] - self.logits.shape[1]
 
 
-def _prefill(model: Any, ids: Tensor) -> _Run:
-    return _Run(ids, model(ids, use_cache=False).logits)
+def _prefill(model: Any, ids: Tensor, mask: Tensor | None = None) -> _Run:
+    return _Run(ids, model(ids, mask, use_cache=False).logits)
+
+
+def _padded(ids: Tensor, tokens: int) -> Tensor:
+    """Return a mask that makes padding of the first tokens of the first sequence, and of the last of all others."""
+    mask = torch.ones_like(ids)
+    mask[0, :tokens], mask[1:, -tokens:] = 0, 0
+    return mask
 
 
 def _decode(model: Any, ids: Tensor, prompt: int) -> _Run:
@@ -77,7 +90,8 @@ def _decode(model: Any, ids: Tensor, prompt: int) -> _Run:
 
     cache = DynamicCache(config=model.config)  # transformers 5.10 returns none that it made itself
     chunks = [ids[:, :prompt], *(ids[:, t : t + 1] for t in range(prompt, ids.shape[1]))]
-    logits = [model(chunk, past_key_values=cache, use_cache=True).logits[:, -1:] for chunk in chunks]
+    # by its place: from transformers 5.24 on, past_key_values is called cache
+    logits = [model(chunk, None, None, cache, use_cache=True).logits[:, -1:] for chunk in chunks]
     return _Run(ids, torch.cat(logits, 1))
 
 
@@ -122,6 +136,7 @@ def _phase(
         apply_to(model)
         with choices.keep(model) as rows, ours:
             swapped = run(model)
+        taken = paths(model).values()
         seconds_swapped = _seconds(run, model)
     finally:
         undo(model)
@@ -132,6 +147,8 @@ def _phase(
         positions=plain.logits.shape[:2].numel(),
         calls=dict(ours.calls),
         devices=ours.devices,
+        paths=dict(Counter(path.last for path in taken if path.last is not None)),
+        reasons=tuple(sorted({path.reason for path in taken if path.reason is not None})),
         difference=difference,
         error=error,
         bound=2 * error + torch.finfo(model.dtype).eps * plain.logits.abs().max().item(),
@@ -147,16 +164,16 @@ def _phase(
 
 @torch.no_grad()
 def compare(model: Any, exact: Any, ids: Tensor, steps: int) -> tuple[Phase, ...]:
-    """Run prefill, step-by-step decode and ``generate``, each untouched and swapped; the model ends untouched.
+    """Run prefill, decode, ``generate`` and a padded prefill, each untouched and swapped; the model ends untouched.
 
     Args:
         model: an untouched ``DeepseekV4ForCausalLM``, in fp32 or bf16.
         exact: an fp64 copy of it.
         ids: token ids ``[B, S]``. Prefill reads all of them, decode the last ``steps`` one by one, and ``generate``
-            continues the others by as many.
+            continues the others by as many. As many are padding in the padded prefill.
         steps: from 1 to S - 1.
     """
-    prompt = ids.shape[1] - steps
+    prompt, mask = ids.shape[1] - steps, _padded(ids, steps)
     return (
         _phase("prefill", lambda m: _prefill(m, ids), _prefill, model, exact),
         _phase("decode", lambda m: _decode(m, ids, prompt), lambda m, i: _decode(m, i, prompt), model, exact),
@@ -167,6 +184,7 @@ def compare(model: Any, exact: Any, ids: Tensor, steps: int) -> tuple[Phase, ...
             model,
             exact,
         ),
+        _phase("padded", lambda m: _prefill(m, ids, mask), lambda m, i: _prefill(m, i, mask), model, exact),
     )
 
 

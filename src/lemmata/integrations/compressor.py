@@ -7,11 +7,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .classes import calls_its_class
+from .originals import modeling
 
-def hooked(module: nn.Module) -> bool:
-    """Whether calling the module does more, or other things, than its class says."""
+
+def hooked(module: nn.Module) -> str | None:
+    """Return why calling the module does more, or other things, than its class says, or None."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks) or "forward" in vars(module)
+    if any(hooks):
+        return f"hooks on {type(module).__name__}"
+    if "forward" in vars(module) and not calls_its_class(module):
+        return f"a forward of its own in {type(module).__name__}"
+    return None
+
+
+def layer_of(cache: Any, index: int) -> Any:
+    """Return a layer of the cache, or None if there is no cache."""
+    return None if cache is None else cache.layers[index]
+
+
+def entries_after(self: Any, layer: Any, name: str, tokens: int) -> int:
+    """Return how many entries a compressor will hold after so many more tokens; the cache stays as it is.
+
+    Args:
+        self: the compressor.
+        layer: the cache's layer, or None.
+        name: the compressor's in the cache.
+        tokens: how many come.
+    """
+    if layer is None:
+        return tokens // self.compress_rate  # type: ignore[no-any-return]
+    buffer = layer.buffer_kv[name]
+    waiting = 0 if buffer is None else buffer.shape[1]
+    return layer.entry_count[name] + (waiting + tokens) // self.compress_rate  # type: ignore[no-any-return]
 
 
 def compressed_keys(self: Any, hidden_states: Tensor, cache: Any, name: str) -> Tensor:
@@ -23,8 +51,6 @@ def compressed_keys(self: Any, hidden_states: Tensor, cache: Any, name: str) -> 
         cache: the layer's, or None.
         name: the compressor's in the cache.
     """
-    from transformers.models.deepseek_v4.modeling_deepseek_v4 import apply_rotary_pos_emb
-
     ratio, width = self.compress_rate, self.head_dim
     kv, gate, start = self.kv_proj(hidden_states), self.gate_proj(hidden_states), 0
     if cache is None:
@@ -42,7 +68,7 @@ def compressed_keys(self: Any, hidden_states: Tensor, cache: Any, name: str) -> 
         rotary = self.rotary_emb(
             keys, position_ids=positions.expand(keys.shape[0], -1), layer_type=self.rope_layer_type
         )
-        keys = apply_rotary_pos_emb(keys.unsqueeze(1), *rotary).squeeze(1)
+        keys = modeling().apply_rotary_pos_emb(keys.unsqueeze(1), *rotary).squeeze(1)
     else:
         keys = kv.new_zeros(kv.shape[0], 0, width)
     return keys if cache is None else cache.update_compressor_states(name, keys)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .transformers import check_version
+from .originals import check_version
 
 _SPREAD = 2.0  # of the hyper-connections' bases and scales
 
@@ -25,8 +25,8 @@ def tiny_model(seed: int = 0, **config: Any) -> Any:
         seed: fixes every parameter.
         **config: overrides of the configuration.
     """
-    check_version()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    check_version()
     from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
     settings: dict[str, Any] = {

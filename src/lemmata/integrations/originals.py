@@ -1,0 +1,153 @@
+"""Whether the functions of transformers that the swaps replace still are what the swaps were written against.
+
+A function is known by what it says: its syntax tree, without comments, annotations and docstrings, hashed. So a release
+that alters one is noticed by what its modules look like, whatever its number, and so is a function that someone put in
+the place of one, as Liger, unsloth and axolotl do.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import inspect
+import textwrap
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from .fingerprints import FUNCTIONS, RELEASES
+
+_LIBRARIES = ("transformers", "torch")  # whose decorators may stand around a function
+
+_CACHE = "DeepseekV4HCACache.update", "DeepseekV4HCACache.store_compression_weights"
+_ENTRIES = *_CACHE, "DeepseekV4HCACache.update_compressor_states", "DeepseekV4CSACache.update_overlap_state"
+ORIGINALS = {
+    "sinkhorn": ("DeepseekV4HyperConnection.forward",),
+    "indexer": ("DeepseekV4Indexer.forward", "DeepseekV4IndexerScorer.forward", "apply_rotary_pos_emb", *_ENTRIES),
+    "attention": (
+        "DeepseekV4Attention.forward",
+        "eager_attention_forward",
+        "repeat_kv",
+        "DeepseekV4CSACompressor.forward",
+        "DeepseekV4HCACompressor.forward",
+        "apply_rotary_pos_emb",
+        *_ENTRIES,
+    ),
+    "mask": ("DeepseekV4Model.forward",),
+}
+"""The functions that each swap replaces or repeats."""
+
+
+class UnknownVersionError(RuntimeError):
+    """The installed transformers is not one that the swaps were written against."""
+
+
+def modeling() -> ModuleType:
+    """Return transformers' module of DeepSeek-V4."""
+    from transformers.models.deepseek_v4 import modeling_deepseek_v4
+
+    return modeling_deepseek_v4  # type: ignore[no-any-return]
+
+
+def fingerprint(function: ast.AST) -> str:
+    """Return the hash of what a function's syntax tree says."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.FunctionDef):
+            node.returns, node.decorator_list = None, []
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            node.annotation = ast.Constant(None)
+    return hashlib.sha256(ast.unparse(function).encode()).hexdigest()[:16]
+
+
+def fingerprints(source: str) -> dict[str, str]:
+    """Return the fingerprint of each of `ORIGINALS` in the text of transformers' module."""
+    wanted = {name for names in ORIGINALS.values() for name in names}
+    found = {}
+    for node in ast.parse(source).body:
+        inner = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+        for function in inner:
+            if isinstance(function, ast.FunctionDef) and prefix + function.name in wanted:
+                found[prefix + function.name] = fingerprint(function)
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def from_a_library(function: Any) -> bool:
+    """Whether transformers or torch wrote the function and everything around it."""
+    roots = [Path(importlib.import_module(name).__file__ or "").parent for name in _LIBRARIES]
+    layers = [function]
+    while hasattr(layers[-1], "__wrapped__"):
+        layers.append(layers[-1].__wrapped__)
+    codes = [getattr(layer, "__code__", None) for layer in layers]
+    return all(
+        isinstance(code, CodeType) and any(Path(code.co_filename).is_relative_to(root) for root in roots)
+        for code in codes
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _state(name: str, function: Any, _: CodeType | None) -> str:
+    """Return "known", "patched" (by neither transformers nor torch) or "unknown" (by another release)."""
+    if not from_a_library(function):
+        return "patched"
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body[0]
+    except (OSError, SyntaxError, TypeError):
+        return "patched"
+    return "known" if fingerprint(tree) in FUNCTIONS[name] else "unknown"
+
+
+def state(name: str, function: Any) -> str:
+    """Return what is known of the function that stands in the place of the named one; looked at once."""
+    return _state(name, function, getattr(function, "__code__", None))
+
+
+def named(name: str) -> Any:
+    """Return the function that stands under this name now: a module's function, or a method of a class in it."""
+    return functools.reduce(getattr, name.split("."), modeling())
+
+
+def check_version(swaps: tuple[str, ...] = tuple(ORIGINALS)) -> None:
+    """Raise `UnknownVersionError`, in one line, unless each function that these swaps replace is a known one.
+
+    A function that was patched is no matter of the version: the module that it belongs to runs as it is.
+    """
+    try:
+        installed = version("transformers")
+    except PackageNotFoundError:
+        raise UnknownVersionError("transformers: expected it installed, got none: pip install 'lemmata[hf]'") from None
+    try:
+        modeling()
+    except ModuleNotFoundError:
+        raise UnknownVersionError(f"transformers: expected a version with DeepSeek-V4, got {installed}") from None
+    unknown = [n for swap in swaps for n in ORIGINALS[swap] if not _exists(n) or state(n, named(n)) == "unknown"]
+    if unknown:
+        raise UnknownVersionError(
+            f"transformers: expected the {unknown[0]} of a version from {RELEASES[0]} to {RELEASES[-1]}, "
+            f"got another in {installed}"
+        )
+
+
+def _exists(name: str) -> bool:
+    try:
+        named(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def patched(*functions: tuple[str, Callable[..., Any]]) -> str | None:
+    """Return which of these functions, each beside the name it has in transformers, is not transformers' own."""
+    for name, function in functions:
+        if state(name, function) != "known":
+            return f"{name} is patched"
+    return None

@@ -343,4 +343,4 @@ def natural(p: Form) -> bool:
     """Return whether a number is known to be at least 0."""
     if p.constant is not None:
         return bool(p.constant >= 0)
-    return nf.isnatural(p) or (bool(_facts) and _facts[-1].holds(nf.indicator("ge", p, integer=True)))
+    return nf.is_natural(p) or (bool(_facts) and _facts[-1].holds(nf.indicator("ge", p, integer=True)))

@@ -56,9 +56,11 @@ def against(
         try:
             with deciding(known):
                 results = reference(*inputs)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, TypeError, ValueError, LookupError) as error:
             raise Unsupported(f"the reference does what symbolic tensors cannot: {error}") from error
         results = results if isinstance(results, tuple) else (results,)
+        if len(results) != len(contract.outputs):
+            raise Unsupported(f"the reference returns {len(results)} results, the contract has {len(contract.outputs)}")
         execution = execute(kernel, invariants=invariants, facts=known)
         equations = list(execution.equations)
         for spec, result in zip(contract.outputs, map(tensor, results), strict=True):

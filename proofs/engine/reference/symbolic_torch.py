@@ -146,10 +146,14 @@ class SymbolicTensor(PullArray):
         return SymbolicTensor(self.form_shape, lambda *i: Value(nf.floordiv(self.at(*i), divisor)), integer=floor)
 
     def __pow__(self, exponent: Integer) -> SymbolicTensor:
+        if isinstance(exponent, float) and not exponent.is_integer():
+            raise Unsupported(f"the power {exponent}")
         powers = Integers(self.integer.dtype) if self.integer and isinstance(exponent, int) else None
-        return SymbolicTensor(self.form_shape, lambda *i: Value(self.value(*i).real ** exponent), integer=powers)
+        return SymbolicTensor(self.form_shape, lambda *i: Value(self.value(*i).real ** int(exponent)), integer=powers)
 
     def __matmul__(self, other: SymbolicTensor) -> SymbolicTensor:
+        if min(self.ndim, other.ndim) < 2:
+            raise Unsupported("a product with a vector")
         depth = self.form_shape[-1]
         if other.form_shape[-2] is not depth:
             raise Unsupported(f"a product of rows of {depth} with columns of {other.form_shape[-2]}")
@@ -191,7 +195,11 @@ class SymbolicTensor(PullArray):
     def _in_place(self, _: Any) -> Any:
         raise Unsupported("an operation of the reference in place")
 
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = __imatmul__ = _in_place
+    __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _in_place
+
+    def __iter__(self) -> Any:
+        raise Unsupported("a loop of the reference over a tensor")
 
     def __setitem__(self, *_: Any) -> None:
         raise Unsupported("an assignment of the reference to elements")

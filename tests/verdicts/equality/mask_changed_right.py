@@ -1,0 +1,25 @@
+"""Right: the second mask is a new one."""
+
+import tilelang.language as T
+
+from verdicts import Proved, contract
+
+n = T.dynamic("n")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((n,), "float32"), out: T.Tensor((n,), "float32")):
+    with T.Kernel(n, threads=1) as r:
+        out[r] = T.if_then_else(x[r] > 0, x[r], 0.0)
+
+
+CONTRACT = contract(kernel, "out")
+
+
+def reference(x):
+    positive = x > 0
+    both = positive & (x < 1)
+    return x * (positive | both)
+
+
+VERDICT = Proved("L2")

@@ -30,8 +30,9 @@ from .engine.execution.invariants import Determined, Invariant
 from .engine.forms import normal_form as nf
 from .engine.forms.entailment import Facts
 from .engine.layers.lemmas import Lemma, Tested, Theorem, lemma
+from .engine.reference.inputs import symbolic_input
 from .engine.reference.pull_array import Integers
-from .engine.reference.symbolic_torch import SymbolicTensor, symbolic_input, tensor
+from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof

@@ -18,8 +18,9 @@ from lemmata.proofs.engine.forms.entailment import Facts
 from lemmata.proofs.engine.forms.equations import holds
 from lemmata.proofs.engine.forms.extended import Indefinite, Raw, Value
 from lemmata.proofs.engine.forms.normal_form import ONE, Form
+from lemmata.proofs.engine.reference.inputs import symbolic_input
 from lemmata.proofs.engine.reference.pull_array import Integers
-from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input
+from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor
 
 A, B, C = (nf.variable(name, "integer") for name in "abc")
 

@@ -21,8 +21,9 @@ from lemmata.proofs.engine.forms.equations import Equation
 from lemmata.proofs.engine.forms.normal_form import Form
 from lemmata.proofs.engine.forms.ring import at_most
 from lemmata.proofs.engine.reference.cutting import cutting
+from lemmata.proofs.engine.reference.inputs import symbolic_input
 from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
-from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, symbolic_input
+from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor
 from lemmata.reference.sinkhorn import sinkhorn
 from lemmata.reference.sinkhorn import sinkhorn_bwd as sinkhorn_bwd_reference
 

@@ -15,8 +15,9 @@ from ..execution.symbolic import Execution, execute
 from ..forms import normal_form
 from ..forms.entailment import Facts
 from ..forms.equations import Equation
+from ..reference.inputs import integers, symbolic_input
 from ..reference.pull_array import Integers, PullArray, deciding
-from ..reference.symbolic_torch import symbolic_input, tensor
+from ..reference.symbolic_torch import tensor
 
 Compared = tuple[Execution, Sequence[Equation]]
 Compare = Callable[[Any, Facts], Compared]
@@ -72,15 +73,6 @@ def against(
         return execution, equations
 
     return compare
-
-
-def integers(contract: Contract, spec: TensorSpec, dtype: torch.dtype) -> Integers | None:
-    """Return what a contract says of a tensor's elements as integers of a type; None of a type of floats."""
-    known = Integers.of(dtype)
-    low, high = (contract.sizes[n].high if isinstance(n, str) else n for n in (spec.elements.low, spec.elements.high))
-    if known is None or low is None:
-        return known
-    return Integers(dtype, max(known.low, low), known.high if high is None else min(known.high, high - 1))
 
 
 def _dtype(kernel: Any, name: str) -> torch.dtype:

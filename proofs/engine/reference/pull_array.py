@@ -303,6 +303,18 @@ def hull(*arrays: PullArray) -> Integers | None:
     return Integers(kinds[0].dtype, min(k.low for k in kinds), max(k.high for k in kinds)) if kinds else None
 
 
+def products(*factors: PullArray) -> Integers | None:
+    """Return the type of sums of products of tensors' elements, which are of the tensors' type together."""
+    kinds = together(*factors)
+    return Integers(kinds[0].dtype) if kinds else None
+
+
+def broadcast(a: T, b: T) -> tuple[T, T]:
+    """Return both arrays in their common shape."""
+    shape = broadcast_shapes(a.form_shape, b.form_shape)
+    return a.expand(*shape), b.expand(*shape)
+
+
 def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:
     """Return the common shape of several."""
     rank = max(map(len, shapes))

@@ -28,12 +28,15 @@ from .pull_array import (
     Extent,
     Integers,
     PullArray,
+    broadcast,
     broadcast_shapes,
     hull,
     natural,
+    products,
     settled,
     together,
 )
+from .reduction import largest, reduced, total
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool
@@ -146,7 +149,7 @@ class SymbolicTensor(PullArray):
         return SymbolicTensor(self.form_shape, lambda *i: Value(nf.floordiv(self.at(*i), divisor)), integer=floor)
 
     def __pow__(self, exponent: Integer) -> SymbolicTensor:
-        if isinstance(exponent, float) and not exponent.is_integer():
+        if exponent != int(exponent):
             raise Unsupported(f"the power {exponent}")
         powers = Integers(self.integer.dtype) if self.integer and isinstance(exponent, int) else None
         return SymbolicTensor(self.form_shape, lambda *i: Value(self.value(*i).real ** int(exponent)), integer=powers)
@@ -257,43 +260,20 @@ class SymbolicTensor(PullArray):
         """Return the value where the mask is set, the element elsewhere."""
         return where(mask, filling(value, self), self)
 
-    def _dims(self, dim: Any) -> list[Integer]:
-        if dim == ():
-            raise Unsupported("a reduction over no dimensions, which torch takes for all")
-        dims = range(self.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
-        return sorted(d % self.ndim for d in dims)
-
-    def _reduce(
-        self, dim: Any, keepdim: Truth, combine: Callable[[Form, Callable[[Form], Value]], Value]
-    ) -> SymbolicTensor:
-        result = self
-        for d in reversed(self._dims(dim)):
-            result = result._reduce_one(d, combine)
-        if keepdim:
-            for d in self._dims(dim):
-                result = result.unsqueeze(d)
-        return result
-
-    def _reduce_one(self, d: Integer, combine: Callable[[Form, Callable[[Form], Value]], Value]) -> SymbolicTensor:
-        extent = self.form_shape[d]
-        shape = self.form_shape[:d] + self.form_shape[d + 1 :]
-        element = lambda *i: combine(extent, lambda k: self.value(*i[:d], k, *i[d:]))  # noqa: E731
-        return SymbolicTensor(shape, element, integer=settled(self).integer)
-
     def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the sum along dimensions."""
         wide = self.long() if self.integer else self
-        return wide._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real)))
+        return reduced(wide, dim, keepdim, total)
 
     def mean(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the mean along dimensions."""
         if self.integer:
             raise Unsupported("the mean of integers")
-        return self._reduce(dim, keepdim, lambda n, f: Value(nf.summation(n, lambda k: f(k).real) / n))
+        return reduced(self, dim, keepdim, lambda n, f: Value(total(n, f).form / n))
 
     def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the maximum along dimensions."""
-        return self._reduce(dim, keepdim, _largest)
+        return reduced(self, dim, keepdim, largest)
 
     def amin(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the minimum along dimensions."""
@@ -366,12 +346,6 @@ _LINEAR = {extended.add: operator.add, _subtract: operator.sub, extended.multipl
 """Functions of two values that are linear in either, and what they do to numbers."""
 
 
-def products(*factors: PullArray) -> Integers | None:
-    """Return the type of sums of products of tensors' elements, which are of the tensors' type together."""
-    kinds = together(*factors)
-    return Integers(kinds[0].dtype) if kinds else None
-
-
 def tensor(value: Any) -> SymbolicTensor:
     """Return a number, or a symbolic tensor, as a symbolic tensor."""
     if isinstance(value, SymbolicTensor):
@@ -388,8 +362,8 @@ def tensor(value: Any) -> SymbolicTensor:
         raise Unsupported(f"{type(value).__name__} beside a symbolic tensor")
     if isinstance(value, float) and math.isinf(value):
         return SymbolicTensor((), lambda: Value(ZERO, ZERO, 1 if value > 0 else -1))
-    constant, integer = nf.form(unify(value)), Integers(low=value, high=value) if isinstance(value, int) else None
-    return SymbolicTensor((), lambda: Value(constant), integer=integer)
+    constant, exact = nf.form(unify(value)), Integers(low=value, high=value) if isinstance(value, int) else None
+    return SymbolicTensor((), lambda: Value(constant), integer=exact)
 
 
 def filling(value: Any, into: SymbolicTensor) -> SymbolicTensor:
@@ -402,27 +376,6 @@ def filling(value: Any, into: SymbolicTensor) -> SymbolicTensor:
     if fill.ndim or isinstance(into, Mask) or (into.integer and not fill.integer):
         raise Unsupported(f"{value} written into a tensor of {into.integer.dtype if into.integer else 'floats'}")
     return fill
-
-
-def symbolic_input(
-    name: str,
-    shape: Sequence[Form | int],
-    integer: Integers | None = None,
-    *,
-    raw: bool = False,
-) -> SymbolicTensor:
-    """Return the input of that name, whose elements are the atoms that the kernel's reads are.
-
-    ``raw``: any floats.
-    """
-    kind = extended.Raw if raw else Value
-    return SymbolicTensor(shape, lambda *index: kind(nf.read(name, *index)), integer=integer)
-
-
-def broadcast(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor]:
-    """Return both tensors in their common shape."""
-    shape = broadcast_shapes(a.form_shape, b.form_shape)
-    return a.expand(*shape), b.expand(*shape)
 
 
 def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTensor:
@@ -445,15 +398,3 @@ def _comparable(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, S
 def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
     a, b, integer = _comparable(a, b)
     return Mask(a.form_shape, lambda *i: Value(extended.at_least(a.value(*i), b.value(*i), integer=integer)))
-
-
-def _largest(extent: Form, element: Callable[[Form], Value]) -> Value:
-    size = extent.constant
-    if size is not None and size <= nf.LONGEST_MAX:
-        result = element(ZERO)
-        for k in range(1, int(size)):
-            result = extended.maximum(result, element(nf.form(k)))
-        return result
-    if element(nf.fresh("k")).finite is not ONE:
-        return extended.largest((extent, element))
-    return Value(nf.big_maximum(extent, lambda k: element(k).real))

@@ -16,8 +16,8 @@ from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from .pull_array import FUNCTIONS, Integers, hull
-from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, filling, products, tensor, where
+from .pull_array import FUNCTIONS, Integers, hull, products
+from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, filling, tensor, where
 
 
 class Joined(SymbolicTensor):

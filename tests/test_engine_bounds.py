@@ -32,7 +32,7 @@ def test_sinkhorn(build, contract):
 def test_the_compilers_guards_do_not_hide_an_error():
     file = opened("bounds/copy_off_by_one")
     found = outcomes(bounds, file.kernel, hypotheses(file), {})  # shipped with guards
-    assert kinds([o for o in found if o.verdict == "refuted"]) == {"bounds"}
+    assert kinds([o for o in found if o.verdict == "refuted"]) == {"own bounds"}
     guarded = [o for o in found if o.condition.kind == "guarded bounds"]
     assert guarded
     assert {o.verdict for o in guarded} == {"proved"}

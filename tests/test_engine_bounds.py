@@ -68,7 +68,7 @@ def test_the_three_levels():
     tile, thread, device = (
         extract.lower(kernel, guards=False).tile.script(),
         extract.lower(kernel, guards=False, arch="sm_80").thread.script(),
-        extract.lower(kernel, guards=False, arch="sm_80").device.script(),
+        extract.device(kernel, guards=False, arch="sm_80").script(),
     )
     assert "T.gemm" in tile or "tileop.gemm" in tile
     assert "threadIdx.x" in thread

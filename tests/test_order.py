@@ -12,9 +12,7 @@ from engine_verdicts import kinds, outcomes, refuted
 from lemmata.proofs.engine.base.conditions import Outcome
 from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.order.graph import Graph
 from lemmata.proofs.engine.order.questions import deadlock_free, order, within_blocks
-from lemmata.proofs.engine.order.roles import AFTER, BEFORE, INSIDE
 from lemmata.reference.contract import Size
 from verdicts import ASYNC, MANUAL, STRICT, contract
 
@@ -130,7 +128,7 @@ def weaker(device: Any) -> Any:
 def test_pipelines_that_the_compiler_makes(stages: int) -> None:
     kernel = pipelined(stages)
     given = hypotheses(kernel, "C", sizes=SIZES)
-    device = extract.lower(kernel, guards=False, pass_configs=CONFIGS | STRICTLY, arch="sm_80").device
+    device = extract.device(kernel, guards=False, pass_configs=CONFIGS | STRICTLY, arch="sm_80")
     assert not refuted(within_blocks, device, given)
     assert says(refuted(within_blocks, weaker(device), given), "async", "copy's write of")
 
@@ -138,7 +136,7 @@ def test_pipelines_that_the_compiler_makes(stages: int) -> None:
 def test_a_proxy_fence_that_the_compiler_leaves_out() -> None:
     """TileLang fences the products in a pipeline's loop, but not those after it, which read copies that came later."""
     kernel = pipelined(4)
-    device = extract.lower(kernel, guards=False, pass_configs=CONFIGS | STRICTLY, arch="sm_90a").device
+    device = extract.device(kernel, guards=False, pass_configs=CONFIGS | STRICTLY, arch="sm_90a")
     found = refuted(within_blocks, device, hypotheses(kernel, "C", sizes=SIZES))
     assert found
     assert all("no proxy fence after the wait" in o.condition.statement for o in found)
@@ -249,60 +247,6 @@ def test_roles_that_wait_for_ever(change: str, kind: str, words: str) -> None:
     found = outcomes(order, kernel, hypotheses(kernel, "B", sizes=SIZES), MANUAL)
     assert says([o for o in found if o.verdict == "refuted"], kind, words)
     assert not deadlock_free(found, ())
-
-
-def around_the_loop(told: bool) -> Any:
-    """One role writes before its loop what the other reads after its own; rows in the loops order the two, or a barrier."""
-    n = T.dynamic("n")
-
-    @T.prim_func
-    def kernel(A: T.Tensor((n, ROLE), F32), B: T.Tensor((ROLE,), F32)):
-        with T.Kernel(1, threads=2 * ROLE):
-            kept = T.alloc_shared((ROLE,), F32, scope="shared")
-            row = T.alloc_shared((ROLE,), F32, scope="shared")
-            total = T.alloc_local((1,), F32)
-            ready = T.alloc_barrier(ROLE)
-            free = T.alloc_barrier(ROLE)
-            written = T.alloc_barrier(ROLE)
-            thread = T.get_thread_binding()
-            if thread < ROLE:
-                kept[thread] = 1.0
-                if told:
-                    T.barrier_arrive(written)
-                for t in T.serial(n):
-                    T.barrier_wait(free, (t + 1) % 2)
-                    row[thread] = A[t, thread]
-                    T.barrier_arrive(ready)
-            else:
-                total[0] = 0.0
-                if told:
-                    T.barrier_wait(written, 0)
-                for t in T.serial(n):
-                    T.barrier_wait(ready, t % 2)
-                    total[0] += row[(thread + 1) % ROLE]
-                    T.barrier_arrive(free)
-                B[thread - ROLE] = total[0] + kept[(thread + 1) % ROLE]
-
-    return kernel
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_a_loop_that_does_not_go_round_orders_nothing(told: bool) -> None:
-    kernel = around_the_loop(told)
-    found = refuted(order, kernel, hypotheses(kernel, "B", sizes=SIZES), MANUAL)
-    assert told != says(found, "race", "read of kept", "write of kept")
-    assert all(o.counterexample is not None and o.counterexample["n"] == 0 for o in found)
-
-
-def test_a_path_through_the_loop_weighs_more_than_one_beside_it() -> None:
-    graph = Graph()
-    before, inside, after = map(graph.node, (BEFORE, INSIDE, AFTER))
-    graph.edge(before, inside, orders=True)
-    graph.edge(inside, after)
-    graph.edge(before, after)
-    graph.edge(after, before, orders=True)
-    assert (graph.least(before, after), graph.least(before, after, orders=False)) == (2, 1)
-    assert graph.least(after, before) is None
 
 
 def watched(waits: bool) -> Any:

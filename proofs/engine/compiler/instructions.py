@@ -90,10 +90,10 @@ def does(name: str) -> Does | None:
 
 
 def names(*what: Does) -> frozenset[str]:
-    """Return the instructions that do some of these things."""
+    """The instructions that do some of these things."""
     return frozenset(name for name, effect in INSTRUCTIONS.items() if effect in what)
 
 
 def at_mbarriers(name: str) -> bool:
-    """Return whether an instruction that is not in the table may arrive at an mbarrier."""
+    """Whether an instruction that is not in the table may arrive at an mbarrier."""
     return name not in INSTRUCTIONS and bool(_MBARRIERS.fullmatch(name))

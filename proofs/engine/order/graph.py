@@ -1,29 +1,41 @@
-"""A graph of statements, for all iterations at once, and the least weights of paths in it.
-
-A path of weight w from one statement to another leads from iteration i of the first to iteration i + w of the second. What
-comes before the loop counts as iteration -1, what comes after it as the one after the last. So an edge to a later part
-weighs one more. A path from before the loop to after it weighs 1 beside the loop, and 2 or more through it: such a path is
-there only if the loop goes round.
-"""
+"""A graph of statements, for all iterations at once, and the least weights of paths in it."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from .roles import INSIDE
 
 State = tuple[int, bool, bool]  # a node; whether all threads are ordered, and a proxy fence passed, on the way there
 
 
 @dataclass(frozen=True)
 class Edge:
-    """To a node, so many iterations on; whether it orders all threads, or proxies, and shows writes."""
+    """From one node to another: how many iterations on; whether it orders all threads, or proxies, and shows writes."""
 
-    to: int
-    weight: int
-    orders: bool
-    fences: bool
-    shows: bool
+    weight: int = 0
+    orders: bool = False
+    fences: bool = False
+    shows: bool = True
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Which paths count.
+
+    Args:
+        fenced: only those with a proxy fence.
+        shown: only those at whose end all is seen that was written before them.
+        looping: also those through iterations of the loops.
+    """
+
+    fenced: bool = False
+    shown: bool = False
+    looping: bool = True
+
+
+ALL = Paths()
 
 
 class Graph:
@@ -31,50 +43,44 @@ class Graph:
 
     def __init__(self) -> None:
         self._parts: list[int] = []
-        self._edges: list[list[Edge]] = []
-        self._known: dict[tuple[int, bool], dict[State, int]] = {}
+        self._edges: list[list[tuple[int, Edge]]] = []
+        self._known: dict[tuple[int, bool, bool], dict[State, int]] = {}
 
     def node(self, part: int) -> int:
-        """Add a node."""
+        """A new node."""
         self._parts.append(part)
         self._edges.append([])
         return len(self._parts) - 1
 
-    def edge(
-        self, a: int, b: int, weight: int = 0, *, orders: bool = False, fences: bool = False, shows: bool = True
-    ) -> None:
-        """Add an edge, unless it leads back to an earlier part."""
+    def edge(self, a: int, b: int, edge: Edge) -> None:
+        """A new edge, unless it leads back to an earlier part."""
         if self._parts[a] <= self._parts[b]:
-            later = self._parts[a] < self._parts[b]
-            self._edges[a].append(Edge(b, weight + later, orders, fences, shows))
+            self._edges[a].append((b, edge))
 
-    def least(self, a: int, b: int, *, orders: bool = True, fenced: bool = False, shown: bool = False) -> int | None:
-        """Return the least weight of a path; None if there is none.
+    def least(self, a: int, b: int, paths: Paths = ALL, orders: bool = True) -> int | None:
+        """The least weight of a path, of those that order all threads if ``orders``; None if there is none."""
+        key = a, paths.shown, paths.looping
+        if key not in self._known:
+            self._known[key] = self._weights(a, paths)
+        weights = self._known[key]
+        ends: Sequence[State] = [(b, True, True), *([] if paths.fenced else [(b, True, False)])]
+        if not orders:
+            ends = [*ends, (b, False, True), *([] if paths.fenced else [(b, False, False)])]
+        return min((weights[s] for s in ends if s in weights), default=None)
 
-        Args:
-            a: where it begins.
-            b: where it ends.
-            orders: only paths that order all threads count.
-            fenced: only paths with a proxy fence count.
-            shown: only paths count at whose end all is seen that was written before them.
-        """
-        if (a, shown) not in self._known:
-            self._known[a, shown] = self._weights(a, shown)
-        weights = self._known[a, shown]
-        ends = ((b, *flags) for flags in itertools.product({True, orders}, {True, fenced}))
-        return min((weights[end] for end in ends if end in weights), default=None)
-
-    def _weights(self, a: int, shown: bool) -> dict[State, int]:
-        """Return the least weight of a path to each state that can be reached."""
-        weights: dict[State, int] = {}
-        queue: list[tuple[int, State]] = [(0, (a, False, False))]
-        while queue:
-            weight, state = heapq.heappop(queue)
-            if state not in weights:
-                weights[state] = weight
-                _, ordered, fenced = state
-                for e in self._edges[state[0]]:
-                    if e.shows or not shown:
-                        after = (e.to, ordered or e.orders, fenced or e.fences)
-                        heapq.heappush(queue, (weight + e.weight, after))
+    def _weights(self, a: int, paths: Paths) -> dict[State, int]:
+        """The least weight of a path to every state."""
+        weights: dict[State, int] = {(a, False, False): 0}
+        layers: list[list[State]] = [[(a, False, False)], []]
+        weight = 0
+        while layers[weight]:
+            for node, ordered, fenced in layers[weight]:  # which grows
+                for b, edge in self._edges[node]:
+                    after, total = (b, ordered or edge.orders, fenced or edge.fences), weight + edge.weight
+                    through = (paths.looping or self._parts[b] != INSIDE) and (edge.shows or not paths.shown)
+                    if through and weights.get(after, total + 1) > total:
+                        weights[after] = total
+                        layers[total].append(after)
+            weight += 1
+            layers.append([])
         return weights

@@ -3,8 +3,8 @@
 Two accesses of one role are ordered by the runs between them (runs.py), or else by other roles (phases.py). Two of two
 roles are ordered by phases alone. If the least weight of the paths that order all threads is v from an access a to an access
 b, and w back, then b in iteration j and a in iteration i are unordered just where -w < j - i < v: there they must be of
-one thread, or of different bytes. What comes before the loop is in iteration -1, what comes after it in the one after the
-last.
+one thread, or of different bytes. The first iteration follows what comes before the loop; what comes after it follows
+iteration i of a if there is an iteration i + v.
 
 A path begins where an access is over. A copy is over, for whoever waits there, at its thread's arrival at the next mbarrier
 that counts copies; a copy and a product are over at the first event at which they have ended on every run. What is written
@@ -14,24 +14,24 @@ otherwise than by a product is seen by one only beyond a proxy fence, which must
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import z3
 
 from ..access.instances import Renaming
-from ..access.trace import Access, Event, Segment, Variable
+from ..access.trace import Access, Event, Segment
 from ..base.conditions import Condition, disjunction, reachable
 from ..base.errors import Unsupported
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
+from .graph import Paths
 from .pairs import Unordered, apart, unmet
 from .phases import Phases, Step
-from .progress import BEGIN, Lack, Progress, Steps, conflict, kind
+from .progress import BEGIN, Kind, Lack, Progress, Steps, conflict, kind
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
 from .runs import Carried, Mark, Runs, Way, share_a_loop
-from .structure import segments
+from .structure import inside
 
 _PLAIN = ("load", "store", "atomic")
 
@@ -68,28 +68,33 @@ class Ordered:
         self.phases = Phases(block) if block.phased and block.initialised else None
         self.possible: dict[tuple[object, ...], Condition] = {}
         self._renamings: dict[frozenset[str], Renaming] = {}  # by what is common
+        self._seconds: dict[tuple[frozenset[str], int], Access] = {}
         uniform = {*hypotheses.sizes, *block.blocks}
         self._ways: dict[int, list[Way]] = {}
         for role in block.roles:
             steps = Steps(role.nodes, lambda e, role=role: block.whole(e, role))  # type: ignore[misc]
-            self._ways[id(role)] = Runs(role.nodes, steps, uniform).ways()
+            self._ways[id(role)] = Runs(role.nodes, steps, uniform, settle=self.phases is None).ways()
         self._uses = {id(role): list(self._of_role(role)) for role in block.roles} if self.phases else {}
 
     # Within a role.
 
-    def _meetings(self, role: Role) -> Iterator[Meeting]:
-        """Yield the pairs of its accesses between which something is missing on some run."""
+    def meetings(self, role: Role) -> Iterator[Meeting]:
+        """The pairs of its accesses between which something is missing on some run."""
         for way in self._ways[id(role)]:
+            lacks: dict[tuple[Progress, Kind], Lack | None] = {}
             for segment, mark in way.segments.values():
                 for first, second in _pairs(way, segment, mark):
-                    if lack := mark.progress.lacks(kind(second)):
+                    key = mark.progress, kind(second)
+                    if key not in lacks:
+                        lacks[key] = mark.progress.lacks(kind(second))
+                    if lack := lacks[key]:
                         yield Meeting(first, second, mark, lack)
 
-    def within(self, role: Role) -> Iterator[Condition]:
-        """Yield for each two accesses of a role that are not ordered on every run that their bytes differ."""
+    def within(self, role: Role, meetings: list[Meeting]) -> Iterator[Condition]:
+        """For each two accesses of a role that are not ordered on every run, that their bytes differ."""
         uses = {id(use.access): use for use in self._uses.get(id(role), [])}
         found: dict[object, list[tuple[Meeting, list[z3.BoolRef]]]] = {}
-        for m in self._meetings(role):
+        for m in meetings:
             renaming = self._renaming(m)
             elsewhere = self._elsewhere(uses, m, renaming)
             if elsewhere is not None:
@@ -97,15 +102,13 @@ class Ordered:
                 found.setdefault(key, []).append((m, [*_relation(m.mark, renaming), *elsewhere]))
         for runs in found.values():
             m = runs[0][0]
-            second = self._renaming(m).access(m.second)
-            met = Unordered(m.first, second, m.first is m.second, [facts for _, facts in runs])
+            met = self._pair(m.first, m.second, self._renaming(m), [facts for _, facts in runs])
             plain = kind(m.first) in _PLAIN and kind(m.second) in _PLAIN
-            missing = "" if plain else " or ".join(dict.fromkeys(each.lack[0] for each, _ in runs))
-            words = unmet(m.first, m.second, missing)
+            words = unmet(m.first, m.second) if plain else _unmet([each for each, _ in runs])
             yield apart("race" if plain else "async", words, met, self._hypotheses, m.lack[1])
 
     def _renaming(self, m: Meeting) -> Renaming:
-        """Return what tells the second from the first: not the loops around a run, nor the thread, of its own registers."""
+        """What tells the second from the first: not the loops around a run, nor the thread, of its own registers."""
         local = [] if m.first.region.shared else [v.name for v in m.first.context.variables if v.kind == "thread"]
         return self._second(*(v.name for v in m.mark.common), *local)
 
@@ -114,22 +117,32 @@ class Ordered:
         return self._renamings.setdefault(fresh.common, fresh)
 
     def _elsewhere(self, uses: dict[int, Use], m: Meeting, renaming: Renaming) -> list[z3.BoolRef] | None:
-        """Return in which iterations other roles do not order the two; None if they always do."""
+        """What is known of the iterations in which other roles do not order the two; None if they always do."""
         if id(m.first) not in uses or id(m.second) not in uses:
             return []
         a, b = uses[id(m.first)], uses[id(m.second)]
         ahead = self.least(a, b)
-        if a.step.part == b.step.part == INSIDE:
-            carried = m.mark.carried
-            times = carried.times if carried and carried.variable is a.step.role.loop else 0
-            if ahead is not None and ahead <= times:
-                return None
-            if not times:
-                return []
-        return self._distances(a, b, (ahead, None), renaming)
+        if (a.step.part, b.step.part) != (INSIDE, INSIDE):
+            return self._distances(a, b, (ahead, None), renaming)
+        if ahead is None:
+            return []
+        carried = m.mark.carried
+        times = carried.times if carried and carried.variable is a.step.role.loop else 0
+        if ahead <= times:
+            return None
+        there, here = renaming.variable(b.step.loop), a.step.loop
+        return [there.term - here.term < ahead] if times else []
+
+    def _pair(
+        self, first: Access, second: Access, renaming: Renaming, facts: Sequence[Sequence[z3.BoolRef]]
+    ) -> Unordered:
+        key = renaming.common, id(second)
+        if key not in self._seconds:
+            self._seconds[key] = renaming.access(second)
+        return Unordered(first, self._seconds[key], first is second, facts)
 
     def relies_on_readers(self, role: Role) -> bool:
-        """Return whether a product may read only because of a proxy fence by those who read, or only waited for copies."""
+        """Whether a product may read only because of a proxy fence by those who read, or only waited for copies."""
         for way in self._ways[id(role)]:
             for segment, mark in way.segments.values():
                 late = mark.progress.fence == "after" and mark.progress.lacks("operand") is None
@@ -138,7 +151,7 @@ class Ordered:
         return self.phases is not None and any(kind(u.access) == "copy" for u in self._uses[id(role)])
 
     def unfenced(self, role: Role, product: Access) -> bool:
-        """Return whether some run from the beginning meets a product before any fence of registers."""
+        """Whether some run from the beginning meets a product before any fence of registers."""
         entry = next(way for way in self._ways[id(role)] if way.source is None)
         return any(
             mark.progress.lacks("result") and any(a is product for a in segment.accesses)
@@ -148,7 +161,7 @@ class Ordered:
     # Among roles.
 
     def among(self) -> Iterator[Condition]:
-        """Yield for each two accesses of two roles that are not ordered in all iterations that their bytes differ."""
+        """For each two accesses of two roles that are not ordered in all iterations, that their bytes differ."""
         for one, other in itertools.combinations(self.block.roles, 2):
             uses = sorted([*self._uses[id(one)], *self._uses[id(other)]], key=lambda use: use.step.part)
             for a, b in itertools.combinations(uses, 2):
@@ -161,61 +174,62 @@ class Ordered:
         facts = self._distances(a, b, (ahead, behind), renaming)
         if facts is None:
             return
-        met = Unordered(a.access, renaming.access(b.access), False, [facts])
+        met = self._pair(a.access, b.access, renaming, [facts])
         words = unmet(a.access, b.access)
         yield apart("race", words, met, self._hypotheses, alone=False)
-        ours, theirs = (self.block.threads.plainly(use.access.context, use.step.role) for use in (a, b))
+        threads = self.block.threads
+        plain = (
+            *threads.plainly(a.access.context, a.step.role),
+            *map(renaming.term, threads.plainly(b.access.context, b.step.role)),
+        )
         what = (str(a.step.role), a.step.part, str(b.step.role), b.step.part, ahead, behind)
-        given = (*self._hypotheses.facts, *ours, *map(renaming.term, theirs), *facts)
+        given = (*self._hypotheses.facts, *plain, *facts)
         self.possible[what] = reachable(f"that {words}", given, a.access.context.site)
 
     # By weights.
 
-    def least(self, a: Use, b: Use) -> int | None:
-        """Return by how many iterations ``b`` must follow ``a`` for mbarriers to order them; None if none suffice."""
+    def least(self, a: Use, b: Use, looping: bool = True) -> int | None:
+        """By how many iterations ``b`` must follow ``a`` to be ordered after it by mbarriers; None if none suffice."""
         assert self.phases is not None
         fenced = kind(b.access) == "operand" and kind(a.access) != "operand"
-        shown, least = a.access.mode == "write", self.phases.graph.least
-        found = ((least(node, b.step.node, fenced=fenced, shown=shown), later) for node, later in a.over)
+        paths = Paths(fenced, a.access.mode == "write", looping)
+        found = ((self.phases.graph.least(node, b.step.node, paths), later) for node, later in a.over)
         return min((weight + later for weight, later in found if weight is not None), default=None)
 
     def _distances(
         self, a: Use, b: Use, weights: tuple[int | None, int | None], renaming: Renaming
     ) -> list[z3.BoolRef] | None:
-        """Return in which iterations the two are not ordered; None if in none."""
-        ahead, behind = weights
-        if a.step.part == b.step.part == INSIDE:
-            here, there = a.step.loop, renaming.variable(b.step.loop)
-            if ahead is not None and behind is not None:
-                if ahead + behind <= 1:
-                    return None
-                if here.low.eq(there.low):  # as equations, which never overflow
-                    return [disjunction(*(there.term == here.term + apart for apart in range(1 - behind, ahead)))]
-            later = z3.simplify((there.term - there.low) - (here.term - here.low))
-        else:
-            nearest = int(a.step.part != b.step.part)
-            if any(weight is not None and weight <= nearest for weight in weights):
+        """In which iterations the two are not ordered; None if in none."""
+        (ahead, behind), parts = weights, (a.step.part, b.step.part)
+        if parts in ((BEFORE, BEFORE), (AFTER, AFTER)):
+            return [] if ahead is behind is None else None
+        if parts == (BEFORE, AFTER):
+            if self.least(a, b, looping=False) is not None:
                 return None
-            later = self._iteration(b, renaming.variable) - self._iteration(a)
+            counts = [role.loop.count for role in self.block.roles if role.loop is not None]
+            return [] if ahead is None or not counts else [counts[0] <= ahead]
+        if parts == (BEFORE, INSIDE):
+            loop = renaming.variable(b.step.loop)
+            return [] if ahead is None else [loop.term - loop.low < ahead] if ahead else None
+        if parts == (INSIDE, AFTER):
+            loop = a.step.loop
+            return [] if ahead is None else [loop.term + ahead >= loop.low + loop.count] if ahead else None
+        if ahead is not None and behind is not None and ahead + behind <= 1:
+            return None
+        here, there = a.step.loop, renaming.variable(b.step.loop)
+        if ahead is not None and behind is not None and here.low.eq(there.low):  # as equations, which never overflow
+            return [disjunction(*(there.term == here.term + apart for apart in range(1 - behind, ahead)))]
+        later = (there.term - there.low) - (here.term - here.low)
         return [*([later < ahead] if ahead is not None else []), *([-later < behind] if behind is not None else [])]
 
-    def _iteration(self, use: Use, renamed: Callable[[Variable], Variable] = lambda v: v) -> Any:
-        """Return the iteration that a use is in, counted from 0: -1 before the loop, and their number after it."""
-        if use.step.part == BEFORE:
-            return -1
-        if use.step.part == AFTER:
-            return next(role.loop.count for role in self.block.roles if role.loop is not None)
-        loop = renamed(use.step.loop)
-        return loop.term - loop.low
-
     def _of_role(self, role: Role) -> Iterator[Use]:
-        """Yield the accesses of a role to shared memory, but for mbarriers."""
+        """The accesses of a role to shared memory, but for mbarriers."""
         assert self.phases is not None
         ways: dict[tuple[int, Progress], Way] = {}
         for way in self._ways[id(role)]:
             ways.setdefault((id(way.source), way.begin), way)
         over = {key: self._over(role, way) for key, way in ways.items() if way.source and way.begin.groups is not None}
-        for segment in segments(role.nodes):
+        for segment in (n for node in role.nodes for n in inside(node) if isinstance(n, Segment)):
             for access in (a for a in segment.accesses if a.region.shared and a.region.scope != "shared.barrier"):
                 step = self.phases.step(role, access)
                 if kind(access) != "none":
@@ -224,20 +238,18 @@ class Ordered:
                     raise Unsupported(f"shared memory that is given to {access.intrinsic}: {access.context.site.text}")
 
     def _over(self, role: Role, way: Way) -> tuple[tuple[int, int], ...]:
-        """Return the nodes at which the copies or products of a segment are over, and how many iterations later."""
+        """The nodes at which the copies or products of a segment are over, with how many iterations later."""
         assert self.phases is not None
         assert way.source is not None
         begun = self.phases.step(role, way.source.accesses[0]).part
-        met: dict[tuple[int, int, int], list[Mark]] = {}
+        met: dict[tuple[int, int, int], tuple[Event, list[Mark]]] = {}
         for part in range(begun, AFTER + 1):
             for place, node in enumerate(role.parts[part]):
-                for mark in way.events.get(id(node), ()):
+                for mark in way.events.get(id(node), ()) if isinstance(node, Event) else ():
                     if (times := _times(mark.carried, role, begun, part)) is not None:
-                        met.setdefault((part, times, place), []).append(mark)
+                        met.setdefault((part, times, place), (node, []))[1].append(mark)  # type: ignore[arg-type]
         found: list[tuple[int, int]] = []
-        for (part, times, place), marks in sorted(met.items(), key=lambda item: item[0]):
-            event = role.parts[part][place]
-            assert isinstance(event, Event)
+        for (_, times, _), (event, marks) in sorted(met.items(), key=lambda item: item[0]):
             step = self.phases.step(role, event)
             counts = way.begin.what == "copy" and event.does == "copied" and not found
             if counts and not self.block.threads.others(event.context, role):
@@ -248,14 +260,14 @@ class Ordered:
 
 
 def _times(carried: Carried | None, role: Role, begun: int, part: int) -> int | None:
-    """Return how many iterations after an operation a run meets an event; None if that is not known."""
+    """How many iterations after an operation a run meets an event; None if that is not known."""
     if part == AFTER or begun == part == BEFORE or carried is None:
         return 0 if part in (begun, AFTER) else None
     return carried.times if begun == INSIDE and carried.exactly and carried.variable is role.loop else None
 
 
 def _pairs(way: Way, segment: Segment, mark: Mark) -> Iterator[tuple[Access, Access]]:
-    """Yield the accesses that begin with the way's progress, each with those of a segment that it conflicts with."""
+    """The accesses that begin with the way's progress, each with those of a segment that it conflicts with."""
     if way.source is None:
         return
     same = segment is way.source and mark.carried is None and mark.progress == way.begin
@@ -273,7 +285,7 @@ def _pairs(way: Way, segment: Segment, mark: Mark) -> Iterator[tuple[Access, Acc
 
 
 def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
-    """Return what a run says of the iterations of two accesses."""
+    """What a run says of the iterations of two accesses."""
     facts = [*_sorted(mark.first), *map(renaming.term, _sorted(mark.second))]
     if mark.carried:
         before, times = mark.carried.variable, mark.carried.times
@@ -284,3 +296,16 @@ def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
 
 def _sorted(facts: frozenset[z3.BoolRef]) -> list[z3.BoolRef]:
     return sorted(facts, key=lambda f: str(f.sexpr()))
+
+
+def _unmet(runs: list[Meeting]) -> str:
+    first, second = runs[0].first, runs[0].second
+    other = "" if first.context.site == second.context.site else f" in {second.context.site.text}"
+    missing = " or ".join(dict.fromkeys(m.lack[0] for m in runs))
+    return f"no {named(second)}{other} meets this {named(first)}, {missing}"
+
+
+def named(a: Access) -> str:
+    """An access with what makes it."""
+    whose = {"copy": "copy's ", "operand": "product's ", "result": "product's "}.get(kind(a), "")
+    return f"{whose}{a}"

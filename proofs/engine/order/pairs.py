@@ -12,7 +12,7 @@ from ..access.trace import Access, Context
 from ..base.conditions import Condition, conjunction, disjunction
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
-from .progress import kind
+from ..smt.bitvectors import permutes_bits, without_products
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Unordered:
 
 
 def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alone: bool) -> Condition:
-    """Return the condition that two accesses share no byte; or are by one thread, where ``alone`` makes that harmless."""
+    """The condition that two accesses share no byte; or are by one thread, where ``alone`` makes that harmless."""
     first, second = met.first, met.second
     either = met.facts[0] if len(met.facts) == 1 else [disjunction(*(conjunction(*f) for f in met.facts))]
     given = [*hypotheses.facts, *first.context.path, *second.context.path, *either]
@@ -41,26 +41,24 @@ def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alo
     if alone and not (first.collective or second.collective):
         goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
     elif met.itself:  # one and the same thread may stand for two, but not at once
-        goal = z3.Or(equal(first.context.variables, second.context.variables), goal)
+        private = [
+            (v, w) for v, w in zip(first.context.variables, second.context.variables, strict=True) if v.name != w.name
+        ]
+        goal = z3.Or(equal([v for v, _ in private], [w for _, w in private]), goal)
+    if kind == "async" and any(met.facts) and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
+        (*given, goal), signs = without_products([*given, goal])
+        given += signs
     return sequent(kind, statement, given, goal, first.context.site)
 
 
-def unmet(a: Access, b: Access, missing: str = "") -> str:
-    """Return in words that two accesses do not meet, where something is missing between them."""
+def unmet(a: Access, b: Access) -> str:
+    """That two accesses do not meet, in words."""
     other = "" if a.context.site == b.context.site else f" in {b.context.site.text}"
-    if not missing:
-        return f"no other thread's {b}{other} meets this {a} unordered"
-    return f"no {named(b)}{other} meets this {named(a)}, {missing}"
-
-
-def named(a: Access) -> str:
-    """Return an access in words, with what makes it."""
-    whose = {"copy": "copy's ", "operand": "product's ", "result": "product's "}.get(kind(a), "")
-    return f"{whose}{a}"
+    return f"no other thread's {b}{other} meets this {a} unordered"
 
 
 def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
-    """Return that both are executed by the same thread, or block."""
+    """Both are executed by the same thread, or block."""
     ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))
     if len(ours) != len(theirs):
         raise Unsupported("accesses under different launch axes")
@@ -68,20 +66,25 @@ def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
 
 
 def overlap(a: Access, b: Access) -> z3.BoolRef:
-    """Return that the two elements share a byte."""
+    """The two elements share a byte."""
     if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
         return flat(a) == flat(b)
-    if a.region.bits % 8 or b.region.bits % 8:
-        raise Unsupported(f"elements of {a.region.bits} and {b.region.bits} bits in one piece of shared memory")
-    (ours, size), (theirs, other) = (
-        (x.region.offset + flat(x) * (x.region.bits // 8), x.region.bits // 8) for x in (a, b)
-    )
-    return z3.And(ours < theirs + other, theirs < ours + size)
+    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
 
 
 def flat(a: Access) -> z3.ArithRef:
-    """Return the position in the buffer, in elements."""
+    """The position in the buffer, in elements."""
     position = a.indices[0]
     for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
         position = position * extent + index
     return position
+
+
+def _byte(a: Access) -> z3.ArithRef:
+    return a.region.offset + flat(a) * _size(a)
+
+
+def _size(a: Access) -> int:
+    if a.region.bits % 8:
+        raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
+    return a.region.bits // 8

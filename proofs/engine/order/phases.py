@@ -1,7 +1,7 @@
 """The order that mbarriers impose on what roles do, and that nobody waits for ever.
 
 The order is a graph. Its nodes are the statements of the roles, for all iterations at once; an edge of weight w leads from
-iteration i of one to iteration i + w of the other, for every i (graph.py). There are edges
+iteration i of one to iteration i + w of the other, for every i. There are edges
 
 * from a statement of a role to the next, and from the end of its loop to the beginning, of weight 1;
 * from the arrivals at an mbarrier to the waits for their phase. If as many threads arrive in an iteration as the barrier
@@ -18,9 +18,10 @@ A path with an edge of the second or third kind orders every thread of one role 
 least weight of such a path from a to b, then b in iteration j comes after a in iteration i wherever j - i >= v.
 
 Nobody waits for ever, if (1) no cycle of edges has weight 0: then what each execution of a statement waits for comes
-earlier in a well-founded order, by part, iteration and place among the edges of weight 0, and every loop ends; (2) all
-the arrivals that a phase counts come, whatever happens; (3) a phase is seen to be over by each that waits for it before
-the phase after that is over too, which would look as if neither were: someone arrives for that one only after the wait.
+earlier in a well-founded order, by part, iteration and place in the graph without its edges of weight 1, and every loop
+ends; (2) all the arrivals that a phase counts come, whatever happens; (3) a phase is seen to be over by each that waits
+for it before the phase after that is over too, which would look as if neither were: someone arrives for that one only
+after the wait.
 """
 
 from __future__ import annotations
@@ -32,16 +33,13 @@ from dataclasses import dataclass
 import z3
 
 from ..access.instances import sequent
-from ..access.trace import Context, Event, Variable
+from ..access.trace import Event, Node, Variable
 from ..base.conditions import Condition
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
-from ..smt.unsatisfiable import unsatisfiable
-from .graph import Graph
+from .graph import Edge, Graph
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
-from .structure import accesses, events
-
-_STEPS = 1_000_000  # of the solver, for one parity
+from .structure import inside
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Step:
 
     @property
     def loop(self) -> Variable:
-        """Return the loop that it is in."""
+        """The loop that it is in."""
         assert self.role.loop is not None
         return self.role.loop
 
@@ -78,7 +76,7 @@ class Mbarrier:
 
     @property
     def looped(self) -> bool:
-        """Return whether it has a phase for each iteration, rather than one."""
+        """Whether it has a phase for each iteration, rather than one."""
         parts = {s.part == INSIDE for s in self.arrivals}
         if len(parts) > 1:
             raise Unsupported(f"arrivals at {self.name} in a loop and outside")
@@ -99,14 +97,14 @@ class Phases:
             for arrival, wait in itertools.product(barrier.arrivals, barrier.waits):
                 behind = _behind(barrier, wait)
                 if behind is not None:
-                    self.graph.edge(arrival.done, wait.node, behind, orders=True)
+                    self.graph.edge(arrival.done, wait.node, Edge(behind, orders=True))
 
     def step(self, role: Role, item: object) -> Step:
-        """Return where a role makes an access, or meets an event."""
+        """Where a role makes an access, or meets an event."""
         return self._steps[id(role), id(item)]
 
     def conditions(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        """Yield what must hold for the order to be as described, and for all waits to end."""
+        """What must hold for the order to be as described, and for all waits to end."""
         yield from self._equally_often(hypotheses)
         yield from self._reached(hypotheses)
         for barrier in self.barriers:
@@ -120,37 +118,41 @@ class Phases:
     # The graph.
 
     def _lay(self, role: Role) -> None:
-        """Add the nodes of a role, and the edges between them."""
-        before, end = self.graph.node(BEFORE), self.graph.node(AFTER)
-        last = self._run(role, BEFORE, before)
+        """The nodes of a role, and the edges between them."""
+        end = self.graph.node(AFTER)
+        node, last = self._run(role, BEFORE, self.graph.node(BEFORE))
+        self._follow(role, node, last, end)
         if role.loop is not None:
             head = self.graph.node(INSIDE)
-            around = self._run(role, INSIDE, head)
-            self.graph.edge(last, head)
-            self.graph.edge(around, head, 1)
-            self.graph.edge(around, end)
-        self.graph.edge(last, end)
+            self._follow(role, node, last, head)
+            node, last = self._run(role, INSIDE, head)
+            self._follow(role, node, last, head, 1)
+            self._follow(role, node, last, end)
         self._run(role, AFTER, end)
 
-    def _run(self, role: Role, part: int, node: int) -> int:
-        """Add the nodes of what a role does in a part after a node; return the last one."""
+    def _run(self, role: Role, part: int, node: int) -> tuple[int, Node | None]:
+        last: Node | None = None
         for after in role.parts[part]:
-            here = done = beyond = self.graph.node(part)
-            self.graph.edge(node, here)
-            if isinstance(after, Event):
-                certain = not self._block.threads.others(after.context, role)
-                beyond = self.graph.node(part)
-                meets, fences = certain and self._block.whole(after, role), certain and after.does == "fence"
-                self.graph.edge(here, beyond, orders=meets, fences=fences)
-                if after.does == "copied":  # the arrival comes when the copies are there
-                    done = self.graph.node(part)
-                    self.graph.edge(here, done, shows=False)
-                if after.does in ("arrive", "copied", "wait"):
-                    self._met.append(Met(role, part, here, done, after))
-            for item in (*accesses([after]), *events([after])):
-                self._steps[id(role), id(item)] = Step(role, part, here, done)
-            node = beyond
-        return node
+            here = done = self.graph.node(part)
+            self._follow(role, node, last, here)
+            if isinstance(after, Event) and after.does == "copied":  # the arrival comes when the copies are there
+                done = self.graph.node(part)
+                self.graph.edge(here, done, Edge(shows=False))
+            step = Step(role, part, here, done)
+            for each in inside(after):
+                items = each.accesses if not isinstance(each, Event) and hasattr(each, "accesses") else [each]
+                self._steps |= {(id(role), id(item)): step for item in items}
+            if isinstance(after, Event) and after.does in ("arrive", "copied", "wait"):
+                self._met.append(Met(role, part, here, done, after))
+            node, last = here, after
+        return node, last
+
+    def _follow(self, role: Role, node: int, last: Node | None, to: int, weight: int = 0) -> None:
+        """An edge from a node, where something stands, to the next."""
+        certain = isinstance(last, Event) and not self._block.threads.others(last.context, role)
+        meets = certain and isinstance(last, Event) and self._block.whole(last, role)
+        fences = certain and isinstance(last, Event) and last.does == "fence"
+        self.graph.edge(node, to, Edge(weight, meets, fences))
 
     def _initialised(self) -> list[Mbarrier]:
         barriers: dict[tuple[str, int], Mbarrier] = {}
@@ -180,7 +182,7 @@ class Phases:
             yield sequent("phase", what, given, goal, here.context.site)
 
     def _reached(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        """Yield that every thread of a role reaches its mbarriers, in every iteration."""
+        """Every thread of a role reaches its mbarriers, in every iteration."""
         threads = self._block.threads
         for met in self._met:
             if others := threads.others(met.event.context, met.role):
@@ -192,30 +194,29 @@ class Phases:
         number = sum(len(s.role.threads) for s in barrier.arrivals)
         each = "in an iteration" if barrier.looped else "at all"
         what = f"{barrier.name} counts {barrier.count} arrivals, and {number} come {each}"
-        here = (*barrier.arrivals, *barrier.waits)[0].event.context
-        return placed("phase", what, z3.BoolVal(number == barrier.count), here, hypotheses)
+        met = (*barrier.arrivals, *barrier.waits)[0]
+        return _of(met, "phase", what, z3.BoolVal(number == barrier.count), hypotheses)
 
     def _in_phase(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Iterator[Condition]:
         what = f"no thread arrives at {barrier.name} for the next iteration before all have arrived for this one"
         for a, b in itertools.product(barrier.arrivals, repeat=2):
             weight = self.graph.least(a.done, b.node)
-            yield placed("phase", what, z3.BoolVal(weight is not None and weight <= 1), b.event.context, hypotheses)
+            yield _of(b, "phase", what, z3.BoolVal(weight is not None and weight <= 1), hypotheses)
         for wait in barrier.waits:
             behind = _behind(barrier, wait)
             if behind is not None:
                 goal = _parity(wait) == (wait.loop.term - wait.loop.low + behind) % 2
                 phase = "the iteration before" if behind else "its iteration"
-                what = f"this waits at {barrier.name} for the phase of {phase}"
-                yield placed("phase", what, goal, wait.event.context, hypotheses)
+                yield _of(wait, "phase", f"this waits at {barrier.name} for the phase of {phase}", goal, hypotheses)
 
     def _passed(self, barrier: Mbarrier, wait: Met, hypotheses: Hypotheses) -> Condition:
         reason = self._stuck(barrier, wait)
         what = f"each of {wait.role} gets past this wait at {barrier.name}, in every timing"
         what += f"; not so: {reason}" if reason else ""
-        return placed("deadlock", what, z3.BoolVal(not reason), wait.event.context, hypotheses)
+        return _of(wait, "deadlock", what, z3.BoolVal(not reason), hypotheses)
 
     def _stuck(self, barrier: Mbarrier, wait: Met) -> str:
-        """Return why a wait may last for ever; nothing if it cannot."""
+        """Why a wait may last for ever; nothing if it cannot."""
         behind = _behind(barrier, wait)
         if not barrier.arrivals:
             return "nobody arrives"
@@ -225,25 +226,28 @@ class Phases:
             weight = self.graph.least(wait.node, arrival.done, orders=False)
             if arrival.part > wait.part or (behind == 0 and weight == 0):
                 return f"{arrival.role} arrive only after it"
-        following = (  # one thread that does both needs no order of all
-            self.graph.least(wait.node, a.node, orders=wait.role is not a.role) for a in barrier.arrivals
-        )
+        following = (self._following(wait, arrival) for arrival in barrier.arrivals)
         if barrier.looped and not any(weight is not None and weight <= 1 - behind for weight in following):
             return "the phase after may end before it is seen that this one has"
         return ""
 
+    def _following(self, wait: Met, arrival: Met) -> int | None:
+        """The least weight of a path from a wait to an arrival; of one thread, if it does both."""
+        return self.graph.least(wait.node, arrival.node, orders=wait.role is not arrival.role)
+
 
 def waits_unknown(block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that each wait ends, of a block whose phases are not known. This cannot be decided, so it fails."""
+    """That waits end, of a block whose phases are not known; what cannot be decided fails."""
     for role in block.roles:
-        for event in (e for e in events(role.nodes) if e.does == "wait"):
+        for _, event in role.events("wait"):
             what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
-            yield placed("deadlock", what, z3.BoolVal(False), event.context, hypotheses)
+            given = (*hypotheses.facts, *event.context.path)
+            yield sequent("deadlock", what, given, z3.BoolVal(False), event.context.site)
 
 
-def placed(kind: str, what: str, goal: z3.BoolRef, here: Context, hypotheses: Hypotheses) -> Condition:
-    """Return the condition that something holds wherever execution stands at a place."""
-    return sequent(kind, what, (*hypotheses.facts, *here.path), goal, here.site)
+def _of(met: Met, kind: str, what: str, goal: z3.BoolRef, hypotheses: Hypotheses) -> Condition:
+    context = met.event.context
+    return sequent(kind, what, (*hypotheses.facts, *context.path), goal, context.site)
 
 
 def _behind(barrier: Mbarrier, wait: Met) -> int | None:
@@ -253,7 +257,13 @@ def _behind(barrier: Mbarrier, wait: Met) -> int | None:
     if wait.part != INSIDE:
         return None
     first = z3.simplify(z3.substitute(_parity(wait), (wait.loop.term, wait.loop.low)))
-    return next((behind for behind in (0, 1) if unsatisfiable([first != behind], _STEPS)), 0)  # 0: its condition fails
+    for behind in (0, 1):
+        solver = z3.Solver()
+        solver.set("rlimit", 1_000_000)
+        solver.add(first != behind)
+        if solver.check() == z3.unsat:
+            return behind
+    return 0  # which the condition about it refutes
 
 
 def _parity(wait: Met) -> z3.ArithRef:
@@ -262,7 +272,7 @@ def _parity(wait: Met) -> z3.ArithRef:
 
 
 def _key(event: Event) -> tuple[str, int]:
-    """Return which mbarrier it is: its array and its number."""
+    """An mbarrier: its array and its number."""
     index = z3.simplify(event.accesses[0].indices[0]) if event.accesses else None
     if event.operands[0] is None or index is None or not z3.is_int_value(index):
         raise Unsupported(f"an mbarrier that is not known: {event.context.site.text}")

@@ -25,7 +25,7 @@ from typing import Literal
 from ..access.trace import Access, Event, Node
 from ..base.errors import Unsupported
 from ..compiler.instructions import does
-from .structure import events, pending
+from .structure import accesses, events, pending
 
 Kind = Literal["copy", "operand", "result", "load", "store", "register", "atomic", "none"]
 Lack = tuple[str, bool]  # what is missing, and whether the access is harmless if it is by the same thread
@@ -44,7 +44,7 @@ CONFLICTS: Mapping[Kind, frozenset[Kind]] = {
 
 
 def kind(a: Access) -> Kind:
-    """Return what kind of access it is, as far as order goes; "none" if its order is not modelled."""
+    """What kind of access it is, as far as order goes; "none" if its order is not modelled."""
     effect = does(a.intrinsic or "")
     if effect == "product":
         return "operand" if a.region.shared else "result"
@@ -58,7 +58,7 @@ def kind(a: Access) -> Kind:
 
 
 def conflict(first: Access, second: Access) -> bool:
-    """Return whether two accesses to the same bytes would conflict."""
+    """Whether two accesses to the same bytes would conflict."""
     allocation = first.region.allocation == second.region.allocation
     return allocation and "write" in (first.mode, second.mode) and kind(second) in CONFLICTS[kind(first)]
 
@@ -80,7 +80,7 @@ class Progress:
     passed: bool = False
 
     def lacks(self, later: Kind) -> Lack | None:
-        """Return what is still missing before a later access of a kind to the same bytes."""
+        """What is still missing before a later access of a kind to the same bytes."""
         if self.groups is not None:
             unit, waited = ("committed", "awaited") if self.what == "copy" else ("in a batch", "waited for")
             return f"not {waited if self.groups else unit}", False
@@ -119,10 +119,19 @@ class Steps:
         self._meets = meets
         left = [(e.does, _pending(e)) for e in events(nodes)]
         self._most = {what: 1 + max([n for does, n in left if does == what], default=0) for what in ("await", "finish")}
+        self._products = any(kind(a) == "operand" for node in nodes for a in accesses(node))
         self.deepest = max(self._most.values())
 
+    def settled(self, progress: Progress) -> bool:
+        """Whether an operation lacks nothing any more, whatever comes."""
+        fenced = (
+            bool(progress.fence) if progress.what == "register" else progress.fence == "before" or not self._products
+        )
+        passed = progress.passed or progress.what == "register"
+        return progress.groups is None and fenced and passed
+
     def after(self, progress: Progress, event: Event) -> Progress:
-        """Return the progress after an event."""
+        """The progress after an event."""
         if progress.groups is not None:
             closes, waits = ("commit", "await") if progress.what == "copy" else ("batch", "finish")
             if event.does == closes:
@@ -136,7 +145,7 @@ class Steps:
 
 
 def _pending(event: Event) -> int:
-    """Return how many groups a wait leaves under way.
+    """How many groups a wait leaves under way.
 
     Raises:
         Unsupported: the number varies.

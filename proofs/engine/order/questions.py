@@ -19,16 +19,16 @@ from tvm import tirx
 
 from ..access.instances import Renaming, sequent
 from ..access.sites import sites
-from ..access.trace import Access, Context, Trace
+from ..access.trace import Access, Context, Event, Trace
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Outcome, conjunction, reachable
 from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
 from .launch import launch
-from .ordered import Ordered
-from .pairs import Unordered, apart, flat, named, same_execution, unmet
-from .phases import placed, waits_unknown
+from .ordered import Ordered, named
+from .pairs import Unordered, apart, flat, same_execution, unmet
+from .phases import waits_unknown
 from .progress import kind
 from .roles import Block, Role, block_of
 from .structure import accesses, events
@@ -49,7 +49,7 @@ def order(
     pass_configs: Mapping[str, object] | None = None,
     arch: str = extract.ARCH,
 ) -> Analysis:
-    """Return the conditions that put accesses in order, of the kernel as shipped.
+    """The conditions that put accesses in order, of the kernel as shipped.
 
     Kinds: "race", of accesses that threads make; "async", of copies, products and registers; "barrier", that barriers are
     met by all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed;
@@ -74,17 +74,17 @@ def order(
 
 
 def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
-    """Return the conditions on the threads of one block, of a function at device level."""
+    """The conditions on the threads of one block, of a function at device level."""
     trace = walk(device, hypotheses)
     block = block_of(trace)
     ordered = Ordered(block, hypotheses)
-    whole = (e.context for e in events(trace.nodes) if e.whole)
-    what = "all threads of a block reach this barrier"
-    conditions = [_together(here, _another(here, block, hypotheses), hypotheses, what) for here in whole]
+    conditions = [_together(e.context, hypotheses, "all threads of a block reach this barrier") for e in _whole(trace)]
     assumed: set[str] = set()
     for role in block.roles:
+        meetings = list(ordered.meetings(role))
         conditions += [*_barriers_of(role, block, hypotheses), *_products(role, ordered, hypotheses)]
-        conditions += [*_inside(role, hypotheses), *ordered.within(role)]
+        conditions += _inside(role, hypotheses)
+        conditions += ordered.within(role, meetings)
         assumed |= {READERS_FENCE} if ordered.relies_on_readers(role) else set()
     if ordered.phases is not None:
         conditions += [*ordered.phases.conditions(hypotheses), *ordered.among()]
@@ -96,7 +96,7 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
 
 
 def deadlock_free(outcomes: Iterable[Outcome], unmodelled: Iterable[str]) -> tuple[str, ...]:
-    """Return the statement that nobody waits for ever, if that is what was shown."""
+    """The statement that nobody waits for ever, if that is what was shown."""
     waiting = [o for o in outcomes if o.condition.kind in _WAITING]
     if any(o.verdict != "proved" for o in waiting):
         return ()
@@ -105,14 +105,15 @@ def deadlock_free(outcomes: Iterable[Outcome], unmodelled: Iterable[str]) -> tup
     return (f"deadlock-free: every thread gets past each barrier and each wait, in every timing{what}",)
 
 
-def _another(here: Context, block: Block, hypotheses: Hypotheses) -> Renaming:
-    """Return what tells another thread of the block from one, in the same iteration of the loops around."""
-    return block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread"))
+def _whole(trace: Trace) -> Iterator[Event]:
+    """The barriers of the block."""
+    return (e for e in events(trace.nodes) if e.whole)
 
 
-def _together(here: Context, another: Renaming, hypotheses: Hypotheses, what: str, *alike: z3.BoolRef) -> Condition:
-    """Return that if one thread gets there, in some iteration, so does every other of its block that is alike."""
-    there = another.context(here)
+def _together(here: Context, hypotheses: Hypotheses, what: str, *alike: z3.BoolRef) -> Condition:
+    """If one thread gets there, in some iteration of the loops around, so does every other of its block that is alike."""
+    common = [v.name for v in here.variables if v.kind != "thread"]
+    there = Renaming(frozenset(hypotheses.sizes) | {*common}).context(here)
     threads = [v.range for v in there.variables if v.kind == "thread"]
     loops = [v.range for v in there.variables if v.kind == "loop"]
     given = (*hypotheses.facts, *here.path, *there.facts, *threads, *alike)
@@ -120,50 +121,55 @@ def _together(here: Context, another: Renaming, hypotheses: Hypotheses, what: st
 
 
 def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that each barrier of part of the block is of one role, all of whose threads reach it together."""
-    for event in (e for e in events(role.nodes) if e.does == "barrier" and not e.whole):
-        here = event.context
-        another = _another(here, block, hypotheses)
-        members = map(another.term, block.threads.plainly(here, role, ()))
-        yield _together(here, another, hypotheses, f"all of {role} reach this barrier", *members)
-        what, goal = f"this barrier is of {role} and no others", z3.BoolVal(block.whole(event, role))
-        yield placed("barrier", what, goal, here, hypotheses)
+    """Each barrier of part of the block is of one role, all of whose threads reach it together."""
+    for _, event in role.events("barrier"):
+        if not event.whole:
+            here = event.context
+            alike = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread"))
+            members = map(alike.term, block.threads.plainly(here, role, ()))
+            yield _together(here, hypotheses, f"all of {role} reach this barrier", *members)
+            what, goal = f"this barrier is of {role} and no others", z3.BoolVal(block.whole(event, role))
+            yield sequent("barrier", what, (*hypotheses.facts, *here.path), goal, here.site)
 
 
 def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that products are of whole warpgroups, and come after a fence of registers."""
-    products = [a for a in accesses(role.nodes) if kind(a) == "result" and a.mode == "write"]
+    """Products are of whole warpgroups, and come after a fence of registers."""
+    products = [a for node in role.nodes for a in accesses(node) if kind(a) == "result" and a.mode == "write"]
     for context in {id(a.context.guards): a.context for a in products}.values():
         threads = ordered.block.threads.at(context)
         of = [set(range(n, n + _WARPGROUP)) <= threads for n in {t - t % _WARPGROUP for t in threads}]
-        yield placed("async", f"{role}: products are of whole warpgroups", z3.BoolVal(all(of)), context, hypotheses)
+        given = (*hypotheses.facts, *context.path)
+        what = f"{role}: products are of whole warpgroups"
+        yield sequent("async", what, given, z3.BoolVal(all(of)), context.site)
         if ordered.block.threads.others(context, role):
             yield _as_one(context, role, ordered.block, hypotheses)
     for product in products:
         if ordered.unfenced(role, product):
             what = f"a warpgroup_arrive comes before this {named(product)}"
-            yield placed("async", what, z3.BoolVal(False), product.context, hypotheses)
+            given = (*hypotheses.facts, *product.context.path)
+            yield sequent("async", what, given, z3.BoolVal(False), product.context.site)
 
 
 def _as_one(here: Context, role: Role, block: Block, hypotheses: Hypotheses) -> Condition:
-    """Return that if one thread of a warpgroup issues a product, so do all others of it, whatever the guards read."""
+    """If one thread of a warpgroup issues a product, so do all others of it, whatever the guards read."""
     (thread,) = block.threads.variables
-    another = _another(here, block, hypotheses)
-    alike = another.term(thread.term) / _WARPGROUP == thread.term / _WARPGROUP
-    return _together(here, another, hypotheses, f"{role}: all threads of a warpgroup issue this product", alike)
+    other = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread")).term(thread.term)
+    alike = other / _WARPGROUP == thread.term / _WARPGROUP
+    return _together(here, hypotheses, f"{role}: all threads of a warpgroup issue this product", alike)
 
 
 def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that what a product reads of shared memory lies in the buffer that its descriptor was made of."""
-    for a in (a for a in accesses(role.nodes) if kind(a) == "operand"):
+    """What a product reads of shared memory lies in the buffer that its descriptor was made of."""
+    for a in (a for node in role.nodes for a in accesses(node) if kind(a) == "operand"):
         goal = z3.And(a.indices[0] >= 0, a.indices[0] < a.region.shape[0])
-        yield placed("async", f"this {named(a)} lies within {a.region.name}", goal, a.context, hypotheses)
+        given = (*hypotheses.facts, *a.context.path)
+        yield sequent("async", f"this {named(a)} lies within {a.region.name}", given, goal, a.context.site)
 
 
 def _operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that each copy and product can happen, and what is assumed of two, in the form that the solver gets."""
+    """That each copy and product can happen, and what is assumed of two, in the form that the solver gets."""
     beside: dict[object, Access] = {}
-    for access in accesses(trace.nodes):
+    for access in (a for node in trace.nodes for a in accesses(node)):
         if does(access.intrinsic or "") in ("copy", "product"):
             yield reachable(named(access), (*hypotheses.facts, *access.context.path), access.context.site)
             beside.setdefault((kind(access), access.region.name), access)
@@ -193,6 +199,7 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
 
 
 def _same_element(a: Access, b: Access) -> z3.BoolRef:
-    """Return that two accesses to one tensor are to one element; one of them may take the tensor as a row."""
-    alike = len(a.indices) == len(b.indices)
-    return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True))) if alike else flat(a) == flat(b)
+    """Two accesses to one tensor are to one element; the tensor may be taken as a row by one of them."""
+    if len(a.indices) == len(b.indices):
+        return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True)))
+    return flat(a) == flat(b)

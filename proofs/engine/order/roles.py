@@ -7,9 +7,8 @@ meets mbarriers has a part before its loop, the loop, whose iterations all roles
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import z3
 
@@ -18,7 +17,7 @@ from ..access.trace import Branch, Context, Event, Loop, Node, Trace, Variable
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does, at_mbarriers
 from ..contract.hypotheses import Hypotheses
-from .structure import accesses, coarse, events, projected, unrolled
+from .structure import accesses, coarse, events, holds, projected, unrolled
 
 BEFORE, INSIDE, AFTER = range(3)
 _CROSSING: frozenset[Does] = frozenset({"arrive", "copied", "wait"})
@@ -39,9 +38,14 @@ class Role:
 
     @property
     def nodes(self) -> list[Node]:
-        """Return all that they do."""
+        """All that they do."""
         before, inside, after = self.parts
         return [*before, *([] if self.loop is None else [Loop(self.loop, list(inside))]), *after]
+
+    def events(self, *what: Does) -> Iterator[tuple[int, Event]]:
+        """Its events that do some of these things, with the part that each is in."""
+        for part, nodes in enumerate(self.parts):
+            yield from ((part, e) for e in events(nodes) if e.does in what)
 
 
 @dataclass(frozen=True)
@@ -61,31 +65,29 @@ class Block:
     blocks: frozenset[str]
 
     def renaming(self, hypotheses: Hypotheses, *common: str) -> Renaming:
-        """Return what gives the second of two threads of one block names of its own, but for those that are common."""
+        """Gives the second of two threads of one block names of its own, but for those that are common."""
         return Renaming(frozenset(hypotheses.sizes) | self.blocks | {*common})
 
     def whole(self, event: Event, role: Role) -> bool:
-        """Return whether a barrier is one of all threads of this role, and of no others."""
+        """Whether a barrier is one of all threads of this role, and of no others."""
         if event.whole:
             return len(self.roles) == 1
         if event.does != "barrier":
             return False
         name, count = int(event.call.args[1]), int(event.call.args[2])
-        barriers = ((r, e) for r in self.roles for e in events(r.nodes) if e.does == "barrier" and not e.whole)
-        alone = all(other is role for other, e in barriers if int(e.call.args[1]) == name)
-        return alone and name != 0 and count == len(role.threads)
+        met = [r for r in self.roles for _, e in r.events("barrier") if not e.whole and int(e.call.args[1]) == name]
+        return all(other is role for other in met) and name != 0 and count == len(role.threads)
 
 
 class Threads:
     """Which threads of a block a guard admits, where it speaks of the thread alone."""
 
     def __init__(self, trace: Trace) -> None:
-        launched = (v for v in trace.launch.values() if v.kind == "thread")
-        self.variables = [v for v in launched if not z3.is_true(z3.simplify(v.count == 1))]
-        self.of = cache(self._of)
+        self.variables = [v for v in trace.launch.values() if v.kind == "thread" and not _is(v.count, 1)]
+        self._guards: dict[int, frozenset[int] | None] = {}
 
     def all(self) -> frozenset[int]:
-        """Return all threads.
+        """All threads.
 
         Raises:
             Unsupported: the block is not a row of constant length.
@@ -95,28 +97,29 @@ class Threads:
         return frozenset(range(z3.simplify(self.variables[0].count).as_long()))
 
     def at(self, context: Context) -> frozenset[int]:
-        """Return the threads that the guards on the thread alone admit."""
+        """The threads that the guards on the thread alone admit."""
         admitted = [s for g in context.guards if (s := self.of(g)) is not None]
         return self.all().intersection(*admitted)
 
     def others(self, context: Context, role: Role) -> tuple[z3.BoolRef, ...]:
-        """Return the guards that are not true just because the thread has this role."""
-        return tuple(g for g in context.guards if not self._admits(g, role))
+        """The guards that are not true just because the thread has this role."""
+        return tuple(g for g in context.guards if (s := self.of(g)) is None or not role.threads <= s)
 
     def plainly(
         self, context: Context, role: Role, kinds: Collection[str] = ("block", "thread", "loop", "lane")
     ) -> tuple[z3.BoolRef, ...]:
-        """Return what holds of every thread of the role at a place, variables of some kinds in their ranges."""
-        kept = (g for g in context.guards if self._admits(g, role))
+        """What holds of every thread of the role at a place, variables of some kinds in their ranges."""
+        others = self.others(context, role)
+        kept = (g for g in context.guards if not any(g.eq(o) for o in others))
         return (*(v.range for v in context.variables if v.kind in kinds), *context.facts, *kept)
 
-    def _admits(self, guard: z3.BoolRef, role: Role) -> bool:
-        """Return whether a guard is true just because the thread has this role."""
-        admitted = self.of(guard)
-        return admitted is not None and role.threads <= admitted
+    def of(self, guard: z3.BoolRef) -> frozenset[int] | None:
+        """The threads that a guard admits; None if it speaks of something else."""
+        if guard.get_id() not in self._guards:
+            self._guards[guard.get_id()] = self._evaluate(guard)
+        return self._guards[guard.get_id()]
 
-    def _of(self, guard: z3.BoolRef) -> frozenset[int] | None:
-        """Return the threads that a guard admits; None if it speaks of something else."""
+    def _evaluate(self, guard: z3.BoolRef) -> frozenset[int] | None:
         threads, (variable,) = self.all(), self.variables
         if {s.name() for s in symbols([guard])} != {variable.name}:  # what is read from memory is a function
             return None
@@ -126,50 +129,58 @@ class Threads:
 
 
 def block_of(trace: Trace) -> Block:
-    """Return the roles of a kernel.
+    """The roles of a kernel.
 
     Raises:
         Unsupported: the roles are not disjoint, meet barriers of the whole block, or have several loops with mbarriers.
     """
-    nodes, threads = unrolled(trace.nodes), Threads(trace)
+    trace = replace(trace, nodes=unrolled(trace.nodes))
+    threads = Threads(trace)
     blocks = frozenset(v.name for v in trace.launch.values() if v.kind == "block")
-    initialised = tuple(e for e in events(nodes) if e.does == "init")
-    meeting = {threads.at(e.context) for e in events(nodes) if _meets(e)} if initialised else set()
+    initialised = tuple(e for e in events(trace.nodes) if e.does == "init")
+    if not initialised:
+        partial = next((e for e in events(trace.nodes) if e.does == "barrier" and not e.whole), None)
+        if partial is not None:
+            raise Unsupported(f"barrier of some threads of the block: {partial.context.site.text}")
+        nodes = coarse(trace.nodes, lambda e: e.does in _ORDERING - _CROSSING)
+        one = Role(frozenset(), None, (nodes, (), ()), "the threads of a block")
+        return Block((one,), not any(e.does in _CROSSING for e in events(trace.nodes)), (), threads, blocks)
+    meeting = {threads.at(e.context) for e in events(trace.nodes) if _meets(e)}
     largest = [s for s in meeting if not any(s < t for t in meeting)]
     if len(largest) < 2 or frozenset().union(*largest) != threads.all():
-        role, phased = _one_role(nodes, trace, threads)
-        return Block((role,), phased, initialised, threads, blocks)
+        return _one_role(trace, initialised, threads, blocks)
     if sum(map(len, largest)) != len(threads.all()):
         raise Unsupported("a thread with two roles")
-    program = _after_the_prelude(nodes)
-    places = [e.context for e in events(program)] + [a.context for a in accesses(program) if a.region.shared]
-    for place in places:
-        if not any(threads.at(place) <= members for members in largest):
-            raise Unsupported(f"between the roles: {place.site.text}")
+    program = _after_the_prelude(trace.nodes)
     roles = tuple(_role(members, program, threads) for members in sorted(largest, key=min))
+    places = [e.context for e in events(program)]
+    places += [a.context for node in program for a in accesses(node) if a.region.shared]
+    for place in places:
+        if not any(threads.at(place) <= role.threads for role in roles):
+            raise Unsupported(f"between the roles: {place.site.text}")
     return Block(roles, True, initialised, threads, blocks)
 
 
-def _one_role(nodes: Sequence[Node], trace: Trace, threads: Threads) -> tuple[Role, bool]:
-    """Return the role of all threads, and whether the phases of its mbarriers are known.
-
-    They are not, if something else may arrive at them, or if nothing says how many arrivals end a phase.
-    """
-    partial = next((e for e in events(nodes) if e.does == "barrier" and not e.whole), None)
-    if partial is not None:
-        raise Unsupported(f"barrier of some threads of a block that has no roles: {partial.context.site.text}")
-    initialised, crossed = any(e.does == "init" for e in events(nodes)), _crossed(nodes)
-    known = not any(map(at_mbarriers, trace.unmodelled)) if initialised else not crossed
-    loop, parts = _parts(nodes) if known and crossed else (None, (coarse(nodes, _orders), [], []))
-    return Role(threads.all() if initialised else frozenset(), loop, parts, "the threads of a block"), known
+def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, blocks: frozenset[str]) -> Block:
+    """All threads have one role. What else may arrive at its mbarriers leaves their phases unknown."""
+    if any(e.does == "barrier" and not e.whole for e in events(trace.nodes)):
+        raise Unsupported("barrier of some threads of the block that has mbarriers")
+    known = not any(map(at_mbarriers, trace.unmodelled))
+    if known and any(e.does in _CROSSING for e in events(trace.nodes)):
+        loop, parts = _parts(trace.nodes)
+    else:
+        loop, parts = None, (coarse(trace.nodes, _orders), [], [])
+    role = Role(threads.all(), loop, parts, "the threads of a block")
+    return Block((role,), known, initialised, threads, blocks)
 
 
 def _after_the_prelude(nodes: Sequence[Node]) -> Sequence[Node]:
-    """Return what comes after the last barrier of the whole block, which is in no branch or loop."""
-    last = max((n for n, node in enumerate(nodes) if any(e.whole for e in events([node]))), default=-1)
-    if last < 0 or not isinstance(nodes[last], Event) or any(map(_meets, events(nodes[:last]))):
+    """What comes after the last barrier of the whole block, which is in no branch or loop."""
+    met = [n for n, node in enumerate(nodes) if holds(node, lambda e: e.whole)]
+    last = met[-1] if met else -1
+    if not met or not isinstance(nodes[last], Event) or any(holds(node, _meets) for node in nodes[:last]):
         raise Unsupported("roles that are not the last of what a block does")
-    for access in accesses(nodes[:last]):
+    for access in (a for node in nodes[:last] for a in accesses(node)):
         if access.region.shared and access.region.scope != "shared.barrier":
             raise Unsupported(f"shared memory before the roles: {access.context.site.text}")
     return nodes[last + 1 :]
@@ -187,36 +198,33 @@ def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> R
 
 
 def _parts(nodes: Sequence[Node]) -> tuple[Variable | None, tuple[list[Node], list[Node], list[Node]]]:
-    """Return the loop in which mbarriers are met, and what comes before, in and after it."""
+    """What comes before, in and after the loop in which mbarriers are met."""
     flat = _flat(nodes)
-    loops = [(n, node) for n, node in enumerate(flat) if isinstance(node, Loop) and _crossed([node])]
+    loops = [n for n, node in enumerate(flat) if isinstance(node, Loop) and holds(node, _crosses)]
     if not loops:
         return None, (coarse(flat, _orders), [], [])
-    (place, loop), *more = loops
+    loop = flat[loops[0]]
+    assert isinstance(loop, Loop)
     body = _flat(loop.body)
-    if more or any(isinstance(node, Loop) and _crossed([node]) for node in body):
+    if len(loops) > 1 or any(isinstance(node, Loop) and holds(node, _crosses) for node in body):
         raise Unsupported("a role with mbarriers in several loops")
     _ = loop.variable.count  # a while loop has none
-    return loop.variable, (coarse(flat[:place], _orders), coarse(body, _orders), coarse(flat[place + 1 :], _orders))
+    before, after = flat[: loops[0]], flat[loops[0] + 1 :]
+    return loop.variable, (coarse(before, _orders), coarse(body, _orders), coarse(after, _orders))
 
 
 def _flat(nodes: Sequence[Node]) -> list[Node]:
-    """Return the nodes, with arms in which mbarriers are met before what is left of their branches.
-
-    That these arms are taken is a condition.
-    """
+    """The nodes, with arms in which mbarriers are met in place of their branches: that these are taken is a condition."""
     result: list[Node] = []
     for node in nodes:
-        if isinstance(node, Branch):
-            then, otherwise = ((arm, []) if _crossed(arm) else ([], arm) for arm in node.arms)
-            result += [*_flat(then[0]), *_flat(otherwise[0])]
-            node = Branch(node.condition, (then[1], otherwise[1]))
-        result.append(node)
+        if isinstance(node, Branch) and holds(node, _crosses):
+            met = [any(holds(n, _crosses) for n in arm) for arm in node.arms]
+            result += [n for arm, meets in zip(node.arms, met, strict=True) if meets for n in _flat(arm)]
+            left = tuple([] if meets else arm for arm, meets in zip(node.arms, met, strict=True))
+            result.append(Branch(node.condition, (left[0], left[1])))
+        else:
+            result.append(node)
     return result
-
-
-def _crossed(nodes: Sequence[Node]) -> bool:
-    return any(map(_crosses, events(nodes)))
 
 
 def _meets(event: Event) -> bool:
@@ -229,3 +237,7 @@ def _crosses(event: Event) -> bool:
 
 def _orders(event: Event) -> bool:
     return event.does in _ORDERING
+
+
+def _is(term: z3.ArithRef, value: int) -> bool:
+    return bool(z3.is_true(z3.simplify(term == value)))

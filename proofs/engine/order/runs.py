@@ -14,7 +14,7 @@ progress.py demands.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import z3
@@ -22,7 +22,7 @@ import z3
 from ..access.instances import constants
 from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable
 from .progress import BEGIN, Progress, Steps, kind
-from .structure import events, inside, segments, times
+from .structure import inside, times
 
 Facts = frozenset[z3.BoolRef]
 NONE: Facts = frozenset()
@@ -37,7 +37,7 @@ class Carried:
     exactly: bool = True
 
     def again(self, far: int) -> Carried:
-        """Count one time more, up to ``far``."""
+        """Once more; counted up to ``far``."""
         return replace(self, times=min(self.times + 1, far), exactly=self.exactly and self.times + 1 < far)
 
 
@@ -60,25 +60,23 @@ class Mark:
     second: Facts = NONE
 
     def knowing(self, *facts: z3.BoolRef) -> Mark:
-        """Return the mark with facts about the iterations that the point is in."""
+        """With facts about the iterations that the point is in."""
         return replace(self, second=self.second | {*facts})
 
     def without(self, variable: Variable) -> Mark:
-        """Return the mark outside the iteration of a loop, or in another one."""
+        """Outside the iteration of a loop, or in another one."""
         return replace(self, second=frozenset(f for f in self.second if variable.name not in _names(f)))
 
     def leaving(self, loop: Loop) -> Mark:
-        """Return the mark after a loop around the operation. If that has not gone round, its last iteration is this one."""
+        """Out of a loop around the operation, whose last iteration is that of the operation if it has not gone round."""
         outer = _outside(self.common, loop)
         times, exactly = (self.carried.times, self.carried.exactly) if self.carried else (0, True)
-        v, first = loop.variable, self.first if self.carried else self.first | self.second
-        if v.extent is not None:
-            begun, end = v.term + times, v.low + v.extent - 1
-            first |= {begun == end if exactly else begun <= end}
-        return Mark(self.progress, outer, None, first, NONE)
+        begun = loop.variable.term + times
+        last = [] if loop.variable.extent is None else [begun == _last(loop) if exactly else begun <= _last(loop)]
+        return Mark(self.progress, outer, None, self.first | {*last} | (NONE if self.carried else self.second), NONE)
 
     def round(self, loop: Loop, far: int) -> Mark:
-        """Return the mark in the next iteration of a loop around the operation."""
+        """In the next iteration of a loop around the operation."""
         outer = _outside(self.common, loop)
         if self.carried is None:
             return Mark(self.progress, outer, Carried(loop.variable, 1), self.first | self.second, NONE)
@@ -109,67 +107,77 @@ class Runs:
         nodes: the program.
         steps: what its events do.
         uniform: names of constants that have one value in a block.
+        settle: whether an operation that lacks nothing need not be followed any further.
     """
 
-    def __init__(self, nodes: Sequence[Node], steps: Steps, uniform: Iterable[str]) -> None:
-        self._nodes, self._steps, self._far = nodes, steps, steps.deepest + 2
+    def __init__(self, nodes: Sequence[Node], steps: Steps, uniform: Iterable[str], settle: bool = True) -> None:
+        self._nodes, self._steps, self._settle, self._far = nodes, steps, settle, steps.deepest + 2
         loops = (n.variable.name for node in nodes for n in inside(node) if isinstance(n, Loop))
         self._uniform = frozenset({*uniform, *loops})
-        self._way = Way(None, BEGIN["register"])
-        self._source: Segment | None = None  # where the operation is issued, until it is
-        self._outer: list[Variable] = []  # the loops around
+        self._way: Way
+        self._ways: list[Way] = []
 
     def ways(self) -> list[Way]:
-        """Return those from the beginning, where no registers are fenced, and from each segment."""
-        ways = [self._way]
-        for source in segments(self._nodes):
-            ways += [Way(source, b) for b in dict.fromkeys(BEGIN[k] for k in map(kind, source.accesses) if k in BEGIN)]
-        for way in ways:
-            self._way, self._source = way, way.source
-            self._through(self._nodes, set() if way.source else {Mark(way.begin)})
-        return ways
+        """Those from each segment, and from the beginning, where no registers are fenced."""
+        self._way = Way(None, BEGIN["register"])
+        self._ways = [self._way]
+        self._through(self._nodes, {Mark(self._way.begin)})
+        self._visit(self._nodes, (), lambda marks: None)
+        return self._ways
 
-    def _through(self, nodes: Sequence[Node], marks: set[Mark]) -> set[Mark]:
-        """Return the marks at the end of runs through the nodes. There are none before the operation is issued."""
-        for node in nodes:
+    def _visit(self, nodes: Sequence[Node], around: tuple[Loop, ...], rest: Callable[[set[Mark]], None]) -> None:
+        """The runs from every operation in the nodes; ``rest`` goes on where they end."""
+        for number, node in enumerate(nodes):
+            after = nodes[number + 1 :]
+
+            def onward(marks: set[Mark], after: Sequence[Node] = after) -> None:
+                rest(self._through(after, marks))
+
             if isinstance(node, Segment):
-                if node is self._source:
-                    marks, self._source = {self._issued()}, None
-                self._arrive(node, marks)
-            elif isinstance(node, Event):
-                marks = {replace(mark, progress=self._steps.after(mark.progress, node)) for mark in marks}
-                self._way.events.setdefault(id(node), {}).update(dict.fromkeys(marks))
-            elif self._comes_in([node]):
-                marks = self._from_within(node)
+                for mark in self._starts(node, node.accesses, around):
+                    self._arrive(node, {mark})
+                    onward({mark})
             elif isinstance(node, Loop):
-                marks = self._loop(node, marks)
-            else:
-                marks = {after for mark in marks for after in self._branch(node, mark)}
-        return marks
+                self._visit(node.body, (*around, node), lambda marks, node=node: onward(self._around(node, marks)))  # type: ignore[misc]
+            elif isinstance(node, Branch):
+                for arm, other in (node.arms, node.arms[::-1]):
+                    self._visit(arm, around, onward)
+                    if not any(isinstance(n, Event) and n.whole for n in inside(node)):
+                        self._beside(arm, other, around)
 
-    def _issued(self) -> Mark:
-        return Mark(self._way.begin, tuple(self._outer))
+    def _starts(self, source: Segment, operations: Iterable[Access], around: tuple[Loop, ...]) -> Iterator[Mark]:
+        """The marks of the operations of a segment as they are issued, each on a way of its own."""
+        begins = {k: BEGIN[k] for k in map(kind, operations) if k in BEGIN}
+        for begin in dict.fromkeys(begins.values()):
+            self._way = Way(source, begin)
+            self._ways.append(self._way)
+            yield Mark(begin, tuple(loop.variable for loop in around))
+
+    def _beside(self, arm: Sequence[Node], other: Sequence[Node], around: tuple[Loop, ...]) -> None:
+        """Let operations of one arm meet those of the other, since two threads may be in different arms."""
+        for source in (n for node in arm for n in inside(node) if isinstance(n, Segment)):
+            for mark in self._starts(source, source.accesses, around):
+                for segment in (n for node in other for n in inside(node) if isinstance(n, Segment)):
+                    self._arrive(segment, {mark})
 
     def _arrive(self, segment: Segment, marks: set[Mark]) -> None:
         for mark in marks:
             self._way.segments[id(segment), mark] = segment, mark
 
-    def _comes_in(self, nodes: Sequence[Node]) -> bool:
-        """Return whether the operation is still to be issued, in some of the nodes."""
-        return self._source is not None and any(s is self._source for s in segments(nodes))
-
-    def _from_within(self, node: Loop | Branch) -> set[Mark]:
-        """Return the marks at the end of a loop or branch in which the operation is issued."""
-        if isinstance(node, Loop):
-            self._outer.append(node.variable)
-            marks = self._through(node.body, set())
-            self._outer.pop()
-            return self._around(node, marks)
-        arm, other = node.arms if self._comes_in(node.arms[0]) else node.arms[::-1]
-        if not any(e.whole for e in events([node])):  # then two threads may be in different arms
-            for segment in segments(other):
-                self._arrive(segment, {self._issued()})
-        return self._through(arm, set())
+    def _through(self, nodes: Sequence[Node], marks: set[Mark]) -> set[Mark]:
+        """The marks at the end of runs through the nodes."""
+        for node in nodes:
+            if isinstance(node, Segment):
+                self._arrive(node, marks)
+            elif isinstance(node, Loop):
+                marks = self._loop(node, marks)
+            elif isinstance(node, Branch):
+                marks = {after for mark in marks for after in self._branch(node, mark)}
+            else:
+                marks = {replace(mark, progress=self._steps.after(mark.progress, node)) for mark in marks}
+                self._way.events.setdefault(id(node), {}).update(dict.fromkeys(marks))
+                marks = {m for m in marks if not (self._settle and self._steps.settled(m.progress))}
+        return marks
 
     def _branch(self, node: Branch, mark: Mark) -> set[Mark]:
         then, otherwise = (self._through(arm, {mark}) for arm in node.arms)
@@ -179,7 +187,7 @@ class Runs:
         return both | {m.knowing(node.condition) for m in then - both} | {m.knowing(negated) for m in otherwise - both}
 
     def _loop(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
-        """Return the marks after a loop that the operation is not in, run not at all or any number of times."""
+        """Through a loop that the operation is not in: not at all, or any number of times."""
         v, often = loop.variable, times(loop)
         ends: dict[Mark, set[int]] = {m: {0} for m in marks} if not often else {}
         todo, done = ({m.knowing(v.term == v.low) for m in marks} if often != 0 else set()), set()
@@ -196,7 +204,7 @@ class Runs:
         raise AssertionError
 
     def _gone_round(self, loop: Loop, mark: Mark, numbers: set[int]) -> Iterator[Mark]:
-        """Yield a mark after some numbers of iterations, which is remembered unless any number leads to it."""
+        """A mark after so many iterations, or so many others, which is remembered unless any number leads to it."""
         if times(loop) is not None or loop.variable.extent is None or len(numbers) > self._far:
             yield mark
             return
@@ -207,23 +215,23 @@ class Runs:
             yield mark.knowing(fact) if self._decided_alike(fact) else mark
 
     def _around(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
-        """Return the marks after a loop, going on from the end of the operation's own iteration."""
-        ends: set[Mark] = set()
-        done: set[Mark] = set()
-        while marks:
-            ends |= {m.leaving(loop) for m in marks}
-            todo = {m.round(loop, self._far) for m in marks} - done
+        """On from the end of the operation's own iteration of a loop."""
+        ends = {m.leaving(loop) for m in marks}
+        todo, done = {m.round(loop, self._far) for m in marks}, set()
+        while todo:
             done |= todo
-            marks = self._through(loop.body, todo)
+            after = self._through(loop.body, todo)
+            ends |= {m.leaving(loop) for m in after}
+            todo = {m.round(loop, self._far) for m in after} - done
         return ends
 
     def _decided_alike(self, condition: z3.BoolRef) -> bool:
-        """Return whether all threads of a block that are in one iteration find the same."""
+        """Whether all threads of a block that are in one iteration find the same."""
         return _names(condition) <= self._uniform
 
 
 def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
-    """Return whether a loop within a segment goes round both, so that either may come first."""
+    """Whether a loop within a segment goes round both, so that either may come first."""
     names = {v.name for v in outer}
     ours, theirs = ({v.name for v in x.context.variables if v.kind == "loop"} - names for x in (a, b))
     return bool(ours & theirs)
@@ -231,6 +239,10 @@ def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
 
 def _names(term: z3.BoolRef) -> set[str]:
     return {c.decl().name() for c in constants([term])}
+
+
+def _last(loop: Loop) -> z3.ArithRef:
+    return loop.variable.low + loop.variable.count - 1
 
 
 def _outside(common: tuple[Variable, ...], loop: Loop) -> tuple[Variable, ...]:

@@ -28,9 +28,13 @@ _SAME_NAME: tuple[Unary, ...] = (
 _OTHER_NAME: dict[str, Unary] = {"tl.fast_rcp": "rcp", "tirx.fabs": "abs", "tl.ballot": "ballot"}
 _UNARY = {f"tirx.{name}": name for name in _SAME_NAME} | _OTHER_NAME
 _CALLS: dict[str, Binary] = {
-    "tirx.pow": "pow", "tirx.bitwise_and": "bitand", "tirx.bitwise_or": "bitor", "tirx.bitwise_xor": "bitxor",
-    "tirx.shift_left": "shl", "tirx.shift_right": "shr",
-}  # fmt: skip
+    "tirx.pow": "pow",
+    "tirx.bitwise_and": "bitand",
+    "tirx.bitwise_or": "bitor",
+    "tirx.bitwise_xor": "bitxor",
+    "tirx.shift_left": "shl",
+    "tirx.shift_right": "shr",
+}
 _EXCHANGES: tuple[Binary, ...] = ("shfl", "shfl_up", "shfl_down", "shfl_xor")
 _SHUFFLES = {f"tl.{name}_sync": name for name in _EXCHANGES}
 _WARP, _ALL = 32, 2**32 - 1
@@ -120,7 +124,12 @@ class Expressions(Generic[V]):
     def _shuffle(self, e: Any, operator: Binary, dtype: str) -> V:
         """Return what an exchange between the lanes of a whole warp gives."""
         mask, value, by, width = e.args
-        if [int(a) for a in (mask, width) if isinstance(a, tirx.IntImm)] != [_ALL, _WARP]:
+        if not (
+            isinstance(mask, tirx.IntImm)
+            and int(mask) == _ALL
+            and isinstance(width, tirx.IntImm)
+            and int(width) == _WARP
+        ):
             raise Unsupported(f"an exchange within a part of a warp: {describe(e)}")
         return self.algebra.binary(operator, self.evaluate(value), self.evaluate(by), dtype)
 

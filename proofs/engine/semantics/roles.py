@@ -11,9 +11,10 @@ barriers repeats itself.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from typing import Any
 
 import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import arith, ir, tirx
@@ -25,12 +26,19 @@ MEETING = names("arrive", "copied", "wait")
 _SERIAL = 0  # tirx.ForKind
 _TRIED = 4  # iterations: twice as many as a phase has parities
 
-Turn = Sequence[Any]  # statements of one role
-Barrier = tuple[Any, int]  # its array and its number
+Key = tuple[Any, int]
+"""A barrier: its array and its number."""
 
 
-class Role(NamedTuple):
-    """How many threads have a role; what they do before, in and after their loop; and the loop, if there is one."""
+@dataclass(frozen=True)
+class Role:
+    """One role.
+
+    Attributes:
+        threads: how many have it.
+        before, inside, after: what it does before, in and after its loop.
+        loop: the loop, if there is one.
+    """
 
     threads: int
     before: Sequence[Any]
@@ -39,17 +47,21 @@ class Role(NamedTuple):
     loop: Any | None
 
 
-class Turns(NamedTuple):
-    """The turns of all roles in an order in which they may run: before, in an iteration of, and after the loops."""
+@dataclass(frozen=True)
+class Turns:
+    """The statements of all roles in an order in which they may run: before, in an iteration of, and after the loops.
 
-    before: Sequence[Turn]
-    inside: Sequence[Turn]
-    after: Sequence[Turn]
+    Each turn of a role is a list of its own.
+    """
+
+    before: Sequence[Sequence[Any]]
+    inside: Sequence[Sequence[Any]]
+    after: Sequence[Sequence[Any]]
     loops: Sequence[Any]
 
 
 def split(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> list[Role]:
-    """Return the roles into which a statement splits the threads of a block; none if it does not."""
+    """The roles into which a statement splits the threads of a block; none if it does not."""
     bodies: list[tuple[int, Any]] = []
     begin = 0
     while isinstance(statement, tirx.IfThenElse) and statement.else_case is not None:
@@ -62,13 +74,13 @@ def split(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> lis
             raise Unsupported(f"a role of the threads from {begin} to {end} of {threads}")
         bodies.append((end - begin, statement.then_case))
         begin, statement = end, statement.else_case
-    if not any(meets(body) for _, body in bodies):
+    if not bodies or not any(meets(body) for _, body in bodies):
         return []
     return [_role(count, body) for count, body in [*bodies, (threads - begin, statement)]]
 
 
 def take_turns(roles: Sequence[Role], counts: Mapping[Any, Sequence[int]]) -> Turns:
-    """Return an order of the roles' statements.
+    """An order of the roles' statements.
 
     Args:
         roles: the roles.
@@ -79,73 +91,81 @@ def take_turns(roles: Sequence[Role], counts: Mapping[Any, Sequence[int]]) -> Tu
             range, or what a barrier has seen does not repeat from iteration to iteration.
     """
     loops = [role.loop for role in roles if role.loop is not None]
-    if any(not ir.structural_equal([x.min, x.extent], [loops[0].min, loops[0].extent]) for x in loops):
-        raise Unsupported(f"loops of roles of different ranges: {', '.join(str(loop.extent) for loop in loops)}")
+    for loop in loops[1:]:
+        same = ir.structural_equal(loop.min, loops[0].min) and ir.structural_equal(loop.extent, loops[0].extent)
+        if not same:
+            raise Unsupported(f"loops of roles of different ranges: {loop.extent}, {loops[0].extent}")
     barriers = _Barriers(counts)
     before = barriers.run([(r.threads, r.before) for r in roles])
-    iterations: list[list[Turn]] = []
+    iterations = []
     for i in range(_TRIED if loops else 0):
-        seen, index = barriers.arrived.copy(), {loop.loop_var: loop.min + i for loop in loops}
-        iterations.append(barriers.run([(r.threads, r.inside) for r in roles], index))
-        for barrier, count in (barriers.arrived - seen).items():
-            if count != barriers.count(barrier):
-                raise Unsupported(f"a barrier of {barriers.count(barrier)} arrivals sees {count} in an iteration")
-    if any(order != iterations[0] for order in iterations):
+        seen = dict(barriers.arrived)
+        order = barriers.run(
+            [(r.threads, r.inside) for r in roles], {r.loop.loop_var: r.loop.min + i for r in roles if r.loop}
+        )
+        iterations.append(order)
+        for key, count in barriers.arrived.items():
+            if count - seen.get(key, 0) not in (0, barriers.count(key)):
+                raise Unsupported(
+                    f"a barrier of {barriers.count(key)} arrivals sees {count - seen.get(key, 0)} in an iteration"
+                )
+    if any(not _same(order, iterations[0]) for order in iterations[1:]):
         raise Unsupported("roles that meet in another order in a later iteration")
-    if _met(s for r in roles for s in r.inside) & _met(s for r in roles for s in (*r.before, *r.after)):
+    inside = iterations[0] if iterations else []
+    looped = {key for key in barriers.arrived if any(_key(s) == key for r in roles for s in r.inside if _meeting(s))}
+    after_keys = {_key(s) for r in roles for s in (*r.before, *r.after) if _meeting(s)}
+    if looped & after_keys:
         raise Unsupported("a barrier that is met in a loop and outside")
-    after = barriers.run([(r.threads, r.after) for r in roles])
-    return Turns(before, iterations[0] if iterations else [], after, loops)
+    return Turns(before, inside, barriers.run([(r.threads, r.after) for r in roles]), loops)
 
 
+@dataclass
 class _Barriers:
-    """How many threads have arrived at each barrier.
+    """How many threads have arrived at each barrier."""
 
-    Args:
-        counts: how many end a phase, for each barrier of an array.
-    """
+    counts: Mapping[Any, Sequence[int]]
+    arrived: dict[Key, int] = field(default_factory=dict)
 
-    def __init__(self, counts: Mapping[Any, Sequence[int]]) -> None:
-        self._counts, self.arrived = counts, Counter[Barrier]()
-
-    def count(self, barrier: Barrier) -> int:
-        """Return how many arrivals end a phase."""
-        data, number = barrier
-        if data not in self._counts:
+    def count(self, key: Key) -> int:
+        """How many arrivals end a phase."""
+        data, number = key
+        found = [c for d, c in self.counts.items() if d.same_as(data)]
+        if not found:
             raise Unsupported(f"a barrier {data.name} that is not initialised")
-        return int(self._counts[data][number])
+        return int(found[0][number])
 
-    def run(self, roles: Iterable[tuple[int, Turn]], variables: Mapping[Any, Any] = {}) -> list[Turn]:
-        """Run lists of statements in turn to their ends; return for each turn what is no barrier."""
+    def run(self, roles: Sequence[tuple[int, Sequence[Any]]], variables: Mapping[Any, Any] = {}) -> list[list[Any]]:
+        """Run lists of statements in turn to their ends; of each turn what is no barrier."""
+        result: list[list[Any]] = []
         known = dict(variables)
-        result: list[Turn] = []
         left = [(threads, list(statements)) for threads, statements in roles]
         while any(statements for _, statements in left):
-            stuck = True
+            progress = False
             for threads, statements in left:
-                turn = []
+                turn: list[Any] = []
                 while statements and self._passes(statements[0], threads, known):
-                    statement, stuck = statements.pop(0), False
-                    if isinstance(statement, tirx.Bind):
-                        known[statement.var] = tirx.stmt_functor.substitute(statement.value, known)
-                    if not _meeting(statement):
-                        turn.append(statement)
+                    progress = True
+                    if isinstance(statements[0], tirx.Bind):
+                        known[statements[0].var] = tirx.stmt_functor.substitute(statements[0].value, known)
+                    if not _meeting(statements[0]):
+                        turn.append(statements[0])
+                    del statements[0]
                 result += [turn] if turn else []
-            if stuck:
+            if not progress:
                 raise Unsupported(f"roles that wait for one another for ever: {next(s[0] for _, s in left if s)}")
         return result
 
-    def _passes(self, statement: Any, threads: int, variables: Mapping[Any, Any]) -> bool:
-        """Return whether a role gets past a statement now; if so, its arrival counts."""
+    def _passes(self, statement: Any, threads: int, variables: dict[Any, Any]) -> bool:
+        """Whether a role gets past a statement now; if so, its arrival counts."""
         if not _meeting(statement):
             return True
-        barrier, call = _barrier(statement), statement.value
-        if does(str(call.op.name)) == "wait":
-            parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(call.args[1], variables))
+        key, name = _key(statement), str(statement.value.op.name)
+        if does(name) == "wait":
+            parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(statement.value.args[1], variables))
             if not isinstance(parity, tirx.IntImm):
                 raise Unsupported(f"a wait for a phase that is not known: {parity}")
-            return self.arrived[barrier] // self.count(barrier) % 2 != int(parity)
-        self.arrived[barrier] += threads
+            return self.arrived.get(key, 0) // self.count(key) % 2 != int(parity)
+        self.arrived[key] = self.arrived.get(key, 0) + threads
         return True
 
 
@@ -154,16 +174,14 @@ def _role(threads: int, body: Any) -> Role:
     at = [n for n, s in enumerate(statements) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL and meets(s)]
     if len(at) > 1:
         raise Unsupported("a role with more than one loop over barriers")
-    place, loop = (at[0], statements[at[0]]) if at else (len(statements), None)
-    parts = statements[:place], [] if loop is None else list(_flat(loop.body)), statements[place + 1 :]
-    for statement in (s for part in parts for s in part):
-        if not _meeting(statement) and meets(statement):
-            raise Unsupported(f"a barrier between roles under a condition: {statement}")
-    return Role(threads, *parts, loop)
+    if not at:
+        return Role(threads, _plain(statements), [], [], None)
+    loop = statements[at[0]]
+    before, after = statements[: at[0]], statements[at[0] + 1 :]
+    return Role(threads, _plain(before), _plain(_flat(loop.body)), _plain(after), loop)
 
 
 def _flat(statement: Any) -> Iterator[Any]:
-    """Yield the statements of a sequence, or the one statement that it is."""
     if isinstance(statement, tirx.SeqStmt):
         for part in statement.seq:
             yield from _flat(part)
@@ -171,29 +189,40 @@ def _flat(statement: Any) -> Iterator[Any]:
         yield statement
 
 
+def _plain(statements: Any) -> list[Any]:
+    """The statements, in none of which a barrier is hidden."""
+    result = list(statements)
+    for statement in result:
+        if not _meeting(statement) and meets(statement):
+            raise Unsupported(f"a barrier between roles under a condition: {statement}")
+    return result
+
+
 def _meeting(statement: Any) -> bool:
-    """Return whether it is an arrival at a barrier or a wait."""
-    return isinstance(statement, tirx.Evaluate) and _is_meeting(statement.value)
-
-
-def _is_meeting(node: Any) -> bool:
-    return isinstance(node, tirx.Call) and getattr(node.op, "name", "") in MEETING
+    """Whether it is an arrival at a barrier or a wait."""
+    call = statement.value if isinstance(statement, tirx.Evaluate) else None
+    return isinstance(call, tirx.Call) and getattr(call.op, "name", "") in MEETING
 
 
 def meets(statement: Any) -> bool:
-    """Return whether a barrier between roles is in a statement."""
-    found: list[bool] = []
-    tirx.stmt_functor.post_order_visit(statement, lambda node: found.append(_is_meeting(node)))
-    return any(found)
+    """Whether a barrier between roles is in a statement."""
+    found = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tirx.Call) and getattr(node.op, "name", "") in MEETING:
+            found.append(node)
+
+    tirx.stmt_functor.post_order_visit(statement, visit)
+    return bool(found)
 
 
-def _met(statements: Iterable[Any]) -> set[Barrier]:
-    """Return the barriers at which some of the statements arrive or wait."""
-    return {_barrier(s) for s in statements if _meeting(s)}
-
-
-def _barrier(statement: Any) -> Barrier:
+def _key(statement: Any) -> Key:
     barrier = statement.value.args[0]
     if not isinstance(barrier, tirx.BufferLoad) or not isinstance(barrier.indices[0], tirx.IntImm):
         raise Unsupported(f"a barrier whose number is not constant: {statement}")
     return barrier.buffer.data, int(barrier.indices[0])
+
+
+def _same(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]]) -> bool:
+    pairs = zip_longest(chain(*a), chain(*b))
+    return [len(turn) for turn in a] == [len(turn) for turn in b] and all(x.same_as(y) for x, y in pairs)

@@ -14,7 +14,7 @@ local, tile operations under a condition that differs between threads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -44,14 +44,8 @@ _SOURCE = "pragma_import_c"  # C text that the kernel brings along
 _MEETINGS, _MEETING_SCOPE = "barrier_init", "shared.barrier"  # barriers in shared memory
 
 
-def inside(statement: Any) -> Iterator[Any]:
-    """Yield a statement and all statements in it, in the order of the source."""
-    yield statement
-    for child in _children(statement):
-        yield from inside(child)
-
-
-def _children(statement: Any) -> list[Any]:
+def children(statement: Any) -> list[Any]:
+    """Return the statements directly inside a statement."""
     match type(statement).__name__:
         case "SeqStmt":
             return list(statement.seq)
@@ -69,10 +63,19 @@ def serial_loops(prim_func: Any) -> dict[Any, str]:
 
     Loops in which roles meet are one loop.
     """
-    loops = [s for s in inside(prim_func.body) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL]
+    loops: list[Any] = []
+
+    def visit(statement: Any) -> None:
+        if isinstance(statement, tirx.For) and int(statement.kind) == _SERIAL:
+            loops.append(statement)
+        for child in children(statement):
+            visit(child)
+
+    visit(prim_func.body)
     names = [str(loop.loop_var.name) for loop in loops]
+    joint = {loop for loop in loops if meets(loop)}
     return {
-        loop: name if names.count(name) == 1 or meets(loop) else f"{name}#{names[:i].count(name)}"
+        loop: name if names.count(name) == 1 or loop in joint else f"{name}#{names[:i].count(name)}"
         for i, (loop, name) in enumerate(zip(loops, names, strict=True))
     }
 
@@ -129,7 +132,7 @@ class Machine(TileOperations[V]):
         """Run one statement."""
         match type(statement).__name__:
             case "SeqStmt" | "SBlockRealize":
-                for child in _children(statement):
+                for child in children(statement):
                     self.execute(child)
             case "SBlock":
                 self._block(statement)
@@ -156,7 +159,9 @@ class Machine(TileOperations[V]):
 
     def _block(self, block: Any) -> None:
         if block.iter_vars or block.match_buffers or block.init is not None:
-            raise Unsupported(f"block {block.name_hint} with iteration variables, matches or an initial statement")
+            raise Unsupported(
+                f"block {block.name_hint} with iteration variables, matched buffers or an initial statement"
+            )
         if unknown := sorted(set(map(str, block.annotations)) - _HARMLESS):
             raise Unsupported(f"block {block.name_hint} with annotations {unknown}")
         if _SOURCE in block.annotations:
@@ -198,19 +203,18 @@ class Machine(TileOperations[V]):
         elif kind == _PARALLEL:
             self._parallel(loop)
         elif kind in (_SERIAL, _UNROLLED, _VECTORIZED):
-            name = self.loops.get(loop, str(loop.loop_var.name)) if kind == _SERIAL else ""
-            self._serial(name, [loop], lambda: self.execute(loop.body))
+            self.algebra.serial(
+                self.loops.get(loop, str(loop.loop_var.name)) if kind == _SERIAL else "",
+                self.evaluate(loop.min),
+                self.evaluate(loop.extent),
+                lambda index: self._iteration(loop, index),
+            )
         else:
             raise Unsupported(f"loop of kind {kind}")
 
-    def _serial(self, name: str, loops: Sequence[Any], body: Callable[[], None]) -> None:
-        """Run the body for each value of the variable that some loops of one range share."""
-
-        def iteration(index: V) -> None:
-            self.variables |= {loop.loop_var: index for loop in loops}
-            body()
-
-        self.algebra.serial(name, self.evaluate(loops[0].min), self.evaluate(loops[0].extent), iteration)
+    def _iteration(self, loop: Any, index: V) -> None:
+        self.variables[loop.loop_var] = index
+        self.execute(loop.body)
 
     def _parallel(self, loop: Any) -> None:
         """Run all iterations at once. No iteration may read, or write again, what another one writes."""
@@ -223,8 +227,7 @@ class Machine(TileOperations[V]):
                 axis = self.algebra.axis(str(body.loop_var.name), lower, extent)
                 self.variables[body.loop_var] = axes.enter_context(axis)
                 body = body.body
-            self._written = {s.buffer.data for s in inside(body) if isinstance(s, tirx.BufferStore)}
-            self._accesses = []
+            self._written, self._accesses = _stored(body), []
             try:
                 self.execute(body)
                 self._check_independence(loop)
@@ -232,28 +235,31 @@ class Machine(TileOperations[V]):
                 self._written = None
 
     def _check_independence(self, loop: Any) -> None:
-        for (data, store, is_store), (other, access, _) in itertools.product(self._accesses, repeat=2):
-            if is_store and other.same_as(data) and not self.algebra.independent(store, access):
-                name = self.memories[data].name
-                raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
+        stores = [(data, index) for data, index, is_store in self._accesses if is_store]
+        for data, store in stores:
+            for other, access, _ in self._accesses:
+                if other.same_as(data) and not self.algebra.independent(store, access):
+                    name = self.memories[data].name
+                    raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
     def _take_turns(self, turns: Turns) -> None:
         """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
 
-        def run(statements: Iterable[Any]) -> None:
-            for each in statements:
-                self.execute(each)
-
-        def inside() -> None:
+        def iteration(index: V) -> None:
+            for loop in turns.loops:
+                self.variables[loop.loop_var] = index
             for statements in turns.inside:
-                run(statements)
+                for each in statements:
+                    self.execute(each)
                 self.algebra.turn()
 
-        run(itertools.chain(*turns.before))
-        if turns.loops:
-            self._serial(self.loops[turns.loops[0]], turns.loops, inside)
-        run(itertools.chain(*turns.after))
+        for each in itertools.chain(*turns.before):
+            self.execute(each)
+        for loop in turns.loops[:1]:
+            self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
+        for each in itertools.chain(*turns.after):
+            self.execute(each)
 
     def _is_thread(self, expression: Any) -> bool:
         if self._threads is None or not isinstance(expression, tirx.Var):
@@ -299,16 +305,18 @@ class Machine(TileOperations[V]):
         }
         if does(name) == "barrier":
             self.algebra.barrier()
-        elif name in _WAITS and self._written is None:
+            return
+        if name in _WAITS and self._written is None:
             self.waits.add(name)
-        elif name == "tl.atomic_add_elem_op" and self._written is None:
+            return
+        if name == "tl.atomic_add_elem_op" and self._written is None:
             self._atomic_add(call)
-        elif name not in operations:
+            return
+        if name not in operations:
             raise Unsupported(f"call of {name}")
-        elif self._divergent or self._written is not None:
+        if self._divergent or self._written is not None:
             raise Unsupported(f"{name} in a parallel loop or where threads may diverge: {describe(call)}")
-        else:
-            operations[name](call)
+        operations[name](call)
 
     def _atomic_add(self, call: Any) -> None:
         pointer, value = call.args
@@ -322,12 +330,29 @@ class Machine(TileOperations[V]):
 
 def _threads(prim_func: Any) -> tuple[int, int, int]:
     """Return the number of threads of a block along each dimension."""
-    found = dict.fromkeys(_DIMENSIONS, 1)
-    for statement in inside(prim_func.body):
+    found = [1, 1, 1]
+
+    def visit(statement: Any) -> None:
         if isinstance(statement, tirx.SBlock) and "tl.launch_threads" in statement.annotations:
-            found |= zip(_DIMENSIONS, map(int, statement.annotations["tl.launch_threads"]), strict=True)
+            found[:] = [int(n) for n in statement.annotations["tl.launch_threads"]]
         if isinstance(statement, tirx.AttrStmt) and str(statement.attr_key) == "thread_extent":
             kind, dimension = str(statement.node.thread_tag).split(".")
             if kind == "threadIdx":
-                found[dimension] = int(statement.value)
-    return found["x"], found["y"], found["z"]
+                found[_DIMENSIONS.index(dimension)] = int(statement.value)
+        for child in children(statement):
+            visit(child)
+
+    visit(prim_func.body)
+    return found[0], found[1], found[2]
+
+
+def _stored(body: Any) -> set[Any]:
+    """Return the data of the buffers that a statement writes."""
+    found: set[Any] = set()
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tirx.BufferStore):
+            found.add(node.buffer.data)
+
+    tirx.stmt_functor.post_order_visit(body, visit)
+    return found

@@ -33,8 +33,9 @@ class TileOperations(Expressions[V]):
         one = self.algebra.literal(1, "int32")
         wide = [d for d, e in enumerate(target_extents) if not self._is(e, one)]
         narrow = [d for d, e in enumerate(source_extents) if not self._is(e, one)]
-        pairs = zip([target_extents[a] for a in wide], [source_extents[b] for b in narrow], strict=False)
-        if len(wide) != len(narrow) or not all(self._is(a, b) for a, b in pairs):
+        if [None] * len(wide) != [None] * len(narrow) or not all(
+            self._is(target_extents[a], source_extents[b]) for a, b in zip(wide, narrow, strict=True)
+        ):
             raise Unsupported(f"a copy between regions of different extents: {describe(call)}")
         with ExitStack() as stack:
             index = self._axes(stack, target_lower, target_extents)
@@ -81,7 +82,10 @@ class TileOperations(Expressions[V]):
             self._store(target, index, value)
 
     def _gemm(self, call: Any) -> None:
-        """Compute C[i, j] += Σ_k A[i, k] B[k, j] in the type of C. A and B may be transposed, C may be cleared first."""
+        """Compute C[i, j] += Σ_k A[i, k] B[k, j] in the type of C.
+
+        A and B may be transposed, and C may be cleared first.
+        """
         a, a_lower, a_extents = self._region(call.args[0])
         b, b_lower, _ = self._region(call.args[1])
         c, c_lower, c_extents = self._region(call.args[2])
@@ -97,12 +101,14 @@ class TileOperations(Expressions[V]):
         with ExitStack() as stack:
             index = self._axes(stack, c_lower, c_extents)
             i, j = (self._sub(index[d], c_lower[d]) for d in (-2, -1))
-
-            def product(k: V) -> V:
-                first, second = element(a, a_lower, i, k, transpose_a), element(b, b_lower, k, j, transpose_b)
-                return self.algebra.binary("mul", first, second, dtype)
-
-            value = self.algebra.reduce("sum", depth, product, dtype)
+            value = self.algebra.reduce(
+                "sum",
+                depth,
+                lambda k: self.algebra.binary(
+                    "mul", element(a, a_lower, i, k, transpose_a), element(b, b_lower, k, j, transpose_b), dtype
+                ),
+                dtype,
+            )
             if not clear:
                 value = self.algebra.binary("add", self._load(c, index), value, dtype)
             self._store(c, index, value)
@@ -119,12 +125,13 @@ class TileOperations(Expressions[V]):
         """Return an index for each dimension of a region; one wider than 1 has a variable."""
         one = self.algebra.literal(1, "int32")
         zero = self.algebra.literal(0, "int32")
-
-        def place(first: V, extent: V) -> V:
-            narrow = self._is(extent, one)
-            return first if narrow else self._add(first, stack.enter_context(self.algebra.axis("e", zero, extent)))
-
-        return [place(first, extent) for first, extent in zip(lower, extents, strict=True)]
+        index = []
+        for first, extent in zip(lower, extents, strict=True):
+            if self._is(extent, one):
+                index.append(first)
+            else:
+                index.append(self._add(first, stack.enter_context(self.algebra.axis("e", zero, extent))))
+        return index
 
     def _inside(self, buffer: Any, index: Sequence[V]) -> V:
         """Return whether an index lies within a buffer's shape."""

@@ -11,9 +11,8 @@ has no place in 64 bits.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable
-from functools import lru_cache, reduce
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import z3
 
@@ -36,6 +35,36 @@ def linear(terms: Iterable[z3.BoolRef]) -> list[z3.BoolRef]:
 @lru_cache(maxsize=_MEMORY)
 def _linear(term: z3.BoolRef) -> bool:
     return not any(_nonlinear(s) or _too_long(s) for s in subterms([term]))
+
+
+def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], list[z3.BoolRef]]:
+    """Replace each product of variables, and each division by one, by a variable of its own.
+
+    The new terms are true of more values, since the new variables may have any.
+
+    Returns:
+        The new terms, and for each product that it is not negative unless a factor is.
+    """
+    products = [t for t in _outermost(terms) if t.decl().kind() == z3.Z3_OP_MUL]
+    signs = [z3.Implies(z3.And(*(factor >= 0 for factor in t.children())), t >= 0) for t in products]
+    found = _outermost([*terms, *(factor >= 0 for t in products for factor in t.children())])
+    values = [z3.simplify(t) for t in found]  # one name for one value
+    numbers = [next(n for n, other in enumerate(values) if other.eq(value)) for value in values]
+    pairs = [(t, z3.Int(f"(product {n})")) for t, n in zip(found, numbers, strict=True)]
+    kept = [z3.substitute(t, *pairs) if pairs else t for t in (*terms, *signs)]
+    return kept[: len(terms)], kept[len(terms) :]
+
+
+def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
+    """Return the parts of some terms that are not linear, but not the parts of these parts."""
+    found: dict[int, z3.ExprRef] = {}
+    todo = list(terms)
+    while todo:
+        term = todo.pop()
+        if term.get_id() not in found:
+            found[term.get_id()] = term
+            todo.extend([] if _nonlinear(term) else term.children())
+    return [t for t in found.values() if _nonlinear(t)]
 
 
 @lru_cache(maxsize=_MEMORY)  # two conditions share most of their hypotheses
@@ -88,32 +117,40 @@ class _Converter:
             return z3.BitVecVal(term.as_long(), WIDTH)
         kind = term.decl().kind()
         if kind == z3.Z3_OP_BV2INT:
-            narrow = self._narrow(term.arg(0))
-            return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
+            return self._from_narrow(term.arg(0))
         if z3.is_bool(term) and term.children() and z3.is_bv(term.arg(0)):  # the sign of such a bit-vector
             return term.decl()(*(self._narrow(a) for a in term.children()))
         arguments = [self.convert(a) for a in term.children()]
         if kind == z3.Z3_OP_UNINTERPRETED:
-            return _symbol(term, arguments)
+            return self._symbol(term, arguments)
+        if kind in _FOLDED:
+            result = arguments[0]
+            for argument in arguments[1:]:
+                result = _FOLDED[kind](result, argument)
+            return result
         if kind in _BOOLEAN:
             return term.decl()(*arguments) if arguments else term
-        if kind in _FOLDED:
-            return reduce(_FOLDED[kind], arguments)
         if kind not in _RULES:
             raise Unsupported(f"no bit-vector reading of {term.decl().name()}")
         return _RULES[kind](*arguments)
 
+    def _from_narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
+        """Return an integer that is read off a bit-vector, itself made from integers by a bitwise operation."""
+        narrow = self._narrow(term)
+        return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
+
     def _narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
-        """Return a bit-vector that is made from integers by bitwise operations."""
         if term.decl().kind() == z3.Z3_OP_INT2BV:
             return z3.Extract(term.size() - 1, 0, self.convert(term.arg(0)))
         return term.decl()(*(self._narrow(a) for a in term.children())) if term.children() else term
 
-
-def _symbol(term: z3.ExprRef, arguments: list[z3.ExprRef]) -> z3.ExprRef:
-    """Return an unknown, or an unknown function of some arguments, as a bit-vector."""
-    sort = z3.BoolSort() if z3.is_bool(term) else z3.BitVecSort(WIDTH)
-    return z3.Function(term.decl().name(), *(a.sort() for a in arguments), sort)(*arguments)
+    def _symbol(self, term: z3.ExprRef, arguments: list[z3.ExprRef]) -> z3.ExprRef:
+        if z3.is_bool(term) and not arguments:
+            return term
+        sort = z3.BoolSort() if z3.is_bool(term) else z3.BitVecSort(WIDTH)
+        if not arguments:
+            return z3.Const(term.decl().name(), sort)
+        return z3.Function(term.decl().name(), *(a.sort() for a in arguments), sort)(*arguments)
 
 
 def _exponent(divisor: z3.BitVecRef) -> int | None:
@@ -135,12 +172,21 @@ def _remainder(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
     return a & (b - 1) if _exponent(b) is not None else a - b * _quotient(a, b)
 
 
-_BOOLEAN = {z3.Z3_OP_TRUE, z3.Z3_OP_FALSE, z3.Z3_OP_AND, z3.Z3_OP_OR, z3.Z3_OP_NOT, z3.Z3_OP_IMPLIES}
 _FOLDED: dict[int, Callable[..., z3.ExprRef]] = {
-    z3.Z3_OP_ADD: operator.add, z3.Z3_OP_SUB: operator.sub, z3.Z3_OP_MUL: operator.mul,
-}  # fmt: skip
+    z3.Z3_OP_ADD: lambda a, b: a + b,
+    z3.Z3_OP_SUB: lambda a, b: a - b,
+    z3.Z3_OP_MUL: lambda a, b: a * b,
+}
+_BOOLEAN = {z3.Z3_OP_TRUE, z3.Z3_OP_FALSE, z3.Z3_OP_AND, z3.Z3_OP_OR, z3.Z3_OP_NOT, z3.Z3_OP_IMPLIES}
 _RULES: dict[int, Callable[..., z3.ExprRef]] = {
-    z3.Z3_OP_UMINUS: operator.neg, z3.Z3_OP_IDIV: _quotient, z3.Z3_OP_MOD: _remainder, z3.Z3_OP_ITE: z3.If,
-    z3.Z3_OP_EQ: operator.eq, z3.Z3_OP_DISTINCT: operator.ne,
-    z3.Z3_OP_LE: operator.le, z3.Z3_OP_LT: operator.lt, z3.Z3_OP_GE: operator.ge, z3.Z3_OP_GT: operator.gt,
-}  # fmt: skip
+    z3.Z3_OP_UMINUS: lambda a: -a,
+    z3.Z3_OP_IDIV: _quotient,
+    z3.Z3_OP_MOD: _remainder,
+    z3.Z3_OP_ITE: z3.If,
+    z3.Z3_OP_EQ: lambda a, b: a == b,
+    z3.Z3_OP_DISTINCT: lambda a, b: a != b,
+    z3.Z3_OP_LE: lambda a, b: a <= b,
+    z3.Z3_OP_LT: lambda a, b: a < b,
+    z3.Z3_OP_GE: lambda a, b: a >= b,
+    z3.Z3_OP_GT: lambda a, b: a > b,
+}

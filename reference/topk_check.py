@@ -24,7 +24,7 @@ LOWEST = -(2**62)  # below every rank
 
 def signed_magnitude(scores: Tensor) -> Tensor:
     """Return the bits b of fp32 numbers as integers in the order of the numbers: b, or -2^31 - b where b < 0."""
-    bits = scores.float().view(torch.int32)
+    bits = scores.float().view(torch.int32).long()  # -2^31 - b need not fit 32 bits where it is not chosen
     return torch.where(bits >= 0, bits, -(2**31) - bits)
 
 
@@ -35,7 +35,7 @@ def is_valid(magnitude: Tensor) -> Tensor:
 
 def rank(magnitude: Tensor, index: Tensor) -> Tensor:
     """Higher for the entry that is selected first; no two entries of a row share one."""
-    return magnitude.long() * STEP - index
+    return magnitude * STEP - index
 
 
 def ahead(scores: Tensor, lengths: Tensor, last: Tensor) -> Tensor:
@@ -46,9 +46,10 @@ def ahead(scores: Tensor, lengths: Tensor, last: Tensor) -> Tensor:
 
 def selection(scores: Tensor, lengths: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return for each row, [R, 1], whether an index is wrong by itself, how many are selected, and the last one's rank."""
+    indices = indices.long()
     T, slot = scores.shape[-1], torch.arange(indices.shape[-1], device=scores.device)
     inside = (indices >= 0) & (indices < lengths.unsqueeze(-1)) & (indices < T)
-    place = torch.where(inside, indices, T).long()
+    place = torch.where(inside, indices, T)
     magnitude = torch.where(inside, pad(signed_magnitude(scores), (0, 1)).gather(-1, place), 0)
     before = indices[:, (slot - 1).clamp(min=0)]
     follows = (slot == 0) | ((before >= 0) & (before < indices))

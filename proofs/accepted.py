@@ -43,6 +43,10 @@ ACCEPTED = (
         ("L0",),
         "Exchanges among threads in top-k's selection. What they return may be anything.",
     ),
-    Accepted(r"underflow of a denominator", ("range",), "That exp in it may round to 0 in floats, so that it is 0."),
+    Accepted(
+        r"underflow of a denominator",
+        ("range",),
+        "That exp in it may round to 0 in floats. In csa and hca that takes a score below -2^30, where the maximum starts.",
+    ),
     Accepted(r"proxy fence after the barrier", ("L1",), "Such a fence is taken to suffice."),
 )

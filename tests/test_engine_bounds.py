@@ -7,10 +7,13 @@ from engine_verdicts import hypotheses, kinds, outcomes, refuted
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported, UnsupportedVersion
+from lemmata.proofs.engine.base.report import Layer
 from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.layers.bounds import bounds, grows
+from lemmata.proofs.engine.layers.problem import Problem
 from lemmata.proofs.engine.layers.row_major import digits
+from lemmata.proofs.engine.layers.verdicts import layer
 from lemmata.proofs.engine.smt.solve import solve
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
 from verdicts import STRICT, opened
@@ -36,6 +39,21 @@ def test_the_compilers_guards_do_not_hide_an_error():
     guarded = [o for o in found if o.condition.kind == "guarded bounds"]
     assert guarded
     assert {o.verdict for o in guarded} == {"proved"}
+
+
+def test_a_layer_that_may_stop_at_its_first_failure_does_not_stop_at_what_the_compiler_guards():
+    """Where mutants are tried, one failure is enough; that of a kernel's own bounds alone is none."""
+
+    def brief(name: str) -> Layer:
+        file = opened(f"bounds/{name}")
+        claimed = {"statics": {}, "compare": None, "lemmas": (), "examples": None, "waivers": (), "dead": {}}
+        problem = Problem(
+            file.kernel, file.CONTRACT, **claimed, pass_configs={}, arch=extract.ARCH, solve=solve, brief=True
+        )
+        return layer(problem, "L0")
+
+    assert brief("copy_guarded_by_the_compiler_right").holds
+    assert not brief("copy_guarded_and_narrowed").holds
 
 
 def test_a_gathered_index_of_minus_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -50,7 +51,8 @@ def _analysis(problem: Problem, name: str) -> Analysis:
 def _solved(problem: Problem, name: str) -> Layer:
     """Return layer L0 or L1."""
     analysis = _analysis(problem, name)
-    outcomes, relied = _relying(problem.outcomes(name, analysis.conditions))
+    last = sorted(analysis.conditions, key=lambda c: c.kind == OWN)  # they matter only where all others hold
+    outcomes, relied = _relying(problem.outcomes(name, last))
     checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING
     hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
     found = (*_traced(problem, failures(outcomes)), *hollow.failures)
@@ -67,9 +69,9 @@ def _solved(problem: Problem, name: str) -> Layer:
 
 def _relying(outcomes: list[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
     """Return the outcomes, and apart those of what only the compiler's guards ensure, if these ensure all of it."""
-    own = [o for o in outcomes if o.condition.kind == OWN and o.verdict != "proved"]
-    rest = [o for o in outcomes if o not in own]
-    return (rest, own) if proved(rest) == len(rest) else (outcomes, [])
+    relied = [o.condition.kind == OWN and o.verdict != "proved" for o in outcomes]
+    rest = [o for o, on_guards in zip(outcomes, relied, strict=True) if not on_guards]
+    return (rest, list(itertools.compress(outcomes, relied))) if proved(rest) == len(rest) else (outcomes, [])
 
 
 def _traced(problem: Problem, found: Iterable[Failure]) -> Iterator[Failure]:

@@ -105,8 +105,10 @@ class Integers(NamedTuple):
     @classmethod
     def of(cls, dtype: torch.dtype) -> Integers | None:
         """Return any integers of a type; None of a type of floats."""
-        if dtype.is_floating_point or dtype is torch.bool:
-            return cls(dtype, 0, 1) if dtype is torch.bool else None
+        if dtype is torch.bool:
+            return cls(dtype, 0, 1)
+        if dtype.is_floating_point:
+            return None
         return cls(dtype, torch.iinfo(dtype).min, torch.iinfo(dtype).max)
 
     def settled(self) -> Integers:

@@ -63,7 +63,7 @@ def _solved(problem: Problem, name: str) -> Layer:
     said = (*(deadlock_free(outcomes, unmodelled) if decided else ()), *dead)
     if relied:
         unmodelled += (COMPILERS_GUARDS,)
-        said += tuple(f"relies on {COMPILERS_GUARDS}: {o.condition.statement} at {o.condition.site}" for o in relied)
+        said += tuple(f"relies on {COMPILERS_GUARDS}: {failure}" for failure in failures(relied))
     return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, unmodelled, statements=said)
 
 

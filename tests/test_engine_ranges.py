@@ -7,11 +7,13 @@ import pytest
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 from lemmata.proofs.engine.base.conditions import Condition
 from lemmata.proofs.engine.execution.invariants import Determined, Invariant
-from lemmata.proofs.engine.execution.ranges import Signs, Waiver, conditions
+from lemmata.proofs.engine.execution.ranges import UNDERFLOW, Signs, Waiver, conditions, unmodelled
 from lemmata.proofs.engine.execution.symbolic import execute
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.smt.solve import solve
 from verdicts import opened
+
+DETERMINED = {"r": Determined(lambda s, i: 1 / s["u"](i)), "c": Determined(lambda s, j: 1 / s["v"](j))}
 
 
 def unproved(found: list[Condition]) -> list[Condition]:
@@ -19,8 +21,7 @@ def unproved(found: list[Condition]) -> list[Condition]:
 
 
 def sinkhorn_conditions(positive: tuple[str, ...], kernel: Any = None) -> list[Condition]:
-    determined = {"r": Determined(lambda s, i: 1 / s["u"](i)), "c": Determined(lambda s, j: 1 / s["v"](j))}
-    invariant = Invariant(free=("p", "u", "v"), determined=determined, positive=positive)
+    invariant = Invariant(free=("p", "u", "v"), determined=DETERMINED, positive=positive)
     found, waived = conditions(execute(kernel or sinkhorn_fwd(Config(3)), invariants={"_": invariant}))
     assert not waived
     return found
@@ -35,6 +36,16 @@ def test_sinkhorn_is_in_range() -> None:
         "the value is positive",
     }
     assert not unproved(found)
+
+
+def test_an_eps_keeps_denominators_from_underflow_unless_it_is_subnormal() -> None:
+    invariant = Invariant(free=("p", "u", "v"), determined=DETERMINED, positive=("p", "u", "v"))
+
+    def named(eps: float) -> tuple[str, ...]:
+        return unmodelled(execute(sinkhorn_fwd(Config(3, eps=eps)), invariants={"_": invariant}))
+
+    assert not named(1e-6)
+    assert named(1e-39) == (UNDERFLOW,)
 
 
 def test_without_the_invariant_the_denominators_are_open() -> None:

@@ -3,9 +3,10 @@
 Over the reals exp never overflows and a running maximum does not matter, so a kernel without one is "equal". This layer
 shows, for the same terms, that every exp has an argument of at most 0, that no denominator is 0, that every operand of
 rsqrt and log is positive, and that no operand of a square root is negative. Infinities that could make a NaN are rejected
-earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not modelled, but for
-one: where a maximum of few entries is subtracted from the arguments of exp in a denominator, one of its summands must be
-at least exp(-80), which no float rounds to 0. Other denominators in which exp occurs are named.
+earlier, by the symbolic execution itself. Overflow and underflow of sums and products are not modelled, but for one: where
+a maximum of few entries is subtracted from the arguments of exp in a denominator, one of its summands must be at least
+exp(-80), which no float rounds to 0. Other denominators in which exp occurs are named, unless a constant such as an eps is
+added to what is not negative.
 
 The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
 known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The
@@ -15,6 +16,7 @@ conditions under which an operation runs are hypotheses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import z3
@@ -32,7 +34,8 @@ from .obligations import Waiver as Waiver
 from .outcome import Execution
 
 UNDERFLOW = "underflow of a denominator"
-_LEAST = -80  # exp(-80) > 2^-126, the smallest normal float
+_NORMAL = Fraction(1, 2**126)  # the smallest normal float
+_LEAST = -80  # exp(-80) > 2^-126
 _CASES = 256
 """How many values of the indices of a maximum are looked at one by one."""
 _GOALS: Mapping[Kind, tuple[str, Callable[[Any], Any]]] = {
@@ -64,7 +67,14 @@ def unmodelled(execution: Execution) -> tuple[str, ...]:
     """Return the name of what is not shown of some denominator or operand of a logarithm, in which exp occurs."""
     operands = (o for o in _distinct(execution.obligations) if o.kind in ("nonzero", "positive"))
     exps = (o for o in operands if any(isinstance(nf.atom_of(a), nf.Exp) for a in nf.support(o.value.form)))
-    return (UNDERFLOW,) if any(_floor(o, execution) is None for o in exps) else ()
+    left = (o for o in exps if _floor(o, execution) is None and not _above_a_constant(o, execution))
+    return (UNDERFLOW,) if any(left) else ()
+
+
+def _above_a_constant(obligation: Obligation, execution: Execution) -> bool:
+    """Return whether a denominator is a constant that is no subnormal float, such as an eps, and what is not negative."""
+    p = execution.facts.decide_all(under(obligation.value.finite, obligation.value.form))
+    return Signs(execution.positive).form(p) is not None and p.terms.get((), 0) >= _NORMAL
 
 
 def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:

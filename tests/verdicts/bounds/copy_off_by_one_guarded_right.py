@@ -17,4 +17,6 @@ def kernel(x: T.Tensor((count,), "float32"), out: T.Tensor((count,), "float32"))
 
 CONTRACT = contract(kernel, "out")
 OPTIONS = {"pass_configs": {}}
-VERDICT = Proved("L0", unmodelled="the compiler's guards", says="relies on the compiler's guards: refuted own bounds: read of")
+VERDICT = Proved(
+    "L0", unmodelled="the compiler's guards", says="relies on the compiler's guards: refuted own bounds: read of"
+)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import csa as reference
+from .gradients import Group, gradients, listed
 from .registry import lazily, plain
-from .sparse_attention import Attention, widened, with_combine
+from .sparse_attention import Attention, widened, widened_backward, with_combine
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -34,11 +36,30 @@ def _launch(
     return _kernel(q, window_kv, compressed_kv, **others)  # type: ignore[no-any-return]
 
 
+def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    from ..kernels.csa import csa_parts
+    from ..kernels.gradient_sums import add_listed
+
+    window, scale = statics
+
+    def parts(here: dict[str, Tensor], stats: tuple[Tensor, Tensor], grad_q: Tensor) -> tuple[Tensor, Tensor]:
+        grads, keys = (here["grad_out"], here["grad_lse"]), (here["window_kv"], here["compressed_kv"])
+        others = here["indices"], here["sink"], here["offset"]
+        return csa_parts(grads, here["q"], keys, *others, stats, grad_q, window=window, scale=scale)
+
+    def add(g: Group, _: dict[str, Tensor], of_entries: Tensor, total: Tensor) -> None:
+        add_listed(of_entries, *g.listing, total)
+
+    every = listed(x["q"], x["indices"], x["compressed_kv"].shape[1], window)
+    return gradients(x, every, window, parts, add)
+
+
 _CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, _held)
 _csa = _CSA.bind(
     "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor indices, Tensor sink, Tensor offset",
     "int window, float scale",
     _launch,
+    widened_backward(_backward),
 )
 
 

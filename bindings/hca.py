@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import hca as reference
+from .gradients import Group, gradients, groups
 from .registry import lazily, plain
-from .sparse_attention import Attention, widened, with_combine
+from .sparse_attention import Attention, widened, widened_backward, with_combine
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -35,11 +37,30 @@ def _launch(
     return kernel(q, window_kv, compressed_kv, **others)  # type: ignore[no-any-return]
 
 
+def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Return the gradients on a GPU; ``swa`` has them from here too."""
+    from ..kernels.gradient_sums import add_visible
+    from ..kernels.hca import hca_parts
+
+    ratio, window, scale = statics
+
+    def parts(here: dict[str, Tensor], stats: tuple[Tensor, Tensor], grad_q: Tensor) -> tuple[Tensor, Tensor]:
+        grads, keys = (here["grad_out"], here["grad_lse"]), (here["window_kv"], here["compressed_kv"])
+        static = {"ratio": ratio, "window": window, "scale": scale}
+        return hca_parts(grads, here["q"], keys, here["sink"], here["offset"], stats, grad_q, **static)
+
+    def add(_: Group, here: dict[str, Tensor], of_entries: Tensor, total: Tensor) -> None:
+        add_visible(of_entries, here["offset"], total, ratio)
+
+    return gradients(x, groups(x["q"], window + x["compressed_kv"].shape[1]), window, parts, add)
+
+
 _HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, _held)
 _hca = _HCA.bind(
     "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor sink, Tensor offset",
     "int ratio, int window, float scale",
     _launch,
+    widened_backward(backward),
 )
 
 

@@ -23,18 +23,31 @@ from typing import Any, NamedTuple
 import tilelang.language as T
 from tilelang.layout import make_swizzled_layout
 
-from .sparse_attention import (
-    ASYNC,
-    WARPGROUP,
-    Block,
-    HalfTile,
-    _exp2,
-    _row_layout,
-    gather,
-)
+from .sparse_attention import ASYNC, WARPGROUP, HalfTile, exp2, gather, row_layout
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
 
-PRODUCER_REGISTERS, CONSUMER_REGISTERS = 56, 224  # of a thread
+PRODUCER_REGISTERS, CONSUMER_REGISTERS = 40, 232  # of a thread
+
+
+class Names(NamedTuple):
+    """The names in the kernel that its proof binds: of the loop over tiles and of buffers, a pair for two consumers."""
+
+    tile: str = "t"
+    acc: tuple[str, str] = ("acc0", "acc1")
+    keys: str = "k_shared"
+    rows: str = "rows_shared"
+
+
+NAMES = Names()
+
+
+class Block(NamedTuple):
+    """Where a block works."""
+
+    b: Any  # sequence
+    s: Any  # query
+    heads: Any  # which block of heads of the query
+    tiles: Any  # how many tiles of keys the query has
 
 
 class Heads(NamedTuple):
@@ -54,6 +67,16 @@ class Gradients(NamedTuple):
     q: Any
     window: Any  # [b, s, slot, block of heads]: the part of the key in this slot of the query's window
     entries: Any  # [b, s, slot, block of heads]: the part of the entry in this slot
+
+
+class Running(NamedTuple):
+    """The registers of a consumer."""
+
+    acc: Any  # its half of the columns of dq
+    part: Any  # a piece of its half of the columns of the parts of a tile
+    product: Any  # of the heads with the keys of a tile
+    lse: Any  # of each head, times log2 e
+    weight: Any  # w of each head
 
 
 class Barriers(NamedTuple):
@@ -96,8 +119,8 @@ def producer(cfg, at, keys, shared, list_entries):
     """Copy the keys of the query, tile by tile."""
     T.set_max_nreg(PRODUCER_REGISTERS, 0)
     rows = T.alloc_fragment((KEYS,), I32)
-    T.annotate_layout({rows: _row_layout()})
-    for t in T.serial(at.first, at.end):
+    T.annotate_layout({rows: row_layout()})
+    for t in T.serial(at.tiles):
         list_entries(keys.entries, t - cfg.window_tiles, rows)
         if t < cfg.window_tiles:
             for j in T.Parallel(KEYS):
@@ -113,23 +136,24 @@ def producer(cfg, at, keys, shared, list_entries):
 
 
 @T.macro
-def load_heads(cfg, g, at, heads, shared):
-    """Copy half g of the columns of q and of grad_out to shared memory, zeros for heads and columns that are none."""
-    T.set_max_nreg(CONSUMER_REGISTERS, 1)
-    first = g * cfg.columns
+def load_columns(cfg, g, at, x, x_shared):
+    """Copy half g of the columns of a query's heads to shared memory, zeros for heads and columns that are none."""
+    first, head = g * cfg.columns, at.heads * HEADS
     for p in T.unroll(cfg.columns // PANEL):
         for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
-            shared.q[g, h, p * PANEL + d] = T.if_then_else(
-                at.head + h < cfg.H and first + p * PANEL + d < cfg.D,
-                heads.q[at.b, at.s, at.head + h, first + p * PANEL + d],
+            x_shared[g, h, p * PANEL + d] = T.if_then_else(
+                head + h < cfg.H and first + p * PANEL + d < cfg.D,
+                x[at.b, at.s, head + h, first + p * PANEL + d],
                 0,
             )
-        for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
-            shared.grad_out[g, h, p * PANEL + d] = T.if_then_else(
-                at.head + h < cfg.H and first + p * PANEL + d < cfg.D,
-                heads.grad_out[at.b, at.s, at.head + h, first + p * PANEL + d],
-                0,
-            )
+
+
+@T.macro
+def load_heads(cfg, g, at, heads, shared):
+    """Copy half g of the columns of q and of grad_out to shared memory, and wait for the other half too."""
+    T.set_max_nreg(CONSUMER_REGISTERS, 1)
+    load_columns(cfg, g, at, heads.q, shared.q)
+    load_columns(cfg, g, at, heads.grad_out, shared.grad_out)
     T.cp_async_barrier_noinc(shared.barriers.heads_ready[0])
     T.barrier_wait(shared.barriers.heads_ready[0], 0)
     T.fence_proxy_async()
@@ -139,8 +163,8 @@ def load_heads(cfg, g, at, heads, shared):
 def load_weight(cfg, at, heads, lse, weight):
     """Compute lse log2 e and w of each head; a head that is none, or has no key, has lse +inf, so that p = 0."""
     for h in T.Parallel(HEADS):
-        head = T.min(at.head + h, cfg.H - 1)
-        lse[h] = T.if_then_else(at.head + h < cfg.H, heads.lse[at.b, at.s, head], T.infinity(F32))
+        head = T.min(at.heads * HEADS + h, cfg.H - 1)
+        lse[h] = T.if_then_else(at.heads * HEADS + h < cfg.H, heads.lse[at.b, at.s, head], T.infinity(F32))
         gap = (heads.sink[head] - lse[h]) * LOG2E
         weight[h] = T.if_then_else(lse[h] < T.infinity(F32), 1 / (1 + T.exp2(gap)), 0)
     for h in T.Parallel(HEADS):
@@ -163,10 +187,9 @@ def multiply_keys(t, x, shared, product):
 @T.macro
 def multiply_heads(cfg, g, i, part, shared):
     """Compute piece i of the parts, in half g of the columns: dzᵀ q + Pᵀ grad_out, over the heads."""
-    T.wgmma_gemm(
-        shared.weights, shared.grad_out[g, :, cfg.columns_of(i)], part, transpose_A=True, clear_accum=True
-    )
-    T.wgmma_gemm(shared.dz, shared.q[g, :, cfg.columns_of(i)], part, transpose_A=True)
+    columns = cfg.piece_columns(i)
+    T.wgmma_gemm(shared.weights, shared.grad_out[g, :, columns], part, transpose_A=True, clear_accum=True)
+    T.wgmma_gemm(shared.dz, shared.q[g, :, columns], part, transpose_A=True)
 
 
 @T.macro
@@ -179,12 +202,12 @@ def write_piece(cfg, g, i, at, t, part, shared, gradients):
         if t < cfg.window_tiles:
             for j, d in T.Parallel(KEYS, PANEL):
                 if t * KEYS + j < cfg.window and first + d < cfg.D:
-                    gradients.window[at.b, at.s, t * KEYS + j, at.split, first + d] = shared.stage[g, j, d]
+                    gradients.window[at.b, at.s, t * KEYS + j, at.heads, first + d] = shared.stage[g, j, d]
         else:
             for j, d in T.Parallel(KEYS, PANEL):
                 slot = (t - cfg.window_tiles) * KEYS + j
                 if slot < gradients.entries.shape[2] and first + d < cfg.D:
-                    gradients.entries[at.b, at.s, slot, at.split, first + d] = shared.stage[g, j, d]
+                    gradients.entries[at.b, at.s, slot, at.heads, first + d] = shared.stage[g, j, d]
 
 
 @T.macro
@@ -199,8 +222,9 @@ def finish_pieces(cfg, g, i, at, t, part, shared, gradients):
 
 
 @T.macro
-def add_products(cfg, g, at, t, acc, part, shared, gradients):
+def add_products(cfg, g, at, t, running, shared, gradients):
     """Add dz k to half g of the columns of acc, and write half g of the columns of the parts of a tile."""
+    acc, part = running.acc, running.part
     T.wgmma_gemm(shared.dz, shared.keys[g, :, :], acc)
     multiply_heads(cfg, g, 0, part, shared)
     T.wait_wgmma(0)
@@ -216,63 +240,60 @@ def write_query(cfg, g, at, acc, shared, gradients):
     """Write half g of the columns of dq."""
     T.copy(acc, shared.q[g, :, :])  # in place of the query, so that whole rows are stored
     for h, d in T.Parallel(HEADS, cfg.columns):
-        if at.head + h < cfg.H and g * cfg.columns + d < cfg.D:
-            gradients.q[at.b, at.s, at.head + h, g * cfg.columns + d] = shared.q[g, h, d]
+        if at.heads * HEADS + h < cfg.H and g * cfg.columns + d < cfg.D:
+            gradients.q[at.b, at.s, at.heads * HEADS + h, g * cfg.columns + d] = shared.q[g, h, d]
 
 
 @T.macro
-def consumer0(cfg, at, heads, shared, gradients):
+def consumer0(cfg, at, heads, shared, running, gradients):
     """Compute p and P of each tile; then half 0 of the columns of everything."""
-    acc, part = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((KEYS, cfg.piece), F32)
-    scores, weights = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), BF16)
-    lse, weight = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
+    acc, p, lse, weight = running.acc, running.product, running.lse, running.weight
+    weights = T.alloc_fragment((HEADS, KEYS), BF16)
     load_heads(cfg, 0, at, heads, shared)
     load_weight(cfg, at, heads, lse, weight)
     T.fill(acc, 0)
-    for t in T.serial(at.first, at.end):
-        multiply_keys(t, shared.q, shared, scores)
+    for t in T.serial(at.tiles):
+        multiply_keys(t, shared.q, shared, p)
         T.barrier_wait(shared.barriers.rows_ready[0], t % 2)
         for h, j in T.Parallel(HEADS, KEYS):
-            scores[h, j] = T.if_then_else(shared.rows[j] >= 0, _exp2(scores[h, j] * cfg.log2_scale - lse[h]), 0)
+            p[h, j] = T.if_then_else(shared.rows[j] >= 0, exp2(p[h, j] * cfg.log2_scale - lse[h]), 0)
         T.barrier_wait(shared.barriers.weights_free[0], 1 - t % 2)
-        T.copy(scores, weights)
+        T.copy(p, weights)
         for h, j in T.Parallel(HEADS, KEYS):
             shared.dz[h, j] = weights[h, j]
         for h, j in T.Parallel(HEADS, KEYS):
-            scores[h, j] *= weight[h]
-        T.copy(scores, weights)
+            p[h, j] *= weight[h]
+        T.copy(p, weights)
         T.copy(weights, shared.weights)
         T.fence_proxy_async()
         T.barrier_arrive(shared.barriers.weights_ready[0])
         T.barrier_wait(shared.barriers.dz_ready[0], t % 2)
-        add_products(cfg, 0, at, t, acc, part, shared, gradients)
+        add_products(cfg, 0, at, t, running, shared, gradients)
     write_query(cfg, 0, at, acc, shared, gradients)
 
 
 @T.macro
-def consumer1(cfg, at, heads, shared, gradients):
+def consumer1(cfg, at, heads, shared, running, gradients):
     """Compute scale dz of each tile; then half 1 of the columns of everything."""
-    acc, part = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((KEYS, cfg.piece), F32)
-    product = T.alloc_fragment((HEADS, KEYS), F32)
-    lse, weight = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
-    shift = T.alloc_fragment((HEADS,), F32)
+    acc, dz, lse, weight = running.acc, running.product, running.lse, running.weight
+    shift = T.alloc_fragment((HEADS,), F32)  # c
     load_heads(cfg, 1, at, heads, shared)
     load_weight(cfg, at, heads, lse, weight)
     for h in T.Parallel(HEADS):
-        head = T.min(at.head + h, cfg.H - 1)
+        head = T.min(at.heads * HEADS + h, cfg.H - 1)
         shift[h] = heads.grad_lse[at.b, at.s, head] - weight[h] * heads.delta[at.b, at.s, head]
     T.fill(acc, 0)
-    for t in T.serial(at.first, at.end):
-        multiply_keys(t, shared.grad_out, shared, product)
+    for t in T.serial(at.tiles):
+        multiply_keys(t, shared.grad_out, shared, dz)
         T.barrier_wait(shared.barriers.weights_ready[0], t % 2)
         for h, j in T.Parallel(HEADS, KEYS):
-            product[h, j] = cfg.scale * shared.dz[h, j] * (weight[h] * product[h, j] + shift[h])
+            dz[h, j] = cfg.scale * shared.dz[h, j] * (weight[h] * dz[h, j] + shift[h])
         for h, j in T.Parallel(HEADS, KEYS):
-            shared.dz[h, j] = product[h, j]
+            shared.dz[h, j] = dz[h, j]
         T.fence_proxy_async()
         T.barrier_arrive(shared.barriers.dz_ready[0])
         T.barrier_wait(shared.barriers.dz_ready[0], t % 2)
-        add_products(cfg, 1, at, t, acc, part, shared, gradients)
+        add_products(cfg, 1, at, t, running, shared, gradients)
         T.barrier_arrive(shared.barriers.weights_free[0])
     write_query(cfg, 1, at, acc, shared, gradients)
 
@@ -297,10 +318,15 @@ def differentiate(cfg, at, heads, keys, gradients, list_entries):
     weights_free = T.alloc_barrier([WARPGROUP])
     barriers = Barriers(heads_ready, keys_ready, keys_free, rows_ready, weights_ready, dz_ready, weights_free)
     shared = Shared(q_shared, grad_out_shared, k_shared, weights_shared, dz_shared, stage_shared, rows_shared, barriers)
+    acc0, part0 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((KEYS, cfg.piece), F32)
+    acc1, part1 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((KEYS, cfg.piece), F32)
+    p, dz = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), F32)
+    lse0, weight0 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
+    lse1, weight1 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
     thread = T.get_thread_binding()
     if thread < WARPGROUP:
         producer(cfg, at, keys, shared, list_entries)
     elif thread < 2 * WARPGROUP:
-        consumer0(cfg, at, heads, shared, gradients)
+        consumer0(cfg, at, heads, shared, Running(acc0, part0, p, lse0, weight0), gradients)
     else:
-        consumer1(cfg, at, heads, shared, gradients)
+        consumer1(cfg, at, heads, shared, Running(acc1, part1, dz, lse1, weight1), gradients)

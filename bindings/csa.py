@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import csa as reference
-from .gradients import Group, gradients, listed
+from .gradients import Group, gradients, head_blocks, listed, sums
 from .registry import lazily, plain
 from .sparse_attention import Attention, widened, widened_backward, with_combine
 
@@ -63,13 +63,27 @@ _csa = _CSA.bind(
 )
 
 
+reference_bwd = _CSA.chunked_bwd
+
+
+def sums_of_parts(heads: int, columns: int, window: int) -> Iterator[Kernel]:
+    """Yield the kernels that sum over columns and add up the parts of a backward, each with its config."""
+    from ..kernels.gradient_sums import Config, sum_listed
+
+    yield from sums(heads, columns, window)
+    yield sum_listed, Config(columns, head_blocks(heads))
+
+
 def shipped() -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode and prefill."""
-    from ..kernels.csa import choose, csa_fwd
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode, prefill and backward."""
+    from ..kernels.csa import choose, csa_bwd, csa_fwd
+    from ..kernels.sparse_attention_config import BackwardConfig
 
     for heads, entries in ((64, 512), (128, 1024)):
         for queries in (1, 4096):
             yield from with_combine(csa_fwd, choose(queries, heads, 512, entries, 128, 512**-0.5))
+        yield csa_bwd, BackwardConfig(heads, 512, 128, 512**-0.5)
+        yield from sums_of_parts(heads, 512, 128)
 
 
 def csa(

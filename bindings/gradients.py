@@ -7,19 +7,20 @@ up in fp32 in the order of the queries. So no bit of a result depends on the siz
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..operators import Kernel
 from . import chunks
 
 WORKSPACE = 176 * 2**20  # bytes of the parts of a group of queries
 _HEADS = 64  # that a part is the sum over, at most: those of a block of threads
 _SORTED = 2**24  # indices that are sorted at a time, unless those of one group are more
 
-Listing = tuple[Tensor, Tensor]
-"""Positions of a group's indices, sorted by the row that each names, and where those of each row begin."""
+Listing = tuple[Tensor, Tensor, Tensor]
+"""Positions of a group's indices, sorted by the row that each names; where those of each row begin, and where they end."""
 
 
 class Group(NamedTuple):
@@ -46,9 +47,22 @@ Add = Callable[[Group, dict[str, Tensor], Tensor, Tensor], None]
 """Adds the parts of the entries of a group to their totals."""
 
 
+def head_blocks(heads: int) -> int:
+    """Return how many blocks of threads share the heads of a query; each writes parts of its own."""
+    return -(-heads // _HEADS)
+
+
+def sums(heads: int, columns: int, window: int) -> Iterator[Kernel]:
+    """Yield the kernels that every backward launches beside its operator's, each with its config."""
+    from ..kernels.gradient_sums import Config, delta, sum_window
+
+    yield delta, Config(columns)
+    yield sum_window, Config(columns, head_blocks(heads), window)
+
+
 def groups(q: Tensor, slots: int) -> Iterator[Group]:
     """Yield groups of all queries, each with so many slots for keys."""
-    of_one = slots * -(-q.shape[2] // _HEADS) * q.shape[3] * q.element_size()
+    of_one = slots * head_blocks(q.shape[2]) * q.shape[3] * q.element_size()
     wave = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
     most = max(WORKSPACE // max(of_one, 1), 1)
     for b, s in chunks.groups(q, 0, max(most // wave * wave, min(most, wave))):
@@ -69,8 +83,8 @@ def _moved(some: slice, by: int) -> slice:
 
 
 def _listings(indices: Tensor, T: int, every: list[Group]) -> Iterator[Listing]:
-    """Yield the listings of the groups that share out these queries; the entries of a group's sequences are numbered through."""
-    B, S, K = indices.shape
+    """Yield the listings of the groups that share out these queries; a group's sequences have rows of their own."""
+    B, S, _ = indices.shape
     sequences, queries = every[0].sequences, every[0].queries.stop
     rows = sequences * T + 1  # of a group, the last for what names none
     b = torch.arange(B, device=indices.device).view(B, 1, 1)
@@ -85,7 +99,8 @@ def _listings(indices: Tensor, T: int, every: list[Group]) -> Iterator[Listing]:
     begin = 0
     for g, start in zip(every, starts, strict=True):
         size = g.of(indices).numel()
-        yield order[begin : begin + size] - begin, start[: g.sequences * T + 1] - begin
+        start = start[: g.sequences * T + 1] - begin
+        yield order[begin : begin + size] - begin, start[:-1], start[1:]
         begin += size
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import hca as reference
-from .gradients import Group, gradients, groups
+from .gradients import Group, gradients, groups, head_blocks, sums
 from .registry import lazily, plain
 from .sparse_attention import Attention, widened, widened_backward, with_combine
 
@@ -64,13 +64,27 @@ _hca = _HCA.bind(
 )
 
 
+reference_bwd = _HCA.chunked_bwd
+
+
+def sums_of_parts(heads: int, columns: int, window: int, ratio: int) -> Iterator[Kernel]:
+    """Yield the kernels that sum over columns and add up the parts of a backward, each with its config."""
+    from ..kernels.gradient_sums import Config, sum_visible
+
+    yield from sums(heads, columns, window)
+    yield sum_visible, Config(columns, head_blocks(heads), ratio=ratio)
+
+
 def shipped(ratio: int = 128) -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode and prefill."""
-    from ..kernels.hca import choose, hca_fwd
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode, prefill and backward."""
+    from ..kernels.hca import choose, hca_bwd, hca_fwd
+    from ..kernels.sparse_attention_config import BackwardConfig
 
     for heads in (64, 128):
         for queries in (1, 4096):
             yield from with_combine(hca_fwd, choose(queries, heads, 512, ratio, 128, 512**-0.5))
+        yield hca_bwd, BackwardConfig(heads, 512, 128, 512**-0.5, ratio)
+        yield from sums_of_parts(heads, 512, 128, ratio)
 
 
 def hca(

@@ -69,7 +69,7 @@ class Attention:
         bwd = define(
             f"{self.name}_bwd",
             f"(Tensor grad_out, Tensor grad_lse, {tensors}, Tensor out, Tensor lse, {statics}) -> ({gradients})",
-            reference=self._chunked_bwd,
+            reference=self.chunked_bwd,
             kernel=bwd_on_cuda,
             fake=self._fake_bwd,
             idle=_idle,
@@ -99,7 +99,7 @@ class Attention:
             out[at], lse[at] = getattr(self.reference, self.name)(*piece.dense(x), *statics)
         return out, lse
 
-    def _chunked_bwd(self, *args: Any) -> tuple[Tensor, ...]:
+    def chunked_bwd(self, *args: Any) -> tuple[Tensor, ...]:
         """The reference, in chunks of bounded memory; gradients that are sums over queries are rounded once."""
         x, statics = _named(self.backward, args)
         q, sink = x["q"], x["sink"]

@@ -45,6 +45,9 @@ _swa = _SWA.bind(
 )
 
 
+reference_bwd = _SWA.chunked_bwd
+
+
 def shipped() -> Iterator[Kernel]:
     """Yield the kernels that DeepSeek-V4 launches, each with its configs."""
     yield from hca.shipped(_RATIO)

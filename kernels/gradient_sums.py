@@ -1,7 +1,7 @@
 """Sums of the backward of attention, each in a fixed order (formula: kernels/sparse_attention_backward.py).
 
-``delta`` sums over the columns of a head. The others add up the parts of the gradients of keys, one after the other in the order
-of the queries, so that a sum may be interrupted and taken up again without a change of any bit.
+``delta`` sums over the columns of a head. The others add up the parts of the gradients of keys, one after the other in the
+order of the queries, so that a sum may be interrupted and taken up again without a change of any bit.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ import torch
 from .build import aligned, build
 from .sparse_attention_config import BF16, F32, I32, PANEL
 
-ROWS = 16  # of a block of delta
-WIDTH = 8  # columns of a thread
+ROWS = 8  # of a block of delta
+WIDTH = 8  # columns that a thread reads at once
 AHEAD = 16  # parts that are read before they are added
 
 
@@ -28,22 +28,24 @@ class Config:
 
 
 def delta(cfg: Config) -> T.PrimFunc:
-    """Write Σ x y over the columns of each row."""
+    """Write Σ x y over the columns of each row; rows come in eights, as heads do."""
     N = T.dynamic("N")
 
     @T.prim_func
-    def delta(x: T.Tensor((N, cfg.D), BF16), y: T.Tensor((N, cfg.D), BF16), total: T.Tensor((N,), F32)):
-        with T.Kernel(T.ceildiv(N, ROWS), threads=128) as block:
+    def delta(
+        x: T.Tensor((N, ROWS, cfg.D), BF16),
+        y: T.Tensor((N, ROWS, cfg.D), BF16),
+        total: T.Tensor((N, ROWS), F32),
+    ):
+        with T.Kernel(N, threads=ROWS * PANEL // WIDTH) as n:
             sums, result = T.alloc_fragment((ROWS, PANEL), F32), T.alloc_fragment((ROWS,), F32)
             T.fill(sums, 0)
             for p in T.unroll(cfg.D // PANEL):
                 for i, d in T.Parallel(ROWS, PANEL):
-                    n = T.min(block * ROWS + i, N - 1)
-                    sums[i, d] += T.cast(x[n, p * PANEL + d], F32) * T.cast(y[n, p * PANEL + d], F32)
+                    sums[i, d] += T.cast(x[n, i, p * PANEL + d], F32) * T.cast(y[n, i, p * PANEL + d], F32)
             T.reduce_sum(sums, result, dim=1)
             for i in T.Parallel(ROWS):
-                if block * ROWS + i < N:
-                    total[block * ROWS + i] = result[i]
+                total[n, i] = result[i]
 
     return delta
 
@@ -90,19 +92,20 @@ def sum_window(cfg: Config) -> T.PrimFunc:
 
 
 def sum_listed(cfg: Config) -> T.PrimFunc:
-    """Add to each row the parts that are listed for it: those at order[i] for i from starts[r] to starts[r + 1] - 1."""
+    """Add to each row the parts that are listed for it: those at order[i] for i from starts[r] to ends[r] - 1."""
     N, R = T.dynamic("N"), T.dynamic("R")
 
     @T.prim_func
     def sum_listed(
         parts: T.Tensor((N, cfg.blocks, cfg.D), BF16),
         order: T.Tensor((N,), I32),
-        starts: T.Tensor((R + 1,), I32),
+        starts: T.Tensor((R,), I32),
+        ends: T.Tensor((R,), I32),
         total: T.Tensor((R, cfg.D), F32),
     ):
         with T.Kernel(R, threads=cfg.D // WIDTH) as r:
             acc, ahead = T.alloc_fragment((cfg.D,), F32), T.alloc_fragment((AHEAD, cfg.D), BF16)
-            first, end = starts[r], starts[r + 1]
+            first, end = starts[r], T.min(ends[r], N)
             for d in T.Parallel(cfg.D):
                 acc[d] = total[r, d]
             for i in T.serial(T.ceildiv((end - first) * cfg.blocks, AHEAD)):
@@ -150,7 +153,7 @@ def columns_product(x, y):
     """Launch ``delta`` on CUDA tensors of one shape; return Σ x y over the last dimension, in fp32."""
     d = x.shape[-1]
     total = x.new_empty(x.shape[:-1], dtype=torch.float32)
-    build(delta, Config(d))(aligned(x).view(-1, d), aligned(y).view(-1, d), total.view(-1))
+    build(delta, Config(d))(aligned(x).view(-1, ROWS, d), aligned(y).view(-1, ROWS, d), total.view(-1, ROWS))
     return total
 
 
@@ -160,10 +163,10 @@ def add_window(parts, total):
     build(sum_window, Config(d, blocks, window))(parts, total)
 
 
-def add_listed(parts, order, starts, total):
-    """Launch ``sum_listed`` on CUDA tensors; the parts are those of all slots of all queries, the rows those of all sequences."""
+def add_listed(parts, order, starts, ends, total):
+    """Launch ``sum_listed`` on CUDA tensors: parts of all slots of all queries, rows of all sequences."""
     *_, blocks, d = parts.shape
-    build(sum_listed, Config(d, blocks))(parts.view(-1, blocks, d), order, starts, total.view(-1, d))
+    build(sum_listed, Config(d, blocks))(parts.view(-1, blocks, d), order, starts, ends, total.view(-1, d))
 
 
 def add_visible(parts, offset, total, ratio: int):

@@ -70,7 +70,12 @@ def hca_bwd(cfg: BackwardConfig) -> T.PrimFunc:
             base[0] = R - S - cfg.window + 1
             oldest[0] = T.max(S - R, -offset[b])
             visible[0] = T.max(T.min((offset[b] + s + 1) // cfg.ratio, L), 0)
-            at = backward.Block(b, s, heads, cfg.window_tiles + T.ceildiv(visible[0], cfg.tile))
+            seen = T.ceildiv(visible[0], cfg.tile)
+            for e in T.serial(seen, T.ceildiv(L, cfg.tile)):
+                for j, d in T.Parallel(cfg.tile, cfg.D):
+                    if e * cfg.tile + j < L:
+                        entry_parts[b, s, e * cfg.tile + j, heads, d] = 0
+            at = backward.Block(b, s, heads, cfg.window_tiles + seen)
             of_heads = backward.Heads(q, grad_out, grad_lse, lse, delta, sink)
             keys = Keys(window_kv, compressed_kv, base, oldest, visible)
             gradients = backward.Gradients(grad_q, window_parts, entry_parts)

@@ -33,6 +33,7 @@ class Names(NamedTuple):
     """The names in the kernel that its proof binds: of the loop over tiles and of buffers, a pair for two consumers."""
 
     tile: str = "t"
+    unseen: str = "e"  # the loop over tiles of entries that a query does not see
     acc: tuple[str, str] = ("acc0", "acc1")
     keys: str = "k_shared"
     rows: str = "rows_shared"
@@ -224,15 +225,14 @@ def finish_pieces(cfg, g, i, at, t, part, shared, gradients):
 @T.macro
 def add_products(cfg, g, at, t, running, shared, gradients):
     """Add dz k to half g of the columns of acc, and write half g of the columns of the parts of a tile."""
-    acc, part = running.acc, running.part
-    T.wgmma_gemm(shared.dz, shared.keys[g, :, :], acc)
-    multiply_heads(cfg, g, 0, part, shared)
+    T.wgmma_gemm(shared.dz, shared.keys[g, :, :], running.acc)
+    multiply_heads(cfg, g, 0, running.part, shared)
     T.wait_wgmma(0)
-    T.warpgroup_fence_operand(acc, num_regs=HEADS * cfg.columns // WARPGROUP)
-    T.warpgroup_fence_operand(part, num_regs=KEYS * cfg.piece // WARPGROUP)
+    T.warpgroup_fence_operand(running.acc, num_regs=HEADS * cfg.columns // WARPGROUP)
+    T.warpgroup_fence_operand(running.part, num_regs=KEYS * cfg.piece // WARPGROUP)
     T.barrier_arrive(shared.barriers.keys_free[0])
-    write_piece(cfg, g, 0, at, t, part, shared, gradients)
-    finish_pieces(cfg, g, 1, at, t, part, shared, gradients)
+    write_piece(cfg, g, 0, at, t, running.part, shared, gradients)
+    finish_pieces(cfg, g, 1, at, t, running.part, shared, gradients)
 
 
 @T.macro
@@ -247,55 +247,55 @@ def write_query(cfg, g, at, acc, shared, gradients):
 @T.macro
 def consumer0(cfg, at, heads, shared, running, gradients):
     """Compute p and P of each tile; then half 0 of the columns of everything."""
-    acc, p, lse, weight = running.acc, running.product, running.lse, running.weight
     weights = T.alloc_fragment((HEADS, KEYS), BF16)
     load_heads(cfg, 0, at, heads, shared)
-    load_weight(cfg, at, heads, lse, weight)
-    T.fill(acc, 0)
+    load_weight(cfg, at, heads, running.lse, running.weight)
+    T.fill(running.acc, 0)
     for t in T.serial(at.tiles):
-        multiply_keys(t, shared.q, shared, p)
+        multiply_keys(t, shared.q, shared, running.product)
         T.barrier_wait(shared.barriers.rows_ready[0], t % 2)
         for h, j in T.Parallel(HEADS, KEYS):
-            p[h, j] = T.if_then_else(shared.rows[j] >= 0, exp2(p[h, j] * cfg.log2_scale - lse[h]), 0)
+            running.product[h, j] = T.if_then_else(
+                shared.rows[j] >= 0, exp2(running.product[h, j] * cfg.log2_scale - running.lse[h]), 0
+            )
         T.barrier_wait(shared.barriers.weights_free[0], 1 - t % 2)
-        T.copy(p, weights)
+        T.copy(running.product, weights)
         for h, j in T.Parallel(HEADS, KEYS):
             shared.dz[h, j] = weights[h, j]
         for h, j in T.Parallel(HEADS, KEYS):
-            p[h, j] *= weight[h]
-        T.copy(p, weights)
+            running.product[h, j] *= running.weight[h]
+        T.copy(running.product, weights)
         T.copy(weights, shared.weights)
         T.fence_proxy_async()
         T.barrier_arrive(shared.barriers.weights_ready[0])
         T.barrier_wait(shared.barriers.dz_ready[0], t % 2)
         add_products(cfg, 0, at, t, running, shared, gradients)
-    write_query(cfg, 0, at, acc, shared, gradients)
+    write_query(cfg, 0, at, running.acc, shared, gradients)
 
 
 @T.macro
 def consumer1(cfg, at, heads, shared, running, gradients):
     """Compute scale dz of each tile; then half 1 of the columns of everything."""
-    acc, dz, lse, weight = running.acc, running.product, running.lse, running.weight
     shift = T.alloc_fragment((HEADS,), F32)  # c
     load_heads(cfg, 1, at, heads, shared)
-    load_weight(cfg, at, heads, lse, weight)
+    load_weight(cfg, at, heads, running.lse, running.weight)
     for h in T.Parallel(HEADS):
         head = T.min(at.heads * HEADS + h, cfg.H - 1)
-        shift[h] = heads.grad_lse[at.b, at.s, head] - weight[h] * heads.delta[at.b, at.s, head]
-    T.fill(acc, 0)
+        shift[h] = heads.grad_lse[at.b, at.s, head] - running.weight[h] * heads.delta[at.b, at.s, head]
+    T.fill(running.acc, 0)
     for t in T.serial(at.tiles):
-        multiply_keys(t, shared.grad_out, shared, dz)
+        multiply_keys(t, shared.grad_out, shared, running.product)
         T.barrier_wait(shared.barriers.weights_ready[0], t % 2)
         for h, j in T.Parallel(HEADS, KEYS):
-            dz[h, j] = cfg.scale * shared.dz[h, j] * (weight[h] * dz[h, j] + shift[h])
+            running.product[h, j] = cfg.scale * shared.dz[h, j] * (running.weight[h] * running.product[h, j] + shift[h])
         for h, j in T.Parallel(HEADS, KEYS):
-            shared.dz[h, j] = dz[h, j]
+            shared.dz[h, j] = running.product[h, j]
         T.fence_proxy_async()
         T.barrier_arrive(shared.barriers.dz_ready[0])
         T.barrier_wait(shared.barriers.dz_ready[0], t % 2)
         add_products(cfg, 1, at, t, running, shared, gradients)
         T.barrier_arrive(shared.barriers.weights_free[0])
-    write_query(cfg, 1, at, acc, shared, gradients)
+    write_query(cfg, 1, at, running.acc, shared, gradients)
 
 
 @T.macro

@@ -92,11 +92,6 @@ def choose(condition: Form, then: Form, otherwise: Form) -> Form:
     return condition * then + (ONE - condition) * otherwise
 
 
-def sequence() -> Form:
-    """Return the sequence of a block."""
-    return block("z")
-
-
 def query(cfg: Config) -> Form:
     """Return the query of a block."""
     return nf.floordiv(block(), cfg.head_blocks)
@@ -120,10 +115,15 @@ class Block:
     entry: Callable[[Form, Form], Form]
     about: Sequence[Form] = ()
 
+    @staticmethod
+    def sequence() -> Form:
+        """Return the sequence of a block."""
+        return block("z")
+
     @cached_property
     def b(self) -> Form:
         """The sequence."""
-        return sequence()
+        return self.sequence()
 
     @cached_property
     def s(self) -> Form:

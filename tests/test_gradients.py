@@ -51,13 +51,13 @@ def add_window(parts: Tensor, total: Tensor) -> None:
                 total[:, row] += parts[:, s, i].sum(1)
 
 
-def add_listed(parts: Tensor, order: Tensor, starts: Tensor, total: Tensor) -> None:
-    assert order.dtype is starts.dtype is torch.int32
+def add_listed(parts: Tensor, order: Tensor, starts: Tensor, ends: Tensor, total: Tensor) -> None:
+    assert order.dtype is starts.dtype is ends.dtype is torch.int32
     assert total.is_contiguous()
     flat, rows = parts.view(-1, D), total.view(-1, D)
-    assert len(starts) == len(rows) + 1
+    assert len(starts) == len(ends) == len(rows)
     for r in range(len(rows)):
-        named = order[starts[r] : starts[r + 1]]
+        named = order[starts[r] : ends[r]]
         assert named.tolist() == sorted(named.tolist()), "the order of the queries"
         rows[r] += flat[named].sum(0)
 
@@ -129,6 +129,6 @@ def test_a_listing_that_forgets_a_sequence_is_noticed(monkeypatch: pytest.Monkey
     got, want = run("csa", x)
     assert torch.allclose(got[2], want[2])
     monkeypatch.setattr(gradients, "_listings", lambda i, T, every: [(torch.arange(i.numel(), dtype=torch.int32),
-                        torch.zeros(2 * T + 1, dtype=torch.int32))])  # fmt: skip
+                        *torch.zeros(2, 2 * T, dtype=torch.int32))])  # fmt: skip
     got, want = run("csa", x)
     assert not torch.allclose(got[2], want[2])

@@ -35,7 +35,7 @@ def tiles(extent: Form, tile: int) -> Form:
 
 
 def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Summand, Summand]]) -> nf.Rule:
-    """Return the rule that a sum over an extent, but for factors without its variable, is one of several sums over tiles.
+    """Return the rule that a sum over an extent, whole or but for factors without its variable, is one of several over tiles.
 
     It says nothing of sums over other extents. Each of ``summands`` is a summand as it enters the sum, and the same with
     its abbreviations written out, to be compared.
@@ -53,11 +53,11 @@ def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Sum
         outer, inner = _factored(body(element), own)
         if holds(inside * inner, ZERO, facts, _SPLITS):
             return ZERO
-        known = (g for g, compared in summands if holds(inside * inner, compared(t, j), facts, _SPLITS))
-        summand = next(known, None)
-        if summand is None:
-            return None
-        return outer * nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
+        for factor, rest in ((outer, inner), (ONE, outer * inner)):
+            for g, compared in summands:
+                if holds(inside * rest, compared(t, j), facts, _SPLITS):
+                    return factor * nf.summation(tiles(extent, tile), lambda t, g=g: nf.summation(tile, partial(g, t)))
+        return None
 
     return rule
 

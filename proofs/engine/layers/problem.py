@@ -21,7 +21,7 @@ from ..smt.solve import smt2
 from .comparison import Compare, Compared, facts
 from .lemmas import Examples, Lemma
 
-_ATOMS = 600_000
+_ATOMS = 1_000_000
 """New atoms of a symbolic execution. The largest, of csa over the window and one range, makes 182 000."""
 
 

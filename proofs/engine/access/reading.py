@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
-from ..base.dtypes import bits, fits, is_integer
+from ..base.dtypes import bits, fits, is_integer, number
 from ..base.errors import Unsupported
+from ..compiler.nodes import nodes
 from ..contract.hypotheses import Hypotheses
 from .state import Key, LocalState, Place, place
-from .trace import Access, Context, Recorder, Region, Variable
+from .trace import Access, Context, Mode, Recorder, Region, Variable
 
 Value: TypeAlias = z3.ExprRef | None
 
@@ -59,10 +59,7 @@ class Reading(ABC):
     def __init__(
         self, recorder: Recorder, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]
     ) -> None:
-        self.recorder = recorder
-        self.hypotheses = hypotheses
-        self.written = written
-        self._bound = bound
+        self.recorder, self.hypotheses, self.written, self._bound = recorder, hypotheses, written, bound
         self.values: dict[int, Value] = {}  # by the identity of the IR's variable
         self.regions: dict[int, tuple[str, int]] = {}  # data pointer -> allocation and byte offset in it
         self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
@@ -83,7 +80,7 @@ class Reading(ABC):
         value = self.value(e)
         if value is None:
             raise Unsupported(f"no integer: {text(e)}")
-        return z3.If(value, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(value) else value
+        return number(value)
 
     def boolean(self, e: tirx.PrimExpr) -> z3.BoolRef:
         """Return the value of a condition."""
@@ -105,14 +102,7 @@ class Reading(ABC):
         Raises:
             Unsupported: something else is in it.
         """
-        others: list[object] = []
-
-        def visit(node: object) -> None:
-            if isinstance(node, (tirx.BufferLoad, tirx.Call)):
-                others.append(node)
-
-        tirx.stmt_functor.post_order_visit(e, visit)
-        if others:
+        if any(isinstance(node, (tirx.BufferLoad, tirx.Call)) for node in nodes(e)):
             raise Unsupported(f"{text(e)} is not a matter of sizes")
         return self.constant(e)
 
@@ -159,10 +149,10 @@ class Reading(ABC):
             self.reads[at] = self.opaque(buffer.name, at[0][1])
         return self.reads[at]
 
-    def access(self, mode: str, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:
+    def access(self, mode: Mode, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:
         """File one read or write of a buffer and return its indices."""
         terms = tuple(self.integer(i) for i in indices)
-        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context))  # type: ignore[arg-type]
+        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context))
         return terms
 
     def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:

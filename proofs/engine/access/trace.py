@@ -15,6 +15,9 @@ from ..base.conditions import Site
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does
 
+Mode = Literal["read", "write"]
+Required = Literal["overflow", "division", "cast", "assume", "value"]
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -107,7 +110,7 @@ class Access:
     writes. ``intrinsic`` names an unmodelled instruction that the access belongs to; when it happens is then not known.
     """
 
-    mode: Literal["read", "write"]
+    mode: Mode
     region: Region
     indices: tuple[z3.ArithRef, ...]
     context: Context
@@ -139,7 +142,7 @@ class Division:
 class Obligation:
     """Something an expression needs: that an integer operation does not wrap, that a divisor is not zero; or a store."""
 
-    kind: Literal["overflow", "division", "cast", "assume", "value"]
+    kind: Required
     statement: str
     goal: z3.BoolRef
     context: Context
@@ -296,9 +299,7 @@ class Recorder:
         self.facts.append(known[0].definition)
         return known[0]
 
-    def require(
-        self, kind: Literal["overflow", "division", "cast", "assume", "value"], statement: str, goal: z3.BoolRef
-    ) -> None:
+    def require(self, kind: Required, statement: str, goal: z3.BoolRef) -> None:
         """File an obligation, once for each guard that it is met under."""
         goal = z3.simplify(goal)
         key = (kind, goal.get_id(), *(g.get_id() for g in self.guards), *(v.name for v in self.variables))

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Literal
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
 from ..base.conditions import Site, conjunction
-from ..base.dtypes import bits, fits, is_integer
+from ..base.dtypes import bits, fits, is_integer, number
 from ..base.errors import Unsupported
-from ..contract.hypotheses import Hypotheses
+from ..compiler.nodes import called, nodes, passed, stored
+from ..contract.hypotheses import Hypotheses, within
 from .counters import counters
-from .intrinsics import event, passed
+from .intrinsics import event
 from .reading import text
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
 from .translate import Translator
@@ -133,24 +134,21 @@ class _Walker:
 
     def launch_axes(self, body: tirx.Stmt) -> None:
         """Bring all block and thread indices into scope at once, since a statement before an axis is run by all of it too."""
-
-        def visit(node: object) -> None:
+        for node in nodes(body):
             if isinstance(node, tirx.AttrStmt) and node.attr_key == "thread_extent":
                 self._launch_axis(node)
-
-        tirx.stmt_functor.post_order_visit(body, visit)
         self.launch = dict(sorted(self.launch.items()))
         self.recorder.variables += self.launch.values()
 
     def _launch_axis(self, s: tirx.AttrStmt) -> None:
         tag, axis = str(s.node.thread_tag), s.node.var
-        kind = {"blockIdx": "block", "threadIdx": "thread"}.get(tag.split(".")[0])
-        if kind is None:
+        kinds: dict[str, Literal["block", "thread"]] = {"blockIdx": "block", "threadIdx": "thread"}
+        if (kind := kinds.get(tag.split(".")[0])) is None:
             raise Unsupported(f"launch axis {tag}")
         with self.at(f"{tag} extent {text(s.value)}"):
             extent = self.translator.integer(s.value)
         if tag not in self.launch:
-            self.launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)  # type: ignore[arg-type]
+            self.launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)
         elif not z3.is_true(z3.simplify(self.launch[tag].count == extent)):
             raise Unsupported(f"{tag} is launched with two extents")
         self.translator.values[hash(axis)] = self.launch[tag].term
@@ -166,69 +164,54 @@ class _Walker:
             self.recorder.require("overflow", f"the end of {s.loop_var.name} fits {s.loop_var.dtype}", end)
         variable = Variable(self.recorder.unique(s.loop_var.name), "loop", low, extent)
         self.translator.values[hash(s.loop_var)] = variable.term
-        with self.recorder.over(variable):
-            self.translator.locals.loop(variable, _changed(s.body), lambda: self._iteration(variable, s.body))
-
-    def _iteration(self, variable: Variable, body: tirx.Stmt) -> None:
-        self.translator.reads.clear()
-        with self.recorder.into(self._body(variable)):
-            self.statement(body)
-        self.translator.reads.clear()
-
-    def _body(self, variable: Variable) -> list[Node]:
-        loop = Loop(variable, [])
-        self.recorder.block.append(loop)
-        return loop.body
+        with self._iteration(variable, s.body):
+            self.statement(s.body)
 
     def _While(self, s: tirx.While) -> None:  # noqa: N802
-        if _has_barrier(s):
+        if any(called(node) == _BARRIER and len(node.args) == 1 for node in nodes(s)):
             raise Unsupported("barrier in a while loop")
-
-        def iteration() -> None:
+        with self._iteration(Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None), s):
             with self.at(f"while {text(s.condition)}"):
                 condition = self.translator.boolean(s.condition)
             with self.recorder.under(condition):
                 self.statement(s.body)
 
-        def iterations() -> None:
-            self.translator.reads.clear()
-            with self.recorder.into(self._body(variable)):
-                iteration()
-            self.translator.reads.clear()
-
-        variable = Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None)
-        with self.recorder.over(variable):
-            self.translator.locals.loop(variable, _changed(s), iterations)
+    @contextmanager
+    def _iteration(self, variable: Variable, s: tirx.Stmt) -> Iterator[None]:
+        """Let what is inside be any iteration of a loop, of which a statement is all that may change what is kept."""
+        loop, changed = Loop(variable, []), {hash(v) for v in (*passed(s), *(b.data for b in stored(s)))}
+        self.recorder.block.append(loop)
+        self.translator.reads.clear()
+        with (
+            self.recorder.over(variable),
+            self.translator.locals.loop(variable, changed),
+            self.recorder.into(loop.body),
+        ):
+            yield
+        self.translator.reads.clear()
 
     def _IfThenElse(self, s: tirx.IfThenElse) -> None:  # noqa: N802
         with self.at(f"if {text(s.condition)}"):
             condition = self.translator.boolean(s.condition)
-        node = Branch(condition, ([], []))
+        node, this = Branch(condition, ([], [])), text(s.condition)
         self.recorder.block.append(node)
 
-        def arm(branch: str, guard: z3.BoolRef, body: tirx.Stmt | None, block: list[Node]) -> Callable[[], None]:
-            def run() -> None:
-                if body is not None:
-                    before, self.branches = self.branches, (*self.branches, branch)
-                    with self.recorder.under(guard), self.recorder.into(block):
-                        self.statement(body)
-                    self.branches = before
+        def arm(branch: str, guard: z3.BoolRef, body: tirx.Stmt | None, block: list[Node]) -> None:
+            if body is not None:
+                before, self.branches = self.branches, (*self.branches, branch)
+                with self.recorder.under(guard), self.recorder.into(block):
+                    self.statement(body)
+                self.branches = before
 
-            return run
-
-        this = text(s.condition)
-        self.translator.locals.branch(
-            condition,
-            arm(this, condition, s.then_case, node.arms[0]),
-            arm(f"not ({this})", z3.Not(condition), s.else_case, node.arms[1]),
-        )
+        then = partial(arm, this, condition, s.then_case, node.arms[0])
+        otherwise = partial(arm, f"not ({this})", z3.Not(condition), s.else_case, node.arms[1])
+        self.translator.locals.branch(condition, then, otherwise)
 
     # Effects.
 
     def _Bind(self, s: tirx.Bind) -> None:  # noqa: N802
-        call = s.value
-        if isinstance(call, tirx.Call) and getattr(call.op, "name", "") == "tirx.handle_add_byte_offset":
-            base, offset = call.args
+        if called(s.value) == "tirx.handle_add_byte_offset":
+            base, offset = s.value.args
             allocation, before = self.translator.regions.get(hash(base), (base.name, 0))
             shift = self.translator.constant(offset)
             if not z3.is_int_value(shift):
@@ -250,11 +233,11 @@ class _Walker:
             terms = self.translator.access("write", s.buffer, s.indices)
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
-            if not s.buffer.scope().startswith("local"):
-                self.translator.reads.clear()
             if s.buffer.scope().startswith("local"):
                 key, lanes = (hash(s.buffer.data), str(s.buffer.dtype)), self.translator.lane.values()
                 self.translator.locals.write(key, terms, value, lanes)
+            else:
+                self.translator.reads.clear()
 
     def _keep_promise(self, buffer: tirx.Buffer, value: z3.ExprRef | None) -> None:
         """Require that what is stored to an output lies where the contract says its elements do."""
@@ -263,17 +246,13 @@ class _Walker:
             return
         if value is None:
             raise Unsupported(f"{buffer.name}, whose elements the contract bounds, is no integer")
-        number = z3.If(value, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(value) else value
-        goals = ([number >= low] if low is not None else []) + ([number < high] if high is not None else [])
+        goals = within(number(value), (low, high))
         span = f"[{'' if low is None else low}, {'' if high is None else high})"
         self.recorder.require("value", f"what is stored to {buffer.name} is in {span}", conjunction(*goals))
 
     def _Evaluate(self, s: tirx.Evaluate) -> None:  # noqa: N802
         with self.at(text(s.value)):
-            if getattr(getattr(s.value, "op", None), "name", "") != _BARRIER:
-                self.translator.value(s.value)
-            else:
-                event(self.translator, s.value)
+            (event if called(s.value) == _BARRIER else Translator.value)(self.translator, s.value)
 
     def _AssertStmt(self, s: tirx.AssertStmt) -> None:  # noqa: N802
         with self.at(f"assert {text(s.condition)}"):
@@ -282,55 +261,10 @@ class _Walker:
 
 def _bound(body: tirx.Stmt) -> frozenset[int]:
     """Return the variables that a body binds, which are no sizes whatever their names."""
-    found: set[int] = set()
-
-    def visit(node: object) -> None:
-        if isinstance(node, tirx.For):
-            found.add(hash(node.loop_var))
-        elif isinstance(node, (tirx.Bind, tirx.Let)):
-            found.add(hash(node.var))
-
-    tirx.stmt_functor.post_order_visit(body, visit)
-    return frozenset(found)
-
-
-def _has_barrier(s: tirx.Stmt) -> bool:
-    """Return whether a barrier of the whole block is in it."""
-    found = False
-
-    def visit(node: Any) -> None:
-        nonlocal found
-        found = found or (getattr(getattr(node, "op", None), "name", "") == _BARRIER and len(node.args) == 1)
-
-    tirx.stmt_functor.post_order_visit(s, visit)
-    return found
-
-
-def _changed(s: tirx.Stmt) -> frozenset[int]:
-    """Return the data pointers that a statement stores to, or passes to an instruction that might."""
-    found = passed(s)
-
-    def visit(node: object) -> None:
-        if isinstance(node, tirx.BufferStore):
-            found.add(hash(node.buffer.data))
-
-    tirx.stmt_functor.post_order_visit(s, visit)
-    return frozenset(found)
+    loops = (n.loop_var for n in nodes(body) if isinstance(n, tirx.For))
+    return frozenset(map(hash, (*loops, *(n.var for n in nodes(body) if isinstance(n, (tirx.Bind, tirx.Let))))))
 
 
 def _written(s: tirx.Stmt) -> frozenset[str]:
     """Return the data pointers of global buffers that some statement writes, or passes to an instruction that might."""
-    names: set[str] = set()
-
-    def visit(node: object) -> None:
-        if isinstance(node, tirx.BufferStore) and node.buffer.scope() == "global":
-            names.add(node.buffer.data.name)
-        elif isinstance(node, tirx.Call):
-            for argument in node.args:
-                if isinstance(argument, tirx.Var) and str(argument.dtype) == "handle":
-                    names.add(argument.name)
-                elif isinstance(argument, tirx.BufferLoad) and getattr(node.op, "name", "") == "tirx.address_of":
-                    names.add(argument.buffer.data.name)
-
-    tirx.stmt_functor.post_order_visit(s, visit)
-    return frozenset(names)
+    return frozenset(b.data.name for b in stored(s) if b.scope() == "global").union(v.name for v in passed(s))

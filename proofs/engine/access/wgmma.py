@@ -12,7 +12,6 @@ import re
 from dataclasses import replace
 from typing import Literal
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 

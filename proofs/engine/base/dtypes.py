@@ -29,3 +29,8 @@ def lanes(dtype: str) -> int:
     """Return the number of lanes of a type, which is 1 unless it is a vector."""
     found = re.search(r"x(\d+)$", dtype)
     return int(found[1]) if found else 1
+
+
+def number(term: z3.ExprRef) -> z3.ArithRef:
+    """Return a truth value as 0 or 1, and an integer as it is."""
+    return z3.If(term, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(term) else term

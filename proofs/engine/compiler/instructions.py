@@ -66,6 +66,9 @@ ATOMIC = re.compile(r"tl\.atomic_\w+?(?:x(\d))?(?:_ret)?_elem_op")
 MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
 """Functions of floats that TVM does not declare pure."""
 
+COUNTS = frozenset({"tirx.clz", "tirx.popcount"})
+"""Functions of an integer that give at most the number of its bits."""
+
 COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
 """Loads and stores of matrices of 8 rows by a warp: synchronous; thread r of the warp gives the address of row r."""
 

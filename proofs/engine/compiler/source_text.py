@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import arith, tirx
 
 Node = Any  # a tirx.Stmt or a tirx.PrimExpr: TVM's classes have no types

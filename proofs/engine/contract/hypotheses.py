@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
@@ -81,14 +80,19 @@ class Hypotheses:
 
     def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> tuple[z3.BoolRef, ...]:
         """Return what the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds."""
-        low, high = self.ranges.get(tensor, (None, None))
         inside = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(indices, self.shapes[tensor], strict=True)))
-        bounds = ([value >= low] if low is not None else []) + ([value < high] if high is not None else [])
+        bounds = within(value, self.ranges.get(tensor, (None, None)))
         return (z3.Implies(inside, z3.And(*bounds)),) if bounds else ()
 
     def elements(self, tensor: str) -> z3.ArithRef:
         """Return the number of elements of a tensor."""
         return _product(self.shapes[tensor])
+
+
+def within(value: z3.ArithRef, interval: Range) -> list[z3.BoolRef]:
+    """Return that a value lies in a half-open range, as far as that has ends."""
+    low, high = interval
+    return ([value >= low] if low is not None else []) + ([value < high] if high is not None else [])
 
 
 def _product(terms: Iterable[z3.ArithRef]) -> z3.ArithRef:

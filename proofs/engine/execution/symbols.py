@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 
+from ..base.dtypes import is_integer
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
@@ -13,7 +14,7 @@ from ..forms.constants import LN2, unified, unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
-from ..semantics.expressions import describe, is_integer
+from ..semantics.expressions import describe
 from .contents import Axis, Contents, Write
 from .induction import Induction
 from .invariants import Invariant

@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 

@@ -33,9 +33,8 @@ class TileOperations(Expressions[V]):
         one = self.algebra.literal(1, "int32")
         wide = [d for d, e in enumerate(target_extents) if not self._is(e, one)]
         narrow = [d for d, e in enumerate(source_extents) if not self._is(e, one)]
-        if [None] * len(wide) != [None] * len(narrow) or not all(
-            self._is(target_extents[a], source_extents[b]) for a, b in zip(wide, narrow, strict=True)
-        ):
+        pairs = zip(wide, narrow, strict=False)
+        if len(wide) != len(narrow) or not all(self._is(target_extents[a], source_extents[b]) for a, b in pairs):
             raise Unsupported(f"a copy between regions of different extents: {describe(call)}")
         with ExitStack() as stack:
             index = self._axes(stack, target_lower, target_extents)
@@ -101,14 +100,12 @@ class TileOperations(Expressions[V]):
         with ExitStack() as stack:
             index = self._axes(stack, c_lower, c_extents)
             i, j = (self._sub(index[d], c_lower[d]) for d in (-2, -1))
-            value = self.algebra.reduce(
-                "sum",
-                depth,
-                lambda k: self.algebra.binary(
-                    "mul", element(a, a_lower, i, k, transpose_a), element(b, b_lower, k, j, transpose_b), dtype
-                ),
-                dtype,
-            )
+
+            def product(k: V) -> V:
+                left, right = element(a, a_lower, i, k, transpose_a), element(b, b_lower, k, j, transpose_b)
+                return self.algebra.binary("mul", left, right, dtype)
+
+            value = self.algebra.reduce("sum", depth, product, dtype)
             if not clear:
                 value = self.algebra.binary("add", self._load(c, index), value, dtype)
             self._store(c, index, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -115,6 +115,14 @@ _PAIRS = ("race", "async", "uniqueness")
 def reachable(what: str, hypotheses: tuple[z3.BoolRef, ...], site: Site) -> Condition:
     """Return the condition that is refuted exactly when the site can be reached under the hypotheses."""
     return Condition("reachable", f"{_NEVER}{what}", hypotheses, z3.BoolVal(False), site)
+
+
+def distinct(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """Return the conditions without repetitions of the same sequent at the same site."""
+    found: dict[tuple[object, ...], Condition] = {}
+    for c in conditions:
+        found.setdefault((c.kind, c.site, c.goal.get_id(), *(h.get_id() for h in c.hypotheses)), c)
+    return tuple(found.values())
 
 
 def conjunction(*terms: z3.BoolRef) -> z3.BoolRef:

@@ -1,4 +1,8 @@
-"""TIR as a programmer would write it, in one line: for names, messages and tables."""
+"""TIR as a programmer would write it, in one line: for names, messages and tables.
+
+It is not trusted: its text is read by people, and no proof looks at it. Where a waiver names a statement by its text, the
+verdict lists what is waived.
+"""
 
 from __future__ import annotations
 

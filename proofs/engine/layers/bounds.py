@@ -16,10 +16,10 @@ import z3
 from tvm import tirx
 from tvm.ir import structural_equal
 
-from ..access.sites import can_happen, distinct
+from ..access.sites import can_happen
 from ..access.trace import Access, Trace
 from ..access.walk import walk
-from ..base.conditions import Analysis, Condition, Site
+from ..base.conditions import Analysis, Condition, Site, distinct
 from ..base.errors import Unsupported
 from ..compiler import extract
 from ..contract.hypotheses import Hypotheses

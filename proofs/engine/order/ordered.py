@@ -21,7 +21,7 @@ import z3
 
 from ..access.instances import Renaming
 from ..access.trace import Access, Event, Segment
-from ..base.conditions import Condition, disjunction, reachable
+from ..base.conditions import Condition, disjunction
 from ..base.errors import Unsupported
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
@@ -66,7 +66,7 @@ class Ordered:
     def __init__(self, block: Block, hypotheses: Hypotheses) -> None:
         self.block, self._hypotheses = block, hypotheses
         self.phases = Phases(block) if block.phased and block.initialised else None
-        self.possible: dict[tuple[object, ...], Condition] = {}
+        self.unordered: dict[object, tuple[Use, Use, Renaming, list[z3.BoolRef]]] = {}  # a pair for each way to be so
         self._renamings: dict[frozenset[str], Renaming] = {}  # by what is common
         self._seconds: dict[tuple[frozenset[str], int], Access] = {}
         uniform = {*hypotheses.sizes, *block.blocks}
@@ -169,22 +169,14 @@ class Ordered:
                     yield from self._between(a, b)
 
     def _between(self, a: Use, b: Use) -> Iterator[Condition]:
-        ahead, behind = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
+        weights = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
         renaming = self._second()
-        facts = self._distances(a, b, (ahead, behind), renaming)
-        if facts is None:
-            return
-        met = self._pair(a.access, b.access, renaming, [facts])
-        words = unmet(a.access, b.access)
-        yield apart("race", words, met, self._hypotheses, alone=False)
-        threads = self.block.threads
-        plain = (
-            *threads.plainly(a.access.context, a.step.role),
-            *map(renaming.term, threads.plainly(b.access.context, b.step.role)),
-        )
-        what = (str(a.step.role), a.step.part, str(b.step.role), b.step.part, ahead, behind)
-        given = (*self._hypotheses.facts, *plain, *facts)
-        self.possible[what] = reachable(f"that {words}", given, a.access.context.site)
+        facts = self._distances(a, b, weights, renaming)
+        if facts is not None:
+            met = self._pair(a.access, b.access, renaming, [facts])
+            yield apart("race", unmet(a.access, b.access), met, self._hypotheses, alone=False)
+            way = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part, *weights
+            self.unordered[way] = a, b, renaming, facts
 
     # By weights.
 

@@ -20,14 +20,15 @@ from ..access.instances import Renaming, sequent
 from ..access.sites import sites
 from ..access.trace import Access, Context, Event, Trace
 from ..access.walk import walk
-from ..base.conditions import Analysis, Condition, Outcome, conjunction, reachable
+from ..base.conditions import Analysis, Condition, Outcome, conjunction
 from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
 from .launch import launch
 from .ordered import Ordered, named
-from .pairs import Unordered, apart, flat, same_execution, unmet
+from .pairs import flat, same_execution, unmet
 from .phases import waits_unknown
+from .possible import among_roles, operations
 from .progress import kind
 from .roles import Block, Role, block_of
 from .structure import accesses, events
@@ -89,7 +90,7 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
         conditions += [*ordered.phases.conditions(hypotheses), *ordered.among()]
     elif not block.phased:
         conditions += waits_unknown(block, hypotheses)
-    possible = (*sites(trace, hypotheses), *_operations(trace, block, hypotheses), *ordered.possible.values())
+    possible = (*sites(trace, hypotheses), *operations(trace, block, hypotheses), *among_roles(ordered, hypotheses))
     modelled = MODELLED if block.phased else _ALWAYS
     return Analysis(tuple(conditions), trace.unmodelled - modelled | assumed, possible, modelled)
 
@@ -163,19 +164,6 @@ def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
         goal = z3.And(a.indices[0] >= 0, a.indices[0] < a.region.shape[0])
         given = (*hypotheses.facts, *a.context.path)
         yield sequent("async", f"this {named(a)} lies within {a.region.name}", given, goal, a.context.site)
-
-
-def _operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """That each copy and product can happen, and what is assumed of two, in the form that the solver gets."""
-    beside: dict[object, Access] = {}
-    for access in (a for node in trace.nodes for a in accesses(node)):
-        if does(access.intrinsic or "") in ("copy", "product"):
-            yield reachable(named(access), (*hypotheses.facts, *access.context.path), access.context.site)
-            beside.setdefault((kind(access), access.region.name), access)
-    for access in beside.values():
-        second = block.renaming(hypotheses).access(access)
-        two = apart("async", "", Unordered(access, second, True, [[]]), hypotheses, alone=True)
-        yield reachable(f"{named(access)} beside another", two.hypotheses, access.context.site)
 
 
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:

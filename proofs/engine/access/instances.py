@@ -47,12 +47,8 @@ class Renaming:
 
     def context(self, c: Context) -> Context:
         """Return a renamed context."""
-        return Context(
-            tuple(self.variable(v) for v in c.variables),
-            tuple(self.term(f) for f in c.facts),
-            tuple(self.term(g) for g in c.guards),
-            c.site,
-        )
+        variables, facts, guards = map(self.variable, c.variables), map(self.term, c.facts), map(self.term, c.guards)
+        return Context(tuple(variables), tuple(facts), tuple(guards), c.site)
 
     def access(self, a: Access) -> Access:
         """Return a renamed access."""
@@ -73,6 +69,11 @@ def symbols(terms: Iterable[z3.ExprRef]) -> list[z3.FuncDeclRef]:
     """Return the uninterpreted constants and functions that occur in the terms."""
     found = {t.decl().get_id(): t.decl() for t in subterms(terms) if t.decl().kind() == z3.Z3_OP_UNINTERPRETED}
     return list(found.values())
+
+
+def at(context: Context, kind: str, statement: str, goal: z3.BoolRef, facts: Iterable[z3.BoolRef]) -> Condition:
+    """Return the condition that a goal holds where execution stands, under what holds there and some facts."""
+    return sequent(kind, statement, (*facts, *context.path), goal, context.site)
 
 
 def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z3.BoolRef, site: Site) -> Condition:

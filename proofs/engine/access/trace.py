@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -215,13 +215,13 @@ class Trace:
         unmodelled: names of the intrinsics that are not modelled.
     """
 
-    accesses: tuple[Access, ...]
-    obligations: tuple[Obligation, ...]
+    accesses: Sequence[Access]
+    obligations: Sequence[Obligation]
     launch: dict[str, Variable]
     shared_bytes: dict[str, int]
     static: frozenset[str]
     nodes: list[Node]
-    divisions: tuple[Division, ...]
+    divisions: Sequence[Division]
     unmodelled: frozenset[str]
 
 

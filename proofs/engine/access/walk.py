@@ -8,7 +8,7 @@ trace and otherwise left out. Anything else raises Unsupported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal
@@ -43,17 +43,10 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     walker.launch_axes(func.body)
     walker.translator.counters = counters(func.body, walker.translator.over_sizes)
     walker.statement(func.body)
-    recorder = walker.recorder
-    return Trace(
-        tuple(recorder.accesses),
-        tuple(recorder.obligations),
-        walker.launch,
-        walker.translator.shared_bytes,
-        frozenset(walker.static),
-        recorder.nodes,
-        tuple(recorder.divisions),
-        frozenset(recorder.unmodelled),
-    )
+    recorder, translator = walker.recorder, walker.translator
+    static, unmodelled = frozenset(walker.static), frozenset(recorder.unmodelled)
+    filed = recorder.accesses, recorder.obligations, walker.launch, translator.shared_bytes, static, recorder.nodes
+    return Trace(*filed, recorder.divisions, unmodelled)
 
 
 class _Walker:
@@ -68,33 +61,53 @@ class _Walker:
         self.launch: dict[str, Variable] = {}
         self.static: set[str] = set()
         self.branches: tuple[str, ...] = ()
-        self.file = func.span.source_name.name if func.span is not None else None
         for buffer in func.buffer_map.values():
             self.translator.buffers[hash(buffer.data)] = buffer
 
     def statement(self, s: tirx.Stmt) -> None:
         """Walk one statement."""
-        method: Callable[[tirx.Stmt], None] | None = getattr(self, f"_{type(s).__name__}", None)
-        if method is None:
-            raise Unsupported(f"statement {type(s).__name__}")
-        method(s)
+        translator = self.translator
+        match type(s).__name__:
+            case "SeqStmt":
+                for child in s.seq:
+                    self.statement(child)
+            case "SBlockRealize":
+                self._block(s)
+            case "AllocBuffer":
+                self._allocate(s.buffer)
+            case "DeclBuffer":
+                translator.buffers[hash(s.buffer.data)] = s.buffer
+            case "AttrStmt":
+                self._attribute(s)
+            case "For":
+                self._for(s)
+            case "While":
+                self._while(s)
+            case "IfThenElse":
+                self._conditional(s)
+            case "Bind":
+                self._bind(s)
+            case "BufferStore":
+                self._store(s)
+            case "Evaluate":
+                with self.at(text(s.value)):
+                    (event if called(s.value) == _BARRIER else Translator.value)(translator, s.value)
+            case "AssertStmt":
+                with self.at(f"assert {text(s.condition)}"):
+                    translator.boolean(s.condition)
+            case name:
+                raise Unsupported(f"statement {name}")
 
     @contextmanager
     def at(self, description: str) -> Iterator[None]:
         """Let accesses within belong to this statement, whose vector lanes are in scope."""
         recorder, depth = self.recorder, len(self.recorder.variables)
-        recorder.site = Site(description, self.file, branches=self.branches)
+        recorder.site = Site(description, branches=self.branches)
         yield
         del recorder.variables[depth:]
         self.translator.lane.clear()
 
-    # Structure.
-
-    def _SeqStmt(self, s: tirx.SeqStmt) -> None:  # noqa: N802 (named for the IR's classes)
-        for child in s.seq:
-            self.statement(child)
-
-    def _SBlockRealize(self, s: tirx.SBlockRealize) -> None:  # noqa: N802
+    def _block(self, s: tirx.SBlockRealize) -> None:
         block = s.block
         if len(block.iter_vars) or len(block.match_buffers) or block.init is not None:
             raise Unsupported(f"block {block.name_hint} with iteration variables")
@@ -104,12 +117,6 @@ class _Walker:
             self._allocate(buffer)
         with self.recorder.under(*([] if z3.is_true(predicate) else [predicate])):
             self.statement(block.body)
-
-    def _AllocBuffer(self, s: tirx.AllocBuffer) -> None:  # noqa: N802
-        self._allocate(s.buffer)
-
-    def _DeclBuffer(self, s: tirx.DeclBuffer) -> None:  # noqa: N802
-        self.translator.buffers[hash(s.buffer.data)] = s.buffer
 
     def _allocate(self, buffer: tirx.Buffer) -> None:
         self.translator.buffers[hash(buffer.data)] = buffer
@@ -123,7 +130,7 @@ class _Walker:
             self.static |= {allocation} if buffer.scope() == "shared" else set()
             self.translator.shared_bytes[allocation] = -(-size.as_long() * bits(str(buffer.dtype)) // 8)
 
-    def _AttrStmt(self, s: tirx.AttrStmt) -> None:  # noqa: N802
+    def _attribute(self, s: tirx.AttrStmt) -> None:
         if s.attr_key == "tl.assume":
             with self.at(f"assume {text(s.node)}"):
                 goal = self.translator.boolean(s.node)
@@ -155,7 +162,7 @@ class _Walker:
 
     # Control.
 
-    def _For(self, s: tirx.For) -> None:  # noqa: N802
+    def _for(self, s: tirx.For) -> None:
         if s.kind not in _LOOPS or (s.step is not None and int(s.step) != 1):
             raise Unsupported(f"loop over {s.loop_var.name} of kind {s.kind} or with a step")
         with self.at(f"for {s.loop_var.name} in range({text(s.min)}, {text(s.min)} + {text(s.extent)})"):
@@ -167,7 +174,7 @@ class _Walker:
         with self._iteration(variable, s.body):
             self.statement(s.body)
 
-    def _While(self, s: tirx.While) -> None:  # noqa: N802
+    def _while(self, s: tirx.While) -> None:
         if any(called(node) == _BARRIER and len(node.args) == 1 for node in nodes(s)):
             raise Unsupported("barrier in a while loop")
         with self._iteration(Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None), s):
@@ -184,13 +191,13 @@ class _Walker:
         self.translator.reads.clear()
         with (
             self.recorder.over(variable),
-            self.translator.locals.loop(variable, changed),
             self.recorder.into(loop.body),
+            self.translator.locals.loop(variable, changed),
         ):
             yield
         self.translator.reads.clear()
 
-    def _IfThenElse(self, s: tirx.IfThenElse) -> None:  # noqa: N802
+    def _conditional(self, s: tirx.IfThenElse) -> None:
         with self.at(f"if {text(s.condition)}"):
             condition = self.translator.boolean(s.condition)
         node, this = Branch(condition, ([], [])), text(s.condition)
@@ -209,7 +216,7 @@ class _Walker:
 
     # Effects.
 
-    def _Bind(self, s: tirx.Bind) -> None:  # noqa: N802
+    def _bind(self, s: tirx.Bind) -> None:
         if called(s.value) == "tirx.handle_add_byte_offset":
             base, offset = s.value.args
             allocation, before = self.translator.regions.get(hash(base), (base.name, 0))
@@ -224,7 +231,7 @@ class _Walker:
                 raise Unsupported(f"{s.var.name} = {text(s.value)}")
             self.translator.values[hash(s.var)] = value
 
-    def _BufferStore(self, s: tirx.BufferStore) -> None:  # noqa: N802
+    def _store(self, s: tirx.BufferStore) -> None:
         if s.predicate is not None:
             raise Unsupported(f"predicated store to {s.buffer.name}")
         indices = ", ".join(text(i) for i in s.indices)
@@ -249,14 +256,6 @@ class _Walker:
         goals = within(number(value), (low, high))
         span = f"[{'' if low is None else low}, {'' if high is None else high})"
         self.recorder.require("value", f"what is stored to {buffer.name} is in {span}", conjunction(*goals))
-
-    def _Evaluate(self, s: tirx.Evaluate) -> None:  # noqa: N802
-        with self.at(text(s.value)):
-            (event if called(s.value) == _BARRIER else Translator.value)(self.translator, s.value)
-
-    def _AssertStmt(self, s: tirx.AssertStmt) -> None:  # noqa: N802
-        with self.at(f"assert {text(s.condition)}"):
-            self.translator.boolean(s.condition)
 
 
 def _bound(body: tirx.Stmt) -> frozenset[int]:

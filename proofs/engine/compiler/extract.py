@@ -51,13 +51,6 @@ def require_tilelang() -> None:
         raise UnsupportedVersion(f"the proof engine reads the IR of tilelang {VERSION}, found {found}")
 
 
-def device(
-    prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
-) -> PrimFunc:
-    """Return the kernel at device level, with or without the bounds guards that the compiler inserts."""
-    return lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).device
-
-
 def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
     """Return whether a build with these pass configs keeps the compiler's bounds guards."""
     return not _plain(pass_configs).get(STRICT, False)

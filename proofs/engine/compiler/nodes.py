@@ -43,12 +43,9 @@ def called(node: Any) -> str:
 
 def passed(root: Any) -> list[Any]:
     """Return the data pointers that the calls in a node are given."""
-    arguments = ((call, a) for call in nodes(root) if isinstance(call, tirx.Call) for a in call.args)
-    pointers = (
-        a.buffer.data if isinstance(a, tirx.BufferLoad) and called(call) == "tirx.address_of" else a
-        for call, a in arguments
-    )
-    return [p for p in pointers if isinstance(p, tirx.Var) and str(p.dtype) == "handle"]
+    arguments = [(called(call), a) for call in nodes(root) if isinstance(call, tirx.Call) for a in call.args]
+    elements = [a.buffer.data for name, a in arguments if name == "tirx.address_of" and isinstance(a, tirx.BufferLoad)]
+    return elements + [a for _, a in arguments if isinstance(a, tirx.Var) and str(a.dtype) == "handle"]
 
 
 def stored(root: Any) -> list[Any]:

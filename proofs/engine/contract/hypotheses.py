@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TypeAlias
 
 import z3
@@ -53,16 +55,14 @@ class Hypotheses:
         Raises:
             Unsupported: the kernel and the contract do not describe the same tensors.
         """
-        values = {**{n: z3.IntVal(int(v)) for n, v in statics.items() if float(v).is_integer()}}
+        values = {n: z3.IntVal(int(v)) for n, v in statics.items() if float(v).is_integer()}
         sizes = {name: z3.Int(name) for name in contract.sizes}
         facts = [z3.And(sizes[n] >= s.low, sizes[n] <= s.high) for n, s in contract.sizes.items()]
         buffers = {b.name: b for b in prim_func.buffer_map.values()}
         declared = {spec.name for spec in contract.tensors}
         scalars = {p.name for p in prim_func.params if p not in prim_func.buffer_map}
-        if scalars & {*sizes}:
-            raise Unsupported(
-                f"{', '.join(sorted(scalars & {*sizes}))}: a scalar of the kernel, a size of the contract"
-            )
+        if both := sorted(scalars & {*sizes}):
+            raise Unsupported(f"{', '.join(both)}: a scalar of the kernel, a size of the contract")
         if declared != set(buffers):
             raise Unsupported(f"the contract declares tensors {sorted(declared)}, the kernel {sorted(buffers)}")
         shapes: dict[str, tuple[z3.ArithRef, ...]] = {}
@@ -96,10 +96,7 @@ def within(value: z3.ArithRef, interval: Range) -> list[z3.BoolRef]:
 
 
 def _product(terms: Iterable[z3.ArithRef]) -> z3.ArithRef:
-    result = z3.IntVal(1)
-    for term in terms:
-        result = result * term
-    return z3.simplify(result)
+    return z3.simplify(reduce(operator.mul, terms, z3.IntVal(1)))
 
 
 def _dimension(extent: tirx.PrimExpr, sizes: dict[str, z3.ArithRef]) -> z3.ArithRef:
@@ -108,7 +105,7 @@ def _dimension(extent: tirx.PrimExpr, sizes: dict[str, z3.ArithRef]) -> z3.Arith
         return z3.IntVal(int(extent.value))
     if isinstance(extent, tirx.Var):
         return sizes.setdefault(extent.name, z3.Int(extent.name))
-    operators = {tirx.Add: lambda a, b: a + b, tirx.Sub: lambda a, b: a - b, tirx.Mul: lambda a, b: a * b}
+    operators = {tirx.Add: operator.add, tirx.Sub: operator.sub, tirx.Mul: operator.mul}
     if type(extent) in operators:
         return operators[type(extent)](_dimension(extent.a, sizes), _dimension(extent.b, sizes))
     raise Unsupported(f"dimension {extent}")
@@ -129,11 +126,7 @@ def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[
 
 def _check_layout(spec: TensorSpec, buffer: tirx.Buffer, shape: Sequence[z3.ArithRef]) -> None:
     """Raise Unsupported unless the kernel takes the tensor contiguous: strides that overlap make two elements one."""
-    expected: z3.ArithRef = z3.IntVal(1)
-    strides: list[z3.ArithRef] = []
-    for extent in reversed(shape):
-        strides.insert(0, z3.simplify(expected))
-        expected = expected * extent
+    strides = [_product(shape[dim + 1 :][::-1]) for dim in range(len(shape))]
     declared = [z3.simplify(_dimension(s, {})) for s in buffer.strides]
     if declared and not all(z3.is_true(z3.simplify(a == b)) for a, b in zip(declared, strides, strict=True)):
         raise Unsupported(f"{spec.name}: the kernel declares strides {declared}, expected {strides}")

@@ -109,7 +109,7 @@ class Facts:
 
     def same(self, a: Form, b: Form) -> bool:
         """Return whether two integers are known to be equal."""
-        return self.holds(nf.indicator("eq", a - b, integer=True))
+        return self.holds(nf.zero(a - b))
 
     def decide_all(self, p: Form) -> Form:
         """Return the form with each condition outside a sum replaced by 0 or 1 where that follows from what is known.
@@ -125,9 +125,7 @@ class Facts:
                     values[atom] = nf.ONE if known else nf.ZERO
             elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
                 entries = sorted(inner.entries, key=lambda v: v.id)
-                if largest := [
-                    v for v in entries if all(self.holds(nf.indicator("ge", v - w, integer=True)) for w in entries)
-                ]:
+                if largest := [v for v in entries if all(self.holds(nf.nonnegative(v - w)) for w in entries)]:
                     values[atom] = largest[0]
         return nf.substitute(p, values)
 

@@ -129,7 +129,7 @@ def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
 
 
 def _any(count: Form) -> Form:
-    return nf.indicator("ge", count - 1, integer=True)
+    return nf.nonnegative(count - 1)
 
 
 def _where_finite(a: Value) -> Form:

@@ -247,6 +247,16 @@ def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
     return of_atom(Indicator(relation, p * (Fraction(1) / scale), integer))
 
 
+def nonnegative(p: Form) -> Form:
+    """Return [p >= 0] of an integer."""
+    return indicator("ge", p, integer=True)
+
+
+def zero(p: Form) -> Form:
+    """Return [p = 0] of an integer."""
+    return indicator("eq", p, integer=True)
+
+
 def maximum(entries: Iterable[Form]) -> Form:
     """Return the largest of the entries; if all are under conditions, at least one of these must hold."""
     flat: set[Form] = set()
@@ -328,7 +338,7 @@ def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], F
 
     def element(t: Form, b: Form) -> Form:
         k = t * block + b
-        inside = ONE if blocks * block is extent else indicator("ge", extent - 1 - k, integer=True)
+        inside = ONE if blocks * block is extent else nonnegative(extent - 1 - k)
         return inside * body(k)
 
     if strided:

@@ -22,6 +22,7 @@ from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, distinct
 from ..base.errors import Unsupported
 from ..compiler import extract
+from ..compiler.nodes import nodes
 from ..contract.hypotheses import Hypotheses
 from .row_major import Digit, digits
 
@@ -87,9 +88,8 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
             end = region.offset + (access.indices[-1] + 1) * (region.bits // 8)
             goal = end <= trace.shared_bytes[region.allocation]
             conditions.append(Condition(kind, f"{access}: inside {region.allocation}", hypothesis, goal, site))
-    return [c for c in conditions if not z3.is_true(z3.simplify(c.goal))], [
-        can_happen(a, hypotheses) for a in trace.accesses
-    ]
+    open_conditions = [c for c in conditions if not z3.is_true(z3.simplify(c.goal))]
+    return open_conditions, [can_happen(a, hypotheses) for a in trace.accesses]
 
 
 def grows(digit: Digit) -> z3.BoolRef:
@@ -119,10 +119,8 @@ def _brief(term: z3.ExprRef) -> str:
 
 
 def _arithmetic(trace: Trace, hypotheses: Hypotheses) -> list[Condition]:
-    return [
-        Condition(o.kind, o.statement, (*hypotheses.facts, *o.context.path), o.goal, o.context.site)
-        for o in trace.obligations
-    ]
+    met = ((o, o.context) for o in trace.obligations)
+    return [Condition(o.kind, o.statement, (*hypotheses.facts, *c.path), o.goal, c.site) for o, c in met]
 
 
 def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -138,31 +136,24 @@ def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]
 def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:
     """Return that each size fits the type to which the launcher narrows it, unchecked, from 64 bits."""
     conditions: dict[str, Condition] = {}
-
-    def visit(node: object) -> None:
+    for node in nodes(host.body):
         if isinstance(node, tirx.Bind) and node.var.name in hypotheses.sizes:
             size, width = hypotheses.sizes[node.var.name], int(str(node.var.dtype).removeprefix("int"))
             goal = z3.And(size >= 0, size < 2 ** (width - 1))
             statement = f"{node.var.name} fits {node.var.dtype}, to which the launcher narrows it"
             site = Site(f"{node.var.name} = {node.value}".splitlines()[-1])
             conditions[node.var.name] = Condition("cast", statement, hypotheses.facts, goal, site)
-
-    tirx.stmt_functor.post_order_visit(host.body, visit)
     return list(conditions.values())
 
 
 def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
     conditions = []
     for tag, variable in trace.launch.items():
-        limit = {**_GRID, **_BLOCK}[tag]
-        low = 1 if tag in _BLOCK else 0
-        extent = variable.count
+        low, limit, extent = (1 if tag in _BLOCK else 0), {**_GRID, **_BLOCK}[tag], variable.count
         goal = z3.And(extent >= low, extent <= limit)
-        statement = f"{tag} extent {_brief(extent)} is at most {limit}"
-        conditions.append(_of_launch(statement, goal, hypotheses, tag))
+        conditions.append(_of_launch(f"{tag} extent {_brief(extent)} is at most {limit}", goal, hypotheses, tag))
     threads = z3.Product([v.count for t, v in trace.launch.items() if t in _BLOCK])
-    goal = threads <= _THREADS
-    conditions.append(_of_launch(f"at most {_THREADS} threads to a block", goal, hypotheses, "threads"))
+    conditions.append(_of_launch(f"at most {_THREADS} threads to a block", threads <= _THREADS, hypotheses, "threads"))
     if any("wgmma" in name for name in trace.unmodelled):
         whole = threads % _WARPGROUP == 0
         conditions.append(_of_launch("wgmma is run by whole warpgroups of 128 threads", whole, hypotheses, "threads"))

@@ -32,7 +32,7 @@ def facts(contract: Contract) -> Facts:
     known = Facts(ranges, shapes)
     for name, size in contract.sizes.items():
         known.bound(normal_form.variable(name), normal_form.form(size.high + 1))
-        known.add(normal_form.indicator("ge", normal_form.variable(name) - size.low, integer=True))
+        known.add(normal_form.nonnegative(normal_form.variable(name) - size.low))
     return known
 
 

@@ -99,15 +99,11 @@ def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
                 quotient, remainder = f"{x} // {by}", f"{x} % {by}"
                 found[quotient] = Division(x, by, z3.Int(quotient), z3.Int(remainder))
     divisions = tuple(found.values())
-    pairs = [
-        p for d in divisions for p in ((d.dividend / d.divisor, d.quotient), (d.dividend % d.divisor, d.remainder))
-    ]
-    context = replace(
-        context,
-        facts=(*context.facts, *(d.definition for d in divisions)),
-        guards=tuple(z3.substitute(g, *pairs) for g in context.guards),
-    )
-    return replace(access, indices=tuple(z3.substitute(i, *pairs) for i in access.indices), context=context), divisions
+    pairs = [(d.dividend / d.divisor, d.quotient) for d in divisions]
+    pairs += [(d.dividend % d.divisor, d.remainder) for d in divisions]
+    guards, indices = (tuple(z3.substitute(t, *pairs) for t in terms) for terms in (context.guards, access.indices))
+    context = replace(context, facts=(*context.facts, *(d.definition for d in divisions)), guards=guards)
+    return replace(access, indices=indices, context=context), divisions
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,5 @@ def proved(outcomes: Iterable[Outcome]) -> int:
 
 def failures(outcomes: Iterable[Outcome]) -> list[Failure]:
     """Return a failure for each condition that was not proved."""
-    return [
-        Failure(o.condition.kind, o.condition.statement, str(o.condition.site), o.verdict, o.counterexample)
-        for o in outcomes
-        if o.verdict != "proved"
-    ]
+    failed = ((o.condition, o) for o in outcomes if o.verdict != "proved")
+    return [Failure(c.kind, c.statement, str(c.site), o.verdict, o.counterexample) for c, o in failed]

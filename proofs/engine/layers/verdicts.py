@@ -85,11 +85,8 @@ def _equal(problem: Problem, name: str) -> Layer:
     """Return layer L2."""
     execution, equations = problem.compared
     hollow = guard(problem.contract, problem.hypotheses, NOTHING, problem.solve)
-    unequal = (
-        Failure("equivalence", str(e).removeprefix("NOT proved: "), verdict="not proved")
-        for e in equations
-        if not e.holds
-    )
+    texts = (str(e).removeprefix("NOT proved: ") for e in equations if not e.holds)
+    unequal = (Failure("equivalence", text, verdict="not proved") for text in texts)
     floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
     finite = [name for name in floats if name not in execution.raw]
     assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []

@@ -153,10 +153,8 @@ class Ordered:
     def unfenced(self, role: Role, product: Access) -> bool:
         """Whether some run from the beginning meets a product before any fence of registers."""
         entry = next(way for way in self._ways[id(role)] if way.source is None)
-        return any(
-            mark.progress.lacks("result") and any(a is product for a in segment.accesses)
-            for segment, mark in entry.segments.values()
-        )
+        met = (segment.accesses for segment, mark in entry.segments.values() if mark.progress.lacks("result"))
+        return any(a is product for accesses in met for a in accesses)
 
     # Among roles.
 

@@ -124,11 +124,9 @@ class Steps:
 
     def settled(self, progress: Progress) -> bool:
         """Whether an operation lacks nothing any more, whatever comes."""
-        fenced = (
-            bool(progress.fence) if progress.what == "register" else progress.fence == "before" or not self._products
-        )
-        passed = progress.passed or progress.what == "register"
-        return progress.groups is None and fenced and passed
+        if progress.what == "register":
+            return bool(progress.fence)
+        return progress.groups is None and progress.passed and (progress.fence == "before" or not self._products)
 
     def after(self, progress: Progress, event: Event) -> Progress:
         """The progress after an event."""
@@ -145,12 +143,7 @@ class Steps:
 
 
 def _pending(event: Event) -> int:
-    """How many groups a wait leaves under way.
-
-    Raises:
-        Unsupported: the number varies.
-    """
-    number = pending(event)
-    if number is None:
+    """How many groups a wait leaves under way; Unsupported if the number varies."""
+    if (number := pending(event)) is None:
         raise Unsupported(f"a wait for a varying number of groups: {event.call}")
     return number

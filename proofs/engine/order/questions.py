@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, sequent
+from ..access.instances import Renaming, at, sequent
 from ..access.sites import sites
-from ..access.trace import Access, Context, Event, Trace
+from ..access.trace import Access, Context, Trace
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Outcome, conjunction
 from ..compiler import extract
@@ -78,7 +78,8 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
     trace = walk(device, hypotheses)
     block = block_of(trace)
     ordered = Ordered(block, hypotheses)
-    conditions = [_together(e.context, hypotheses, "all threads of a block reach this barrier") for e in _whole(trace)]
+    whole = (e.context for e in events(trace.nodes) if e.whole)
+    conditions = [_together(here, hypotheses, "all threads of a block reach this barrier") for here in whole]
     assumed: set[str] = set()
     for role in block.roles:
         meetings = list(ordered.meetings(role))
@@ -105,11 +106,6 @@ def deadlock_free(outcomes: Iterable[Outcome], unmodelled: Iterable[str]) -> tup
     return (f"deadlock-free: every thread gets past each barrier and each wait, in every timing{what}",)
 
 
-def _whole(trace: Trace) -> Iterator[Event]:
-    """The barriers of the block."""
-    return (e for e in events(trace.nodes) if e.whole)
-
-
 def _together(here: Context, hypotheses: Hypotheses, what: str, *alike: z3.BoolRef) -> Condition:
     """If one thread gets there, in some iteration of the loops around, so does every other of its block that is alike."""
     common = [v.name for v in here.variables if v.kind != "thread"]
@@ -129,7 +125,7 @@ def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[C
             members = map(alike.term, block.threads.plainly(here, role, ()))
             yield _together(here, hypotheses, f"all of {role} reach this barrier", *members)
             what, goal = f"this barrier is of {role} and no others", z3.BoolVal(block.whole(event, role))
-            yield sequent("barrier", what, (*hypotheses.facts, *here.path), goal, here.site)
+            yield at(here, "barrier", what, goal, hypotheses.facts)
 
 
 def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -138,16 +134,14 @@ def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[
     for context in {id(a.context.guards): a.context for a in products}.values():
         threads = ordered.block.threads.at(context)
         of = [set(range(n, n + _WARPGROUP)) <= threads for n in {t - t % _WARPGROUP for t in threads}]
-        given = (*hypotheses.facts, *context.path)
         what = f"{role}: products are of whole warpgroups"
-        yield sequent("async", what, given, z3.BoolVal(all(of)), context.site)
+        yield at(context, "async", what, z3.BoolVal(all(of)), hypotheses.facts)
         if ordered.block.threads.others(context, role):
             yield _as_one(context, role, ordered.block, hypotheses)
     for product in products:
         if ordered.unfenced(role, product):
             what = f"a warpgroup_arrive comes before this {named(product)}"
-            given = (*hypotheses.facts, *product.context.path)
-            yield sequent("async", what, given, z3.BoolVal(False), product.context.site)
+            yield at(product.context, "async", what, z3.BoolVal(False), hypotheses.facts)
 
 
 def _as_one(here: Context, role: Role, block: Block, hypotheses: Hypotheses) -> Condition:
@@ -162,8 +156,7 @@ def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
     """What a product reads of shared memory lies in the buffer that its descriptor was made of."""
     for a in (a for node in role.nodes for a in accesses(node) if kind(a) == "operand"):
         goal = z3.And(a.indices[0] >= 0, a.indices[0] < a.region.shape[0])
-        given = (*hypotheses.facts, *a.context.path)
-        yield sequent("async", f"this {named(a)} lies within {a.region.name}", given, goal, a.context.site)
+        yield at(a.context, "async", f"this {named(a)} lies within {a.region.name}", goal, hypotheses.facts)
 
 
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:

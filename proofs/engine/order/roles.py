@@ -123,9 +123,8 @@ class Threads:
         threads, (variable,) = self.all(), self.variables
         if {s.name() for s in symbols([guard])} != {variable.name}:  # what is read from memory is a function
             return None
-        return frozenset(
-            t for t in threads if z3.is_true(z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))))
-        )
+        at = {t: z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))) for t in threads}
+        return frozenset(t for t, holds in at.items() if z3.is_true(holds))
 
 
 def block_of(trace: Trace) -> Block:
@@ -144,7 +143,7 @@ def block_of(trace: Trace) -> Block:
             raise Unsupported(f"barrier of some threads of the block: {partial.context.site.text}")
         nodes = coarse(trace.nodes, lambda e: e.does in _ORDERING - _CROSSING)
         one = Role(frozenset(), None, (nodes, (), ()), "the threads of a block")
-        return Block((one,), not any(e.does in _CROSSING for e in events(trace.nodes)), (), threads, blocks)
+        return Block((one,), not any(map(_crosses, events(trace.nodes))), (), threads, blocks)
     meeting = {threads.at(e.context) for e in events(trace.nodes) if _meets(e)}
     largest = [s for s in meeting if not any(s < t for t in meeting)]
     if len(largest) < 2 or frozenset().union(*largest) != threads.all():
@@ -166,10 +165,8 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
     if any(e.does == "barrier" and not e.whole for e in events(trace.nodes)):
         raise Unsupported("barrier of some threads of the block that has mbarriers")
     known = not any(map(at_mbarriers, trace.unmodelled))
-    if known and any(e.does in _CROSSING for e in events(trace.nodes)):
-        loop, parts = _parts(trace.nodes)
-    else:
-        loop, parts = None, (coarse(trace.nodes, _orders), [], [])
+    phased = known and any(map(_crosses, events(trace.nodes)))
+    loop, parts = _parts(trace.nodes) if phased else (None, (coarse(trace.nodes, _orders), [], []))
     role = Role(threads.all(), loop, parts, "the threads of a block")
     return Block((role,), known, initialised, threads, blocks)
 
@@ -220,8 +217,8 @@ def _flat(nodes: Sequence[Node]) -> list[Node]:
         if isinstance(node, Branch) and holds(node, _crosses):
             met = [any(holds(n, _crosses) for n in arm) for arm in node.arms]
             result += [n for arm, meets in zip(node.arms, met, strict=True) if meets for n in _flat(arm)]
-            left = tuple([] if meets else arm for arm, meets in zip(node.arms, met, strict=True))
-            result.append(Branch(node.condition, (left[0], left[1])))
+            then, otherwise = ([] if meets else arm for arm, meets in zip(node.arms, met, strict=True))
+            result.append(Branch(node.condition, (then, otherwise)))
         else:
             result.append(node)
     return result

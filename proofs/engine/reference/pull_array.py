@@ -60,7 +60,7 @@ class Extent(Dispatched):
 
     def __bool__(self) -> bool:
         """Return whether it is not 0, where that is known."""
-        known = _facts[-1].decide(nf.indicator("ge", self.form - 1, integer=True)) if _facts else None
+        known = _facts[-1].decide(nf.nonnegative(self.form - 1)) if _facts else None
         return self._decision() if known is None else known
 
     def _decision(self, *_: Any) -> Any:
@@ -230,12 +230,9 @@ class PullArray:
 
     def __getitem__(self, key: Any) -> Self:
         keys = list(key) if isinstance(key, tuple) else [key]
-        taken = sum(k is not None and k is not Ellipsis for k in keys)
-        if Ellipsis in [k if k is Ellipsis else None for k in keys]:
-            place = next(n for n, k in enumerate(keys) if k is Ellipsis)
-            keys[place : place + 1] = [slice(None)] * (self.ndim - taken)
-        keys += [slice(None)] * (self.ndim - sum(k is not None for k in keys))
-        return _index(self, keys)
+        places = [n for n, k in enumerate(keys) if k is Ellipsis] or [len(keys)]
+        rest = self.ndim - sum(k is not None and k is not Ellipsis for k in keys)
+        return _index(self, [*keys[: places[0]], *[slice(None)] * rest, *keys[places[0] + 1 :]])
 
 
 def _index(t: T, keys: list[Any]) -> T:
@@ -292,9 +289,7 @@ def together(*arrays: PullArray) -> list[Integers] | None:
     if len(kinds) < len(arrays):
         return None
     numbers = [k for k in kinds if k.dtype is not torch.bool] or kinds
-    wide = [
-        a.integer for a in arrays if a.integer in numbers and a.ndim
-    ] or numbers  # one number takes the others' type
+    wide = [a.integer for a in arrays if a.integer in numbers and a.ndim] or numbers  # a number takes the others' type
     dtype = reduce(torch.promote_types, (k.dtype for k in wide))
     return [k._replace(dtype=dtype) if k not in wide else k.converted(dtype) for k in kinds]
 
@@ -357,4 +352,4 @@ def natural(p: Form) -> bool:
     """Return whether a number is known to be at least 0."""
     if p.constant is not None:
         return bool(p.constant >= 0)
-    return nf.is_natural(p) or (bool(_facts) and _facts[-1].holds(nf.indicator("ge", p, integer=True)))
+    return nf.is_natural(p) or (bool(_facts) and _facts[-1].holds(nf.nonnegative(p)))

@@ -70,12 +70,8 @@ def recurrence(
     Raises:
         Unsupported: a step is another function of its predecessor than the first, or depends on other cuts too.
     """
-    of_others = {
-        state.name: partial(nf.apply, other.name, number)
-        for other in others
-        for number, state in enumerate(other.states)
-        if state.name
-    }
+    numbered = ((o.name, number, state.name) for o in others for number, state in enumerate(o.states) if state.name)
+    of_others = {state: partial(nf.apply, other, number) for other, number, state in numbered}
     sequence = tuple(state if isinstance(state, Cut) else Cut("", state) for state in states)
     unfolding = _Unfolding({cut.name: cut.tensor.at for cut in cuts} | of_others)
     steps = [_step(unfolding, name, before, after) for before, after in itertools.pairwise(sequence)]

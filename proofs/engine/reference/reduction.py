@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from ..base.errors import Unsupported
@@ -45,10 +46,7 @@ def largest(extent: Form, element: Callable[[Form], Value]) -> Value:
     """Return the largest of so many elements, written out if they are few."""
     size = extent.constant
     if size is not None and size <= nf.LONGEST_MAX:
-        result = element(ZERO)
-        for k in range(1, int(size)):
-            result = extended.maximum(result, element(nf.form(k)))
-        return result
+        return reduce(extended.maximum, (element(nf.form(k)) for k in range(1, int(size))), element(ZERO))
     if element(nf.fresh("k")).finite is not ONE:
         return extended.largest((extent, element))
     return Value(nf.big_maximum(extent, lambda k: element(k).real))

@@ -55,9 +55,7 @@ def smt2(condition: Condition) -> str:
     """Return a condition as a script in SMT-LIB 2, which is unsatisfiable exactly when the condition holds."""
     solver = z3.Solver()
     terms = (*condition.hypotheses, z3.Not(condition.goal))
-    solver.add(
-        *(z3.simplify(term) for term in terms)
-    )  # z3 admits sums and conjunctions of one term, the standard does not
+    solver.add(*map(z3.simplify, terms))  # z3 admits sums and conjunctions of one term, the standard does not
     header = [condition.kind + ": " + condition.statement, "at " + str(condition.site)]
     comments = "".join(f"; {line}\n" for text in header for line in text.splitlines())
     body = re.sub(r"^; .*\n|^\(set-info.*\n", "", solver.to_smt2(), flags=re.MULTILINE)

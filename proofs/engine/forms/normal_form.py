@@ -16,14 +16,15 @@ the same object may still denote the same function: ``equality.equal`` decides t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial, reduce
 from math import gcd
 from typing import Any, ClassVar, Literal
 
+from ..base.setting import Setting
 from . import summing
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
@@ -271,24 +272,18 @@ def maximum(entries: Iterable[Form]) -> Form:
 
 Rule = Callable[[Form, Callable[[Form], Form]], Form | None]
 """From the extent and the body of a sum what the sum is, or None."""
-_rules: tuple[Rule, ...] = ()
+_rules = Setting[tuple[Rule, ...]](())
 
 
-@contextmanager
-def ruled(*rules: Rule) -> Iterator[None]:
+def ruled(*rules: Rule) -> AbstractContextManager[tuple[Rule, ...]]:
     """Let a sum be, inside, what the first rule says of it that says anything; drop other rules."""
-    global _rules
-    before, _rules = _rules, rules
-    try:
-        yield
-    finally:
-        _rules = before
+    return _rules.set_to(rules)
 
 
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     """Return Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
-    for rule in _rules:
+    for rule in _rules.value:
         with ruled():
             known = rule(extent, body)
         if known is not None:

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial, reduce
 from typing import ClassVar
 
 from ..base.errors import Unsupported
+from ..base.setting import Setting
 
 Rational = int | Fraction
 Monomial = tuple[tuple[int, Rational], ...]
@@ -142,18 +143,12 @@ class Polynomial(Atom):
 _ATOMS: list[Atom] = []
 _NUMBER: dict[Atom, int] = {}
 _FORMS: dict[frozenset[tuple[Monomial, Rational]], Form] = {}
-_limit: float = math.inf
+_limit = Setting(math.inf)
 
 
-@contextmanager
-def at_most(new: int) -> Iterator[None]:
+def at_most(new: int) -> AbstractContextManager[float]:
     """Allow so many new atoms inside; what needs more is ``Unsupported``, before it fills the memory."""
-    global _limit
-    before, _limit = _limit, min(_limit, len(_ATOMS) + new)
-    try:
-        yield
-    finally:
-        _limit = before
+    return _limit.set_to(min(_limit.value, len(_ATOMS) + new))
 
 
 def atom_of(number: int) -> Atom:
@@ -164,7 +159,7 @@ def atom_of(number: int) -> Atom:
 def number_of(atom: Atom) -> int:
     """Return the number of an atom; equal atoms have the same."""
     if atom not in _NUMBER:
-        if len(_ATOMS) >= _limit:
+        if len(_ATOMS) >= _limit.value:
             raise Unsupported("more atoms than are allowed: terms grow out of hand")
         _NUMBER[atom] = len(_ATOMS)
         _ATOMS.append(atom)

@@ -26,12 +26,13 @@ from ..base.errors import Unsupported
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from .graph import Paths
-from .pairs import Unordered, apart, unmet
+from .pairs import Unordered, apart
 from .phases import Phases, Step
 from .progress import BEGIN, Kind, Lack, Progress, Steps, conflict, kind
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
 from .runs import Carried, Mark, Runs, Way, share_a_loop
 from .structure import inside
+from .words import lacking, unmet
 
 _PLAIN = ("load", "store", "atomic")
 
@@ -104,7 +105,9 @@ class Ordered:
             m = runs[0][0]
             met = self._pair(m.first, m.second, self._renaming(m), [facts for _, facts in runs])
             plain = kind(m.first) in _PLAIN and kind(m.second) in _PLAIN
-            words = unmet(m.first, m.second) if plain else _unmet([each for each, _ in runs])
+            words = (
+                unmet(m.first, m.second) if plain else lacking(m.first, m.second, [each.lack[0] for each, _ in runs])
+            )
             yield apart("race" if plain else "async", words, met, self._hypotheses, m.lack[1])
 
     def _renaming(self, m: Meeting) -> Renaming:
@@ -286,16 +289,3 @@ def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
 
 def _sorted(facts: frozenset[z3.BoolRef]) -> list[z3.BoolRef]:
     return sorted(facts, key=lambda f: str(f.sexpr()))
-
-
-def _unmet(runs: list[Meeting]) -> str:
-    first, second = runs[0].first, runs[0].second
-    other = "" if first.context.site == second.context.site else f" in {second.context.site.text}"
-    missing = " or ".join(dict.fromkeys(m.lack[0] for m in runs))
-    return f"no {named(second)}{other} meets this {named(first)}, {missing}"
-
-
-def named(a: Access) -> str:
-    """An access with what makes it."""
-    whose = {"copy": "copy's ", "operand": "product's ", "result": "product's "}.get(kind(a), "")
-    return f"{whose}{a}"

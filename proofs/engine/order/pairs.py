@@ -49,12 +49,6 @@ def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alo
     return sequent(kind, statement, given, goal, first.context.site)
 
 
-def unmet(a: Access, b: Access) -> str:
-    """That two accesses do not meet, in words."""
-    other = "" if a.context.site == b.context.site else f" in {b.context.site.text}"
-    return f"no other thread's {b}{other} meets this {a} unordered"
-
-
 def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
     """Both are executed by the same thread, or block."""
     ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))

@@ -153,10 +153,10 @@ class Phases:
 
     def _follow(self, role: Role, node: int, last: Node | None, to: int, weight: int = 0) -> None:
         """An edge from a node, where something stands, to the next."""
-        certain = isinstance(last, Event) and not self._block.threads.others(last.context, role)
-        meets = certain and isinstance(last, Event) and self._block.whole(last, role)
-        fences = certain and isinstance(last, Event) and last.does == "fence"
-        self.graph.edge(node, to, Edge(weight, meets, fences))
+        edge = Edge(weight)
+        if isinstance(last, Event) and not self._block.threads.others(last.context, role):
+            edge = Edge(weight, self._block.whole(last, role), last.does == "fence")
+        self.graph.edge(node, to, edge)
 
     def _initialised(self) -> list[Mbarrier]:
         barriers: dict[tuple[str, int], Mbarrier] = {}

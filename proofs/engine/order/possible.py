@@ -12,11 +12,12 @@ from ..access.trace import Access, Trace
 from ..base.conditions import Condition, reachable
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
-from .ordered import Ordered, named
-from .pairs import Unordered, apart, unmet
+from .ordered import Ordered
+from .pairs import Unordered, apart
 from .progress import kind
 from .roles import Block
 from .structure import accesses
+from .words import named, unmet
 
 
 def operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:

@@ -25,13 +25,14 @@ from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
 from .launch import launch
-from .ordered import Ordered, named
-from .pairs import flat, same_execution, unmet
+from .ordered import Ordered
+from .pairs import flat, same_execution
 from .phases import waits_unknown
 from .possible import among_roles, operations
 from .progress import kind
 from .roles import Block, Role, block_of
 from .structure import accesses, events
+from .words import named, unmet
 
 READERS_FENCE = "proxy fence after the barrier"  # taken to do as well as one before it
 _ALWAYS = names("copy", "commit", "await", "describe", "advance", "product", "batch", "finish", "registers", "fence")

@@ -83,7 +83,9 @@ class Threads:
     """Which threads of a block a guard admits, where it speaks of the thread alone."""
 
     def __init__(self, trace: Trace) -> None:
-        self.variables = [v for v in trace.launch.values() if v.kind == "thread" and not _is(v.count, 1)]
+        self.variables = [
+            v for v in trace.launch.values() if v.kind == "thread" and not z3.is_true(z3.simplify(v.count == 1))
+        ]
         self._guards: dict[int, frozenset[int] | None] = {}
 
     def all(self) -> frozenset[int]:
@@ -138,9 +140,8 @@ def block_of(trace: Trace) -> Block:
     blocks = frozenset(v.name for v in trace.launch.values() if v.kind == "block")
     initialised = tuple(e for e in events(trace.nodes) if e.does == "init")
     if not initialised:
-        partial = next((e for e in events(trace.nodes) if e.does == "barrier" and not e.whole), None)
-        if partial is not None:
-            raise Unsupported(f"barrier of some threads of the block: {partial.context.site.text}")
+        for event in (e for e in events(trace.nodes) if e.does == "barrier" and not e.whole):
+            raise Unsupported(f"barrier of some threads of the block: {event.context.site.text}")
         nodes = coarse(trace.nodes, lambda e: e.does in _ORDERING - _CROSSING)
         one = Role(frozenset(), None, (nodes, (), ()), "the threads of a block")
         return Block((one,), not any(map(_crosses, events(trace.nodes))), (), threads, blocks)
@@ -152,9 +153,8 @@ def block_of(trace: Trace) -> Block:
         raise Unsupported("a thread with two roles")
     program = _after_the_prelude(trace.nodes)
     roles = tuple(_role(members, program, threads) for members in sorted(largest, key=min))
-    places = [e.context for e in events(program)]
-    places += [a.context for node in program for a in accesses(node) if a.region.shared]
-    for place in places:
+    shared = (a.context for node in program for a in accesses(node) if a.region.shared)
+    for place in (*(e.context for e in events(program)), *shared):
         if not any(threads.at(place) <= role.threads for role in roles):
             raise Unsupported(f"between the roles: {place.site.text}")
     return Block(roles, True, initialised, threads, blocks)
@@ -234,7 +234,3 @@ def _crosses(event: Event) -> bool:
 
 def _orders(event: Event) -> bool:
     return event.does in _ORDERING
-
-
-def _is(term: z3.ArithRef, value: int) -> bool:
-    return bool(z3.is_true(z3.simplify(term == value)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, reduce
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 
 from ..base.errors import Unsupported
+from ..base.setting import Setting
 from ..forms import normal_form as nf
 from ..forms.entailment import Facts
 from ..forms.extended import Value
@@ -60,7 +61,7 @@ class Extent(Dispatched):
 
     def __bool__(self) -> bool:
         """Return whether it is not 0, where that is known."""
-        known = _facts[-1].decide(nf.nonnegative(self.form - 1)) if _facts else None
+        known = _facts.value.decide(nf.nonnegative(self.form - 1)) if _facts.value else None
         return self._decision() if known is None else known
 
     def _decision(self, *_: Any) -> Any:
@@ -74,17 +75,12 @@ def _form(n: Any) -> Form:
     return n.form if isinstance(n, Extent) else nf.form(n)
 
 
-_facts: list[Facts] = []
+_facts = Setting[Facts | None](None)
 
 
-@contextmanager
-def deciding(facts: Facts) -> Iterator[None]:
+def deciding(facts: Facts) -> AbstractContextManager[Facts | None]:
     """Let the facts decide, inside, whether a size is 0."""
-    _facts.append(facts)
-    try:
-        yield
-    finally:
-        _facts.pop()
+    return _facts.set_to(facts)
 
 
 class Device(Dispatched):
@@ -352,4 +348,4 @@ def natural(p: Form) -> bool:
     """Return whether a number is known to be at least 0."""
     if p.constant is not None:
         return bool(p.constant >= 0)
-    return nf.is_natural(p) or (bool(_facts) and _facts[-1].holds(nf.nonnegative(p)))
+    return nf.is_natural(p) or (_facts.value is not None and _facts.value.holds(nf.nonnegative(p)))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import z3
 
-from ..base.conditions import Site
+from ..base.conditions import Condition, Site
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does
 
@@ -131,21 +131,16 @@ class Division:
     remainder: z3.ArithRef
 
     @property
+    def parts(self) -> tuple[z3.ArithRef, z3.ArithRef]:
+        """Quotient and remainder."""
+        return self.quotient, self.remainder
+
+    @property
     def definition(self) -> z3.BoolRef:
         """What makes them quotient and remainder, unless the divisor is zero."""
         b, r = self.divisor, self.remainder
         sum_ = self.dividend == b * self.quotient + r
         return z3.Implies(b != 0, z3.And(sum_, z3.If(b > 0, z3.And(r >= 0, r < b), z3.And(r <= 0, r > b))))
-
-
-@dataclass(frozen=True)
-class Obligation:
-    """Something an expression needs: that an integer operation does not wrap, that a divisor is not zero; or a store."""
-
-    kind: Required
-    statement: str
-    goal: z3.BoolRef
-    context: Context
 
 
 @dataclass(frozen=True)
@@ -206,7 +201,7 @@ class Trace:
 
     Args:
         accesses: in program order.
-        obligations: of the kernel's integer arithmetic.
+        obligations: what integer arithmetic and stores need, such as that an operation does not wrap.
         launch: the extents of the grid and of the block, by CUDA name ("blockIdx.x", ...).
         shared_bytes: shared memory allocated, static and dynamic.
         static: the allocations of shared memory whose size is fixed in the code.
@@ -216,7 +211,7 @@ class Trace:
     """
 
     accesses: Sequence[Access]
-    obligations: Sequence[Obligation]
+    obligations: Sequence[Condition]
     launch: dict[str, Variable]
     shared_bytes: dict[str, int]
     static: frozenset[str]
@@ -233,7 +228,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.accesses: list[Access] = []
-        self.obligations: list[Obligation] = []
+        self.obligations: list[Condition] = []
         self.divisions: list[Division] = []
         self.unmodelled: set[str] = set()
         self.nodes: list[Node] = []
@@ -300,9 +295,9 @@ class Recorder:
         return known[0]
 
     def require(self, kind: Required, statement: str, goal: z3.BoolRef) -> None:
-        """File an obligation, once for each guard that it is met under."""
+        """File something that must hold here, once for each guard that it is met under."""
         goal = z3.simplify(goal)
         key = (kind, goal.get_id(), *(g.get_id() for g in self.guards), *(v.name for v in self.variables))
         if not z3.is_true(goal) and key not in self._required:
             self._required.add(key)
-            self.obligations.append(Obligation(kind, statement, goal, self.context))
+            self.obligations.append(Condition(kind, statement, self.context.path, goal, self.site))

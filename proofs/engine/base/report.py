@@ -67,9 +67,8 @@ class Accepted:
 
     def of(self, layer: str, name: str) -> bool:
         """Return whether this is what a layer leaves aside under a name."""
-        return layer in self.layers and bool(
-            re.fullmatch(rf"(tl|tirx)?(\.|::)?(attribute (tl\.)?)?({self.pattern})", name)
-        )
+        pattern = rf"(tl|tirx)?(\.|::)?(attribute (tl\.)?)?({self.pattern})"
+        return layer in self.layers and re.fullmatch(pattern, name) is not None
 
 
 @dataclass(frozen=True)
@@ -114,13 +113,9 @@ class Report:
         """Return the report that `to_json` wrote."""
         content: dict[str, Any] = json.loads(text)
         del content["holds"], content["complete"]
-        content["layers"] = tuple(_layer(layer) for layer in content["layers"])
-        content["mutations"] = tuple(Mutation(**m) for m in content["mutations"])
-        content["unexplained"] = tuple(content["unexplained"])
-        return cls(**content)
-
-
-def _layer(content: dict[str, Any]) -> Layer:
-    failures = tuple(Failure(**f) for f in content.pop("failures"))
-    lists = {name: tuple(content[name]) for name in ("unmodelled", "waived", "statements")}
-    return Layer(**{**content, **lists, "failures": failures})
+        for layer in content["layers"]:
+            layer |= {name: tuple(layer[name]) for name in ("unmodelled", "waived", "statements")}
+            layer["failures"] = tuple(Failure(**failure) for failure in layer["failures"])
+        content["layers"] = tuple(Layer(**layer) for layer in content["layers"])
+        content["mutations"] = tuple(Mutation(**mutation) for mutation in content["mutations"])
+        return cls(**{**content, "unexplained": tuple(content["unexplained"])})

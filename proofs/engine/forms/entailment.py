@@ -17,7 +17,7 @@ from typing import Any
 import z3
 
 from ..base.errors import Unsupported
-from ..smt.unsatisfiable import unsatisfiable
+from ..smt.solve import unsatisfiable
 from . import normal_form as nf
 from .normal_form import Form
 from .ring import Atom

@@ -66,9 +66,6 @@ class Read(Atom):
     buffer: str
     index: tuple[Form, ...]
 
-    def _children(self) -> tuple[Form, ...]:
-        return self.index
-
     def _rebuild(self, change: Change) -> Form:
         return read(self.buffer, *map(change, self.index))
 
@@ -80,9 +77,6 @@ class Apply(Atom):
     function: str
     arguments: tuple[Form, ...]
 
-    def _children(self) -> tuple[Form, ...]:
-        return self.arguments
-
     def _rebuild(self, change: Change) -> Form:
         return apply(self.function, *map(change, self.arguments))
 
@@ -93,9 +87,6 @@ class Exp(Atom):
 
     argument: Form
 
-    def _children(self) -> tuple[Form, ...]:
-        return (self.argument,)
-
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
         return exp(change(self.argument) * exponent)
 
@@ -105,9 +96,6 @@ class Max(Atom):
     """The largest of several values, of which those under a condition (``where``) count where it holds."""
 
     entries: frozenset[Form]
-
-    def _children(self) -> tuple[Form, ...]:
-        return tuple(self.entries)
 
     def _rebuild(self, change: Change) -> Form:
         return maximum(map(change, self.entries))
@@ -122,9 +110,6 @@ class Indicator(Atom):
     integer: bool
     idempotent: ClassVar[bool] = True
 
-    def _children(self) -> tuple[Form, ...]:
-        return (self.form,)
-
     def _rebuild(self, change: Change) -> Form:
         return indicator(self.relation, change(self.form), integer=self.integer)
 
@@ -138,9 +123,6 @@ class Big(Atom):
     extent: Form
     body: Form
     binds: ClassVar[bool] = True
-
-    def _children(self) -> tuple[Form, ...]:
-        return self.extent, self.body
 
     def _rebuild(self, change: Change) -> Form:
         build = summation if self.operator == "sum" else partial(big_maximum, longest=0)

@@ -113,8 +113,11 @@ class Atom:
     """Whether it binds a variable."""
 
     def _children(self) -> tuple[Form, ...]:
-        """Return the forms inside."""
-        return ()
+        """Return the forms inside: what is a form, or a collection of forms, among the parts of the atom."""
+        names: tuple[str, ...] = self.__slots__
+        parts = (getattr(self, name) for name in names)
+        collections = (part if isinstance(part, (tuple, frozenset)) else (part,) for part in parts)
+        return tuple(f for collection in collections for f in collection if isinstance(f, Form))
 
     def _rebuild(self, change: Change) -> Form:
         """Return the atom with its parts changed, made by the constructor that applies the laws."""
@@ -130,9 +133,6 @@ class Polynomial(Atom):
     """A polynomial of several terms, without common monomial and with leading coefficient 1, under a reciprocal."""
 
     form: Form
-
-    def _children(self) -> tuple[Form, ...]:
-        return (self.form,)
 
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
         # It stays a factor, since products of such polynomials would explode if they were expanded.

@@ -11,6 +11,7 @@ The strict reading shows that the kernel's own indices are right; the compiler's
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import z3
 from tvm import tirx
@@ -66,7 +67,8 @@ def bounds(
         conditions, sites = conditions + guarded, sites + more
     device = walk(final.device, hypotheses)
     flat, more = _accesses("bounds", device, hypotheses)
-    conditions += [*flat, *_arithmetic(device, hypotheses), *_sizes(final.host, hypotheses)]
+    met = (replace(c, hypotheses=(*hypotheses.facts, *c.hypotheses)) for c in device.obligations)
+    conditions += [*flat, *met, *_sizes(final.host, hypotheses)]
     conditions += [*_unknown_values(device, hypotheses), *_launch(device, hypotheses, arch)]
     return Analysis(distinct(conditions), trace.unmodelled | device.unmodelled, distinct(sites + more))
 
@@ -103,9 +105,8 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
     region = access.region
     if region.scope != "global":
         return region.shape
-    if region.allocation not in hypotheses.shapes:
+    if (shape := hypotheses.shapes.get(region.allocation)) is None:
         raise Unsupported(f"global memory {region.allocation}, which is not a tensor of the contract")
-    shape = hypotheses.shapes[region.allocation]
     if len(access.indices) == 1 and len(shape) != 1:
         return (hypotheses.elements(region.allocation),)
     if len(access.indices) != len(shape):
@@ -116,11 +117,6 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
 def _brief(term: z3.ExprRef) -> str:
     words = str(z3.simplify(term)).split()
     return " ".join(words) if len(words) <= 24 else " ".join([*words[:24], "..."])
-
-
-def _arithmetic(trace: Trace, hypotheses: Hypotheses) -> list[Condition]:
-    met = ((o, o.context) for o in trace.obligations)
-    return [Condition(o.kind, o.statement, (*hypotheses.facts, *c.path), o.goal, c.site) for o, c in met]
 
 
 def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -157,20 +153,17 @@ def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
     if any("wgmma" in name for name in trace.unmodelled):
         whole = threads % _WARPGROUP == 0
         conditions.append(_of_launch("wgmma is run by whole warpgroups of 128 threads", whole, hypotheses, "threads"))
+    if (most_shared := _SHARED.get(arch.rstrip("af"))) is None:
+        raise Unsupported(f"the shared memory of {arch}")
     static = sum(size for name, size in trace.shared_bytes.items() if name in trace.static)
-    total, limit = sum(trace.shared_bytes.values()), _shared_limit(arch)
     sizes = [("static shared memory", static, _STATIC_SHARED, "CUDA")] if static else []
-    for what, size, most, whose in [*sizes, ("shared memory", total, limit, arch)]:
+    for what, size, most, whose in [
+        *sizes,
+        ("shared memory", sum(trace.shared_bytes.values()), most_shared * 1024, arch),
+    ]:
         statement = f"{size} bytes of {what} are at most the {most} of {whose}"
         conditions.append(_of_launch(statement, z3.BoolVal(size <= most), hypotheses, what))
     return conditions
-
-
-def _shared_limit(arch: str) -> int:
-    family = arch.rstrip("af")
-    if family not in _SHARED:
-        raise Unsupported(f"the shared memory of {arch}")
-    return _SHARED[family] * 1024
 
 
 def _of_launch(statement: str, goal: z3.BoolRef, hypotheses: Hypotheses, what: str) -> Condition:

@@ -64,11 +64,9 @@ def coverage(
 
 
 def _inputs_kept(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    for access in trace.accesses:
-        region, context = access.region, access.context
-        if access.mode == "write" and region.scope == "global" and region.allocation not in hypotheses.outputs:
-            statement = f"{region.name}, which is no output, is not written"
-            given = (*hypotheses.facts, *context.path)
+    for region, context in ((a.region, a.context) for a in trace.accesses if a.mode == "write"):
+        if region.scope == "global" and region.allocation not in hypotheses.outputs:
+            statement, given = f"{region.name}, which is no output, is not written", (*hypotheses.facts, *context.path)
             yield Condition("coverage", statement, given, z3.BoolVal(False), context.site)
 
 
@@ -78,27 +76,23 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
         second = renaming.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
         apart = z3.Not(conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True))))
+        statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
         if a is b:
-            goal = z3.Or(apart, equal(a.context.variables, second.context.variables))
+            apart = z3.Or(apart, equal(a.context.variables, second.context.variables))
             statement = f"no two executions write the same element of {a.region.name}"
-        else:
-            goal = apart
-            statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
-        yield sequent("uniqueness", statement, given, goal, a.context.site)
+        yield sequent("uniqueness", statement, given, apart, a.context.site)
 
 
 def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
     """Return the access with the quotients and remainders of block indices by constants named, and the divisions."""
     context = access.context
     blocks = [v.term for v in context.variables if v.kind == "block"]
-    found: dict[str, Division] = {}
-    for term in subterms((*access.indices, *context.guards)):
-        if term.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) and any(term.arg(0).eq(b) for b in blocks):
-            x, by = term.children()
-            if z3.is_int_value(by) and by.as_long() > 0:
-                quotient, remainder = f"{x} // {by}", f"{x} % {by}"
-                found[quotient] = Division(x, by, z3.Int(quotient), z3.Int(remainder))
-    divisions = tuple(found.values())
+    parts = (
+        t for t in subterms((*access.indices, *context.guards)) if t.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD)
+    )
+    terms = [t.children() for t in parts if any(t.arg(0).eq(b) for b in blocks)]
+    named = {(str(x), str(by)): (x, by) for x, by in terms if z3.is_int_value(by) and by.as_long() > 0}
+    divisions = tuple(Division(x, by, z3.Int(f"{x} // {by}"), z3.Int(f"{x} % {by}")) for x, by in named.values())
     pairs = [(d.dividend / d.divisor, d.quotient) for d in divisions]
     pairs += [(d.dividend % d.divisor, d.remainder) for d in divisions]
     guards, indices = (tuple(z3.substitute(t, *pairs) for t in terms) for terms in (context.guards, access.indices))
@@ -195,7 +189,7 @@ def _execution(
     _check_choice(write, chosen, known)
     place = [e - named(b) for e, b in zip(element, tile.base, strict=True)]
     in_tile = _in_box(tile, place)
-    defined = [d.definition for d in write.divisions if any(p.eq(x) for x, _ in chosen for p in _parts(d))]
+    defined = [d.definition for d in write.divisions if any(p.eq(x) for x, _ in chosen for p in d.parts)]
     exists = [*in_tile, *(named(v.range) for v in write.outer), *(named(d) for d in defined)]
     facts = [named(f) for f in context.facts if not any(f.eq(d) for d in defined)]
     inner = [*(v.range for v in write.inner), *tile.local_guards]
@@ -212,14 +206,10 @@ def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]
     Only what chooses the tile may be chosen. If a value, or the tile itself, depends on the inner variables or on what is
     read, then it does not follow that this tile is hit everywhere.
     """
-    free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in _parts(d))]
+    free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in d.parts)]
     settled = known | {v.name for v in write.outer}
     terms = [*(z3.substitute(b, *chosen) for b in write.tile.base), *(value for _, value in chosen)]
     strange = {c.decl().name() for c in constants(terms)} - settled
     strange |= {str(x) for x, _ in chosen if not any(x.eq(f) for f in free)}
     if strange:
         raise Unsupported(f"a tile of {write.access.region.name} that depends on {', '.join(sorted(strange))}")
-
-
-def _parts(division: Division) -> tuple[z3.ArithRef, z3.ArithRef]:
-    return division.quotient, division.remainder

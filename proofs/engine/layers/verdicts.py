@@ -92,9 +92,8 @@ def _equal(problem: Problem, name: str) -> Layer:
     assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
     assumed += execution.constants.statements()
-    equal = sum(e.holds for e in equations)
+    equal, unmodelled = sum(e.holds for e in equations), tuple(sorted(execution.unmodelled))
     found = (*unequal, *hollow.failures)
-    unmodelled = tuple(sorted(execution.unmodelled))
     return Layer(name, len(equations), equal, hollow.checks, 0.0, found, unmodelled, statements=tuple(assumed))
 
 

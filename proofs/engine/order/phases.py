@@ -38,7 +38,7 @@ from ..base.conditions import Condition
 from ..base.dtypes import number
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
-from ..smt.unsatisfiable import unsatisfiable
+from ..smt.solve import unsatisfiable
 from .graph import Edge, Graph
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
 from .structure import inside

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from tvm import arith, ir, tirx
 
@@ -24,6 +24,7 @@ from ..compiler.nodes import called, nodes
 
 MEETING = names("arrive", "copied", "wait")
 _SERIAL = 0  # tirx.ForKind
+_BEFORE, _INSIDE, _AFTER = range(3)  # the loop
 _TRIED = 4  # iterations: twice as many as a phase has parities
 
 Key = tuple[Any, int]
@@ -36,19 +37,16 @@ class Role:
 
     Attributes:
         threads: how many have it.
-        before, inside, after: what it does before, in and after its loop.
+        parts: what it does before, in and after its loop.
         loop: the loop, if there is one.
     """
 
     threads: int
-    before: Sequence[Any]
-    inside: Sequence[Any]
-    after: Sequence[Any]
+    parts: Sequence[Sequence[Any]]
     loop: Any | None
 
 
-@dataclass(frozen=True)
-class Turns:
+class Turns(NamedTuple):
     """The statements of all roles in an order in which they may run: before, in an iteration of, and after the loops.
 
     Each turn of a role is a list of its own.
@@ -94,22 +92,20 @@ def take_turns(roles: Sequence[Role], counts: Mapping[Any, Sequence[int]]) -> Tu
         if not all(ir.structural_equal(a, b) for a, b in ((loop.min, loops[0].min), (loop.extent, loops[0].extent))):
             raise Unsupported(f"loops of roles of different ranges: {loop.extent}, {loops[0].extent}")
     barriers = _Barriers(counts)
-    before = barriers.run([(r.threads, r.before) for r in roles])
+    before = barriers.run(roles, _BEFORE)
     iterations = []
     for i in range(_TRIED if loops else 0):
-        seen, variables = dict(barriers.arrived), {r.loop.loop_var: r.loop.min + i for r in roles if r.loop}
-        iterations.append(barriers.run([(r.threads, r.inside) for r in roles], variables))
+        seen = dict(barriers.arrived)
+        iterations.append(barriers.run(roles, _INSIDE, {r.loop.loop_var: r.loop.min + i for r in roles if r.loop}))
         for key, count in barriers.arrived.items():
             if (now := count - seen.get(key, 0)) not in (0, barriers.count(key)):
                 raise Unsupported(f"a barrier of {barriers.count(key)} arrivals sees {now} in an iteration")
     if any(not _same(order, iterations[0]) for order in iterations[1:]):
         raise Unsupported("roles that meet in another order in a later iteration")
-    inside = iterations[0] if iterations else []
-    looped = {key for key in barriers.arrived if any(_key(s) == key for r in roles for s in r.inside if _meeting(s))}
-    after_keys = {_key(s) for r in roles for s in (*r.before, *r.after) if _meeting(s)}
-    if looped & after_keys:
+    met = [{_key(s) for r in roles for s in r.parts[part] if _meeting(s)} for part in (_BEFORE, _INSIDE, _AFTER)]
+    if barriers.arrived.keys() & met[_INSIDE] & (met[_BEFORE] | met[_AFTER]):
         raise Unsupported("a barrier that is met in a loop and outside")
-    return Turns(before, inside, barriers.run([(r.threads, r.after) for r in roles]), loops)
+    return Turns(before, iterations[0] if iterations else [], barriers.run(roles, _AFTER), loops)
 
 
 @dataclass
@@ -126,11 +122,11 @@ class _Barriers:
                 return int(counts[key[1]])
         raise Unsupported(f"a barrier {key[0].name} that is not initialised")
 
-    def run(self, roles: Sequence[tuple[int, Sequence[Any]]], variables: Mapping[Any, Any] = {}) -> list[list[Any]]:
-        """Run lists of statements in turn to their ends; of each turn what is no barrier."""
+    def run(self, roles: Sequence[Role], part: int, variables: Mapping[Any, Any] = {}) -> list[list[Any]]:
+        """Run a part of all roles, in turn, to its end; of each turn what is no barrier."""
         result: list[list[Any]] = []
         known = dict(variables)
-        left = [(threads, list(statements)) for threads, statements in roles]
+        left = [(role.threads, list(role.parts[part])) for role in roles]
         while any(statements for _, statements in left):
             progress = False
             for threads, statements in left:
@@ -165,9 +161,9 @@ def _role(threads: int, body: Any) -> Role:
     if len(at) > 1:
         raise Unsupported("a role with more than one loop over barriers")
     if not at:
-        return Role(threads, _plain(statements), [], [], None)
+        return Role(threads, (_plain(statements), [], []), None)
     before, loop, after = statements[: at[0]], statements[at[0]], statements[at[0] + 1 :]
-    return Role(threads, _plain(before), _plain(_flat(loop.body)), _plain(after), loop)
+    return Role(threads, (_plain(before), _plain(_flat(loop.body)), _plain(after)), loop)
 
 
 def _flat(statement: Any) -> Iterator[Any]:

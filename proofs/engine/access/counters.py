@@ -16,7 +16,7 @@ import z3
 from tvm import tirx
 from tvm.ir import structural_equal
 
-from ..base.dtypes import bits, is_integer, lanes
+from ..base.dtypes import bits, is_integer, lanes, span
 from ..base.errors import Unsupported
 from ..compiler.instructions import COUNTS
 from ..compiler.nodes import called, children, passed
@@ -112,17 +112,9 @@ def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
 
 def interval(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval:
     """Return constants between which an integer lies, read off its operators; at worst those of its type."""
-    low, high = _read_off(e, known) or of_type(str(e.dtype))
-    least, most = of_type(str(e.dtype))
+    low, high = _read_off(e, known) or span(str(e.dtype))
+    least, most = span(str(e.dtype))
     return (low, high) if least <= low and high <= most else (least, most)
-
-
-def of_type(dtype: str) -> Interval:
-    """Return the least and the largest value of a type of integers."""
-    if dtype.startswith("bool"):
-        return 0, 1
-    width = bits(dtype)
-    return (0, 2**width - 1) if dtype.startswith("uint") else (-(2 ** (width - 1)), 2 ** (width - 1) - 1)
 
 
 def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval | None:

@@ -109,8 +109,7 @@ class _Reach(NamedTuple):
 def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
     """Return the reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
     if does(name) == "copy":
-        moved = reading.integer(e.args[2])
-        when = tuple(reading.boolean(c) for c in e.args[3:])
+        moved, when = reading.integer(e.args[2]), tuple(map(reading.boolean, e.args[3:]))
         return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
     if COLLECTIVE.fullmatch(name):
         row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
@@ -133,10 +132,8 @@ def _pointer(
 ) -> None:
     """File the accesses that an instruction may make through a pointer: the extent that the compiler states, or ``moved``."""
     recorder = reading.recorder
-    if e.op.name == "tirx.address_of" and isinstance(e.args[0], tirx.BufferLoad):
-        load = e.args[0]
-        indices = tuple(reading.integer(i) for i in load.indices)
-        region = reading.region(load.buffer)
+    if e.op.name == "tirx.address_of" and isinstance(load := e.args[0], tirx.BufferLoad):
+        indices, region = tuple(map(reading.integer, load.indices)), reading.region(load.buffer)
         recorder.access(Access("read", region, indices, recorder.context, collective, intrinsic))
         return
     region, offset, rest = _target(reading, e)
@@ -177,11 +174,9 @@ def _region_of(reading: Reading, data: tirx.Var, e: tirx.Call) -> Region:
         region = reading.region(reading.buffers[hash(data)])
         if region.bits != width:
             raise Unsupported(f"{data.name} is accessed as another type: {e}")
-        flat = z3.simplify(z3.Product([z3.IntVal(1), *region.shape]))
-        return replace(region, shape=(flat,))
+        return replace(region, shape=(z3.simplify(z3.Product([z3.IntVal(1), *region.shape])),))
     if data.name in reading.hypotheses.shapes:
-        tensor = reading.hypotheses.elements(data.name)
-        return Region(data.name, "global", width, (tensor,), data.name, 0)
+        return Region(data.name, "global", width, (reading.hypotheses.elements(data.name),), data.name, 0)
     allocation, offset = reading.regions.get(hash(data), ("", 0))
     if allocation not in reading.shared_bytes or width % 8:
         raise Unsupported(f"pointer into {data.name}, which no buffer declares: {e}")
@@ -233,8 +228,7 @@ def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
 
 def _natural(reading: Reading, name: str, a: z3.ArithRef, b: z3.ArithRef, dtype: str) -> z3.ArithRef:
     """Return a bitwise operation of two natural numbers that vary: a function of them, of which only the range is known."""
-    function = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())
-    result = function(a, b)
+    result = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())(a, b)
     most = [result <= a, result <= b] if name == "tirx.bitwise_and" else []
     reading.recorder.facts.append(z3.And(fits(result, dtype), *most))
     return result

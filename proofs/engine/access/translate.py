@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 import z3
 from tvm import tirx
 
-from ..base.dtypes import bits, fits, is_integer, lanes, number
+from ..base.dtypes import bits, fits, is_integer, lanes, number, span
 from ..base.errors import Unsupported
 from ..compiler.nodes import called
 from ..contract.hypotheses import within
 from . import intrinsics
-from .counters import float_interval, of_type
+from .counters import float_interval
 from .reading import Reading, Value, text
 from .trace import Variable
 
@@ -153,7 +153,7 @@ class Translator(Reading):
             Unsupported: these do not fit the type.
         """
         low, high = float_interval(e.value)
-        least, most = of_type(str(e.dtype))
+        least, most = span(str(e.dtype))
         if not (least - 1 < low and high < most + 1):
             raise Unsupported(f"a cast to {e.dtype} of a float that no constants keep within its range: {text(e)}")
         return z3.And(value >= math.trunc(low), value <= math.trunc(high))

@@ -68,7 +68,9 @@ class Hypotheses:
         shapes: dict[str, tuple[z3.ArithRef, ...]] = {}
         for spec in contract.tensors:
             shapes[spec.name] = tuple(_dimension(d, sizes) for d in buffers[spec.name].shape)
-            _check_dtype(spec, buffers[spec.name])
+            names, dtype = [str(t).removeprefix("torch.") for t in spec.dtypes], str(buffers[spec.name].dtype)
+            if dtype not in names:
+                raise Unsupported(f"{spec.name}: the kernel declares {dtype}, the contract {' or '.join(names)}")
             _check_layout(spec, buffers[spec.name], shapes[spec.name])
             equalities = _same_shape(spec, shapes[spec.name], {**values, **sizes})
             _check_free(spec, equalities, facts, set(contract.sizes))
@@ -130,12 +132,6 @@ def _check_layout(spec: TensorSpec, buffer: tirx.Buffer, shape: Sequence[z3.Arit
     declared = [z3.simplify(_dimension(s, {})) for s in buffer.strides]
     if declared and not all(z3.is_true(z3.simplify(a == b)) for a, b in zip(declared, strides, strict=True)):
         raise Unsupported(f"{spec.name}: the kernel declares strides {declared}, expected {strides}")
-
-
-def _check_dtype(spec: TensorSpec, buffer: tirx.Buffer) -> None:
-    names = [str(dtype).removeprefix("torch.") for dtype in spec.dtypes]
-    if str(buffer.dtype) not in names:
-        raise Unsupported(f"{spec.name}: the kernel declares {buffer.dtype}, the contract {' or '.join(names)}")
 
 
 def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.BoolRef], sizes: set[str]) -> None:

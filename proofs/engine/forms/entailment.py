@@ -22,6 +22,7 @@ from . import normal_form as nf
 from .normal_form import Form
 from .ring import Atom
 
+Elements = Mapping[str, tuple[int, Form | None]]
 _STEPS = 2_000_000
 """The steps that Z3 may take for one question."""
 
@@ -33,11 +34,7 @@ class Facts:
     gives the shapes of those inputs, since what is said of elements holds only of those that exist.
     """
 
-    def __init__(
-        self,
-        elements: Mapping[str, tuple[int, Form | None]] | None = None,
-        shapes: Mapping[str, Sequence[Form]] | None = None,
-    ) -> None:
+    def __init__(self, elements: Elements | None = None, shapes: Mapping[str, Sequence[Form]] | None = None) -> None:
         self.elements, self.shapes = dict(elements or {}), dict(shapes or {})
         self.below: dict[int, Form] = {}  # atom -> upper bound, excluded
         self.forgotten: set[int] = set()
@@ -180,10 +177,8 @@ class _Translation:
         """Translate a form with integer coefficients; any other form is an unknown integer."""
         if any(c != int(c) for c in p.terms.values()) or any(e != int(e) or e < 0 for m in p.terms for _, e in m):
             return z3.Int(f"form{p.id}")
-        terms = [
-            z3.Product(z3.IntVal(int(c)), *(self._atom(a) for a, e in m for _ in range(int(e))))
-            for m, c in p.terms.items()
-        ]
+        factors = [(c, [self._atom(a) for a, e in m for _ in range(int(e))]) for m, c in p.terms.items()]
+        terms = [z3.Product(z3.IntVal(int(c)), *atoms) for c, atoms in factors]
         return z3.Sum(*terms) if terms else z3.IntVal(0)
 
     def _atom(self, number: int) -> Any:

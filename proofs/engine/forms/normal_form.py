@@ -336,10 +336,9 @@ def big_maximum(extent: Form | Rational, body: Callable[[Form], Form], longest: 
 
 def is_natural(p: Form) -> bool:
     """Return whether p is a polynomial in natural variables with natural coefficients."""
-    return all(
-        c >= 0 and c == int(c) and all(isinstance(v := atom_of(a), Variable) and v.kind == "natural" for a, _ in m)
-        for m, c in p.terms.items()
-    )
+    atoms = [atom_of(a) for m in p.terms for a, _ in m]
+    natural = all(isinstance(a, Variable) and a.kind == "natural" for a in atoms)
+    return natural and all(c >= 0 and c == int(c) for c in p.terms.values())
 
 
 @cache
@@ -380,7 +379,6 @@ def rewriting(wanted: Callable[[Atom], bool], value: Callable[[Any], Form | None
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
     """Return the rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
-    result: Rewriting = rewriting(
-        lambda a: isinstance(a, Apply) and a.function == function, lambda a: value(*map(result, a.arguments))
-    )
+    wanted = lambda a: isinstance(a, Apply) and a.function == function  # noqa: E731
+    result: Rewriting = rewriting(wanted, lambda a: value(*map(result, a.arguments)))
     return result

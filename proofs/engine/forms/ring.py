@@ -100,6 +100,7 @@ class Form:
 
 
 Change = Callable[[Form], Form]
+Numbers = set[int] | frozenset[int]
 
 
 class Atom:
@@ -287,11 +288,7 @@ class Rewriting:
     number, or None. The value is not rewritten again.
     """
 
-    def __init__(
-        self,
-        replacement: Callable[[int], Form | None],
-        targets: Callable[[frozenset[int]], set[int] | frozenset[int]],
-    ) -> None:
+    def __init__(self, replacement: Callable[[int], Form | None], targets: Callable[[frozenset[int]], Numbers]) -> None:
         self._replacement, self._find = replacement, targets
         self._memo: dict[Form, Form] = {}
         self._targets: set[int] = set()

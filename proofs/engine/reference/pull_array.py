@@ -103,9 +103,7 @@ class Integers(NamedTuple):
         """Return any integers of a type; None of a type of floats."""
         if dtype is torch.bool:
             return cls(dtype, 0, 1)
-        if dtype.is_floating_point:
-            return None
-        return cls(dtype, torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        return None if dtype.is_floating_point else cls(dtype, torch.iinfo(dtype).min, torch.iinfo(dtype).max)
 
     def settled(self) -> Integers:
         """Return the same integers, for a use that is not the same modulo 2^n.
@@ -189,11 +187,8 @@ class PullArray:
     def permute(self, *dims: int) -> Self:
         """Reorder the dimensions."""
         order = [d % self.ndim for d in dims]
-
-        def element(*i: Form) -> Value:
-            return self.value(*(i[order.index(d)] for d in range(self.ndim)))
-
-        return type(self)([self.form_shape[d] for d in order], element, integer=self.integer)
+        shape, places = [self.form_shape[d] for d in order], [order.index(d) for d in range(self.ndim)]
+        return type(self)(shape, lambda *i: self.value(*(i[place] for place in places)), integer=self.integer)
 
     def transpose(self, a: int, b: int) -> Self:
         """Swap two dimensions."""
@@ -211,18 +206,15 @@ class PullArray:
         for n, o in zip(sizes, old, strict=True):
             if o is not ONE and n is not o:
                 raise ValueError(f"cannot expand a dimension of size {o} to {n}")
-
-        def element(*i: Form) -> Value:
-            return self.value(*(ZERO if o is ONE else j for o, j in zip(self.form_shape, i[new:], strict=True)))
-
+        places = [None if o is ONE else new + d for d, o in enumerate(self.form_shape)]
+        element = lambda *i: self.value(*(ZERO if p is None else i[p] for p in places))  # noqa: E731
         return type(self)(sizes, element, integer=self.integer)
 
     def gather(self, dim: int, index: PullArray) -> Self:
         """Take element index[i] along a dimension."""
         d = dim % self.ndim
-        settled(index)
-        element: Element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
-        return type(self)(index.form_shape, element, integer=self.integer)
+        element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
+        return type(self)(settled(index).form_shape, element, integer=self.integer)
 
     def __getitem__(self, key: Any) -> Self:
         keys = list(key) if isinstance(key, tuple) else [key]

@@ -5,8 +5,8 @@ A buffer of another shape over the same data is re-indexed in row-major order. A
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Generic, cast, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, get_args
 
 from tilelang.ir import get_stmt_span, span_to_location
 from tvm import tirx
@@ -124,10 +124,8 @@ class Expressions(Generic[V]):
         expected = 1 if function in get_args(Unary) else 2
         if function is None or [dtype, *(str(a.dtype) for a in arguments)] != ["float32"] * (expected + 1):
             raise Unsupported(f"C function {name.value}")
-        first, *second = (self.evaluate(a) for a in arguments)
-        if not second:
-            return self.algebra.unary(cast(Unary, function), first, dtype)
-        return self.algebra.binary(cast(Binary, function), first, second[0], dtype)
+        apply: Callable[..., V] = self.algebra.unary if expected == 1 else self.algebra.binary
+        return apply(function, *map(self.evaluate, arguments), dtype)
 
     def _lazy(self, e: Any, dtype: str) -> V:
         """Evaluate one branch of if_then_else only, where Select evaluates both."""

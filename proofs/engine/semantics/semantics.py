@@ -80,14 +80,9 @@ class Machine(TileOperations[V]):
 
     def parameters(self) -> dict[str, Memory[V]]:
         """Declare the parameters; their symbolic dimensions are taken from ``sizes``."""
-        result = {}
-        for buffer in self.prim_func.buffer_map.values():
-            for dim in buffer.shape:
-                if isinstance(dim, tirx.Var):
-                    self.variables[dim] = self.sizes[dim.name]
-            memory = self.declare(buffer)
-            result[memory.name] = memory
-        return result
+        buffers = list(self.prim_func.buffer_map.values())
+        self.variables |= {d: self.sizes[d.name] for b in buffers for d in b.shape if isinstance(d, tirx.Var)}
+        return {memory.name: memory for memory in map(self.declare, buffers)}
 
     def run(self) -> None:
         """Execute the body."""
@@ -208,20 +203,17 @@ class Machine(TileOperations[V]):
                 self._written = None
 
     def _check_independence(self, loop: Any) -> None:
-        stores = [(data, index) for data, index, is_store in self._accesses if is_store]
-        for data, store in stores:
-            for other, access, _ in self._accesses:
-                if other.same_as(data) and not self.algebra.independent(store, access):
-                    name = self.memories[data].name
-                    raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
+        for (data, store, is_store), (other, access, _) in itertools.product(self._accesses, repeat=2):
+            if is_store and other.same_as(data) and not self.algebra.independent(store, access):
+                name = self.memories[data].name
+                raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
     def _take_turns(self, turns: Turns) -> None:
         """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
 
         def iteration(index: V) -> None:
-            for loop in turns.loops:
-                self.variables[loop.loop_var] = index
+            self.variables |= {loop.loop_var: index for loop in turns.loops}
             for turn in turns.inside:
                 for each in turn:
                     self.execute(each)

@@ -178,9 +178,9 @@ def _region_of(reading: Reading, data: tirx.Var, e: tirx.Call) -> Region:
     if data.name in reading.hypotheses.shapes:
         return Region(data.name, "global", width, (reading.hypotheses.elements(data.name),), data.name, 0)
     allocation, offset = reading.regions.get(hash(data), ("", 0))
-    if allocation not in reading.shared_bytes or width % 8:
+    if allocation not in reading.recorder.shared_bytes or width % 8:
         raise Unsupported(f"pointer into {data.name}, which no buffer declares: {e}")
-    extent = (reading.shared_bytes[allocation] - offset) // (width // 8)
+    extent = (reading.recorder.shared_bytes[allocation] - offset) // (width // 8)
     return Region(data.name, "shared.dyn", width, (z3.IntVal(extent),), allocation, offset)
 
 

@@ -65,7 +65,6 @@ class Reading(ABC):
         self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
         self.locals = LocalState(self._private, self._followed)
         self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
-        self.shared_bytes: dict[str, int] = {}  # by allocation
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it

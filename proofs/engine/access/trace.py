@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -195,7 +195,7 @@ class Branch:
 Node = Segment | Event | Loop | Branch
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Trace:
     """Everything that one kernel does, as far as it is modelled.
 
@@ -210,35 +210,31 @@ class Trace:
         unmodelled: names of the intrinsics that are not modelled.
     """
 
-    accesses: Sequence[Access]
-    obligations: Sequence[Condition]
-    launch: dict[str, Variable]
-    shared_bytes: dict[str, int]
-    static: frozenset[str]
-    nodes: list[Node]
-    divisions: Sequence[Division]
-    unmodelled: frozenset[str]
+    accesses: list[Access] = field(default_factory=list)
+    obligations: list[Condition] = field(default_factory=list)
+    launch: dict[str, Variable] = field(default_factory=dict)
+    shared_bytes: dict[str, int] = field(default_factory=dict)
+    static: set[str] = field(default_factory=set)
+    nodes: list[Node] = field(default_factory=list)
+    divisions: list[Division] = field(default_factory=list)
+    unmodelled: set[str] = field(default_factory=set)
 
 
 _RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
 
 
-class Recorder:
-    """The walk's state: where execution stands, and what it has met so far."""
+@dataclass(eq=False)
+class Recorder(Trace):
+    """The walk's state: what it has met so far, and where execution stands."""
 
-    def __init__(self) -> None:
-        self.accesses: list[Access] = []
-        self.obligations: list[Condition] = []
-        self.divisions: list[Division] = []
-        self.unmodelled: set[str] = set()
-        self.nodes: list[Node] = []
-        self.block = self.nodes  # the list that is being filled
-        self.variables: list[Variable] = []
-        self.facts: list[z3.BoolRef] = []
-        self.guards: list[z3.BoolRef] = []
-        self.site = Site("")
-        self._names: dict[str, Iterator[int]] = {}
-        self._required: set[tuple[object, ...]] = set()
+    variables: list[Variable] = field(default_factory=list)
+    facts: list[z3.BoolRef] = field(default_factory=list)
+    guards: list[z3.BoolRef] = field(default_factory=list)
+    _names: dict[str, Iterator[int]] = field(default_factory=dict)
+    _required: set[tuple[object, ...]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.site, self.block = Site(""), self.nodes  # the list that is being filled
 
     def unique(self, name: str) -> str:
         """Return the name itself the first time, then with a number, which a word of SMT-LIB has from the first."""

@@ -43,10 +43,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     walker.launch_axes(func.body)
     walker.translator.counters = counters(func.body, walker.translator.over_sizes)
     walker.statement(func.body)
-    recorder, translator = walker.recorder, walker.translator
-    static, unmodelled = frozenset(walker.static), frozenset(recorder.unmodelled)
-    filed = recorder.accesses, recorder.obligations, walker.launch, translator.shared_bytes, static, recorder.nodes
-    return Trace(*filed, recorder.divisions, unmodelled)
+    return walker.recorder
 
 
 class _Walker:
@@ -58,8 +55,6 @@ class _Walker:
             self.recorder.unique(name)
         written = _written(func.body) | frozenset(hypotheses.outputs)
         self.translator = Translator(self.recorder, hypotheses, written, _bound(func.body))
-        self.launch: dict[str, Variable] = {}
-        self.static: set[str] = set()
         self.branches: tuple[str, ...] = ()
         for buffer in func.buffer_map.values():
             self.translator.buffers[hash(buffer.data)] = buffer
@@ -127,8 +122,8 @@ class _Walker:
             size = z3.simplify(z3.Product([z3.IntVal(1), *(self.translator.constant(n) for n in buffer.shape)]))
             if not z3.is_int_value(size):
                 raise Unsupported(f"shared buffer {buffer.name} of varying size")
-            self.static |= {allocation} if buffer.scope() == "shared" else set()
-            self.translator.shared_bytes[allocation] = -(-size.as_long() * bits(str(buffer.dtype)) // 8)
+            self.recorder.static |= {allocation} if buffer.scope() == "shared" else set()
+            self.recorder.shared_bytes[allocation] = -(-size.as_long() * bits(str(buffer.dtype)) // 8)
 
     def _attribute(self, s: tirx.AttrStmt) -> None:
         if s.attr_key == "tl.assume":
@@ -144,8 +139,8 @@ class _Walker:
         for node in nodes(body):
             if isinstance(node, tirx.AttrStmt) and node.attr_key == "thread_extent":
                 self._launch_axis(node)
-        self.launch = dict(sorted(self.launch.items()))
-        self.recorder.variables += self.launch.values()
+        self.recorder.launch = dict(sorted(self.recorder.launch.items()))
+        self.recorder.variables += self.recorder.launch.values()
 
     def _launch_axis(self, s: tirx.AttrStmt) -> None:
         tag, axis = str(s.node.thread_tag), s.node.var
@@ -154,11 +149,12 @@ class _Walker:
             raise Unsupported(f"launch axis {tag}")
         with self.at(f"{tag} extent {text(s.value)}"):
             extent = self.translator.integer(s.value)
-        if tag not in self.launch:
-            self.launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)
-        elif not z3.is_true(z3.simplify(self.launch[tag].count == extent)):
+        launch = self.recorder.launch
+        if tag not in launch:
+            launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)
+        if not z3.is_true(z3.simplify(launch[tag].count == extent)):
             raise Unsupported(f"{tag} is launched with two extents")
-        self.translator.values[hash(axis)] = self.launch[tag].term
+        self.translator.values[hash(axis)] = launch[tag].term
 
     # Control.
 

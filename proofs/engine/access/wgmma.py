@@ -86,7 +86,7 @@ def _operand(reading: Reading, e: tirx.Call, at: int, rows_of: tuple[int, int, b
         raise Unsupported(f"a product through a descriptor made elsewhere: {e}")
     reading.descriptors[key] = replace(known, used=True)
     if known.width is None:
-        total = z3.IntVal(reading.shared_bytes[known.region.allocation])
+        total = z3.IntVal(reading.recorder.shared_bytes[known.region.allocation])
         whole = replace(known.region, bits=8, shape=(total,), offset=0)
         _place(reading, e, ("read", whole, z3.IntVal(0)), ((1, total),))
         return

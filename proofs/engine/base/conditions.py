@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -80,9 +80,9 @@ class Analysis:
     """
 
     conditions: tuple[Condition, ...]
-    unmodelled: frozenset[str]
+    unmodelled: Set[str]
     sites: tuple[Condition, ...]
-    modelled: frozenset[str] = frozenset()
+    modelled: Set[str] = frozenset()
 
     def __add__(self, other: Analysis) -> Analysis:
         modelled = self.modelled | other.modelled

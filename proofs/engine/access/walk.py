@@ -41,27 +41,24 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     """
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
-    walker.translator.counters = counters(func.body, walker.translator.over_sizes)
+    walker.counters = counters(func.body, walker.over_sizes)
     walker.statement(func.body)
     return walker.recorder
 
 
-class _Walker:
+class _Walker(Translator):
     """Statements, in program order."""
 
     def __init__(self, func: tirx.PrimFunc, hypotheses: Hypotheses) -> None:
-        self.recorder = Recorder()
+        written = _written(func.body) | frozenset(hypotheses.outputs)
+        super().__init__(Recorder(), hypotheses, written, _bound(func.body))
         for name in (*hypotheses.sizes, *hypotheses.shapes):
             self.recorder.unique(name)
-        written = _written(func.body) | frozenset(hypotheses.outputs)
-        self.translator = Translator(self.recorder, hypotheses, written, _bound(func.body))
         self.branches: tuple[str, ...] = ()
-        for buffer in func.buffer_map.values():
-            self.translator.buffers[hash(buffer.data)] = buffer
+        self.buffers |= {hash(buffer.data): buffer for buffer in func.buffer_map.values()}
 
     def statement(self, s: tirx.Stmt) -> None:
         """Walk one statement."""
-        translator = self.translator
         match type(s).__name__:
             case "SeqStmt":
                 for child in s.seq:
@@ -71,7 +68,7 @@ class _Walker:
             case "AllocBuffer":
                 self._allocate(s.buffer)
             case "DeclBuffer":
-                translator.buffers[hash(s.buffer.data)] = s.buffer
+                self.buffers[hash(s.buffer.data)] = s.buffer
             case "AttrStmt":
                 self._attribute(s)
             case "For":
@@ -86,10 +83,10 @@ class _Walker:
                 self._store(s)
             case "Evaluate":
                 with self.at(text(s.value)):
-                    (event if called(s.value) == _BARRIER else Translator.value)(translator, s.value)
+                    (event if called(s.value) == _BARRIER else Translator.value)(self, s.value)
             case "AssertStmt":
                 with self.at(f"assert {text(s.condition)}"):
-                    translator.boolean(s.condition)
+                    self.boolean(s.condition)
             case name:
                 raise Unsupported(f"statement {name}")
 
@@ -100,26 +97,26 @@ class _Walker:
         recorder.site = Site(description, branches=self.branches)
         yield
         del recorder.variables[depth:]
-        self.translator.lane.clear()
+        self.lane.clear()
 
     def _block(self, s: tirx.SBlockRealize) -> None:
         block = s.block
         if len(block.iter_vars) or len(block.match_buffers) or block.init is not None:
             raise Unsupported(f"block {block.name_hint} with iteration variables")
         with self.at(f"block {block.name_hint}"):
-            predicate = self.translator.boolean(s.predicate)
+            predicate = self.boolean(s.predicate)
         for buffer in block.alloc_buffers:
             self._allocate(buffer)
         with self.recorder.under(*([] if z3.is_true(predicate) else [predicate])):
             self.statement(block.body)
 
     def _allocate(self, buffer: tirx.Buffer) -> None:
-        self.translator.buffers[hash(buffer.data)] = buffer
-        self.translator.locals.begin(hash(buffer.data))
+        self.buffers[hash(buffer.data)] = buffer
+        self.locals.begin(hash(buffer.data))
         allocation = self.recorder.unique(buffer.data.name)
-        self.translator.regions[hash(buffer.data)] = (allocation, 0)
+        self.regions[hash(buffer.data)] = (allocation, 0)
         if buffer.scope().startswith("shared"):
-            size = z3.simplify(z3.Product([z3.IntVal(1), *(self.translator.constant(n) for n in buffer.shape)]))
+            size = z3.simplify(z3.Product([z3.IntVal(1), *(self.constant(n) for n in buffer.shape)]))
             if not z3.is_int_value(size):
                 raise Unsupported(f"shared buffer {buffer.name} of varying size")
             self.recorder.static |= {allocation} if buffer.scope() == "shared" else set()
@@ -128,7 +125,7 @@ class _Walker:
     def _attribute(self, s: tirx.AttrStmt) -> None:
         if s.attr_key == "tl.assume":
             with self.at(f"assume {text(s.node)}"):
-                goal = self.translator.boolean(s.node)
+                goal = self.boolean(s.node)
                 self.recorder.require("assume", f"{text(s.node)}, which the kernel assumes", goal)
         elif s.attr_key == _SOURCE or not (s.attr_key in _SILENT_ATTRIBUTES or s.attr_key.startswith("pragma_")):
             self.recorder.unmodelled.add(f"attribute {s.attr_key}")
@@ -148,13 +145,13 @@ class _Walker:
         if (kind := kinds.get(tag.split(".")[0])) is None:
             raise Unsupported(f"launch axis {tag}")
         with self.at(f"{tag} extent {text(s.value)}"):
-            extent = self.translator.integer(s.value)
+            extent = self.integer(s.value)
         launch = self.recorder.launch
         if tag not in launch:
             launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)
         if not z3.is_true(z3.simplify(launch[tag].count == extent)):
             raise Unsupported(f"{tag} is launched with two extents")
-        self.translator.values[hash(axis)] = launch[tag].term
+        self.values[hash(axis)] = launch[tag].term
 
     # Control.
 
@@ -162,11 +159,11 @@ class _Walker:
         if s.kind not in _LOOPS or (s.step is not None and int(s.step) != 1):
             raise Unsupported(f"loop over {s.loop_var.name} of kind {s.kind} or with a step")
         with self.at(f"for {s.loop_var.name} in range({text(s.min)}, {text(s.min)} + {text(s.extent)})"):
-            low, extent = self.translator.integer(s.min), self.translator.integer(s.extent)
+            low, extent = self.integer(s.min), self.integer(s.extent)
             end = fits(low + extent, str(s.loop_var.dtype))
             self.recorder.require("overflow", f"the end of {s.loop_var.name} fits {s.loop_var.dtype}", end)
         variable = Variable(self.recorder.unique(s.loop_var.name), "loop", low, extent)
-        self.translator.values[hash(s.loop_var)] = variable.term
+        self.values[hash(s.loop_var)] = variable.term
         with self._iteration(variable, s.body):
             self.statement(s.body)
 
@@ -175,7 +172,7 @@ class _Walker:
             raise Unsupported("barrier in a while loop")
         with self._iteration(Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None), s):
             with self.at(f"while {text(s.condition)}"):
-                condition = self.translator.boolean(s.condition)
+                condition = self.boolean(s.condition)
             with self.recorder.under(condition):
                 self.statement(s.body)
 
@@ -184,18 +181,14 @@ class _Walker:
         """Let what is inside be any iteration of a loop, of which a statement is all that may change what is kept."""
         loop, changed = Loop(variable, []), {hash(v) for v in (*passed(s), *(b.data for b in stored(s)))}
         self.recorder.block.append(loop)
-        self.translator.reads.clear()
-        with (
-            self.recorder.over(variable),
-            self.recorder.into(loop.body),
-            self.translator.locals.loop(variable, changed),
-        ):
+        self.reads.clear()
+        with self.recorder.over(variable), self.recorder.into(loop.body), self.locals.loop(variable, changed):
             yield
-        self.translator.reads.clear()
+        self.reads.clear()
 
     def _conditional(self, s: tirx.IfThenElse) -> None:
         with self.at(f"if {text(s.condition)}"):
-            condition = self.translator.boolean(s.condition)
+            condition = self.boolean(s.condition)
         node, this = Branch(condition, ([], [])), text(s.condition)
         self.recorder.block.append(node)
 
@@ -208,43 +201,42 @@ class _Walker:
 
         then = partial(arm, this, condition, s.then_case, node.arms[0])
         otherwise = partial(arm, f"not ({this})", z3.Not(condition), s.else_case, node.arms[1])
-        self.translator.locals.branch(condition, then, otherwise)
+        self.locals.branch(condition, then, otherwise)
 
     # Effects.
 
     def _bind(self, s: tirx.Bind) -> None:
         if called(s.value) == "tirx.handle_add_byte_offset":
             base, offset = s.value.args
-            allocation, before = self.translator.regions.get(hash(base), (base.name, 0))
-            shift = self.translator.constant(offset)
+            allocation, before = self.regions.get(hash(base), (base.name, 0))
+            shift = self.constant(offset)
             if not z3.is_int_value(shift):
                 raise Unsupported(f"buffer {s.var.name} at a varying offset")
-            self.translator.regions[hash(s.var)] = (allocation, before + shift.as_long())
+            self.regions[hash(s.var)] = (allocation, before + shift.as_long())
             return
         with self.at(f"{s.var.name} = {text(s.value)}"):
-            value = self.translator.value(s.value)
+            value = self.value(s.value)
             if is_integer(str(s.var.dtype)) and value is None:
                 raise Unsupported(f"{s.var.name} = {text(s.value)}")
-            self.translator.values[hash(s.var)] = value
+            self.values[hash(s.var)] = value
 
     def _store(self, s: tirx.BufferStore) -> None:
         if s.predicate is not None:
             raise Unsupported(f"predicated store to {s.buffer.name}")
         indices = ", ".join(text(i) for i in s.indices)
         with self.at(f"{s.buffer.name}[{indices}] = {text(s.value)}"):
-            value = self.translator.value(s.value)
-            terms = self.translator.access("write", s.buffer, s.indices)
+            value = self.value(s.value)
+            terms = self.access("write", s.buffer, s.indices)
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
             if s.buffer.scope().startswith("local"):
-                key, lanes = (hash(s.buffer.data), str(s.buffer.dtype)), self.translator.lane.values()
-                self.translator.locals.write(key, terms, value, lanes)
+                self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
             else:
-                self.translator.reads.clear()
+                self.reads.clear()
 
     def _keep_promise(self, buffer: tirx.Buffer, value: z3.ExprRef | None) -> None:
         """Require that what is stored to an output lies where the contract says its elements do."""
-        low, high = self.translator.hypotheses.promises.get(buffer.data.name, (None, None))
+        low, high = self.hypotheses.promises.get(buffer.data.name, (None, None))
         if low is None and high is None:
             return
         if value is None:

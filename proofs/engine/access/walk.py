@@ -94,7 +94,7 @@ class _Walker(Translator):
     def at(self, description: str) -> Iterator[None]:
         """Let accesses within belong to this statement, whose vector lanes are in scope."""
         recorder, depth = self.recorder, len(self.recorder.variables)
-        recorder.site = Site(description, branches=self.branches)
+        recorder.site = Site(description, self.branches)
         yield
         del recorder.variables[depth:]
         self.lane.clear()

@@ -13,19 +13,13 @@ Verdict = Literal["proved", "refuted", "unknown"]
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a kernel: a statement's text and, where the compiler kept them, its source file and line.
-
-    ``branches`` are the conditions of the if statements around it, as text.
-    """
+    """A place in a kernel: a statement's text; the conditions of the if statements around it are ``branches``, as text."""
 
     text: str
-    file: str | None = None
-    line: int | None = None
     branches: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: " if self.file and self.line else ""
-        return where + self.text
+        return self.text
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,19 @@ writes must not be touched by another thread of the grid. The source of an async
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import z3
 from tvm import tirx
 
 from ..access.instances import Renaming, at, sequent
 from ..access.sites import sites
-from ..access.trace import Access, Context, Trace
+from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace
 from ..access.walk import walk
-from ..base.conditions import Analysis, Condition, Outcome, conjunction
+from ..base.conditions import Analysis, Condition, Outcome, conjunction, disjunction
 from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
-from .launch import launch
 from .ordered import Ordered
 from .pairs import flat, same_execution
 from .phases import waits_unknown
@@ -70,7 +69,7 @@ def order(
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
     thread = walk(lowered.thread, hypotheses)
     within = within_blocks(lowered.device, hypotheses)
-    conditions = (*_global(thread, hypotheses), *launch(thread, hypotheses))
+    conditions = (*_global(thread, hypotheses), *_launch(thread, hypotheses))
     return within + Analysis(conditions, thread.unmodelled, ())
 
 
@@ -184,3 +183,30 @@ def _same_element(a: Access, b: Access) -> z3.BoolRef:
     if len(a.indices) == len(b.indices):
         return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True)))
     return flat(a) == flat(b)
+
+
+def _launch(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """Yield for each access to global memory that its thread has waited for the kernels launched before this one.
+
+    TileLang launches a kernel early as soon as it holds one wait for the kernels before it, wherever that stands.
+    """
+    if any(e.does == "grids" for e in events(trace.nodes)):
+        for access, waited in _touched(trace.nodes, []):
+            what = f"the kernels launched before have ended at this {access}"
+            given = (*hypotheses.facts, *access.context.path)
+            yield Condition("launch", what, given, disjunction(*waited), access.context.site)
+
+
+def _touched(nodes: Sequence[Node], waited: list[z3.BoolRef]) -> Iterator[tuple[Access, tuple[z3.BoolRef, ...]]]:
+    """Yield the accesses to global memory, each with the conditions under any of which a wait came before it."""
+    for node in nodes:
+        match node:
+            case Segment():
+                yield from ((a, tuple(waited)) for a in node.accesses if a.region.scope == "global")
+            case Event() if node.does == "grids":
+                waited.append(conjunction(*node.context.guards))
+            case Branch():
+                for arm in node.arms:
+                    yield from _touched(arm, waited)
+            case Loop():  # which may end before its first iteration
+                yield from _touched(node.body, list(waited))

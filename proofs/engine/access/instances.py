@@ -27,6 +27,7 @@ class Renaming:
     common: frozenset[str]
     suffix: str = PRIME
     _known: dict[int, tuple[z3.ExprRef, z3.ExprRef]] = field(default_factory=dict, compare=False)
+    _accesses: dict[int, tuple[Access, Access]] = field(default_factory=dict, compare=False)
 
     def term(self, term: z3.ExprRef) -> z3.ExprRef:
         """Return a renamed term."""
@@ -51,8 +52,11 @@ class Renaming:
         return Context(tuple(variables), tuple(facts), tuple(guards), c.site)
 
     def access(self, a: Access) -> Access:
-        """Return a renamed access."""
-        return replace(a, indices=tuple(self.term(i) for i in a.indices), context=self.context(a.context))
+        """Return a renamed access, each time the same."""
+        if id(a) not in self._accesses:
+            renamed = replace(a, indices=tuple(self.term(i) for i in a.indices), context=self.context(a.context))
+            self._accesses[id(a)] = a, renamed
+        return self._accesses[id(a)][1]
 
 
 def equal(ours: Sequence[Variable], theirs: Sequence[Variable]) -> z3.BoolRef:

@@ -58,8 +58,7 @@ class Hypotheses:
         values = {n: z3.IntVal(int(v)) for n, v in statics.items() if float(v).is_integer()}
         sizes = {name: z3.Int(name) for name in contract.sizes}
         facts = [z3.And(sizes[n] >= s.low, sizes[n] <= s.high) for n, s in contract.sizes.items()]
-        buffers = {b.name: b for b in prim_func.buffer_map.values()}
-        declared = {spec.name for spec in contract.tensors}
+        buffers, declared = {b.name: b for b in prim_func.buffer_map.values()}, {spec.name for spec in contract.tensors}
         scalars = {p.name for p in prim_func.params if p not in prim_func.buffer_map}
         if both := sorted(scalars & {*sizes}):
             raise Unsupported(f"{', '.join(both)}: a scalar of the kernel, a size of the contract")

@@ -14,7 +14,7 @@ otherwise than by a product is seen by one only beyond a proxy fence, which must
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import z3
@@ -68,8 +68,6 @@ class Ordered:
         self.block, self._hypotheses = block, hypotheses
         self.phases = Phases(block) if block.phased and block.initialised else None
         self.unordered: dict[object, tuple[Use, Use, Renaming, list[z3.BoolRef]]] = {}  # a pair for each way to be so
-        self._renamings: dict[frozenset[str], Renaming] = {}  # by what is common
-        self._seconds: dict[tuple[frozenset[str], int], Access] = {}
         uniform = {*hypotheses.sizes, *block.blocks}
         self._ways: dict[int, list[Way]] = {}
         for role in block.roles:
@@ -102,22 +100,17 @@ class Ordered:
                 key = id(m.first), id(m.second), m.mark.common, m.lack[1]
                 found.setdefault(key, []).append((m, [*_relation(m.mark, renaming), *elsewhere]))
         for runs in found.values():
-            m = runs[0][0]
-            met = self._pair(m.first, m.second, self._renaming(m), [facts for _, facts in runs])
+            m, missing = runs[0][0], [each.lack[0] for each, _ in runs]
+            second = self._renaming(m).access(m.second)
+            met = Unordered(m.first, second, m.first is m.second, [facts for _, facts in runs])
             plain = kind(m.first) in _PLAIN and kind(m.second) in _PLAIN
-            words = (
-                unmet(m.first, m.second) if plain else lacking(m.first, m.second, [each.lack[0] for each, _ in runs])
-            )
+            words = unmet(m.first, m.second) if plain else lacking(m.first, m.second, missing)
             yield apart("race" if plain else "async", words, met, self._hypotheses, m.lack[1])
 
     def _renaming(self, m: Meeting) -> Renaming:
         """What tells the second from the first: not the loops around a run, nor the thread, of its own registers."""
         local = [] if m.first.region.shared else [v.name for v in m.first.context.variables if v.kind == "thread"]
-        return self._second(*(v.name for v in m.mark.common), *local)
-
-    def _second(self, *common: str) -> Renaming:
-        fresh = self.block.renaming(self._hypotheses, *common)
-        return self._renamings.setdefault(fresh.common, fresh)
+        return self.block.renaming(self._hypotheses, *(v.name for v in m.mark.common), *local)
 
     def _elsewhere(self, uses: dict[int, Use], m: Meeting, renaming: Renaming) -> list[z3.BoolRef] | None:
         """What is known of the iterations in which other roles do not order the two; None if they always do."""
@@ -135,14 +128,6 @@ class Ordered:
             return None
         there, here = renaming.variable(b.step.loop), a.step.loop
         return [there.term - here.term < ahead] if times else []
-
-    def _pair(
-        self, first: Access, second: Access, renaming: Renaming, facts: Sequence[Sequence[z3.BoolRef]]
-    ) -> Unordered:
-        key = renaming.common, id(second)
-        if key not in self._seconds:
-            self._seconds[key] = renaming.access(second)
-        return Unordered(first, self._seconds[key], first is second, facts)
 
     def relies_on_readers(self, role: Role) -> bool:
         """Whether a product may read only because of a proxy fence by those who read, or only waited for copies."""
@@ -171,10 +156,10 @@ class Ordered:
 
     def _between(self, a: Use, b: Use) -> Iterator[Condition]:
         weights = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
-        renaming = self._second()
+        renaming = self.block.renaming(self._hypotheses)
         facts = self._distances(a, b, weights, renaming)
         if facts is not None:
-            met = self._pair(a.access, b.access, renaming, [facts])
+            met = Unordered(a.access, renaming.access(b.access), a.access is b.access, [facts])
             yield apart("race", unmet(a.access, b.access), met, self._hypotheses, alone=False)
             way = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part, *weights
             self.unordered[way] = a, b, renaming, facts

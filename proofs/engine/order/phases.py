@@ -232,14 +232,11 @@ class Phases:
             weight = self.graph.least(wait.node, arrival.done, orders=False)
             if arrival.part > wait.part or (behind == 0 and weight == 0):
                 return f"{arrival.role} arrive only after it"
-        following = (self._following(wait, arrival) for arrival in barrier.arrivals)
+        # by paths from the wait to an arrival, of one thread if it does both
+        following = (self.graph.least(wait.node, a.node, orders=wait.role is not a.role) for a in barrier.arrivals)
         if barrier.looped and not any(weight is not None and weight <= 1 - behind for weight in following):
             return "the phase after may end before it is seen that this one has"
         return ""
-
-    def _following(self, wait: Met, arrival: Met) -> int | None:
-        """The least weight of a path from a wait to an arrival; of one thread, if it does both."""
-        return self.graph.least(wait.node, arrival.node, orders=wait.role is not arrival.role)
 
 
 def waits_unknown(block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:

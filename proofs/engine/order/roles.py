@@ -8,7 +8,7 @@ meets mbarriers has a part before its loop, the loop, whose iterations all roles
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import z3
 
@@ -63,10 +63,12 @@ class Block:
     initialised: tuple[Event, ...]
     threads: Threads
     blocks: frozenset[str]
+    _renamings: dict[frozenset[str], Renaming] = field(default_factory=dict, compare=False)
 
     def renaming(self, hypotheses: Hypotheses, *common: str) -> Renaming:
         """Gives the second of two threads of one block names of its own, but for those that are common."""
-        return Renaming(frozenset(hypotheses.sizes) | self.blocks | {*common})
+        names = frozenset(hypotheses.sizes) | self.blocks | {*common}
+        return self._renamings.setdefault(names, Renaming(names))
 
     def whole(self, event: Event, role: Role) -> bool:
         """Whether a barrier is one of all threads of this role, and of no others."""
@@ -83,9 +85,8 @@ class Threads:
     """Which threads of a block a guard admits, where it speaks of the thread alone."""
 
     def __init__(self, trace: Trace) -> None:
-        self.variables = [
-            v for v in trace.launch.values() if v.kind == "thread" and not z3.is_true(z3.simplify(v.count == 1))
-        ]
+        threads = (v for v in trace.launch.values() if v.kind == "thread")
+        self.variables = [v for v in threads if not z3.is_true(z3.simplify(v.count == 1))]
         self._guards: dict[int, frozenset[int] | None] = {}
 
     def all(self) -> frozenset[int]:

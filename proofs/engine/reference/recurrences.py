@@ -107,8 +107,7 @@ def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
     """Return the function from a state's number and an index to an element; a state that is no cut is written out."""
 
     def value(number: Form, *index: Form) -> Form:
-        at = number.constant
-        if at is None or not 0 <= at <= other.count:
+        if (at := number.constant) is None or not 0 <= at <= other.count:
             raise Unsupported(f"state {number} of {other.name} does not exist")
         state = other.states[int(at)]
         return nf.apply(other.name, number, *index) if state.name else unfolding(state.tensor.at(*index))

@@ -31,8 +31,7 @@ class TileOperations(Expressions[V]):
         source, source_lower, source_extents = self._region(call.args[0])
         target, target_lower, target_extents = self._region(call.args[1])
         one = self.algebra.literal(1, "int32")
-        wide = [d for d, e in enumerate(target_extents) if not self._is(e, one)]
-        narrow = [d for d, e in enumerate(source_extents) if not self._is(e, one)]
+        wide, narrow = ([d for d, e in enumerate(x) if not self._is(e, one)] for x in (target_extents, source_extents))
         pairs = zip(wide, narrow, strict=False)
         if len(wide) != len(narrow) or not all(self._is(target_extents[a], source_extents[b]) for a, b in pairs):
             raise Unsupported(f"a copy between regions of different extents: {describe(call)}")
@@ -120,8 +119,7 @@ class TileOperations(Expressions[V]):
 
     def _axes(self, stack: ExitStack, lower: Sequence[V], extents: Sequence[V]) -> list[V]:
         """Return an index for each dimension of a region; one wider than 1 has a variable."""
-        one = self.algebra.literal(1, "int32")
-        zero = self.algebra.literal(0, "int32")
+        zero, one = self.algebra.literal(0, "int32"), self.algebra.literal(1, "int32")
         index = []
         for first, extent in zip(lower, extents, strict=True):
             if self._is(extent, one):

@@ -17,7 +17,6 @@ from tvm import tirx
 from ..base.dtypes import bits, fits, is_integer, lanes, number, span
 from ..base.errors import Unsupported
 from ..compiler.nodes import called
-from ..contract.hypotheses import within
 from . import intrinsics
 from .counters import float_interval
 from .reading import Reading, Value, text
@@ -209,16 +208,5 @@ class Translator(Reading):
         result = z3.BoolSort() if boolean else z3.IntSort()
         element = z3.Function(tensor, *(z3.IntSort() for _ in indices), result)(*indices)
         if not boolean:
-            self.recorder.facts.append(fits(element, dtype))
-            if len(indices) == len(self.hypotheses.shapes[tensor]):
-                self.recorder.facts += self.hypotheses.of_element(tensor, indices, element)
-            else:  # flattened: the range holds of every element of the tensor
-                self.recorder.facts += self._flat_element(tensor, indices, element)
+            self.recorder.facts += [fits(element, dtype), *self.hypotheses.of_element(tensor, indices, element)]
         return element
-
-    def _flat_element(self, tensor: str, indices: tuple[z3.ArithRef, ...], element: z3.ArithRef) -> list[z3.BoolRef]:
-        if len(indices) != 1:
-            raise Unsupported(f"{tensor} is read through {len(indices)} indices")
-        bounds = within(element, self.hypotheses.ranges.get(tensor, (None, None)))
-        inside = z3.And(indices[0] >= 0, indices[0] < self.hypotheses.elements(tensor))
-        return [z3.Implies(inside, z3.And(*bounds))] if bounds else []

@@ -79,11 +79,18 @@ class Hypotheses:
         ranges, promises = (_element_ranges(specs, sizes) for specs in (contract.inputs, contract.outputs))
         return cls(sizes, tuple(facts), ranges, shapes, outputs, promises)
 
-    def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> tuple[z3.BoolRef, ...]:
-        """Return what the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds."""
-        inside = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(indices, self.shapes[tensor], strict=True)))
+    def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> list[z3.BoolRef]:
+        """Return what the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds.
+
+        A tensor may be taken as a row: its range holds of all its elements.
+        """
+        flat = len(indices) != len(self.shapes[tensor])
+        if flat and len(indices) != 1:
+            raise Unsupported(f"{tensor} is read through {len(indices)} indices")
+        shape = (self.elements(tensor),) if flat else self.shapes[tensor]
+        inside = [z3.And(i >= 0, i < n) for i, n in zip(indices, shape, strict=True)]
         bounds = within(value, self.ranges.get(tensor, (None, None)))
-        return (z3.Implies(inside, z3.And(*bounds)),) if bounds else ()
+        return [z3.Implies(inside[0] if flat else z3.And(*inside), z3.And(*bounds))] if bounds else []
 
     def elements(self, tensor: str) -> z3.ArithRef:
         """Return the number of elements of a tensor."""

@@ -52,7 +52,7 @@ def conditions(
     """Return the range conditions of an execution: those to be proved, and those waived."""
     open_conditions: list[Condition] = []
     waived: list[tuple[Condition, Waiver]] = []
-    for obligation in _distinct(execution.obligations):
+    for obligation in dict.fromkeys(execution.obligations):
         condition = _condition(obligation, execution)
         waiver = next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None)
         if waiver:
@@ -65,7 +65,7 @@ def conditions(
 
 def unmodelled(execution: Execution) -> tuple[str, ...]:
     """Return the name of what is not shown of some denominator or operand of a logarithm, in which exp occurs."""
-    operands = (o for o in _distinct(execution.obligations) if o.kind in ("nonzero", "positive"))
+    operands = (o for o in dict.fromkeys(execution.obligations) if o.kind in ("nonzero", "positive"))
     exps = (o for o in operands if any(isinstance(nf.atom_of(a), nf.Exp) for a in nf.support(o.value.form)))
     left = (o for o in exps if _floor(o, execution) is None and not _above_a_constant(o, execution))
     return (UNDERFLOW,) if any(left) else ()
@@ -75,10 +75,6 @@ def _above_a_constant(obligation: Obligation, execution: Execution) -> bool:
     """Return whether a denominator is a constant that is no subnormal float, such as an eps, and what is not negative."""
     p = execution.facts.decide_all(under(obligation.value.finite, obligation.value.form))
     return Signs(execution.positive).form(p) is not None and p.terms.get((), 0) >= _NORMAL
-
-
-def _distinct(obligations: Sequence[Obligation]) -> list[Obligation]:
-    return list(dict.fromkeys(obligations))
 
 
 def _floor(obligation: Obligation, execution: Execution) -> Condition | None:

@@ -117,8 +117,7 @@ class Facts:
         for atom in sorted(nf.support(p)):
             inner = nf.atom_of(atom)
             if isinstance(inner, nf.Indicator) and inner.integer and not nf.has_bound(atom):
-                known = self.decide(nf.of_atom(inner))
-                if known is not None:
+                if (known := self.decide(nf.of_atom(inner))) is not None:
                     values[atom] = nf.ONE if known else nf.ZERO
             elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
                 entries = sorted(inner.entries, key=lambda v: v.id)

@@ -32,12 +32,14 @@ from .pull_array import (
     broadcast,
     broadcast_shapes,
     hull,
+    largest,
     natural,
     products,
+    reduced,
     settled,
     together,
+    total,
 )
-from .reduction import largest, reduced, total
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool
@@ -126,9 +128,8 @@ class SymbolicTensor(PullArray):
 
     def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
         """Combine element by element; if ``whole``, the result of integers is one of integers."""
-        both = self._combined(tensor(other), function)
+        both, (a, b) = self._combined(tensor(other), function), broadcast(self, tensor(other))
         integer = both if whole else None
-        a, b = broadcast(self, tensor(other))
         return SymbolicTensor(a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer)
 
     def _combined(self, other: SymbolicTensor, function: Callable[[Value, Value], Value]) -> Integers | None:
@@ -186,13 +187,8 @@ class SymbolicTensor(PullArray):
     __lt__ = _operator(lambda a, b: ~_at_least(a, b))
     __gt__ = _operator(lambda a, b: ~_at_least(b, a))
 
-    def __eq__(self, other: object) -> Mask:  # type: ignore[override]
-        a, b, integer = _comparable(self, tensor(other))
-        return Mask(a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)))
-
-    def __ne__(self, other: object) -> Mask:  # type: ignore[override]
-        return ~(self == other)
-
+    __eq__ = _operator(lambda a, b: _same(a, b))  # type: ignore[assignment]
+    __ne__ = _operator(lambda a, b: ~_same(a, b))  # type: ignore[assignment]
     __hash__ = object.__hash__
 
     __iadd__ = __isub__ = __imul__ = __imatmul__ = __itruediv__ = __ifloordiv__ = __imod__ = _refused(_IN_PLACE)
@@ -386,3 +382,8 @@ def _comparable(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, S
 def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
     a, b, integer = _comparable(a, b)
     return Mask(a.form_shape, lambda *i: Value(extended.at_least(a.value(*i), b.value(*i), integer=integer)))
+
+
+def _same(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
+    a, b, integer = _comparable(a, b)
+    return Mask(a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import z3
 from tvm import tirx
@@ -21,12 +21,6 @@ from . import intrinsics
 from .counters import float_interval
 from .reading import Reading, Value, text
 from .trace import Variable
-
-_OPERATORS = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul}
-_RELATIONS: Mapping[str, Callable[..., z3.BoolRef]] = {
-    **{"EQ": operator.eq, "NE": operator.ne, "LT": operator.lt},
-    **{"LE": operator.le, "GT": operator.gt, "GE": operator.ge},
-}
 
 
 class Translator(Reading):
@@ -99,7 +93,7 @@ class Translator(Reading):
         a, b = operands
         if name in ("Min", "Max"):
             return z3.If(a <= b if name == "Min" else a >= b, a, b)
-        return self.checked(e, _OPERATORS[name](a, b))
+        return self.checked(e, _of_python(e)(a, b))
 
     def _division(self, e: tirx.PrimExpr) -> Value:
         """Return the quotient or the remainder, rounded down or, of Div and Mod, towards zero."""
@@ -158,7 +152,7 @@ class Translator(Reading):
         return z3.And(value >= math.trunc(low), value <= math.trunc(high))
 
     def _comparison(self, e: tirx.PrimExpr) -> Value:
-        a, b, relation = self.value(e.a), self.value(e.b), _RELATIONS[type(e).__name__]
+        a, b, relation = self.value(e.a), self.value(e.b), _of_python(e)
         if a is None or b is None:  # of floats: either outcome
             return self.opaque("comparison", "bool")
         if z3.is_bool(a) and z3.is_bool(b) and isinstance(e, (tirx.EQ, tirx.NE)):
@@ -210,3 +204,8 @@ class Translator(Reading):
         if not boolean:
             self.recorder.facts += [fits(element, dtype), *self.hypotheses.of_element(tensor, indices, element)]
         return element
+
+
+def _of_python(e: tirx.PrimExpr) -> Callable[..., z3.ExprRef]:
+    """Return the operator of Python that bears the name of one of the IR's: add, sub, mul, eq, ne, lt, le, gt, ge."""
+    return getattr(operator, type(e).__name__.lower())  # type: ignore[no-any-return]

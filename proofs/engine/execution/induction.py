@@ -109,10 +109,8 @@ class Induction:
         algebra.contents = {memory: Contents(memory.name, [layer]) for memory, layer in opaque.items()}
         algebra.execution = replace(execution, writes={}, equations=[], obligations=[])
         body()
-        changed, kept = (
-            [m for m, top in opaque.items() if algebra.contents[m].layers[-1] is not top],
-            self.memories.values(),
-        )
+        changed = [m for m, top in opaque.items() if algebra.contents[m].layers[-1] is not top]
+        kept = self.memories.values()
         self.changed |= {m.name for m in changed if m in kept}
         self.lost = [m for m in changed if m not in kept]
         algebra.contents, algebra.execution = contents, execution

@@ -157,10 +157,8 @@ def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
         raise Unsupported(f"the shared memory of {arch}")
     static = sum(size for name, size in trace.shared_bytes.items() if name in trace.static)
     sizes = [("static shared memory", static, _STATIC_SHARED, "CUDA")] if static else []
-    for what, size, most, whose in [
-        *sizes,
-        ("shared memory", sum(trace.shared_bytes.values()), most_shared * 1024, arch),
-    ]:
+    sizes.append(("shared memory", sum(trace.shared_bytes.values()), most_shared * 1024, arch))
+    for what, size, most, whose in sizes:
         statement = f"{size} bytes of {what} are at most the {most} of {whose}"
         conditions.append(_of_launch(statement, z3.BoolVal(size <= most), hypotheses, what))
     return conditions

@@ -36,8 +36,9 @@ def facts(contract: Contract) -> Facts:
     return known
 
 
-def _form(value: int | str) -> normal_form.Form:
-    return normal_form.variable(value) if isinstance(value, str) else normal_form.form(value)
+def _form(value: Any) -> normal_form.Form:
+    """Return a size: a variable by its name, a number as it is."""
+    return normal_form.variable(value) if isinstance(value, str) else normal_form.form(int(value))
 
 
 def against(
@@ -48,9 +49,7 @@ def against(
     def compare(kernel: Any, known: Facts) -> Compared:
         buffers = {b.name: b for b in kernel.buffer_map.values()}
         types: dict[str, torch.dtype] = {name: getattr(torch, str(b.dtype)) for name, b in buffers.items()}
-        shapes = {
-            name: [_form(d.name if hasattr(d, "name") else int(d)) for d in b.shape] for name, b in buffers.items()
-        }
+        shapes = {name: [_form(getattr(n, "name", n)) for n in b.shape] for name, b in buffers.items()}
         given = ((s.name, shapes[s.name], integers(contract, s, types[s.name])) for s in contract.inputs)
         inputs = [symbolic_input(*each) for each in given]
         try:
@@ -69,9 +68,8 @@ def against(
                 raise Unsupported(f"{spec.name}: shape {list(map(str, wanted))}, the reference's {result.shape}")
             of_kernel, of_result = (n.dtype if n else None for n in (Integers.of(dtype), result.integer))
             if of_kernel is not of_result:  # types of floats are ignored
-                raise Unsupported(
-                    f"{spec.name}: the kernel's is of {dtype}, the reference's of {of_result or 'floats'}"
-                )
+                kind = of_result or "floats"
+                raise Unsupported(f"{spec.name}: the kernel's is of {dtype}, the reference's of {kind}")
             equations += execution.compare(spec.name, result.value)
         return execution, equations
 

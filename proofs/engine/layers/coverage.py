@@ -87,9 +87,7 @@ def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
     """Return the access with the quotients and remainders of block indices by constants named, and the divisions."""
     context = access.context
     blocks = [v.term for v in context.variables if v.kind == "block"]
-    parts = (
-        t for t in subterms((*access.indices, *context.guards)) if t.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD)
-    )
+    parts = (t for t in subterms((*access.indices, *context.guards)) if z3.is_idiv(t) or z3.is_mod(t))
     terms = [t.children() for t in parts if any(t.arg(0).eq(b) for b in blocks)]
     named = {(str(x), str(by)): (x, by) for x, by in terms if z3.is_int_value(by) and by.as_long() > 0}
     divisions = tuple(Division(x, by, z3.Int(f"{x} // {by}"), z3.Int(f"{x} % {by}")) for x, by in named.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ..base.conditions import Analysis, Outcome
@@ -129,11 +129,4 @@ def _lemmas(problem: Problem, name: str) -> Layer:
     return Layer(name, count, count - len(found), 0, 0.0, tuple(found), statements=tuple(statements))
 
 
-_SHOWN: Mapping[str, Callable[[Problem, str], Layer]] = {
-    "L0": _solved,
-    "L1": _solved,
-    "L2": _equal,
-    "range": _range,
-    "lemmas": _lemmas,
-    "run": run,
-}
+_SHOWN = {"L0": _solved, "L1": _solved, "L2": _equal, "range": _range, "lemmas": _lemmas, "run": run}

@@ -36,10 +36,8 @@ _SCOPES: Mapping[str, Scope] = {
 }
 _SERIAL, _PARALLEL, _VECTORIZED, _UNROLLED, _THREAD = range(5)  # tirx.ForKind
 _WAITS = names("commit", "await", "finish", "fence", "hint", "grids")
-_OPERATIONS = {
-    **{f"tl.tileop.{name}": f"_{name}" for name in ("fill", "copy", "reduce", "gemm")},
-    "tl.tileop.wgmma_gemm": "_gemm",
-}
+_TILED = ("fill", "copy", "reduce", "gemm", "wgmma_gemm")
+_OPERATIONS = {f"tl.tileop.{name}": f"_{name.removeprefix('wgmma_')}" for name in _TILED}
 _DIMENSIONS = ("x", "y", "z")
 _TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
 _SOURCE = "pragma_import_c"  # C text that the kernel brings along
@@ -174,9 +172,8 @@ class Machine(TileOperations[V]):
             self._parallel(loop)
         elif kind in (_SERIAL, _UNROLLED, _VECTORIZED):
             name = self.loops.get(loop, str(loop.loop_var.name)) if kind == _SERIAL else ""
-            self.algebra.serial(
-                name, self.evaluate(loop.min), self.evaluate(loop.extent), partial(self._iteration, loop)
-            )
+            lower, extent = self.evaluate(loop.min), self.evaluate(loop.extent)
+            self.algebra.serial(name, lower, extent, partial(self._iteration, loop))
         else:
             raise Unsupported(f"loop of kind {kind}")
 

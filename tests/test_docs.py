@@ -25,7 +25,10 @@ FINDS = (
     *("execution/invariants", "execution/obligations"),
     *("layers/examples", "layers/lemmas", "layers/mutants", "layers/row_major", "layers/tiling"),
 )
-"""Modules in which no error can make a false theorem, each of which says why: they find what others check, print or declare."""
+"""Modules in which no error can make a false theorem, each of which says why.
+
+They find what others check, print, declare, or ask what the guards against hollow proofs want to know.
+"""
 NOT_TRUSTED = ("guards", "interpreter")
 """Errors there can hide a hollow proof or miss a mutant, but cannot make a false theorem."""
 

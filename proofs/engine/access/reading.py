@@ -13,16 +13,12 @@ from tvm import tirx
 from ..base.dtypes import bits, fits, is_integer, number
 from ..base.errors import Unsupported
 from ..compiler.nodes import nodes
+from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
 from .state import Key, LocalState, Place, place
 from .trace import Access, Context, Mode, Recorder, Region, Variable
 
 Value: TypeAlias = z3.ExprRef | None
-
-
-def text(node: object) -> str:
-    """Return an expression or simple statement as the compiler prints it, without the declarations before it."""
-    return str(node).strip().splitlines()[-1].strip()
 
 
 @dataclass(frozen=True)
@@ -78,14 +74,14 @@ class Reading(ABC):
         """Return the value of an expression that must be an integer."""
         value = self.value(e)
         if value is None:
-            raise Unsupported(f"no integer: {text(e)}")
+            raise Unsupported(f"no integer: {printed(e)}")
         return number(value)
 
     def boolean(self, e: tirx.PrimExpr) -> z3.BoolRef:
         """Return the value of a condition."""
         value = self.value(e)
         if value is None:
-            raise Unsupported(f"no condition: {text(e)}")
+            raise Unsupported(f"no condition: {printed(e)}")
         return value if z3.is_bool(value) else value != 0
 
     def constant(self, e: tirx.PrimExpr) -> z3.ArithRef:
@@ -102,7 +98,7 @@ class Reading(ABC):
             Unsupported: something else is in it.
         """
         if any(isinstance(node, (tirx.BufferLoad, tirx.Call)) for node in nodes(e)):
-            raise Unsupported(f"{text(e)} is not a matter of sizes")
+            raise Unsupported(f"{printed(e)} is not a matter of sizes")
         return self.constant(e)
 
     def opaque(self, name: str, dtype: str) -> Value:
@@ -160,5 +156,5 @@ class Reading(ABC):
         if dtype.startswith("uint"):
             return term % 2 ** bits(dtype)
         if not self._quiet:
-            self.recorder.require("overflow", f"{text(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
+            self.recorder.require("overflow", f"{printed(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
         return term

@@ -17,9 +17,10 @@ from tvm import tirx
 from ..base.dtypes import bits, fits, is_integer, lanes, number, span
 from ..base.errors import Unsupported
 from ..compiler.nodes import called
+from ..compiler.source_text import printed
 from . import intrinsics
 from .counters import float_interval
-from .reading import Reading, Value, text
+from .reading import Reading, Value
 from .trace import Variable
 
 
@@ -67,7 +68,7 @@ class Translator(Reading):
                 return self.opaque("shuffle", str(e.dtype))
             case "BufferLoad":
                 return self._load(e)
-        raise Unsupported(f"expression {type(e).__name__}: {text(e)}")
+        raise Unsupported(f"expression {type(e).__name__}: {printed(e)}")
 
     def _variable(self, e: tirx.Var) -> Value:
         if hash(e) in self.values:
@@ -102,7 +103,7 @@ class Translator(Reading):
             return None
         a, b = operands
         if not self._quiet:
-            self.recorder.require("division", f"{text(e)} does not divide by zero", b != 0)
+            self.recorder.require("division", f"{printed(e)} does not divide by zero", b != 0)
         quotient, remainder = (self._floor if name.startswith("Floor") else self._truncate)(a, b)
         if not (z3.is_int_value(b) and b.as_long() > 0):  # the smallest integer over -1 overflows
             quotient = self.checked(e, quotient)
@@ -136,7 +137,7 @@ class Translator(Reading):
             return term if source.startswith("uint") else term % 2 ** bits(target)
         narrower = bits(target) < bits(source) or target.startswith("uint") != source.startswith("uint")
         if narrower and not self._quiet:
-            self.recorder.require("cast", f"{text(e.value)} fits {target}", fits(term, target))
+            self.recorder.require("cast", f"{printed(e.value)} fits {target}", fits(term, target))
         return term
 
     def _cut_off(self, e: tirx.Cast, value: z3.ArithRef) -> z3.BoolRef:
@@ -148,7 +149,7 @@ class Translator(Reading):
         low, high = float_interval(e.value)
         least, most = span(str(e.dtype))
         if not (least - 1 < low and high < most + 1):
-            raise Unsupported(f"a cast to {e.dtype} of a float that no constants keep within its range: {text(e)}")
+            raise Unsupported(f"a cast to {e.dtype} of a float that no constants keep within its range: {printed(e)}")
         return z3.And(value >= math.trunc(low), value <= math.trunc(high))
 
     def _comparison(self, e: tirx.PrimExpr) -> Value:
@@ -185,7 +186,7 @@ class Translator(Reading):
 
     def _load(self, e: tirx.BufferLoad) -> Value:
         if e.predicate is not None:
-            raise Unsupported(f"predicated load {text(e)}")
+            raise Unsupported(f"predicated load {printed(e)}")
         indices, dtype = self.access("read", e.buffer, e.indices), str(e.dtype)
         if not is_integer(dtype):
             return None

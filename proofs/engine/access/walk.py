@@ -20,10 +20,10 @@ from ..base.conditions import Site, conjunction
 from ..base.dtypes import bits, fits, is_integer, number
 from ..base.errors import Unsupported
 from ..compiler.nodes import called, nodes, passed, stored
+from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
 from .counters import counters
 from .intrinsics import event
-from .reading import text
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
 from .translate import Translator
 
@@ -82,10 +82,10 @@ class _Walker(Translator):
             case "BufferStore":
                 self._store(s)
             case "Evaluate":
-                with self.at(text(s.value)):
+                with self.at(printed(s.value)):
                     (event if called(s.value) == _BARRIER else Translator.value)(self, s.value)
             case "AssertStmt":
-                with self.at(f"assert {text(s.condition)}"):
+                with self.at(f"assert {printed(s.condition)}"):
                     self.boolean(s.condition)
             case name:
                 raise Unsupported(f"statement {name}")
@@ -124,9 +124,9 @@ class _Walker(Translator):
 
     def _attribute(self, s: tirx.AttrStmt) -> None:
         if s.attr_key == "tl.assume":
-            with self.at(f"assume {text(s.node)}"):
+            with self.at(f"assume {printed(s.node)}"):
                 goal = self.boolean(s.node)
-                self.recorder.require("assume", f"{text(s.node)}, which the kernel assumes", goal)
+                self.recorder.require("assume", f"{printed(s.node)}, which the kernel assumes", goal)
         elif s.attr_key == _SOURCE or not (s.attr_key in _SILENT_ATTRIBUTES or s.attr_key.startswith("pragma_")):
             self.recorder.unmodelled.add(f"attribute {s.attr_key}")
         self.statement(s.body)
@@ -144,7 +144,7 @@ class _Walker(Translator):
         kinds: dict[str, Literal["block", "thread"]] = {"blockIdx": "block", "threadIdx": "thread"}
         if (kind := kinds.get(tag.split(".")[0])) is None:
             raise Unsupported(f"launch axis {tag}")
-        with self.at(f"{tag} extent {text(s.value)}"):
+        with self.at(f"{tag} extent {printed(s.value)}"):
             extent = self.integer(s.value)
         launch = self.recorder.launch
         if tag not in launch:
@@ -158,7 +158,7 @@ class _Walker(Translator):
     def _for(self, s: tirx.For) -> None:
         if s.kind not in _LOOPS or (s.step is not None and int(s.step) != 1):
             raise Unsupported(f"loop over {s.loop_var.name} of kind {s.kind} or with a step")
-        with self.at(f"for {s.loop_var.name} in range({text(s.min)}, {text(s.min)} + {text(s.extent)})"):
+        with self.at(f"for {s.loop_var.name} in range({printed(s.min)}, {printed(s.min)} + {printed(s.extent)})"):
             low, extent = self.integer(s.min), self.integer(s.extent)
             end = fits(low + extent, str(s.loop_var.dtype))
             self.recorder.require("overflow", f"the end of {s.loop_var.name} fits {s.loop_var.dtype}", end)
@@ -171,7 +171,7 @@ class _Walker(Translator):
         if any(called(node) == _BARRIER and len(node.args) == 1 for node in nodes(s)):
             raise Unsupported("barrier in a while loop")
         with self._iteration(Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None), s):
-            with self.at(f"while {text(s.condition)}"):
+            with self.at(f"while {printed(s.condition)}"):
                 condition = self.boolean(s.condition)
             with self.recorder.under(condition):
                 self.statement(s.body)
@@ -187,9 +187,9 @@ class _Walker(Translator):
         self.reads.clear()
 
     def _conditional(self, s: tirx.IfThenElse) -> None:
-        with self.at(f"if {text(s.condition)}"):
+        with self.at(f"if {printed(s.condition)}"):
             condition = self.boolean(s.condition)
-        node, this = Branch(condition, ([], [])), text(s.condition)
+        node, this = Branch(condition, ([], [])), printed(s.condition)
         self.recorder.block.append(node)
 
         def arm(branch: str, guard: z3.BoolRef, body: tirx.Stmt | None, block: list[Node]) -> None:
@@ -214,17 +214,17 @@ class _Walker(Translator):
                 raise Unsupported(f"buffer {s.var.name} at a varying offset")
             self.regions[hash(s.var)] = (allocation, before + shift.as_long())
             return
-        with self.at(f"{s.var.name} = {text(s.value)}"):
+        with self.at(f"{s.var.name} = {printed(s.value)}"):
             value = self.value(s.value)
             if is_integer(str(s.var.dtype)) and value is None:
-                raise Unsupported(f"{s.var.name} = {text(s.value)}")
+                raise Unsupported(f"{s.var.name} = {printed(s.value)}")
             self.values[hash(s.var)] = value
 
     def _store(self, s: tirx.BufferStore) -> None:
         if s.predicate is not None:
             raise Unsupported(f"predicated store to {s.buffer.name}")
-        indices = ", ".join(text(i) for i in s.indices)
-        with self.at(f"{s.buffer.name}[{indices}] = {text(s.value)}"):
+        indices = ", ".join(printed(i) for i in s.indices)
+        with self.at(f"{s.buffer.name}[{indices}] = {printed(s.value)}"):
             value = self.value(s.value)
             terms = self.access("write", s.buffer, s.indices)
             if s.buffer.scope() == "global":

@@ -1,13 +1,17 @@
-"""What went wrong with a kernel, and what became of its mutants, as records and as text for people.
+"""What went wrong with a kernel, what became of its mutants, and what may be left aside, as records and as text.
 
 It is not trusted. That there are failures, and that a mutant is unexplained, is seen in report.py by their number alone: a
-layer holds if it has none and each of its conditions is proved.
+layer holds if it has none and each of its conditions is proved. What a layer leaves aside is named in its verdict, accepted
+or not.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from .conditions import Outcome
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,32 @@ class Mutation:
     fate: str
     layer: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Something that layers may leave aside.
+
+    Attributes:
+        pattern: matches its names in verdicts, but for prefixes such as ``tl.``.
+        layers: those in which it is accepted.
+        why: the reason.
+    """
+
+    pattern: str
+    layers: tuple[str, ...]
+    why: str
+
+    def of(self, layer: str, name: str) -> bool:
+        """Return whether this is what a layer leaves aside under a name."""
+        pattern = rf"(tl|tirx)?(\.|::)?(attribute (tl\.)?)?({self.pattern})"
+        return layer in self.layers and re.fullmatch(pattern, name) is not None
+
+
+def failures(outcomes: Iterable[Outcome]) -> list[Failure]:
+    """Return a failure for each condition that was not proved."""
+    failed = ((o.condition, o) for o in outcomes if o.verdict != "proved")
+    return [Failure(c.kind, c.statement, str(c.site), o.verdict, o.counterexample) for c, o in failed]
 
 
 def fates(mutations: Iterable[Mutation]) -> dict[str, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .failures import Accepted as Accepted
 from .failures import Failure as Failure
 from .failures import Mutation as Mutation
 from .failures import fates as fates
@@ -49,26 +49,6 @@ class Layer:
     def holds(self) -> bool:
         """Whether everything asked for was shown. Only in the range layer may there be nothing to show."""
         return not self.failures and self.proved == self.conditions and (self.conditions > 0 or self.name == "range")
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """Something that layers may leave aside.
-
-    Attributes:
-        pattern: matches its names in verdicts, but for prefixes such as ``tl.``.
-        layers: those in which it is accepted.
-        why: the reason.
-    """
-
-    pattern: str
-    layers: tuple[str, ...]
-    why: str
-
-    def of(self, layer: str, name: str) -> bool:
-        """Return whether this is what a layer leaves aside under a name."""
-        pattern = rf"(tl|tirx)?(\.|::)?(attribute (tl\.)?)?({self.pattern})"
-        return layer in self.layers and re.fullmatch(pattern, name) is not None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """TIR as a programmer would write it, in one line: for names, messages and tables.
 
 It is not trusted: its text is read by people, and no proof looks at it. Where a waiver names a statement by its text, the
-verdict lists what is waived.
+verdict lists what is waived; and that a branch is dead, whatever its text, is proved.
 """
 
 from __future__ import annotations
@@ -48,3 +48,8 @@ def _short(number: str) -> str:
 def element(access: Node) -> Node:
     """Return the element that a load reads or a store writes, as a load."""
     return tirx.BufferLoad(access.buffer, list(access.indices))
+
+
+def printed(node: object) -> str:
+    """Return an expression or simple statement as the compiler prints it, without the declarations before it."""
+    return str(node).strip().splitlines()[-1].strip()

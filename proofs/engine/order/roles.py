@@ -143,9 +143,9 @@ def block_of(trace: Trace) -> Block:
     if not initialised:
         for event in (e for e in events(trace.nodes) if e.does == "barrier" and not e.whole):
             raise Unsupported(f"barrier of some threads of the block: {event.context.site.text}")
-        nodes = coarse(trace.nodes, lambda e: e.does in _ORDERING - _CROSSING)
+        nodes = coarse(trace.nodes, _ORDERING - _CROSSING)
         one = Role(frozenset(), None, (nodes, (), ()), "the threads of a block")
-        return Block((one,), not any(map(_crosses, events(trace.nodes))), (), threads, blocks)
+        return Block((one,), not holds(trace.nodes, _CROSSING), (), threads, blocks)
     meeting = {threads.at(e.context) for e in events(trace.nodes) if _meets(e)}
     largest = [s for s in meeting if not any(s < t for t in meeting)]
     if len(largest) < 2 or frozenset().union(*largest) != threads.all():
@@ -166,17 +166,17 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
     if any(e.does == "barrier" and not e.whole for e in events(trace.nodes)):
         raise Unsupported("barrier of some threads of the block that has mbarriers")
     known = not any(map(at_mbarriers, trace.unmodelled))
-    phased = known and any(map(_crosses, events(trace.nodes)))
-    loop, parts = _parts(trace.nodes) if phased else (None, (coarse(trace.nodes, _orders), [], []))
+    phased = known and holds(trace.nodes, _CROSSING)
+    loop, parts = _parts(trace.nodes) if phased else (None, (coarse(trace.nodes, _ORDERING), [], []))
     role = Role(threads.all(), loop, parts, "the threads of a block")
     return Block((role,), known, initialised, threads, blocks)
 
 
 def _after_the_prelude(nodes: Sequence[Node]) -> Sequence[Node]:
     """What comes after the last barrier of the whole block, which is in no branch or loop."""
-    met = [n for n, node in enumerate(nodes) if holds(node, lambda e: e.whole)]
+    met = [n for n, node in enumerate(nodes) if any(e.whole for e in events([node]))]
     last = met[-1] if met else -1
-    if not met or not isinstance(nodes[last], Event) or any(holds(node, _meets) for node in nodes[:last]):
+    if not met or not isinstance(nodes[last], Event) or any(_meets(e) for e in events(nodes[:last])):
         raise Unsupported("roles that are not the last of what a block does")
     for access in (a for node in nodes[:last] for a in accesses(node)):
         if access.region.shared and access.region.scope != "shared.barrier":
@@ -198,25 +198,25 @@ def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> R
 def _parts(nodes: Sequence[Node]) -> tuple[Variable | None, tuple[list[Node], list[Node], list[Node]]]:
     """What comes before, in and after the loop in which mbarriers are met."""
     flat = _flat(nodes)
-    loops = [n for n, node in enumerate(flat) if isinstance(node, Loop) and holds(node, _crosses)]
+    loops = [n for n, node in enumerate(flat) if isinstance(node, Loop) and holds([node], _CROSSING)]
     if not loops:
-        return None, (coarse(flat, _orders), [], [])
+        return None, (coarse(flat, _ORDERING), [], [])
     loop = flat[loops[0]]
     assert isinstance(loop, Loop)
     body = _flat(loop.body)
-    if len(loops) > 1 or any(isinstance(node, Loop) and holds(node, _crosses) for node in body):
+    if len(loops) > 1 or any(isinstance(node, Loop) and holds([node], _CROSSING) for node in body):
         raise Unsupported("a role with mbarriers in several loops")
     _ = loop.variable.count  # a while loop has none
     before, after = flat[: loops[0]], flat[loops[0] + 1 :]
-    return loop.variable, (coarse(before, _orders), coarse(body, _orders), coarse(after, _orders))
+    return loop.variable, (coarse(before, _ORDERING), coarse(body, _ORDERING), coarse(after, _ORDERING))
 
 
 def _flat(nodes: Sequence[Node]) -> list[Node]:
     """The nodes, with arms in which mbarriers are met in place of their branches: that these are taken is a condition."""
     result: list[Node] = []
     for node in nodes:
-        if isinstance(node, Branch) and holds(node, _crosses):
-            met = [any(holds(n, _crosses) for n in arm) for arm in node.arms]
+        if isinstance(node, Branch) and holds([node], _CROSSING):
+            met = [holds(arm, _CROSSING) for arm in node.arms]
             result += [n for arm, meets in zip(node.arms, met, strict=True) if meets for n in _flat(arm)]
             then, otherwise = ([] if meets else arm for arm, meets in zip(node.arms, met, strict=True))
             result.append(Branch(node.condition, (then, otherwise)))
@@ -227,11 +227,3 @@ def _flat(nodes: Sequence[Node]) -> list[Node]:
 
 def _meets(event: Event) -> bool:
     return event.does in _CROSSING or (event.does == "barrier" and not event.whole)
-
-
-def _crosses(event: Event) -> bool:
-    return event.does in _CROSSING
-
-
-def _orders(event: Event) -> bool:
-    return event.does in _ORDERING

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import z3
 
 from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment
+from ..compiler.instructions import Does
 
 
 def inside(node: Node) -> Iterator[Node]:
@@ -30,9 +31,9 @@ def events(nodes: Sequence[Node]) -> Iterator[Event]:
     yield from (n for node in nodes for n in inside(node) if isinstance(n, Event))
 
 
-def holds(node: Node, kept: Callable[[Event], bool]) -> bool:
-    """Whether such an event is in a node."""
-    return any(isinstance(n, Event) and kept(n) for n in inside(node))
+def holds(nodes: Sequence[Node], what: Collection[Does]) -> bool:
+    """Whether an event that does some of these things is in some nodes."""
+    return any(e.does in what for e in events(nodes))
 
 
 def changed(node: Node, change: Callable[[Sequence[Node]], list[Node]]) -> Node:
@@ -42,16 +43,19 @@ def changed(node: Node, change: Callable[[Sequence[Node]], list[Node]]) -> Node:
     return Branch(node.condition, (change(node.arms[0]), change(node.arms[1]))) if isinstance(node, Branch) else node
 
 
-def coarse(nodes: Sequence[Node], kept: Callable[[Event], bool]) -> list[Node]:
-    """The nodes without the loops and branches that hold none of the events kept, whose accesses then have no order."""
+def coarse(nodes: Sequence[Node], what: Collection[Does]) -> list[Node]:
+    """The nodes without events but those that do some of these things, and without the loops and branches that hold none.
+
+    Accesses between two events then have no order.
+    """
     result: list[Node] = []
     for node in nodes:
-        if isinstance(node, Segment) or not (isinstance(node, Event) or holds(node, kept)):
+        if isinstance(node, Segment) or not (isinstance(node, Event) or holds([node], what)):
             if not result or not isinstance(result[-1], Segment):
                 result.append(Segment())
             result[-1].accesses.extend(accesses(node))  # type: ignore[union-attr]
-        elif not isinstance(node, Event) or kept(node):
-            result.append(changed(node, partial(coarse, kept=kept)))
+        elif not isinstance(node, Event) or node.does in what:
+            result.append(changed(node, partial(coarse, what=what)))
     return result
 
 

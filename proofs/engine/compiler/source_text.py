@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tilelang.ir import get_stmt_span, span_to_location
 from tvm import arith, tirx
 
 Node = Any  # a tirx.Stmt or a tirx.PrimExpr: TVM's classes have no types
@@ -53,3 +54,9 @@ def element(access: Node) -> Node:
 def printed(node: object) -> str:
     """Return an expression or simple statement as the compiler prints it, without the declarations before it."""
     return str(node).strip().splitlines()[-1].strip()
+
+
+def describe(site: Any) -> str:
+    """Return a node of the IR as a message quotes it: its text, and its source line if it has one."""
+    location = span_to_location(get_stmt_span(site)) if isinstance(site, tirx.Stmt) else None
+    return f"{text(site)}, {location[0]}:{location[1]}" if location else text(site)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..base.errors import Unsupported
+from ..compiler.source_text import describe
 from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.extended import Value
 from ..forms.normal_form import Form
 from ..semantics.algebra import Memory
-from ..semantics.expressions import describe
 from .contents import Axis, Contents, Write
 from .outcome import Execution
 

@@ -8,13 +8,13 @@ from functools import reduce
 
 from ..base.dtypes import is_integer
 from ..base.errors import Unsupported
+from ..compiler.source_text import describe
 from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.constants import LN2, unified, unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
-from ..semantics.expressions import describe
 from .buffers import Buffers
 from .contents import Axis
 from .induction import Induction
@@ -108,11 +108,10 @@ class Symbols(Buffers):
         raise Unsupported(f"{operator} of {dtype} in the symbolic reading")
 
     def _larger(self, a: Value, b: Value, integer: bool) -> Value:
-        if integer:  # decided where possible, so that a clamped index is recognised
-            known = self.facts.decide(nf.nonnegative(a.form - b.form))
-            if known is not None:
-                return a if known else b
-        return extended.maximum(a, b)
+        known = self.facts.decide(nf.nonnegative(a.form - b.form)) if integer else None
+        if known is None:
+            return extended.maximum(a, b)
+        return a if known else b  # so that a clamped index is recognised
 
     def _divide(self, operator: str, a: Form, b: Form) -> Form:
         """Return the quotient or remainder by a positive number: opaque but for multiples of a constant."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, get_args
 
-from tilelang.ir import get_stmt_span, span_to_location
 from tvm import tirx
 
 from ..base.dtypes import is_integer, lanes
 from ..base.errors import Unsupported
-from ..compiler.source_text import text
+from ..compiler.source_text import describe
 from .algebra import Algebra, Binary, Comparison, Memory, Unary, V
 from .externs import Function
 
@@ -35,12 +34,6 @@ _CALLS: Mapping[str, Binary] = {
     **{"tirx.pow": "pow", "tirx.shift_left": "shl", "tirx.shift_right": "shr"},
 }
 _WARP, _ALL = 32, 2**32 - 1
-
-
-def describe(site: Any) -> str:
-    """Return a node of the IR as a message quotes it: its text, and its source line if it has one."""
-    location = span_to_location(get_stmt_span(site)) if isinstance(site, tirx.Stmt) else None
-    return f"{text(site)}, {location[0]}:{location[1]}" if location else text(site)
 
 
 class Expressions(Generic[V]):

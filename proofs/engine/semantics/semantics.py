@@ -24,8 +24,8 @@ from tvm import tirx
 from ..base.errors import Unsupported
 from ..compiler.instructions import does, names
 from ..compiler.nodes import children, statements, stored
+from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
-from .expressions import describe
 from .externs import externs
 from .roles import MEETING, Turns, meets, split, take_turns
 from .tile_operations import TileOperations

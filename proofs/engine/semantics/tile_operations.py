@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 from ..base.errors import Unsupported
+from ..compiler.source_text import describe
 from .algebra import Binary, Reduction, V
-from .expressions import Expressions, describe
+from .expressions import Expressions
 
 
 class TileOperations(Expressions[V]):

@@ -83,8 +83,7 @@ def verify(
     if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
         return known
     shown = tuple(layer(problem, name) for name in wanted)
-    name = str(kernel.attrs["global_symbol"])
-    report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
+    report = Report(str(kernel.attrs["global_symbol"]), contract.op, dict(problem.statics), cache.versions(), shown)
     if asked["mutate"]:
         report = with_mutants(report, problem, asked["every"], asked["equivalents"] or {})
     if asked["cache_key"]:

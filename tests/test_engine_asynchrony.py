@@ -48,7 +48,7 @@ def without(device: Any, name: str, *which: int) -> Any:
 
 
 def lowered(file: ModuleType) -> Any:
-    return extract.device(file.kernel, guards=False, pass_configs=CONFIGS)
+    return extract.lower(file.kernel, guards=False, pass_configs=CONFIGS).device
 
 
 def refuted_within(file: ModuleType, device: Any) -> list[str]:
@@ -101,7 +101,7 @@ def test_a_product_of_what_threads_store():
 
 def test_waits_that_the_compiler_places():
     file = opened("async/compilers_pipeline_right")
-    device = extract.device(file.kernel, guards=False, pass_configs=STRICT, arch="sm_80")
+    device = extract.lower(file.kernel, guards=False, pass_configs=STRICT, arch="sm_80").device
     assert not refuted_within(file, device)
     words = "read of a .* meets this copy's write of a, not (awaited|committed)"
     for name in ("tirx.ptx_wait_group", "tirx.ptx_commit_group"):

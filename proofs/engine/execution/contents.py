@@ -45,26 +45,22 @@ class Write:
     @cached_property
     def solved(self) -> dict[int, tuple[int, Form]]:
         """For each axis, by the number of its variable, the dimension in which it is alone, and the offset there."""
-        numbers = {nf.number(axis.variable) for axis in self.axes}
-        solved = {}
-        for axis in self.axes:
-            number = nf.number(axis.variable)
-            own = [(d, i - axis.variable) for d, i in enumerate(self.index) if number in nf.support(i)]
-            if len(own) != 1 or not numbers.isdisjoint(nf.support(own[0][1])):
+        solved, variables = {}, {nf.number(axis.variable): axis.variable for axis in self.axes}
+        for number, variable in variables.items():
+            own = [(d, i - variable) for d, i in enumerate(self.index) if number in nf.support(i)]
+            if len(own) != 1 or not variables.keys().isdisjoint(nf.support(own[0][1])):
                 place = ", ".join(map(str, self.index))
-                raise Unsupported(f"iterations may write one element: {axis.variable} is not alone in one of [{place}]")
+                raise Unsupported(f"iterations may write one element: {variable} is not alone in one of [{place}]")
             solved[number] = own[0]
         return solved
 
     def at(self, index: tuple[Form, ...]) -> tuple[Value, list[Form]]:
         """Return the value at an index, and the conditions under which the write covers that index."""
         values = {number: index[dim] - offset for number, (dim, offset) in self.solved.items()}
-        covered = [i - nf.substitute(j, values) for i, j in zip(index, self.index, strict=True)]
-        conditions = [nf.indicator("eq", difference, integer=True) for difference in covered]
+        conditions = [nf.zero(i - nf.substitute(j, values)) for i, j in zip(index, self.index, strict=True)]
         for axis in self.axes:
             place = values[nf.number(axis.variable)] - axis.lower
-            conditions.append(nf.indicator("ge", place, integer=True))
-            conditions.append(nf.indicator("ge", axis.extent - 1 - place, integer=True))
+            conditions += [nf.nonnegative(place), nf.nonnegative(axis.extent - 1 - place)]
         conditions += [nf.substitute(c, values) for c in self.path]
         value = self.value
         return Value(nf.substitute(value.form, values), nf.substitute(value.finite, values), value.sign), conditions

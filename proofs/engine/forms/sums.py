@@ -44,7 +44,7 @@ def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Sum
     facts.bound(t, tiles(extent, tile))
     facts.bound(j, nf.form(tile))
     element = t * tile + j
-    inside = nf.indicator("ge", extent - 1 - element, integer=True)
+    inside = nf.nonnegative(extent - 1 - element)
     own = nf.support(t) | nf.support(j)
 
     def rule(over: Form, body: Callable[[Form], Form]) -> Form | None:
@@ -79,7 +79,7 @@ def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, c
     """
     last = first + extent - 1
     for natural in (first, extent, rest, constant + rest - 1 - last):
-        if not facts.holds(nf.indicator("ge", natural, integer=True)):
+        if not facts.holds(nf.nonnegative(natural)):
             raise Unsupported(f"a sum over {extent} indices from {first} on as part of one over {constant + rest}")
 
     def spread_out(big: nf.Big) -> Form:
@@ -94,7 +94,7 @@ def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, c
 
 def within(u: Form) -> Form:
     """Return an abbreviation of [first <= u < first + extent]."""
-    return nf.indicator("ge", nf.apply(WITHIN, u), integer=True)
+    return nf.nonnegative(nf.apply(WITHIN, u))
 
 
 def written_out(p: Form, first: Form, extent: Form) -> Form:
@@ -116,7 +116,7 @@ def counted() -> Rewriting:
 
     def at_most_0(atom: nf.Indicator) -> Form | None:
         count = _count(-atom.form, signs)
-        return None if count is None else ONE - nf.indicator("ge", count - 1, integer=True)
+        return None if count is None else ONE - nf.nonnegative(count - 1)
 
     return nf.rewriting(lambda a: isinstance(a, nf.Indicator) and a.relation == "ge" and not a.integer, at_most_0)
 

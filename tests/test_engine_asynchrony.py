@@ -11,12 +11,8 @@ import pytest
 from tilelang import tvm
 
 from engine_verdicts import hypotheses, refuted
-from lemmata.kernels.indexer import Config, fp8
-from lemmata.proofs import indexer
 from lemmata.proofs.engine.compiler import extract
-from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.order.questions import MODELLED, READERS_FENCE, order, within_blocks
-from lemmata.proofs.engine.smt.solve import solve
 from verdicts import MANUAL, STRICT, opened
 
 tirx = tvm.tirx
@@ -106,19 +102,3 @@ def test_waits_that_the_compiler_places():
     words = "read of a .* meets this copy's write of a, not (awaited|committed)"
     for name in ("tirx.ptx_wait_group", "tirx.ptx_commit_group"):
         assert any(re.search(words, statement) for statement in refuted_within(file, without(device, name)))
-
-
-SHIPPED = {
-    "indexer": lambda: indexer._proof(Config(chunk=256)),
-    "indexer fp8": lambda: indexer._proof(fp8(32, 128, 3, 256)),
-}
-
-
-@pytest.mark.parametrize("which", SHIPPED)
-def test_the_kernels_that_ship(which):
-    proof = SHIPPED[which]()
-    given = Hypotheses.of(proof.contract, proof.statics, proof.kernel)
-    analysis = order(proof.kernel, given, proof.pass_configs)
-    assert {solve(site, witness=False).verdict for site in analysis.sites} == {"refuted"}
-    assert {solve(condition).verdict for condition in analysis.conditions} == {"proved"}
-    assert READERS_FENCE in analysis.unmodelled

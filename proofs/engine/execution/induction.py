@@ -26,7 +26,7 @@ from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
 from .buffers import Buffers
-from .contents import Axis, Contents, Uninitialised, Write
+from .contents import Axis, Contents, Opaque, Uninitialised, Write
 from .invariants import Determined, Formula, Ghost, Invariant, State
 from .obligations import Obligation
 
@@ -68,7 +68,7 @@ class Induction:
             self._record(self.extent, nf.form(recurrence.count), steps)
         self._establish(entry, f"at the entry of loop {self.loop!r}", [g.recurrence.initial for g in ghosts])
         before = self._stage = self.havoc(t)
-        body(lower + t)
+        self._iterate(lambda: body(lower + t))
         after = self._after = self._frozen(t + 1, lambda name, index: auxiliary[name].step(before, *index))
         when = f"after an iteration of loop {self.loop!r}"
         self._establish(after, when, [self._step(ghost, before) for ghost in ghosts], before)
@@ -102,18 +102,26 @@ class Induction:
         return value
 
     def _find_changed(self, body: Callable[[], None]) -> None:
-        """Find which buffers the body writes, by running it from a state in which all of them are opaque."""
+        """Guess which buffers the body writes, by running it where all of them are opaque; ``_iterate`` checks it."""
         algebra = self.algebra
         contents, execution = algebra.contents, algebra.execution
-        opaque = {m: self._layer(m, partial(nf.apply, f"{m.name}@?"), None) for m in contents}
-        algebra.contents = {memory: Contents(memory.name, [layer]) for memory, layer in opaque.items()}
+        opaque = {memory: Opaque(memory.name) for memory in contents}
+        algebra.contents = dict(opaque)
         algebra.execution = replace(execution, writes={}, equations=[], obligations=[])
         body()
-        changed = [m for m, top in opaque.items() if algebra.contents[m].layers[-1] is not top]
+        changed = [memory for memory, content in opaque.items() if content.changes]
         kept = self.memories.values()
         self.changed |= {m.name for m in changed if m in kept}
         self.lost = [m for m in changed if m not in kept]
         algebra.contents, algebra.execution = contents, execution
+
+    def _iterate(self, body: Callable[[], None]) -> None:
+        """Run an iteration, and check that it writes no buffer but those that were found to be written."""
+        contents, found = self.algebra.contents, {*self.changed, *self.invariant.staged}
+        kept = {m: tuple(c.layers) for m, c in contents.items() if m.name not in found and m not in self.lost}
+        body()
+        if written := sorted(m.name for m, layers in kept.items() if tuple(contents[m].layers) != layers):
+            raise Unsupported(f"loop {self.loop!r} writes {', '.join(written)}, which was not found to be written")
 
     def _frozen(self, t: Form, auxiliary: Callable[[str, tuple[Form, ...]], Form]) -> State:
         """Return what the buffers hold now, and go on to hold in this state when the kernel changes them."""

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types prove clean
+.PHONY: demo test lint types prove docs package clean
 
 demo: .venv/installed
 	$(BIN)/lemmata demo
@@ -19,6 +19,13 @@ types: .venv/installed
 
 prove: .venv/installed
 	$(BIN)/lemmata prove
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# installs what pip resolves today, for each extra; PYTHONS="python3.11 python3.12" for several
+package:
+	tests/install.sh build/package $(PYTHONS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import sys
@@ -190,8 +191,10 @@ def sample() -> str:
     kernel = _verdicts()[0]
     layers = tuple(Layer(**{**layer, "unmodelled": tuple(layer["unmodelled"])}) for layer in kernel["layers"])
     printed = list(lines(kernel["name"], Report(kernel["name"], "", {}, {}, layers)))
-    last = 1 + max(at for at, line in enumerate(printed) if line.startswith(kernel["name"]))
-    return "\n".join(["```", f"$ lemmata prove | head -{last}", *(line.rstrip() for line in printed[:last]), "```"])
+    numbered = (f"[{number}/{len(layers)}] " for number in itertools.count(1))
+    shown = [next(numbered) + line if line.startswith(LAYERS) else line for line in printed]
+    last = 1 + max(at for at, line in enumerate(printed) if line.startswith(LAYERS))
+    return "\n".join(["```", f"$ lemmata prove | head -{last}", *(line.rstrip() for line in shown[:last]), "```"])
 
 
 def figures() -> str:

@@ -19,8 +19,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
-    extra: {r.name: r for r in map(Requirement, wanted)}
-    for extra, wanted in PROJECT["optional-dependencies"].items()
+    extra: {r.name: r for r in map(Requirement, wanted)} for extra, wanted in PROJECT["optional-dependencies"].items()
 }
 
 

@@ -42,7 +42,7 @@ def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str], monkeypa
         said = done.stdout
     else:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with contextlib.nullcontext() if name != "prove_your_kernel" else pytest.raises(SystemExit, match="^0$"):
+        with contextlib.nullcontext() if name != "prove_your_kernel" else pytest.raises(SystemExit, match=r"^0$"):
             runpy.run_path(path, run_name="__main__")
         said = capsys.readouterr().out
     for words in SAID[name]:

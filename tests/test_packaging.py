@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import runpy
 import tomllib
@@ -82,3 +83,18 @@ def test_the_description_has_absolute_links(monkeypatch: pytest.MonkeyPatch) -> 
     assert relative.findall((ROOT / "README.md").read_text()), "the page in the repository has relative ones"
     assert not relative.findall(given["long_description"])
     assert f"]({PROJECT['urls']['Repository']}/blob/main/docs/proofs.md" in given["long_description"]
+
+
+def test_type_checkers_read_the_functions_that_modules_call() -> None:
+    pytest.importorskip("tilelang")
+    from lemmata.proofs import interpret, verify
+    from lemmata.proofs.engine.interpreter.interpret import interpret as interprets
+    from lemmata.proofs.engine.verify import verify as verifies
+
+    stub = (ROOT / "proofs" / "__init__.pyi").read_text()
+    for module, function in ((verify, verifies), (interpret, interprets)):
+        origin = function.__module__.removeprefix("lemmata.proofs")
+        assert f"from {origin} import {function.__name__} as {function.__name__}\n" in stub
+        assert inspect.signature(module) == inspect.signature(function), "the first argument is there"  # type: ignore[arg-type]
+    assert next(iter(inspect.signature(verify).parameters)) == "kernel"
+    assert stub.count("import") == 2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,10 +32,6 @@ def invoke(*args: str, **environment: str) -> Any:
     return CliRunner().invoke(cli.app, args, env=environment)
 
 
-def python(*args: str) -> Sequence[str]:
-    return [sys.executable, *args]
-
-
 def environment(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT / "src"), "XDG_CACHE_HOME": str(folder)}
 
@@ -47,20 +43,14 @@ def test_version() -> None:
 def test_the_command_says_its_help_without_torch(tmp_path: Path) -> None:
     probe = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
     (tmp_path / "sitecustomize.py").write_text(probe)
-    path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
-    for more, loads in (["--help"], False), (["--version"], False), (["info"], True):
-        command = python("-m", "lemmata", *more)
-        found = environment(tmp_path) | {"PYTHONPATH": path}
-        done = subprocess.run(command, env=found, capture_output=True, text=True, check=True)
+    program = tmp_path / "program.py"  # is not the command: it has the operators at once
+    program.write_text("import lemmata, sys; print(sys.modules['torch'].ops.lemmata.sinkhorn_fwd)")
+    found = environment(tmp_path) | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
+    cases = (["-m", "lemmata", "--help"], False), (["-m", "lemmata", "--version"], False), ([str(program)], True)
+    for args, loads in cases:
+        done = subprocess.run([sys.executable, *args], env=found, capture_output=True, text=True, check=True)
         assert done.stdout
         assert done.stderr.endswith(f"{loads}\n")
-
-
-def test_a_program_that_is_not_the_command_registers_the_operators_at_once(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text("import lemmata, torch; print(torch.ops.lemmata.sinkhorn_fwd)")
-    done = subprocess.run(python(str(program)), env=environment(tmp_path), capture_output=True, text=True, check=True)
-    assert "lemmata.sinkhorn_fwd" in done.stdout
 
 
 def test_operators_go_by_their_names_and_by_those_of_their_functions() -> None:
@@ -173,7 +163,7 @@ def test_what_is_no_file_or_names_no_kernel(file: Path) -> None:
 
 def test_an_interrupt_keeps_what_is_done_and_exits_with_130(tmp_path: Path) -> None:
     pytest.importorskip("tilelang")
-    command = python("-m", "lemmata", "prove", "sinkhorn", "--layer", "L1", "--fresh")
+    command = [sys.executable, "-m", "lemmata", "prove", "sinkhorn", "--layer", "L1", "--fresh"]
     with subprocess.Popen(
         command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -249,3 +239,23 @@ def test_what_is_shown_fits_sixty_columns() -> None:
     assert max(map(len, done.output.splitlines())) <= 60
     assert "…" not in done.output
     assert max(map(len, invoke("info").output.splitlines())) > 60, "in a file a line is as long as it must be"
+
+
+def test_a_demo_fits_sixty_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    from lemmata import demo
+
+    numbers = dict.fromkeys(demo.Phase.__dataclass_fields__, 10)
+    numbers |= {"difference": 1.5e-1, "bound": 3.3e-1, "seconds_untouched": 1.25, "seconds_swapped": 1.5}
+    words = {"name": "generate", "dtype": "bfloat16", "reasons": ("a reason",), "first_token_apart": None}
+    maps = {"calls": {"sinkhorn": 40}, "devices": {"sinkhorn": "cpu"}, "paths": {"indexer_scores, topk": 2}}
+    phase = demo.Phase(**{**numbers, **words, **maps})  # type: ignore[arg-type]
+    path = "/a/path/of/more/than/sixty/characters/of/which/none/may/be/lost/python3.12/topics.py"
+    apart = {"untouched": 3.1e-1, "swapped": 5.1e-6}
+    report = demo.Report(path, "cpu", {"torch": "2.13.0"}, {"sinkhorn": ("a",)}, {}, (phase,) * 2, apart, ())
+    monkeypatch.setenv("COLUMNS", "60")
+    demo.print_report(report)
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 60
+    assert "…" not in said
+    assert re.search(r"^generate +1\.5e-01 +3\.3e-01 +10 +10 +10 +1\.25 s +1\.50 s", said, re.MULTILINE), said

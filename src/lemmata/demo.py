@@ -22,7 +22,7 @@ from .integrations.compare import Phase, compare, decode_apart
 from .integrations.tiny import tiny_model
 from .integrations.transformers import apply_to, swapped, undo
 from .operators import of_function
-from .terminal import columns, console
+from .terminal import columns, console, facts
 
 CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_topk", "swa", "csa", "hca")}
 """The dtypes that the model runs in, and the operators that it must then call."""
@@ -152,15 +152,15 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
         print(json.dumps(asdict(report), indent=2))
         return
     out = console(160)  # elsewhere rich would cut the table at 80 columns
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_row("model", "DeepseekV4ForCausalLM, small, random weights")
-    facts.add_row("text", report.text)
-    facts.add_row("device", ", ".join([report.device, *(f"{k} {v}" for k, v in report.versions.items())]))
+    known = facts()
+    known.add_row("model", "DeepseekV4ForCausalLM, small, random weights")
+    known.add_row("text", report.text)
+    known.add_row("device", ", ".join([report.device, *(f"{k} {v}" for k, v in report.versions.items())]))
     for op, modules in report.swapped.items():
-        facts.add_row("swapped", f"{op} in {len(modules)} modules, first {modules[0]}")
+        known.add_row("swapped", f"{op} in {len(modules)} modules, first {modules[0]}")
     for backend in dict.fromkeys(report.backends.values()):
-        facts.add_row("ran", f"{', '.join(op for op, b in report.backends.items() if b == backend)}: {backend}")
-    out.print(facts)
+        known.add_row("ran", f"{', '.join(op for op, b in report.backends.items() if b == backend)}: {backend}")
+    out.print(known)
     out.print()
     out.print(_calls(report.phases))
     for dtype in dict.fromkeys(phase.dtype for phase in report.phases):

@@ -14,9 +14,18 @@ def console(wide: int) -> Console:
     return found if found.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=wide)
 
 
+def facts() -> Table:
+    """Return an empty table of names and what they are; a long word is folded, not cut off."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    return table
+
+
 def columns(first: str, *others: str) -> Table:
-    """Return an empty table: the first column of words, the others of numbers; on a narrow terminal cells are folded."""
-    table = Table(box=None, pad_edge=False, header_style=None)
+    """Return an empty table: the first column of words, the others of numbers, close together on a narrow terminal."""
+    padding = (0, 1) if console(160).width >= 80 else (0, 1, 0, 0)
+    table = Table(box=None, pad_edge=False, header_style=None, padding=padding)
     table.add_column(first, overflow="fold")
     for column in others:
         table.add_column(column, justify="right", overflow="fold")

@@ -25,14 +25,14 @@ def reference_bwd(grad_out: Tensor, x: Tensor) -> Tensor:
 
 
 _bwd = define(
-    "example_softsign_bwd",
+    "example_softsign_gradient",
     "(Tensor grad_out, Tensor x) -> (Tensor grad_x)",
     reference=reference_bwd,
     kernel=reference_bwd,  # or (module, function) of a launcher, imported at the first call on a CUDA tensor
     fake=lambda grad_out, x: x.new_empty(x.shape),
 )
 _fwd = define(
-    "example_softsign_fwd",
+    "example_softsign",
     "(Tensor x) -> (Tensor out)",
     reference=reference,
     kernel=reference,

@@ -66,7 +66,7 @@ class InFile:
     def run(self) -> Report:
         """Return the verdict of these layers; it is not kept, since what it depends on is not known."""
         names = _module(self.path)
-        options = {**names.get("options", {}), **self.options}
+        options = {**self.options, **names.get("options", {})}  # what the file says holds
         return verify(
             names[self.kernel],
             names["contract"],
@@ -123,4 +123,6 @@ def _in_file(name: str, options: Mapping[str, Any]) -> Asked:
     apply = ("L0", "L1", *(("L2", "range") if "reference" in found or "compare" in found.get("options", {}) else ()))
     layers = [layer for layer in LAYERS if layer in (options.get("layers") or apply)]
     kept = {key: value for key, value in options.items() if key not in ("layers", "fresh")}
-    return Asked(name, tuple(InFile(path, kernel, part, kept) for part in _parts(layers)), ())
+    whole = kept.get("mutate") or found.get("options", {}).get("mutate")
+    parts = [tuple(layers)] if whole else _parts(layers)
+    return Asked(name, tuple(InFile(path, kernel, part, kept) for part in parts), ())

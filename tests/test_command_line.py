@@ -146,6 +146,29 @@ def test_a_wrong_kernel_of_ones_own_is_refuted(file: Path, tmp_path: Path) -> No
     assert "read of x" in (case.findtext("failure") or "")
 
 
+def test_what_a_file_asks_for_holds(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutants, say: they are tried once, against all layers together."""
+    from lemmata.proofs import tasks
+    from lemmata.proofs.engine.base.report import Report
+
+    def asked(*_: object, **options: Any) -> Report:
+        calls.append(options)
+        return Report("double", "double", {}, {}, ())
+
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(tasks, "verify", asked)
+    invoke("prove", f"{file}:double", "--seed", "3")
+    assert [call["layers"] for call in calls] == [("L0",), ("L1",), ("L2", "range")]
+    assert all((call["mutate"], call["seed"]) == (False, 3) for call in calls)
+    file.write_text(DOUBLE + "options |= {'mutate': True, 'seed': 5}\n")
+    tasks._module.cache_clear()
+    calls.clear()
+    invoke("prove", f"{file}:double")
+    assert [(call["layers"], call["mutate"], call["seed"]) for call in calls] == [
+        (("L0", "L1", "L2", "range"), True, 5)
+    ]
+
+
 def test_what_is_no_file_or_names_no_kernel(file: Path) -> None:
     done = invoke("prove", "absent.py:double")
     assert (done.exit_code, len(done.output.splitlines())) == (2, 1)

@@ -25,6 +25,9 @@ def times(operator: Operator) -> str:
     """Return the picture of an operator's times on each card, on a logarithmic axis, beside contenders and bounds."""
     panels = [(record, found) for record in records() if (found := _cases(record, operator))]
     figures = [figure for _, cases in panels for case in cases.values() for figure in case.values()]
+    title = f"{operator.title}: device time of each case beside its contenders and its bound"
+    if not figures:
+        return svg.picture(WIDTH, 40, title, [svg.text(10, 24, "no record holds a figure yet", "soft")])
     low = 10 ** math.floor(math.log10(min(figure["bound_us"] for figure in figures)))
     high = 10 ** math.ceil(math.log10(max(figure["burst_us"] for figure in figures)))
 
@@ -41,9 +44,7 @@ def times(operator: Operator) -> str:
         for number, (name, case) in enumerate(cases.items()):
             parts += _row(name, case, across, y + 22 + ROW * (number + 0.5))
         y += height + 64
-    return svg.picture(
-        WIDTH, y, f"{operator.title}: device time of each case beside its contenders and its bound", parts
-    )
+    return svg.picture(WIDTH, y, title, parts)
 
 
 def _of(record: Record, operator: Operator) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 import pictures
+from lemmata.operators import Operator
 from lemmata.record import Record
 from pages import ROOT
 from pictures import FOLDER, PICTURES
@@ -28,6 +29,10 @@ def test_every_picture_is_drawn_and_every_drawn_one_is_shown() -> None:
     assert {path.stem for path in FOLDER.glob("*.svg")} == set(PICTURES)
     shown = set(re.findall(r"pictures/([\w-]+)\.svg", "\n".join(page.read_text() for page in PAGES)))
     assert shown == set(PICTURES)
+
+
+def test_an_operator_without_figures_has_a_picture_that_says_so() -> None:
+    assert "no record holds a figure yet" in pictures.times(Operator("double", "Double", ("double",), ()))
 
 
 def test_a_picture_of_other_figures_is_another(monkeypatch: pytest.MonkeyPatch) -> None:

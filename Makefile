@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types prove docs package clean
+.PHONY: demo test lint types prove clean
 
 demo: .venv/installed
 	$(BIN)/lemmata demo
@@ -19,6 +19,8 @@ types: .venv/installed
 
 prove: .venv/installed
 	$(BIN)/lemmata prove
+
+.PHONY: docs package
 
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

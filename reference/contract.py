@@ -187,7 +187,7 @@ class Contract:
                 raise TypeError(f"{self.op}: {spec.name}: expected a strided tensor, got {name_of(layout)}")
             if dtype not in spec.dtypes:
                 expected = " or ".join(map(name_of, spec.dtypes))
-                hint = _CONVERTS.get((dtype.is_floating_point, *spec.dtypes), "") if dtype.itemsize > 1 else ""
+                hint = _hint(dtype, spec.dtypes)
                 raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {name_of(dtype)}{hint}")
             if device != first_device:
                 raise ValueError(f"{self.op}: {spec.name}: expected device {first_device}, got {device}")
@@ -224,12 +224,14 @@ class Contract:
         return ValueError(f"{self.op}: {spec.name}: expected shape {spec.pretty}{more}, got {list(shape)}{where}")
 
 
-_CONVERTS = {
-    (False, torch.int32): "; .int() converts it",
-    (True, torch.float32): "; .float() converts it",
-    (True, torch.bfloat16): "; .bfloat16() converts it",
-}
-"""What to do, by whether a tensor holds floats and by the one dtype that is expected; not said of bytes and fp8."""
+_CONVERTS = {torch.int32: ".int()", torch.float32: ".float()", torch.bfloat16: ".bfloat16()"}
+
+
+def _hint(dtype: torch.dtype, expected: tuple[torch.dtype, ...]) -> str:
+    """Return what to do where one dtype is expected and a conversion loses no more than precision; bytes and fp8 have scales."""
+    one = expected[0]
+    alike = dtype.is_floating_point == one.is_floating_point and dtype.itemsize > 1
+    return f"; {_CONVERTS[one]} converts it" if len(expected) == 1 and one in _CONVERTS and alike else ""
 
 
 def _described(value: object) -> _Described:

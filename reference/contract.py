@@ -228,7 +228,7 @@ _CONVERTS = {torch.int32: ".int()", torch.float32: ".float()", torch.bfloat16: "
 
 
 def _hint(dtype: torch.dtype, expected: tuple[torch.dtype, ...]) -> str:
-    """Return what to do where one dtype is expected and a conversion loses no more than precision; bytes and fp8 have scales."""
+    """Return what to do where one dtype is expected and a conversion would do; bytes and fp8 come with scales."""
     one = expected[0]
     alike = dtype.is_floating_point == one.is_floating_point and dtype.itemsize > 1
     return f"; {_CONVERTS[one]} converts it" if len(expected) == 1 and one in _CONVERTS and alike else ""

@@ -23,6 +23,15 @@ types: .venv/installed
 prove: .venv/installed
 	$(BIN)/lemmata prove
 
+.PHONY: docs package
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# installs what pip resolves today, for each extra; PYTHONS="python3.11 python3.12" for several
+package:
+	tests/install.sh build/package $(PYTHONS)
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from lemmata.bench.timing import Figure, measure
-from lemmata.operators import OPERATORS
-from lemmata.record import update
+from lemmata.operators import OPERATORS, find
+from lemmata.record import read, update
+from lemmata.terminal import console
 from lemmata.warmup import cores, side_by_side
 
 NOISY = 0.05  # a spread of bursts that is worth a word
@@ -29,33 +30,43 @@ class Measured:
     failed: list[str]
 
 
-def run(ops: Iterable[str]) -> Measured:
-    """Time every case of these operators on the current GPU and write the figures into its record.
+def run(ops: Iterable[str], *, say: Callable[[str], object] | None = None) -> Measured:
+    """Time every case of these operators or public functions on the current GPU, and write each into its record.
+
+    Args:
+        ops: all operators, if there are none.
+        say: is told a line of each case when it is done.
 
     Raises:
         ValueError: an operator has no benchmark.
         RuntimeError: there is no CUDA device of compute capability 9.0.
     """
-    ops = list(ops) or list(OPERATORS)
-    if unknown := set(ops) - set(OPERATORS):
-        raise ValueError(f"op: expected one of {list(OPERATORS)}, got {sorted(unknown)}")
+    names = dict.fromkeys([find(op).name for op in ops] or OPERATORS)
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         raise RuntimeError("expected a CUDA device of compute capability 9.0, got none of that")
-    modules = [OPERATORS[op].module("bench") for op in ops]
+    modules = [OPERATORS[op].module("bench") for op in names]
     with contextlib.suppress(Exception):  # the case that needs what did not compile will say why
         list(side_by_side([job for module in modules for job in module.compilations()], cores()))
     out = Measured([], [], [])
-    for module in modules:
-        figures = []
-        for case in module.cases():
-            name = f"{case.op} {case.shape}"
+    suites = [list(module.cases()) for module in modules]
+    number, total = 0, sum(map(len, suites))
+    for cases in suites:
+        figures: list[Figure] = []
+        for case in cases:
+            number, name = number + 1, f"{case.op} {case.shape}"
             out.absent.extend(f"{name}: {peer} is absent" for peer in case.absent)
             try:
-                figures += measure(case)
+                found = measure(case)
             except Exception as error:  # a peer's too: the other cases are worth their time
                 out.failed.append(f"{name}: {type(error).__name__}: {error}")
+                continue
+            figures += found
+            update(figures=[asdict(figure) for figure in found], partly=True)  # so that an interrupt loses nothing
+            if say:
+                times = "; ".join(f"{figure.contender} {figure.burst_us:.2f} us" for figure in found)
+                say(f"[{number}/{total}] {name}: {times}")
         if figures:
-            update(figures=[asdict(figure) for figure in figures])
+            update(figures=[asdict(figure) for figure in figures])  # shapes that are no more go
         out.figures.extend(figures)
     return out
 
@@ -70,7 +81,7 @@ def tables(figures: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
         title = f"{op}: microseconds, burst / sustained"
         out = Table(box=None, pad_edge=False, header_style=None, title=title, title_justify="left")
         for column in ("shape", "lemmata", "limit", "bound", *names):
-            out.add_column(column, justify="left" if column == "shape" else "right", no_wrap=True)
+            out.add_column(column, justify="left" if column == "shape" else "right", overflow="fold")
         for shape, row in rows.items():
             ours = row["lemmata"]
             times = [f"{row[n]['burst_us']:.2f} / {row[n]['sustained_us']:.2f}" if n in row else "-" for n in names]
@@ -120,10 +131,32 @@ def missed(figures: Iterable[Figure]) -> list[str]:
     ]
 
 
+def older_figures(path: Path) -> list[Mapping[str, Any]]:
+    """Return the figures of an older record of this card.
+
+    Raises:
+        ValueError: the file is no record, or one of another card.
+    """
+    record, device = read(path), torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    if record.device["name"] != device:
+        raise ValueError(f"against: expected a record of this device, {device}, got one of {record.device['name']}")
+    return record.figures
+
+
+def slower(figures: Iterable[Figure], older: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each case in which lemmata takes over a twentieth longer than in an older record."""
+    before = {(f["op"], f["shape"]): f["burst_us"] for f in older if f["contender"] == "lemmata"}
+    return [
+        f"{f.op} {f.shape}: expected at most a twentieth above the older {was} us, got {f.burst_us} us"
+        for f in figures
+        if f.contender == "lemmata" and (was := before.get((f.op, f.shape))) and f.burst_us > (1 + NOISY) * was
+    ]
+
+
 def print_figures(figures: list[Figure], *, as_json: bool) -> None:
     """Print what `run` measured."""
     rows = [asdict(figure) for figure in figures]
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        Console(highlight=False, width=160).print(*tables(rows), sep="\n\n")
+        console(160).print(*tables(rows), sep="\n\n")

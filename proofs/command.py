@@ -1,13 +1,13 @@
-"""``lemmata prove``: run the proofs and print a line for each layer of each kernel."""
+"""``lemmata prove``: run the proofs and print a line for each layer of each kernel as it ends."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,81 +15,108 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..operators import OPERATORS
 from .accepted import ACCEPTED
-from .engine.base.report import Layer, Report, fates
-from .suite import proofs
+from .engine.base.report import LAYERS, Layer, Report, fates
+from .junit import junit
 from .table import mutation_table
-
-_WIDTH = 160
+from .tasks import Asked, Task, asked
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for; ``options`` go to ``verify``."""
+    """What the command line asked for; ``options`` go to the proofs."""
 
-    ops: tuple[str, ...]
+    names: tuple[str, ...]
     jobs: int
     as_json: bool
     table: Path | None
-    options: Mapping[str, Any]
-    mutants: bool
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A proof by its place in the suite, since another process makes it anew."""
-
-    op: str
-    number: int
-    mutate: bool
+    junit: Path | None
     options: Mapping[str, Any]
 
-    def run(self) -> Report:
-        proof = next(itertools.islice(proofs(self.op), self.number, None))
-        return proof.run(mutate=self.mutate, **self.options)
+
+def layer_named(name: str) -> str:
+    """Return the name of a layer, given in any case.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for layer in LAYERS:
+        if layer.lower() == name.lower():
+            return layer
+    raise ValueError(f"layer: expected one of {', '.join(LAYERS)}, got {name!r}")
 
 
 def run(request: Request) -> bool:
     """Prove and print what was asked for, and return whether all of it holds and leaves aside only what is accepted.
 
     Raises:
-        ValueError: an operator or a layer is unknown.
+        ValueError: a name or a layer is unknown.
     """
-    asked = request.options.get("layers")
-    suite = [
-        (proof.name, _Task(op, number, request.mutants, request.options))
-        for op in request.ops or OPERATORS
-        for number, proof in enumerate(proofs(op))
-        if proof.claimed(asked)
-    ]
+    suite = list(asked(request.names, ACCEPTED, request.options))
     if not suite:
         raise ValueError("op: expected at least one proof, got none")
-    console = Console(highlight=False, width=_WIDTH)
-    found: list[tuple[str, Report]] = []
+    console = Console(highlight=False, soft_wrap=True)
+    found: list[tuple[Asked, Report]] = []
+    say = _nothing if request.as_json else partial(console.print, markup=False)
     with _progress(console, request.as_json) as progress, _each(request.jobs) as each:
-        for (name, _), report in zip(suite, each([task for _, task in suite], progress), strict=True):
-            found.append((name, report))
-            for line in () if request.as_json else lines(name, report):
-                console.print(line, markup=False, soft_wrap=True)
-    holds = all(report.holds and not report.aside(ACCEPTED) for _, report in found)
-    if request.table:
-        request.table.write_text("# Mutants\n\n" + mutation_table(found))
+        reports = each([task for kernel in suite for task in kernel.tasks], progress)
+        counter = _Counter(sum(len(task.layers) for kernel in suite for task in kernel.tasks))
+        for kernel in suite:
+            say(kernel.name)
+            parts = []
+            for _, report in zip(kernel.tasks, reports, strict=False):
+                parts.append(report)
+                for layer in report.layers:
+                    for number, line in enumerate(layer_lines(layer, report.cached)):
+                        say(line if number else f"{counter.next()} {line}")
+            found.append((kernel, _whole(parts)))
+            for line in _last_lines(*found[-1]):
+                say(line)
+    holds = all(report.holds and not report.aside(kernel.accepted) for kernel, report in found)
+    _written(request, [(kernel.name, report) for kernel, report in found])
     if request.as_json:
-        content = [{"name": name, **json.loads(report.to_json())} for name, report in found]
+        content = [{"name": kernel.name, **json.loads(report.to_json())} for kernel, report in found]
         print(json.dumps({"holds": holds, "kernels": content}, indent=1))
     else:
-        console.print(summary(report for _, report in found), markup=False)
+        say(summary(report for _, report in found))
     return holds
 
 
+def _nothing(*_: object) -> None:
+    """Print nothing: the answer will be one JSON object."""
+
+
+class _Counter:
+    """Numbers lines by how many of how many."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.count = total, 0
+
+    def next(self) -> str:
+        self.count += 1
+        return f"[{self.count:>{len(str(self.total))}}/{self.total}]"
+
+
+def _whole(parts: Sequence[Report]) -> Report:
+    """Return one report of all layers of a kernel."""
+    layers = tuple(layer for part in parts for layer in part.layers)
+    return replace(parts[0], layers=layers, cached=all(part.cached for part in parts))
+
+
+def _written(request: Request, found: list[tuple[str, Report]]) -> None:
+    if request.table:
+        request.table.write_text("# Mutants\n\n" + mutation_table(found))
+    if request.junit:
+        request.junit.write_bytes(junit(found))
+
+
 @contextmanager
-def _each(jobs: int) -> Iterator[Callable[[Sequence[_Task], Progress], Iterator[Report]]]:
+def _each(jobs: int) -> Iterator[Callable[[Sequence[Task], Progress], Iterator[Report]]]:
     """Give a function that runs tasks, so many at a time, and yields their reports in order."""
 
-    def here(tasks: Sequence[_Task], progress: Progress) -> Iterator[Report]:
+    def here(tasks: Sequence[Task], progress: Progress) -> Iterator[Report]:
         for number, task in enumerate(tasks, 1):
-            shown = progress.add_task(f"{task.op}, {number} of {len(tasks)}", total=None)
+            shown = progress.add_task(f"{', '.join(task.layers)}: part {number} of {len(tasks)}", total=None)
             yield task.run()
             progress.remove_task(shown)
 
@@ -98,9 +125,9 @@ def _each(jobs: int) -> Iterator[Callable[[Sequence[_Task], Progress], Iterator[
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
 
-        def there(tasks: Sequence[_Task], progress: Progress) -> Iterator[Report]:
-            shown = progress.add_task(f"{len(tasks)} kernels, {jobs} at a time", total=None)
-            yield from pool.map(_Task.run, tasks)
+        def there(tasks: Sequence[Task], progress: Progress) -> Iterator[Report]:
+            shown = progress.add_task(f"{len(tasks)} parts, {jobs} at a time", total=None)
+            yield from pool.map(_run, tasks)
             progress.remove_task(shown)
 
         try:
@@ -110,34 +137,45 @@ def _each(jobs: int) -> Iterator[Callable[[Sequence[_Task], Progress], Iterator[
             raise
 
 
+def _run(task: Task) -> Report:
+    return task.run()
+
+
 def _progress(console: Console, quiet: bool) -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
 
 def lines(name: str, report: Report) -> Iterator[str]:
-    """Yield the lines of a kernel's verdict: one for each layer, with its failures and statements below it."""
+    """Yield the lines of a kernel's verdict: its name, one for each layer, with its failures and statements below it."""
+    yield name
     for layer in report.layers:
-        verdict = "FAILED" if not layer.holds else "proved" if layer.proves else "tested"
-        kept = ", kept" if report.cached else ""
-        guards = f", {layer.guards} guards" if layer.guards else ""
-        counts = f"{layer.proved}/{layer.conditions} {'conditions' if layer.proves else 'runs'}{guards}"
-        yield f"{name:<42} {layer.name:<7} {verdict}  {counts:<32} {layer.seconds:6.2f} s{kept}{_missing(layer)}"
-        yield from (f"    {line}" for failure in layer.failures for line in str(failure).splitlines())
-        yield from (f"    {statement}" for statement in layer.statements)
-        yield from (f"    waived: {waiver}" for waiver in layer.waived)
-    if aside := report.aside(ACCEPTED):
-        yield f"{name:<42} INCOMPLETE: neither modelled nor accepted: {', '.join(aside)}"
+        yield from layer_lines(layer, report.cached)
+
+
+def layer_lines(layer: Layer, cached: bool = False) -> Iterator[str]:
+    """Yield the lines of one layer: its verdict, then what failed, what is stated and what is waived."""
+    verdict = "FAILED" if not layer.holds else "proved" if layer.proves else "tested"
+    kept = ", kept" if cached else ""
+    guards = f", {layer.guards} guards" if layer.guards else ""
+    counts = f"{layer.proved}/{layer.conditions} {'conditions' if layer.proves else 'runs'}{guards}"
+    yield f"{layer.name:<7} {verdict}  {counts}  {layer.seconds:.2f} s{kept}"
+    if layer.unmodelled:
+        yield f"    not modelled: {', '.join(layer.unmodelled)}"
+    yield from (f"    {line}" for failure in layer.failures for line in str(failure).splitlines())
+    yield from (f"    {statement}" for statement in layer.statements)
+    yield from (f"    waived: {waiver}" for waiver in layer.waived)
+
+
+def _last_lines(kernel: Asked, report: Report) -> Iterator[str]:
+    """Yield what can be said of a kernel once all of its layers are there."""
+    if aside := report.aside(kernel.accepted):
+        yield f"    INCOMPLETE: neither modelled nor accepted: {', '.join(aside)}"
     if report.mutations:
-        met = ", ".join(f"{count} {fate}" for fate, count in fates(report.mutations).items())
-        yield f"{name:<42} mutants {met}"
+        yield f"    mutants: {', '.join(f'{count} {fate}' for fate, count in fates(report.mutations).items())}"
         for mutation in report.mutations:
             if mutation.fate == "equivalent":
                 yield f"    equivalent: {mutation.name}: {mutation.reason or 'NOT EXPLAINED'}"
-
-
-def _missing(layer: Layer) -> str:
-    return f"  not modelled: {', '.join(layer.unmodelled)}" if layer.unmodelled else ""
 
 
 def summary(reports: Iterable[Report]) -> str:

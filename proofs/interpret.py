@@ -1,8 +1,10 @@
 """``lemmata.proofs.interpret(kernel, *tensors)``: what `lemmata.proofs.engine.interpreter.interpret.interpret` documents.
 
-This folder is a package without an ``__init__``, so the function is reached through a module that can be called.
+This folder is a package without an ``__init__``, so the function is reached through a module that can be called. Type
+checkers read of it in ``__init__.pyi``.
 """
 
+import inspect
 import sys
 from types import ModuleType
 
@@ -16,3 +18,4 @@ class _Callable(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
+__signature__ = inspect.signature(interpret)

@@ -1,8 +1,10 @@
 """``lemmata.proofs.verify(kernel, contract, ...)``: what `lemmata.proofs.engine.verify.verify` documents.
 
-This folder is a package without an ``__init__``, so the function is reached through a module that can be called.
+This folder is a package without an ``__init__``, so the function is reached through a module that can be called. Type
+checkers read of it in ``__init__.pyi``.
 """
 
+import inspect
 import sys
 from types import ModuleType
 
@@ -17,3 +19,4 @@ class _Callable(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
+__signature__ = inspect.signature(verify)

@@ -181,12 +181,13 @@ class Contract:
         first_device = tensors[0][3]
         for spec, (kind, shape, dtype, device, layout) in zip(self.inputs, tensors, strict=True):
             if not issubclass(kind, Tensor):
-                raise TypeError(f"{self.op}: {spec.name}: expected a tensor, got {kind.__name__}")
+                got = kind.__name__.removesuffix("Type")  # NoneType is that of None
+                raise TypeError(f"{self.op}: {spec.name}: expected a tensor, got {got}")
             if layout is not torch.strided:
                 raise TypeError(f"{self.op}: {spec.name}: expected a strided tensor, got {name_of(layout)}")
             if dtype not in spec.dtypes:
                 expected = " or ".join(map(name_of, spec.dtypes))
-                hint = "; .int() converts it" if (dtype, *spec.dtypes) == (torch.int64, torch.int32) else ""
+                hint = _hint(dtype, spec.dtypes)
                 raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {name_of(dtype)}{hint}")
             if device != first_device:
                 raise ValueError(f"{self.op}: {spec.name}: expected device {first_device}, got {device}")
@@ -214,12 +215,23 @@ class Contract:
             raise self._bad_shape(spec, shape, bound)
         limits = self.sizes.get(name) or self.statics[name]
         if not limits.admits(extent):
-            raise self._bad_shape(spec, shape, {}, f" with {name} in {limits.pretty}")
+            others = {other: size for other, size in bound.items() if other != name}
+            raise self._bad_shape(spec, shape, others, f" with {name} in {limits.pretty}")
 
     def _bad_shape(self, spec: TensorSpec, shape: torch.Size, bound: Mapping[str, int], more: str = "") -> ValueError:
-        known = [f"{n} = {bound[n]}" for n in _IDENTIFIER.findall(spec.shape) if n in bound]
+        known = [f"{n} = {bound[n]}" for n in dict.fromkeys(_IDENTIFIER.findall(spec.shape)) if n in bound]
         where = f", where {', '.join(known)}" if known else ""
         return ValueError(f"{self.op}: {spec.name}: expected shape {spec.pretty}{more}, got {list(shape)}{where}")
+
+
+_CONVERTS = {torch.int32: ".int()", torch.float32: ".float()", torch.bfloat16: ".bfloat16()"}
+
+
+def _hint(dtype: torch.dtype, expected: tuple[torch.dtype, ...]) -> str:
+    """Return what to do where one dtype is expected and a conversion would do; bytes and fp8 come with scales."""
+    one = expected[0]
+    alike = dtype.is_floating_point == one.is_floating_point and dtype.itemsize > 1
+    return f"; {_CONVERTS[one]} converts it" if len(expected) == 1 and one in _CONVERTS and alike else ""
 
 
 def _described(value: object) -> _Described:

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,25 @@ def _recorded(op: str) -> Iterator[str]:
         yield f"{record.device['name']}: {state}"
 
 
+def cards() -> str:
+    """Return the table of operators by cards: what runs there, and which of its tests passed there."""
+    devices = (f"{record.device['name']} ({record.device['capability']})" for record in records())
+    header = " | ".join(["operator", "CPU", *devices, "others of 9.0", "other GPUs"])
+    rows = ([f"`{name}`", "reference, tested", *_tested(name), "kernel, not tested", "none"] for name in OPERATORS)
+    return table(header, rows)
+
+
+def _tested(op: str) -> Iterator[str]:
+    """Whether the tests on each card that name an operator passed, and of which kernel they are."""
+    for record in records():
+        if op not in record.kernels:
+            yield "kernel, not recorded"
+            continue
+        outcomes = Counter(outcome for test, outcome in record.tests.items() if op in test)
+        of = "an earlier kernel" if record.stale(op) else "this kernel"
+        yield f"{of}, tests: {', '.join(f'{count} {outcome}' for outcome, count in outcomes.most_common())}"
+
+
 def verdicts() -> str:
     """Return the table of all that ``lemmata prove`` shows: conditions proved in each layer, by kernel."""
 
@@ -190,13 +211,32 @@ def sample() -> str:
     kernel = _verdicts()[0]
     layers = tuple(Layer(**{**layer, "unmodelled": tuple(layer["unmodelled"])}) for layer in kernel["layers"])
     printed = list(lines(kernel["name"], Report(kernel["name"], "", {}, {}, layers)))
-    last = 1 + max(at for at, line in enumerate(printed) if line.startswith(kernel["name"]))
-    return "\n".join(["```", f"$ lemmata prove | head -{last}", *(line.rstrip() for line in printed[:last]), "```"])
+    total = sum(len(each["layers"]) for each in _verdicts())
+    numbered = (f"[{number:>{len(str(total))}}/{total}] " for number in itertools.count(1))
+    shown = [next(numbered) + line if line.startswith(LAYERS) else line for line in printed]
+    last = 1 + max(at for at, line in enumerate(printed) if line.startswith(LAYERS))
+    return "\n".join(["```", f"$ lemmata prove | head -{last}", *(line.rstrip() for line in shown[:last]), "```"])
 
 
 def figures() -> str:
     """Return the figures of each GPU record."""
     return "\n\n".join(f"{record.device['name']}:\n\n{markdown(record.figures)}" for record in records())
+
+
+def faster() -> str:
+    """Return how each public function fares beside each contender: in how many cases it is slower, and the ratios."""
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for record in records():
+        ours = {(f["op"], f["shape"]): f["burst_us"] for f in record.figures if f["contender"] == "lemmata"}
+        for other in record.figures:
+            if other["contender"] != "lemmata":
+                ratio = other["burst_us"] / ours[other["op"], other["shape"]]
+                ratios.setdefault((other["op"], other["contender"]), []).append(ratio)
+    rows = (
+        [f"`{op}`", contender, str(len(found)), str(sum(r < 1 for r in found)), f"{min(found):.2f} to {max(found):.2f}"]
+        for (op, contender), found in ratios.items()
+    )
+    return table("function | contender | cases, on all cards | slower in | contender's time / lemmata's", rows)
 
 
 def rooms() -> str:
@@ -209,8 +249,10 @@ def rooms() -> str:
 
 
 GENERATED: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "README.md": {"operators": operators, "state": state, "figures": figures, "sample": sample},
+    "README.md": {"operators": operators, "cards": cards, "state": state, "sample": sample},
     "docs/index.md": {"functions": functions},
+    "docs/install.md": {"cards": cards},
+    "docs/figures.md": {"faster": faster, "figures": figures},
     "docs/engine.md": {"rooms": rooms},
     "docs/proofs.md": {"verdicts": verdicts, "named": named},
     **{f"docs/{name}.md": {"sources": lambda op=operator: links(op)} for name, operator in OPERATORS.items()},

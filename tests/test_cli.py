@@ -264,7 +264,7 @@ def test_a_file_that_is_no_record(package, content):
 
 
 def test_the_digest_of_no_kernel():
-    with pytest.raises(ValueError, match=r"op: expected one of \[.*'sinkhorn'.*\], got 'softmax'"):
+    with pytest.raises(ValueError, match=r"op: expected one of .*sinkhorn.*, got 'softmax'"):
         record.kernel_digest("softmax")
 
 
@@ -283,7 +283,7 @@ def test_an_interrupted_proof_exits_with_130(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("lemmata.proofs.command.run", interrupted)
     done = CliRunner().invoke(app, ["prove", "sinkhorn"])
     assert done.exit_code == 130
-    assert "verdicts on kernels that are done are kept" in done.output
+    assert "the verdicts that are printed are kept" in done.output
 
 
 def test_help_imports_nothing_heavy():

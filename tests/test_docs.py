@@ -152,14 +152,3 @@ def test_the_wrong_twin_of_the_example_is_refuted_as_the_readme_says(tmp_path: P
     said = re.findall(r"`([^`]*)`", text[text.index("With `i <= n`") :])[1:3]
     assert done.stdout.startswith("False\n")
     assert all(words in done.stdout for words in said), done.stderr
-
-
-def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "Sinkhorn" in (tmp_path / "sinkhorn" / "index.html").read_text()
-    assert "csa_fwd" in (tmp_path / "sources" / "kernels" / "csa.py" / "index.html").read_text()
-    first = (tmp_path / "index.html").read_text()
-    assert all(f'href="{operator.name}/"' in first for operator in OPERATORS.values()), "a page that no menu names"

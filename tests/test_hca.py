@@ -186,7 +186,7 @@ def test_swa_is_hca_without_entries(device: torch.device) -> None:
         assert equal(*of)
     with pytest.raises(ValueError, match=r"^swa: window: expected a value in \[1, 512\], got 0$"):
         lemmata.swa(**tensors, window=0)
-    with pytest.raises(TypeError, match=r"^swa: sink: expected float32, got bfloat16$"):
+    with pytest.raises(TypeError, match=r"^swa: sink: expected float32, got bfloat16; \.float\(\) converts it$"):
         lemmata.swa(**tensors | {"sink": tensors["sink"].bfloat16()})
     out, _ = lemmata.swa(**tensors)
     (grad,) = torch.autograd.grad(out.float().sum(), leaves[:1], create_graph=True)
@@ -219,7 +219,7 @@ def test_defaults_and_contiguity(spec: OpSpec, device: torch.device) -> None:
         ({"q": torch.zeros(3, 9, 8, 96).bfloat16()}, ValueError, r"q: expected shape \[B, S, H, D\] with D in \{64, "),
         ({"q": torch.zeros(3, 9, 4, 64).bfloat16()}, ValueError, r"q: expected shape \[B, S, H, D\] with H in \{8, "),
         ({"window_kv": torch.zeros(3, 8, 64).bfloat16()}, ValueError, r"window_kv: expected shape \[B, P\+S, D\]"),
-        ({"sink": None}, TypeError, "sink: expected a tensor, got NoneType"),
+        ({"sink": None}, TypeError, "sink: expected a tensor, got None"),
     ],
 )
 def test_what_does_not_fit_is_named(spec: OpSpec, changed: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from lemmata.cli import app
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
-from lemmata.operators import OPERATORS
-from lemmata.proofs import command, verify
+from lemmata.operators import names
+from lemmata.proofs import command, tasks, verify
 from lemmata.proofs.engine.base.report import Accepted, Report
 from lemmata.proofs.engine.execution import symbolic
 from lemmata.proofs.engine.execution.invariants import Ghost, Invariant
@@ -113,7 +113,7 @@ def test_a_contract_without_probes_is_refused() -> None:
 def test_unknown_layers_and_operators_are_named() -> None:
     with pytest.raises(ValueError, match="layers: expected some of"):
         verify(sinkhorn_fwd(Config()), FORWARD, statics=STATICS, layers=["L9"])
-    assert prove("softmax") == (2, f"lemmata prove: op: expected one of {list(OPERATORS)}, got 'softmax'\n")
+    assert prove("softmax") == (2, f"lemmata prove: op: expected one of {', '.join(names())}, got 'softmax'\n")
 
 
 def test_a_counterexample_is_in_the_kernels_own_terms() -> None:
@@ -221,7 +221,8 @@ def test_an_unwritable_cache_is_named(tmp_path, monkeypatch) -> None:  # type: i
 def test_what_a_verdict_leaves_aside_fails_the_command_unless_it_is_accepted(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     file = opened("races/atomic_right")
     proof = Proof("topk", file.kernel, file.CONTRACT, {}, None, file.OPTIONS["pass_configs"], layers=("L1",))
-    monkeypatch.setattr(command, "proofs", lambda op: [proof])
+    monkeypatch.setattr(tasks, "proofs", lambda op: [proof])
+    tasks._shipped.cache_clear()
     report = proof.run()
     assert report.holds
     assert not report.complete
@@ -230,6 +231,7 @@ def test_what_a_verdict_leaves_aside_fails_the_command_unless_it_is_accepted(mon
     assert "INCOMPLETE: neither modelled nor accepted: tl.atomic_add_elem_op in L1" in output
     monkeypatch.setattr(command, "ACCEPTED", [Accepted("atomic_add_elem_op", ("L1",), "integers add up in any order")])
     assert prove("topk")[0] == 0
+    tasks._shipped.cache_clear()
 
 
 def test_a_report_survives_json() -> None:

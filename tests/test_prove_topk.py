@@ -166,7 +166,7 @@ def test_a_run_is_no_proof_and_says_so() -> None:
     report = proof.run(layers=["run"])
     assert report.holds
     assert not report.layers[0].proves
-    line, statement = lines(proof.name, report)
+    _, line, statement = lines(proof.name, report)
     assert "tested" in line
     assert "1/1 runs" in line
     assert "proved" not in line

@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import __version__
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Names = typer.Argument(metavar="[OP]...", help="Operators or public functions; all by default.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lemmata {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
     """TileLang kernels for DeepSeek-V4, each with a PyTorch reference and proofs."""
+
+
+@contextmanager
+def _failing(command: str, *errors: type[Exception], kept: str = "", status: int = 2) -> Iterator[None]:
+    """Say an error in one line and exit with a status; an interrupt exits with 130, and says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"lemmata {command}: interrupted{kept}", err=True)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(str(error.name).partition(".")[0])
+        if extra is None:
+            raise
+        typer.echo(f"lemmata {command}: {error}: pip install 'lemmata[{extra}]'", err=True)
+        raise typer.Exit(2) from error
+    except errors as error:
+        typer.echo(f"lemmata {command}: {error}", err=True)
+        raise typer.Exit(status) from error
+
+
+_EXTRAS = {"tilelang": "cuda", "tvm": "cuda", "transformers": "hf", "z3": "proofs", "cvc5": "proofs"}
 
 
 @app.command()
@@ -28,46 +70,42 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run a small DeepSeek-V4 from transformers on a text, without and with lemmata, and compare."""
-    from .demo import print_report, run
-    from .integrations.transformers import UnknownVersionError
+    from .integrations.originals import UnknownVersionError
 
-    try:
-        report = run(text, length=length, steps=steps)
-    except (ValueError, UnknownVersionError) as error:
-        typer.echo(f"lemmata demo: {error}", err=True)
-        raise typer.Exit(2) from error
-    print_report(report, as_json=as_json)
+    with _failing("demo", ValueError, UnknownVersionError):
+        from .demo import print_report, run
+
+        report = run(text, length=length, steps=steps, say=lambda line: typer.echo(line, err=True))
+        print_report(report, as_json=as_json)
     raise typer.Exit(1 if report.failures else 0)
 
 
 @app.command()
 def info(as_json: Json = False) -> None:
     """Show versions, the GPU, each operator's backend, and whether the GPU records are of these kernels."""
-    from .info import gather, print_info
+    with _failing("info", ValueError, status=1):  # a file that is no record
+        from .info import gather, print_info
 
-    try:
-        found = gather()
-    except ValueError as error:  # a file that is no record
-        typer.echo(f"lemmata info: {error}", err=True)
-        raise typer.Exit(1) from error
-    print_info(found, as_json=as_json)
+        print_info(gather(), as_json=as_json)
 
 
 @app.command()
 def bench(
-    ops: Annotated[list[str] | None, typer.Argument(metavar="[OP]...", help="Operators; all by default.")] = None,
+    ops: Annotated[list[str] | None, Names] = None,
+    against: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="An older record to compare with.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time the kernels on this GPU beside their peers, and write the figures into its record."""
-    try:
-        from .bench.report import missed, print_figures, run
+    kept = "; the cases that are done are in the record"
+    with _failing("bench", ValueError, RuntimeError, ImportError, kept=kept):
+        from .bench.report import missed, older_figures, print_figures, run, slower
 
-        measured = run(ops or ())
-    except (ValueError, RuntimeError, ImportError) as error:
-        typer.echo(f"lemmata bench: {error}", err=True)
-        raise typer.Exit(2) from error
-    print_figures(measured.figures, as_json=as_json)
-    wrong = [*measured.failed, *missed(measured.figures)]
+        older = older_figures(against) if against else []
+        measured = run(ops or (), say=None if as_json else typer.echo)
+        print_figures(measured.figures, as_json=as_json)
+    wrong = [*measured.failed, *missed(measured.figures), *slower(measured.figures, older)]
     for line in (*measured.absent, *wrong):
         typer.echo(f"lemmata bench: {line}", err=True)
     raise typer.Exit(1 if wrong else 0)
@@ -75,30 +113,40 @@ def bench(
 
 @app.command()
 def warmup(
+    ops: Annotated[list[str] | None, Names] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Kernels compiled at a time; by default one per core.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Compile the kernels that DeepSeek-V4 uses, so that no request waits for a compiler."""
-    import torch
+    import json
 
-    if not torch.cuda.is_available():
-        typer.echo("lemmata warmup: expected a CUDA device, got none", err=True)
-        raise typer.Exit(2)
-    try:
+    built = []
+    with _failing("warmup", ValueError, kept="; the kernels that are built are kept"):
+        import torch
+
         from .warmup import cores, kernels, side_by_side, to_disk
 
-        wanted = [(to_disk, *kernel) for kernel in kernels()]
-    except ModuleNotFoundError as error:
-        typer.echo(f"lemmata warmup: {error}: pip install 'lemmata[cuda]'", err=True)
-        raise typer.Exit(2) from error
-    for _, factory, config in side_by_side(wanted, jobs or cores()):
-        typer.echo(f"built {factory.__name__} {config}")
+        if not torch.cuda.is_available():
+            raise ValueError("expected a CUDA device, got none")
+        wanted = [(to_disk, *kernel) for kernel in kernels(ops or ())]
+        for number, (_, factory, config) in enumerate(side_by_side(wanted, jobs or cores()), 1):
+            built.append({"kernel": factory.__name__, "config": str(config)})
+            if not as_json:
+                typer.echo(f"[{number}/{len(wanted)}] built {factory.__name__} {config}")
+    if as_json:
+        typer.echo(json.dumps({"built": built}, indent=1))
 
 
 @app.command()
 def prove(
-    ops: Annotated[list[str] | None, typer.Argument(metavar="[OP]...", help="Operators; all by default.")] = None,
+    ops: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OP]...", help="Operators, public functions, or FILE.py:KERNEL; all of ours by default."
+        ),
+    ] = None,
     layer: Annotated[list[str] | None, typer.Option(help="L0, L1, L2, range, lemmas or run; may be repeated.")] = None,
     mutants: Annotated[bool, typer.Option("--mutants", help="Also prove that every mutant is refuted.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the solver.")] = 0,
@@ -108,34 +156,30 @@ def prove(
     table: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the mutants' fates there, as Markdown.")
     ] = None,
+    junit: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the verdicts there, as JUnit XML.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not use verdicts kept from earlier runs.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Kernels proved at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Layers proved at a time.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Prove the kernels, from the IR that ships, for every size that their contracts admit."""
-    try:
-        from .proofs.command import Request, run
-    except ImportError as error:
-        typer.echo(f"lemmata prove: {error}: pip install 'lemmata[proofs]'", err=True)
-        raise typer.Exit(2) from error
-    for target in (smt, table):
+    for target in (smt, table, junit):
         if target is not None and not target.absolute().parent.is_dir():
             raise typer.BadParameter(f"expected a path in an existing folder, got {target}")
     if table is not None and not mutants:
         raise typer.BadParameter("expected --mutants too, got --table alone")
     if solver not in ("z3", "cvc5"):
         raise typer.BadParameter(f"expected z3 or cvc5, got {solver}", param_hint="--solver")
-    options = {"seed": seed, "solver": solver, "smt": smt, "fresh": fresh, "layers": layer or None}
-    options |= {"rlimit": rlimit} if rlimit else {}
-    request = Request(tuple(ops or ()), jobs, as_json, table, options, mutants)
-    try:
-        holds = run(request)
-    except KeyboardInterrupt:
-        typer.echo("lemmata prove: interrupted; the verdicts on kernels that are done are kept", err=True)
-        raise typer.Exit(130) from None
-    except (ValueError, OSError) as error:
-        typer.echo(f"lemmata prove: {error}", err=True)
-        raise typer.Exit(2) from error
+    from .proofs.engine.base.errors import UnsupportedVersion
+
+    with _failing(
+        "prove", ValueError, OSError, ImportError, UnsupportedVersion, kept="; the verdicts that are printed are kept"
+    ):
+        from .proofs.command import Request, layer_named, run
+
+        layers = [layer_named(name) for name in layer] if layer else None
+        options = {"seed": seed, "solver": solver, "smt": smt, "fresh": fresh, "layers": layers, "mutate": mutants}
+        options |= {"rlimit": rlimit} if rlimit else {}
+        holds = run(Request(tuple(ops or ()), jobs, as_json, table, junit, options))
     raise typer.Exit(0 if holds else 1)
 
 

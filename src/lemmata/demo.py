@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -22,8 +22,8 @@ from .integrations.compare import Phase, compare, decode_apart
 from .integrations.tiny import tiny_model
 from .integrations.transformers import apply_to, swapped, undo
 from .operators import of_function
+from .terminal import columns, console, facts
 
-_WIDTH = 160  # off a terminal rich would cut the table at 80 columns
 CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_topk", "swa", "csa", "hca")}
 """The dtypes that the model runs in, and the operators that it must then call."""
 PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "topk", "csa")}
@@ -94,13 +94,20 @@ def _failures(phase: Phase) -> Iterator[str]:
         yield f"{name}: {phase.choices_moved} of {phase.choices} choices moved, near ties explain {explained:.0f}"
 
 
-def run(text: Path | None = None, *, length: int = 256, steps: int = 32) -> Report:
+def run(
+    text: Path | None = None,
+    *,
+    length: int = 256,
+    steps: int = 32,
+    say: Callable[[str], object] = lambda line: None,
+) -> Report:
     """Compare the model with itself on two passages of a text, on the GPU if there is one.
 
     Args:
         text: any file of at least two passages; by default `default_text`.
         length: bytes in a passage.
         steps: how many of them are decoded one by one, and how many tokens are generated.
+        say: is told a line when the model has run in one dtype.
 
     Raises:
         ValueError: the text is too short, or ``steps`` does not fit in ``length``.
@@ -120,7 +127,9 @@ def run(text: Path | None = None, *, length: int = 256, steps: int = 32) -> Repo
         apart = decode_apart(model, ids, steps)
         for dtype in CALLED:
             rounded = copy.deepcopy(model).to(dtype)
+            start = time.perf_counter()
             phases += compare(rounded, copy.deepcopy(rounded).double(), ids, steps)
+            say(f"{str(dtype).removeprefix('torch.')}: compared in {time.perf_counter() - start:.1f} s")
     devices = {op: device for phase in phases for op, device in phase.devices.items()}
     return Report(
         text=str(text),
@@ -142,42 +151,42 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(asdict(report), indent=2))
         return
-    console = Console(highlight=False, width=_WIDTH)
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_row("model", "DeepseekV4ForCausalLM, small, random weights")
-    facts.add_row("text", report.text)
-    facts.add_row("device", ", ".join([report.device, *(f"{k} {v}" for k, v in report.versions.items())]))
+    out = console(160)  # elsewhere rich would cut the table at 80 columns
+    known = facts()
+    known.add_row("model", "DeepseekV4ForCausalLM, small, random weights")
+    known.add_row("text", report.text)
+    known.add_row("device", ", ".join([report.device, *(f"{k} {v}" for k, v in report.versions.items())]))
     for op, modules in report.swapped.items():
-        facts.add_row("swapped", f"{op} in {len(modules)} modules, first {modules[0]}")
+        known.add_row("swapped", f"{op} in {len(modules)} modules, first {modules[0]}")
     for backend in dict.fromkeys(report.backends.values()):
-        facts.add_row("ran", f"{', '.join(op for op, b in report.backends.items() if b == backend)}: {backend}")
-    console.print(facts)
-    console.print()
-    console.print(_calls(report.phases))
+        known.add_row("ran", f"{', '.join(op for op, b in report.backends.items() if b == backend)}: {backend}")
+    out.print(known)
+    out.print()
+    out.print(_calls(report.phases))
     for dtype in dict.fromkeys(phase.dtype for phase in report.phases):
         phases = [phase for phase in report.phases if phase.dtype == dtype]
-        console.print()
-        console.print(_paths(dtype, phases))
+        out.print()
+        out.print(_paths(dtype, phases))
         for reason in dict.fromkeys(reason for phase in phases for reason in phase.reasons):
-            console.print(f"own: {reason}")
-        console.print()
-        console.print(_table(dtype, phases))
-    console.print(_LEGEND.format(choices=max(phase.choices for phase in report.phases)))
-    console.print()
-    console.print(
+            out.print(f"own: {reason}")
+        out.print()
+        out.print(_table(dtype, phases))
+    out.print(_LEGEND.format(choices=max(phase.choices for phase in report.phases)))
+    out.print()
+    out.print(
         "decode against prefill, float32: logits {swapped:.1e} apart swapped, {untouched:.1e} untouched".format(
             **report.decode_apart
         )
     )
     for phase in report.phases:
         if phase.first_token_apart is not None:
-            console.print(f"generate, {phase.dtype}: token {phase.first_token_apart} is the first to differ")
+            out.print(f"generate, {phase.dtype}: token {phase.first_token_apart} is the first to differ")
     if all(phase.first_token_apart is None for phase in report.phases):
-        console.print("generate: every token equal")
+        out.print("generate: every token equal")
     for failure in report.failures:
-        console.print(f"FAILED {failure}")
+        out.print(f"FAILED {failure}")
     if not report.failures:
-        console.print("the swapped model agrees with the untouched one")
+        out.print("the swapped model agrees with the untouched one")
 
 
 _LEGEND = """
@@ -187,17 +196,9 @@ ties, moved: of {choices} choices of experts and entries, those that fell otherw
 between exactly equal scores, and between others; fp64: those that fp64 moves"""
 
 
-def _columns(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style=None)
-    table.add_column(first, no_wrap=True)
-    for column in others:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
 def _calls(phases: tuple[Phase, ...]) -> Table:
     ops = list(dict.fromkeys(op for called in CALLED.values() for op in called))
-    table = _columns("calls", *ops)
+    table = columns("calls", *ops)
     for phase in phases:
         table.add_row(f"{phase.name}, {phase.dtype}", *(str(phase.calls.get(op, 0)) for op in ops))
     return table
@@ -205,14 +206,14 @@ def _calls(phases: tuple[Phase, ...]) -> Table:
 
 def _paths(dtype: str, phases: list[Phase]) -> Table:
     """Which code how many modules ran: an operator, by rows where the mask says which keys are seen, or their own."""
-    table = _columns(f"modules, {dtype}", *(phase.name for phase in phases))
+    table = columns(f"modules, {dtype}", *(phase.name for phase in phases))
     for path in dict.fromkeys(path for phase in phases for path in phase.paths):
         table.add_row(path, *(str(phase.paths.get(path, 0)) for phase in phases))
     return table
 
 
 def _table(dtype: str, phases: list[Phase]) -> Table:
-    table = _columns(dtype, "differ", "bound", "ties", "moved", "fp64", "before", "after")
+    table = columns(dtype, "differ", "bound", "ties", "moved", "fp64", "before", "after")
     for phase in phases:
         table.add_row(
             phase.name,

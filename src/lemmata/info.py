@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 from platformdirs import user_cache_path
-from rich.console import Console
-from rich.table import Table
 
 import lemmata
 
 from .operators import OPERATORS
 from .record import Record, installed, records
+from .terminal import console, facts
 
 BACKENDS = {"cpu": "reference", "cuda": "tilelang"}
 """What an operator runs on tensors of each kind of device."""
@@ -80,7 +79,7 @@ def print_info(found: Info, *, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = facts()
     for name, value in found.versions.items():
         table.add_row(name, value)
     table.add_row("gpu", found.gpu)
@@ -91,4 +90,4 @@ def print_info(found: Info, *, as_json: bool = False) -> None:
         table.add_row(f"record {name}", "; ".join(f"{op}: {state}" for op, state in ops.items()))
     if not found.records:
         table.add_row("record", "none here")
-    Console(highlight=False, width=200).print(table)
+    console(200).print(table)

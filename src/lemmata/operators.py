@@ -68,14 +68,21 @@ OPERATORS = {
 
 
 def find(name: str) -> Operator:
-    """Return the operator of that name.
+    """Return the operator of that name, or the one that a public function of that name belongs to.
 
     Raises:
         ValueError: there is none.
     """
-    if name not in OPERATORS:
-        raise ValueError(f"op: expected one of {list(OPERATORS)}, got {name!r}")
-    return OPERATORS[name]
+    operator = OPERATORS.get(name) or of_function(name)
+    if operator is None:
+        raise ValueError(f"op: expected one of {', '.join(names())}, got {name!r}")
+    return operator
+
+
+def names() -> list[str]:
+    """Return the names that the command line takes for operators: their own, and those of their public functions."""
+    found = (name for operator in OPERATORS.values() for name in (operator.name, *operator.functions))
+    return list(dict.fromkeys(found))
 
 
 def of_function(name: str) -> Operator | None:

@@ -50,14 +50,20 @@ def records() -> list[Record]:
     Raises:
         ValueError: a file there is no record.
     """
-    return [_read(path) for path in sorted((_PACKAGE / "bench" / "results").glob("*.json"))]
+    return [read(path) for path in sorted((_PACKAGE / "bench" / "results").glob("*.json"))]
 
 
-def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[str, Any]] | None = None) -> Path:
+def update(
+    *,
+    tests: Mapping[str, str] | None = None,
+    figures: Sequence[Mapping[str, Any]] = (),
+    partly: bool = False,
+) -> Path:
     """Add verdicts and figures to the record of this machine's GPU; returns its file.
 
     Under the same versions, figures stay that are of the present kernel of their ``op``, and verdicts of tests that name
-    operators, all with their present kernels. A verdict replaces that of the same test, and figures those of the same ``op``.
+    operators, all with their present kernels. A verdict replaces that of the same test, and figures those of the same ``op``:
+    with ``partly`` only those of the same shape too.
 
     Raises:
         RuntimeError: there is no GPU.
@@ -76,13 +82,17 @@ def update(*, tests: Mapping[str, str] | None = None, figures: Sequence[Mapping[
     }
     path = _PACKAGE / "bench" / "results" / f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower())}.json"
     if path.exists():
-        old = _read(path)
+        old = read(path)
         if old.versions.items() <= content["versions"].items():  # a package of which it knew nothing changed nothing
             content["figures"] = [f for f in old.figures if not any(map(old.stale, _timed(f["op"])))]
             content["tests"] = {name: v for name, v in old.tests.items() if not any(map(old.stale, _named(name)))}
     content["tests"] |= dict(tests or {})
-    replaced = {figure["op"] for figure in figures or ()}
-    content["figures"] = [f for f in content["figures"] if f["op"] not in replaced] + [dict(f) for f in figures or ()]
+
+    def place(figure: Mapping[str, Any]) -> tuple[Any, ...]:
+        return figure["op"], figure["shape"] if partly else None
+
+    replaced = set(map(place, figures))
+    content["figures"] = [f for f in content["figures"] if place(f) not in replaced] + [dict(f) for f in figures]
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -109,7 +119,12 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def _read(path: Path) -> Record:
+def read(path: Path) -> Record:
+    """Return the record in a file.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Record(path=path, **{name: content[name] for name in _FIELDS})

@@ -8,19 +8,21 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
-from .operators import OPERATORS, Kernel
+from .operators import OPERATORS, Kernel, find
 
 Job = tuple[Any, ...]
 """A function of a module, and its arguments."""
 
 
-def kernels() -> Iterator[Kernel]:
-    """Yield every kernel to build, once each.
+def kernels(ops: Iterable[str] = ()) -> Iterator[Kernel]:
+    """Yield every kernel to build, once each: of these operators or public functions, or of all.
 
     Raises:
+        ValueError: there is no such operator.
         ModuleNotFoundError: TileLang is not installed.
     """
-    yield from dict.fromkeys(kernel for operator in OPERATORS.values() for kernel in operator.shipped())
+    operators = [find(op) for op in ops] or list(OPERATORS.values())
+    yield from dict.fromkeys(kernel for operator in operators for kernel in operator.shipped())
 
 
 def to_disk(factory: Callable[[Any], Any], config: Hashable) -> None:

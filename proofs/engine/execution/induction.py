@@ -26,7 +26,7 @@ from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
 from .buffers import Buffers
-from .contents import Axis, Contents, Opaque, Uninitialised, Write
+from .contents import Axis, Opaque, Uninitialised, Write
 from .invariants import Determined, Formula, Ghost, Invariant, State
 from .obligations import Obligation
 

@@ -1,0 +1,128 @@
+"""What ``lemmata prove`` runs: parts of proofs, each of which can be done in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import runpy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..operators import OPERATORS, find
+from .engine.base.report import LAYERS, Accepted, Report
+from .engine.verify import verify
+from .suite import Proof, proofs
+
+_TOGETHER = (("L0",), ("L1",), ("L2", "range"), ("lemmas",), ("run",))
+"""Layers that share work: L2 and range are read off one symbolic execution."""
+
+
+class Task(Protocol):
+    """Some layers of the proof of one kernel. It is pickled by what the kernel is found by, not with the kernel."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers to show."""
+
+    def run(self) -> Report:
+        """Return the verdict of these layers."""
+
+
+@lru_cache(maxsize=1)  # the parts of a proof are mostly run in turn
+def _shipped(op: str, number: int) -> Proof:
+    return next(itertools.islice(proofs(op), number, None))
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Layers of a proof by its place in the suite; ``options`` go to `Proof.run`."""
+
+    op: str
+    number: int
+    layers: tuple[str, ...]
+    options: Mapping[str, Any]
+
+    def run(self) -> Report:
+        """Return the verdict of these layers."""
+        return _shipped(self.op, self.number).run(**{**self.options, "layers": self.layers})
+
+
+@lru_cache(maxsize=1)
+def _module(path: Path) -> dict[str, Any]:
+    return runpy.run_path(str(path))
+
+
+@dataclass(frozen=True)
+class InFile:
+    """Layers of a kernel in a file of the user's, which names a ``contract`` and may name a ``reference`` and ``options``."""
+
+    path: Path
+    kernel: str
+    layers: tuple[str, ...]
+    options: Mapping[str, Any]
+
+    def run(self) -> Report:
+        """Return the verdict of these layers; it is not kept, since what it depends on is not known."""
+        names = _module(self.path)
+        options = {**self.options, **names.get("options", {})}  # what the file says holds
+        return verify(
+            names[self.kernel],
+            names["contract"],
+            reference=names.get("reference"),
+            layers=self.layers,
+            **options,
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A kernel to prove: its name, the tasks that do it, and what its layers may leave aside."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    accepted: tuple[Accepted, ...]
+
+
+def asked(names: Iterable[str], accepted: Iterable[Accepted], options: Mapping[str, Any]) -> Iterator[Asked]:
+    """Yield the kernels to prove: of operators, public functions and ``FILE.py:KERNEL``, or all that ship.
+
+    Raises:
+        ValueError: a name, a layer or a file is none.
+    """
+    names = list(names)
+    theirs = [name for name in names if ".py:" in name]
+    ours = [name for name in names if name not in theirs]
+    for op in dict.fromkeys(find(name).name for name in ours) if ours or theirs else OPERATORS:
+        for number, proof in enumerate(proofs(op)):
+            layers = tuple(proof.claimed(options.get("layers")))
+            whole = Shipped(op, number, layers, options)
+            parts = [whole] if options.get("mutate") else [replace(whole, layers=part) for part in _parts(layers)]
+            if layers:
+                yield Asked(proof.name, tuple(parts), tuple(accepted))
+    for name in theirs:
+        yield _in_file(name, options)
+
+
+def _parts(layers: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    for together in _TOGETHER:
+        if part := tuple(layer for layer in layers if layer in together):
+            yield part
+
+
+def _in_file(name: str, options: Mapping[str, Any]) -> Asked:
+    """Return what is asked of a kernel in a file: every layer that applies, or those of ``options``."""
+    file, _, kernel = name.rpartition(":")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise ValueError(f"op: expected FILE.py:KERNEL of an existing file, got {name!r}")
+    found = _module(path)
+    if absent := [each for each in (kernel, "contract") if each not in found]:
+        raise ValueError(f"op: expected the names {kernel} and contract in {file}, got no {' and no '.join(absent)}")
+    apply = ("L0", "L1", *(("L2", "range") if "reference" in found or "compare" in found.get("options", {}) else ()))
+    layers = [layer for layer in LAYERS if layer in (options.get("layers") or apply)]
+    kept = {key: value for key, value in options.items() if key not in ("layers", "fresh")}
+    whole = kept.get("mutate") or found.get("options", {}).get("mutate")
+    parts = [tuple(layers)] if whole else _parts(layers)
+    return Asked(name, tuple(InFile(path, kernel, part, kept) for part in parts), ())

@@ -1,0 +1,66 @@
+"""The examples run on a CPU, say what they should, and are short."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from pages import ROOT
+
+EXAMPLES = ROOT / "examples"
+SAID = {
+    "patch_a_model": ("self_attn +swa", "compressor.indexer +indexer_topk", "generated 8 tokens"),
+    "train_a_layer": ("step 20: loss", r"loss from [23]\.\d+ to 0\.[01]\d+"),
+    "serve_a_batch": ("8 decode steps of 2 sequences equal what prefill gave",),
+    "prove_your_kernel": (r"L0 (\d+) of \1 \n", r"L1 (\d+) of \1 \n", "L2 1 of 1 \n"),
+    "add_an_operator": (r"\[-0.5, 0.0, 0.75\] \[0.25, 1.0, 0.0625\]", "softsign: x: expected float32, got float64"),
+}
+NEEDS = {"patch_a_model": "transformers", "prove_your_kernel": "tilelang", "tour": "tilelang"}
+
+
+def test_every_example_is_run_and_short() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SAID)
+    assert all(len(path.read_text().splitlines()) <= 60 for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(NEEDS.get(name, "torch"))
+    path = str(EXAMPLES / f"{name}.py")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with contextlib.nullcontext() if name != "prove_your_kernel" else pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path(path, run_name="__main__")
+    said = capsys.readouterr().out
+    for words in SAID[name]:
+        assert re.search(words, said), said
+
+
+def test_an_example_that_is_wrong_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tilelang")
+    right = (EXAMPLES / "prove_your_kernel.py").read_text()
+    (tmp_path / "wrong.py").write_text(right.replace("* factor[block * 4 + i]", "* factor[0]"))
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(tmp_path / "wrong.py"), run_name="__main__")
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_the_notebook_runs() -> None:
+    for package in ("tilelang", "transformers"):
+        pytest.importorskip(package)
+    cells = json.loads((EXAMPLES / "tour.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 6
+    assert all(not cell.get("outputs") for cell in cells), "results are the reader's own"
+    names: dict[str, object] = {}
+    for source in code:
+        exec(compile(source, "tour.ipynb", "exec"), names)
+    assert {"swa", "csa", "hca", "sinkhorn", "indexer_topk"} == {
+        path.last
+        for path in names["paths"](names["model"]).values()  # type: ignore[operator]
+    }

@@ -1,0 +1,46 @@
+"""Pictures in docs/ are those that the records make today, and each is shown."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+
+import pytest
+
+import pictures
+from lemmata.operators import Operator
+from lemmata.record import Record
+from pages import ROOT
+from pictures import FOLDER, PICTURES
+
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_fresh(name: str) -> None:
+    file, drawn = FOLDER / f"{name}.svg", PICTURES[name]()
+    if "LEMMATA_UPDATE" in os.environ:
+        file.write_text(drawn, encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == drawn, "run this test with LEMMATA_UPDATE=1, or docs/pictures.py"
+
+
+def test_every_picture_is_drawn_and_every_drawn_one_is_shown() -> None:
+    assert {path.stem for path in FOLDER.glob("*.svg")} == set(PICTURES)
+    shown = set(re.findall(r"pictures/([\w-]+)\.svg", "\n".join(page.read_text() for page in PAGES)))
+    assert shown == set(PICTURES)
+
+
+def test_an_operator_without_figures_has_a_picture_that_says_so() -> None:
+    assert "no record holds a figure yet" in pictures.times(Operator("double", "Double", ("double",), ()))
+
+
+def test_a_picture_of_other_figures_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted error: figures that are a tenth off."""
+    before, real = PICTURES["times-csa"](), pictures.records()
+
+    def slower() -> list[Record]:
+        return [replace(r, figures=[f | {"burst_us": f["burst_us"] * 1.1} for f in r.figures]) for r in real]
+
+    monkeypatch.setattr(pictures, "records", slower)
+    assert PICTURES["times-csa"]() != before

@@ -192,14 +192,19 @@ Gradients = Callable[[], tuple[Tensor, ...]]
 FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's, each rounded to bf16
 
 
+Upstream = tuple[Tensor, Tensor]
+"""The gradients of out and lse."""
+
+
 class Backward(NamedTuple):
-    """The backward of an operator: the call of inputs and two gradients, and the same by the PyTorch reference."""
+    """The backward of an operator: the call of inputs and upstream gradients, the PyTorch reference's, a query's indices."""
 
-    ours: Callable[[Inputs, Tensor, Tensor], Gradients]
-    reference: Callable[[Inputs, Tensor, Tensor], Gradients]
+    ours: Callable[[Inputs, Upstream], Gradients]
+    reference: Callable[[Inputs, Upstream], Gradients]
+    listed: int = 0
 
 
-def _upstream(x: Inputs) -> tuple[Tensor, Tensor]:
+def _upstream(x: Inputs) -> Upstream:
     """Return random gradients of out and lse."""
     return torch.randn_like(x.q), torch.randn(x.q.shape[:3], device=x.q.device)
 
@@ -207,7 +212,7 @@ def _upstream(x: Inputs) -> tuple[Tensor, Tensor]:
 def _gradients_agree(make: Callable[[], Inputs], backward: Backward) -> None:
     x = make()
     grads = _upstream(x)
-    for number, (a, b) in enumerate(zip(backward.ours(x, *grads)(), backward.reference(x, *grads)(), strict=True)):
+    for number, (a, b) in enumerate(zip(backward.ours(x, grads)(), backward.reference(x, grads)(), strict=True)):
         if not (found := difference(a.float(), b.float())) < FURTHEST:
             raise RuntimeError(f"expected gradient {number} within {FURTHEST:g} of the reference's, got {found:.1e}")
 
@@ -225,13 +230,13 @@ def backward_case(op: str, sizes: Sizes, keys: int, limit: float | None, make: C
         backward: the operator's.
     """
     B, S, H, T, _ = sizes
-    listed = keys // (B * S)
     keys += B * S * WINDOW
     traffic = 4 * B * S * H * (2 * D + 2) + 2 * 2 * D * B * (
         WINDOW - 1 + S + T
     )  # q, out and their gradients; keys and theirs
     least, why = bound(bytes=traffic, special=H * keys, bf16=10 * D * H * keys)
-    shape = f"backward {S}, {H} heads" + (f", {listed} of {T} entries" if T else "")
-    contenders = {"lemmata": lambda: backward.ours(x := make(), *_upstream(x))}
+    some = f"{backward.listed} of " if backward.listed else ""
+    shape = f"backward {S}, {H} heads{f', {some}{T} entries' if T else ''}"
+    contenders = {"lemmata": lambda: backward.ours(x := make(), _upstream(x))}
     agree = functools.partial(_gradients_agree, make, backward)
     return Case(op, shape, traffic, least, why, limit, contenders, ("cuDNN Frontend",), agree)

@@ -18,7 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from lemmata.bench import attention
-from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes
+from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
 from lemmata.bindings.csa import csa, reference_bwd, sums_of_parts
@@ -72,23 +72,23 @@ def _case(B: int, S: int, H: int, T: int, K: int, limit: float | None = None) ->
     return attention.case("csa", sizes, entries, entries, limit, functools.partial(inputs, sizes, K), _ours)
 
 
-def _tensors(x: Inputs, grads: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def _tensors(x: Inputs, grads: Upstream) -> tuple[Tensor, ...]:
     """Return the tensors of the backward."""
     return *grads, x.q, x.window_kv, x.compressed_kv.nan_to_num(), x.entries, x.sink, x.offset, *_ours(x)()
 
 
-def _bwd(x: Inputs, *grads: Tensor) -> Gradients:
+def _bwd(x: Inputs, grads: Upstream) -> Gradients:
     return functools.partial(torch.ops.lemmata.csa_bwd.default, *_tensors(x, grads), WINDOW, SCALE)
 
 
-def _reference_bwd(x: Inputs, *grads: Tensor) -> Gradients:
+def _reference_bwd(x: Inputs, grads: Upstream) -> Gradients:
     return functools.partial(reference_bwd, *_tensors(x, grads), WINDOW, SCALE)
 
 
 def _backward(H: int, T: int, K: int, limit: float | None = None) -> Case:
     sizes = Sizes(1, QUERIES, H, T, max(RATIO * T, QUERIES))
     make = functools.partial(inputs, sizes, K)
-    return attention.backward_case("csa", sizes, QUERIES * K, limit, make, Backward(_bwd, _reference_bwd))
+    return attention.backward_case("csa", sizes, QUERIES * K, limit, make, Backward(_bwd, _reference_bwd, K))
 
 
 def cases() -> Iterator[Case]:

@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from lemmata.bench import attention
-from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes
+from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
 from lemmata.bindings.hca import hca, reference_bwd, sums_of_parts
@@ -63,16 +63,16 @@ def _case(B: int, S: int, tokens: int, limit: float | None = None) -> Case:
     return attention.case("hca", sizes, attended, 0, limit, functools.partial(inputs, sizes), _ours)
 
 
-def _tensors(x: Inputs, grads: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def _tensors(x: Inputs, grads: Upstream) -> tuple[Tensor, ...]:
     """Return the tensors of the backward."""
     return *grads, x.q, x.window_kv, x.compressed_kv.nan_to_num(), x.sink, x.offset, *_ours(x)()
 
 
-def _bwd(x: Inputs, *grads: Tensor) -> Gradients:
+def _bwd(x: Inputs, grads: Upstream) -> Gradients:
     return functools.partial(torch.ops.lemmata.hca_bwd.default, *_tensors(x, grads), RATIO, WINDOW, SCALE)
 
 
-def _reference_bwd(x: Inputs, *grads: Tensor) -> Gradients:
+def _reference_bwd(x: Inputs, grads: Upstream) -> Gradients:
     return functools.partial(reference_bwd, *_tensors(x, grads), RATIO, WINDOW, SCALE)
 
 

@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from lemmata.bench import attention
-from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes
+from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
 from lemmata.bindings.hca import sums_of_parts
@@ -56,16 +56,16 @@ def _case(B: int, S: int, heads: int = H) -> Case:
     return attention.case("swa", sizes, 0, 0, None, functools.partial(inputs, sizes), _ours)
 
 
-def _tensors(x: Inputs, grads: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def _tensors(x: Inputs, grads: Upstream) -> tuple[Tensor, ...]:
     """Return the tensors of the backward."""
     return *grads, x.q, x.window_kv, x.sink, x.offset, *_ours(x)()
 
 
-def _bwd(x: Inputs, *grads: Tensor) -> Gradients:
+def _bwd(x: Inputs, grads: Upstream) -> Gradients:
     return functools.partial(torch.ops.lemmata.swa_bwd.default, *_tensors(x, grads), WINDOW, SCALE)
 
 
-def _reference_bwd(x: Inputs, *grads: Tensor) -> Gradients:
+def _reference_bwd(x: Inputs, grads: Upstream) -> Gradients:
     return functools.partial(reference_bwd, *_tensors(x, grads), WINDOW, SCALE)
 
 

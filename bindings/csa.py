@@ -19,6 +19,8 @@ def _held(x: dict[str, Tensor], window: int) -> int:
     return (window + x["indices"].shape[2]) * max(x["q"].shape[2:])
 
 
+_parts = lazily("lemmata.kernels.csa", "csa_parts")
+_add_listed = lazily("lemmata.kernels.gradient_sums", "add_listed")
 _kernel = widened(lazily("lemmata.kernels.csa", "csa"))
 
 
@@ -37,18 +39,16 @@ def _launch(
 
 
 def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    from ..kernels.csa import csa_parts
-    from ..kernels.gradient_sums import add_listed
-
     window, scale = statics
 
     def parts(here: dict[str, Tensor], stats: tuple[Tensor, Tensor], grad_q: Tensor) -> tuple[Tensor, Tensor]:
         grads, keys = (here["grad_out"], here["grad_lse"]), (here["window_kv"], here["compressed_kv"])
         others = here["indices"], here["sink"], here["offset"]
-        return csa_parts(grads, here["q"], keys, *others, stats, grad_q, window=window, scale=scale)
+        return _parts(grads, here["q"], keys, *others, stats, grad_q, window=window, scale=scale)  # type: ignore[no-any-return]
 
     def add(g: Group, _: dict[str, Tensor], of_entries: Tensor, total: Tensor) -> None:
-        add_listed(of_entries, *g.listing, total)
+        assert g.listing is not None
+        _add_listed(of_entries, *g.listing, total)
 
     every = listed(x["q"], x["indices"], x["compressed_kv"].shape[1], window)
     return gradients(x, every, window, parts, add)

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from ..operators import Kernel
 from . import chunks
+from .registry import lazily
 
 WORKSPACE = 176 * 2**20  # bytes of the parts of a group of queries
 _HEADS = 64  # that a part is the sum over, at most: those of a block of threads
 _SORTED = 2**24  # indices that are sorted at a time, unless those of one group are more
+
+_add_window = lazily("lemmata.kernels.gradient_sums", "add_window")
+_columns_product = lazily("lemmata.kernels.gradient_sums", "columns_product")
 
 Listing = tuple[Tensor, Tensor, Tensor]
 """Positions of a group's indices, sorted by the row that each names; where those of each row begin, and where they end."""
@@ -114,12 +118,10 @@ def gradients(x: dict[str, Tensor], every: Iterator[Group], window: int, parts: 
         parts: launches the operator's kernel.
         add: adds up the parts of its entries.
     """
-    from ..kernels.gradient_sums import add_window, columns_product
-
     x = {name: tensor.contiguous() for name, tensor in x.items()}
     q, lse, sink = x["q"], x["lse"], x["sink"]
     past = x["window_kv"].shape[1] - q.shape[1]
-    delta = columns_product(x.pop("out"), x["grad_out"])
+    delta = _columns_product(x.pop("out"), x["grad_out"])
     grad_q = torch.empty_like(q)
     totals = [sink.new_zeros(x[name].shape) for name in ("window_kv", "compressed_kv")]
     for g in every:
@@ -127,7 +129,7 @@ def gradients(x: dict[str, Tensor], every: Iterator[Group], window: int, parts: 
         rows = slice(first, past + g.queries.stop)
         here = {name: _part(name, tensor, g, rows) for name, tensor in x.items()}
         of_window, of_entries = parts(here, (here["lse"], g.of(delta)), g.of(grad_q))
-        add_window(of_window, totals[0][g.batch, rows])
+        _add_window(of_window, totals[0][g.batch, rows])
         if of_entries.numel():
             add(g, here, of_entries, totals[1][g.batch])
     weight = torch.where(lse != torch.inf, (sink - lse).sigmoid(), 0.0)
@@ -139,7 +141,7 @@ def _part(name: str, tensor: Tensor, g: Group, rows: slice) -> Tensor:
     if name == "sink":
         return tensor
     if name == "offset":
-        return tensor[g.batch] + g.queries.start
+        return tensor[g.batch].add(g.queries.start)
     if name == "compressed_kv":
         return tensor[g.batch]
     return tensor[g.batch, rows] if name == "window_kv" else g.of(tensor)

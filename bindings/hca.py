@@ -20,6 +20,8 @@ def _held(x: dict[str, Tensor], window: int) -> int:
     return max(window * q.shape[3], (window + entries) * q.shape[2])
 
 
+_parts = lazily("lemmata.kernels.hca", "hca_parts")
+_add_visible = lazily("lemmata.kernels.gradient_sums", "add_visible")
 kernel = widened(lazily("lemmata.kernels.hca", "hca"))
 
 
@@ -39,18 +41,15 @@ def _launch(
 
 def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """Return the gradients on a GPU; ``swa`` has them from here too."""
-    from ..kernels.gradient_sums import add_visible
-    from ..kernels.hca import hca_parts
-
     ratio, window, scale = statics
 
     def parts(here: dict[str, Tensor], stats: tuple[Tensor, Tensor], grad_q: Tensor) -> tuple[Tensor, Tensor]:
         grads, keys = (here["grad_out"], here["grad_lse"]), (here["window_kv"], here["compressed_kv"])
         static = {"ratio": ratio, "window": window, "scale": scale}
-        return hca_parts(grads, here["q"], keys, here["sink"], here["offset"], stats, grad_q, **static)
+        return _parts(grads, here["q"], keys, here["sink"], here["offset"], stats, grad_q, **static)  # type: ignore[no-any-return]
 
     def add(_: Group, here: dict[str, Tensor], of_entries: Tensor, total: Tensor) -> None:
-        add_visible(of_entries, here["offset"], total, ratio)
+        _add_visible(of_entries, here["offset"], total, ratio)
 
     return gradients(x, groups(x["q"], window + x["compressed_kv"].shape[1]), window, parts, add)
 

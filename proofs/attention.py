@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -284,6 +284,8 @@ class Block:
         window = nf.form(self.cfg.window)
         return rule(window, 0), rule(self.entries, self.cfg.window_tiles)
 
+
+B = TypeVar("B", bound=Block)
 
 Reference = Callable[[Mapping[str, SymbolicTensor], SymbolicTensor], tuple[Any, Any]]
 """From the inputs by name and the number of the split: out and lse; of several splits Σ exp(z) k and Σ exp(z)."""

@@ -12,7 +12,7 @@ from ..reference import csa as reference
 from ..reference.attention import in_window
 from ..reference.csa import CSA
 from . import attention, attention_backward
-from .attention import Block, at_least, index_or_none
+from .attention import B, Block, at_least, index_or_none
 from .attention_lemmas import SPLIT, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
@@ -28,7 +28,7 @@ _PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009, "K": 41}, {"B": 1, "S": 2**10, 
 _CASES = at_least(T, 1), nf.indicator("eq", T, integer=True)
 
 
-def _block(cfg: Config, kind: type[Block] = Block) -> Block:
+def _block(cfg: Config, kind: type[B]) -> B:
     def entry(e: Form, j: Form) -> Form:
         slot = e * cfg.tile + j
         listed = at_least(slot, 0) * at_least(K - 1, slot)
@@ -53,7 +53,7 @@ def compare(cfg: Config) -> Compare:
         )
         return sums_in_split(q, keys, x["sink"], cfg, y, indices.shape[-1])
 
-    return attention.compare(attention.Claim(cfg, CSA, wanted, _CASES), lambda: _block(cfg))
+    return attention.compare(attention.Claim(cfg, CSA, wanted, _CASES), lambda: _block(cfg, Block))
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:

@@ -9,7 +9,8 @@ import torch
 
 from ..kernels import gradient_sums
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.gradient_sums import PANEL, Config
+from ..kernels.gradient_sums import Config
+from ..kernels.sparse_attention_config import PANEL
 from ..reference.attention import BF16, F32, I32, OFFSET, SIZES, STATICS
 from ..reference.contract import Contract, Elements, Size, Static, TensorSpec
 from .attention_backward import BLOCKS

@@ -13,7 +13,7 @@ from ..reference.attention import in_window
 from ..reference.hca import HCA
 from ..reference.indexer import visible
 from . import attention, attention_backward
-from .attention import Block, at_least, either, index_or_none
+from .attention import B, Block, at_least, either, index_or_none
 from .attention_lemmas import ENTRIES, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
@@ -28,7 +28,7 @@ T = nf.variable("T")
 _PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009}, {"B": 1, "S": 2**10, "P": 2**20, "T": 2**13}
 
 
-def _block(cfg: Config, kind: type[Block] = Block) -> Block:
+def _block(cfg: Config, kind: type[B]) -> B:
     def entry(e: Form, j: Form) -> Form:
         slot = e * cfg.tile + j
         return index_or_none(at_least(seen - 1, slot), slot)
@@ -57,7 +57,7 @@ def compare(cfg: Config) -> Compare:
         seen = visible(offset, S, cfg.ratio).clamp(max=kv.shape[1]).clamp(min=0)
         return sums_in_split(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
 
-    return attention.compare(attention.Claim(cfg, HCA, wanted), lambda: _block(cfg))
+    return attention.compare(attention.Claim(cfg, HCA, wanted), lambda: _block(cfg, Block))
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:

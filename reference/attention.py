@@ -103,7 +103,7 @@ def attend(q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float) -> tu
 
 
 class Upstream(NamedTuple):
-    """What the backward has of each query and head: the gradients of its results, and of all keys the lse and Δ = out · dout."""
+    """What the backward has of each query and head: gradients of its results, and of all keys the lse and Δ = out · dout."""
 
     grad_out: Tensor
     grad_lse: Tensor

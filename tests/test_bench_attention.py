@@ -192,6 +192,12 @@ def test_the_cases_and_their_bounds(monkeypatch):
         "swa prefill 4096, 64 heads": None,
         "swa decode 1, 64 heads": None,
         "swa decode 128, 64 heads": None,
+        "csa backward 4096, 64 heads, 512 of 8192 entries": 3400.0,
+        "csa backward 4096, 64 heads, 512 of 65536 entries": 5600.0,
+        "csa backward 4096, 128 heads, 1024 of 8192 entries": 11000.0,
+        "csa backward 4096, 8 heads, 512 of 8192 entries": 1950.0,
+        "hca backward 4096, 64 heads, 1024 entries": 5000.0,
+        "swa backward 4096, 64 heads": None,
     }
     assert {case.absent for case in cases.values()} == {
         ("FlashMLA",), ("FlashMLA on 64 heads",), ("FlashMLA, fp8 cache",),

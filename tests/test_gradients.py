@@ -11,9 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lemmata.bindings import csa, gradients, hca, swa
-from lemmata.kernels import csa as csa_kernels
-from lemmata.kernels import gradient_sums
-from lemmata.kernels import hca as hca_kernels
 from lemmata.reference import csa as csa_reference
 from lemmata.reference import hca as hca_reference
 from lemmata.reference import swa as swa_reference
@@ -70,10 +67,12 @@ def add_visible(parts: Tensor, offset: Tensor, total: Tensor, ratio: int) -> Non
 
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csa_kernels, "csa_parts", csa_parts)
-    monkeypatch.setattr(hca_kernels, "hca_parts", hca_parts)
-    for function in (columns_product, add_window, add_listed, add_visible):
-        monkeypatch.setattr(gradient_sums, function.__name__, function)
+    monkeypatch.setattr(csa, "_parts", csa_parts)
+    monkeypatch.setattr(csa, "_add_listed", add_listed)
+    monkeypatch.setattr(hca, "_parts", hca_parts)
+    monkeypatch.setattr(hca, "_add_visible", add_visible)
+    monkeypatch.setattr(gradients, "_add_window", add_window)
+    monkeypatch.setattr(gradients, "_columns_product", columns_product)
 
 
 def inputs(B: int, S: int, P: int, T: int, K: int, seed: int) -> dict[str, Tensor]:

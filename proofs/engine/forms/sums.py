@@ -47,6 +47,9 @@ def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Sum
     inside = nf.nonnegative(extent - 1 - element)
     own = nf.support(t) | nf.support(j)
 
+    def over_tiles(summand: Summand) -> Form:
+        return nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
+
     def rule(over: Form, body: Callable[[Form], Form]) -> Form | None:
         if over is not extent:
             return None
@@ -54,9 +57,9 @@ def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Sum
         if holds(inside * inner, ZERO, facts, _SPLITS):
             return ZERO
         for factor, rest in ((outer, inner), (ONE, outer * inner)):
-            for g, compared in summands:
-                if holds(inside * rest, compared(t, j), facts, _SPLITS):
-                    return factor * nf.summation(tiles(extent, tile), lambda t, g=g: nf.summation(tile, partial(g, t)))
+            known = (g for g, compared in summands if holds(inside * rest, compared(t, j), facts, _SPLITS))
+            if (summand := next(known, None)) is not None:
+                return factor * over_tiles(summand)
         return None
 
     return rule

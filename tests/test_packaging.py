@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import runpy
 import tomllib
 from collections.abc import Iterable
 from fnmatch import fnmatch
-from importlib.metadata import requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,20 @@ def test_every_pinned_version_is_one_that_the_project_admits() -> None:
     named = [r for r in wanted if r.name != "lemmata"]
     assert [r.name for r in named if r.name not in pinned] == []
     assert [str(r) for r in named if not r.specifier.contains(pinned[r.name])] == []
+
+
+def test_every_pinned_package_runs_on_every_python_that_is_admitted() -> None:
+    oldest = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))[0]
+    refused, read = [], 0
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name, _, release = line.partition("==")
+        with contextlib.suppress(PackageNotFoundError):
+            if release and version(name) == release:
+                read += 1
+                pythons = metadata(name)["Requires-Python"] or ""
+                refused += [] if SpecifierSet(pythons).contains(f"{oldest}.0") else [f"{line} wants {pythons}"]
+    assert read > 20
+    assert refused == []
 
 
 def test_every_python_that_is_named_is_admitted() -> None:

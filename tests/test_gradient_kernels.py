@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lemmata.bindings import gradients as gradients_on_gpu
+from lemmata.bindings.sparse_attention import widened_backward
+from lemmata.kernels import csa as csa_kernels
 from lemmata.kernels import gradient_sums as sums
+from lemmata.kernels import hca as hca_kernels
 from lemmata.kernels.csa import csa_bwd
 from lemmata.kernels.hca import hca_bwd
 from lemmata.kernels.sparse_attention_config import BackwardConfig
 from lemmata.proofs import interpret
-from lemmata.reference import csa, hca
+from lemmata.reference import csa, hca, swa
 
 D = 128
 run: Any = interpret
@@ -116,3 +122,38 @@ def test_parts_are_those_of_the_reference(op: str) -> None:
 def test_a_gradient_of_lse_that_is_lost_is_noticed() -> None:
     (of_q, want), *_ = gradients("csa", change=0.0)
     assert (of_q - want).norm() > 2**-7 * want.norm()
+
+
+@pytest.mark.parametrize("op", ["csa", "swa"])  # swa runs the kernel of hca
+def test_the_backward_as_on_a_gpu(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launchers with every kernel interpreted, two groups of queries, heads that are filled up."""
+
+    def built(factory: Any, cfg: Any) -> Any:
+        outputs = () if factory.__name__.startswith("sum_") else None
+        return lambda *tensors: run(factory(cfg), *tensors, outputs=outputs)
+
+    for module in (csa_kernels, hca_kernels, sums):
+        monkeypatch.setattr(module, "build", built)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(gradients_on_gpu, "WORKSPACE", 1)
+    B, S, P, T, K, H, D, window, ratio = 1, 2, 3, 4, 5, 8, 64, 3, 2
+    q, window_kv, entries = (
+        normal(*shape, D, seed=i).bfloat16() for i, shape in enumerate(((B, S, H), (B, P + S), (B, T)))
+    )
+    indices = torch.randint(-2, T + 2, (B, S, K), generator=torch.Generator().manual_seed(3)).int()
+    tensors = {"q": q, "window_kv": window_kv, "compressed_kv": entries, "indices": indices, "sink": normal(H, seed=4)}
+    tensors["offset"] = torch.tensor([P]).int()
+    unused = {"csa": (), "hca": ("indices",), "swa": ("indices", "compressed_kv")}[op]
+    tensors = {name: x for name, x in tensors.items() if name not in unused}
+    statics = (ratio, window, 0.1) if op == "hca" else (window, 0.1)
+    reference: Any = {"csa": csa, "hca": hca, "swa": swa}[op]
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in tensors.items()}
+    out, lse = getattr(reference, op)(*wide.values(), *statics)
+    grads = normal(B, S, H, D, seed=5).bfloat16(), normal(B, S, H, seed=6)
+    want = getattr(reference, f"{op}_bwd")(*(g.double() for g in grads), *wide.values(), out, lse, *statics)
+    given = {"grad_out": grads[0], "grad_lse": grads[1]} | tensors | {"out": out.bfloat16(), "lse": lse.float()}
+    binding: Any = importlib.import_module(f"lemmata.bindings.{op}")
+    got = widened_backward(binding.backward if op == "hca" else binding._backward)(given, statics)
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).norm() < 2**-6 * b.norm()

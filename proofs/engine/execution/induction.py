@@ -26,7 +26,7 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
-from .contents import Axis, Contents, Opaque, Uninitialised, Write
+from .contents import Axis, Opaque, Uninitialised, Write
 from .invariants import Determined, Formula, Ghost, Invariant, State
 from .obligations import Obligation
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import sys
 from dataclasses import replace
 
 import pytest
 
-import pictures
 from lemmata.operators import Operator
 from lemmata.record import Record
 from pages import ROOT
-from pictures import FOLDER, PICTURES
+
+sys.path.append(str(ROOT / "docs"))
+pictures = importlib.import_module("pictures")
+FOLDER, PICTURES = pictures.FOLDER, pictures.PICTURES
 
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 

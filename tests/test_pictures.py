@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import sys
 from dataclasses import replace
 
 import pytest
 
+import pictures
 from lemmata.operators import Operator
 from lemmata.record import Record
 from pages import ROOT
-
-sys.path.append(str(ROOT / "docs"))
-pictures = importlib.import_module("pictures")
-FOLDER, PICTURES = pictures.FOLDER, pictures.PICTURES
+from pictures import FOLDER, PICTURES
 
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 

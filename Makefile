@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types prove clean
+.PHONY: demo test test-all lint types prove clean
 
 demo: .venv/installed
 	$(BIN)/lemmata demo
 
 test: .venv/installed lint types
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-all: .venv/installed lint types
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not gpu'
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -184,3 +184,59 @@ def case(
     some = f"{listed // (B * S)} of " if listed else ""
     shape = f"{f'decode {B}' if decode else f'prefill {S}'}, {H} heads{f', {some}{T} entries' if T else ''}"
     return Case(op, shape, traffic, least, why, limit, contenders, absent, agree)
+
+
+Gradients = Callable[[], tuple[Tensor, ...]]
+"""A call; the gradients of q, of the keys and of the sink."""
+
+FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's, each rounded to bf16
+
+
+Upstream = tuple[Tensor, Tensor]
+"""The gradients of out and lse."""
+
+
+class Backward(NamedTuple):
+    """The backward of an operator: the call of inputs and upstream gradients, the PyTorch reference's, a query's indices."""
+
+    ours: Callable[[Inputs, Upstream], Gradients]
+    reference: Callable[[Inputs, Upstream], Gradients]
+    listed: int = 0
+
+
+def _upstream(x: Inputs) -> Upstream:
+    """Return random gradients of out and lse."""
+    return torch.randn_like(x.q), torch.randn(x.q.shape[:3], device=x.q.device)
+
+
+def _gradients_agree(make: Callable[[], Inputs], backward: Backward) -> None:
+    x = make()
+    grads = _upstream(x)
+    for number, (a, b) in enumerate(zip(backward.ours(x, grads)(), backward.reference(x, grads)(), strict=True)):
+        if not (found := difference(a.float(), b.float())) < FURTHEST:
+            raise RuntimeError(f"expected gradient {number} within {FURTHEST:g} of the reference's, got {found:.1e}")
+
+
+def backward_case(op: str, sizes: Sizes, keys: int, limit: float | None, make: Callable[[], Inputs], backward: Backward
+                  ) -> Case:  # fmt: skip
+    """Return the case of an operator's backward.
+
+    Args:
+        op: its name.
+        sizes: of the inputs.
+        keys: entries that all queries attend to; the keys of windows come on top.
+        limit: of the operator's time.
+        make: the inputs.
+        backward: the operator's.
+    """
+    B, S, H, T, _ = sizes
+    keys += B * S * WINDOW
+    traffic = 4 * B * S * H * (2 * D + 2) + 2 * 2 * D * B * (
+        WINDOW - 1 + S + T
+    )  # q, out and their gradients; keys and theirs
+    least, why = bound(bytes=traffic, special=H * keys, bf16=10 * D * H * keys)
+    some = f"{backward.listed} of " if backward.listed else ""
+    shape = f"backward {S}, {H} heads{f', {some}{T} entries' if T else ''}"
+    contenders = {"lemmata": lambda: backward.ours(x := make(), _upstream(x))}
+    agree = functools.partial(_gradients_agree, make, backward)
+    return Case(op, shape, traffic, least, why, limit, contenders, ("cuDNN Frontend",), agree)

@@ -18,10 +18,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from lemmata.bench import attention
-from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
+from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
-from lemmata.bindings.csa import csa
+from lemmata.bindings.csa import csa, reference_bwd, sums_of_parts
 from lemmata.bindings.sparse_attention import with_combine
 from lemmata.reference.indexer import visible
 from lemmata.warmup import Job, to_disk
@@ -33,7 +33,8 @@ QUERIES = 4096
 
 def compilations() -> Iterator[Job]:
     """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
-    from lemmata.kernels.csa import choose, csa_fwd
+    from lemmata.kernels.csa import choose, csa_bwd, csa_fwd
+    from lemmata.kernels.sparse_attention_config import BackwardConfig
 
     for S, (H, K) in (
         (QUERIES, FLASH),
@@ -44,6 +45,9 @@ def compilations() -> Iterator[Job]:
     ):
         cfg = choose(S, H, D, K, WINDOW, SCALE)
         yield from ((to_disk, *kernel) for kernel in with_combine(csa_fwd, cfg))
+    for H in (FLASH[0], PRO[0], 8):
+        yield to_disk, csa_bwd, BackwardConfig(H, D, WINDOW, SCALE)
+        yield from ((to_disk, *kernel) for kernel in sums_of_parts(H, D, WINDOW))
 
 
 def _drawn(S: int, T: int, K: int, offset: Tensor) -> Tensor:
@@ -68,8 +72,30 @@ def _case(B: int, S: int, H: int, T: int, K: int, limit: float | None = None) ->
     return attention.case("csa", sizes, entries, entries, limit, functools.partial(inputs, sizes, K), _ours)
 
 
+def _tensors(x: Inputs, grads: Upstream) -> tuple[Tensor, ...]:
+    """Return the tensors of the backward."""
+    return *grads, x.q, x.window_kv, x.compressed_kv.nan_to_num(), x.entries, x.sink, x.offset, *_ours(x)()
+
+
+def _bwd(x: Inputs, grads: Upstream) -> Gradients:
+    return functools.partial(torch.ops.lemmata.csa_bwd.default, *_tensors(x, grads), WINDOW, SCALE)
+
+
+def _reference_bwd(x: Inputs, grads: Upstream) -> Gradients:
+    return functools.partial(reference_bwd, *_tensors(x, grads), WINDOW, SCALE)
+
+
+def _backward(H: int, T: int, K: int, limit: float | None = None) -> Case:
+    sizes = Sizes(1, QUERIES, H, T, max(RATIO * T, QUERIES))
+    make = functools.partial(inputs, sizes, K)
+    return attention.backward_case("csa", sizes, QUERIES * K, limit, make, Backward(_bwd, _reference_bwd, K))
+
+
 def cases() -> Iterator[Case]:
-    """Yield prefill of Flash, of Pro, of Flash's heads on one of 8 or 4 devices, and over many entries; decode of Flash."""
+    """Yield prefill of Flash, of Pro, of Flash's heads on one of 8 or 4 devices, and over many entries; decode of Flash.
+
+    Then the backward of Flash, over few and many entries, of Pro, and of Flash's heads on one of 8 devices.
+    """
     heads, K = FLASH
     yield _case(1, QUERIES, heads, 2048, K, 800.0)
     yield _case(1, QUERIES, heads, 65536, K)
@@ -78,6 +104,10 @@ def cases() -> Iterator[Case]:
     yield _case(1, QUERIES, heads // 4, 2048, K)
     yield _case(128, 1, heads, 2048, K, 60.0)
     yield _case(1, 1, heads, 2048, K, 15.0)
+    yield _backward(heads, 8192, K, 3400.0)
+    yield _backward(heads, 65536, K, 5600.0)
+    yield _backward(PRO[0], 8192, PRO[1], 11000.0)
+    yield _backward(heads // 8, 8192, K, 1950.0)
 
 
 @pytest.mark.parametrize("heads", [8, 64])

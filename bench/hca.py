@@ -17,10 +17,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from lemmata.bench import attention
-from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
+from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
-from lemmata.bindings.hca import hca
+from lemmata.bindings.hca import hca, reference_bwd, sums_of_parts
 from lemmata.bindings.sparse_attention import with_combine
 from lemmata.reference.indexer import visible
 from lemmata.warmup import Job, to_disk
@@ -31,11 +31,14 @@ QUERIES = 4096
 
 def compilations() -> Iterator[Job]:
     """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
-    from lemmata.kernels.hca import choose, hca_fwd
+    from lemmata.kernels.hca import choose, hca_bwd, hca_fwd
+    from lemmata.kernels.sparse_attention_config import BackwardConfig
 
     for S in (QUERIES, 1):
         cfg = choose(S, H, D, RATIO, WINDOW, SCALE)
         yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, cfg))
+    yield to_disk, hca_bwd, BackwardConfig(H, D, WINDOW, SCALE, RATIO)
+    yield from ((to_disk, *kernel) for kernel in sums_of_parts(H, D, WINDOW, RATIO))
 
 
 def _seen(S: int, T: int, offset: Tensor) -> Tensor:
@@ -60,11 +63,32 @@ def _case(B: int, S: int, tokens: int, limit: float | None = None) -> Case:
     return attention.case("hca", sizes, attended, 0, limit, functools.partial(inputs, sizes), _ours)
 
 
+def _tensors(x: Inputs, grads: Upstream) -> tuple[Tensor, ...]:
+    """Return the tensors of the backward."""
+    return *grads, x.q, x.window_kv, x.compressed_kv.nan_to_num(), x.sink, x.offset, *_ours(x)()
+
+
+def _bwd(x: Inputs, grads: Upstream) -> Gradients:
+    return functools.partial(torch.ops.lemmata.hca_bwd.default, *_tensors(x, grads), RATIO, WINDOW, SCALE)
+
+
+def _reference_bwd(x: Inputs, grads: Upstream) -> Gradients:
+    return functools.partial(reference_bwd, *_tensors(x, grads), RATIO, WINDOW, SCALE)
+
+
+def _backward(limit: float) -> Case:
+    sizes = Sizes(1, QUERIES, H, TOKENS // RATIO, TOKENS)
+    seen = int(visible(torch.tensor([TOKENS - QUERIES]), QUERIES, RATIO).sum())
+    make = functools.partial(inputs, sizes)
+    return attention.backward_case("hca", sizes, seen, limit, make, Backward(_bwd, _reference_bwd))
+
+
 def cases() -> Iterator[Case]:
-    """Yield prefill, and decode at three batches."""
+    """Yield prefill, decode at three batches, and the backward of the prefill."""
     yield _case(1, QUERIES, TOKENS, 1350.0)
     for sequences in (1, 32, 128):
         yield _case(sequences, 1, TOKENS)
+    yield _backward(5000.0)
 
 
 @pytest.mark.parametrize("tokens", [8192, TOKENS])

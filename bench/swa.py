@@ -16,11 +16,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from lemmata.bench import attention
-from lemmata.bench.attention import SCALE, WINDOW, Inputs, Results, Sizes
+from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
+from lemmata.bindings.hca import sums_of_parts
 from lemmata.bindings.sparse_attention import with_combine
-from lemmata.bindings.swa import swa
+from lemmata.bindings.swa import reference_bwd, swa
 from lemmata.warmup import Job, to_disk
 
 H, TOKENS, QUERIES = 64, 131072, 4096
@@ -28,10 +29,13 @@ H, TOKENS, QUERIES = 64, 131072, 4096
 
 def compilations() -> Iterator[Job]:
     """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
-    from lemmata.kernels.hca import choose, hca_fwd
+    from lemmata.kernels.hca import choose, hca_bwd, hca_fwd
+    from lemmata.kernels.sparse_attention_config import BackwardConfig
 
     for S in (QUERIES, 1):
         yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, choose(S, H, D, 1, WINDOW, SCALE)))
+    yield to_disk, hca_bwd, BackwardConfig(H, D, WINDOW, SCALE, 1)
+    yield from ((to_disk, *kernel) for kernel in sums_of_parts(H, D, WINDOW, 1))
 
 
 def _no_entries(S: int, offset: Tensor) -> Tensor:
@@ -52,11 +56,31 @@ def _case(B: int, S: int, heads: int = H) -> Case:
     return attention.case("swa", sizes, 0, 0, None, functools.partial(inputs, sizes), _ours)
 
 
+def _tensors(x: Inputs, grads: Upstream) -> tuple[Tensor, ...]:
+    """Return the tensors of the backward."""
+    return *grads, x.q, x.window_kv, x.sink, x.offset, *_ours(x)()
+
+
+def _bwd(x: Inputs, grads: Upstream) -> Gradients:
+    return functools.partial(torch.ops.lemmata.swa_bwd.default, *_tensors(x, grads), WINDOW, SCALE)
+
+
+def _reference_bwd(x: Inputs, grads: Upstream) -> Gradients:
+    return functools.partial(reference_bwd, *_tensors(x, grads), WINDOW, SCALE)
+
+
+def _backward() -> Case:
+    sizes = Sizes(1, QUERIES, H, 0, TOKENS)
+    make = functools.partial(inputs, sizes)
+    return attention.backward_case("swa", sizes, 0, None, make, Backward(_bwd, _reference_bwd))
+
+
 def cases() -> Iterator[Case]:
-    """Yield prefill, and decode at two batches."""
+    """Yield prefill, decode at two batches, and the backward of the prefill."""
     yield _case(1, QUERIES)
     for sequences in (1, 128):
         yield _case(sequences, 1)
+    yield _backward()
 
 
 @pytest.mark.parametrize("heads", [8, H])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import csa as reference
+from .gradients import Group, gradients, head_blocks, listed, sums
 from .registry import lazily, plain
-from .sparse_attention import Attention, widened, with_combine
+from .sparse_attention import Attention, widened, widened_backward, with_combine
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -17,6 +19,8 @@ def _held(x: dict[str, Tensor], window: int) -> int:
     return (window + x["indices"].shape[2]) * max(x["q"].shape[2:])
 
 
+_parts = lazily("lemmata.kernels.csa", "csa_parts")
+_add_listed = lazily("lemmata.kernels.gradient_sums", "add_listed")
 _kernel = widened(lazily("lemmata.kernels.csa", "csa"))
 
 
@@ -34,21 +38,52 @@ def _launch(
     return _kernel(q, window_kv, compressed_kv, **others)  # type: ignore[no-any-return]
 
 
+def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    window, scale = statics
+
+    def parts(here: dict[str, Tensor], stats: tuple[Tensor, Tensor], grad_q: Tensor) -> tuple[Tensor, Tensor]:
+        grads, keys = (here["grad_out"], here["grad_lse"]), (here["window_kv"], here["compressed_kv"])
+        others = here["indices"], here["sink"], here["offset"]
+        return _parts(grads, here["q"], keys, *others, stats, grad_q, window=window, scale=scale)  # type: ignore[no-any-return]
+
+    def add(g: Group, _: dict[str, Tensor], of_entries: Tensor, total: Tensor) -> None:
+        assert g.listing is not None
+        _add_listed(of_entries, *g.listing, total)
+
+    every = listed(x["q"], x["indices"], x["compressed_kv"].shape[1], window)
+    return gradients(x, every, window, parts, add)
+
+
 _CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, _held)
 _csa = _CSA.bind(
     "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor indices, Tensor sink, Tensor offset",
     "int window, float scale",
     _launch,
+    widened_backward(_backward),
 )
 
 
+reference_bwd = _CSA.chunked_bwd
+
+
+def sums_of_parts(heads: int, columns: int, window: int) -> Iterator[Kernel]:
+    """Yield the kernels that sum over columns and add up the parts of a backward, each with its config."""
+    from ..kernels.gradient_sums import Config, sum_listed
+
+    yield from sums(heads, columns, window)
+    yield sum_listed, Config(columns, head_blocks(heads))
+
+
 def shipped() -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode and prefill."""
-    from ..kernels.csa import choose, csa_fwd
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode, prefill and backward."""
+    from ..kernels.csa import choose, csa_bwd, csa_fwd
+    from ..kernels.sparse_attention_config import BackwardConfig
 
     for heads, entries in ((64, 512), (128, 1024)):
         for queries in (1, 4096):
             yield from with_combine(csa_fwd, choose(queries, heads, 512, entries, 128, 512**-0.5))
+        yield csa_bwd, BackwardConfig(heads, 512, 128, 512**-0.5)
+        yield from sums_of_parts(heads, 512, 128)
 
 
 def csa(

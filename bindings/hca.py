@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import hca as reference
+from .gradients import Group, gradients, groups, head_blocks, sums
 from .registry import lazily, plain
-from .sparse_attention import Attention, widened, with_combine
+from .sparse_attention import Attention, widened, widened_backward, with_combine
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -18,6 +20,8 @@ def _held(x: dict[str, Tensor], window: int) -> int:
     return max(window * q.shape[3], (window + entries) * q.shape[2])
 
 
+_parts = lazily("lemmata.kernels.hca", "hca_parts")
+_add_visible = lazily("lemmata.kernels.gradient_sums", "add_visible")
 kernel = widened(lazily("lemmata.kernels.hca", "hca"))
 
 
@@ -35,21 +39,51 @@ def _launch(
     return kernel(q, window_kv, compressed_kv, **others)  # type: ignore[no-any-return]
 
 
+def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Return the gradients on a GPU; ``swa`` has them from here too."""
+    ratio, window, scale = statics
+
+    def parts(here: dict[str, Tensor], stats: tuple[Tensor, Tensor], grad_q: Tensor) -> tuple[Tensor, Tensor]:
+        grads, keys = (here["grad_out"], here["grad_lse"]), (here["window_kv"], here["compressed_kv"])
+        static = {"ratio": ratio, "window": window, "scale": scale}
+        return _parts(grads, here["q"], keys, here["sink"], here["offset"], stats, grad_q, **static)  # type: ignore[no-any-return]
+
+    def add(_: Group, here: dict[str, Tensor], of_entries: Tensor, total: Tensor) -> None:
+        _add_visible(of_entries, here["offset"], total, ratio)
+
+    return gradients(x, groups(x["q"], window + x["compressed_kv"].shape[1]), window, parts, add)
+
+
 _HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, _held)
 _hca = _HCA.bind(
     "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor sink, Tensor offset",
     "int ratio, int window, float scale",
     _launch,
+    widened_backward(backward),
 )
 
 
+reference_bwd = _HCA.chunked_bwd
+
+
+def sums_of_parts(heads: int, columns: int, window: int, ratio: int) -> Iterator[Kernel]:
+    """Yield the kernels that sum over columns and add up the parts of a backward, each with its config."""
+    from ..kernels.gradient_sums import Config, sum_visible
+
+    yield from sums(heads, columns, window)
+    yield sum_visible, Config(columns, head_blocks(heads), ratio=ratio)
+
+
 def shipped(ratio: int = 128) -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode and prefill."""
-    from ..kernels.hca import choose, hca_fwd
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode, prefill and backward."""
+    from ..kernels.hca import choose, hca_bwd, hca_fwd
+    from ..kernels.sparse_attention_config import BackwardConfig
 
     for heads in (64, 128):
         for queries in (1, 4096):
             yield from with_combine(hca_fwd, choose(queries, heads, 512, ratio, 128, 512**-0.5))
+        yield hca_bwd, BackwardConfig(heads, 512, 128, 512**-0.5, ratio)
+        yield from sums_of_parts(heads, 512, 128, ratio)
 
 
 def hca(

@@ -42,9 +42,10 @@ def lazily(module: str, function: str) -> Implementation:
             ) from error
         return found
 
-    def call(first: Tensor, *args: Any, **named: Any) -> Any:
-        with torch.cuda.device(first.device):  # the launch goes to the current device
-            return launcher()(first, *args, **named)
+    def call(*args: Any, **named: Any) -> Any:
+        device = next(arg.device for arg in args if isinstance(arg, Tensor))
+        with torch.cuda.device(device):  # the launch goes to the current device
+            return launcher()(*args, **named)
 
     return call
 

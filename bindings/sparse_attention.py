@@ -14,8 +14,10 @@ from ..operators import Kernel
 from ..reference.contract import Contract
 from . import chunks, flops
 from .offset import for_each_sequence
-from .registry import Implementation, check, define, say_once
+from .registry import Implementation, check, define
 from .vmap import one_by_one
+
+Backward = Callable[[dict[str, Tensor], tuple[Any, ...]], tuple[Tensor, ...]]
 
 _NARROWEST = 128  # columns of a head in the kernels
 _CHUNK = 2**24  # elements of the largest temporary, unless those of one query are more
@@ -50,20 +52,25 @@ class Attention:
         check(self.contract, q, *others, offset, **statics, **({} if scale is None else {"scale": scale}))
         return offset, q.shape[-1] ** -0.5 if scale is None else scale
 
-    def bind(self, tensors: str, statics: str, launcher: Implementation) -> Implementation:
+    def bind(self, tensors: str, statics: str, launcher: Implementation, backward: Backward) -> Implementation:
         """Define both torch ops and return the call of them.
 
         Args:
             tensors: the tensors of the forward, in torch's notation.
             statics: the static parameters, in the same.
             launcher: what a CUDA call of the forward runs.
+            backward: what a CUDA call of the backward runs, on its tensors by name and its static parameters.
         """
+
+        def bwd_on_cuda(*args: Any) -> tuple[Tensor, ...]:
+            return backward(*_named(self.backward, args))
+
         gradients = ", ".join(f"Tensor {spec.name}" for spec in self.backward.outputs)
         bwd = define(
             f"{self.name}_bwd",
             f"(Tensor grad_out, Tensor grad_lse, {tensors}, Tensor out, Tensor lse, {statics}) -> ({gradients})",
-            reference=self._chunked_bwd,
-            kernel=self._bwd_on_cuda,
+            reference=self.chunked_bwd,
+            kernel=bwd_on_cuda,
             fake=self._fake_bwd,
             idle=_idle,
             vmap=one_by_one,
@@ -92,7 +99,7 @@ class Attention:
             out[at], lse[at] = getattr(self.reference, self.name)(*piece.dense(x), *statics)
         return out, lse
 
-    def _chunked_bwd(self, *args: Any) -> tuple[Tensor, ...]:
+    def chunked_bwd(self, *args: Any) -> tuple[Tensor, ...]:
         """The reference, in chunks of bounded memory; gradients that are sums over queries are rounded once."""
         x, statics = _named(self.backward, args)
         q, sink = x["q"], x["sink"]
@@ -104,12 +111,6 @@ class Attention:
             for (name, total), part in zip(sums.items(), more, strict=True):
                 piece.of(name, total).add_(part)
         return grad_q, *(total.type_as(x[name]) for name, total in sums.items())
-
-    def _bwd_on_cuda(self, *args: Any) -> tuple[Tensor, ...]:
-        say_once(
-            f"{self.name}: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory"
-        )
-        return self._chunked_bwd(*args)
 
     def _pieces(self, x: dict[str, Tensor], statics: tuple[Any, ...]) -> Iterator[Piece]:
         """As many queries of a sequence at a time as hold ``_CHUNK`` elements; at least one."""
@@ -192,6 +193,22 @@ def widened(launcher: Implementation) -> Implementation:
             return out, lse
         out, lse = launcher(*(pad(x, (0, missing)) for x in (q, window_kv, compressed_kv)), **others)
         return out[..., : q.shape[-1]].contiguous(), lse
+
+    return call
+
+
+def widened_backward(backward: Backward) -> Backward:
+    """Return the backward for narrow heads too: zeros fill the columns up, and so do the gradients'."""
+
+    def call(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        width = x["q"].shape[-1]
+        missing = _NARROWEST - width
+        if missing <= 0:
+            return backward(x, statics)
+        wide = {"grad_out", "q", "window_kv", "compressed_kv", "out"}
+        filled = {name: pad(t, (0, missing)) if name in wide else t for name, t in x.items()}
+        *grads, grad_sink = backward(filled, statics)
+        return *(grad[..., :width].contiguous() for grad in grads), grad_sink
 
     return call
 

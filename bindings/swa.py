@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from ..operators import Kernel
 from ..reference import swa as reference
 from . import hca
 from .registry import plain
-from .sparse_attention import Attention
+from .sparse_attention import Attention, widened_backward
 
 _RATIO = 1  # the kernel is that of hca, which wants one also where there are no entries
 
@@ -28,8 +29,23 @@ def _launch(
     return hca.kernel(q, window_kv, no_entries, **others)  # type: ignore[no-any-return]
 
 
+def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    window, scale = statics
+    no_entries = x["q"].new_empty((x["q"].shape[0], 0, x["q"].shape[-1]))
+    grad_q, grad_window_kv, _, grad_sink = hca.backward(x | {"compressed_kv": no_entries}, (_RATIO, window, scale))
+    return grad_q, grad_window_kv, grad_sink
+
+
 _SWA = Attention("swa", reference, reference.SWA, reference.SWA_BWD, _held)
-_swa = _SWA.bind("Tensor q, Tensor window_kv, Tensor sink, Tensor offset", "int window, float scale", _launch)
+_swa = _SWA.bind(
+    "Tensor q, Tensor window_kv, Tensor sink, Tensor offset",
+    "int window, float scale",
+    _launch,
+    widened_backward(_backward),
+)
+
+
+reference_bwd = _SWA.chunked_bwd
 
 
 def shipped() -> Iterator[Kernel]:

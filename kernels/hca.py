@@ -2,19 +2,22 @@
 
 import tilelang.language as T
 
+from . import sparse_attention_backward as backward
+from .build import aligned, build
 from .combine import launch
 from .sparse_attention import EXP2, THREADS, Block, Keys, Output, attend
-from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, MAX_SPLITS, Config, with_splits
+from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, MAX_SPLITS, BackwardConfig, Config, with_splits
+
+
+@T.macro
+def _list_entries(visible, e, rows):
+    for j in T.Parallel(KEYS):
+        rows[j] = T.if_then_else(e * KEYS + j < visible[0], e * KEYS + j, -1)
 
 
 def hca_fwd(cfg: Config) -> T.PrimFunc:
     """Attend to the window and to all entries of the past; each split writes its ``out`` and ``stats``."""
     B, S, R, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T")
-
-    @T.macro
-    def list_entries(visible, e, rows):
-        for j in T.Parallel(KEYS):
-            rows[j] = T.if_then_else(e * KEYS + j < visible[0], e * KEYS + j, -1)
 
     @T.prim_func
     def hca_fwd(
@@ -36,9 +39,49 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
             tiles = cfg.window_tiles + T.ceildiv(visible[0], cfg.tile)
             first, end = tiles * split // cfg.splits, tiles * (split + 1) // cfg.splits
             keys = Keys(window_kv, compressed_kv, base, oldest, visible)
-            attend(cfg, Block(b, s, head, split, first, end), q, keys, Output(sink, out, stats), list_entries)
+            attend(cfg, Block(b, s, head, split, first, end), q, keys, Output(sink, out, stats), _list_entries)
 
     return hca_fwd
+
+
+def hca_bwd(cfg: BackwardConfig) -> T.PrimFunc:
+    """Write the gradient of q, and the parts that each query has of the gradients of its keys: by slots, and by entries."""
+    B, S, R, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T")
+
+    @T.prim_func
+    def hca_bwd(
+        grad_out: T.Tensor((B, S, cfg.H, cfg.D), BF16),
+        grad_lse: T.Tensor((B, S, cfg.H), F32),
+        q: T.Tensor((B, S, cfg.H, cfg.D), BF16),
+        window_kv: T.Tensor((B, R, cfg.D), BF16),
+        compressed_kv: T.Tensor((B, L, cfg.D), BF16),
+        sink: T.Tensor((cfg.H,), F32),
+        offset: T.Tensor((B,), I32),
+        lse: T.Tensor((B, S, cfg.H), F32),
+        delta: T.Tensor((B, S, cfg.H), F32),
+        grad_q: T.Tensor((B, S, cfg.H, cfg.D), BF16),
+        window_parts: T.Tensor((B, S, cfg.window, cfg.head_blocks, cfg.D), BF16),
+        entry_parts: T.Tensor((B, S, L, cfg.head_blocks, cfg.D), BF16),
+    ):
+        with T.Kernel(S * cfg.head_blocks, B, threads=THREADS, prelude=EXP2) as (x, b):
+            s, heads = x // cfg.head_blocks, x % cfg.head_blocks
+            base, oldest = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
+            visible = T.alloc_local((1,), I32)
+            base[0] = R - S - cfg.window + 1
+            oldest[0] = T.max(S - R, -offset[b])
+            visible[0] = T.max(T.min((offset[b] + s + 1) // cfg.ratio, L), 0)
+            seen = T.ceildiv(visible[0], cfg.tile)
+            for e in T.serial(seen, T.ceildiv(L, cfg.tile)):
+                for j, d in T.Parallel(cfg.tile, cfg.D):
+                    if e * cfg.tile + j < L:
+                        entry_parts[b, s, e * cfg.tile + j, heads, d] = 0
+            at = backward.Block(b, s, heads, cfg.window_tiles + seen)
+            of_heads = backward.Heads(q, grad_out, grad_lse, lse, delta, sink)
+            keys = Keys(window_kv, compressed_kv, base, oldest, visible)
+            gradients = backward.Gradients(grad_q, window_parts, entry_parts)
+            backward.differentiate(cfg, at, of_heads, keys, gradients, _list_entries)
+
+    return hca_bwd
 
 
 def choose(S: int, H: int, D: int, ratio: int, window: int, scale: float) -> Config:
@@ -51,3 +94,15 @@ def hca(q, window_kv, compressed_kv, sink, offset, ratio: int, window: int, scal
     _, s, h, d = q.shape
     cfg = choose(s, h, d, ratio, window, scale)
     return launch(hca_fwd, cfg, (q, window_kv, compressed_kv, sink, offset), sink)
+
+
+def hca_parts(grads, q, keys, sink, offset, stats, grad_q, *, ratio: int, window: int, scale: float):
+    """Launch ``hca_bwd`` on CUDA tensors; fill ``grad_q``, and return the parts of both keys' gradients.
+
+    ``grads`` are those of out and lse, ``keys`` window_kv and compressed_kv, and ``stats`` the lse and Σ out grad_out.
+    """
+    b, s, h, d = q.shape
+    cfg = BackwardConfig(h, d, window, scale, ratio)
+    parts = [q.new_empty((b, s, slots, cfg.head_blocks, d)) for slots in (window, keys[1].shape[1])]
+    build(hca_bwd, cfg)(*map(aligned, (*grads, q, *keys, sink, offset, *stats)), grad_q, *parts)
+    return parts

@@ -122,11 +122,12 @@ class HalfTile(NamedTuple):
     g: int
 
 
-def _exp2(x):
+def exp2(x):
+    """Return 2^x, 0 for results below 2^-126."""
     return T.call_extern(F32, "exp2_ftz", x)
 
 
-def _row_layout() -> T.Fragment:
+def row_layout() -> T.Fragment:
     """Return the layout that gives row j of half a tile to the threads that copy it, 16 bytes of a panel each."""
     threads = PANEL * 2 // 16
     rows_at_once = WARPGROUP // threads
@@ -186,7 +187,7 @@ def producer(cfg, at, keys, shared, list_entries):
     """Copy the keys of the split, tile by tile."""
     T.set_max_nreg(PRODUCER_REGISTERS, 0)
     rows = T.alloc_fragment((KEYS,), I32)
-    T.annotate_layout({rows: _row_layout()})
+    T.annotate_layout({rows: row_layout()})
     for t in T.serial(at.first, at.end):
         copy_tile(cfg, HalfTile(at, t, 0), keys, rows, shared, list_entries)
         copy_tile(cfg, HalfTile(at, t, 1), keys, rows, shared, list_entries)
@@ -232,7 +233,7 @@ def compute_scores(g, parity, scores, shared):
 def softmax_weights(cfg, g, scores, row_max, weights, shared):
     """Replace the scores of half g by their weights, and hand these to the other consumer in bf16."""
     for h, j in T.Parallel(HEADS, KEYS):
-        scores[h, j] = _exp2(scores[h, j] * cfg.log2_scale - row_max[h] * cfg.log2_scale)
+        scores[h, j] = exp2(scores[h, j] * cfg.log2_scale - row_max[h] * cfg.log2_scale)
     T.copy(scores, weights)
     T.copy(weights, shared.weights[g, :, :])
     T.fence_proxy_async()
@@ -269,7 +270,7 @@ def consumer0(cfg, at, shared, running):
         T.copy(running.row_max, shared.row_max[0, :])
         softmax_weights(cfg, 0, scores, running.row_max, weights, shared)
         for h in T.Parallel(HEADS):
-            running.rescale[h] = _exp2(running.rescale[h] * c - running.row_max[h] * c)
+            running.rescale[h] = exp2(running.rescale[h] * c - running.row_max[h] * c)
         apply_rescale(cfg, running)
         T.wgmma_gemm(weights, shared.keys[0, :, :], running.acc)
         T.reduce_sum(scores, reduced, dim=1)
@@ -280,7 +281,7 @@ def consumer0(cfg, at, shared, running):
         T.copy(running.row_max, running.rescale)
         T.copy(shared.row_max[1, :], running.row_max)
         for h in T.Parallel(HEADS):
-            running.rescale[h] = _exp2(running.rescale[h] * c - running.row_max[h] * c)
+            running.rescale[h] = exp2(running.rescale[h] * c - running.row_max[h] * c)
         apply_rescale(cfg, running)
         T.wgmma_gemm(shared.weights[1, :, :], shared.keys[2, :, :], running.acc)
         finish_product(cfg, running.acc, shared, 2)
@@ -297,14 +298,14 @@ def consumer1(cfg, at, shared, running):
         T.reduce_max(scores, reduced, dim=1)
         T.barrier_wait(shared.barriers.weights_ready[0], (t - at.first) % 2)
         for h in T.Parallel(HEADS):
-            running.rescale[h] = _exp2(running.row_max[h] * c - shared.row_max[0, h] * c)
+            running.rescale[h] = exp2(running.row_max[h] * c - shared.row_max[0, h] * c)
         apply_rescale(cfg, running)
         T.wgmma_gemm(shared.weights[0, :, :], shared.keys[1, :, :], running.acc)
         for h in T.Parallel(HEADS):
             running.row_max[h] = T.max(reduced[h], shared.row_max[0, h])
         T.copy(running.row_max, shared.row_max[1, :])
         for h in T.Parallel(HEADS):
-            running.rescale[h] = _exp2(shared.row_max[0, h] * c - running.row_max[h] * c)
+            running.rescale[h] = exp2(shared.row_max[0, h] * c - running.row_max[h] * c)
         softmax_weights(cfg, 1, scores, running.row_max, weights, shared)
         T.reduce_sum(scores, reduced, dim=1)
         finish_product(cfg, running.acc, shared, 1)

@@ -59,6 +59,25 @@ class Config:
         return -(-self.D // (2 * PANEL)) * PANEL
 
 
+@dataclass(frozen=True)
+class BackwardConfig(Config):
+    """The static parameters of a backward, whose tiles are half as long."""
+
+    @property
+    def tile(self) -> int:
+        """Return the number of keys in a tile."""
+        return KEYS
+
+    @property
+    def piece(self) -> int:
+        """Return how many columns of the parts of a tile a consumer computes at a time."""
+        return 2 * PANEL if self.columns % (2 * PANEL) == 0 else PANEL
+
+    def piece_columns(self, i: int) -> slice:
+        """Return the columns of piece i, within a consumer's columns."""
+        return slice(i * self.piece, (i + 1) * self.piece)
+
+
 def with_splits(cfg: Config, queries: int, splits: int) -> Config:
     """Return the config with so many splits, at most MAX_SPLITS, if the queries of a sequence make few blocks.
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -92,11 +92,6 @@ def choose(condition: Form, then: Form, otherwise: Form) -> Form:
     return condition * then + (ONE - condition) * otherwise
 
 
-def sequence() -> Form:
-    """Return the sequence of a block."""
-    return block("z")
-
-
 def query(cfg: Config) -> Form:
     """Return the query of a block."""
     return nf.floordiv(block(), cfg.head_blocks)
@@ -120,10 +115,15 @@ class Block:
     entry: Callable[[Form, Form], Form]
     about: Sequence[Form] = ()
 
+    @staticmethod
+    def sequence() -> Form:
+        """Return the sequence of a block."""
+        return block("z")
+
     @cached_property
     def b(self) -> Form:
         """The sequence."""
-        return sequence()
+        return self.sequence()
 
     @cached_property
     def s(self) -> Form:
@@ -284,6 +284,8 @@ class Block:
         window = nf.form(self.cfg.window)
         return rule(window, 0), rule(self.entries, self.cfg.window_tiles)
 
+
+B = TypeVar("B", bound=Block)
 
 Reference = Callable[[Mapping[str, SymbolicTensor], SymbolicTensor], tuple[Any, Any]]
 """From the inputs by name and the number of the split: out and lse; of several splits Σ exp(z) k and Σ exp(z)."""

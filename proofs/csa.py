@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..kernels.csa import csa_fwd
-from ..kernels.sparse_attention_config import Config
+from ..kernels import gradient_sums
+from ..kernels.csa import csa_bwd, csa_fwd
+from ..kernels.sparse_attention_config import BackwardConfig, Config
 from ..reference import csa as reference
 from ..reference.attention import in_window
 from ..reference.csa import CSA
-from . import attention
-from .attention import Block, at_least, index_or_none
+from . import attention, attention_backward
+from .attention import B, Block, at_least, index_or_none
 from .attention_lemmas import SPLIT, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
@@ -19,19 +20,22 @@ from .engine.forms import normal_form as nf
 from .engine.forms.normal_form import Form
 from .engine.reference.symbolic_torch import SymbolicTensor
 from .engine.verify import Compare
+from .gradient_sums import summing
 from .suite import Proof
 
 K, T = nf.variable("K"), nf.variable("T")
+_PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009, "K": 41}, {"B": 1, "S": 2**10, "P": 2**20, "T": 2**18, "K": 2048}
+_CASES = at_least(T, 1), nf.indicator("eq", T, integer=True)
 
 
-def _block(cfg: Config) -> Block:
+def _block(cfg: Config, kind: type[B]) -> B:
     def entry(e: Form, j: Form) -> Form:
         slot = e * cfg.tile + j
         listed = at_least(slot, 0) * at_least(K - 1, slot)
         index = index_or_none(listed, nf.read("indices", at.b, at.s, slot))
         return index_or_none(at_least(T - 1, index), index)
 
-    at = Block(cfg, K, K, entry)
+    at = kind(cfg, K, K, entry)
     return at
 
 
@@ -49,12 +53,23 @@ def compare(cfg: Config) -> Compare:
         )
         return sums_in_split(q, keys, x["sink"], cfg, y, indices.shape[-1])
 
-    cases = at_least(T, 1), nf.indicator("eq", T, integer=True)
-    return attention.compare(attention.Claim(cfg, CSA, wanted, cases), lambda: _block(cfg))
+    return attention.compare(attention.Claim(cfg, CSA, wanted, _CASES), lambda: _block(cfg, Block))
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:
     return attention.proof(csa_fwd, CSA, cfg, compare(cfg), **more)
+
+
+def _backward(cfg: BackwardConfig, **more: Any) -> Proof:
+    claimed = attention_backward.contract(CSA, "K", _PROBES)
+
+    def wanted(x: Mapping[str, SymbolicTensor]) -> tuple[Any, ...]:
+        parts: Callable[..., tuple[Any, ...]] = reference.csa_parts
+        return parts(*(x[spec.name] for spec in claimed.inputs), cfg.window, cfg.scale)
+
+    claim = attention_backward.Claim(cfg, claimed, wanted, _CASES)
+    compare = attention_backward.compare(claim, lambda: _block(cfg, attention_backward.Block))
+    return attention_backward.proof(csa_bwd, claim, compare, **more)
 
 
 OF_COMBINE = {
@@ -63,7 +78,9 @@ OF_COMBINE = {
 
 
 def proofs() -> Iterator[Proof]:
-    """Yield all keys in one split, and in three that another kernel combines."""
+    """Yield all keys in one split, and in three that another kernel combines; then the backward."""
     yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=140)
     yield _proof(Config(splits=3))
     yield combined("csa", CSA, Config(splits=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)
+    yield _backward(BackwardConfig())
+    yield from summing("csa", gradient_sums.Config())

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..kernels.hca import hca_fwd
-from ..kernels.sparse_attention_config import Config
+from ..kernels import gradient_sums
+from ..kernels.hca import hca_bwd, hca_fwd
+from ..kernels.sparse_attention_config import BackwardConfig, Config
 from ..reference import hca as reference
 from ..reference.attention import in_window
 from ..reference.hca import HCA
 from ..reference.indexer import visible
-from . import attention
-from .attention import Block, at_least, either, index_or_none
+from . import attention, attention_backward
+from .attention import B, Block, at_least, either, index_or_none
 from .attention_lemmas import ENTRIES, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
@@ -20,17 +21,19 @@ from .engine.forms import normal_form as nf
 from .engine.forms.normal_form import ZERO, Form
 from .engine.reference.symbolic_torch import SymbolicTensor
 from .engine.verify import Compare
+from .gradient_sums import summing
 from .suite import Proof
 
 T = nf.variable("T")
+_PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009}, {"B": 1, "S": 2**10, "P": 2**20, "T": 2**13}
 
 
-def _block(cfg: Config) -> Block:
+def _block(cfg: Config, kind: type[B]) -> B:
     def entry(e: Form, j: Form) -> Form:
         slot = e * cfg.tile + j
         return index_or_none(at_least(seen - 1, slot), slot)
 
-    whole = nf.floordiv(nf.read("offset", attention.sequence()) + attention.query(cfg) + 1, cfg.ratio)
+    whole = nf.floordiv(nf.read("offset", kind.sequence()) + attention.query(cfg) + 1, cfg.ratio)
     present = -nf.maximum([-whole, -T])
     seen = nf.maximum([present, ZERO])
     about = (
@@ -38,7 +41,7 @@ def _block(cfg: Config) -> Block:
         at_least(T, seen),
         either(at_least(whole, seen), at_least(0, seen)),
     )
-    return Block(cfg, T, seen, entry, (*about, either(at_least(seen, whole), at_least(seen, T))))
+    return kind(cfg, T, seen, entry, (*about, either(at_least(seen, whole), at_least(seen, T))))
 
 
 def compare(cfg: Config) -> Compare:
@@ -54,15 +57,29 @@ def compare(cfg: Config) -> Compare:
         seen = visible(offset, S, cfg.ratio).clamp(max=kv.shape[1]).clamp(min=0)
         return sums_in_split(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
 
-    return attention.compare(attention.Claim(cfg, HCA, wanted), lambda: _block(cfg))
+    return attention.compare(attention.Claim(cfg, HCA, wanted), lambda: _block(cfg, Block))
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:
     return attention.proof(hca_fwd, HCA, cfg, compare(cfg), **more)
 
 
+def _backward(cfg: BackwardConfig, **more: Any) -> Proof:
+    claimed = attention_backward.contract(HCA, "T", _PROBES)
+
+    def wanted(x: Mapping[str, SymbolicTensor]) -> tuple[Any, ...]:
+        parts: Callable[..., tuple[Any, ...]] = reference.hca_parts
+        return parts(*(x[spec.name] for spec in claimed.inputs), cfg.ratio, cfg.window, cfg.scale)
+
+    claim = attention_backward.Claim(cfg, claimed, wanted)
+    compare = attention_backward.compare(claim, lambda: _block(cfg, attention_backward.Block))
+    return attention_backward.proof(hca_bwd, claim, compare, **more)
+
+
 def proofs() -> Iterator[Proof]:
-    """Yield all keys in one split, and in five that another kernel combines."""
+    """Yield all keys in one split, and in five that another kernel combines; then the backward."""
     yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=140)
     yield _proof(Config(splits=5))
     yield combined("hca", HCA, Config(splits=5))
+    yield _backward(BackwardConfig())
+    yield from summing("hca", gradient_sums.Config())

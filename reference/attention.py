@@ -102,6 +102,45 @@ def attend(q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float) -> tu
     return (of_keys.unsqueeze(-1) * out).type_as(q), torch.where(some, lse, math.inf)
 
 
+class Upstream(NamedTuple):
+    """What the backward has of each query and head: gradients of its results, and of all keys the lse and Δ = out · dout."""
+
+    grad_out: Tensor
+    grad_lse: Tensor
+    lse: Tensor
+    delta: Tensor
+
+
+def weights_bwd(up: Upstream, q: Tensor, keys: Keys, sink: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return scale dz and P of some keys, [B, S, H, n], in the dtype of the sink.
+
+    With p_j = exp(z_j - lse), P_j = σ(lse - s) p_j and dP_j = dout · k_j:    dz_j = P_j (dP_j - Δ) + p_j dlse
+    """
+    some = up.lse != math.inf
+    of_keys = torch.where(some, (up.lse - sink).sigmoid(), 0.0).unsqueeze(-1)
+    p = (logits(q.type_as(sink), keys, scale) - torch.where(some, up.lse, 0.0).unsqueeze(-1)).exp()
+    grad = up.grad_out.type_as(sink)
+    grad_p = grad @ as_values(keys, grad).mT
+    grad_z = p * (of_keys * (grad_p - up.delta.unsqueeze(-1)) + up.grad_lse.unsqueeze(-1))
+    return torch.where(keys.seen.unsqueeze(2), scale * grad_z, 0.0), of_keys * p
+
+
+def attend_parts(
+    up: Upstream, q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the gradient of q, and each query's part of the gradients of the rows of each part, [B, S, n, D].
+
+    dq = Σ_j scale dz_j k_j over all keys, and the part of k_j is Σ_h (scale dz_j q + P_j dout).
+    """
+    wide, grad = q.type_as(sink), up.grad_out.type_as(sink)
+    grad_q, grad_rows = torch.zeros_like(wide), []
+    for keys in parts:
+        grad_z, p = weights_bwd(up, q, keys, sink, scale)
+        grad_q = grad_q + grad_z @ as_values(keys, wide)
+        grad_rows.append(grad_z.mT @ wide + p.mT @ grad)
+    return grad_q.type_as(q), grad_rows
+
+
 def attend_bwd(
     grad_out: Tensor,
     grad_lse: Tensor,
@@ -114,27 +153,19 @@ def attend_bwd(
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Return the gradients of q, of the rows of each part and of the sink, in closed form.
 
-    With P_j = σ(lse - s) p_j, dP_j = dout · k_j and Δ = out · dout:
-
-        dz_j = P_j (dP_j - Δ) + p_j dlse,    dq = scale Σ_j dz_j k_j,    ds = -Σ_{b,t} Δ σ(s - lse)
-
-        dk_j = Σ (scale dz_j q + P_j dout), over the heads and, of rows that all queries share, over the queries
+    That of q is ``attend_parts``'s, and so are those of rows that each query has of its own. Those of rows that all queries
+    share are summed over the queries. That of the sink is -Σ_{b,t} Δ σ(s - lse).
     """
     wide, grad = q.type_as(sink), grad_out.type_as(sink)
-    some = lse != math.inf
-    delta = (out.type_as(sink) * grad).sum(-1)
-    of_keys = torch.where(some, (lse - sink).sigmoid(), 0.0).unsqueeze(-1)
-    grad_sink = -torch.where(some, delta * (sink - lse).sigmoid(), 0.0).sum((0, 1))
+    up = Upstream(grad_out, grad_lse, lse, (out.type_as(sink) * grad).sum(-1))
+    grad_sink = -torch.where(lse != math.inf, up.delta * (sink - lse).sigmoid(), 0.0).sum((0, 1))
     grad_q, grad_rows = torch.zeros_like(wide), []
     for keys in parts:
-        values, seen = as_values(keys, wide), keys.seen.unsqueeze(2)
-        p = (logits(wide, keys, scale) - torch.where(some, lse, 0.0).unsqueeze(-1)).exp()
-        grad_z = p * (of_keys * (grad @ values.mT - delta.unsqueeze(-1)) + grad_lse.unsqueeze(-1))
-        grad_z = torch.where(seen, scale * grad_z, 0.0)
-        grad_q = grad_q + grad_z @ values
+        grad_z, p = weights_bwd(up, q, keys, sink, scale)
+        grad_q = grad_q + grad_z @ as_values(keys, wide)
         if keys.rows.ndim == 4:
-            grad_rows.append(grad_z.mT @ wide + (of_keys * p).mT @ grad)
+            grad_rows.append(grad_z.mT @ wide + p.mT @ grad)
         else:
             into_rows = "bshn,bshd->bnd"
-            grad_rows.append(torch.einsum(into_rows, grad_z, wide) + torch.einsum(into_rows, of_keys * p, grad))
+            grad_rows.append(torch.einsum(into_rows, grad_z, wide) + torch.einsum(into_rows, p, grad))
     return grad_q.type_as(q), grad_rows, grad_sink

@@ -25,8 +25,10 @@ from .attention import (
     STATICS,
     WINDOW,
     Keys,
+    Upstream,
     attend,
     attend_bwd,
+    attend_parts,
     in_window,
     in_window_bwd,
 )
@@ -82,3 +84,28 @@ def hca_bwd(
     grad_q, (of_window, of_entries), grad_sink = attend_bwd(grad_out, grad_lse, q, parts, sink, out, lse, scale)
     grad_window_kv = in_window_bwd(of_window, window_kv).type_as(window_kv)
     return grad_q, grad_window_kv, of_entries.type_as(compressed_kv), grad_sink
+
+
+def hca_parts(
+    grad_out: Tensor,
+    grad_lse: Tensor,
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    sink: Tensor,
+    offset: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    ratio: int,
+    window: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradient of q, and each query's parts of those of its keys: by slots of the window, and of all entries.
+
+    The gradient of a key is the sum of its parts; ``delta`` is Σ out grad_out, [B, S, H].
+    """
+    S = q.shape[1]
+    parts = in_window(window_kv, S, offset, window), _entries(compressed_kv, S, offset, ratio)
+    up = Upstream(grad_out, grad_lse, lse, delta)
+    grad_q, (of_window, of_entries) = attend_parts(up, q, parts, sink, scale)
+    return grad_q, of_window, of_entries

@@ -16,7 +16,14 @@ settings.register_profile(  # no shrinking: a new configuration is a new compila
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gpu" if torch.cuda.is_available() else "pr"))
 
+LONGEST = [f"test_{of}.py" for of in ("prove_attention_bounds", "prove_attention", "kernels", "prove_indexer", "prove")]
+
 _verdicts: dict[str, str] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files whose tests take longest first: a long test that begins last is waited for."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -192,15 +192,23 @@ def test_the_cases_and_their_bounds(monkeypatch):
         "swa prefill 4096, 64 heads": None,
         "swa decode 1, 64 heads": None,
         "swa decode 128, 64 heads": None,
+        "csa backward 4096, 64 heads, 512 of 8192 entries": 3400.0,
+        "csa backward 4096, 64 heads, 512 of 65536 entries": 5600.0,
+        "csa backward 4096, 128 heads, 1024 of 8192 entries": 11000.0,
+        "csa backward 4096, 8 heads, 512 of 8192 entries": 1950.0,
+        "hca backward 4096, 64 heads, 1024 entries": 5000.0,
+        "swa backward 4096, 64 heads": None,
     }
     assert {case.absent for case in cases.values()} == {
-        ("FlashMLA",), ("FlashMLA on 64 heads",), ("FlashMLA, fp8 cache",),
+        ("FlashMLA",), ("FlashMLA on 64 heads",), ("FlashMLA, fp8 cache",), ("cuDNN Frontend",),
     }  # fmt: skip
     case = cases["csa", "prefill 4096, 64 heads, 512 of 2048 entries"]
     assert (case.bound, case.bound_us) == ("bf16 tensor cores", pytest.approx(4096 * 640 * 64 * 2048 / 793e12 * 1e6))
     case = cases["hca", "prefill 4096, 64 heads, 1024 entries"]
     keys = sum(128 + (i + 1) // 128 for i in range(131072 - 4096, 131072))
     assert case.bound_us == pytest.approx(keys * 64 * 2048 / 793e12 * 1e6)
+    case = cases["csa", "backward 4096, 64 heads, 512 of 8192 entries"]
+    assert case.bound_us == pytest.approx(4096 * 640 * 64 * 5120 / 793e12 * 1e6)
     case = cases["csa", "decode 128, 64 heads, 512 of 2048 entries"]
     moved = 128 * (640 * 1024 + 64 * (2 * 1024 + 4) + 4 * 512)
     assert (case.bound, case.bound_us) == ("memory", pytest.approx(moved / 4.3e12 * 1e6))

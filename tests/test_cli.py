@@ -16,6 +16,7 @@ from lemmata.operators import OPERATORS, Operator
 from lemmata.reference.sinkhorn import sinkhorn as reference
 
 SHORT = ["demo", "--length", "48", "--steps", "4"]
+SHORTEST = ["demo", "--length", "16", "--steps", "1"]
 
 
 def invoke(*args):
@@ -77,7 +78,7 @@ def test_demo_reads_the_file_and_prints_json(tmp_path):
 def test_demo_fails_on_a_wrong_operator(monkeypatch):
     right = lemmata.sinkhorn
     monkeypatch.setattr(lemmata, "sinkhorn", lambda x, **kw: right(x, **kw).mT)
-    result = invoke(*SHORT)
+    result = invoke(*SHORTEST)
     assert result.exit_code == 1
     for phase in ("prefill", "decode", "generate"):
         assert f"FAILED {phase} in float32: logits differ by" in result.output
@@ -86,7 +87,7 @@ def test_demo_fails_on_a_wrong_operator(monkeypatch):
 @needs_transformers
 def test_demo_fails_when_an_operator_is_not_called(monkeypatch):
     monkeypatch.setattr(lemmata, "sinkhorn", reference)  # the same numbers, without the operator
-    result = invoke(*SHORT, "--json")
+    result = invoke(*SHORTEST, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["failures"][0] == "prefill in float32: sinkhorn was never called"
 
@@ -94,7 +95,7 @@ def test_demo_fails_when_an_operator_is_not_called(monkeypatch):
 @needs_transformers
 def test_demo_fails_when_nothing_is_swapped(monkeypatch):
     monkeypatch.setattr(integration, "SWAPS", ())
-    result = invoke(*SHORT)
+    result = invoke(*SHORTEST)
     assert result.exit_code == 1
     assert "FAILED nothing was swapped" in result.output
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 import lemmata
 from attention_cases import INF, NAN, case, check, planted_is_caught, within_flash_mla
 from inputs import make
-from lemmata.bindings.registry import say_once
 from lemmata.bindings.sparse_attention import widened
 from lemmata.reference import csa
 from opspec import OpSpec
@@ -163,18 +161,6 @@ def test_chunks_change_no_bit(spec: OpSpec, monkeypatch: pytest.MonkeyPatch) -> 
     assert 1 < max(calls) < 40
     for a, b in zip(again_grads, grads, strict=True):
         torch.testing.assert_close(a, b)
-
-
-@pytest.mark.gpu
-@each
-def test_the_backward_says_once_that_it_is_the_reference(spec: OpSpec, caplog: pytest.LogCaptureFixture) -> None:
-    say_once.cache_clear()
-    call = spec.sample(2).to("cuda")
-    with caplog.at_level(logging.WARNING, logger="lemmata"):
-        for _ in range(2):
-            spec.grads(spec.op, call, torch.ones_like(spec.run(call)))
-    messages = [record.message for record in caplog.records if "reference runs" in record.message]
-    assert [message.split(":")[:2] for message in messages] == [[spec.name, " the backward has no kernel yet"]]
 
 
 def test_narrow_heads_are_filled_up() -> None:

@@ -11,12 +11,8 @@ import pytest
 from tilelang import tvm
 
 from engine_verdicts import hypotheses, refuted
-from lemmata.kernels.indexer import Config, fp8
-from lemmata.proofs import indexer
 from lemmata.proofs.engine.compiler import extract
-from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.order.questions import MODELLED, READERS_FENCE, order, within_blocks
-from lemmata.proofs.engine.smt.solve import solve
 from verdicts import MANUAL, STRICT, opened
 
 tirx = tvm.tirx
@@ -48,7 +44,7 @@ def without(device: Any, name: str, *which: int) -> Any:
 
 
 def lowered(file: ModuleType) -> Any:
-    return extract.device(file.kernel, guards=False, pass_configs=CONFIGS)
+    return extract.lower(file.kernel, guards=False, pass_configs=CONFIGS).device
 
 
 def refuted_within(file: ModuleType, device: Any) -> list[str]:
@@ -101,24 +97,8 @@ def test_a_product_of_what_threads_store():
 
 def test_waits_that_the_compiler_places():
     file = opened("async/compilers_pipeline_right")
-    device = extract.device(file.kernel, guards=False, pass_configs=STRICT, arch="sm_80")
+    device = extract.lower(file.kernel, guards=False, pass_configs=STRICT, arch="sm_80").device
     assert not refuted_within(file, device)
     words = "read of a .* meets this copy's write of a, not (awaited|committed)"
     for name in ("tirx.ptx_wait_group", "tirx.ptx_commit_group"):
         assert any(re.search(words, statement) for statement in refuted_within(file, without(device, name)))
-
-
-SHIPPED = {
-    "indexer": lambda: indexer._proof(Config(chunk=256)),
-    "indexer fp8": lambda: indexer._proof(fp8(32, 128, 3, 256)),
-}
-
-
-@pytest.mark.parametrize("which", SHIPPED)
-def test_the_kernels_that_ship(which):
-    proof = SHIPPED[which]()
-    given = Hypotheses.of(proof.contract, proof.statics, proof.kernel)
-    analysis = order(proof.kernel, given, proof.pass_configs)
-    assert {solve(site, witness=False).verdict for site in analysis.sites} == {"refuted"}
-    assert {solve(condition).verdict for condition in analysis.conditions} == {"proved"}
-    assert READERS_FENCE in analysis.unmodelled

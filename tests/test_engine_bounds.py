@@ -86,7 +86,7 @@ def test_the_three_levels():
     tile, thread, device = (
         extract.lower(kernel, guards=False).tile.script(),
         extract.lower(kernel, guards=False, arch="sm_80").thread.script(),
-        extract.device(kernel, guards=False, arch="sm_80").script(),
+        extract.lower(kernel, guards=False, arch="sm_80").device.script(),
     )
     assert "T.gemm" in tile or "tileop.gemm" in tile
     assert "threadIdx.x" in thread

@@ -17,7 +17,7 @@ from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.layers import coverage as trusted
 from lemmata.proofs.engine.layers.bounds import grows
-from lemmata.proofs.engine.layers.counting import points
+from lemmata.proofs.engine.layers.coverage import points
 from lemmata.proofs.engine.layers.row_major import Digit
 from lemmata.proofs.engine.layers.tiling import Tiling, tile_of, tiling
 from lemmata.proofs.engine.smt.solve import solve

@@ -161,13 +161,13 @@ def test_planted_errors_are_among_the_mutants(name: str, bug: str) -> None:
 
 
 def test_barriers_of_the_lowered_kernel() -> None:
-    device = extract.device(matmul(), guards=False, pass_configs=STRICT)
+    device = extract.lower(matmul(), guards=False, pass_configs=STRICT).device
     barriers = _barriers(device)
     dropped = _without_a_barrier(device)
     assert barriers == len(dropped) == 2
     assert all(_barriers(m.prim_func) == barriers - 1 for m in dropped)
     assert len({m.name for m in dropped}) == 2
-    assert _without_a_barrier(extract.device(example("copy_1d"), guards=False)) == []
+    assert _without_a_barrier(extract.lower(example("copy_1d"), guards=False).device) == []
 
 
 def _without_a_barrier(prim_func: Any) -> list[Mutant]:
@@ -194,7 +194,7 @@ def test_mutants_of_sinkhorn_lower() -> None:
 
 def _lowers(prim_func: Any) -> bool:
     try:
-        extract.device(prim_func, guards=False)
+        extract.lower(prim_func, guards=False)
     except Exception:  # the compiler's own, of many kinds
         return False
     return True

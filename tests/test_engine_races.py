@@ -13,7 +13,7 @@ from verdicts import MANUAL, STRICT, opened
 
 def test_a_private_lane_of_shared_memory_needs_no_barrier():
     kernel = sinkhorn.sinkhorn_bwd(sinkhorn.Config(n=4))
-    assert "tvm_storage_sync" not in extract.device(kernel, guards=False, pass_configs=STRICT).script()
+    assert "tvm_storage_sync" not in extract.lower(kernel, guards=False, pass_configs=STRICT).device.script()
     found = outcomes(order, kernel, Hypotheses.of(BACKWARD, {"n": 4, "iterations": 20, "eps": 1e-6}, kernel), STRICT)
     assert kinds(found) == {"race"}
     assert {o.verdict for o in found} == {"proved"}
@@ -31,7 +31,7 @@ def test_a_private_lane_of_shared_memory_needs_no_barrier():
     ],
 )
 def test_what_the_compiler_makes_of_the_verdict_kernels(name, arch, configs, words):
-    script = extract.device(opened(name).kernel, guards=False, pass_configs=configs, arch=arch).script()
+    script = extract.lower(opened(name).kernel, guards=False, pass_configs=configs, arch=arch).device.script()
     assert all(word in script for word in words)
 
 

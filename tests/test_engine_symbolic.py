@@ -13,6 +13,7 @@ from evaluation import evaluate
 from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.compiler.extract import lower
+from lemmata.proofs.engine.execution.contents import Opaque
 from lemmata.proofs.engine.execution.induction import Induction
 from lemmata.proofs.engine.execution.invariants import Auxiliary, Determined, Ghost, Invariant
 from lemmata.proofs.engine.execution.symbolic import Execution, block, execute, thread
@@ -215,6 +216,12 @@ def test_a_loop_that_runs_twice_has_no_single_invariant() -> None:
 def test_a_changed_buffer_without_invariant_is_lost() -> None:
     with pytest.raises(Unsupported, match="may be read before it is written"):
         halved("other")
+
+
+def test_a_write_that_is_not_found_at_first_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Opaque, "write", lambda self, write: None)
+    with pytest.raises(Unsupported, match="writes beside, w, which was not found to be written"):
+        halved("plain")
 
 
 # Tile kernels whose loops carry state

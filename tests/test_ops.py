@@ -75,11 +75,12 @@ def test_planted_errors_are_seen(spec: OpSpec, device: torch.device) -> None:
         assert spec.error(call, wrong(*call.tensors, **call.statics)) > tolerance, name
 
 
-@differentiable
-@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize(
+    ("spec", "at"),
+    [pytest.param(s, at, id=f"{at}-{s.name}") for s in DIFFERENTIABLE for at in range(len(s.configurations))],
+)
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_gradient(spec: OpSpec, device: torch.device, at: int, magnitude: float) -> None:
-    at %= len(spec.configurations)
     _, tolerance = spec.tolerance(str(device), at)
     call = spec.sample(65, magnitude, at=at).to(device)
     g = random_grad(spec, call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 from lemmata.proofs import interpret
-from lemmata.proofs.engine.guards.mutate import mutants
+from lemmata.proofs.engine.guards.mutate import Mutant, mutants
 from lemmata.proofs.engine.order.questions import READERS_FENCE
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.indexer import compare
@@ -27,7 +28,16 @@ ASYNCHRONOUS = {
 SMALL = Config(16, 32, chunk=256)
 
 
-@pytest.mark.parametrize("proof", list(proofs("indexer")), ids=lambda p: p.name)
+def indexer_proofs() -> list[Any]:
+    """All of them: at each run the two of prefill and the one of fewest heads; the others by make test-all."""
+    tried = ("chunk", 2048), ("H", 8)
+    return [
+        pytest.param(p, id=p.name, marks=[] if {*tried} & {*p.statics.items()} else pytest.mark.exhaustive)
+        for p in proofs("indexer")
+    ]
+
+
+@pytest.mark.parametrize("proof", indexer_proofs())
 def test_every_kernel_that_ships_is_proved(proof: Any) -> None:
     report = proof.run(fresh=True)
     assert report.holds, "\n".join(map(str, report.failures))
@@ -64,9 +74,15 @@ PLANTED = [  # the error, by a part of its name; the layer that must refute it, 
 ]  # fmt: skip
 
 
+@cache  # it takes seconds to list them
+def of_small() -> list[Mutant]:
+    """All mutants."""
+    return mutants(indexer_scores(SMALL))
+
+
 @pytest.mark.parametrize(("error", "layer", "kind"), PLANTED)
 def test_planted_errors_are_refuted(error: str, layer: str, kind: str) -> None:
-    wrong = next(m for m in mutants(indexer_scores(SMALL)) if error in m.name)
+    wrong = next(m for m in of_small() if error in m.name)
     report = verify(
         wrong.prim_func,
         reference.SCORES,

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,7 @@ _PACKAGES = ("tilelang", "z3-solver", "cvc5", "torch")
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that a verdict depends on."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "none"
-    return found
+    return {package: version(package) for package in _PACKAGES}
 
 
 @cache

@@ -1,4 +1,7 @@
-"""What ``verify`` can be told beyond its first arguments."""
+"""What ``verify`` can be told beyond its first arguments.
+
+It is not trusted: it declares names and types for the type checker, and holds no code.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from .compiler.extract import ARCH
 from .execution.invariants import Invariant
 from .execution.ranges import Waiver
 from .layers.comparison import Compare
 from .layers.lemmas import Examples, Lemma
-from .smt.solve import Z3_STEPS
 
 
 class Options(TypedDict, total=False):
@@ -56,30 +57,3 @@ class Options(TypedDict, total=False):
     rlimit: int
     smt: Path | None
     cache_key: str | None
-
-
-_DEFAULTS: Options = {
-    "invariants": None,
-    "compare": None,
-    "lemmas": (),
-    "examples": None,
-    "pass_configs": None,
-    "waivers": (),
-    "dead": None,
-    "arch": ARCH,
-    "mutate": False,
-    "every": 1,
-    "equivalents": None,
-    "solver": "z3",
-    "seed": 0,
-    "rlimit": Z3_STEPS,
-    "smt": None,
-    "cache_key": None,
-}
-
-
-def given(options: Options) -> Options:
-    """Return the options, those left out by their defaults."""
-    if unknown := options.keys() - _DEFAULTS.keys():
-        raise TypeError(f"verify: expected options among {', '.join(_DEFAULTS)}, got {sorted(unknown)}")
-    return {**_DEFAULTS, **options}

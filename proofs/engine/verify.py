@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from torch import Tensor
 
@@ -18,9 +18,14 @@ from .layers.lemmas import Examples, Lemma
 from .layers.mutants import with_mutants
 from .layers.problem import Problem
 from .layers.verdicts import layer
-from .options import Options, given
-from .smt.solve import solve
+from .options import Options
+from .smt.solve import Z3_STEPS, solve
 
+_DEFAULTS: Options = {
+    **{"lemmas": (), "waivers": (), "arch": extract.ARCH, "mutate": False, "every": 1},
+    **{"solver": "z3", "seed": 0, "rlimit": Z3_STEPS},
+}
+"""The options that are not None if they are left out."""
 __all__ = ["Compare", "Compared", "Options", "against", "applies", "verify"]
 
 
@@ -55,7 +60,9 @@ def verify(
         UnsupportedVersion: TileLang is not the version that the engine reads.
     """
     extract.require_tilelang()
-    asked = given(options)
+    if unknown := options.keys() - Options.__annotations__.keys():
+        raise TypeError(f"verify: expected options among {', '.join(Options.__annotations__)}, got {sorted(unknown)}")
+    asked = cast(Options, {**dict.fromkeys(Options.__annotations__), **_DEFAULTS, **options})
     _check_probes(contract)
     problem = Problem(
         kernel=kernel,
@@ -76,8 +83,7 @@ def verify(
     if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
         return known
     shown = tuple(layer(problem, name) for name in wanted)
-    name = str(kernel.attrs["global_symbol"])
-    report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
+    report = Report(str(kernel.attrs["global_symbol"]), contract.op, dict(problem.statics), cache.versions(), shown)
     if asked["mutate"]:
         report = with_mutants(report, problem, asked["every"], asked["equivalents"] or {})
     if asked["cache_key"]:

@@ -48,6 +48,9 @@ class Operator:
 
 
 _TOPK = "topk:topk", "topk:topk_merge", "topk_check:topk_check"
+_SUMS = "gradient_sums:delta", "gradient_sums:sum_window"
+_CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:sum_listed"
+_HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
 
 OPERATORS = {
@@ -56,9 +59,9 @@ OPERATORS = {
         Operator("sinkhorn", "Sinkhorn", ("sinkhorn",), ("sinkhorn:sinkhorn_fwd", "sinkhorn:sinkhorn_bwd")),
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_TOPK)),
-        Operator("csa", "Compressed sparse attention", ("csa",), ("csa:csa_fwd", "combine:combine")),
-        Operator("hca", "Heavily compressed attention", ("hca",), ("hca:hca_fwd", "combine:combine")),
-        Operator("swa", "Sliding-window attention", ("swa",), ("hca:hca_fwd", "combine:combine")),
+        Operator("csa", "Compressed sparse attention", ("csa",), _CSA),
+        Operator("hca", "Heavily compressed attention", ("hca",), _HCA),
+        Operator("swa", "Sliding-window attention", ("swa",), _HCA),
     )
 }
 """Every operator by its name, in the order in which they are proved, timed and listed."""

@@ -12,20 +12,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 from tvm.ir import structural_equal
 
-from ..base.dtypes import bits, is_integer, lanes
+from ..base.dtypes import bits, is_integer, lanes, span
 from ..base.errors import Unsupported
-from .intrinsics import COUNTS, passed
+from ..compiler.instructions import COUNTS
+from ..compiler.nodes import called, children, passed
 
 Interval = tuple[int, int]
 Bounds = tuple[z3.ArithRef, z3.ArithRef]
 Extent = Callable[[tirx.PrimExpr], z3.ArithRef]
+Loops = tuple[tirx.PrimExpr | None, ...]  # the extents of the loops around a statement, None of a while loop
 
 _PASSES = 3  # a buffer may be set to what another one holds
+_TO_WHOLE_NUMBERS = {f"tirx.{name}" for name in ("floor", "ceil", "round", "nearbyint", "trunc")}
 
 
 @dataclass
@@ -34,7 +36,7 @@ class _Stores:
 
     dtype: str
     set_to: list[tirx.PrimExpr] = field(default_factory=list)
-    added: list[tuple[tirx.PrimExpr, tuple[tirx.PrimExpr | None, ...]]] = field(default_factory=list)
+    added: list[tuple[tirx.PrimExpr, Loops]] = field(default_factory=list)
 
 
 def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
@@ -46,20 +48,15 @@ def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
     """
     found: dict[int, _Stores | None] = {}
     _visit(body, (), found)
-    given = passed(body)
+    given = {hash(pointer) for pointer in passed(body)}
     stores = {data: s for data, s in found.items() if s and s.set_to and data not in given}
     bounds: dict[int, Bounds] = {}
     for _ in range(_PASSES):
-        known = {
-            data: (lo.as_long(), hi.as_long()) for data, (lo, hi) in bounds.items() if _constant(lo) and _constant(hi)
-        }
+        constant = {data: b for data, b in bounds.items() if all(map(z3.is_int_value, b))}
+        known = {data: (low.as_long(), high.as_long()) for data, (low, high) in constant.items()}
         found_now = {data: _bounds(s, partial(interval, known=known), extent) for data, s in stores.items()}
         bounds = {data: b for data, b in found_now.items() if b}
     return bounds
-
-
-def _constant(term: z3.ArithRef) -> bool:
-    return bool(z3.is_int_value(term))
 
 
 def _bounds(stores: _Stores, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> Bounds | None:
@@ -84,27 +81,15 @@ def _most(n: tirx.PrimExpr, value: Callable[[tirx.PrimExpr], Interval], extent: 
     return z3.simplify(z3.If(term > 0, term, z3.IntVal(0)))
 
 
-def _visit(s: tirx.Stmt, loops: tuple[tirx.PrimExpr | None, ...], found: dict[int, _Stores | None]) -> None:
-    match s:
-        case tirx.For():
-            _visit(s.body, (*loops, s.extent), found)
-        case tirx.While():
-            _visit(s.body, (*loops, None), found)
-        case tirx.SeqStmt():
-            for child in s.seq:
-                _visit(child, loops, found)
-        case tirx.IfThenElse():
-            for arm in filter(None, (s.then_case, s.else_case)):
-                _visit(arm, loops, found)
-        case tirx.SBlockRealize():
-            _visit(s.block.body, loops, found)
-        case tirx.AttrStmt():
-            _visit(s.body, loops, found)
-        case tirx.BufferStore() if s.buffer.scope().startswith("local"):
-            _store(s, loops, found)
+def _visit(s: tirx.Stmt, loops: Loops, found: dict[int, _Stores | None]) -> None:
+    if isinstance(s, tirx.BufferStore) and s.buffer.scope().startswith("local"):
+        _store(s, loops, found)
+    around = [s.extent if isinstance(s, tirx.For) else None] if isinstance(s, (tirx.For, tirx.While)) else []
+    for child in children(s):
+        _visit(child, (*loops, *around), found)
 
 
-def _store(s: tirx.BufferStore, loops: tuple[tirx.PrimExpr | None, ...], found: dict[int, _Stores | None]) -> None:
+def _store(s: tirx.BufferStore, loops: Loops, found: dict[int, _Stores | None]) -> None:
     dtype, data = str(s.buffer.dtype), hash(s.buffer.data)
     stores = found.setdefault(data, _Stores(dtype))
     if stores is None or stores.dtype != dtype or not is_integer(dtype) or lanes(str(s.value.dtype)) > 1:
@@ -127,17 +112,9 @@ def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
 
 def interval(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval:
     """Return constants between which an integer lies, read off its operators; at worst those of its type."""
-    low, high = _read_off(e, known) or of_type(str(e.dtype))
-    least, most = of_type(str(e.dtype))
+    low, high = _read_off(e, known) or span(str(e.dtype))
+    least, most = span(str(e.dtype))
     return (low, high) if least <= low and high <= most else (least, most)
-
-
-def of_type(dtype: str) -> Interval:
-    """Return the least and the largest value of a type of integers."""
-    if dtype.startswith("bool"):
-        return 0, 1
-    width = bits(dtype)
-    return (0, 2**width - 1) if dtype.startswith("uint") else (-(2 ** (width - 1)), 2 ** (width - 1) - 1)
 
 
 def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval | None:
@@ -153,16 +130,15 @@ def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval | Non
             return _hull(value(e.true_value), value(e.false_value))
         case tirx.Add() | tirx.Sub() | tirx.Max() | tirx.Min():
             (a, b), (c, d) = value(e.a), value(e.b)
-            return {tirx.Add: (a + c, b + d), tirx.Sub: (a - d, b - c)}.get(type(e)) or (
-                (max(a, c), max(b, d)) if isinstance(e, tirx.Max) else (min(a, c), min(b, d))
-            )
+            ends = {"Add": (a + c, b + d), "Sub": (a - d, b - c), "Max": (max(a, c), max(b, d))}
+            return ends.get(type(e).__name__, (min(a, c), min(b, d)))
         case tirx.Call():
             return _of_call(e, value)
     return None
 
 
 def _of_call(e: tirx.Call, value: Callable[[tirx.PrimExpr], Interval]) -> Interval | None:
-    name = getattr(e.op, "name", "")
+    name = called(e)
     if name == "tirx.if_then_else":
         return _hull(value(e.args[1]), value(e.args[2]))
     if name in COUNTS:
@@ -187,10 +163,7 @@ def float_interval(e: tirx.PrimExpr) -> tuple[float, float]:
             choose = max if isinstance(e, tirx.Max) else min
             (a, b), (c, d) = float_interval(e.a), float_interval(e.b)
             return choose(a, c), choose(b, d)
-        case tirx.Call() if getattr(e.op, "name", "") in _TO_WHOLE_NUMBERS:
+        case tirx.Call() if called(e) in _TO_WHOLE_NUMBERS:
             low, high = float_interval(e.args[0])
             return (math.floor(low) if math.isfinite(low) else low), (math.ceil(high) if math.isfinite(high) else high)
     return -math.inf, math.inf
-
-
-_TO_WHOLE_NUMBERS = {f"tirx.{name}" for name in ("floor", "ceil", "round", "nearbyint", "trunc")}

@@ -27,6 +27,7 @@ class Renaming:
     common: frozenset[str]
     suffix: str = PRIME
     _known: dict[int, tuple[z3.ExprRef, z3.ExprRef]] = field(default_factory=dict, compare=False)
+    _accesses: dict[int, tuple[Access, Access]] = field(default_factory=dict, compare=False)
 
     def term(self, term: z3.ExprRef) -> z3.ExprRef:
         """Return a renamed term."""
@@ -47,16 +48,15 @@ class Renaming:
 
     def context(self, c: Context) -> Context:
         """Return a renamed context."""
-        return Context(
-            tuple(self.variable(v) for v in c.variables),
-            tuple(self.term(f) for f in c.facts),
-            tuple(self.term(g) for g in c.guards),
-            c.site,
-        )
+        variables, facts, guards = map(self.variable, c.variables), map(self.term, c.facts), map(self.term, c.guards)
+        return Context(tuple(variables), tuple(facts), tuple(guards), c.site)
 
     def access(self, a: Access) -> Access:
-        """Return a renamed access."""
-        return replace(a, indices=tuple(self.term(i) for i in a.indices), context=self.context(a.context))
+        """Return a renamed access, each time the same."""
+        if id(a) not in self._accesses:
+            renamed = replace(a, indices=tuple(self.term(i) for i in a.indices), context=self.context(a.context))
+            self._accesses[id(a)] = a, renamed
+        return self._accesses[id(a)][1]
 
 
 def equal(ours: Sequence[Variable], theirs: Sequence[Variable]) -> z3.BoolRef:
@@ -73,6 +73,11 @@ def symbols(terms: Iterable[z3.ExprRef]) -> list[z3.FuncDeclRef]:
     """Return the uninterpreted constants and functions that occur in the terms."""
     found = {t.decl().get_id(): t.decl() for t in subterms(terms) if t.decl().kind() == z3.Z3_OP_UNINTERPRETED}
     return list(found.values())
+
+
+def at(context: Context, kind: str, statement: str, goal: z3.BoolRef, facts: Iterable[z3.BoolRef]) -> Condition:
+    """Return the condition that a goal holds where execution stands, under what holds there and some facts."""
+    return sequent(kind, statement, (*facts, *context.path), goal, context.site)
 
 
 def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z3.BoolRef, site: Site) -> Condition:

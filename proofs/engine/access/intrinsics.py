@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
 from ..base.dtypes import bits as element_bits
 from ..base.dtypes import fits
 from ..base.errors import Unsupported
-from ..compiler.instructions import ATOMIC, COLLECTIVE, HARMLESS, MATHEMATICS, does
+from ..compiler.instructions import ATOMIC, COLLECTIVE, COUNTS, HARMLESS, MATHEMATICS, does
+from ..compiler.nodes import called, passed
 from . import wgmma
 from .reading import Reading, Value
-from .trace import Access, Event, Region, Variable
+from .trace import Access, Event, Mode, Region, Variable
 
 _PURE = 1  # TVM's CallEffectKind of a function of its arguments alone; 0 is an annotation
 _POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_offset"}
 _METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
 
 _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
-_EVENTS = {
-    "commit",
-    "await",
-    "batch",
-    "finish",
-    "registers",
-    "fence",
-    "init",
-    "arrive",
-    "copied",
-    "wait",
-    "barrier",
-    "grids",
-}
+_BITWISE = re.compile(r"tirx\.(bitwise_(and|or|xor|not)|shift_(left|right))")
+_OF_WORDS = {"tirx.bitwise_and": operator.and_, "tirx.bitwise_or": operator.or_, "tirx.bitwise_xor": operator.xor}
+_WGMMA: Mapping[str | None, Callable[[Reading, tirx.Call], None]] = {"advance": wgmma.advance, "product": wgmma.product}
+_NO_EVENTS = (None, "copy", "atomic", "hint", "publish")
+_MASKS = {f"tl.{name}" for name in ("ballot", "ballot_sync", "activemask", "match_any_sync", "match_all_sync")}
+"""Functions that give a bit for each of 32 threads."""
 
 
 def call(reading: Reading, e: tirx.Call) -> Value:
@@ -45,7 +40,7 @@ def call(reading: Reading, e: tirx.Call) -> Value:
         Unsupported: the call has an effect that is not known to be harmless to the rest of the proof.
     """
     name = getattr(e.op, "name", str(e.op))
-    if name in _BITWISE and str(e.dtype) != "bool":
+    if _BITWISE.fullmatch(name) and str(e.dtype) != "bool":
         return _bitwise(reading, e, name)
     if name in _METADATA:
         return reading.value(e.args[0]) if name == "tirx.likely" else None
@@ -56,22 +51,6 @@ def call(reading: Reading, e: tirx.Call) -> Value:
     return _function(reading, e, name)
 
 
-def passed(node: tirx.Stmt | tirx.PrimExpr) -> set[int]:
-    """Return the data pointers that the calls in a statement or an expression are given."""
-    found: set[int] = set()
-
-    def visit(e: object) -> None:
-        if isinstance(e, tirx.Call):
-            for a in e.args:
-                if isinstance(a, tirx.Var) and str(a.dtype) == "handle":
-                    found.add(hash(a))
-                elif isinstance(a, tirx.BufferLoad) and getattr(e.op, "name", "") == "tirx.address_of":
-                    found.add(hash(a.buffer.data))
-
-    tirx.stmt_functor.post_order_visit(node, visit)
-    return found
-
-
 def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
     effect = e.op.get_attr("TCallEffectKind") if hasattr(e.op, "get_attr") else None
     pure = (effect is not None and int(effect) in (0, _PURE)) or bool(MATHEMATICS.fullmatch(name))
@@ -79,7 +58,7 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         raise Unsupported(f"intrinsic {name}")
     collective = bool(COLLECTIVE.fullmatch(name))
     label = str(e.args[0].value) if name.startswith("tirx.call_") else name
-    pointers = [a for a in e.args if isinstance(a, tirx.Call) and getattr(a.op, "name", "") in _POINTERS]
+    pointers = [a for a in e.args if isinstance(a, tirx.Call) and called(a) in _POINTERS]
     if not pure or pointers or str(e.dtype) == "handle":
         reading.recorder.unmodelled.add(label)
     reaches = iter(_reaches(reading, e, name, pointers))
@@ -95,41 +74,32 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
             numbers[-1] = reading.value(argument)
     if does(name) == "describe":
         wgmma.describe(reading, e, *_target(reading, e.args[1]))
-    elif does(name) == "advance":
-        wgmma.advance(reading, e)
-    elif does(name) == "product":
-        wgmma.product(reading, e)
-    elif does(name) in _EVENTS:
+    elif does(name) in _WGMMA:
+        _WGMMA[does(name)](reading, e)
+    elif does(name) not in _NO_EVENTS:
         event(reading, e, numbers, reading.recorder.accesses[before:])
     if not pure:
-        reading.locals.forget(passed(e))
+        reading.locals.forget({hash(pointer) for pointer in passed(e)})
         reading.reads.clear()
     value = reading.opaque(name.split(".")[-1], str(e.dtype))
-    if name in COUNTS and isinstance(value, z3.ArithRef):
+    if isinstance(value, z3.ArithRef) and name in COUNTS:
         reading.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
-    if name in _MASKS and isinstance(value, z3.ArithRef):
+    if isinstance(value, z3.ArithRef) and name in _MASKS:
         reading.recorder.facts.append(z3.And(value >= 0, value < 2**32))
     return value
 
 
 def event(reading: Reading, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()) -> None:
     """File an instruction that orders accesses."""
-
-    def allocation(argument: object) -> str | None:
-        data = argument.buffer.data if isinstance(argument, tirx.BufferLoad) else argument
-        known = isinstance(data, tirx.Var) and hash(data) in reading.regions
-        return reading.regions[hash(data)][0] if known else None
-
-    operands = tuple(allocation(a) for a in e.args)
-    effect = does(e.op.name)
+    effect, recorder = does(e.op.name), reading.recorder
     assert effect is not None
-    recorder = reading.recorder
+    data = (a.buffer.data if isinstance(a, tirx.BufferLoad) else a for a in e.args)
+    operands = tuple(reading.regions.get(hash(d), (None, 0))[0] if isinstance(d, tirx.Var) else None for d in data)
     reading.reads.clear()
     recorder.block.append(Event(effect, e, tuple(numbers), operands, tuple(accesses), recorder.context))
 
 
-@dataclass(frozen=True)
-class _Reach:
+class _Reach(NamedTuple):
     """What an instruction moves through a pointer, if it is not the extent that the compiler states, and when."""
 
     elements: z3.ArithRef | None = None
@@ -139,8 +109,7 @@ class _Reach:
 def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
     """Return the reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
     if does(name) == "copy":
-        moved = reading.integer(e.args[2])
-        when = tuple(reading.boolean(c) for c in e.args[3:])
+        moved, when = reading.integer(e.args[2]), tuple(map(reading.boolean, e.args[3:]))
         return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
     if COLLECTIVE.fullmatch(name):
         row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
@@ -163,21 +132,18 @@ def _pointer(
 ) -> None:
     """File the accesses that an instruction may make through a pointer: the extent that the compiler states, or ``moved``."""
     recorder = reading.recorder
-    if e.op.name == "tirx.address_of" and isinstance(e.args[0], tirx.BufferLoad):
-        load = e.args[0]
-        indices = tuple(reading.integer(i) for i in load.indices)
-        region = reading.region(load.buffer)
+    if e.op.name == "tirx.address_of" and isinstance(load := e.args[0], tirx.BufferLoad):
+        indices, region = tuple(map(reading.integer, load.indices)), reading.region(load.buffer)
         recorder.access(Access("read", region, indices, recorder.context, collective, intrinsic))
         return
     region, offset, rest = _target(reading, e)
     mask, extent = int(_moved_on(e)[0].args[4]), rest if moved is None else moved
     within = Variable(recorder.unique("element"), "lane", z3.IntVal(0), extent)
+    modes: tuple[tuple[int, Mode], ...] = ((1, "read"), (2, "write"))
     with recorder.over(within):
-        for mode in ("read", "write"):
-            if mask & (1 if mode == "read" else 2):
-                name = None if collective else intrinsic
-                index = (offset + within.term,)
-                recorder.access(Access(mode, region, index, recorder.context, collective, name))
+        for mode in (mode for bit, mode in modes if mask & bit):
+            index, name = (offset + within.term,), None if collective else intrinsic
+            recorder.access(Access(mode, region, index, recorder.context, collective, name))
 
 
 def _target(reading: Reading, e: tirx.Call) -> tuple[Region, z3.ArithRef, z3.ArithRef]:
@@ -208,15 +174,13 @@ def _region_of(reading: Reading, data: tirx.Var, e: tirx.Call) -> Region:
         region = reading.region(reading.buffers[hash(data)])
         if region.bits != width:
             raise Unsupported(f"{data.name} is accessed as another type: {e}")
-        flat = z3.simplify(z3.Product([z3.IntVal(1), *region.shape]))
-        return replace(region, shape=(flat,))
+        return replace(region, shape=(z3.simplify(z3.Product([z3.IntVal(1), *region.shape])),))
     if data.name in reading.hypotheses.shapes:
-        tensor = reading.hypotheses.elements(data.name)
-        return Region(data.name, "global", width, (tensor,), data.name, 0)
+        return Region(data.name, "global", width, (reading.hypotheses.elements(data.name),), data.name, 0)
     allocation, offset = reading.regions.get(hash(data), ("", 0))
-    if allocation not in reading.shared_bytes or width % 8:
+    if allocation not in reading.recorder.shared_bytes or width % 8:
         raise Unsupported(f"pointer into {data.name}, which no buffer declares: {e}")
-    extent = (reading.shared_bytes[allocation] - offset) // (width // 8)
+    extent = (reading.recorder.shared_bytes[allocation] - offset) // (width // 8)
     return Region(data.name, "shared.dyn", width, (z3.IntVal(extent),), allocation, offset)
 
 
@@ -240,8 +204,7 @@ def _bitwise(reading: Reading, e: tirx.Call, name: str) -> Value:
     if dtype.startswith("uint"):
         known = _masked(name, a, b)
         return _natural(reading, name, a, b, dtype) if known is None else known
-    operands = (z3.Int2BV(a, width), z3.Int2BV(b, width))
-    return z3.BV2Int(_BITWISE[name](*operands), is_signed=not dtype.startswith("uint"))
+    return z3.BV2Int(_OF_WORDS[name](z3.Int2BV(a, width), z3.Int2BV(b, width)), is_signed=True)
 
 
 def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
@@ -255,7 +218,8 @@ def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
     if not z3.is_int_value(b):
         return None
     kept = z3.IntVal(0) if name == "tirx.bitwise_and" else a
-    for low, length in _runs(b.as_long()):
+    for run in re.finditer("1+", f"{b.as_long():b}"[::-1]):  # the lowest bit first
+        low, length = run.start(), len(run[0])
         ones, part = 2**length - 1, a / 2**low % 2**length
         change = {"tirx.bitwise_and": part, "tirx.bitwise_or": ones - part, "tirx.bitwise_xor": ones - 2 * part}[name]
         kept = kept + 2**low * change
@@ -264,23 +228,10 @@ def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
 
 def _natural(reading: Reading, name: str, a: z3.ArithRef, b: z3.ArithRef, dtype: str) -> z3.ArithRef:
     """Return a bitwise operation of two natural numbers that vary: a function of them, of which only the range is known."""
-    function = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())
-    result = function(a, b)
+    result = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())(a, b)
     most = [result <= a, result <= b] if name == "tirx.bitwise_and" else []
     reading.recorder.facts.append(z3.And(fits(result, dtype), *most))
     return result
-
-
-def _runs(mask: int) -> Iterator[tuple[int, int]]:
-    """Yield the runs of ones in a mask: the lowest bit and the length of each."""
-    low = 0
-    while mask >> low:
-        if mask >> low & 1:
-            length = (~(mask >> low) & (mask >> low) + 1).bit_length() - 1
-            yield low, length
-            low += length
-        else:
-            low += 1
 
 
 def _shift(reading: Reading, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:
@@ -291,22 +242,3 @@ def _shift(reading: Reading, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, widt
     for amount in range(1, width):
         result = z3.If(by == amount, a / 2**amount if right else a * 2**amount, result)
     return result if right else reading.checked(e, result)
-
-
-_MASKS = {
-    "tl.ballot",
-    "tl.ballot_sync",
-    "tl.activemask",
-    "tl.match_any_sync",
-    "tl.match_all_sync",
-}  # a bit for each of 32 threads
-COUNTS = {"tirx.clz", "tirx.popcount"}  # at most the number of bits
-
-_BITWISE: dict[str, Callable[..., z3.BitVecRef]] = {
-    "tirx.bitwise_and": lambda a, b: a & b,
-    "tirx.bitwise_or": lambda a, b: a | b,
-    "tirx.bitwise_xor": lambda a, b: a ^ b,
-    "tirx.bitwise_not": lambda a: ~a,
-    "tirx.shift_left": lambda a, b: a << b,
-    "tirx.shift_right": lambda a, b: a >> b,
-}

@@ -7,22 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
-from ..base.dtypes import bits, fits, is_integer
+from ..base.dtypes import bits, fits, is_integer, number
 from ..base.errors import Unsupported
+from ..compiler.nodes import nodes
+from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
 from .state import Key, LocalState, Place, place
-from .trace import Access, Context, Recorder, Region, Variable
+from .trace import Access, Context, Mode, Recorder, Region, Variable
 
 Value: TypeAlias = z3.ExprRef | None
-
-
-def text(node: object) -> str:
-    """Return an expression or simple statement as the compiler prints it, without the declarations before it."""
-    return str(node).strip().splitlines()[-1].strip()
 
 
 @dataclass(frozen=True)
@@ -59,16 +55,12 @@ class Reading(ABC):
     def __init__(
         self, recorder: Recorder, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]
     ) -> None:
-        self.recorder = recorder
-        self.hypotheses = hypotheses
-        self.written = written
-        self._bound = bound
+        self.recorder, self.hypotheses, self.written, self._bound = recorder, hypotheses, written, bound
         self.values: dict[int, Value] = {}  # by the identity of the IR's variable
         self.regions: dict[int, tuple[str, int]] = {}  # data pointer -> allocation and byte offset in it
         self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
         self.locals = LocalState(self._private, self._followed)
         self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
-        self.shared_bytes: dict[str, int] = {}  # by allocation
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
@@ -82,14 +74,14 @@ class Reading(ABC):
         """Return the value of an expression that must be an integer."""
         value = self.value(e)
         if value is None:
-            raise Unsupported(f"no integer: {text(e)}")
-        return z3.If(value, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(value) else value
+            raise Unsupported(f"no integer: {printed(e)}")
+        return number(value)
 
     def boolean(self, e: tirx.PrimExpr) -> z3.BoolRef:
         """Return the value of a condition."""
         value = self.value(e)
         if value is None:
-            raise Unsupported(f"no condition: {text(e)}")
+            raise Unsupported(f"no condition: {printed(e)}")
         return value if z3.is_bool(value) else value != 0
 
     def constant(self, e: tirx.PrimExpr) -> z3.ArithRef:
@@ -105,15 +97,8 @@ class Reading(ABC):
         Raises:
             Unsupported: something else is in it.
         """
-        others: list[object] = []
-
-        def visit(node: object) -> None:
-            if isinstance(node, (tirx.BufferLoad, tirx.Call)):
-                others.append(node)
-
-        tirx.stmt_functor.post_order_visit(e, visit)
-        if others:
-            raise Unsupported(f"{text(e)} is not a matter of sizes")
+        if any(isinstance(node, (tirx.BufferLoad, tirx.Call)) for node in nodes(e)):
+            raise Unsupported(f"{printed(e)} is not a matter of sizes")
         return self.constant(e)
 
     def opaque(self, name: str, dtype: str) -> Value:
@@ -159,10 +144,10 @@ class Reading(ABC):
             self.reads[at] = self.opaque(buffer.name, at[0][1])
         return self.reads[at]
 
-    def access(self, mode: str, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:
+    def access(self, mode: Mode, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:
         """File one read or write of a buffer and return its indices."""
         terms = tuple(self.integer(i) for i in indices)
-        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context))  # type: ignore[arg-type]
+        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context))
         return terms
 
     def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
@@ -171,5 +156,5 @@ class Reading(ABC):
         if dtype.startswith("uint"):
             return term % 2 ** bits(dtype)
         if not self._quiet:
-            self.recorder.require("overflow", f"{text(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
+            self.recorder.require("overflow", f"{printed(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
         return term

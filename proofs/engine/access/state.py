@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import z3
 
@@ -60,11 +61,12 @@ class LocalState:
         self.forget({data})
         self._set = {(d, i): v for (d, i), v in self._set.items() if d != data}
 
-    def loop(self, variable: Variable, changed: Collection[int], body: Callable[[], None]) -> None:
-        """Run the body of a loop that changes the buffers with these data pointers."""
+    @contextmanager
+    def loop(self, variable: Variable, changed: Collection[int]) -> Iterator[None]:
+        """Let what is inside be the body of a loop that changes the buffers with these data pointers."""
         self.forget(changed)
         known, before = dict(self._known), dict(self._set)
-        body()
+        yield
         self._known = known
         self._set = before | _over(variable, {at: i for at, i in self._set.items() if at not in before})
 
@@ -96,20 +98,17 @@ def _over(variable: Variable, written: dict[tuple[int, Place], Indices]) -> dict
     count, low = (None if t is None else z3.simplify(t) for t in (variable.extent, variable.low))
     if count is None or not z3.is_int_value(count) or not 0 < count.as_long() <= _MOST:
         return {}
-    result = {}
-    for (data, _), indices in written.items():
-        for each in _values(variable, low, count.as_long(), indices):
-            result[data, place(each)] = each
-    return result
+    elements = ((data, each) for (data, _), i in written.items() for each in _values(variable, low, count.as_long(), i))
+    return {(data, place(each)): each for data, each in elements}
 
 
 def _values(variable: Variable, low: z3.ArithRef, count: int, indices: Indices) -> Iterator[Indices]:
     """Yield the indices at each value of a variable, once if it does not occur."""
-    first = tuple(z3.substitute(i, (variable.term, low)) for i in indices)
-    if all(a.eq(b) for a, b in zip(first, indices, strict=True)):
-        count = 1
     for number in range(count):
-        yield tuple(z3.substitute(i, (variable.term, z3.simplify(low + number))) for i in indices)
+        here = tuple(z3.substitute(i, (variable.term, z3.simplify(low + number))) for i in indices)
+        yield here
+        if all(a.eq(b) for a, b in zip(here, indices, strict=True)):
+            return
 
 
 def place(indices: Indices) -> Place:
@@ -120,6 +119,5 @@ def place(indices: Indices) -> Place:
 
 def _apart(a: Place, b: Place) -> bool:
     """Return whether two indices differ for certain."""
-    return len(a) == len(b) and any(
-        isinstance(i, int) and isinstance(j, int) and i != j for i, j in zip(a, b, strict=True)
-    )
+    pairs = zip(a, b, strict=True) if len(a) == len(b) else ()
+    return any(isinstance(i, int) and isinstance(j, int) and i != j for i, j in pairs)

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 import z3
 
-from ..base.conditions import Site
+from ..base.conditions import Condition, Site
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does
+
+Mode = Literal["read", "write"]
+Required = Literal["overflow", "division", "cast", "assume", "value"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Access:
     writes. ``intrinsic`` names an unmodelled instruction that the access belongs to; when it happens is then not known.
     """
 
-    mode: Literal["read", "write"]
+    mode: Mode
     region: Region
     indices: tuple[z3.ArithRef, ...]
     context: Context
@@ -128,21 +131,16 @@ class Division:
     remainder: z3.ArithRef
 
     @property
+    def parts(self) -> tuple[z3.ArithRef, z3.ArithRef]:
+        """Quotient and remainder."""
+        return self.quotient, self.remainder
+
+    @property
     def definition(self) -> z3.BoolRef:
         """What makes them quotient and remainder, unless the divisor is zero."""
         b, r = self.divisor, self.remainder
         sum_ = self.dividend == b * self.quotient + r
         return z3.Implies(b != 0, z3.And(sum_, z3.If(b > 0, z3.And(r >= 0, r < b), z3.And(r <= 0, r > b))))
-
-
-@dataclass(frozen=True)
-class Obligation:
-    """Something an expression needs: that an integer operation does not wrap, that a divisor is not zero; or a store."""
-
-    kind: Literal["overflow", "division", "cast", "assume", "value"]
-    statement: str
-    goal: z3.BoolRef
-    context: Context
 
 
 @dataclass(frozen=True)
@@ -197,13 +195,13 @@ class Branch:
 Node = Segment | Event | Loop | Branch
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Trace:
     """Everything that one kernel does, as far as it is modelled.
 
     Args:
         accesses: in program order.
-        obligations: of the kernel's integer arithmetic.
+        obligations: what integer arithmetic and stores need, such as that an operation does not wrap.
         launch: the extents of the grid and of the block, by CUDA name ("blockIdx.x", ...).
         shared_bytes: shared memory allocated, static and dynamic.
         static: the allocations of shared memory whose size is fixed in the code.
@@ -212,35 +210,31 @@ class Trace:
         unmodelled: names of the intrinsics that are not modelled.
     """
 
-    accesses: tuple[Access, ...]
-    obligations: tuple[Obligation, ...]
-    launch: dict[str, Variable]
-    shared_bytes: dict[str, int]
-    static: frozenset[str]
-    nodes: list[Node]
-    divisions: tuple[Division, ...]
-    unmodelled: frozenset[str]
+    accesses: list[Access] = field(default_factory=list)
+    obligations: list[Condition] = field(default_factory=list)
+    launch: dict[str, Variable] = field(default_factory=dict)
+    shared_bytes: dict[str, int] = field(default_factory=dict)
+    static: set[str] = field(default_factory=set)
+    nodes: list[Node] = field(default_factory=list)
+    divisions: list[Division] = field(default_factory=list)
+    unmodelled: set[str] = field(default_factory=set)
 
 
 _RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
 
 
-class Recorder:
-    """The walk's state: where execution stands, and what it has met so far."""
+@dataclass(eq=False)
+class Recorder(Trace):
+    """The walk's state: what it has met so far, and where execution stands."""
 
-    def __init__(self) -> None:
-        self.accesses: list[Access] = []
-        self.obligations: list[Obligation] = []
-        self.divisions: list[Division] = []
-        self.unmodelled: set[str] = set()
-        self.nodes: list[Node] = []
-        self.block = self.nodes  # the list that is being filled
-        self.variables: list[Variable] = []
-        self.facts: list[z3.BoolRef] = []
-        self.guards: list[z3.BoolRef] = []
-        self.site = Site("")
-        self._names: dict[str, Iterator[int]] = {}
-        self._required: set[tuple[object, ...]] = set()
+    variables: list[Variable] = field(default_factory=list)
+    facts: list[z3.BoolRef] = field(default_factory=list)
+    guards: list[z3.BoolRef] = field(default_factory=list)
+    _names: dict[str, Iterator[int]] = field(default_factory=dict)
+    _required: set[tuple[object, ...]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.site, self.block = Site(""), self.nodes  # the list that is being filled
 
     def unique(self, name: str) -> str:
         """Return the name itself the first time, then with a number, which a word of SMT-LIB has from the first."""
@@ -296,12 +290,10 @@ class Recorder:
         self.facts.append(known[0].definition)
         return known[0]
 
-    def require(
-        self, kind: Literal["overflow", "division", "cast", "assume", "value"], statement: str, goal: z3.BoolRef
-    ) -> None:
-        """File an obligation, once for each guard that it is met under."""
+    def require(self, kind: Required, statement: str, goal: z3.BoolRef) -> None:
+        """File something that must hold here, once for each guard that it is met under."""
         goal = z3.simplify(goal)
         key = (kind, goal.get_id(), *(g.get_id() for g in self.guards), *(v.name for v in self.variables))
         if not z3.is_true(goal) and key not in self._required:
             self._required.add(key)
-            self.obligations.append(Obligation(kind, statement, goal, self.context))
+            self.obligations.append(Condition(kind, statement, self.context.path, goal, self.site))

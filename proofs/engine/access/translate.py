@@ -8,17 +8,19 @@ for the accesses and the arithmetic in them. Vectors are read lane by lane: a ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
-from ..base.dtypes import bits, fits, is_integer, lanes
+from ..base.dtypes import bits, fits, is_integer, lanes, number, span
 from ..base.errors import Unsupported
+from ..compiler.nodes import called
+from ..compiler.source_text import printed
 from . import intrinsics
-from .counters import float_interval, of_type
-from .reading import Reading, Value, text
+from .counters import float_interval
+from .reading import Reading, Value
 from .trace import Variable
 
 
@@ -27,75 +29,85 @@ class Translator(Reading):
 
     def value(self, e: tirx.PrimExpr) -> Value:
         """Return the value of an expression; None unless it is an integer or a boolean."""
-        method: Callable[[tirx.PrimExpr], Value] | None = getattr(self, f"_{type(e).__name__}", None)
-        if method is None:
-            raise Unsupported(f"expression {type(e).__name__}: {text(e)}")
-        return method(e)
+        match type(e).__name__:
+            case "IntImm":
+                return z3.BoolVal(bool(e.value)) if str(e.dtype) == "bool" else z3.IntVal(int(e.value))
+            case "FloatImm" | "StringImm":
+                return None
+            case "Var" | "SizeVar":
+                return self._variable(e)
+            case "Add" | "Sub" | "Mul" | "Min" | "Max":
+                return self._arithmetic(e)
+            case "FloorDiv" | "FloorMod" | "Div" | "Mod":
+                return self._division(e)
+            case "Cast":
+                return self._cast(e)
+            case "EQ" | "NE" | "LT" | "LE" | "GT" | "GE":
+                return self._comparison(e)
+            case "And" | "Or":
+                return self._connective(e)
+            case "Not":
+                return z3.Not(self.boolean(e.a))
+            case "Select":
+                return self._choice((e.condition, e.true_value, e.false_value), lazily=False)
+            case "Call" if called(e) == "tirx.if_then_else":
+                return self._choice(e.args, lazily=True)
+            case "Call":
+                return intrinsics.call(self, e)
+            case "Let":
+                self.values[hash(e.var)] = self.value(e.value)
+                return self.value(e.body)
+            case "Ramp" if lanes(str(e.base.dtype)) == 1:
+                base, stride = self.integer(e.base), self.integer(e.stride)
+                return self.checked(e, base + stride * self._lane(int(e.lanes)))
+            case "Broadcast":
+                return self.value(e.value)
+            case "Shuffle":
+                for operand in (*e.vectors, *e.indices):
+                    self.value(operand)
+                return self.opaque("shuffle", str(e.dtype))
+            case "BufferLoad":
+                return self._load(e)
+        raise Unsupported(f"expression {type(e).__name__}: {printed(e)}")
 
-    # Leaves.
-
-    def _IntImm(self, e: tirx.IntImm) -> Value:  # noqa: N802 (named for the IR's classes)
-        return z3.BoolVal(bool(e.value)) if str(e.dtype) == "bool" else z3.IntVal(int(e.value))
-
-    def _FloatImm(self, e: tirx.FloatImm) -> Value:  # noqa: N802
-        return None
-
-    _StringImm = _FloatImm
-
-    def _Var(self, e: tirx.Var) -> Value:  # noqa: N802
+    def _variable(self, e: tirx.Var) -> Value:
         if hash(e) in self.values:
             return self.values[hash(e)]
-        if (
-            hash(e) not in self._bound and e.name in self.hypotheses.sizes
-        ):  # lowering renews sizes and keeps their names
+        if hash(e) not in self._bound and e.name in self.hypotheses.sizes:  # lowering renews sizes, not their names
             return self.hypotheses.sizes[e.name]
         if is_integer(str(e.dtype)):
             raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
         return None
 
-    _SizeVar = _Var
-
-    # Arithmetic.
-
-    def _binary(self, e: tirx.PrimExpr) -> tuple[z3.ArithRef, z3.ArithRef] | None:
+    def _operands(self, e: tirx.PrimExpr) -> tuple[z3.ArithRef, z3.ArithRef] | None:
+        """Return two integers; None if they are no integers."""
         if is_integer(str(e.dtype)):
             return self.integer(e.a), self.integer(e.b)
         self.value(e.a)
         self.value(e.b)
         return None
 
-    def _Add(self, e: tirx.Add) -> Value:  # noqa: N802
-        ab = self._binary(e)
-        return self.checked(e, ab[0] + ab[1]) if ab else None
+    def _arithmetic(self, e: tirx.PrimExpr) -> Value:
+        operands, name = self._operands(e), type(e).__name__
+        if operands is None:
+            return None
+        a, b = operands
+        if name in ("Min", "Max"):
+            return z3.If(a <= b if name == "Min" else a >= b, a, b)
+        return self.checked(e, _of_python(e)(a, b))
 
-    def _Sub(self, e: tirx.Sub) -> Value:  # noqa: N802
-        ab = self._binary(e)
-        return self.checked(e, ab[0] - ab[1]) if ab else None
-
-    def _Mul(self, e: tirx.Mul) -> Value:  # noqa: N802
-        ab = self._binary(e)
-        return self.checked(e, ab[0] * ab[1]) if ab else None
-
-    def _Min(self, e: tirx.Min) -> Value:  # noqa: N802
-        ab = self._binary(e)
-        return z3.If(ab[0] <= ab[1], *ab) if ab else None
-
-    def _Max(self, e: tirx.Max) -> Value:  # noqa: N802
-        ab = self._binary(e)
-        return z3.If(ab[0] >= ab[1], *ab) if ab else None
-
-    def _division(
-        self, e: tirx.PrimExpr, divide: Callable[..., tuple[z3.ArithRef, z3.ArithRef]]
-    ) -> tuple[Value, Value]:
-        """Return quotient and remainder."""
-        ab = self._binary(e)
-        if ab is None:
-            return None, None
+    def _division(self, e: tirx.PrimExpr) -> Value:
+        """Return the quotient or the remainder, rounded down or, of Div and Mod, towards zero."""
+        operands, name = self._operands(e), type(e).__name__
+        if operands is None:
+            return None
+        a, b = operands
         if not self._quiet:
-            self.recorder.require("division", f"{text(e)} does not divide by zero", ab[1] != 0)
-        quotient, remainder = divide(*ab)
-        positive = z3.is_int_value(ab[1]) and ab[1].as_long() > 0  # the smallest integer over -1 overflows
-        return quotient if positive else self.checked(e, quotient), remainder
+            self.recorder.require("division", f"{printed(e)} does not divide by zero", b != 0)
+        quotient, remainder = (self._floor if name.startswith("Floor") else self._truncate)(a, b)
+        if not (z3.is_int_value(b) and b.as_long() > 0):  # the smallest integer over -1 overflows
+            quotient = self.checked(e, quotient)
+        return quotient if name.endswith("Div") else remainder
 
     def _floor(self, a: z3.ArithRef, b: z3.ArithRef) -> tuple[z3.ArithRef, z3.ArithRef]:
         """Return quotient and remainder, rounded down. Z3 divides so by positive constants; else the results get names."""
@@ -110,19 +122,7 @@ class Translator(Reading):
         up = z3.And(remainder != 0, (a < 0) != (b < 0))
         return z3.If(up, quotient + 1, quotient), z3.If(up, remainder - b, remainder)
 
-    def _FloorDiv(self, e: tirx.FloorDiv) -> Value:  # noqa: N802
-        return self._division(e, self._floor)[0]
-
-    def _FloorMod(self, e: tirx.FloorMod) -> Value:  # noqa: N802
-        return self._division(e, self._floor)[1]
-
-    def _Div(self, e: tirx.Div) -> Value:  # noqa: N802
-        return self._division(e, self._truncate)[0]
-
-    def _Mod(self, e: tirx.Mod) -> Value:  # noqa: N802
-        return self._division(e, self._truncate)[1]
-
-    def _Cast(self, e: tirx.Cast) -> Value:  # noqa: N802
+    def _cast(self, e: tirx.Cast) -> Value:
         source, target = str(e.value.dtype), str(e.dtype)
         if not is_integer(source) or not is_integer(target):
             self.value(e.value)
@@ -137,7 +137,7 @@ class Translator(Reading):
             return term if source.startswith("uint") else term % 2 ** bits(target)
         narrower = bits(target) < bits(source) or target.startswith("uint") != source.startswith("uint")
         if narrower and not self._quiet:
-            self.recorder.require("cast", f"{text(e.value)} fits {target}", fits(term, target))
+            self.recorder.require("cast", f"{printed(e.value)} fits {target}", fits(term, target))
         return term
 
     def _cut_off(self, e: tirx.Cast, value: z3.ArithRef) -> z3.BoolRef:
@@ -147,69 +147,35 @@ class Translator(Reading):
             Unsupported: these do not fit the type.
         """
         low, high = float_interval(e.value)
-        least, most = of_type(str(e.dtype))
+        least, most = span(str(e.dtype))
         if not (least - 1 < low and high < most + 1):
-            raise Unsupported(f"a cast to {e.dtype} of a float that no constants keep within its range: {text(e)}")
+            raise Unsupported(f"a cast to {e.dtype} of a float that no constants keep within its range: {printed(e)}")
         return z3.And(value >= math.trunc(low), value <= math.trunc(high))
 
-    # Comparison and choice.
-
     def _comparison(self, e: tirx.PrimExpr) -> Value:
-        a, b = self.value(e.a), self.value(e.b)
+        a, b, relation = self.value(e.a), self.value(e.b), _of_python(e)
         if a is None or b is None:  # of floats: either outcome
             return self.opaque("comparison", "bool")
         if z3.is_bool(a) and z3.is_bool(b) and isinstance(e, (tirx.EQ, tirx.NE)):
-            return a == b if isinstance(e, tirx.EQ) else a != b
-        a, b = (z3.If(t, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(t) else t for t in (a, b))
-        orders: dict[type, Callable[[], z3.BoolRef]] = {
-            tirx.EQ: lambda: a == b,
-            tirx.NE: lambda: a != b,
-            tirx.LT: lambda: a < b,
-            tirx.LE: lambda: a <= b,
-            tirx.GT: lambda: a > b,
-            tirx.GE: lambda: a >= b,
-        }
-        return orders[type(e)]()
+            return relation(a, b)
+        return relation(number(a), number(b))
 
-    _EQ = _NE = _LT = _LE = _GT = _GE = _comparison
-
-    def _And(self, e: tirx.And) -> Value:  # noqa: N802
-        a = self.boolean(e.a)
-        if lanes(str(e.dtype)) > 1:  # of vectors: both sides are evaluated
-            return z3.And(a, self.boolean(e.b))
-        with self.recorder.under(a):
+    def _connective(self, e: tirx.And | tirx.Or) -> Value:
+        """Return a conjunction or a disjunction; the second operand, unless of vectors, is evaluated if it matters."""
+        a, both = self.boolean(e.a), isinstance(e, tirx.And)
+        matters = [] if lanes(str(e.dtype)) > 1 else [a if both else z3.Not(a)]
+        with self.recorder.under(*matters):
             b = self.boolean(e.b)
-        return z3.And(a, b)
+        return z3.And(a, b) if both else z3.Or(a, b)
 
-    def _Or(self, e: tirx.Or) -> Value:  # noqa: N802
-        a = self.boolean(e.a)
-        if lanes(str(e.dtype)) > 1:
-            return z3.Or(a, self.boolean(e.b))
-        with self.recorder.under(z3.Not(a)):
-            b = self.boolean(e.b)
-        return z3.Or(a, b)
-
-    def _Not(self, e: tirx.Not) -> Value:  # noqa: N802
-        return z3.Not(self.boolean(e.a))
-
-    def _Select(self, e: tirx.Select) -> Value:  # noqa: N802 (both arms are evaluated, whatever the condition)
-        c, a, b = self.boolean(e.condition), self.value(e.true_value), self.value(e.false_value)
-        return None if a is None or b is None else z3.If(c, a, b)
-
-    def _if_then_else(self, e: tirx.Call) -> Value:
-        """Return a choice that evaluates one arm only."""
-        c = self.boolean(e.args[0])
-        with self.recorder.under(c):
-            a = self.value(e.args[1])
-        with self.recorder.under(z3.Not(c)):
-            b = self.value(e.args[2])
-        return None if a is None or b is None else z3.If(c, a, b)
-
-    def _Let(self, e: tirx.Let) -> Value:  # noqa: N802
-        self.values[hash(e.var)] = self.value(e.value)
-        return self.value(e.body)
-
-    # Vectors.
+    def _choice(self, parts: Sequence[tirx.PrimExpr], *, lazily: bool) -> Value:
+        """Return one of two values by a condition; both are evaluated, or one ``lazily``."""
+        c = self.boolean(parts[0])
+        values = []
+        for guard, arm in ((c, parts[1]), (z3.Not(c), parts[2])):
+            with self.recorder.under(*([guard] if lazily else [])):
+                values.append(self.value(arm))
+        return None if any(v is None for v in values) else z3.If(c, *values)
 
     def _lane(self, count: int) -> z3.ArithRef:
         if count not in self.lane:
@@ -218,25 +184,9 @@ class Translator(Reading):
             self.recorder.variables.append(self.lane[count])  # the walker takes it off after the statement
         return self.lane[count].term
 
-    def _Ramp(self, e: tirx.Ramp) -> Value:  # noqa: N802
-        if lanes(str(e.base.dtype)) > 1:
-            raise Unsupported(f"nested vector {text(e)}")
-        base, stride = self.integer(e.base), self.integer(e.stride)
-        return self.checked(e, base + stride * self._lane(int(e.lanes)))
-
-    def _Broadcast(self, e: tirx.Broadcast) -> Value:  # noqa: N802
-        return self.value(e.value)
-
-    def _Shuffle(self, e: tirx.Shuffle) -> Value:  # noqa: N802
-        for operand in (*e.vectors, *e.indices):
-            self.value(operand)
-        return self.opaque("shuffle", str(e.dtype))
-
-    # Memory.
-
-    def _BufferLoad(self, e: tirx.BufferLoad) -> Value:  # noqa: N802
+    def _load(self, e: tirx.BufferLoad) -> Value:
         if e.predicate is not None:
-            raise Unsupported(f"predicated load {text(e)}")
+            raise Unsupported(f"predicated load {printed(e)}")
         indices, dtype = self.access("read", e.buffer, e.indices), str(e.dtype)
         if not is_integer(dtype):
             return None
@@ -244,8 +194,7 @@ class Translator(Reading):
         if scope == "global" and name in self.hypotheses.shapes and name not in self.written:
             return self._element(name, indices, dtype)
         if scope.startswith("local"):
-            key = (hash(e.buffer.data), str(e.buffer.dtype))
-            return self.locals.read(key, indices)
+            return self.locals.read((hash(e.buffer.data), str(e.buffer.dtype)), indices)
         return self.shared(e.buffer, indices)
 
     def _element(self, tensor: str, indices: tuple[z3.ArithRef, ...], dtype: str) -> Value:
@@ -254,23 +203,10 @@ class Translator(Reading):
         result = z3.BoolSort() if boolean else z3.IntSort()
         element = z3.Function(tensor, *(z3.IntSort() for _ in indices), result)(*indices)
         if not boolean:
-            self.recorder.facts.append(fits(element, dtype))
-            if len(indices) == len(self.hypotheses.shapes[tensor]):
-                self.recorder.facts += self.hypotheses.of_element(tensor, indices, element)
-            else:  # flattened: the range holds of every element of the tensor
-                self.recorder.facts += self._flat_element(tensor, indices, element)
+            self.recorder.facts += [fits(element, dtype), *self.hypotheses.of_element(tensor, indices, element)]
         return element
 
-    def _flat_element(self, tensor: str, indices: tuple[z3.ArithRef, ...], element: z3.ArithRef) -> list[z3.BoolRef]:
-        if len(indices) != 1:
-            raise Unsupported(f"{tensor} is read through {len(indices)} indices")
-        low, high = self.hypotheses.ranges.get(tensor, (None, None))
-        bounds = ([element >= low] if low is not None else []) + ([element < high] if high is not None else [])
-        inside = z3.And(indices[0] >= 0, indices[0] < self.hypotheses.elements(tensor))
-        return [z3.Implies(inside, z3.And(*bounds))] if bounds else []
 
-    # Intrinsics.
-
-    def _Call(self, e: tirx.Call) -> Value:  # noqa: N802
-        is_choice = getattr(e.op, "name", "") == "tirx.if_then_else"
-        return self._if_then_else(e) if is_choice else intrinsics.call(self, e)
+def _of_python(e: tirx.PrimExpr) -> Callable[..., z3.ExprRef]:
+    """Return the operator of Python that bears the name of one of the IR's: add, sub, mul, eq, ne, lt, le, gt, ge."""
+    return getattr(operator, type(e).__name__.lower())  # type: ignore[no-any-return]

@@ -8,21 +8,22 @@ trace and otherwise left out. Anything else raises Unsupported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Literal
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
 from ..base.conditions import Site, conjunction
-from ..base.dtypes import bits, fits, is_integer
+from ..base.dtypes import bits, fits, is_integer, number
 from ..base.errors import Unsupported
-from ..contract.hypotheses import Hypotheses
+from ..compiler.nodes import called, nodes, passed, stored
+from ..compiler.source_text import printed
+from ..contract.hypotheses import Hypotheses, within
 from .counters import counters
-from .intrinsics import event, passed
-from .reading import text
+from .intrinsics import event
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
 from .translate import Translator
 
@@ -40,297 +41,217 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     """
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
-    walker.translator.counters = counters(func.body, walker.translator.over_sizes)
+    walker.counters = counters(func.body, walker.over_sizes)
     walker.statement(func.body)
-    recorder = walker.recorder
-    return Trace(
-        tuple(recorder.accesses),
-        tuple(recorder.obligations),
-        walker.launch,
-        walker.translator.shared_bytes,
-        frozenset(walker.static),
-        recorder.nodes,
-        tuple(recorder.divisions),
-        frozenset(recorder.unmodelled),
-    )
+    return walker.recorder
 
 
-class _Walker:
+class _Walker(Translator):
     """Statements, in program order."""
 
     def __init__(self, func: tirx.PrimFunc, hypotheses: Hypotheses) -> None:
-        self.recorder = Recorder()
+        written = _written(func.body) | frozenset(hypotheses.outputs)
+        super().__init__(Recorder(), hypotheses, written, _bound(func.body))
         for name in (*hypotheses.sizes, *hypotheses.shapes):
             self.recorder.unique(name)
-        written = _written(func.body) | frozenset(hypotheses.outputs)
-        self.translator = Translator(self.recorder, hypotheses, written, _bound(func.body))
-        self.launch: dict[str, Variable] = {}
-        self.static: set[str] = set()
         self.branches: tuple[str, ...] = ()
-        self.file = func.span.source_name.name if func.span is not None else None
-        for buffer in func.buffer_map.values():
-            self.translator.buffers[hash(buffer.data)] = buffer
+        self.buffers |= {hash(buffer.data): buffer for buffer in func.buffer_map.values()}
 
     def statement(self, s: tirx.Stmt) -> None:
         """Walk one statement."""
-        method: Callable[[tirx.Stmt], None] | None = getattr(self, f"_{type(s).__name__}", None)
-        if method is None:
-            raise Unsupported(f"statement {type(s).__name__}")
-        method(s)
+        match type(s).__name__:
+            case "SeqStmt":
+                for child in s.seq:
+                    self.statement(child)
+            case "SBlockRealize":
+                self._block(s)
+            case "AllocBuffer":
+                self._allocate(s.buffer)
+            case "DeclBuffer":
+                self.buffers[hash(s.buffer.data)] = s.buffer
+            case "AttrStmt":
+                self._attribute(s)
+            case "For":
+                self._for(s)
+            case "While":
+                self._while(s)
+            case "IfThenElse":
+                self._conditional(s)
+            case "Bind":
+                self._bind(s)
+            case "BufferStore":
+                self._store(s)
+            case "Evaluate":
+                with self.at(printed(s.value)):
+                    (event if called(s.value) == _BARRIER else Translator.value)(self, s.value)
+            case "AssertStmt":
+                with self.at(f"assert {printed(s.condition)}"):
+                    self.boolean(s.condition)
+            case name:
+                raise Unsupported(f"statement {name}")
 
     @contextmanager
     def at(self, description: str) -> Iterator[None]:
         """Let accesses within belong to this statement, whose vector lanes are in scope."""
         recorder, depth = self.recorder, len(self.recorder.variables)
-        recorder.site = Site(description, self.file, branches=self.branches)
+        recorder.site = Site(description, self.branches)
         yield
         del recorder.variables[depth:]
-        self.translator.lane.clear()
+        self.lane.clear()
 
-    # Structure.
-
-    def _SeqStmt(self, s: tirx.SeqStmt) -> None:  # noqa: N802 (named for the IR's classes)
-        for child in s.seq:
-            self.statement(child)
-
-    def _SBlockRealize(self, s: tirx.SBlockRealize) -> None:  # noqa: N802
+    def _block(self, s: tirx.SBlockRealize) -> None:
         block = s.block
         if len(block.iter_vars) or len(block.match_buffers) or block.init is not None:
             raise Unsupported(f"block {block.name_hint} with iteration variables")
         with self.at(f"block {block.name_hint}"):
-            predicate = self.translator.boolean(s.predicate)
+            predicate = self.boolean(s.predicate)
         for buffer in block.alloc_buffers:
             self._allocate(buffer)
         with self.recorder.under(*([] if z3.is_true(predicate) else [predicate])):
             self.statement(block.body)
 
-    def _AllocBuffer(self, s: tirx.AllocBuffer) -> None:  # noqa: N802
-        self._allocate(s.buffer)
-
-    def _DeclBuffer(self, s: tirx.DeclBuffer) -> None:  # noqa: N802
-        self.translator.buffers[hash(s.buffer.data)] = s.buffer
-
     def _allocate(self, buffer: tirx.Buffer) -> None:
-        self.translator.buffers[hash(buffer.data)] = buffer
-        self.translator.locals.begin(hash(buffer.data))
+        self.buffers[hash(buffer.data)] = buffer
+        self.locals.begin(hash(buffer.data))
         allocation = self.recorder.unique(buffer.data.name)
-        self.translator.regions[hash(buffer.data)] = (allocation, 0)
+        self.regions[hash(buffer.data)] = (allocation, 0)
         if buffer.scope().startswith("shared"):
-            size = z3.simplify(z3.Product([z3.IntVal(1), *(self.translator.constant(n) for n in buffer.shape)]))
+            size = z3.simplify(z3.Product([z3.IntVal(1), *(self.constant(n) for n in buffer.shape)]))
             if not z3.is_int_value(size):
                 raise Unsupported(f"shared buffer {buffer.name} of varying size")
-            self.static |= {allocation} if buffer.scope() == "shared" else set()
-            self.translator.shared_bytes[allocation] = -(-size.as_long() * bits(str(buffer.dtype)) // 8)
+            self.recorder.static |= {allocation} if buffer.scope() == "shared" else set()
+            self.recorder.shared_bytes[allocation] = -(-size.as_long() * bits(str(buffer.dtype)) // 8)
 
-    def _AttrStmt(self, s: tirx.AttrStmt) -> None:  # noqa: N802
+    def _attribute(self, s: tirx.AttrStmt) -> None:
         if s.attr_key == "tl.assume":
-            with self.at(f"assume {text(s.node)}"):
-                goal = self.translator.boolean(s.node)
-                self.recorder.require("assume", f"{text(s.node)}, which the kernel assumes", goal)
+            with self.at(f"assume {printed(s.node)}"):
+                goal = self.boolean(s.node)
+                self.recorder.require("assume", f"{printed(s.node)}, which the kernel assumes", goal)
         elif s.attr_key == _SOURCE or not (s.attr_key in _SILENT_ATTRIBUTES or s.attr_key.startswith("pragma_")):
             self.recorder.unmodelled.add(f"attribute {s.attr_key}")
         self.statement(s.body)
 
     def launch_axes(self, body: tirx.Stmt) -> None:
         """Bring all block and thread indices into scope at once, since a statement before an axis is run by all of it too."""
-
-        def visit(node: object) -> None:
+        for node in nodes(body):
             if isinstance(node, tirx.AttrStmt) and node.attr_key == "thread_extent":
                 self._launch_axis(node)
-
-        tirx.stmt_functor.post_order_visit(body, visit)
-        self.launch = dict(sorted(self.launch.items()))
-        self.recorder.variables += self.launch.values()
+        self.recorder.launch = dict(sorted(self.recorder.launch.items()))
+        self.recorder.variables += self.recorder.launch.values()
 
     def _launch_axis(self, s: tirx.AttrStmt) -> None:
         tag, axis = str(s.node.thread_tag), s.node.var
-        kind = {"blockIdx": "block", "threadIdx": "thread"}.get(tag.split(".")[0])
-        if kind is None:
+        kinds: dict[str, Literal["block", "thread"]] = {"blockIdx": "block", "threadIdx": "thread"}
+        if (kind := kinds.get(tag.split(".")[0])) is None:
             raise Unsupported(f"launch axis {tag}")
-        with self.at(f"{tag} extent {text(s.value)}"):
-            extent = self.translator.integer(s.value)
-        if tag not in self.launch:
-            self.launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)  # type: ignore[arg-type]
-        elif not z3.is_true(z3.simplify(self.launch[tag].count == extent)):
+        with self.at(f"{tag} extent {printed(s.value)}"):
+            extent = self.integer(s.value)
+        launch = self.recorder.launch
+        if tag not in launch:
+            launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)
+        if not z3.is_true(z3.simplify(launch[tag].count == extent)):
             raise Unsupported(f"{tag} is launched with two extents")
-        self.translator.values[hash(axis)] = self.launch[tag].term
+        self.values[hash(axis)] = launch[tag].term
 
     # Control.
 
-    def _For(self, s: tirx.For) -> None:  # noqa: N802
+    def _for(self, s: tirx.For) -> None:
         if s.kind not in _LOOPS or (s.step is not None and int(s.step) != 1):
             raise Unsupported(f"loop over {s.loop_var.name} of kind {s.kind} or with a step")
-        with self.at(f"for {s.loop_var.name} in range({text(s.min)}, {text(s.min)} + {text(s.extent)})"):
-            low, extent = self.translator.integer(s.min), self.translator.integer(s.extent)
+        with self.at(f"for {s.loop_var.name} in range({printed(s.min)}, {printed(s.min)} + {printed(s.extent)})"):
+            low, extent = self.integer(s.min), self.integer(s.extent)
             end = fits(low + extent, str(s.loop_var.dtype))
             self.recorder.require("overflow", f"the end of {s.loop_var.name} fits {s.loop_var.dtype}", end)
         variable = Variable(self.recorder.unique(s.loop_var.name), "loop", low, extent)
-        self.translator.values[hash(s.loop_var)] = variable.term
-        with self.recorder.over(variable):
-            self.translator.locals.loop(variable, _changed(s.body), lambda: self._iteration(variable, s.body))
+        self.values[hash(s.loop_var)] = variable.term
+        with self._iteration(variable, s.body):
+            self.statement(s.body)
 
-    def _iteration(self, variable: Variable, body: tirx.Stmt) -> None:
-        self.translator.reads.clear()
-        with self.recorder.into(self._body(variable)):
-            self.statement(body)
-        self.translator.reads.clear()
-
-    def _body(self, variable: Variable) -> list[Node]:
-        loop = Loop(variable, [])
-        self.recorder.block.append(loop)
-        return loop.body
-
-    def _While(self, s: tirx.While) -> None:  # noqa: N802
-        if _has_barrier(s):
+    def _while(self, s: tirx.While) -> None:
+        if any(called(node) == _BARRIER and len(node.args) == 1 for node in nodes(s)):
             raise Unsupported("barrier in a while loop")
-
-        def iteration() -> None:
-            with self.at(f"while {text(s.condition)}"):
-                condition = self.translator.boolean(s.condition)
+        with self._iteration(Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None), s):
+            with self.at(f"while {printed(s.condition)}"):
+                condition = self.boolean(s.condition)
             with self.recorder.under(condition):
                 self.statement(s.body)
 
-        def iterations() -> None:
-            self.translator.reads.clear()
-            with self.recorder.into(self._body(variable)):
-                iteration()
-            self.translator.reads.clear()
+    @contextmanager
+    def _iteration(self, variable: Variable, s: tirx.Stmt) -> Iterator[None]:
+        """Let what is inside be any iteration of a loop, of which a statement is all that may change what is kept."""
+        loop, changed = Loop(variable, []), {hash(v) for v in (*passed(s), *(b.data for b in stored(s)))}
+        self.recorder.block.append(loop)
+        self.reads.clear()
+        with self.recorder.over(variable), self.recorder.into(loop.body), self.locals.loop(variable, changed):
+            yield
+        self.reads.clear()
 
-        variable = Variable(self.recorder.unique("iteration"), "loop", z3.IntVal(0), None)
-        with self.recorder.over(variable):
-            self.translator.locals.loop(variable, _changed(s), iterations)
-
-    def _IfThenElse(self, s: tirx.IfThenElse) -> None:  # noqa: N802
-        with self.at(f"if {text(s.condition)}"):
-            condition = self.translator.boolean(s.condition)
-        node = Branch(condition, ([], []))
+    def _conditional(self, s: tirx.IfThenElse) -> None:
+        with self.at(f"if {printed(s.condition)}"):
+            condition = self.boolean(s.condition)
+        node, this = Branch(condition, ([], [])), printed(s.condition)
         self.recorder.block.append(node)
 
-        def arm(branch: str, guard: z3.BoolRef, body: tirx.Stmt | None, block: list[Node]) -> Callable[[], None]:
-            def run() -> None:
-                if body is not None:
-                    before, self.branches = self.branches, (*self.branches, branch)
-                    with self.recorder.under(guard), self.recorder.into(block):
-                        self.statement(body)
-                    self.branches = before
+        def arm(branch: str, guard: z3.BoolRef, body: tirx.Stmt | None, block: list[Node]) -> None:
+            if body is not None:
+                before, self.branches = self.branches, (*self.branches, branch)
+                with self.recorder.under(guard), self.recorder.into(block):
+                    self.statement(body)
+                self.branches = before
 
-            return run
-
-        this = text(s.condition)
-        self.translator.locals.branch(
-            condition,
-            arm(this, condition, s.then_case, node.arms[0]),
-            arm(f"not ({this})", z3.Not(condition), s.else_case, node.arms[1]),
-        )
+        then = partial(arm, this, condition, s.then_case, node.arms[0])
+        otherwise = partial(arm, f"not ({this})", z3.Not(condition), s.else_case, node.arms[1])
+        self.locals.branch(condition, then, otherwise)
 
     # Effects.
 
-    def _Bind(self, s: tirx.Bind) -> None:  # noqa: N802
-        call = s.value
-        if isinstance(call, tirx.Call) and getattr(call.op, "name", "") == "tirx.handle_add_byte_offset":
-            base, offset = call.args
-            allocation, before = self.translator.regions.get(hash(base), (base.name, 0))
-            shift = self.translator.constant(offset)
+    def _bind(self, s: tirx.Bind) -> None:
+        if called(s.value) == "tirx.handle_add_byte_offset":
+            base, offset = s.value.args
+            allocation, before = self.regions.get(hash(base), (base.name, 0))
+            shift = self.constant(offset)
             if not z3.is_int_value(shift):
                 raise Unsupported(f"buffer {s.var.name} at a varying offset")
-            self.translator.regions[hash(s.var)] = (allocation, before + shift.as_long())
+            self.regions[hash(s.var)] = (allocation, before + shift.as_long())
             return
-        with self.at(f"{s.var.name} = {text(s.value)}"):
-            value = self.translator.value(s.value)
+        with self.at(f"{s.var.name} = {printed(s.value)}"):
+            value = self.value(s.value)
             if is_integer(str(s.var.dtype)) and value is None:
-                raise Unsupported(f"{s.var.name} = {text(s.value)}")
-            self.translator.values[hash(s.var)] = value
+                raise Unsupported(f"{s.var.name} = {printed(s.value)}")
+            self.values[hash(s.var)] = value
 
-    def _BufferStore(self, s: tirx.BufferStore) -> None:  # noqa: N802
+    def _store(self, s: tirx.BufferStore) -> None:
         if s.predicate is not None:
             raise Unsupported(f"predicated store to {s.buffer.name}")
-        indices = ", ".join(text(i) for i in s.indices)
-        with self.at(f"{s.buffer.name}[{indices}] = {text(s.value)}"):
-            value = self.translator.value(s.value)
-            terms = self.translator.access("write", s.buffer, s.indices)
+        indices = ", ".join(printed(i) for i in s.indices)
+        with self.at(f"{s.buffer.name}[{indices}] = {printed(s.value)}"):
+            value = self.value(s.value)
+            terms = self.access("write", s.buffer, s.indices)
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
-            if not s.buffer.scope().startswith("local"):
-                self.translator.reads.clear()
             if s.buffer.scope().startswith("local"):
-                key, lanes = (hash(s.buffer.data), str(s.buffer.dtype)), self.translator.lane.values()
-                self.translator.locals.write(key, terms, value, lanes)
+                self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
+            else:
+                self.reads.clear()
 
     def _keep_promise(self, buffer: tirx.Buffer, value: z3.ExprRef | None) -> None:
         """Require that what is stored to an output lies where the contract says its elements do."""
-        low, high = self.translator.hypotheses.promises.get(buffer.data.name, (None, None))
+        low, high = self.hypotheses.promises.get(buffer.data.name, (None, None))
         if low is None and high is None:
             return
         if value is None:
             raise Unsupported(f"{buffer.name}, whose elements the contract bounds, is no integer")
-        number = z3.If(value, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(value) else value
-        goals = ([number >= low] if low is not None else []) + ([number < high] if high is not None else [])
+        goals = within(number(value), (low, high))
         span = f"[{'' if low is None else low}, {'' if high is None else high})"
         self.recorder.require("value", f"what is stored to {buffer.name} is in {span}", conjunction(*goals))
-
-    def _Evaluate(self, s: tirx.Evaluate) -> None:  # noqa: N802
-        with self.at(text(s.value)):
-            if getattr(getattr(s.value, "op", None), "name", "") != _BARRIER:
-                self.translator.value(s.value)
-            else:
-                event(self.translator, s.value)
-
-    def _AssertStmt(self, s: tirx.AssertStmt) -> None:  # noqa: N802
-        with self.at(f"assert {text(s.condition)}"):
-            self.translator.boolean(s.condition)
 
 
 def _bound(body: tirx.Stmt) -> frozenset[int]:
     """Return the variables that a body binds, which are no sizes whatever their names."""
-    found: set[int] = set()
-
-    def visit(node: object) -> None:
-        if isinstance(node, tirx.For):
-            found.add(hash(node.loop_var))
-        elif isinstance(node, (tirx.Bind, tirx.Let)):
-            found.add(hash(node.var))
-
-    tirx.stmt_functor.post_order_visit(body, visit)
-    return frozenset(found)
-
-
-def _has_barrier(s: tirx.Stmt) -> bool:
-    """Return whether a barrier of the whole block is in it."""
-    found = False
-
-    def visit(node: Any) -> None:
-        nonlocal found
-        found = found or (getattr(getattr(node, "op", None), "name", "") == _BARRIER and len(node.args) == 1)
-
-    tirx.stmt_functor.post_order_visit(s, visit)
-    return found
-
-
-def _changed(s: tirx.Stmt) -> frozenset[int]:
-    """Return the data pointers that a statement stores to, or passes to an instruction that might."""
-    found = passed(s)
-
-    def visit(node: object) -> None:
-        if isinstance(node, tirx.BufferStore):
-            found.add(hash(node.buffer.data))
-
-    tirx.stmt_functor.post_order_visit(s, visit)
-    return frozenset(found)
+    loops = (n.loop_var for n in nodes(body) if isinstance(n, tirx.For))
+    return frozenset(map(hash, (*loops, *(n.var for n in nodes(body) if isinstance(n, (tirx.Bind, tirx.Let))))))
 
 
 def _written(s: tirx.Stmt) -> frozenset[str]:
     """Return the data pointers of global buffers that some statement writes, or passes to an instruction that might."""
-    names: set[str] = set()
-
-    def visit(node: object) -> None:
-        if isinstance(node, tirx.BufferStore) and node.buffer.scope() == "global":
-            names.add(node.buffer.data.name)
-        elif isinstance(node, tirx.Call):
-            for argument in node.args:
-                if isinstance(argument, tirx.Var) and str(argument.dtype) == "handle":
-                    names.add(argument.name)
-                elif isinstance(argument, tirx.BufferLoad) and getattr(node.op, "name", "") == "tirx.address_of":
-                    names.add(argument.buffer.data.name)
-
-    tirx.stmt_functor.post_order_visit(s, visit)
-    return frozenset(names)
+    return frozenset(b.data.name for b in stored(s) if b.scope() == "global").union(v.name for v in passed(s))

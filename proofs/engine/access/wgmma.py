@@ -9,21 +9,21 @@ atom's size.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
 from ..base.errors import Unsupported
 from ..compiler.instructions import PRODUCT_OF_REGISTERS
 from .reading import Descriptor, Reading
-from .trace import Access, Context, Region, Variable
+from .trace import Access, Context, Mode, Region, Variable
 
 _ROWS = 8  # of an atom, and of what is swizzled together
 _UNIT = 16  # bytes that addresses and strides of a descriptor count
 _WIDTHS = {1: 128, 2: 64, 3: 32}  # of a row of an atom, by the kind of layout; 0 is without a swizzle
+_Step = tuple[int, z3.ArithRef]  # how many elements on, and how often
 _BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "e4m3": 1, "e5m2": 1, "int8": 1, "uint8": 1}
 
 
@@ -68,7 +68,7 @@ def product(reading: Reading, e: tirx.Call) -> None:
     _registers(reading, e, "write", result)
 
 
-def _registers(reading: Reading, e: tirx.Call, mode: Literal["read", "write"], at: int) -> None:
+def _registers(reading: Reading, e: tirx.Call, mode: Mode, at: int) -> None:
     """Place a use of the registers of an operand or of the result, all of the buffer."""
     buffer = reading.buffers[hash(e.args[at])]
     region = reading.region(buffer)
@@ -86,7 +86,7 @@ def _operand(reading: Reading, e: tirx.Call, at: int, rows_of: tuple[int, int, b
         raise Unsupported(f"a product through a descriptor made elsewhere: {e}")
     reading.descriptors[key] = replace(known, used=True)
     if known.width is None:
-        total = z3.IntVal(reading.shared_bytes[known.region.allocation])
+        total = z3.IntVal(reading.recorder.shared_bytes[known.region.allocation])
         whole = replace(known.region, bits=8, shape=(total,), offset=0)
         _place(reading, e, ("read", whole, z3.IntVal(0)), ((1, total),))
         return
@@ -106,15 +106,10 @@ def _operand(reading: Reading, e: tirx.Call, at: int, rows_of: tuple[int, int, b
     _place(reading, e, ("read", region, first), ((leading, z3.IntVal(panels)), (1, extent)))
 
 
-def _place(
-    reading: Reading,
-    e: tirx.Call,
-    begin: tuple[Literal["read", "write"], Region, z3.ArithRef],
-    steps: tuple[tuple[int, z3.ArithRef], ...],
-) -> None:
+def _place(reading: Reading, e: tirx.Call, begin: tuple[Mode, Region, z3.ArithRef], steps: Sequence[_Step]) -> None:
     """Place an access that begins at an element and goes on in steps of some size, so often."""
     recorder, (mode, region, index) = reading.recorder, begin
-    steps = tuple((by, count) for by, count in steps if by == 1 or not z3.is_true(z3.simplify(count == 1)))
+    steps = [(by, count) for by, count in steps if by == 1 or not z3.is_true(z3.simplify(count == 1))]
     lanes = [Variable(recorder.unique("element"), "lane", z3.IntVal(0), count) for _, count in steps]
     with recorder.over(*lanes):
         for (by, _), lane in zip(steps, lanes, strict=True):

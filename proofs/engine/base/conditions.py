@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,19 +13,13 @@ Verdict = Literal["proved", "refuted", "unknown"]
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a kernel: a statement's text and, where the compiler kept them, its source file and line.
-
-    ``branches`` are the conditions of the if statements around it, as text.
-    """
+    """A place in a kernel: a statement's text; the conditions of the if statements around it are ``branches``, as text."""
 
     text: str
-    file: str | None = None
-    line: int | None = None
     branches: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: " if self.file and self.line else ""
-        return where + self.text
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -80,9 +74,9 @@ class Analysis:
     """
 
     conditions: tuple[Condition, ...]
-    unmodelled: frozenset[str]
+    unmodelled: Set[str]
     sites: tuple[Condition, ...]
-    modelled: frozenset[str] = frozenset()
+    modelled: Set[str] = frozenset()
 
     def __add__(self, other: Analysis) -> Analysis:
         modelled = self.modelled | other.modelled
@@ -115,6 +109,14 @@ _PAIRS = ("race", "async", "uniqueness")
 def reachable(what: str, hypotheses: tuple[z3.BoolRef, ...], site: Site) -> Condition:
     """Return the condition that is refuted exactly when the site can be reached under the hypotheses."""
     return Condition("reachable", f"{_NEVER}{what}", hypotheses, z3.BoolVal(False), site)
+
+
+def distinct(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """Return the conditions without repetitions of the same sequent at the same site."""
+    found: dict[tuple[object, ...], Condition] = {}
+    for c in conditions:
+        found.setdefault((c.kind, c.site, c.goal.get_id(), *(h.get_id() for h in c.hypotheses)), c)
+    return tuple(found.values())
 
 
 def conjunction(*terms: z3.BoolRef) -> z3.BoolRef:

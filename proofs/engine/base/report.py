@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .failures import Accepted as Accepted
+from .failures import Failure as Failure
+from .failures import Mutation as Mutation
+from .failures import fates as fates
+
 LAYERS = ("L0", "L1", "L2", "range", "lemmas", "run")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One condition that was not proved, or one sign that a proof is hollow.
-
-    Attributes:
-        kind: "bounds", "race", "equivalence", ..., or "hollow", or "unsupported".
-        statement: what does not hold, in the kernel's own terms.
-        site: the statement of the kernel.
-        verdict: "refuted", "not proved", "unknown" or "unsupported"; for runs, "wrong" or "found".
-        counterexample: sizes, threads and loop variables by their names in the kernel.
-    """
-
-    kind: str
-    statement: str
-    site: str = ""
-    verdict: str = "refuted"
-    counterexample: Mapping[str, int] | None = None
-
-    def __str__(self) -> str:
-        values = ", ".join(f"{name} = {value}" for name, value in (self.counterexample or {}).items())
-        return "\n".join(
-            part
-            for part in (
-                f"{self.verdict} {self.kind}: {self.statement}",
-                self.site and f"  at {self.site}",
-                values and f"  when {values}",
-            )
-            if part
-        )
 
 
 @dataclass(frozen=True)
@@ -76,43 +49,6 @@ class Layer:
     def holds(self) -> bool:
         """Whether everything asked for was shown. Only in the range layer may there be nothing to show."""
         return not self.failures and self.proved == self.conditions and (self.conditions > 0 or self.name == "range")
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """Something that layers may leave aside.
-
-    Attributes:
-        pattern: matches its names in verdicts, but for prefixes such as ``tl.``.
-        layers: those in which it is accepted.
-        why: the reason.
-    """
-
-    pattern: str
-    layers: tuple[str, ...]
-    why: str
-
-    def of(self, layer: str, name: str) -> bool:
-        """Return whether this is what a layer leaves aside under a name."""
-        return layer in self.layers and bool(
-            re.fullmatch(rf"(tl|tirx)?(\.|::)?(attribute (tl\.)?)?({self.pattern})", name)
-        )
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """What became of one planted error.
-
-    Attributes:
-        fate: "killed", "rejected" (the compiler or the engine refuses it) or "equivalent" (every layer holds of it).
-        reason: the first condition that fails, with its layer; or why it is refused.
-    """
-
-    name: str
-    operator: str
-    fate: str
-    layer: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -157,21 +93,9 @@ class Report:
         """Return the report that `to_json` wrote."""
         content: dict[str, Any] = json.loads(text)
         del content["holds"], content["complete"]
-        content["layers"] = tuple(_layer(layer) for layer in content["layers"])
-        content["mutations"] = tuple(Mutation(**m) for m in content["mutations"])
-        content["unexplained"] = tuple(content["unexplained"])
-        return cls(**content)
-
-
-def _layer(content: dict[str, Any]) -> Layer:
-    failures = tuple(Failure(**f) for f in content.pop("failures"))
-    lists = {name: tuple(content[name]) for name in ("unmodelled", "waived", "statements")}
-    return Layer(**{**content, **lists, "failures": failures})
-
-
-def fates(mutations: Iterable[Mutation]) -> dict[str, int]:
-    """Return how many mutants met each fate."""
-    counts = {"killed": 0, "rejected": 0, "equivalent": 0}
-    for mutation in mutations:
-        counts[mutation.fate] += 1
-    return counts
+        for layer in content["layers"]:
+            layer |= {name: tuple(layer[name]) for name in ("unmodelled", "waived", "statements")}
+            layer["failures"] = tuple(Failure(**failure) for failure in layer["failures"])
+        content["layers"] = tuple(Layer(**layer) for layer in content["layers"])
+        content["mutations"] = tuple(Mutation(**mutation) for mutation in content["mutations"])
+        return cls(**{**content, "unexplained": tuple(content["unexplained"])})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 from ..base.errors import Unsupported, UnsupportedVersion
 
@@ -43,19 +43,9 @@ class Lowered:
 
 def require_tilelang() -> None:
     """Raise UnsupportedVersion, in one sentence, unless the installed TileLang is the one that the engine reads."""
-    try:
-        found = version("tilelang").split("+")[0]
-    except PackageNotFoundError:
-        found = "none"
+    found = version("tilelang").split("+")[0]
     if found != VERSION:
         raise UnsupportedVersion(f"the proof engine reads the IR of tilelang {VERSION}, found {found}")
-
-
-def device(
-    prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
-) -> PrimFunc:
-    """Return the kernel at device level, with or without the bounds guards that the compiler inserts."""
-    return lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).device
 
 
 def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
@@ -105,8 +95,8 @@ def _lower(prim_func: PrimFunc, configs: tuple[tuple[str, object], ...], arch: s
     context = tilelang.tvm.transform.PassContext(opt_level=3, config=dict(configs), instruments=[snapshots])
     with target, context:
         host, *_ = lower_to_host_device_ir(prim_func, create_backend_context(target, None, "auto"))
-    tile_level, thread_level = (_only(snapshots.after[name]) for name in (_TILE, _THREAD))
-    return Lowered(tile_level, thread_level, _only(snapshots.after[_DEVICE], "tirx.is_global_func"), _only(host))
+    tile, thread, device = (snapshots.after[name] for name in (_TILE, _THREAD, _DEVICE))
+    return Lowered(_only(tile), _only(thread), _only(device, "tirx.is_global_func"), _only(host))
 
 
 def _only(module: object, attribute: str | None = None) -> PrimFunc:

@@ -12,51 +12,31 @@ from collections.abc import Mapping
 from typing import Literal
 
 Does = Literal[
-    "copy",  # begins a copy from global to shared memory
-    "commit",  # closes a group of copies
-    "await",  # waits until all but the last few groups of copies have arrived
-    "describe",  # makes the descriptor of an operand
-    "advance",  # moves a descriptor on
-    "product",  # begins a product of the tensor cores
-    "batch",  # closes a batch of products
-    "finish",  # waits until all but the last few batches are over
-    "registers",  # stands between uses of registers by threads and by products
-    "fence",  # stands between accesses by threads and by products to shared memory
-    "init",  # says how many arrivals end a phase of an mbarrier
-    "publish",  # shows mbarriers that are initialised
-    "arrive",  # arrives at an mbarrier
-    "copied",  # arrives at an mbarrier when the thread's copies so far have arrived
-    "wait",  # waits for a phase of an mbarrier
-    "barrier",  # waits for all threads of the block, or for some of them
-    "grids",  # waits for the kernels launched before
-    "hint",  # changes neither values nor order
-    "atomic",  # reads and changes memory in one step, before or after every other such step
-]
-
-INSTRUCTIONS: Mapping[str, Does] = {
-    "tl.ptx_cp_async": "copy",
-    "tirx.ptx_commit_group": "commit",
-    "tirx.ptx_wait_group": "await",
-    "tl.initialize_wgmma_descriptor": "describe",
-    "tl.increase_descriptor_offset": "advance",
-    "tl.ptx_wgmma_ss": "product",
-    "tl.ptx_wgmma_rs": "product",
-    "tl.warpgroup_commit_batch": "batch",
-    "tl.warpgroup_wait": "finish",
-    "tl.wait_wgmma": "finish",
-    "tl.warpgroup_arrive": "registers",
-    "tl.fence_proxy_async": "fence",
-    "tirx.ptx_init_barrier_thread_count": "init",
-    "tl.ptx_fence_barrier_init": "publish",
-    "tirx.ptx_arrive_barrier": "arrive",
-    "tl.ptx_cp_async_barrier_noinc": "copied",
-    "tl.mbarrier_wait_parity": "wait",
-    "tirx.tvm_storage_sync": "barrier",
-    "tl.pdl_sync": "grids",
-    "tl.pdl_trigger": "hint",
-    "tl.set_max_nreg": "hint",
-    "tl.warpgroup_fence_operand": "hint",
+    "copy", "commit", "await", "describe", "advance", "product", "batch", "finish", "registers", "fence",
+    "init", "publish", "arrive", "copied", "wait", "barrier", "grids", "hint", "atomic",
+]  # fmt: skip
+_DOING: Mapping[Does, tuple[str, ...]] = {
+    "copy": ("tl.ptx_cp_async",),  # begins a copy from global to shared memory
+    "commit": ("tirx.ptx_commit_group",),  # closes a group of copies
+    "await": ("tirx.ptx_wait_group",),  # waits until all but the last few groups of copies have arrived
+    "describe": ("tl.initialize_wgmma_descriptor",),  # makes the descriptor of an operand
+    "advance": ("tl.increase_descriptor_offset",),  # moves a descriptor on
+    "product": ("tl.ptx_wgmma_ss", "tl.ptx_wgmma_rs"),  # begins a product of the tensor cores
+    "batch": ("tl.warpgroup_commit_batch",),  # closes a batch of products
+    "finish": ("tl.warpgroup_wait", "tl.wait_wgmma"),  # waits until all but the last few batches are over
+    "registers": ("tl.warpgroup_arrive",),  # stands between uses of registers by threads and by products
+    "fence": ("tl.fence_proxy_async",),  # stands between accesses by threads and by products to shared memory
+    "init": ("tirx.ptx_init_barrier_thread_count",),  # says how many arrivals end a phase of an mbarrier
+    "publish": ("tl.ptx_fence_barrier_init",),  # shows mbarriers that are initialised
+    "arrive": ("tirx.ptx_arrive_barrier",),  # arrives at an mbarrier
+    "copied": ("tl.ptx_cp_async_barrier_noinc",),  # arrives at one when the thread's copies so far have arrived
+    "wait": ("tl.mbarrier_wait_parity",),  # waits for a phase of an mbarrier
+    "barrier": ("tirx.tvm_storage_sync",),  # waits for all threads of the block, or for some of them
+    "grids": ("tl.pdl_sync",),  # waits for the kernels launched before
+    "hint": ("tl.pdl_trigger", "tl.set_max_nreg", "tl.warpgroup_fence_operand"),  # changes neither values nor order
 }
+INSTRUCTIONS: Mapping[str, Does] = {name: does for does, names in _DOING.items() for name in names}
+"""What each instruction does. Atomic operations, which read and change memory in one step, are found by their names."""
 
 PRODUCT_OF_REGISTERS = "tl.ptx_wgmma_rs"  # its first operand is in registers, not in shared memory
 
@@ -65,6 +45,9 @@ ATOMIC = re.compile(r"tl\.atomic_\w+?(?:x(\d))?(?:_ret)?_elem_op")
 
 MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
 """Functions of floats that TVM does not declare pure."""
+
+COUNTS = frozenset({"tirx.clz", "tirx.popcount"})
+"""Functions of an integer that give at most the number of its bits."""
 
 COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
 """Loads and stores of matrices of 8 rows by a warp: synchronous; thread r of the warp gives the address of row r."""

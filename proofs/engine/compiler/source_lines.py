@@ -10,12 +10,15 @@ No error here can make a false theorem: only the message of a failure holds what
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tilelang.ir import get_stmt_span, span_to_location
 from tvm import tirx
+
+from ..base.failures import Failure
 
 _ACCESS = re.compile(r"\b(read|write|writes|element) of (\w+)")
 
@@ -60,3 +63,10 @@ def origin(statement: str, lines: Lines) -> str:
     places = {place for how, buffer in _ACCESS.findall(statement) for place in lines.get((buffer, _MODE[how]), ())}
     files = sorted({file for file, _ in places})
     return "; ".join(f"{file}:{', '.join(str(n) for f, n in sorted(places) if f == file)}" for file in files)
+
+
+def traced(failures: Iterable[Failure], kernel: Any) -> Iterator[Failure]:
+    """Yield the failures with the source lines that they can be about."""
+    for failure in failures:
+        lines = origin(failure.statement, touched(kernel))
+        yield replace(failure, site=f"{failure.site} ({lines})") if lines else failure

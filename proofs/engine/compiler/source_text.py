@@ -1,11 +1,15 @@
-"""TIR as a programmer would write it, in one line: for names, messages and tables."""
+"""TIR as a programmer would write it, in one line: for names, messages and tables.
+
+It is not trusted: its text is read by people, and no proof looks at it. Where a waiver names a statement by its text, the
+verdict lists what is waived; and that a branch is dead, whatever its text, is proved.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
+from tilelang.ir import get_stmt_span, span_to_location
 from tvm import arith, tirx
 
 Node = Any  # a tirx.Stmt or a tirx.PrimExpr: TVM's classes have no types
@@ -45,3 +49,14 @@ def _short(number: str) -> str:
 def element(access: Node) -> Node:
     """Return the element that a load reads or a store writes, as a load."""
     return tirx.BufferLoad(access.buffer, list(access.indices))
+
+
+def printed(node: object) -> str:
+    """Return an expression or simple statement as the compiler prints it, without the declarations before it."""
+    return str(node).strip().splitlines()[-1].strip()
+
+
+def describe(site: Any) -> str:
+    """Return a node of the IR as a message quotes it: its text, and its source line if it has one."""
+    location = span_to_location(get_stmt_span(site)) if isinstance(site, tirx.Stmt) else None
+    return f"{text(site)}, {location[0]}:{location[1]}" if location else text(site)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TypeAlias
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
@@ -54,22 +55,21 @@ class Hypotheses:
         Raises:
             Unsupported: the kernel and the contract do not describe the same tensors.
         """
-        values = {**{n: z3.IntVal(int(v)) for n, v in statics.items() if float(v).is_integer()}}
+        values = {n: z3.IntVal(int(v)) for n, v in statics.items() if float(v).is_integer()}
         sizes = {name: z3.Int(name) for name in contract.sizes}
         facts = [z3.And(sizes[n] >= s.low, sizes[n] <= s.high) for n, s in contract.sizes.items()]
-        buffers = {b.name: b for b in prim_func.buffer_map.values()}
-        declared = {spec.name for spec in contract.tensors}
+        buffers, declared = {b.name: b for b in prim_func.buffer_map.values()}, {spec.name for spec in contract.tensors}
         scalars = {p.name for p in prim_func.params if p not in prim_func.buffer_map}
-        if scalars & {*sizes}:
-            raise Unsupported(
-                f"{', '.join(sorted(scalars & {*sizes}))}: a scalar of the kernel, a size of the contract"
-            )
+        if both := sorted(scalars & {*sizes}):
+            raise Unsupported(f"{', '.join(both)}: a scalar of the kernel, a size of the contract")
         if declared != set(buffers):
             raise Unsupported(f"the contract declares tensors {sorted(declared)}, the kernel {sorted(buffers)}")
         shapes: dict[str, tuple[z3.ArithRef, ...]] = {}
         for spec in contract.tensors:
             shapes[spec.name] = tuple(_dimension(d, sizes) for d in buffers[spec.name].shape)
-            _check_dtype(spec, buffers[spec.name])
+            names, dtype = [str(t).removeprefix("torch.") for t in spec.dtypes], str(buffers[spec.name].dtype)
+            if dtype not in names:
+                raise Unsupported(f"{spec.name}: the kernel declares {dtype}, the contract {' or '.join(names)}")
             _check_layout(spec, buffers[spec.name], shapes[spec.name])
             equalities = _same_shape(spec, shapes[spec.name], {**values, **sizes})
             _check_free(spec, equalities, facts, set(contract.sizes))
@@ -79,23 +79,32 @@ class Hypotheses:
         ranges, promises = (_element_ranges(specs, sizes) for specs in (contract.inputs, contract.outputs))
         return cls(sizes, tuple(facts), ranges, shapes, outputs, promises)
 
-    def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> tuple[z3.BoolRef, ...]:
-        """Return what the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds."""
-        low, high = self.ranges.get(tensor, (None, None))
-        inside = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(indices, self.shapes[tensor], strict=True)))
-        bounds = ([value >= low] if low is not None else []) + ([value < high] if high is not None else [])
-        return (z3.Implies(inside, z3.And(*bounds)),) if bounds else ()
+    def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> list[z3.BoolRef]:
+        """Return what the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds.
+
+        A tensor may be taken as a row: its range holds of all its elements.
+        """
+        flat = len(indices) != len(self.shapes[tensor])
+        if flat and len(indices) != 1:
+            raise Unsupported(f"{tensor} is read through {len(indices)} indices")
+        shape = (self.elements(tensor),) if flat else self.shapes[tensor]
+        inside = [z3.And(i >= 0, i < n) for i, n in zip(indices, shape, strict=True)]
+        bounds = within(value, self.ranges.get(tensor, (None, None)))
+        return [z3.Implies(inside[0] if flat else z3.And(*inside), z3.And(*bounds))] if bounds else []
 
     def elements(self, tensor: str) -> z3.ArithRef:
         """Return the number of elements of a tensor."""
         return _product(self.shapes[tensor])
 
 
+def within(value: z3.ArithRef, interval: Range) -> list[z3.BoolRef]:
+    """Return that a value lies in a half-open range, as far as that has ends."""
+    low, high = interval
+    return ([value >= low] if low is not None else []) + ([value < high] if high is not None else [])
+
+
 def _product(terms: Iterable[z3.ArithRef]) -> z3.ArithRef:
-    result = z3.IntVal(1)
-    for term in terms:
-        result = result * term
-    return z3.simplify(result)
+    return z3.simplify(reduce(operator.mul, terms, z3.IntVal(1)))
 
 
 def _dimension(extent: tirx.PrimExpr, sizes: dict[str, z3.ArithRef]) -> z3.ArithRef:
@@ -104,7 +113,7 @@ def _dimension(extent: tirx.PrimExpr, sizes: dict[str, z3.ArithRef]) -> z3.Arith
         return z3.IntVal(int(extent.value))
     if isinstance(extent, tirx.Var):
         return sizes.setdefault(extent.name, z3.Int(extent.name))
-    operators = {tirx.Add: lambda a, b: a + b, tirx.Sub: lambda a, b: a - b, tirx.Mul: lambda a, b: a * b}
+    operators = {tirx.Add: operator.add, tirx.Sub: operator.sub, tirx.Mul: operator.mul}
     if type(extent) in operators:
         return operators[type(extent)](_dimension(extent.a, sizes), _dimension(extent.b, sizes))
     raise Unsupported(f"dimension {extent}")
@@ -125,20 +134,10 @@ def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[
 
 def _check_layout(spec: TensorSpec, buffer: tirx.Buffer, shape: Sequence[z3.ArithRef]) -> None:
     """Raise Unsupported unless the kernel takes the tensor contiguous: strides that overlap make two elements one."""
-    expected: z3.ArithRef = z3.IntVal(1)
-    strides: list[z3.ArithRef] = []
-    for extent in reversed(shape):
-        strides.insert(0, z3.simplify(expected))
-        expected = expected * extent
+    strides = [_product(shape[dim + 1 :][::-1]) for dim in range(len(shape))]
     declared = [z3.simplify(_dimension(s, {})) for s in buffer.strides]
     if declared and not all(z3.is_true(z3.simplify(a == b)) for a, b in zip(declared, strides, strict=True)):
         raise Unsupported(f"{spec.name}: the kernel declares strides {declared}, expected {strides}")
-
-
-def _check_dtype(spec: TensorSpec, buffer: tirx.Buffer) -> None:
-    names = [str(dtype).removeprefix("torch.") for dtype in spec.dtypes]
-    if str(buffer.dtype) not in names:
-        raise Unsupported(f"{spec.name}: the kernel declares {buffer.dtype}, the contract {' or '.join(names)}")
 
 
 def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.BoolRef], sizes: set[str]) -> None:

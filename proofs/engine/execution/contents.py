@@ -45,26 +45,22 @@ class Write:
     @cached_property
     def solved(self) -> dict[int, tuple[int, Form]]:
         """For each axis, by the number of its variable, the dimension in which it is alone, and the offset there."""
-        numbers = {nf.number(axis.variable) for axis in self.axes}
-        solved = {}
-        for axis in self.axes:
-            number = nf.number(axis.variable)
-            own = [(d, i - axis.variable) for d, i in enumerate(self.index) if number in nf.support(i)]
-            if len(own) != 1 or not numbers.isdisjoint(nf.support(own[0][1])):
+        solved, variables = {}, {nf.number(axis.variable): axis.variable for axis in self.axes}
+        for number, variable in variables.items():
+            own = [(d, i - variable) for d, i in enumerate(self.index) if number in nf.support(i)]
+            if len(own) != 1 or not variables.keys().isdisjoint(nf.support(own[0][1])):
                 place = ", ".join(map(str, self.index))
-                raise Unsupported(f"iterations may write one element: {axis.variable} is not alone in one of [{place}]")
+                raise Unsupported(f"iterations may write one element: {variable} is not alone in one of [{place}]")
             solved[number] = own[0]
         return solved
 
     def at(self, index: tuple[Form, ...]) -> tuple[Value, list[Form]]:
         """Return the value at an index, and the conditions under which the write covers that index."""
         values = {number: index[dim] - offset for number, (dim, offset) in self.solved.items()}
-        covered = [i - nf.substitute(j, values) for i, j in zip(index, self.index, strict=True)]
-        conditions = [nf.indicator("eq", difference, integer=True) for difference in covered]
+        conditions = [nf.zero(i - nf.substitute(j, values)) for i, j in zip(index, self.index, strict=True)]
         for axis in self.axes:
             place = values[nf.number(axis.variable)] - axis.lower
-            conditions.append(nf.indicator("ge", place, integer=True))
-            conditions.append(nf.indicator("ge", axis.extent - 1 - place, integer=True))
+            conditions += [nf.nonnegative(place), nf.nonnegative(axis.extent - 1 - place)]
         conditions += [nf.substitute(c, values) for c in self.path]
         value = self.value
         return Value(nf.substitute(value.form, values), nf.substitute(value.finite, values), value.sign), conditions
@@ -130,3 +126,23 @@ class Contents:
             with facts.assuming(nf.ONE - condition):
                 return extended.select(condition, value, self._read(index, facts, level))
         raise Uninitialised(f"{self.name}[{', '.join(map(str, index))}] may be read before it is written")
+
+
+class Opaque(Contents):
+    """A content of which nothing is known but how often it was changed: after each change, elements are any numbers."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.changes = 0
+
+    def forget(self, path: tuple[Form, ...]) -> None:
+        """Count a change."""
+        self.changes += 1
+
+    def write(self, write: Write) -> None:
+        """Count a change."""
+        self.changes += 1
+
+    def read(self, index: tuple[Form, ...], facts: Facts) -> Value:
+        """Return a number of which only its place and the count of changes are known."""
+        return Value(nf.apply(f"{self.name}@{self.changes}", *index))

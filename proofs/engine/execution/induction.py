@@ -14,10 +14,9 @@ iteration ``extent``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from typing import TYPE_CHECKING
 
 from ..base.errors import Unsupported
 from ..forms import normal_form as nf
@@ -26,12 +25,10 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
-from .contents import Axis, Contents, Uninitialised, Write
+from .buffers import Buffers
+from .contents import Axis, Opaque, Uninitialised, Write
 from .invariants import Determined, Formula, Ghost, Invariant, State
 from .obligations import Obligation
-
-if TYPE_CHECKING:
-    from .symbols import Symbols
 
 _SPLITS = 16
 """How many undecided conditions an equation may be split by where abbreviations are written out."""
@@ -40,7 +37,7 @@ _SPLITS = 16
 class Induction:
     """One loop under its invariant. Afterwards it knows what each iteration did."""
 
-    def __init__(self, algebra: Symbols, loop: str, invariant: Invariant, extent: Form) -> None:
+    def __init__(self, algebra: Buffers, loop: str, invariant: Invariant, extent: Form) -> None:
         self.algebra, self.loop, self.invariant, self.extent = algebra, loop, invariant, extent
         self.facts = algebra.facts
         self.path = algebra.facts.path
@@ -50,7 +47,7 @@ class Induction:
             if len(found) != 1:
                 raise ValueError(f"{len(found)} buffers are named {name!r}")
             self.memories[name] = found[0]
-        if not self.facts.holds(nf.indicator("ge", extent, integer=True)):
+        if not self.facts.holds(nf.nonnegative(extent)):
             raise Unsupported(f"loop {loop!r} of extent {extent}, which may be negative")
         self.t = nf.variable(f"{loop}.t")
         self.changed: set[str] = set(invariant.auxiliary)  # what iterations change, by name
@@ -62,30 +59,28 @@ class Induction:
 
     def run(self, lower: Form, body: Callable[[Form], None]) -> None:
         """Check the entry and one iteration, and leave the state at the exit."""
-        t, auxiliary, execution = self.t, self.invariant.auxiliary, self.algebra.execution
+        t, auxiliary, ghosts = self.t, self.invariant.auxiliary, self.invariant.ghosts
         self.facts.bound(t, self.extent)
         self._find_changed(lambda: body(lower + t))
         entry = self._entry = self._frozen(ZERO, lambda name, index: auxiliary[name].initial(self._entry, *index))
-        for recurrence in (ghost.recurrence for ghost in self.invariant.ghosts):
+        for recurrence in (ghost.recurrence for ghost in ghosts):
             steps = f"loop {self.loop!r} runs as often as {recurrence.name} steps"
             self._record(self.extent, nf.form(recurrence.count), steps)
-        self._establish(entry, f"at the entry of loop {self.loop!r}", lambda ghost: ghost.recurrence.initial)
+        self._establish(entry, f"at the entry of loop {self.loop!r}", [g.recurrence.initial for g in ghosts])
         before = self._stage = self.havoc(t)
-        body(lower + t)
+        self._iterate(lambda: body(lower + t))
         after = self._after = self._frozen(t + 1, lambda name, index: auxiliary[name].step(before, *index))
         when = f"after an iteration of loop {self.loop!r}"
-        self._establish(after, when, lambda ghost: self._step(ghost, before), before)
+        self._establish(after, when, [self._step(ghost, before) for ghost in ghosts], before)
         self.havoc(self.extent)
-        execution.ghosts |= {ghost.recurrence.name: self.family(ghost) for ghost in self.invariant.ghosts}
+        self.algebra.execution.ghosts |= {ghost.recurrence.name: self.family(ghost) for ghost in ghosts}
 
-    def _establish(
-        self, state: State, when: str, wanted: Callable[[Ghost], Formula], before: State | None = None
-    ) -> None:
-        """Check all that the invariant says of a state, where ``wanted`` gives the reference's state."""
+    def _establish(self, state: State, when: str, wanted: Iterable[Formula], before: State | None = None) -> None:
+        """Check all that the invariant says of a state, where the states of the references are ``wanted``."""
         self._check(state, when, self.invariant.determined)
         self._require_positive(state, when)
-        for ghost in self.invariant.ghosts:
-            self._check_ghost(ghost, state, wanted(ghost), when, before)
+        for ghost, formula in zip(self.invariant.ghosts, wanted, strict=True):
+            self._check_ghost(ghost, state, formula, when, before)
 
     def turn(self) -> None:
         """Take note that the turn of a role ends: after an iteration's first, check what is staged and make it opaque."""
@@ -99,25 +94,34 @@ class Induction:
         """Return the function from the number of a ghost's state and an index to an element."""
 
         def value(number: Form, *index: Form) -> Form:
-            within = nf.indicator("ge", self.extent - number, integer=True)
-            if not self.facts.holds(within * nf.indicator("ge", number, integer=True)):
+            within = nf.nonnegative(self.extent - number)
+            if not self.facts.holds(within * nf.nonnegative(number)):
                 raise Unsupported(f"state {number} of {ghost.recurrence.name} may not exist")
             return self._reader(ghost, self.symbolic(number))(*index)
 
         return value
 
     def _find_changed(self, body: Callable[[], None]) -> None:
-        """Find which buffers the body writes, by running it from a state in which all of them are opaque."""
+        """Guess which buffers the body writes, by running it where all of them are opaque; ``_iterate`` checks it."""
         algebra = self.algebra
         contents, execution = algebra.contents, algebra.execution
-        opaque = {m: self._layer(m, lambda *i, n=m.name: nf.apply(f"{n}@?", *i), None) for m in contents}
-        algebra.contents = {memory: Contents(memory.name, [layer]) for memory, layer in opaque.items()}
+        opaque = {memory: Opaque(memory.name) for memory in contents}
+        algebra.contents = dict(opaque)
         algebra.execution = replace(execution, writes={}, equations=[], obligations=[])
         body()
-        changed = [memory for memory, layer in opaque.items() if algebra.contents[memory].layers[-1] is not layer]
-        self.changed |= {m.name for m in changed if m in self.memories.values()}
-        self.lost = [m for m in changed if m not in self.memories.values()]
+        changed = [memory for memory, content in opaque.items() if content.changes]
+        kept = self.memories.values()
+        self.changed |= {m.name for m in changed if m in kept}
+        self.lost = [m for m in changed if m not in kept]
         algebra.contents, algebra.execution = contents, execution
+
+    def _iterate(self, body: Callable[[], None]) -> None:
+        """Run an iteration, and check that it writes no buffer but those that were found to be written."""
+        contents, found = self.algebra.contents, {*self.changed, *self.invariant.staged}
+        kept = {m: tuple(c.layers) for m, c in contents.items() if m.name not in found and m not in self.lost}
+        body()
+        if written := sorted(m.name for m, layers in kept.items() if tuple(contents[m].layers) != layers):
+            raise Unsupported(f"loop {self.loop!r} writes {', '.join(written)}, which was not found to be written")
 
     def _frozen(self, t: Form, auxiliary: Callable[[str, tuple[Form, ...]], Form]) -> State:
         """Return what the buffers hold now, and go on to hold in this state when the kernel changes them."""
@@ -158,7 +162,7 @@ class Induction:
     def unfolded(self, p: Form, s: Form) -> Form:
         """Return the form with the free buffers at the head of iteration s, at least 1, over those of s - 1."""
         after = self._after
-        if after is None or not self.facts.holds(nf.indicator("ge", s - 1, integer=True)):
+        if after is None or not self.facts.holds(nf.nonnegative(s - 1)):
             raise Unsupported(f"iteration {s} of loop {self.loop!r} has no predecessor")
         if s not in self._unfoldings:
             names = sorted(self.changed & {*self.invariant.free, *self.invariant.auxiliary})
@@ -178,7 +182,7 @@ class Induction:
     def havoc(self, t: Form) -> State:
         """Replace the contents by what the invariant says of iteration t."""
         state = self.symbolic(t)
-        for memory in (*self.lost, *map(self.memories.__getitem__, self.invariant.staged)):
+        for memory in (*self.lost, *(self.memories[name] for name in self.invariant.staged)):
             self.algebra.contents[memory].forget(self.path)
         free = {name: Determined(lambda s, *i, n=name: s.read(n, i)) for name in self.invariant.free}
         self._describe({**free, **self.invariant.determined}, state)
@@ -228,8 +232,7 @@ class Induction:
             like = auxiliary.like if auxiliary else name
             shape = next(m for m in self.algebra.contents if m.name == like).shape
             for index in elements([dim.form for dim in shape], self.facts):
-                site = f"{name}[{', '.join(map(str, index))}] {when}"
-                value = Value(state.read(name, index))
+                site, value = f"{name}[{', '.join(map(str, index))}] {when}", Value(state.read(name, index))
                 execution.obligations.append(Obligation("positive", value, self.facts.path, site))
             execution.positive |= {f"{name}@{self.loop}"}
 
@@ -237,11 +240,10 @@ class Induction:
         """Return the reference's state as a function of its full index."""
 
         def value(*index: Form) -> Form:
-            leading, rest = index[: len(ghost.at)], index[len(ghost.at) :]
-            for i, j in zip(leading, ghost.at, strict=True):
+            for i, j in zip(index, ghost.at, strict=False):
                 if not self.facts.same(i, j):
                     raise Unsupported(f"the reference uses its state at {i}, the kernel holds it at {j}")
-            return ghost.value(state, *rest)
+            return ghost.value(state, *index[len(ghost.at) :])
 
         return value
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..forms import normal_form as nf
 from ..forms.normal_form import Form
@@ -104,3 +105,17 @@ class Invariant:
     positive: tuple[str, ...] = ()
     definitions: Mapping[str, Callable[..., Form]] = field(default_factory=dict)
     unfold: tuple[str, Callable[[State], Form]] | None = None
+
+
+class CutLoop(Protocol):
+    """A loop that was cut by its invariant, and ran so often, as other loops see it."""
+
+    extent: Form
+
+    def symbolic(self, t: Form) -> State:
+        """Return the state at the head of iteration t as the invariant describes it."""
+        ...
+
+    def unfolded(self, p: Form, s: Form) -> Form:
+        """Return the form with the free buffers at the head of iteration s, at least 1, over those of s - 1."""
+        ...

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from ..forms.constants import Constants, current
 from ..forms.entailment import Facts
@@ -14,10 +13,8 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from .contents import Write
+from .invariants import CutLoop
 from .obligations import Obligation
-
-if TYPE_CHECKING:
-    from .induction import Induction
 
 
 @dataclass
@@ -44,7 +41,7 @@ class Execution:
     equations: list[Equation] = field(default_factory=list)
     obligations: list[Obligation] = field(default_factory=list)
     ghosts: dict[str, Callable[..., Form]] = field(default_factory=dict)
-    inductions: dict[str, Induction] = field(default_factory=dict)
+    inductions: dict[str, CutLoop] = field(default_factory=dict)
     positive: frozenset[str] = frozenset()
     externs: Mapping[str, str] = field(default_factory=dict)
     unmodelled: frozenset[str] = frozenset()
@@ -65,8 +62,7 @@ class Execution:
         result = []
         for write in self.writes.get(output, []):
             with self.facts.assuming(*write.path):
-                meant = meaning(write)
-                if meant is None:
+                if (meant := meaning(write)) is None:
                     continue
                 wanted = reference(*write.index)
                 wanted = wanted if isinstance(wanted, Value) else Value(wanted)
@@ -79,6 +75,5 @@ class Execution:
     def _same(self, a: Value, b: Value) -> bool:
         """Return whether two values are equal: finite at the same places, where an infinite value has the form 0."""
         finite = self.facts.decide_all(a.finite)
-        if not holds(finite, b.finite, self.facts):
-            return False
-        return (finite is ONE or a.sign == b.sign) and holds(a.form, b.form, self.facts)
+        alike = holds(finite, b.finite, self.facts) and (finite is ONE or a.sign == b.sign)
+        return alike and holds(a.form, b.form, self.facts)

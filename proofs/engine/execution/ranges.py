@@ -52,7 +52,7 @@ def conditions(
     """Return the range conditions of an execution: those to be proved, and those waived."""
     open_conditions: list[Condition] = []
     waived: list[tuple[Condition, Waiver]] = []
-    for obligation in _distinct(execution.obligations):
+    for obligation in dict.fromkeys(execution.obligations):
         condition = _condition(obligation, execution)
         waiver = next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None)
         if waiver:
@@ -65,7 +65,7 @@ def conditions(
 
 def unmodelled(execution: Execution) -> tuple[str, ...]:
     """Return the name of what is not shown of some denominator or operand of a logarithm, in which exp occurs."""
-    operands = (o for o in _distinct(execution.obligations) if o.kind in ("nonzero", "positive"))
+    operands = (o for o in dict.fromkeys(execution.obligations) if o.kind in ("nonzero", "positive"))
     exps = (o for o in operands if any(isinstance(nf.atom_of(a), nf.Exp) for a in nf.support(o.value.form)))
     left = (o for o in exps if _floor(o, execution) is None and not _above_a_constant(o, execution))
     return (UNDERFLOW,) if any(left) else ()
@@ -75,15 +75,6 @@ def _above_a_constant(obligation: Obligation, execution: Execution) -> bool:
     """Return whether a denominator is a constant that is no subnormal float, such as an eps, and what is not negative."""
     p = execution.facts.decide_all(under(obligation.value.finite, obligation.value.form))
     return Signs(execution.positive).form(p) is not None and p.terms.get((), 0) >= _NORMAL
-
-
-def _distinct(obligations: Sequence[Obligation]) -> Iterator[Obligation]:
-    seen = set()
-    for obligation in obligations:
-        key = obligation.kind, obligation.value, obligation.path, obligation.site
-        if key not in seen:
-            seen.add(key)
-            yield obligation
 
 
 def _floor(obligation: Obligation, execution: Execution) -> Condition | None:
@@ -100,10 +91,7 @@ def _floor(obligation: Obligation, execution: Execution) -> Condition | None:
     powers = [power for term in terms for power in _powers(term)]
     if len(powers) < len(terms):
         return None
-    large = [
-        z3.And(*(linear.real(c) == 1 for c in where), linear.real(inside + argument) >= _LEAST)
-        for where, argument in powers
-    ]
+    large = [z3.And(*(linear.real(c) == 1 for c in where), linear.real(inside + a) >= _LEAST) for where, a in powers]
     path = [linear.real(decide(c)) == 1 for c in obligation.path]
     statement = f"the denominator does not underflow: {value.form}"
     return Condition("range", statement, (*linear.facts, *path), disjunction(*large), Site(obligation.site))
@@ -121,9 +109,8 @@ def _powers(p: Form) -> Iterator[tuple[list[Form], Form]]:
 
 def _condition(obligation: Obligation, execution: Execution) -> Condition:
     linear = Linear(execution.positive)
-    operand = under(
-        obligation.value.finite, obligation.value.form
-    )  # where it is not -inf, for exp(-inf) = 0 is harmless
+    # where it is not -inf, for exp(-inf) = 0 is harmless
+    operand = under(obligation.value.finite, obligation.value.form)
     if obligation.kind != "exp":
         operand = nf.without_exps(operand)[0]  # which do not change its sign
     operands = operand, obligation.value.finite, *obligation.path
@@ -139,9 +126,9 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
     """Return the forms for every value of each index, of few values, that a maximum in the first one runs over."""
     cases: list[Sequence[Form]] = [forms]
     for number in indices_of_maxima(forms[0]):
-        extent = facts.below.get(number, nf.ZERO).constant
-        if extent and extent * len(cases) <= _CASES:
-            values = [{number: nf.form(k)} for k in range(int(extent))]
+        extent = int(facts.below.get(number, nf.ZERO).constant or 0)
+        if 0 < extent * len(cases) <= _CASES:
+            values = [{number: nf.form(k)} for k in range(extent)]
             cases = [[nf.substitute(p, value) for p in case] for case in cases for value in values]
     return cases
 

@@ -49,17 +49,14 @@ def execute(
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
-    facts = facts if facts is not None else Facts()
-    execution = Execution(facts, frozenset(raw))
+    execution = Execution(facts if facts is not None else Facts(), frozenset(raw))
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
     algebra = Symbols(execution, invariants or {})
     machine = Machine(algebra, prim_func, values)
-    unknown = set(invariants or {}) - set(machine.loops.values())
-    if unknown:
+    if unknown := set(invariants or {}) - set(machine.loops.values()):
         raise ValueError(f"no loop is named {sorted(unknown)}; there are {sorted(machine.loops.values())}")
     machine.parameters()
     machine.run()
-    execution.externs = machine.externs
-    execution.unmodelled = frozenset(machine.waits)
+    execution.externs, execution.unmodelled = machine.externs, frozenset(machine.waits)
     return execution

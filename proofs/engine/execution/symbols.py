@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 
+from ..base.dtypes import is_integer
 from ..base.errors import Unsupported
+from ..compiler.source_text import describe
 from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.constants import LN2, unified, unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
-from ..semantics.expressions import describe, is_integer
-from .contents import Axis, Contents, Write
+from .buffers import Buffers
+from .contents import Axis
 from .induction import Induction
 from .invariants import Invariant
 from .obligations import Kind, Obligation
@@ -39,22 +41,13 @@ def thread(dimension: Dimension = "x") -> Form:
     return nf.variable(f"threadIdx.{dimension}")
 
 
-class Symbols:
+class Symbols(Buffers):
     """The algebra of normal forms."""
 
-    site: object
-
     def __init__(self, execution: Execution, invariants: Mapping[str, Invariant]) -> None:
-        self.execution = execution
-        self.facts = execution.facts
+        super().__init__(execution)
         self.invariants = invariants
-        self.contents: dict[Memory[Value], Contents] = {}
-        self.site = None
         self.inducing: Induction | None = None  # the loop with an invariant that control is in
-        self._axes: list[Axis] = []
-        self._threads = frozenset[int]()  # thread variables of more than one thread
-        self._lanes: dict[Memory[Value], dict[int, Form]] = {}
-        self._read: set[str] = set()
 
     def literal(self, value: float, dtype: str) -> Value:
         """Return a constant; one of a float type is unified with others (``constants``)."""
@@ -95,10 +88,8 @@ class Symbols:
         if dtype.startswith("uint") and operator in ("add", "sub", "mul"):
             raise Unsupported(f"{operator} of {dtype}, which is modulo a power of two")
         match operator:
-            case "add":
-                return extended.add(a, b)
-            case "sub":
-                return extended.add(a, extended.negative(b))
+            case "add" | "sub":
+                return extended.add(a, b if operator == "add" else extended.negative(b))
             case "mul" | "and":
                 return extended.multiply(a, b)
             case "or":
@@ -117,22 +108,21 @@ class Symbols:
         raise Unsupported(f"{operator} of {dtype} in the symbolic reading")
 
     def _larger(self, a: Value, b: Value, integer: bool) -> Value:
-        if integer:  # decided where possible, so that a clamped index is recognised
-            known = self.facts.decide(nf.indicator("ge", a.form - b.form, integer=True))
-            if known is not None:
-                return a if known else b
-        return extended.maximum(a, b)
+        known = self.facts.decide(nf.nonnegative(a.form - b.form)) if integer else None
+        if known is None:
+            return extended.maximum(a, b)
+        return a if known else b  # so that a clamped index is recognised
 
     def _divide(self, operator: str, a: Form, b: Form) -> Form:
         """Return the quotient or remainder by a positive number: opaque but for multiples of a constant."""
-        if not self.facts.holds(nf.indicator("ge", b - 1, integer=True)):
+        if not self.facts.holds(nf.nonnegative(b - 1)):
             raise Unsupported(f"division of integers by {b}, which is not known to be positive")
-        if operator.startswith("trunc") and not self.facts.holds(nf.indicator("ge", a, integer=True)):
+        if operator.startswith("trunc") and not self.facts.holds(nf.nonnegative(a)):
             raise Unsupported(f"truncating division of {a}, which may be negative")
         result = nf.apply("floordiv", a, b)
         if b.constant is not None:
             whole, rest = nf.multiple(a, int(b.constant))
-            within = nf.indicator("ge", rest, integer=True) * nf.indicator("ge", b - 1 - rest, integer=True)
+            within = nf.nonnegative(rest) * nf.nonnegative(b - 1 - rest)
             result = whole if self.facts.holds(within) else result
         return result if operator.endswith("div") else a - b * result
 
@@ -164,8 +154,7 @@ class Symbols:
 
     def select(self, condition: Value, then: Value, otherwise: Value, dtype: str) -> Value:
         """Return one of two values."""
-        known = self.facts.decide(condition.form)
-        if known is not None:
+        if (known := self.facts.decide(condition.form)) is not None:
             return then if known else otherwise
         return extended.select(condition.form, then, otherwise)
 
@@ -185,7 +174,7 @@ class Symbols:
 
     def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
         """Evaluate the body at an index below the extent: a variable, or an expression with one where a sum is tiled."""
-        below = nf.indicator("ge", extent - 1 - k, integer=True)
+        below = nf.nonnegative(extent - 1 - k)
         with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [below])):
             return body(Value(self.facts.bound_fresh(k, extent)))
 
@@ -220,7 +209,7 @@ class Symbols:
         self.facts.bound(variable, lower.form + extent.form)
         self._axes.append(Axis(variable, lower.form, extent.form))
         try:
-            with self.facts.assuming(nf.indicator("ge", variable - lower.form, integer=True)):
+            with self.facts.assuming(nf.nonnegative(variable - lower.form)):
                 yield Value(variable)
         finally:
             self._axes.pop()
@@ -258,46 +247,8 @@ class Symbols:
     def independent(self, store: Sequence[Value], access: Sequence[Value]) -> bool:
         """Return whether the access is at the store's index along each dimension in which that varies with the axes."""
         axes = {nf.number(axis.variable) for axis in self._axes}
-        return all(
-            axes.isdisjoint(nf.support(a.form)) or self.facts.same(a.form, b.form)
-            for a, b in zip(store, access, strict=True)
-        )
-
-    def allocate(self, memory: Memory[Value]) -> None:
-        """Make a buffer without content."""
-        self.contents[memory] = Contents(memory.name)
-
-    def load(self, memory: Memory[Value], index: Sequence[Value]) -> Value:
-        """Return an element of an input as an atom, or what has been written."""
-        place = self._place(memory, index)
-        if memory.scope == "global":
-            self._read.add(memory.name)
-            self._check_in_place(memory)
-            element = nf.read(memory.name, *place)
-            return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
-        self._check_lane(memory, place, None)
-        return self.contents[memory].read(place, self.facts)
-
-    def _place(self, memory: Memory[Value], index: Sequence[Value]) -> tuple[Form, ...]:
-        """Return the index as forms. TileLang reads an index that it knows to be negative as one from the end."""
-        place = tuple(i.form for i in index)
-        if any(self.facts.decide(nf.indicator("ge", i, integer=True)) is False for i in place):
-            raise Unsupported(f"{memory.name} at a negative index [{', '.join(map(str, place))}]")
-        return place
-
-    def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
-        """Put a new layer on the content, or record a write to an output."""
-        place = self._place(memory, index)
-        axes = tuple(self._axes)
-        ranges = {nf.indicator("ge", a.variable - a.lower, integer=True) for a in axes}
-        path = tuple(c for c in self.facts.path if c not in ranges)
-        if memory.scope == "global":
-            write = Write(place, axes, path, value, describe(self.site))
-            self.execution.writes.setdefault(memory.name, []).append(write)
-            self._check_in_place(memory)
-            return
-        self._check_lane(memory, place, frozenset().union(*map(nf.support, (value.form, value.finite, *path))))
-        self.contents[memory].write(Write(place, axes, path, value))
+        varying = [not axes.isdisjoint(nf.support(a.form)) for a in store]
+        return all(self.facts.same(a.form, b.form) for v, a, b in zip(varying, store, access, strict=True) if v)
 
     def atomic_add(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """Refuse: what an element holds would depend on other threads."""
@@ -310,25 +261,3 @@ class Symbols:
         """Tell the loop under way that a role's turn ends: an invariant may describe what the role leaves to others."""
         if self.inducing is not None:
             self.inducing.turn()
-
-    def lane(self, memory: Memory[Value]) -> dict[int, Form]:
-        """Return the dimensions of a buffer along which each explicit thread keeps to its own index."""
-        return self._lanes.get(memory, {})
-
-    def _check_in_place(self, memory: Memory[Value]) -> None:
-        if memory.name in self._read and memory.name in self.execution.writes:
-            raise Unsupported(f"{memory.name} in global memory is both read and written")
-
-    def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], stored: frozenset[int] | None) -> None:
-        """Check that threads use a buffer that they share in their own lane only; a store depends on atoms ``stored``."""
-        if memory.scope == "local":
-            if stored is not None and self._axes:
-                raise Unsupported(f"a parallel loop writes {memory.name}, of which each thread has its own")
-            return
-        inside = {d: i for d, i in enumerate(place) if not self._threads.isdisjoint(nf.support(i))}
-        lane = {d: i for d, i in inside.items() if i in {nf.of_atom(nf.atom_of(t)) for t in self._threads}}
-        own = {t for i in lane.values() for t in nf.support(i)}
-        known = self._lanes.setdefault(memory, lane)
-        foreign = (stored or frozenset()) & self._threads - own
-        if lane != inside or known != lane or foreign or (lane and self._axes):
-            raise Unsupported(f"threads share {memory.name} otherwise than each in its own lane: {describe(self.site)}")

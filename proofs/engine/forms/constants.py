@@ -10,11 +10,11 @@ the coarser type decides. What is proved is about the numbers that constants are
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from decimal import ROUND_CEILING, Context
 from fractions import Fraction
 
+from ..base.setting import Setting
 from .ring import Form, of_terms
 
 DOUBLE, FLOAT = Fraction(1, 2**52), Fraction(1, 2**23)
@@ -54,22 +54,17 @@ class Constants:
         return [f"assumed: constants that differ by at most {most:.1e} (relative) from a number denote that number"]
 
 
-_tables = [Constants()]  # one for each proof; the first is for what is tried outside of any
+_table = Setting(Constants())  # one for each proof; the first is for what is tried outside of any
 
 
-@contextmanager
-def one_proof() -> Iterator[None]:
+def one_proof() -> AbstractContextManager[Constants]:
     """Unify the constants met inside with one another, and with none that was met before."""
-    _tables.append(Constants())
-    try:
-        yield
-    finally:
-        _tables.pop()
+    return _table.set_to(Constants())
 
 
 def current() -> Constants:
     """Return the constants of the proof under way."""
-    return _tables[-1]
+    return _table.value
 
 
 def unify(value: float | Fraction, dtype: str = "float64") -> Fraction:

@@ -17,11 +17,12 @@ from typing import Any
 import z3
 
 from ..base.errors import Unsupported
-from ..smt.unsatisfiable import unsatisfiable
+from ..smt.solve import unsatisfiable
 from . import normal_form as nf
 from .normal_form import Form
 from .ring import Atom
 
+Elements = Mapping[str, tuple[int, Form | None]]
 _STEPS = 2_000_000
 """The steps that Z3 may take for one question."""
 
@@ -33,11 +34,7 @@ class Facts:
     gives the shapes of those inputs, since what is said of elements holds only of those that exist.
     """
 
-    def __init__(
-        self,
-        elements: Mapping[str, tuple[int, Form | None]] | None = None,
-        shapes: Mapping[str, Sequence[Form]] | None = None,
-    ) -> None:
+    def __init__(self, elements: Elements | None = None, shapes: Mapping[str, Sequence[Form]] | None = None) -> None:
         self.elements, self.shapes = dict(elements or {}), dict(shapes or {})
         self.below: dict[int, Form] = {}  # atom -> upper bound, excluded
         self.forgotten: set[int] = set()
@@ -109,7 +106,7 @@ class Facts:
 
     def same(self, a: Form, b: Form) -> bool:
         """Return whether two integers are known to be equal."""
-        return self.holds(nf.indicator("eq", a - b, integer=True))
+        return self.holds(nf.zero(a - b))
 
     def decide_all(self, p: Form) -> Form:
         """Return the form with each condition outside a sum replaced by 0 or 1 where that follows from what is known.
@@ -120,14 +117,11 @@ class Facts:
         for atom in sorted(nf.support(p)):
             inner = nf.atom_of(atom)
             if isinstance(inner, nf.Indicator) and inner.integer and not nf.has_bound(atom):
-                known = self.decide(nf.of_atom(inner))
-                if known is not None:
+                if (known := self.decide(nf.of_atom(inner))) is not None:
                     values[atom] = nf.ONE if known else nf.ZERO
             elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
                 entries = sorted(inner.entries, key=lambda v: v.id)
-                if largest := [
-                    v for v in entries if all(self.holds(nf.indicator("ge", v - w, integer=True)) for w in entries)
-                ]:
+                if largest := [v for v in entries if all(self.holds(nf.nonnegative(v - w)) for w in entries)]:
                     values[atom] = largest[0]
         return nf.substitute(p, values)
 
@@ -182,10 +176,8 @@ class _Translation:
         """Translate a form with integer coefficients; any other form is an unknown integer."""
         if any(c != int(c) for c in p.terms.values()) or any(e != int(e) or e < 0 for m in p.terms for _, e in m):
             return z3.Int(f"form{p.id}")
-        terms = [
-            z3.Product(z3.IntVal(int(c)), *(self._atom(a) for a, e in m for _ in range(int(e))))
-            for m, c in p.terms.items()
-        ]
+        factors = [(c, [self._atom(a) for a, e in m for _ in range(int(e))]) for m, c in p.terms.items()]
+        terms = [z3.Product(z3.IntVal(int(c)), *atoms) for c, atoms in factors]
         return z3.Sum(*terms) if terms else z3.IntVal(0)
 
     def _atom(self, number: int) -> Any:

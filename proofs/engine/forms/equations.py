@@ -50,18 +50,18 @@ def elements(
     ``parts`` maps dimensions of constant extent to the number of elements of a part, which has a variable of its own.
     """
 
-    def variable(dim: int, first: int, extent: Form) -> Form:
+    def variable(dim: int, extent: Form | int) -> Form:
         found = nf.fresh(names[dim % len(names)])
-        facts.bound(found, extent)
-        return first + found
+        facts.bound(found, nf.form(extent))
+        return found
 
     def along(dim: int, extent: Form) -> list[Form]:
         size = extent.constant
         if size is not None and size <= _ENUMERATED:
             return [nf.form(i) for i in range(int(size))]
         if size is None or not parts or dim not in parts:
-            return [variable(dim, 0, extent)]
-        firsts = range(0, int(size), parts[dim])
-        return [variable(dim, first, nf.form(min(parts[dim], int(size) - first))) for first in firsts]
+            return [variable(dim, extent)]
+        part, end = parts[dim], int(size)
+        return [first + variable(dim, min(part, end - first)) for first in range(0, end, part)]
 
     return itertools.product(*(along(dim, extent) for dim, extent in enumerate(shape)))

@@ -124,12 +124,8 @@ def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
         return count, nf.big_maximum(extent, lambda k: _where_finite(element(k)), longest=0)
 
     found = [entry(*part) for part in parts]
-    some = _any(sum((count for count, _ in found), ZERO))
-    return Value(some * nf.maximum(nf.where(_any(c), v) for c, v in found), some)
-
-
-def _any(count: Form) -> Form:
-    return nf.indicator("ge", count - 1, integer=True)
+    some = nf.nonnegative(sum((count for count, _ in found), ZERO) - 1)
+    return Value(some * nf.maximum(nf.where(nf.nonnegative(count - 1), v) for count, v in found), some)
 
 
 def _where_finite(a: Value) -> Form:

@@ -16,14 +16,15 @@ the same object may still denote the same function: ``equality.equal`` decides t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial, reduce
 from math import gcd
 from typing import Any, ClassVar, Literal
 
+from ..base.setting import Setting
 from . import summing
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
@@ -65,9 +66,6 @@ class Read(Atom):
     buffer: str
     index: tuple[Form, ...]
 
-    def _children(self) -> tuple[Form, ...]:
-        return self.index
-
     def _rebuild(self, change: Change) -> Form:
         return read(self.buffer, *map(change, self.index))
 
@@ -79,9 +77,6 @@ class Apply(Atom):
     function: str
     arguments: tuple[Form, ...]
 
-    def _children(self) -> tuple[Form, ...]:
-        return self.arguments
-
     def _rebuild(self, change: Change) -> Form:
         return apply(self.function, *map(change, self.arguments))
 
@@ -92,9 +87,6 @@ class Exp(Atom):
 
     argument: Form
 
-    def _children(self) -> tuple[Form, ...]:
-        return (self.argument,)
-
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
         return exp(change(self.argument) * exponent)
 
@@ -104,9 +96,6 @@ class Max(Atom):
     """The largest of several values, of which those under a condition (``where``) count where it holds."""
 
     entries: frozenset[Form]
-
-    def _children(self) -> tuple[Form, ...]:
-        return tuple(self.entries)
 
     def _rebuild(self, change: Change) -> Form:
         return maximum(map(change, self.entries))
@@ -121,9 +110,6 @@ class Indicator(Atom):
     integer: bool
     idempotent: ClassVar[bool] = True
 
-    def _children(self) -> tuple[Form, ...]:
-        return (self.form,)
-
     def _rebuild(self, change: Change) -> Form:
         return indicator(self.relation, change(self.form), integer=self.integer)
 
@@ -137,9 +123,6 @@ class Big(Atom):
     extent: Form
     body: Form
     binds: ClassVar[bool] = True
-
-    def _children(self) -> tuple[Form, ...]:
-        return self.extent, self.body
 
     def _rebuild(self, change: Change) -> Form:
         build = summation if self.operator == "sum" else partial(big_maximum, longest=0)
@@ -247,6 +230,16 @@ def indicator(relation: Literal["ge", "eq"], p: Form, *, integer: bool) -> Form:
     return of_atom(Indicator(relation, p * (Fraction(1) / scale), integer))
 
 
+def nonnegative(p: Form) -> Form:
+    """Return [p >= 0] of an integer."""
+    return indicator("ge", p, integer=True)
+
+
+def zero(p: Form) -> Form:
+    """Return [p = 0] of an integer."""
+    return indicator("eq", p, integer=True)
+
+
 def maximum(entries: Iterable[Form]) -> Form:
     """Return the largest of the entries; if all are under conditions, at least one of these must hold."""
     flat: set[Form] = set()
@@ -261,24 +254,18 @@ def maximum(entries: Iterable[Form]) -> Form:
 
 Rule = Callable[[Form, Callable[[Form], Form]], Form | None]
 """From the extent and the body of a sum what the sum is, or None."""
-_rules: tuple[Rule, ...] = ()
+_rules = Setting[tuple[Rule, ...]](())
 
 
-@contextmanager
-def ruled(*rules: Rule) -> Iterator[None]:
+def ruled(*rules: Rule) -> AbstractContextManager[tuple[Rule, ...]]:
     """Let a sum be, inside, what the first rule says of it that says anything; drop other rules."""
-    global _rules
-    before, _rules = _rules, rules
-    try:
-        yield
-    finally:
-        _rules = before
+    return _rules.set_to(rules)
 
 
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     """Return Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
-    for rule in _rules:
+    for rule in _rules.value:
         with ruled():
             known = rule(extent, body)
         if known is not None:
@@ -328,7 +315,7 @@ def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], F
 
     def element(t: Form, b: Form) -> Form:
         k = t * block + b
-        inside = ONE if blocks * block is extent else indicator("ge", extent - 1 - k, integer=True)
+        inside = ONE if blocks * block is extent else nonnegative(extent - 1 - k)
         return inside * body(k)
 
     if strided:
@@ -349,10 +336,9 @@ def big_maximum(extent: Form | Rational, body: Callable[[Form], Form], longest: 
 
 def is_natural(p: Form) -> bool:
     """Return whether p is a polynomial in natural variables with natural coefficients."""
-    return all(
-        c >= 0 and c == int(c) and all(isinstance(v := atom_of(a), Variable) and v.kind == "natural" for a, _ in m)
-        for m, c in p.terms.items()
-    )
+    atoms = [atom_of(a) for m in p.terms for a, _ in m]
+    natural = all(isinstance(a, Variable) and a.kind == "natural" for a in atoms)
+    return natural and all(c >= 0 and c == int(c) for c in p.terms.values())
 
 
 @cache
@@ -393,7 +379,6 @@ def rewriting(wanted: Callable[[Atom], bool], value: Callable[[Any], Form | None
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
     """Return the rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
-    result: Rewriting = rewriting(
-        lambda a: isinstance(a, Apply) and a.function == function, lambda a: value(*map(result, a.arguments))
-    )
+    wanted = lambda a: isinstance(a, Apply) and a.function == function  # noqa: E731
+    result: Rewriting = rewriting(wanted, lambda a: value(*map(result, a.arguments)))
     return result

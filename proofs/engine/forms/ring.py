@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial, reduce
 from typing import ClassVar
 
 from ..base.errors import Unsupported
+from ..base.setting import Setting
 
 Rational = int | Fraction
 Monomial = tuple[tuple[int, Rational], ...]
@@ -99,6 +100,7 @@ class Form:
 
 
 Change = Callable[[Form], Form]
+Numbers = set[int] | frozenset[int]
 
 
 class Atom:
@@ -112,8 +114,11 @@ class Atom:
     """Whether it binds a variable."""
 
     def _children(self) -> tuple[Form, ...]:
-        """Return the forms inside."""
-        return ()
+        """Return the forms inside: what is a form, or a collection of forms, among the parts of the atom."""
+        names: tuple[str, ...] = self.__slots__
+        parts = (getattr(self, name) for name in names)
+        collections = (part if isinstance(part, (tuple, frozenset)) else (part,) for part in parts)
+        return tuple(f for collection in collections for f in collection if isinstance(f, Form))
 
     def _rebuild(self, change: Change) -> Form:
         """Return the atom with its parts changed, made by the constructor that applies the laws."""
@@ -130,9 +135,6 @@ class Polynomial(Atom):
 
     form: Form
 
-    def _children(self) -> tuple[Form, ...]:
-        return (self.form,)
-
     def _rebuild_power(self, exponent: Rational, change: Change) -> Form:
         # It stays a factor, since products of such polynomials would explode if they were expanded.
         ((monomial, coefficient),) = _inverse(change(self.form)).terms.items()
@@ -142,18 +144,12 @@ class Polynomial(Atom):
 _ATOMS: list[Atom] = []
 _NUMBER: dict[Atom, int] = {}
 _FORMS: dict[frozenset[tuple[Monomial, Rational]], Form] = {}
-_limit: float = math.inf
+_limit = Setting(math.inf)
 
 
-@contextmanager
-def at_most(new: int) -> Iterator[None]:
+def at_most(new: int) -> AbstractContextManager[float]:
     """Allow so many new atoms inside; what needs more is ``Unsupported``, before it fills the memory."""
-    global _limit
-    before, _limit = _limit, min(_limit, len(_ATOMS) + new)
-    try:
-        yield
-    finally:
-        _limit = before
+    return _limit.set_to(min(_limit.value, len(_ATOMS) + new))
 
 
 def atom_of(number: int) -> Atom:
@@ -164,7 +160,7 @@ def atom_of(number: int) -> Atom:
 def number_of(atom: Atom) -> int:
     """Return the number of an atom; equal atoms have the same."""
     if atom not in _NUMBER:
-        if len(_ATOMS) >= _limit:
+        if len(_ATOMS) >= _limit.value:
             raise Unsupported("more atoms than are allowed: terms grow out of hand")
         _NUMBER[atom] = len(_ATOMS)
         _ATOMS.append(atom)
@@ -292,11 +288,7 @@ class Rewriting:
     number, or None. The value is not rewritten again.
     """
 
-    def __init__(
-        self,
-        replacement: Callable[[int], Form | None],
-        targets: Callable[[frozenset[int]], set[int] | frozenset[int]],
-    ) -> None:
+    def __init__(self, replacement: Callable[[int], Form | None], targets: Callable[[frozenset[int]], Numbers]) -> None:
         self._replacement, self._find = replacement, targets
         self._memo: dict[Form, Form] = {}
         self._targets: set[int] = set()

@@ -35,7 +35,7 @@ def tiles(extent: Form, tile: int) -> Form:
 
 
 def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Summand, Summand]]) -> nf.Rule:
-    """Return the rule that a sum over an extent, but for factors without its variable, is one of several sums over tiles.
+    """Return the rule that a sum over an extent, whole or but for factors without its variable, is one of several over tiles.
 
     It says nothing of sums over other extents. Each of ``summands`` is a summand as it enters the sum, and the same with
     its abbreviations written out, to be compared.
@@ -44,8 +44,11 @@ def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Sum
     facts.bound(t, tiles(extent, tile))
     facts.bound(j, nf.form(tile))
     element = t * tile + j
-    inside = nf.indicator("ge", extent - 1 - element, integer=True)
+    inside = nf.nonnegative(extent - 1 - element)
     own = nf.support(t) | nf.support(j)
+
+    def over_tiles(summand: Summand) -> Form:
+        return nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
 
     def rule(over: Form, body: Callable[[Form], Form]) -> Form | None:
         if over is not extent:
@@ -53,11 +56,11 @@ def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Sum
         outer, inner = _factored(body(element), own)
         if holds(inside * inner, ZERO, facts, _SPLITS):
             return ZERO
-        known = (g for g, compared in summands if holds(inside * inner, compared(t, j), facts, _SPLITS))
-        summand = next(known, None)
-        if summand is None:
-            return None
-        return outer * nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
+        for factor, rest in ((outer, inner), (ONE, outer * inner)):
+            known = (g for g, compared in summands if holds(inside * rest, compared(t, j), facts, _SPLITS))
+            if (summand := next(known, None)) is not None:
+                return factor * over_tiles(summand)
+        return None
 
     return rule
 
@@ -79,7 +82,7 @@ def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, c
     """
     last = first + extent - 1
     for natural in (first, extent, rest, constant + rest - 1 - last):
-        if not facts.holds(nf.indicator("ge", natural, integer=True)):
+        if not facts.holds(nf.nonnegative(natural)):
             raise Unsupported(f"a sum over {extent} indices from {first} on as part of one over {constant + rest}")
 
     def spread_out(big: nf.Big) -> Form:
@@ -94,7 +97,7 @@ def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, c
 
 def within(u: Form) -> Form:
     """Return an abbreviation of [first <= u < first + extent]."""
-    return nf.indicator("ge", nf.apply(WITHIN, u), integer=True)
+    return nf.nonnegative(nf.apply(WITHIN, u))
 
 
 def written_out(p: Form, first: Form, extent: Form) -> Form:
@@ -116,7 +119,7 @@ def counted() -> Rewriting:
 
     def at_most_0(atom: nf.Indicator) -> Form | None:
         count = _count(-atom.form, signs)
-        return None if count is None else ONE - nf.indicator("ge", count - 1, integer=True)
+        return None if count is None else ONE - nf.nonnegative(count - 1)
 
     return nf.rewriting(lambda a: isinstance(a, nf.Indicator) and a.relation == "ge" and not a.integer, at_most_0)
 

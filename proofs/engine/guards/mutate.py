@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import tilelang
 from tilelang.ir import get_stmt_span, set_prim_func_span, span_to_location
 from tvm import ir, tirx
 from tvm.tirx import PrimFunc
 
-from ..base.conditions import Site
 from ..compiler.rewrite import Put, children, nothing
 from ..compiler.source_text import Node, element, text
 from .mutation_expressions import (
@@ -44,6 +44,14 @@ _OF_VALUES = {"tirx.if_then_else", "tirx.pow", "tirx.shift_left", "tirx.shift_ri
 _OF_VALUES |= {"tirx.bitwise_and", "tirx.bitwise_or", "tirx.bitwise_xor"}
 
 
+class Place(NamedTuple):
+    """A statement's text and, where the compiler kept them, its source file and line."""
+
+    text: str
+    file: str | None
+    line: int | None
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A kernel with one error.
@@ -58,7 +66,7 @@ class Mutant:
 
     name: str
     operator: str
-    site: Site
+    site: Place
     prim_func: PrimFunc
 
 
@@ -190,14 +198,14 @@ def _novelty(original: PrimFunc) -> Callable[[PrimFunc], bool]:
     return is_new
 
 
-def _site(stmt: Node) -> Site:
+def _site(stmt: Node) -> Place:
     file, line = span_to_location(get_stmt_span(stmt)) or (None, None)
     if file is not None and Path(file).is_relative_to(_LIBRARY):  # T.reduce and others are macros of TileLang's own
         file, line = None, None
-    return Site(text=text(stmt), file=file, line=line)
+    return Place(text(stmt), file, line)
 
 
-def _name(edit: Edit, site: Site) -> str:
+def _name(edit: Edit, site: Place) -> str:
     change = f"{edit.before} -> {edit.after}" if edit.after else edit.before
     if site.line is not None:
         return f"{edit.operator} @ {change}, line {site.line}"

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import ir, tirx
 
 from ..base.dtypes import bits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import tirx
 
 from ..compiler.rewrite import rebuilt

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..base.errors import Unsupported
+from ..compiler.source_text import describe
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
-from ..semantics.expressions import describe
 from . import warps
 from .arithmetic import BINARY, COMPARISON, UNARY, bits, cast, held, width
 from .ordering import Access, Ordering

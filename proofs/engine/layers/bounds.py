@@ -11,18 +11,19 @@ The strict reading shows that the kernel's own indices are right; the compiler's
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 from tvm.ir import structural_equal
 
-from ..access.sites import can_happen, distinct
+from ..access.sites import can_happen
 from ..access.trace import Access, Trace
 from ..access.walk import walk
-from ..base.conditions import Analysis, Condition, Site
+from ..base.conditions import Analysis, Condition, Site, distinct
 from ..base.errors import Unsupported
 from ..compiler import extract
+from ..compiler.nodes import nodes
 from ..contract.hypotheses import Hypotheses
 from .row_major import Digit, digits
 
@@ -66,7 +67,8 @@ def bounds(
         conditions, sites = conditions + guarded, sites + more
     device = walk(final.device, hypotheses)
     flat, more = _accesses("bounds", device, hypotheses)
-    conditions += [*flat, *_arithmetic(device, hypotheses), *_sizes(final.host, hypotheses)]
+    met = (replace(c, hypotheses=(*hypotheses.facts, *c.hypotheses)) for c in device.obligations)
+    conditions += [*flat, *met, *_sizes(final.host, hypotheses)]
     conditions += [*_unknown_values(device, hypotheses), *_launch(device, hypotheses, arch)]
     return Analysis(distinct(conditions), trace.unmodelled | device.unmodelled, distinct(sites + more))
 
@@ -88,9 +90,8 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
             end = region.offset + (access.indices[-1] + 1) * (region.bits // 8)
             goal = end <= trace.shared_bytes[region.allocation]
             conditions.append(Condition(kind, f"{access}: inside {region.allocation}", hypothesis, goal, site))
-    return [c for c in conditions if not z3.is_true(z3.simplify(c.goal))], [
-        can_happen(a, hypotheses) for a in trace.accesses
-    ]
+    open_conditions = [c for c in conditions if not z3.is_true(z3.simplify(c.goal))]
+    return open_conditions, [can_happen(a, hypotheses) for a in trace.accesses]
 
 
 def grows(digit: Digit) -> z3.BoolRef:
@@ -104,9 +105,8 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
     region = access.region
     if region.scope != "global":
         return region.shape
-    if region.allocation not in hypotheses.shapes:
+    if (shape := hypotheses.shapes.get(region.allocation)) is None:
         raise Unsupported(f"global memory {region.allocation}, which is not a tensor of the contract")
-    shape = hypotheses.shapes[region.allocation]
     if len(access.indices) == 1 and len(shape) != 1:
         return (hypotheses.elements(region.allocation),)
     if len(access.indices) != len(shape):
@@ -117,13 +117,6 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
 def _brief(term: z3.ExprRef) -> str:
     words = str(z3.simplify(term)).split()
     return " ".join(words) if len(words) <= 24 else " ".join([*words[:24], "..."])
-
-
-def _arithmetic(trace: Trace, hypotheses: Hypotheses) -> list[Condition]:
-    return [
-        Condition(o.kind, o.statement, (*hypotheses.facts, *o.context.path), o.goal, o.context.site)
-        for o in trace.obligations
-    ]
 
 
 def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -139,48 +132,36 @@ def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]
 def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:
     """Return that each size fits the type to which the launcher narrows it, unchecked, from 64 bits."""
     conditions: dict[str, Condition] = {}
-
-    def visit(node: object) -> None:
+    for node in nodes(host.body):
         if isinstance(node, tirx.Bind) and node.var.name in hypotheses.sizes:
             size, width = hypotheses.sizes[node.var.name], int(str(node.var.dtype).removeprefix("int"))
             goal = z3.And(size >= 0, size < 2 ** (width - 1))
             statement = f"{node.var.name} fits {node.var.dtype}, to which the launcher narrows it"
             site = Site(f"{node.var.name} = {node.value}".splitlines()[-1])
             conditions[node.var.name] = Condition("cast", statement, hypotheses.facts, goal, site)
-
-    tirx.stmt_functor.post_order_visit(host.body, visit)
     return list(conditions.values())
 
 
 def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
     conditions = []
     for tag, variable in trace.launch.items():
-        limit = {**_GRID, **_BLOCK}[tag]
-        low = 1 if tag in _BLOCK else 0
-        extent = variable.count
+        low, limit, extent = (1 if tag in _BLOCK else 0), {**_GRID, **_BLOCK}[tag], variable.count
         goal = z3.And(extent >= low, extent <= limit)
-        statement = f"{tag} extent {_brief(extent)} is at most {limit}"
-        conditions.append(_of_launch(statement, goal, hypotheses, tag))
+        conditions.append(_of_launch(f"{tag} extent {_brief(extent)} is at most {limit}", goal, hypotheses, tag))
     threads = z3.Product([v.count for t, v in trace.launch.items() if t in _BLOCK])
-    goal = threads <= _THREADS
-    conditions.append(_of_launch(f"at most {_THREADS} threads to a block", goal, hypotheses, "threads"))
+    conditions.append(_of_launch(f"at most {_THREADS} threads to a block", threads <= _THREADS, hypotheses, "threads"))
     if any("wgmma" in name for name in trace.unmodelled):
         whole = threads % _WARPGROUP == 0
         conditions.append(_of_launch("wgmma is run by whole warpgroups of 128 threads", whole, hypotheses, "threads"))
+    if (most_shared := _SHARED.get(arch.rstrip("af"))) is None:
+        raise Unsupported(f"the shared memory of {arch}")
     static = sum(size for name, size in trace.shared_bytes.items() if name in trace.static)
-    total, limit = sum(trace.shared_bytes.values()), _shared_limit(arch)
     sizes = [("static shared memory", static, _STATIC_SHARED, "CUDA")] if static else []
-    for what, size, most, whose in [*sizes, ("shared memory", total, limit, arch)]:
+    sizes.append(("shared memory", sum(trace.shared_bytes.values()), most_shared * 1024, arch))
+    for what, size, most, whose in sizes:
         statement = f"{size} bytes of {what} are at most the {most} of {whose}"
         conditions.append(_of_launch(statement, z3.BoolVal(size <= most), hypotheses, what))
     return conditions
-
-
-def _shared_limit(arch: str) -> int:
-    family = arch.rstrip("af")
-    if family not in _SHARED:
-        raise Unsupported(f"the shared memory of {arch}")
-    return _SHARED[family] * 1024
 
 
 def _of_launch(statement: str, goal: z3.BoolRef, hypotheses: Hypotheses, what: str) -> Condition:

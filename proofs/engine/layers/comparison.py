@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lemmata.reference.contract import Contract, TensorSpec
+from lemmata.reference.contract import Contract
 
 from ..base.errors import Unsupported
 from ..execution.invariants import Invariant
@@ -16,7 +16,7 @@ from ..forms import normal_form
 from ..forms.entailment import Facts
 from ..forms.equations import Equation
 from ..reference.inputs import integers, symbolic_input
-from ..reference.pull_array import Integers, PullArray, deciding
+from ..reference.pull_array import Integers, deciding
 from ..reference.symbolic_torch import tensor
 
 Compared = tuple[Execution, Sequence[Equation]]
@@ -32,12 +32,13 @@ def facts(contract: Contract) -> Facts:
     known = Facts(ranges, shapes)
     for name, size in contract.sizes.items():
         known.bound(normal_form.variable(name), normal_form.form(size.high + 1))
-        known.add(normal_form.indicator("ge", normal_form.variable(name) - size.low, integer=True))
+        known.add(normal_form.nonnegative(normal_form.variable(name) - size.low))
     return known
 
 
-def _form(value: int | str) -> normal_form.Form:
-    return normal_form.variable(value) if isinstance(value, str) else normal_form.form(value)
+def _form(value: Any) -> normal_form.Form:
+    """Return a size: a variable by its name, a number as it is."""
+    return normal_form.variable(value) if isinstance(value, str) else normal_form.form(int(value))
 
 
 def against(
@@ -46,14 +47,11 @@ def against(
     """Return the comparison of every output with an unmodified torch reference, run on inputs in the contract's order."""
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        shapes = {
-            b.name: [normal_form.variable(d.name) if hasattr(d, "name") else int(d) for d in b.shape]
-            for b in kernel.buffer_map.values()
-        }
-        inputs = [
-            symbolic_input(spec.name, shapes[spec.name], integers(contract, spec, _dtype(kernel, spec.name)))
-            for spec in contract.inputs
-        ]
+        buffers = {b.name: b for b in kernel.buffer_map.values()}
+        types: dict[str, torch.dtype] = {name: getattr(torch, str(b.dtype)) for name, b in buffers.items()}
+        shapes = {name: [_form(getattr(n, "name", n)) for n in b.shape] for name, b in buffers.items()}
+        given = ((s.name, shapes[s.name], integers(contract, s, types[s.name])) for s in contract.inputs)
+        inputs = [symbolic_input(*each) for each in given]
         try:
             with deciding(known):
                 results = reference(*inputs)
@@ -65,24 +63,14 @@ def against(
         execution = execute(kernel, invariants=invariants, facts=known)
         equations = list(execution.equations)
         for spec, result in zip(contract.outputs, map(tensor, results), strict=True):
-            wanted = tuple(map(normal_form.form, shapes[spec.name]))
+            wanted, dtype = tuple(shapes[spec.name]), types[spec.name]
             if result.form_shape != wanted:
                 raise Unsupported(f"{spec.name}: shape {list(map(str, wanted))}, the reference's {result.shape}")
-            _check_dtype(spec, result, _dtype(kernel, spec.name))
+            of_kernel, of_result = (n.dtype if n else None for n in (Integers.of(dtype), result.integer))
+            if of_kernel is not of_result:  # types of floats are ignored
+                kind = of_result or "floats"
+                raise Unsupported(f"{spec.name}: the kernel's is of {dtype}, the reference's of {kind}")
             equations += execution.compare(spec.name, result.value)
         return execution, equations
 
     return compare
-
-
-def _dtype(kernel: Any, name: str) -> torch.dtype:
-    """Return the type of a kernel's tensor."""
-    (buffer,) = (b for b in kernel.buffer_map.values() if b.name == name)
-    return getattr(torch, str(buffer.dtype))  # type: ignore[no-any-return]
-
-
-def _check_dtype(spec: TensorSpec, result: PullArray, dtype: torch.dtype) -> None:
-    """Raise Unsupported unless the reference's result is of floats as the kernel's, or of the same type of integers."""
-    wanted, got = (n.dtype if n else None for n in (Integers.of(dtype), result.integer))
-    if wanted is not got:
-        raise Unsupported(f"{spec.name}: the kernel's is of {dtype}, the reference's of {got or 'floats'}")

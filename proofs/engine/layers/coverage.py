@@ -12,12 +12,12 @@ onto. What is left is that the named execution is within the grid and passes the
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
@@ -30,7 +30,6 @@ from ..base.errors import Unsupported
 from ..compiler import extract
 from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import subterms
-from .counting import points
 from .tiling import Choice, Tiling, tile_of, tiling
 
 _WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
@@ -65,11 +64,9 @@ def coverage(
 
 
 def _inputs_kept(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    for access in trace.accesses:
-        region, context = access.region, access.context
-        if access.mode == "write" and region.scope == "global" and region.allocation not in hypotheses.outputs:
-            statement = f"{region.name}, which is no output, is not written"
-            given = (*hypotheses.facts, *context.path)
+    for region, context in ((a.region, a.context) for a in trace.accesses if a.mode == "write"):
+        if region.scope == "global" and region.allocation not in hypotheses.outputs:
+            statement, given = f"{region.name}, which is no output, is not written", (*hypotheses.facts, *context.path)
             yield Condition("coverage", statement, given, z3.BoolVal(False), context.site)
 
 
@@ -79,36 +76,26 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
         second = renaming.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
         apart = z3.Not(conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True))))
+        statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
         if a is b:
-            goal = z3.Or(apart, equal(a.context.variables, second.context.variables))
+            apart = z3.Or(apart, equal(a.context.variables, second.context.variables))
             statement = f"no two executions write the same element of {a.region.name}"
-        else:
-            goal = apart
-            statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
-        yield sequent("uniqueness", statement, given, goal, a.context.site)
+        yield sequent("uniqueness", statement, given, apart, a.context.site)
 
 
 def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
     """Return the access with the quotients and remainders of block indices by constants named, and the divisions."""
     context = access.context
     blocks = [v.term for v in context.variables if v.kind == "block"]
-    found: dict[str, Division] = {}
-    for term in subterms((*access.indices, *context.guards)):
-        if term.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) and any(term.arg(0).eq(b) for b in blocks):
-            x, by = term.children()
-            if z3.is_int_value(by) and by.as_long() > 0:
-                quotient, remainder = f"{x} // {by}", f"{x} % {by}"
-                found[quotient] = Division(x, by, z3.Int(quotient), z3.Int(remainder))
-    divisions = tuple(found.values())
-    pairs = [
-        p for d in divisions for p in ((d.dividend / d.divisor, d.quotient), (d.dividend % d.divisor, d.remainder))
-    ]
-    context = replace(
-        context,
-        facts=(*context.facts, *(d.definition for d in divisions)),
-        guards=tuple(z3.substitute(g, *pairs) for g in context.guards),
-    )
-    return replace(access, indices=tuple(z3.substitute(i, *pairs) for i in access.indices), context=context), divisions
+    parts = (t for t in subterms((*access.indices, *context.guards)) if z3.is_idiv(t) or z3.is_mod(t))
+    terms = [t.children() for t in parts if any(t.arg(0).eq(b) for b in blocks)]
+    named = {(str(x), str(by)): (x, by) for x, by in terms if z3.is_int_value(by) and by.as_long() > 0}
+    divisions = tuple(Division(x, by, z3.Int(f"{x} // {by}"), z3.Int(f"{x} % {by}")) for x, by in named.values())
+    pairs = [(d.dividend / d.divisor, d.quotient) for d in divisions]
+    pairs += [(d.dividend % d.divisor, d.remainder) for d in divisions]
+    guards, indices = (tuple(z3.substitute(t, *pairs) for t in terms) for terms in (context.guards, access.indices))
+    context = replace(context, facts=(*context.facts, *(d.definition for d in divisions)), guards=guards)
+    return replace(access, indices=indices, context=context), divisions
 
 
 @dataclass(frozen=True)
@@ -200,7 +187,7 @@ def _execution(
     _check_choice(write, chosen, known)
     place = [e - named(b) for e, b in zip(element, tile.base, strict=True)]
     in_tile = _in_box(tile, place)
-    defined = [d.definition for d in write.divisions if any(p.eq(x) for x, _ in chosen for p in _parts(d))]
+    defined = [d.definition for d in write.divisions if any(p.eq(x) for x, _ in chosen for p in d.parts)]
     exists = [*in_tile, *(named(v.range) for v in write.outer), *(named(d) for d in defined)]
     facts = [named(f) for f in context.facts if not any(f.eq(d) for d in defined)]
     inner = [*(v.range for v in write.inner), *tile.local_guards]
@@ -217,7 +204,7 @@ def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]
     Only what chooses the tile may be chosen. If a value, or the tile itself, depends on the inner variables or on what is
     read, then it does not follow that this tile is hit everywhere.
     """
-    free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in _parts(d))]
+    free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in d.parts)]
     settled = known | {v.name for v in write.outer}
     terms = [*(z3.substitute(b, *chosen) for b in write.tile.base), *(value for _, value in chosen)]
     strange = {c.decl().name() for c in constants(terms)} - settled
@@ -226,5 +213,29 @@ def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]
         raise Unsupported(f"a tile of {write.access.region.name} that depends on {', '.join(sorted(strange))}")
 
 
-def _parts(division: Division) -> tuple[z3.ArithRef, z3.ArithRef]:
-    return division.quotient, division.remainder
+def points(variables: Sequence[Variable], guards: Sequence[z3.BoolRef]) -> int:
+    """Return the number of assignments to some variables of fixed range at which all guards hold.
+
+    Raises:
+        Unsupported: a range is not fixed, or a guard depends on something else.
+    """
+    guard = conjunction(*guards)
+    names = {c.decl().name() for c in constants([guard])}
+    guarded = [v for v in variables if v.name in names]
+    free = math.prod(len(_values(v)) for v in variables if v.name not in names)
+    terms, boxes = [v.term for v in guarded], [_values(v) for v in guarded]
+    return free * sum(_holds(guard, terms, point) for point in itertools.product(*boxes))
+
+
+def _values(v: Variable) -> range:
+    low, count = z3.simplify(v.low), z3.simplify(v.count)
+    if not (z3.is_int_value(low) and z3.is_int_value(count)):
+        raise Unsupported(f"a tile whose shape depends on {v.low if z3.is_int_value(count) else v.count}")
+    return range(low.as_long(), low.as_long() + count.as_long())
+
+
+def _holds(guard: z3.BoolRef, terms: Sequence[z3.ArithRef], point: Sequence[int]) -> bool:
+    value = z3.simplify(z3.substitute(guard, *zip(terms, map(z3.IntVal, point), strict=True)))
+    if not (z3.is_true(value) or z3.is_false(value)):
+        raise Unsupported(f"a tile whose shape depends on {value}")
+    return bool(z3.is_true(value))

@@ -1,4 +1,8 @@
-"""Theorems about an operator's mathematics, each in words, and statements that are tested and not proved."""
+"""Theorems about an operator's mathematics, each in words, and statements that are tested and not proved.
+
+It is not trusted: these are the words in which a proof proposes something. ``verdicts`` has every condition of a theorem
+decided, and reports it beside the statement; what is tested is reported as tested.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from lemmata.reference.contract import Contract
 
 from ..base.conditions import Condition, Outcome
 from ..base.errors import Unsupported
-from ..base.report import Failure
 from ..contract.hypotheses import Hypotheses
 from ..execution.ranges import Waiver
 from ..forms.constants import one_proof
@@ -21,7 +20,7 @@ from ..smt.solve import smt2
 from .comparison import Compare, Compared, facts
 from .lemmas import Examples, Lemma
 
-_ATOMS = 600_000
+_ATOMS = 1_000_000
 """New atoms of a symbolic execution. The largest, of csa over the window and one range, makes 182 000."""
 
 
@@ -90,12 +89,3 @@ class Problem:
 def proved(outcomes: Iterable[Outcome]) -> int:
     """Return how many conditions were proved."""
     return sum(o.verdict == "proved" for o in outcomes)
-
-
-def failures(outcomes: Iterable[Outcome]) -> list[Failure]:
-    """Return a failure for each condition that was not proved."""
-    return [
-        Failure(o.condition.kind, o.condition.statement, str(o.condition.site), o.verdict, o.counterexample)
-        for o in outcomes
-        if o.verdict != "proved"
-    ]

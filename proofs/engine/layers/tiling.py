@@ -175,7 +175,7 @@ def tile_of(
         Unsupported: a base has another form.
     """
     terms = [v.term for v in outer]
-    free = terms + [p for d in divisions for p in (d.quotient, d.remainder)]  # all else is given, not ours to choose
+    free = terms + [p for d in divisions for p in d.parts]  # all else is given, not ours to choose
     chosen: list[Choice] = []
     for base, e, low in zip(tile.base, element, tile.low, strict=True):
         unknown = [c for c in constants([base]) if c.decl().name() not in known and not _is_chosen(c, chosen)]
@@ -188,7 +188,7 @@ def tile_of(
                 raise Unsupported(f"a tile at {base}, which is not a fixed stride times {x}")
             chosen.append((x, (e - offset - low) / stride))
     for division in divisions:
-        parts = (division.quotient, division.remainder)
+        parts = division.parts
         if any(_is_chosen(p, chosen) for p in parts) and any(division.dividend.eq(t) for t in terms):
             chosen += [(p, z3.IntVal(0)) for p in parts if not _is_chosen(p, chosen)]
             whole = division.divisor * division.quotient + division.remainder

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ..base.conditions import Analysis, Outcome
 from ..base.errors import Unsupported
+from ..base.failures import failures
 from ..base.report import Failure, Layer
-from ..compiler.source_lines import origin, touched
+from ..compiler.source_lines import traced
 from ..execution import ranges
 from ..execution.contents import Uninitialised
 from ..forms.equality import Undecided
@@ -22,7 +22,7 @@ from .bounds import OWN, bounds
 from .coverage import coverage
 from .examples import run
 from .lemmas import Theorem
-from .problem import Problem, failures, proved
+from .problem import Problem, proved
 
 COMPILERS_GUARDS = "the compiler's guards"
 NOTHING = Analysis((), frozenset(), ())
@@ -55,7 +55,7 @@ def _solved(problem: Problem, name: str) -> Layer:
     outcomes, relied = _relying(problem.outcomes(name, last))
     checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING
     hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
-    found = (*_traced(problem, failures(outcomes)), *hollow.failures)
+    found = (*traced(failures(outcomes), problem.kernel), *hollow.failures)
     buried = {branch for c in analysis.conditions if c.kind == "dead" for branch in c.site.branches}
     dead = tuple(f"dead: if {branch}: {reason}" for branch, reason in problem.dead.items() if branch in buried)
     unmodelled = tuple(sorted(analysis.unmodelled))
@@ -74,30 +74,19 @@ def _relying(outcomes: list[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
     return (rest, list(itertools.compress(outcomes, relied))) if proved(rest) == len(rest) else (outcomes, [])
 
 
-def _traced(problem: Problem, found: Iterable[Failure]) -> Iterator[Failure]:
-    """Yield the failures with the source lines that they can be about."""
-    for failure in found:
-        lines = origin(failure.statement, touched(problem.kernel))
-        yield replace(failure, site=f"{failure.site} ({lines})") if lines else failure
-
-
 def _equal(problem: Problem, name: str) -> Layer:
     """Return layer L2."""
     execution, equations = problem.compared
     hollow = guard(problem.contract, problem.hypotheses, NOTHING, problem.solve)
-    unequal = (
-        Failure("equivalence", str(e).removeprefix("NOT proved: "), verdict="not proved")
-        for e in equations
-        if not e.holds
-    )
+    texts = (str(e).removeprefix("NOT proved: ") for e in equations if not e.holds)
+    unequal = (Failure("equivalence", text, verdict="not proved") for text in texts)
     floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
     finite = [name for name in floats if name not in execution.raw]
     assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
     assumed += execution.constants.statements()
-    equal = sum(e.holds for e in equations)
+    equal, unmodelled = sum(e.holds for e in equations), tuple(sorted(execution.unmodelled))
     found = (*unequal, *hollow.failures)
-    unmodelled = tuple(sorted(execution.unmodelled))
     return Layer(name, len(equations), equal, hollow.checks, 0.0, found, unmodelled, statements=tuple(assumed))
 
 
@@ -117,27 +106,19 @@ def _lemmas(problem: Problem, name: str) -> Layer:
     """Return the layer ``lemmas``: for each theorem its conditions, and one condition for each trial."""
     found: list[Failure] = []
     statements: list[str] = []
-    count = 0
+    count = shown = 0
     for lemma in problem.lemmas:
         if isinstance(lemma, Theorem):
             outcomes = problem.outcomes(f"{name}-{lemma.name.replace(' ', '-')}", lemma.conditions())
-            count += len(outcomes)
+            right, wanted, status = proved(outcomes), len(outcomes), "proved"
             found += failures(outcomes)
-            holds, status = proved(outcomes) == len(outcomes), "proved"
         else:
-            count += 1
-            holds, seen = lemma.check()
-            status = f"tested, not proved ({seen})"
-            found += [] if holds else [Failure("tested", f"{lemma.statement}: {seen}")]
-        statements.append(f"{lemma.name}: {lemma.statement} [{status if holds else 'FAILED'}]")
-    return Layer(name, count, count - len(found), 0, 0.0, tuple(found), statements=tuple(statements))
+            right, seen = lemma.check()
+            wanted, status = 1, f"tested, not proved ({seen})"
+            found += [] if right else [Failure("tested", f"{lemma.statement}: {seen}")]
+        count, shown = count + wanted, shown + right
+        statements.append(f"{lemma.name}: {lemma.statement} [{status if right == wanted else 'FAILED'}]")
+    return Layer(name, count, shown, 0, 0.0, tuple(found), statements=tuple(statements))
 
 
-_SHOWN: Mapping[str, Callable[[Problem, str], Layer]] = {
-    "L0": _solved,
-    "L1": _solved,
-    "L2": _equal,
-    "range": _range,
-    "lemmas": _lemmas,
-    "run": run,
-}
+_SHOWN = {"L0": _solved, "L1": _solved, "L2": _equal, "range": _range, "lemmas": _lemmas, "run": run}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
 
 from .roles import INSIDE
@@ -62,10 +62,7 @@ class Graph:
         key = a, paths.shown, paths.looping
         if key not in self._known:
             self._known[key] = self._weights(a, paths)
-        weights = self._known[key]
-        ends: Sequence[State] = [(b, True, True), *([] if paths.fenced else [(b, True, False)])]
-        if not orders:
-            ends = [*ends, (b, False, True), *([] if paths.fenced else [(b, False, False)])]
+        weights, ends = self._known[key], itertools.product([b], {True, orders}, {True, paths.fenced})
         return min((weights[s] for s in ends if s in weights), default=None)
 
     def _weights(self, a: int, paths: Paths) -> dict[State, int]:

@@ -14,24 +14,25 @@ otherwise than by a product is seen by one only beyond a proxy fence, which must
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import z3
 
 from ..access.instances import Renaming
 from ..access.trace import Access, Event, Segment
-from ..base.conditions import Condition, disjunction, reachable
+from ..base.conditions import Condition, disjunction
 from ..base.errors import Unsupported
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from .graph import Paths
-from .pairs import Unordered, apart, unmet
+from .pairs import Unordered, apart
 from .phases import Phases, Step
 from .progress import BEGIN, Kind, Lack, Progress, Steps, conflict, kind
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
 from .runs import Carried, Mark, Runs, Way, share_a_loop
 from .structure import inside
+from .words import lacking, unmet
 
 _PLAIN = ("load", "store", "atomic")
 
@@ -66,9 +67,7 @@ class Ordered:
     def __init__(self, block: Block, hypotheses: Hypotheses) -> None:
         self.block, self._hypotheses = block, hypotheses
         self.phases = Phases(block) if block.phased and block.initialised else None
-        self.possible: dict[tuple[object, ...], Condition] = {}
-        self._renamings: dict[frozenset[str], Renaming] = {}  # by what is common
-        self._seconds: dict[tuple[frozenset[str], int], Access] = {}
+        self.unordered: dict[object, tuple[Use, Use, Renaming, list[z3.BoolRef]]] = {}  # a pair for each way to be so
         uniform = {*hypotheses.sizes, *block.blocks}
         self._ways: dict[int, list[Way]] = {}
         for role in block.roles:
@@ -101,20 +100,17 @@ class Ordered:
                 key = id(m.first), id(m.second), m.mark.common, m.lack[1]
                 found.setdefault(key, []).append((m, [*_relation(m.mark, renaming), *elsewhere]))
         for runs in found.values():
-            m = runs[0][0]
-            met = self._pair(m.first, m.second, self._renaming(m), [facts for _, facts in runs])
+            m, missing = runs[0][0], [each.lack[0] for each, _ in runs]
+            second = self._renaming(m).access(m.second)
+            met = Unordered(m.first, second, m.first is m.second, [facts for _, facts in runs])
             plain = kind(m.first) in _PLAIN and kind(m.second) in _PLAIN
-            words = unmet(m.first, m.second) if plain else _unmet([each for each, _ in runs])
+            words = unmet(m.first, m.second) if plain else lacking(m.first, m.second, missing)
             yield apart("race" if plain else "async", words, met, self._hypotheses, m.lack[1])
 
     def _renaming(self, m: Meeting) -> Renaming:
         """What tells the second from the first: not the loops around a run, nor the thread, of its own registers."""
         local = [] if m.first.region.shared else [v.name for v in m.first.context.variables if v.kind == "thread"]
-        return self._second(*(v.name for v in m.mark.common), *local)
-
-    def _second(self, *common: str) -> Renaming:
-        fresh = self.block.renaming(self._hypotheses, *common)
-        return self._renamings.setdefault(fresh.common, fresh)
+        return self.block.renaming(self._hypotheses, *(v.name for v in m.mark.common), *local)
 
     def _elsewhere(self, uses: dict[int, Use], m: Meeting, renaming: Renaming) -> list[z3.BoolRef] | None:
         """What is known of the iterations in which other roles do not order the two; None if they always do."""
@@ -133,14 +129,6 @@ class Ordered:
         there, here = renaming.variable(b.step.loop), a.step.loop
         return [there.term - here.term < ahead] if times else []
 
-    def _pair(
-        self, first: Access, second: Access, renaming: Renaming, facts: Sequence[Sequence[z3.BoolRef]]
-    ) -> Unordered:
-        key = renaming.common, id(second)
-        if key not in self._seconds:
-            self._seconds[key] = renaming.access(second)
-        return Unordered(first, self._seconds[key], first is second, facts)
-
     def relies_on_readers(self, role: Role) -> bool:
         """Whether a product may read only because of a proxy fence by those who read, or only waited for copies."""
         for way in self._ways[id(role)]:
@@ -153,10 +141,8 @@ class Ordered:
     def unfenced(self, role: Role, product: Access) -> bool:
         """Whether some run from the beginning meets a product before any fence of registers."""
         entry = next(way for way in self._ways[id(role)] if way.source is None)
-        return any(
-            mark.progress.lacks("result") and any(a is product for a in segment.accesses)
-            for segment, mark in entry.segments.values()
-        )
+        met = (segment.accesses for segment, mark in entry.segments.values() if mark.progress.lacks("result"))
+        return any(a is product for accesses in met for a in accesses)
 
     # Among roles.
 
@@ -169,22 +155,14 @@ class Ordered:
                     yield from self._between(a, b)
 
     def _between(self, a: Use, b: Use) -> Iterator[Condition]:
-        ahead, behind = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
-        renaming = self._second()
-        facts = self._distances(a, b, (ahead, behind), renaming)
-        if facts is None:
-            return
-        met = self._pair(a.access, b.access, renaming, [facts])
-        words = unmet(a.access, b.access)
-        yield apart("race", words, met, self._hypotheses, alone=False)
-        threads = self.block.threads
-        plain = (
-            *threads.plainly(a.access.context, a.step.role),
-            *map(renaming.term, threads.plainly(b.access.context, b.step.role)),
-        )
-        what = (str(a.step.role), a.step.part, str(b.step.role), b.step.part, ahead, behind)
-        given = (*self._hypotheses.facts, *plain, *facts)
-        self.possible[what] = reachable(f"that {words}", given, a.access.context.site)
+        weights = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
+        renaming = self.block.renaming(self._hypotheses)
+        facts = self._distances(a, b, weights, renaming)
+        if facts is not None:
+            met = Unordered(a.access, renaming.access(b.access), a.access is b.access, [facts])
+            yield apart("race", unmet(a.access, b.access), met, self._hypotheses, alone=False)
+            way = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part, *weights
+            self.unordered[way] = a, b, renaming, facts
 
     # By weights.
 
@@ -296,16 +274,3 @@ def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
 
 def _sorted(facts: frozenset[z3.BoolRef]) -> list[z3.BoolRef]:
     return sorted(facts, key=lambda f: str(f.sexpr()))
-
-
-def _unmet(runs: list[Meeting]) -> str:
-    first, second = runs[0].first, runs[0].second
-    other = "" if first.context.site == second.context.site else f" in {second.context.site.text}"
-    missing = " or ".join(dict.fromkeys(m.lack[0] for m in runs))
-    return f"no {named(second)}{other} meets this {named(first)}, {missing}"
-
-
-def named(a: Access) -> str:
-    """An access with what makes it."""
-    whose = {"copy": "copy's ", "operand": "product's ", "result": "product's "}.get(kind(a), "")
-    return f"{whose}{a}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import z3
 
-from ..access.instances import equal, sequent
+from ..access.instances import sequent
 from ..access.trace import Access, Context
 from ..base.conditions import Condition, conjunction, disjunction
 from ..base.errors import Unsupported
@@ -41,20 +41,12 @@ def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alo
     if alone and not (first.collective or second.collective):
         goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
     elif met.itself:  # one and the same thread may stand for two, but not at once
-        private = [
-            (v, w) for v, w in zip(first.context.variables, second.context.variables, strict=True) if v.name != w.name
-        ]
-        goal = z3.Or(equal([v for v, _ in private], [w for _, w in private]), goal)
+        pairs = zip(first.context.variables, second.context.variables, strict=True)
+        goal = z3.Or(conjunction(*(v.term == w.term for v, w in pairs if v.name != w.name)), goal)
     if kind == "async" and any(met.facts) and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
         (*given, goal), signs = without_products([*given, goal])
         given += signs
     return sequent(kind, statement, given, goal, first.context.site)
-
-
-def unmet(a: Access, b: Access) -> str:
-    """That two accesses do not meet, in words."""
-    other = "" if a.context.site == b.context.site else f" in {b.context.site.text}"
-    return f"no other thread's {b}{other} meets this {a} unordered"
 
 
 def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:

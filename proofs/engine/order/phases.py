@@ -32,14 +32,18 @@ from dataclasses import dataclass
 
 import z3
 
-from ..access.instances import sequent
+from ..access.instances import at, sequent
 from ..access.trace import Event, Node, Variable
 from ..base.conditions import Condition
+from ..base.dtypes import number
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
+from ..smt.solve import unsatisfiable
 from .graph import Edge, Graph
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
 from .structure import inside
+
+_STEPS = 1_000_000  # of the solver, for one question about a parity
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,10 @@ class Phases:
 
     def _follow(self, role: Role, node: int, last: Node | None, to: int, weight: int = 0) -> None:
         """An edge from a node, where something stands, to the next."""
-        certain = isinstance(last, Event) and not self._block.threads.others(last.context, role)
-        meets = certain and isinstance(last, Event) and self._block.whole(last, role)
-        fences = certain and isinstance(last, Event) and last.does == "fence"
-        self.graph.edge(node, to, Edge(weight, meets, fences))
+        edge = Edge(weight)
+        if isinstance(last, Event) and not self._block.threads.others(last.context, role):
+            edge = Edge(weight, self._block.whole(last, role), last.does == "fence")
+        self.graph.edge(node, to, edge)
 
     def _initialised(self) -> list[Mbarrier]:
         barriers: dict[tuple[str, int], Mbarrier] = {}
@@ -191,29 +195,31 @@ class Phases:
                 yield sequent("phase", what, given, z3.And(*others), met.event.context.site)
 
     def _counted(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Condition:
-        number = sum(len(s.role.threads) for s in barrier.arrivals)
+        come = sum(len(s.role.threads) for s in barrier.arrivals)
         each = "in an iteration" if barrier.looped else "at all"
-        what = f"{barrier.name} counts {barrier.count} arrivals, and {number} come {each}"
+        what = f"{barrier.name} counts {barrier.count} arrivals, and {come} come {each}"
         met = (*barrier.arrivals, *barrier.waits)[0]
-        return _of(met, "phase", what, z3.BoolVal(number == barrier.count), hypotheses)
+        return at(met.event.context, "phase", what, z3.BoolVal(come == barrier.count), hypotheses.facts)
 
     def _in_phase(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Iterator[Condition]:
         what = f"no thread arrives at {barrier.name} for the next iteration before all have arrived for this one"
         for a, b in itertools.product(barrier.arrivals, repeat=2):
             weight = self.graph.least(a.done, b.node)
-            yield _of(b, "phase", what, z3.BoolVal(weight is not None and weight <= 1), hypotheses)
+            goal = z3.BoolVal(weight is not None and weight <= 1)
+            yield at(b.event.context, "phase", what, goal, hypotheses.facts)
         for wait in barrier.waits:
             behind = _behind(barrier, wait)
             if behind is not None:
                 goal = _parity(wait) == (wait.loop.term - wait.loop.low + behind) % 2
                 phase = "the iteration before" if behind else "its iteration"
-                yield _of(wait, "phase", f"this waits at {barrier.name} for the phase of {phase}", goal, hypotheses)
+                what = f"this waits at {barrier.name} for the phase of {phase}"
+                yield at(wait.event.context, "phase", what, goal, hypotheses.facts)
 
     def _passed(self, barrier: Mbarrier, wait: Met, hypotheses: Hypotheses) -> Condition:
         reason = self._stuck(barrier, wait)
         what = f"each of {wait.role} gets past this wait at {barrier.name}, in every timing"
         what += f"; not so: {reason}" if reason else ""
-        return _of(wait, "deadlock", what, z3.BoolVal(not reason), hypotheses)
+        return at(wait.event.context, "deadlock", what, z3.BoolVal(not reason), hypotheses.facts)
 
     def _stuck(self, barrier: Mbarrier, wait: Met) -> str:
         """Why a wait may last for ever; nothing if it cannot."""
@@ -226,14 +232,11 @@ class Phases:
             weight = self.graph.least(wait.node, arrival.done, orders=False)
             if arrival.part > wait.part or (behind == 0 and weight == 0):
                 return f"{arrival.role} arrive only after it"
-        following = (self._following(wait, arrival) for arrival in barrier.arrivals)
+        # by paths from the wait to an arrival, of one thread if it does both
+        following = (self.graph.least(wait.node, a.node, orders=wait.role is not a.role) for a in barrier.arrivals)
         if barrier.looped and not any(weight is not None and weight <= 1 - behind for weight in following):
             return "the phase after may end before it is seen that this one has"
         return ""
-
-    def _following(self, wait: Met, arrival: Met) -> int | None:
-        """The least weight of a path from a wait to an arrival; of one thread, if it does both."""
-        return self.graph.least(wait.node, arrival.node, orders=wait.role is not arrival.role)
 
 
 def waits_unknown(block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -241,13 +244,7 @@ def waits_unknown(block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
     for role in block.roles:
         for _, event in role.events("wait"):
             what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
-            given = (*hypotheses.facts, *event.context.path)
-            yield sequent("deadlock", what, given, z3.BoolVal(False), event.context.site)
-
-
-def _of(met: Met, kind: str, what: str, goal: z3.BoolRef, hypotheses: Hypotheses) -> Condition:
-    context = met.event.context
-    return sequent(kind, what, (*hypotheses.facts, *context.path), goal, context.site)
+            yield at(event.context, "deadlock", what, z3.BoolVal(False), hypotheses.facts)
 
 
 def _behind(barrier: Mbarrier, wait: Met) -> int | None:
@@ -257,18 +254,12 @@ def _behind(barrier: Mbarrier, wait: Met) -> int | None:
     if wait.part != INSIDE:
         return None
     first = z3.simplify(z3.substitute(_parity(wait), (wait.loop.term, wait.loop.low)))
-    for behind in (0, 1):
-        solver = z3.Solver()
-        solver.set("rlimit", 1_000_000)
-        solver.add(first != behind)
-        if solver.check() == z3.unsat:
-            return behind
-    return 0  # which the condition about it refutes
+    shown = (behind for behind in (0, 1) if unsatisfiable([first != behind], _STEPS))
+    return next(shown, 0)  # 0 where the condition about it is refuted
 
 
 def _parity(wait: Met) -> z3.ArithRef:
-    parity = wait.event.numbers[1]
-    return z3.If(parity, z3.IntVal(1), z3.IntVal(0)) if z3.is_bool(parity) else parity
+    return number(wait.event.numbers[1])
 
 
 def _key(event: Event) -> tuple[str, int]:

@@ -18,6 +18,7 @@ modelled. Copies that nothing awaits at the end of a kernel end with its block, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,16 +32,12 @@ Kind = Literal["copy", "operand", "result", "load", "store", "register", "atomic
 Lack = tuple[str, bool]  # what is missing, and whether the access is harmless if it is by the same thread
 Fence = Literal["", "before", "after"]  # the last barrier
 
-CONFLICTS: Mapping[Kind, frozenset[Kind]] = {
-    "copy": frozenset({"copy", "operand", "load", "store", "atomic"}),
-    "operand": frozenset({"copy", "store", "atomic"}),
-    "store": frozenset({"copy", "operand", "load", "store", "atomic"}),
-    "load": frozenset({"copy", "store", "atomic"}),
-    "atomic": frozenset({"copy", "operand", "load", "store"}),
-    "result": frozenset({"register"}),
-    "register": frozenset({"result"}),
-    "none": frozenset(),
-}
+_MEMORY: tuple[Kind, ...] = ("copy", "operand", "load", "store", "atomic")
+_READING: frozenset[Kind] = frozenset({"operand", "load"})
+CONFLICTS: frozenset[tuple[Kind, Kind]] = frozenset(
+    (a, b) for a, b in itertools.product(_MEMORY, repeat=2) if not ({a, b} <= _READING or a == b == "atomic")
+) | {("result", "register"), ("register", "result")}
+"""The kinds of two accesses that conflict if they are to the same bytes."""
 
 
 def kind(a: Access) -> Kind:
@@ -60,7 +57,7 @@ def kind(a: Access) -> Kind:
 def conflict(first: Access, second: Access) -> bool:
     """Whether two accesses to the same bytes would conflict."""
     allocation = first.region.allocation == second.region.allocation
-    return allocation and "write" in (first.mode, second.mode) and kind(second) in CONFLICTS[kind(first)]
+    return allocation and "write" in (first.mode, second.mode) and (kind(first), kind(second)) in CONFLICTS
 
 
 @dataclass(frozen=True)
@@ -96,13 +93,9 @@ class Progress:
 
 
 BEGIN: Mapping[Kind, Progress] = {
-    "copy": Progress("copy", 0),
-    "operand": Progress("product", 0),
-    "result": Progress("product", 0),
-    "load": Progress("plain"),
-    "store": Progress("plain"),
-    "atomic": Progress("plain"),
-    "register": Progress("register"),
+    **{"copy": Progress("copy", 0), "register": Progress("register")},
+    **dict.fromkeys(("operand", "result"), Progress("product", 0)),
+    **dict.fromkeys(("load", "store", "atomic"), Progress("plain")),
 }
 """The progress of an operation as it is issued."""
 
@@ -124,11 +117,9 @@ class Steps:
 
     def settled(self, progress: Progress) -> bool:
         """Whether an operation lacks nothing any more, whatever comes."""
-        fenced = (
-            bool(progress.fence) if progress.what == "register" else progress.fence == "before" or not self._products
-        )
-        passed = progress.passed or progress.what == "register"
-        return progress.groups is None and fenced and passed
+        if progress.what == "register":
+            return bool(progress.fence)
+        return progress.groups is None and progress.passed and (progress.fence == "before" or not self._products)
 
     def after(self, progress: Progress, event: Event) -> Progress:
         """The progress after an event."""
@@ -145,12 +136,7 @@ class Steps:
 
 
 def _pending(event: Event) -> int:
-    """How many groups a wait leaves under way.
-
-    Raises:
-        Unsupported: the number varies.
-    """
-    number = pending(event)
-    if number is None:
+    """How many groups a wait leaves under way; Unsupported if the number varies."""
+    if (number := pending(event)) is None:
         raise Unsupported(f"a wait for a varying number of groups: {event.call}")
     return number

@@ -11,27 +11,27 @@ writes must not be touched by another thread of the grid. The source of an async
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, sequent
+from ..access.instances import Renaming, at, sequent
 from ..access.sites import sites
-from ..access.trace import Access, Context, Event, Trace
+from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace
 from ..access.walk import walk
-from ..base.conditions import Analysis, Condition, Outcome, conjunction, reachable
+from ..base.conditions import Analysis, Condition, Outcome, conjunction, disjunction
 from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
-from .launch import launch
-from .ordered import Ordered, named
-from .pairs import Unordered, apart, flat, same_execution, unmet
+from .ordered import Ordered
+from .pairs import flat, same_execution
 from .phases import waits_unknown
+from .possible import among_roles, operations
 from .progress import kind
 from .roles import Block, Role, block_of
 from .structure import accesses, events
+from .words import named, unmet
 
 READERS_FENCE = "proxy fence after the barrier"  # taken to do as well as one before it
 _ALWAYS = names("copy", "commit", "await", "describe", "advance", "product", "batch", "finish", "registers", "fence")
@@ -69,7 +69,7 @@ def order(
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
     thread = walk(lowered.thread, hypotheses)
     within = within_blocks(lowered.device, hypotheses)
-    conditions = (*_global(thread, hypotheses), *launch(thread, hypotheses))
+    conditions = (*_global(thread, hypotheses), *_launch(thread, hypotheses))
     return within + Analysis(conditions, thread.unmodelled, ())
 
 
@@ -78,7 +78,8 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
     trace = walk(device, hypotheses)
     block = block_of(trace)
     ordered = Ordered(block, hypotheses)
-    conditions = [_together(e.context, hypotheses, "all threads of a block reach this barrier") for e in _whole(trace)]
+    whole = (e.context for e in events(trace.nodes) if e.whole)
+    conditions = [_together(here, hypotheses, "all threads of a block reach this barrier") for here in whole]
     assumed: set[str] = set()
     for role in block.roles:
         meetings = list(ordered.meetings(role))
@@ -90,7 +91,7 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
         conditions += [*ordered.phases.conditions(hypotheses), *ordered.among()]
     elif not block.phased:
         conditions += waits_unknown(block, hypotheses)
-    possible = (*sites(trace, hypotheses), *_operations(trace, block, hypotheses), *ordered.possible.values())
+    possible = (*sites(trace, hypotheses), *operations(trace, block, hypotheses), *among_roles(ordered, hypotheses))
     modelled = MODELLED if block.phased else _ALWAYS
     return Analysis(tuple(conditions), trace.unmodelled - modelled | assumed, possible, modelled)
 
@@ -103,11 +104,6 @@ def deadlock_free(outcomes: Iterable[Outcome], unmodelled: Iterable[str]) -> tup
     aside = sorted({*unmodelled} - names("hint") - {READERS_FENCE})
     what = f", but for what is not modelled ({', '.join(aside)})" if aside else ""
     return (f"deadlock-free: every thread gets past each barrier and each wait, in every timing{what}",)
-
-
-def _whole(trace: Trace) -> Iterator[Event]:
-    """The barriers of the block."""
-    return (e for e in events(trace.nodes) if e.whole)
 
 
 def _together(here: Context, hypotheses: Hypotheses, what: str, *alike: z3.BoolRef) -> Condition:
@@ -129,7 +125,7 @@ def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[C
             members = map(alike.term, block.threads.plainly(here, role, ()))
             yield _together(here, hypotheses, f"all of {role} reach this barrier", *members)
             what, goal = f"this barrier is of {role} and no others", z3.BoolVal(block.whole(event, role))
-            yield sequent("barrier", what, (*hypotheses.facts, *here.path), goal, here.site)
+            yield at(here, "barrier", what, goal, hypotheses.facts)
 
 
 def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -138,16 +134,14 @@ def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[
     for context in {id(a.context.guards): a.context for a in products}.values():
         threads = ordered.block.threads.at(context)
         of = [set(range(n, n + _WARPGROUP)) <= threads for n in {t - t % _WARPGROUP for t in threads}]
-        given = (*hypotheses.facts, *context.path)
         what = f"{role}: products are of whole warpgroups"
-        yield sequent("async", what, given, z3.BoolVal(all(of)), context.site)
+        yield at(context, "async", what, z3.BoolVal(all(of)), hypotheses.facts)
         if ordered.block.threads.others(context, role):
             yield _as_one(context, role, ordered.block, hypotheses)
     for product in products:
         if ordered.unfenced(role, product):
             what = f"a warpgroup_arrive comes before this {named(product)}"
-            given = (*hypotheses.facts, *product.context.path)
-            yield sequent("async", what, given, z3.BoolVal(False), product.context.site)
+            yield at(product.context, "async", what, z3.BoolVal(False), hypotheses.facts)
 
 
 def _as_one(here: Context, role: Role, block: Block, hypotheses: Hypotheses) -> Condition:
@@ -162,21 +156,7 @@ def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
     """What a product reads of shared memory lies in the buffer that its descriptor was made of."""
     for a in (a for node in role.nodes for a in accesses(node) if kind(a) == "operand"):
         goal = z3.And(a.indices[0] >= 0, a.indices[0] < a.region.shape[0])
-        given = (*hypotheses.facts, *a.context.path)
-        yield sequent("async", f"this {named(a)} lies within {a.region.name}", given, goal, a.context.site)
-
-
-def _operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """That each copy and product can happen, and what is assumed of two, in the form that the solver gets."""
-    beside: dict[object, Access] = {}
-    for access in (a for node in trace.nodes for a in accesses(node)):
-        if does(access.intrinsic or "") in ("copy", "product"):
-            yield reachable(named(access), (*hypotheses.facts, *access.context.path), access.context.site)
-            beside.setdefault((kind(access), access.region.name), access)
-    for access in beside.values():
-        second = block.renaming(hypotheses).access(access)
-        two = apart("async", "", Unordered(access, second, True, [[]]), hypotheses, alone=True)
-        yield reachable(f"{named(access)} beside another", two.hypotheses, access.context.site)
+        yield at(a.context, "async", f"this {named(a)} lies within {a.region.name}", goal, hypotheses.facts)
 
 
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -203,3 +183,30 @@ def _same_element(a: Access, b: Access) -> z3.BoolRef:
     if len(a.indices) == len(b.indices):
         return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True)))
     return flat(a) == flat(b)
+
+
+def _launch(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """Yield for each access to global memory that its thread has waited for the kernels launched before this one.
+
+    TileLang launches a kernel early as soon as it holds one wait for the kernels before it, wherever that stands.
+    """
+    if any(e.does == "grids" for e in events(trace.nodes)):
+        for access, waited in _touched(trace.nodes, []):
+            what = f"the kernels launched before have ended at this {access}"
+            given = (*hypotheses.facts, *access.context.path)
+            yield Condition("launch", what, given, disjunction(*waited), access.context.site)
+
+
+def _touched(nodes: Sequence[Node], waited: list[z3.BoolRef]) -> Iterator[tuple[Access, tuple[z3.BoolRef, ...]]]:
+    """Yield the accesses to global memory, each with the conditions under any of which a wait came before it."""
+    for node in nodes:
+        match node:
+            case Segment():
+                yield from ((a, tuple(waited)) for a in node.accesses if a.region.scope == "global")
+            case Event() if node.does == "grids":
+                waited.append(conjunction(*node.context.guards))
+            case Branch():
+                for arm in node.arms:
+                    yield from _touched(arm, waited)
+            case Loop():  # which may end before its first iteration
+                yield from _touched(node.body, list(waited))

@@ -8,7 +8,7 @@ meets mbarriers has a part before its loop, the loop, whose iterations all roles
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import z3
 
@@ -63,10 +63,12 @@ class Block:
     initialised: tuple[Event, ...]
     threads: Threads
     blocks: frozenset[str]
+    _renamings: dict[frozenset[str], Renaming] = field(default_factory=dict, compare=False)
 
     def renaming(self, hypotheses: Hypotheses, *common: str) -> Renaming:
         """Gives the second of two threads of one block names of its own, but for those that are common."""
-        return Renaming(frozenset(hypotheses.sizes) | self.blocks | {*common})
+        names = frozenset(hypotheses.sizes) | self.blocks | {*common}
+        return self._renamings.setdefault(names, Renaming(names))
 
     def whole(self, event: Event, role: Role) -> bool:
         """Whether a barrier is one of all threads of this role, and of no others."""
@@ -83,7 +85,8 @@ class Threads:
     """Which threads of a block a guard admits, where it speaks of the thread alone."""
 
     def __init__(self, trace: Trace) -> None:
-        self.variables = [v for v in trace.launch.values() if v.kind == "thread" and not _is(v.count, 1)]
+        threads = (v for v in trace.launch.values() if v.kind == "thread")
+        self.variables = [v for v in threads if not z3.is_true(z3.simplify(v.count == 1))]
         self._guards: dict[int, frozenset[int] | None] = {}
 
     def all(self) -> frozenset[int]:
@@ -123,9 +126,8 @@ class Threads:
         threads, (variable,) = self.all(), self.variables
         if {s.name() for s in symbols([guard])} != {variable.name}:  # what is read from memory is a function
             return None
-        return frozenset(
-            t for t in threads if z3.is_true(z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))))
-        )
+        at = {t: z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))) for t in threads}
+        return frozenset(t for t, holds in at.items() if z3.is_true(holds))
 
 
 def block_of(trace: Trace) -> Block:
@@ -139,12 +141,11 @@ def block_of(trace: Trace) -> Block:
     blocks = frozenset(v.name for v in trace.launch.values() if v.kind == "block")
     initialised = tuple(e for e in events(trace.nodes) if e.does == "init")
     if not initialised:
-        partial = next((e for e in events(trace.nodes) if e.does == "barrier" and not e.whole), None)
-        if partial is not None:
-            raise Unsupported(f"barrier of some threads of the block: {partial.context.site.text}")
-        nodes = coarse(trace.nodes, lambda e: e.does in _ORDERING - _CROSSING)
+        for event in (e for e in events(trace.nodes) if e.does == "barrier" and not e.whole):
+            raise Unsupported(f"barrier of some threads of the block: {event.context.site.text}")
+        nodes = coarse(trace.nodes, _ORDERING - _CROSSING)
         one = Role(frozenset(), None, (nodes, (), ()), "the threads of a block")
-        return Block((one,), not any(e.does in _CROSSING for e in events(trace.nodes)), (), threads, blocks)
+        return Block((one,), not holds(trace.nodes, _CROSSING), (), threads, blocks)
     meeting = {threads.at(e.context) for e in events(trace.nodes) if _meets(e)}
     largest = [s for s in meeting if not any(s < t for t in meeting)]
     if len(largest) < 2 or frozenset().union(*largest) != threads.all():
@@ -153,9 +154,8 @@ def block_of(trace: Trace) -> Block:
         raise Unsupported("a thread with two roles")
     program = _after_the_prelude(trace.nodes)
     roles = tuple(_role(members, program, threads) for members in sorted(largest, key=min))
-    places = [e.context for e in events(program)]
-    places += [a.context for node in program for a in accesses(node) if a.region.shared]
-    for place in places:
+    shared = (a.context for node in program for a in accesses(node) if a.region.shared)
+    for place in (*(e.context for e in events(program)), *shared):
         if not any(threads.at(place) <= role.threads for role in roles):
             raise Unsupported(f"between the roles: {place.site.text}")
     return Block(roles, True, initialised, threads, blocks)
@@ -166,19 +166,17 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
     if any(e.does == "barrier" and not e.whole for e in events(trace.nodes)):
         raise Unsupported("barrier of some threads of the block that has mbarriers")
     known = not any(map(at_mbarriers, trace.unmodelled))
-    if known and any(e.does in _CROSSING for e in events(trace.nodes)):
-        loop, parts = _parts(trace.nodes)
-    else:
-        loop, parts = None, (coarse(trace.nodes, _orders), [], [])
+    phased = known and holds(trace.nodes, _CROSSING)
+    loop, parts = _parts(trace.nodes) if phased else (None, (coarse(trace.nodes, _ORDERING), [], []))
     role = Role(threads.all(), loop, parts, "the threads of a block")
     return Block((role,), known, initialised, threads, blocks)
 
 
 def _after_the_prelude(nodes: Sequence[Node]) -> Sequence[Node]:
     """What comes after the last barrier of the whole block, which is in no branch or loop."""
-    met = [n for n, node in enumerate(nodes) if holds(node, lambda e: e.whole)]
+    met = [n for n, node in enumerate(nodes) if any(e.whole for e in events([node]))]
     last = met[-1] if met else -1
-    if not met or not isinstance(nodes[last], Event) or any(holds(node, _meets) for node in nodes[:last]):
+    if not met or not isinstance(nodes[last], Event) or any(_meets(e) for e in events(nodes[:last])):
         raise Unsupported("roles that are not the last of what a block does")
     for access in (a for node in nodes[:last] for a in accesses(node)):
         if access.region.shared and access.region.scope != "shared.barrier":
@@ -200,28 +198,28 @@ def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> R
 def _parts(nodes: Sequence[Node]) -> tuple[Variable | None, tuple[list[Node], list[Node], list[Node]]]:
     """What comes before, in and after the loop in which mbarriers are met."""
     flat = _flat(nodes)
-    loops = [n for n, node in enumerate(flat) if isinstance(node, Loop) and holds(node, _crosses)]
+    loops = [n for n, node in enumerate(flat) if isinstance(node, Loop) and holds([node], _CROSSING)]
     if not loops:
-        return None, (coarse(flat, _orders), [], [])
+        return None, (coarse(flat, _ORDERING), [], [])
     loop = flat[loops[0]]
     assert isinstance(loop, Loop)
     body = _flat(loop.body)
-    if len(loops) > 1 or any(isinstance(node, Loop) and holds(node, _crosses) for node in body):
+    if len(loops) > 1 or any(isinstance(node, Loop) and holds([node], _CROSSING) for node in body):
         raise Unsupported("a role with mbarriers in several loops")
     _ = loop.variable.count  # a while loop has none
     before, after = flat[: loops[0]], flat[loops[0] + 1 :]
-    return loop.variable, (coarse(before, _orders), coarse(body, _orders), coarse(after, _orders))
+    return loop.variable, (coarse(before, _ORDERING), coarse(body, _ORDERING), coarse(after, _ORDERING))
 
 
 def _flat(nodes: Sequence[Node]) -> list[Node]:
     """The nodes, with arms in which mbarriers are met in place of their branches: that these are taken is a condition."""
     result: list[Node] = []
     for node in nodes:
-        if isinstance(node, Branch) and holds(node, _crosses):
-            met = [any(holds(n, _crosses) for n in arm) for arm in node.arms]
+        if isinstance(node, Branch) and holds([node], _CROSSING):
+            met = [holds(arm, _CROSSING) for arm in node.arms]
             result += [n for arm, meets in zip(node.arms, met, strict=True) if meets for n in _flat(arm)]
-            left = tuple([] if meets else arm for arm, meets in zip(node.arms, met, strict=True))
-            result.append(Branch(node.condition, (left[0], left[1])))
+            then, otherwise = ([] if meets else arm for arm, meets in zip(node.arms, met, strict=True))
+            result.append(Branch(node.condition, (then, otherwise)))
         else:
             result.append(node)
     return result
@@ -229,15 +227,3 @@ def _flat(nodes: Sequence[Node]) -> list[Node]:
 
 def _meets(event: Event) -> bool:
     return event.does in _CROSSING or (event.does == "barrier" and not event.whole)
-
-
-def _crosses(event: Event) -> bool:
-    return event.does in _CROSSING
-
-
-def _orders(event: Event) -> bool:
-    return event.does in _ORDERING
-
-
-def _is(term: z3.ArithRef, value: int) -> bool:
-    return bool(z3.is_true(z3.simplify(term == value)))

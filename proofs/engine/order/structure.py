@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import z3
 
 from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment
+from ..compiler.instructions import Does
 
 
 def inside(node: Node) -> Iterator[Node]:
     """The node and all nodes in it, in program order."""
     yield node
-    for child in _children(node):
+    blocks = node.arms if isinstance(node, Branch) else (node.body,) if isinstance(node, Loop) else ()
+    for child in itertools.chain(*blocks):
         yield from inside(child)
 
 
@@ -27,25 +31,31 @@ def events(nodes: Sequence[Node]) -> Iterator[Event]:
     yield from (n for node in nodes for n in inside(node) if isinstance(n, Event))
 
 
-def holds(node: Node, kept: Callable[[Event], bool]) -> bool:
-    """Whether such an event is in a node."""
-    return any(isinstance(n, Event) and kept(n) for n in inside(node))
+def holds(nodes: Sequence[Node], what: Collection[Does]) -> bool:
+    """Whether an event that does some of these things is in some nodes."""
+    return any(e.does in what for e in events(nodes))
 
 
-def coarse(nodes: Sequence[Node], kept: Callable[[Event], bool]) -> list[Node]:
-    """The nodes without the loops and branches that hold none of the events kept, whose accesses then have no order."""
+def changed(node: Node, change: Callable[[Sequence[Node]], list[Node]]) -> Node:
+    """The node, of a loop with its body changed, of a branch with its arms."""
+    if isinstance(node, Loop):
+        return Loop(node.variable, change(node.body))
+    return Branch(node.condition, (change(node.arms[0]), change(node.arms[1]))) if isinstance(node, Branch) else node
+
+
+def coarse(nodes: Sequence[Node], what: Collection[Does]) -> list[Node]:
+    """The nodes without events but those that do some of these things, and without the loops and branches that hold none.
+
+    Accesses between two events then have no order.
+    """
     result: list[Node] = []
     for node in nodes:
-        if isinstance(node, Segment) or (isinstance(node, (Loop, Branch)) and not holds(node, kept)):
+        if isinstance(node, Segment) or not (isinstance(node, Event) or holds([node], what)):
             if not result or not isinstance(result[-1], Segment):
                 result.append(Segment())
             result[-1].accesses.extend(accesses(node))  # type: ignore[union-attr]
-        elif isinstance(node, Loop):
-            result.append(Loop(node.variable, coarse(node.body, kept)))
-        elif isinstance(node, Branch):
-            result.append(Branch(node.condition, (coarse(node.arms[0], kept), coarse(node.arms[1], kept))))
-        elif kept(node):
-            result.append(node)
+        elif not isinstance(node, Event) or node.does in what:
+            result.append(changed(node, partial(coarse, what=what)))
     return result
 
 
@@ -53,34 +63,22 @@ def projected(nodes: Sequence[Node], decides: Callable[[z3.BoolRef], bool | None
     """The nodes without the arms that some threads never take; ``decides`` says which they do take, None if it depends."""
     result: list[Node] = []
     for node in nodes:
-        if isinstance(node, Loop):
-            result.append(Loop(node.variable, projected(node.body, decides)))
-        elif isinstance(node, Branch):
-            taken = decides(node.condition)
-            if taken is None:
-                result.append(
-                    Branch(node.condition, (projected(node.arms[0], decides), projected(node.arms[1], decides)))
-                )
-            else:
-                result += projected(node.arms[0 if taken else 1], decides)
+        taken = decides(node.condition) if isinstance(node, Branch) else None
+        if isinstance(node, Branch) and taken is not None:
+            result += projected(node.arms[0 if taken else 1], decides)
         else:
-            result.append(node)
+            result.append(changed(node, partial(projected, decides=decides)))
     return result
 
 
 def unrolled(nodes: Sequence[Node]) -> list[Node]:
     """The nodes, with loops of constant length in which waits leave varying numbers of groups as their iterations."""
     result: list[Node] = []
-    for node in nodes:
-        if isinstance(node, Branch):
-            result.append(Branch(node.condition, (unrolled(node.arms[0]), unrolled(node.arms[1]))))
-        elif isinstance(node, Loop):
-            body, often = unrolled(node.body), times(node)
-            if often is None or not any(pending(e) is None for e in events(body)):
-                result.append(Loop(node.variable, body))
-                continue
+    for node in (changed(n, unrolled) for n in nodes):
+        often = times(node) if isinstance(node, Loop) else None
+        if isinstance(node, Loop) and often is not None and any(pending(e) is None for e in events(node.body)):
             for number in range(often):
-                result += _at(body, node.variable.term, z3.simplify(node.variable.low + number))
+                result += _at(node.body, node.variable.term, z3.simplify(node.variable.low + number))
         else:
             result.append(node)
     return result
@@ -92,18 +90,19 @@ def _at(nodes: Sequence[Node], variable: z3.ArithRef, value: z3.ArithRef) -> lis
     def here(context: Context) -> Context:
         return replace(context, guards=(*context.guards, variable == value))
 
+    def known(term: z3.ExprRef) -> z3.ExprRef:
+        return z3.simplify(z3.substitute(term, (variable, value)))
+
     result: list[Node] = []
     for node in nodes:
         if isinstance(node, Segment):
             result.append(Segment([replace(a, context=here(a.context)) for a in node.accesses]))
-        elif isinstance(node, Branch):
-            arms = _at(node.arms[0], variable, value), _at(node.arms[1], variable, value)
-            result.append(Branch(z3.simplify(z3.substitute(node.condition, (variable, value))), arms))
-        elif isinstance(node, Loop):
-            result.append(Loop(node.variable, _at(node.body, variable, value)))
-        else:
-            numbers = (None if n is None else z3.simplify(z3.substitute(n, (variable, value))) for n in node.numbers)
+        elif isinstance(node, Event):
+            numbers = (None if n is None else known(n) for n in node.numbers)
             result.append(replace(node, numbers=tuple(numbers), context=here(node.context)))
+        else:
+            node = changed(node, partial(_at, variable=variable, value=value))
+            result.append(replace(node, condition=known(node.condition)) if isinstance(node, Branch) else node)
     return result
 
 
@@ -119,9 +118,3 @@ def pending(event: Event) -> int | None:
         return 0
     number = z3.simplify(event.numbers[0])
     return number.as_long() if z3.is_int_value(number) else None
-
-
-def _children(node: Node) -> list[Node]:
-    if isinstance(node, Branch):
-        return [*node.arms[0], *node.arms[1]]
-    return node.body if isinstance(node, Loop) else []

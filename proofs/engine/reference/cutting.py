@@ -7,10 +7,10 @@ elements ``x0(i, j)``, ``x1(i, j)``, ... A step of the reference is then a funct
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, cast
 
+from ..base.setting import Setting
 from ..forms import normal_form as nf
 from ..forms.extended import Value
 from .pull_array import PullArray, T
@@ -23,24 +23,18 @@ class Cut(NamedTuple):
     tensor: PullArray
 
 
-_cuts: list[Cut] | None = None
+_cuts = Setting[list[Cut] | None](None)
 
 
 def recorded(result: T) -> T:
     """Return a result, or its elements as a cut if there is to be one here."""
-    if _cuts is None:
+    if _cuts.value is None:
         return result
-    name = f"x{len(_cuts)}"
-    _cuts.append(Cut(name, result))
+    name = f"x{len(_cuts.value)}"
+    _cuts.value.append(Cut(name, result))
     return type(result)(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
 
 
-@contextmanager
-def cutting() -> Iterator[list[Cut]]:
+def cutting() -> AbstractContextManager[list[Cut]]:
     """Make every softmax and every division by a tensor, inside, a cut; they are listed in order."""
-    global _cuts
-    before, _cuts = _cuts, []
-    try:
-        yield _cuts
-    finally:
-        _cuts = before
+    return cast(AbstractContextManager[list[Cut]], _cuts.set_to([]))

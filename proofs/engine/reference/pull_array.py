@@ -1,17 +1,22 @@
-"""Pull arrays: a shape and a function from indices to elements. Rearranging one composes its function with another."""
+"""Pull arrays: a shape and a function from indices to elements. Rearranging one composes its function with another.
+
+Sums and maxima along dimensions are made here too.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, reduce
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 
 from ..base.errors import Unsupported
+from ..base.setting import Setting
+from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.entailment import Facts
 from ..forms.extended import Value
@@ -19,6 +24,8 @@ from ..forms.normal_form import ONE, ZERO, Form
 
 Element = Callable[..., Value]
 T = TypeVar("T", bound="PullArray")
+Combine = Callable[[Form, Callable[[Form], Value]], Value]
+"""Makes one value of so many, which a function gives by their numbers."""
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
@@ -60,7 +67,7 @@ class Extent(Dispatched):
 
     def __bool__(self) -> bool:
         """Return whether it is not 0, where that is known."""
-        known = _facts[-1].decide(nf.indicator("ge", self.form - 1, integer=True)) if _facts else None
+        known = _facts.value.decide(nf.nonnegative(self.form - 1)) if _facts.value else None
         return self._decision() if known is None else known
 
     def _decision(self, *_: Any) -> Any:
@@ -74,17 +81,12 @@ def _form(n: Any) -> Form:
     return n.form if isinstance(n, Extent) else nf.form(n)
 
 
-_facts: list[Facts] = []
+_facts = Setting[Facts | None](None)
 
 
-@contextmanager
-def deciding(facts: Facts) -> Iterator[None]:
+def deciding(facts: Facts) -> AbstractContextManager[Facts | None]:
     """Let the facts decide, inside, whether a size is 0."""
-    _facts.append(facts)
-    try:
-        yield
-    finally:
-        _facts.pop()
+    return _facts.set_to(facts)
 
 
 class Device(Dispatched):
@@ -107,9 +109,7 @@ class Integers(NamedTuple):
         """Return any integers of a type; None of a type of floats."""
         if dtype is torch.bool:
             return cls(dtype, 0, 1)
-        if dtype.is_floating_point:
-            return None
-        return cls(dtype, torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        return None if dtype.is_floating_point else cls(dtype, torch.iinfo(dtype).min, torch.iinfo(dtype).max)
 
     def settled(self) -> Integers:
         """Return the same integers, for a use that is not the same modulo 2^n.
@@ -193,11 +193,8 @@ class PullArray:
     def permute(self, *dims: int) -> Self:
         """Reorder the dimensions."""
         order = [d % self.ndim for d in dims]
-
-        def element(*i: Form) -> Value:
-            return self.value(*(i[order.index(d)] for d in range(self.ndim)))
-
-        return type(self)([self.form_shape[d] for d in order], element, integer=self.integer)
+        shape, places = [self.form_shape[d] for d in order], [order.index(d) for d in range(self.ndim)]
+        return type(self)(shape, lambda *i: self.value(*(i[place] for place in places)), integer=self.integer)
 
     def transpose(self, a: int, b: int) -> Self:
         """Swap two dimensions."""
@@ -215,27 +212,21 @@ class PullArray:
         for n, o in zip(sizes, old, strict=True):
             if o is not ONE and n is not o:
                 raise ValueError(f"cannot expand a dimension of size {o} to {n}")
-
-        def element(*i: Form) -> Value:
-            return self.value(*(ZERO if o is ONE else j for o, j in zip(self.form_shape, i[new:], strict=True)))
-
+        places = [None if o is ONE else new + d for d, o in enumerate(self.form_shape)]
+        element = lambda *i: self.value(*(ZERO if p is None else i[p] for p in places))  # noqa: E731
         return type(self)(sizes, element, integer=self.integer)
 
     def gather(self, dim: int, index: PullArray) -> Self:
         """Take element index[i] along a dimension."""
         d = dim % self.ndim
-        settled(index)
-        element: Element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
-        return type(self)(index.form_shape, element, integer=self.integer)
+        element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
+        return type(self)(settled(index).form_shape, element, integer=self.integer)
 
     def __getitem__(self, key: Any) -> Self:
         keys = list(key) if isinstance(key, tuple) else [key]
-        taken = sum(k is not None and k is not Ellipsis for k in keys)
-        if Ellipsis in [k if k is Ellipsis else None for k in keys]:
-            place = next(n for n, k in enumerate(keys) if k is Ellipsis)
-            keys[place : place + 1] = [slice(None)] * (self.ndim - taken)
-        keys += [slice(None)] * (self.ndim - sum(k is not None for k in keys))
-        return _index(self, keys)
+        places = [n for n, k in enumerate(keys) if k is Ellipsis] or [len(keys)]
+        rest = self.ndim - sum(k is not None and k is not Ellipsis for k in keys)
+        return _index(self, [*keys[: places[0]], *[slice(None)] * rest, *keys[places[0] + 1 :]])
 
 
 def _index(t: T, keys: list[Any]) -> T:
@@ -292,9 +283,7 @@ def together(*arrays: PullArray) -> list[Integers] | None:
     if len(kinds) < len(arrays):
         return None
     numbers = [k for k in kinds if k.dtype is not torch.bool] or kinds
-    wide = [
-        a.integer for a in arrays if a.integer in numbers and a.ndim
-    ] or numbers  # one number takes the others' type
+    wide = [a.integer for a in arrays if a.integer in numbers and a.ndim] or numbers  # a number takes the others' type
     dtype = reduce(torch.promote_types, (k.dtype for k in wide))
     return [k._replace(dtype=dtype) if k not in wide else k.converted(dtype) for k in kinds]
 
@@ -357,4 +346,39 @@ def natural(p: Form) -> bool:
     """Return whether a number is known to be at least 0."""
     if p.constant is not None:
         return bool(p.constant >= 0)
-    return nf.is_natural(p) or (bool(_facts) and _facts[-1].holds(nf.indicator("ge", p, integer=True)))
+    return nf.is_natural(p) or (_facts.value is not None and _facts.value.holds(nf.nonnegative(p)))
+
+
+def reduced(array: T, dim: Any, keepdim: bool, combine: Combine) -> T:
+    """Return an array with some dimensions combined, all if ``dim`` is None, which stay as dimensions of size 1 or go."""
+    if dim == ():
+        raise Unsupported("a reduction over no dimensions, which torch takes for all")
+    given = range(array.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
+    dims = sorted(d % array.ndim for d in given)
+    for d in reversed(dims):
+        array = _along(array, d, combine)
+    for d in dims if keepdim else ():
+        array = array.unsqueeze(d)
+    return array
+
+
+def _along(array: T, d: int, combine: Combine) -> T:
+    extent = array.form_shape[d]
+    shape = array.form_shape[:d] + array.form_shape[d + 1 :]
+    element = lambda *i: combine(extent, lambda k: array.value(*i[:d], k, *i[d:]))  # noqa: E731
+    return type(array)(shape, element, integer=settled(array).integer)
+
+
+def total(extent: Form, element: Callable[[Form], Value]) -> Value:
+    """Return the sum of so many elements, which must be finite."""
+    return Value(nf.summation(extent, lambda k: element(k).real))
+
+
+def largest(extent: Form, element: Callable[[Form], Value]) -> Value:
+    """Return the largest of so many elements, written out if they are few."""
+    size = extent.constant
+    if size is not None and size <= nf.LONGEST_MAX:
+        return reduce(extended.maximum, (element(nf.form(k)) for k in range(1, int(size))), element(ZERO))
+    if element(nf.fresh("k")).finite is not ONE:
+        return extended.largest((extent, element))
+    return Value(nf.big_maximum(extent, lambda k: element(k).real))

@@ -70,12 +70,8 @@ def recurrence(
     Raises:
         Unsupported: a step is another function of its predecessor than the first, or depends on other cuts too.
     """
-    of_others = {
-        state.name: partial(nf.apply, other.name, number)
-        for other in others
-        for number, state in enumerate(other.states)
-        if state.name
-    }
+    numbered = ((o.name, number, state.name) for o in others for number, state in enumerate(o.states) if state.name)
+    of_others = {state: partial(nf.apply, other, number) for other, number, state in numbered}
     sequence = tuple(state if isinstance(state, Cut) else Cut("", state) for state in states)
     unfolding = _Unfolding({cut.name: cut.tensor.at for cut in cuts} | of_others)
     steps = [_step(unfolding, name, before, after) for before, after in itertools.pairwise(sequence)]
@@ -111,8 +107,7 @@ def _plain(other: Recurrence, unfolding: _Unfolding) -> Callable[..., Form]:
     """Return the function from a state's number and an index to an element; a state that is no cut is written out."""
 
     def value(number: Form, *index: Form) -> Form:
-        at = number.constant
-        if at is None or not 0 <= at <= other.count:
+        if (at := number.constant) is None or not 0 <= at <= other.count:
             raise Unsupported(f"state {number} of {other.name} does not exist")
         state = other.states[int(at)]
         return nf.apply(other.name, number, *index) if state.name else unfolding(state.tensor.at(*index))

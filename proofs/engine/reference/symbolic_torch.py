@@ -28,18 +28,38 @@ from .pull_array import (
     Extent,
     Integers,
     PullArray,
+    T,
     broadcast,
     broadcast_shapes,
     hull,
+    largest,
     natural,
     products,
+    reduced,
     settled,
     together,
+    total,
 )
-from .reduction import largest, reduced, total
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool
+
+
+_IN_PLACE = "an operation of the reference in place"
+
+
+def _refused(what: str) -> Callable[..., Any]:
+    """Return a method that is not modelled."""
+
+    def refuse(*_: Any) -> Any:
+        raise Unsupported(what)
+
+    return refuse
+
+
+def _operator(function: Callable[[SymbolicTensor, SymbolicTensor], T]) -> Callable[[SymbolicTensor, Any], T]:
+    """Return a binary operator, whose right side may be a number."""
+    return lambda self, other: function(self, tensor(other))
 
 
 class SymbolicTensor(PullArray):
@@ -108,9 +128,8 @@ class SymbolicTensor(PullArray):
 
     def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
         """Combine element by element; if ``whole``, the result of integers is one of integers."""
-        both = self._combined(tensor(other), function)
+        both, (a, b) = self._combined(tensor(other), function), broadcast(self, tensor(other))
         integer = both if whole else None
-        a, b = broadcast(self, tensor(other))
         return SymbolicTensor(a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer)
 
     def _combined(self, other: SymbolicTensor, function: Callable[[Value, Value], Value]) -> Integers | None:
@@ -123,17 +142,10 @@ class SymbolicTensor(PullArray):
     def __neg__(self) -> SymbolicTensor:
         return tensor(0)._zip(self, _subtract)
 
-    def __add__(self, other: Any) -> SymbolicTensor:
-        return self._zip(other, extended.add)
-
-    def __sub__(self, other: Any) -> SymbolicTensor:
-        return self._zip(other, _subtract)
-
-    def __rsub__(self, other: Any) -> SymbolicTensor:
-        return tensor(other)._zip(self, _subtract)
-
-    def __mul__(self, other: Any) -> SymbolicTensor:
-        return self._zip(other, extended.multiply)
+    __add__ = __radd__ = _operator(lambda a, b: a._zip(b, extended.add))
+    __sub__ = _operator(lambda a, b: a._zip(b, _subtract))
+    __rsub__ = _operator(lambda a, b: b._zip(a, _subtract))
+    __mul__ = __rmul__ = _operator(lambda a, b: a._zip(b, extended.multiply))
 
     def __truediv__(self, other: Any) -> SymbolicTensor:
         quotient = self._zip(other, extended.divide, whole=False)
@@ -167,48 +179,23 @@ class SymbolicTensor(PullArray):
         def element(*i: Form) -> Value:
             return Value(nf.summation(depth, lambda k: a.at(*i[:-2], i[-2], k) * b.at(*i[:-2], k, i[-1])))
 
-        return SymbolicTensor(
-            (*lead, self.form_shape[-2], other.form_shape[-1]), element, integer=products(self, other)
-        )
+        shape = (*lead, self.form_shape[-2], other.form_shape[-1])
+        return SymbolicTensor(shape, element, integer=products(self, other))
 
-    __radd__ = __add__
-    __rmul__ = __mul__
+    __ge__ = _operator(lambda a, b: _at_least(a, b))
+    __le__ = _operator(lambda a, b: _at_least(b, a))
+    __lt__ = _operator(lambda a, b: ~_at_least(a, b))
+    __gt__ = _operator(lambda a, b: ~_at_least(b, a))
 
-    def __ge__(self, other: Any) -> Mask:
-        return _at_least(self, tensor(other))
-
-    def __le__(self, other: Any) -> Mask:
-        return _at_least(tensor(other), self)
-
-    def __lt__(self, other: Any) -> Mask:
-        return ~_at_least(self, tensor(other))
-
-    def __gt__(self, other: Any) -> Mask:
-        return ~_at_least(tensor(other), self)
-
-    def __eq__(self, other: object) -> Mask:  # type: ignore[override]
-        a, b, integer = _comparable(self, tensor(other))
-        return Mask(a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)))
-
-    def __ne__(self, other: object) -> Mask:  # type: ignore[override]
-        return ~(self == other)
-
+    __eq__ = _operator(lambda a, b: _same(a, b))  # type: ignore[assignment]
+    __ne__ = _operator(lambda a, b: ~_same(a, b))  # type: ignore[assignment]
     __hash__ = object.__hash__
 
-    def _in_place(self, _: Any) -> Any:
-        raise Unsupported("an operation of the reference in place")
-
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = __imatmul__ = _in_place
-    __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _in_place
-
-    def __iter__(self) -> Any:
-        raise Unsupported("a loop of the reference over a tensor")
-
-    def __setitem__(self, *_: Any) -> None:
-        raise Unsupported("an assignment of the reference to elements")
-
-    def __bool__(self) -> Truth:
-        raise Unsupported("a decision of the reference on the value of a symbolic tensor")
+    __iadd__ = __isub__ = __imul__ = __imatmul__ = __itruediv__ = __ifloordiv__ = __imod__ = _refused(_IN_PLACE)
+    __ipow__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refused(_IN_PLACE)
+    __iter__ = _refused("a loop of the reference over a tensor")
+    __setitem__ = _refused("an assignment of the reference to elements")
+    __bool__ = _refused("a decision of the reference on the value of a symbolic tensor")
 
     def exp(self) -> SymbolicTensor:
         """Return exp of each element, with exp(-inf) = 0."""
@@ -332,10 +319,7 @@ class Mask(SymbolicTensor):
             raise Unsupported("arithmetic of truth values")
         return super()._zip(other, function, whole=whole)
 
-    def _number(self, *_: Any) -> Any:
-        raise Unsupported("arithmetic of truth values")
-
-    __neg__ = __add__ = __radd__ = __sub__ = __rsub__ = __pow__ = _number
+    __neg__ = __add__ = __radd__ = __sub__ = __rsub__ = __pow__ = _refused("arithmetic of truth values")
 
 
 def _subtract(a: Value, b: Value) -> Value:
@@ -398,3 +382,8 @@ def _comparable(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, S
 def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
     a, b, integer = _comparable(a, b)
     return Mask(a.form_shape, lambda *i: Value(extended.at_least(a.value(*i), b.value(*i), integer=integer)))
+
+
+def _same(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
+    a, b, integer = _comparable(a, b)
+    return Mask(a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)))

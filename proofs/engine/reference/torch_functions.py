@@ -103,7 +103,7 @@ def pad(
 
     def element(*i: Form) -> Value:
         j = i[-1] - before
-        inside = nf.indicator("ge", j, integer=True) * nf.indicator("ge", extent - 1 - j, integer=True)
+        inside = nf.nonnegative(j) * nf.nonnegative(extent - 1 - j)
         return extended.select(inside, t.value(*i[:-1], j), fill.value())
 
     return SymbolicTensor((*lead, extent + before + after), element, integer=hull(t, fill))
@@ -139,18 +139,10 @@ def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
     return SymbolicTensor(shape, element, integer=products(*operands))
 
 
-def _rsub(a: SymbolicTensor, b: Any) -> SymbolicTensor:
-    return tensor(b).__sub__(a)
-
-
 FUNCTIONS |= {
-    "arange": arange,
-    "pad": pad,
-    "where": where,
-    "einsum": einsum,
-    "cat": cat,
+    **{"arange": arange, "pad": pad, "where": where, "einsum": einsum, "cat": cat},
     "zeros_like": lambda t: t.new_zeros(*t.form_shape),
-    "rsub": _rsub,
+    "rsub": lambda a, b: tensor(b) - a,
     "maximum": lambda a, b: tensor(a)._zip(b, extended.maximum),
     "div": lambda a, b: tensor(a) / b,
     "true_divide": lambda a, b: tensor(a) / b,

@@ -5,50 +5,35 @@ A buffer of another shape over the same data is re-indexed in row-major order. A
 
 from __future__ import annotations
 
-from typing import Any, Generic, cast, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, get_args
 
-from tilelang.ir import get_stmt_span, span_to_location
 from tvm import tirx
 
+from ..base.dtypes import is_integer, lanes
 from ..base.errors import Unsupported
-from ..compiler.source_text import text
+from ..compiler.source_text import describe
 from .algebra import Algebra, Binary, Comparison, Memory, Unary, V
 from .externs import Function
 
-_BINARY: dict[type, Binary] = {
-    tirx.Add: "add", tirx.Sub: "sub", tirx.Mul: "mul", tirx.FloorDiv: "floordiv", tirx.FloorMod: "floormod",
-    tirx.Mod: "truncmod", tirx.Max: "max", tirx.Min: "min", tirx.And: "and", tirx.Or: "or",
+_BINARY: Mapping[str, Binary] = {
+    "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "FloorDiv": "floordiv", "FloorMod": "floormod",
+    "Mod": "truncmod", "Max": "max", "Min": "min", "And": "and", "Or": "or",
 }  # fmt: skip
-_COMPARISON: dict[type, Comparison] = {
-    tirx.LT: "lt", tirx.LE: "le", tirx.GT: "gt", tirx.GE: "ge", tirx.EQ: "eq", tirx.NE: "ne",
-}  # fmt: skip
+_COMPARISON: Mapping[str, Comparison] = {"LT": "lt", "LE": "le", "GT": "gt", "GE": "ge", "EQ": "eq", "NE": "ne"}
 _SAME_NAME: tuple[Unary, ...] = (
     "exp", "exp2", "log", "log2", "sqrt", "rsqrt", "floor", "ceil", "tanh", "sigmoid", "sin", "cos", "erf", "popcount", "clz",
 )  # fmt: skip
-_OTHER_NAME: dict[str, Unary] = {"tl.fast_rcp": "rcp", "tirx.fabs": "abs", "tl.ballot": "ballot"}
-_UNARY = {f"tirx.{name}": name for name in _SAME_NAME} | _OTHER_NAME
-_CALLS: dict[str, Binary] = {
-    "tirx.pow": "pow",
-    "tirx.bitwise_and": "bitand",
-    "tirx.bitwise_or": "bitor",
-    "tirx.bitwise_xor": "bitxor",
-    "tirx.shift_left": "shl",
-    "tirx.shift_right": "shr",
-}
+_OTHER_NAME: Mapping[str, Unary] = {"tl.fast_rcp": "rcp", "tirx.fabs": "abs", "tl.ballot": "ballot"}
+_UNARY = {**{f"tirx.{name}": name for name in _SAME_NAME}, **_OTHER_NAME}
+_OF_BITS: Mapping[str, Binary] = {"and": "bitand", "or": "bitor", "xor": "bitxor"}
 _EXCHANGES: tuple[Binary, ...] = ("shfl", "shfl_up", "shfl_down", "shfl_xor")
 _SHUFFLES = {f"tl.{name}_sync": name for name in _EXCHANGES}
+_CALLS: Mapping[str, Binary] = {
+    **{f"tirx.bitwise_{name}": operator for name, operator in _OF_BITS.items()},
+    **{"tirx.pow": "pow", "tirx.shift_left": "shl", "tirx.shift_right": "shr"},
+}
 _WARP, _ALL = 32, 2**32 - 1
-
-
-def describe(site: Any) -> str:
-    """Return a node of the IR as a message quotes it: its text, and its source line if it has one."""
-    location = span_to_location(get_stmt_span(site)) if isinstance(site, tirx.Stmt) else None
-    return f"{text(site)}, {location[0]}:{location[1]}" if location else text(site)
-
-
-def is_integer(dtype: str) -> bool:
-    """Return whether a type is one of integers or truth values."""
-    return dtype.startswith(("int", "uint", "bool"))
 
 
 class Expressions(Generic[V]):
@@ -70,36 +55,33 @@ class Expressions(Generic[V]):
 
     def evaluate(self, e: Any) -> V:
         """Return the value of an expression."""
-        dtype = str(e.dtype)
-        if "x" in dtype.removeprefix("bfloat").removeprefix("float").removeprefix("uint").removeprefix("int"):
+        kind, dtype = type(e).__name__, str(e.dtype)
+        if lanes(dtype) > 1:
             raise Unsupported(f"vector type {dtype}")
-        kind = type(e)
-        if kind in (tirx.IntImm, tirx.FloatImm):
-            return self.algebra.literal(e.value, dtype)
-        if kind is tirx.Var:
-            if e not in self.variables:
-                raise Unsupported(f"variable {e.name} without a value")
-            return self.variables[e]
-        if kind is tirx.BufferLoad:
-            return self._load(e.buffer, [self.evaluate(i) for i in e.indices])
-        if kind is tirx.Cast:
-            return self._cast(self.evaluate(e.value), str(e.value.dtype), dtype)
-        if kind is tirx.Div:
-            operator: Binary = "truncdiv" if is_integer(dtype) else "div"
-            return self.algebra.binary(operator, self.evaluate(e.a), self.evaluate(e.b), dtype)
+        match kind:
+            case "IntImm" | "FloatImm":
+                return self.algebra.literal(e.value, dtype)
+            case "Var":
+                if e not in self.variables:
+                    raise Unsupported(f"variable {e.name} without a value")
+                return self.variables[e]
+            case "BufferLoad":
+                return self._load(e.buffer, [self.evaluate(i) for i in e.indices])
+            case "Cast":
+                return self._cast(self.evaluate(e.value), str(e.value.dtype), dtype)
+            case "Not":
+                return self._not(self.evaluate(e.a))
+            case "Select":
+                condition, then, otherwise = map(self.evaluate, (e.condition, e.true_value, e.false_value))
+                return self.algebra.select(condition, then, otherwise, dtype)
+            case "Call":
+                return self._function(e, dtype)
         if kind in _BINARY:
-            return self.algebra.binary(_BINARY[kind], self.evaluate(e.a), self.evaluate(e.b), dtype)
+            operator: Binary = "truncdiv" if kind == "Div" and is_integer(dtype) else _BINARY[kind]
+            return self.algebra.binary(operator, self.evaluate(e.a), self.evaluate(e.b), dtype)
         if kind in _COMPARISON:
-            a, b = self.evaluate(e.a), self.evaluate(e.b)
-            return self.algebra.compare(_COMPARISON[kind], a, b, str(e.a.dtype))
-        if kind is tirx.Not:
-            return self._not(self.evaluate(e.a))
-        if kind is tirx.Select:
-            condition, then, otherwise = map(self.evaluate, (e.condition, e.true_value, e.false_value))
-            return self.algebra.select(condition, then, otherwise, dtype)
-        if kind is tirx.Call:
-            return self._function(e, dtype)
-        raise Unsupported(f"expression {kind.__name__}: {describe(e)}")
+            return self.algebra.compare(_COMPARISON[kind], self.evaluate(e.a), self.evaluate(e.b), str(e.a.dtype))
+        raise Unsupported(f"expression {kind}: {describe(e)}")
 
     def _function(self, e: Any, dtype: str) -> V:
         name = str(e.op.name)
@@ -124,12 +106,7 @@ class Expressions(Generic[V]):
     def _shuffle(self, e: Any, operator: Binary, dtype: str) -> V:
         """Return what an exchange between the lanes of a whole warp gives."""
         mask, value, by, width = e.args
-        if not (
-            isinstance(mask, tirx.IntImm)
-            and int(mask) == _ALL
-            and isinstance(width, tirx.IntImm)
-            and int(width) == _WARP
-        ):
+        if [int(n) if isinstance(n, tirx.IntImm) else None for n in (mask, width)] != [_ALL, _WARP]:
             raise Unsupported(f"an exchange within a part of a warp: {describe(e)}")
         return self.algebra.binary(operator, self.evaluate(value), self.evaluate(by), dtype)
 
@@ -140,10 +117,8 @@ class Expressions(Generic[V]):
         expected = 1 if function in get_args(Unary) else 2
         if function is None or [dtype, *(str(a.dtype) for a in arguments)] != ["float32"] * (expected + 1):
             raise Unsupported(f"C function {name.value}")
-        first, *second = (self.evaluate(a) for a in arguments)
-        if not second:
-            return self.algebra.unary(cast(Unary, function), first, dtype)
-        return self.algebra.binary(cast(Binary, function), first, second[0], dtype)
+        apply: Callable[..., V] = self.algebra.unary if expected == 1 else self.algebra.binary
+        return apply(function, *map(self.evaluate, arguments), dtype)
 
     def _lazy(self, e: Any, dtype: str) -> V:
         """Evaluate one branch of if_then_else only, where Select evaluates both."""
@@ -151,11 +126,11 @@ class Expressions(Generic[V]):
         known = self.algebra.decided(condition)
         if known is not None:
             return self.evaluate(e.args[1 if known else 2])
-        with self.algebra.guard(condition):
-            then = self.evaluate(e.args[1])
-        with self.algebra.guard(self._not(condition)):
-            otherwise = self.evaluate(e.args[2])
-        return self.algebra.select(condition, then, otherwise, dtype)
+        values = []
+        for guard, arm in ((condition, e.args[1]), (self._not(condition), e.args[2])):
+            with self.algebra.guard(guard):
+                values.append(self.evaluate(arm))
+        return self.algebra.select(condition, values[0], values[1], dtype)
 
     def _cast(self, a: V, source: str, target: str) -> V:
         return a if source == target else self.algebra.cast(a, source, target)

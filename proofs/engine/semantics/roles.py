@@ -14,16 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
-import tilelang  # noqa: F401  (only then is the tvm that it bundles importable)
 from tvm import arith, ir, tirx
 
 from ..base.errors import Unsupported
 from ..compiler.instructions import does, names
+from ..compiler.nodes import called, nodes
 
 MEETING = names("arrive", "copied", "wait")
 _SERIAL = 0  # tirx.ForKind
+_BEFORE, _INSIDE, _AFTER = range(3)  # the loop
 _TRIED = 4  # iterations: twice as many as a phase has parities
 
 Key = tuple[Any, int]
@@ -36,19 +37,16 @@ class Role:
 
     Attributes:
         threads: how many have it.
-        before, inside, after: what it does before, in and after its loop.
+        parts: what it does before, in and after its loop.
         loop: the loop, if there is one.
     """
 
     threads: int
-    before: Sequence[Any]
-    inside: Sequence[Any]
-    after: Sequence[Any]
+    parts: Sequence[Sequence[Any]]
     loop: Any | None
 
 
-@dataclass(frozen=True)
-class Turns:
+class Turns(NamedTuple):
     """The statements of all roles in an order in which they may run: before, in an iteration of, and after the loops.
 
     Each turn of a role is a list of its own.
@@ -66,8 +64,7 @@ def split(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> lis
     begin = 0
     while isinstance(statement, tirx.IfThenElse) and statement.else_case is not None:
         condition = statement.condition
-        bounded = isinstance(condition, tirx.LT) and is_thread(condition.a)
-        if not bounded or not isinstance(condition.b, tirx.IntImm):
+        if not (isinstance(condition, tirx.LT) and is_thread(condition.a) and isinstance(condition.b, tirx.IntImm)):
             break
         end = int(condition.b)
         if not begin < end < threads:
@@ -92,31 +89,23 @@ def take_turns(roles: Sequence[Role], counts: Mapping[Any, Sequence[int]]) -> Tu
     """
     loops = [role.loop for role in roles if role.loop is not None]
     for loop in loops[1:]:
-        same = ir.structural_equal(loop.min, loops[0].min) and ir.structural_equal(loop.extent, loops[0].extent)
-        if not same:
+        if not all(ir.structural_equal(a, b) for a, b in ((loop.min, loops[0].min), (loop.extent, loops[0].extent))):
             raise Unsupported(f"loops of roles of different ranges: {loop.extent}, {loops[0].extent}")
     barriers = _Barriers(counts)
-    before = barriers.run([(r.threads, r.before) for r in roles])
+    before = barriers.run(roles, _BEFORE)
     iterations = []
     for i in range(_TRIED if loops else 0):
         seen = dict(barriers.arrived)
-        order = barriers.run(
-            [(r.threads, r.inside) for r in roles], {r.loop.loop_var: r.loop.min + i for r in roles if r.loop}
-        )
-        iterations.append(order)
+        iterations.append(barriers.run(roles, _INSIDE, {r.loop.loop_var: r.loop.min + i for r in roles if r.loop}))
         for key, count in barriers.arrived.items():
-            if count - seen.get(key, 0) not in (0, barriers.count(key)):
-                raise Unsupported(
-                    f"a barrier of {barriers.count(key)} arrivals sees {count - seen.get(key, 0)} in an iteration"
-                )
+            if (now := count - seen.get(key, 0)) not in (0, barriers.count(key)):
+                raise Unsupported(f"a barrier of {barriers.count(key)} arrivals sees {now} in an iteration")
     if any(not _same(order, iterations[0]) for order in iterations[1:]):
         raise Unsupported("roles that meet in another order in a later iteration")
-    inside = iterations[0] if iterations else []
-    looped = {key for key in barriers.arrived if any(_key(s) == key for r in roles for s in r.inside if _meeting(s))}
-    after_keys = {_key(s) for r in roles for s in (*r.before, *r.after) if _meeting(s)}
-    if looped & after_keys:
+    met = [{_key(s) for r in roles for s in r.parts[part] if _meeting(s)} for part in (_BEFORE, _INSIDE, _AFTER)]
+    if barriers.arrived.keys() & met[_INSIDE] & (met[_BEFORE] | met[_AFTER]):
         raise Unsupported("a barrier that is met in a loop and outside")
-    return Turns(before, inside, barriers.run([(r.threads, r.after) for r in roles]), loops)
+    return Turns(before, iterations[0] if iterations else [], barriers.run(roles, _AFTER), loops)
 
 
 @dataclass
@@ -128,28 +117,25 @@ class _Barriers:
 
     def count(self, key: Key) -> int:
         """How many arrivals end a phase."""
-        data, number = key
-        found = [c for d, c in self.counts.items() if d.same_as(data)]
-        if not found:
-            raise Unsupported(f"a barrier {data.name} that is not initialised")
-        return int(found[0][number])
+        for data, counts in self.counts.items():
+            if data.same_as(key[0]):
+                return int(counts[key[1]])
+        raise Unsupported(f"a barrier {key[0].name} that is not initialised")
 
-    def run(self, roles: Sequence[tuple[int, Sequence[Any]]], variables: Mapping[Any, Any] = {}) -> list[list[Any]]:
-        """Run lists of statements in turn to their ends; of each turn what is no barrier."""
+    def run(self, roles: Sequence[Role], part: int, variables: Mapping[Any, Any] = {}) -> list[list[Any]]:
+        """Run a part of all roles, in turn, to its end; of each turn what is no barrier."""
         result: list[list[Any]] = []
         known = dict(variables)
-        left = [(threads, list(statements)) for threads, statements in roles]
+        left = [(role.threads, list(role.parts[part])) for role in roles]
         while any(statements for _, statements in left):
             progress = False
             for threads, statements in left:
                 turn: list[Any] = []
                 while statements and self._passes(statements[0], threads, known):
-                    progress = True
-                    if isinstance(statements[0], tirx.Bind):
-                        known[statements[0].var] = tirx.stmt_functor.substitute(statements[0].value, known)
-                    if not _meeting(statements[0]):
-                        turn.append(statements[0])
-                    del statements[0]
+                    progress, statement = True, statements.pop(0)
+                    if isinstance(statement, tirx.Bind):
+                        known[statement.var] = tirx.stmt_functor.substitute(statement.value, known)
+                    turn += [] if _meeting(statement) else [statement]
                 result += [turn] if turn else []
             if not progress:
                 raise Unsupported(f"roles that wait for one another for ever: {next(s[0] for _, s in left if s)}")
@@ -175,10 +161,9 @@ def _role(threads: int, body: Any) -> Role:
     if len(at) > 1:
         raise Unsupported("a role with more than one loop over barriers")
     if not at:
-        return Role(threads, _plain(statements), [], [], None)
-    loop = statements[at[0]]
-    before, after = statements[: at[0]], statements[at[0] + 1 :]
-    return Role(threads, _plain(before), _plain(_flat(loop.body)), _plain(after), loop)
+        return Role(threads, (_plain(statements), [], []), None)
+    before, loop, after = statements[: at[0]], statements[at[0]], statements[at[0] + 1 :]
+    return Role(threads, (_plain(before), _plain(_flat(loop.body)), _plain(after)), loop)
 
 
 def _flat(statement: Any) -> Iterator[Any]:
@@ -200,20 +185,12 @@ def _plain(statements: Any) -> list[Any]:
 
 def _meeting(statement: Any) -> bool:
     """Whether it is an arrival at a barrier or a wait."""
-    call = statement.value if isinstance(statement, tirx.Evaluate) else None
-    return isinstance(call, tirx.Call) and getattr(call.op, "name", "") in MEETING
+    return isinstance(statement, tirx.Evaluate) and called(statement.value) in MEETING
 
 
 def meets(statement: Any) -> bool:
     """Whether a barrier between roles is in a statement."""
-    found = []
-
-    def visit(node: Any) -> None:
-        if isinstance(node, tirx.Call) and getattr(node.op, "name", "") in MEETING:
-            found.append(node)
-
-    tirx.stmt_functor.post_order_visit(statement, visit)
-    return bool(found)
+    return any(called(node) in MEETING for node in nodes(statement))
 
 
 def _key(statement: Any) -> Key:

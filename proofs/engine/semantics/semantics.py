@@ -14,48 +14,36 @@ local, tile operations under a condition that differs between threads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 from tvm import tirx
 
 from ..base.errors import Unsupported
 from ..compiler.instructions import does, names
+from ..compiler.nodes import children, statements, stored
+from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
-from .expressions import describe
 from .externs import externs
 from .roles import MEETING, Turns, meets, split, take_turns
 from .tile_operations import TileOperations
 
-_SCOPES: dict[str, Scope] = {
-    "global": "global",
-    "shared": "shared",
-    "shared.dyn": "shared",
-    "local": "local",
-    "local.var": "local",
-    "local.fragment": "fragment",
+_SCOPES: Mapping[str, Scope] = {
+    **{"global": "global", "shared": "shared", "shared.dyn": "shared"},
+    **{"local": "local", "local.var": "local", "local.fragment": "fragment"},
 }
 _SERIAL, _PARALLEL, _VECTORIZED, _UNROLLED, _THREAD = range(5)  # tirx.ForKind
 _WAITS = names("commit", "await", "finish", "fence", "hint", "grids")
+_TILED = ("fill", "copy", "reduce", "gemm", "wgmma_gemm")
+_OPERATIONS = {f"tl.tileop.{name}": f"_{name.removeprefix('wgmma_')}" for name in _TILED}
 _DIMENSIONS = ("x", "y", "z")
 _TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
 _SOURCE = "pragma_import_c"  # C text that the kernel brings along
 _MEETINGS, _MEETING_SCOPE = "barrier_init", "shared.barrier"  # barriers in shared memory
-
-
-def children(statement: Any) -> list[Any]:
-    """Return the statements directly inside a statement."""
-    match type(statement).__name__:
-        case "SeqStmt":
-            return list(statement.seq)
-        case "IfThenElse":
-            return [s for s in (statement.then_case, statement.else_case) if s is not None]
-        case "SBlockRealize":
-            return [statement.block]
-        case "For" | "While" | "AttrStmt" | "SBlock":
-            return [statement.body]
-    return []
+# T.annotate_safe_value, say, would change what T.copy pads with
+_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, _MEETINGS}
 
 
 def serial_loops(prim_func: Any) -> dict[Any, str]:
@@ -63,25 +51,12 @@ def serial_loops(prim_func: Any) -> dict[Any, str]:
 
     Loops in which roles meet are one loop.
     """
-    loops: list[Any] = []
-
-    def visit(statement: Any) -> None:
-        if isinstance(statement, tirx.For) and int(statement.kind) == _SERIAL:
-            loops.append(statement)
-        for child in children(statement):
-            visit(child)
-
-    visit(prim_func.body)
+    loops = [s for s in statements(prim_func.body) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL]
     names = [str(loop.loop_var.name) for loop in loops]
-    joint = {loop for loop in loops if meets(loop)}
     return {
-        loop: name if names.count(name) == 1 or loop in joint else f"{name}#{names[:i].count(name)}"
+        loop: name if names.count(name) == 1 or meets(loop) else f"{name}#{names[:i].count(name)}"
         for i, (loop, name) in enumerate(zip(loops, names, strict=True))
     }
-
-
-# T.annotate_safe_value, say, would change what T.copy pads with
-_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, _MEETINGS}
 
 
 class Machine(TileOperations[V]):
@@ -103,14 +78,9 @@ class Machine(TileOperations[V]):
 
     def parameters(self) -> dict[str, Memory[V]]:
         """Declare the parameters; their symbolic dimensions are taken from ``sizes``."""
-        result = {}
-        for buffer in self.prim_func.buffer_map.values():
-            for dim in buffer.shape:
-                if isinstance(dim, tirx.Var):
-                    self.variables[dim] = self.sizes[dim.name]
-            memory = self.declare(buffer)
-            result[memory.name] = memory
-        return result
+        buffers = list(self.prim_func.buffer_map.values())
+        self.variables |= {d: self.sizes[d.name] for b in buffers for d in b.shape if isinstance(d, tirx.Var)}
+        return {memory.name: memory for memory in map(self.declare, buffers)}
 
     def run(self) -> None:
         """Execute the body."""
@@ -159,9 +129,7 @@ class Machine(TileOperations[V]):
 
     def _block(self, block: Any) -> None:
         if block.iter_vars or block.match_buffers or block.init is not None:
-            raise Unsupported(
-                f"block {block.name_hint} with iteration variables, matched buffers or an initial statement"
-            )
+            raise Unsupported(f"block {block.name_hint} with iteration variables, matched buffers or an initial value")
         if unknown := sorted(set(map(str, block.annotations)) - _HARMLESS):
             raise Unsupported(f"block {block.name_hint} with annotations {unknown}")
         if _SOURCE in block.annotations:
@@ -203,12 +171,9 @@ class Machine(TileOperations[V]):
         elif kind == _PARALLEL:
             self._parallel(loop)
         elif kind in (_SERIAL, _UNROLLED, _VECTORIZED):
-            self.algebra.serial(
-                self.loops.get(loop, str(loop.loop_var.name)) if kind == _SERIAL else "",
-                self.evaluate(loop.min),
-                self.evaluate(loop.extent),
-                lambda index: self._iteration(loop, index),
-            )
+            name = self.loops.get(loop, str(loop.loop_var.name)) if kind == _SERIAL else ""
+            lower, extent = self.evaluate(loop.min), self.evaluate(loop.extent)
+            self.algebra.serial(name, lower, extent, partial(self._iteration, loop))
         else:
             raise Unsupported(f"loop of kind {kind}")
 
@@ -227,7 +192,7 @@ class Machine(TileOperations[V]):
                 axis = self.algebra.axis(str(body.loop_var.name), lower, extent)
                 self.variables[body.loop_var] = axes.enter_context(axis)
                 body = body.body
-            self._written, self._accesses = _stored(body), []
+            self._written, self._accesses = {buffer.data for buffer in stored(body)}, []
             try:
                 self.execute(body)
                 self._check_independence(loop)
@@ -235,22 +200,19 @@ class Machine(TileOperations[V]):
                 self._written = None
 
     def _check_independence(self, loop: Any) -> None:
-        stores = [(data, index) for data, index, is_store in self._accesses if is_store]
-        for data, store in stores:
-            for other, access, _ in self._accesses:
-                if other.same_as(data) and not self.algebra.independent(store, access):
-                    name = self.memories[data].name
-                    raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
+        for (data, store, is_store), (other, access, _) in itertools.product(self._accesses, repeat=2):
+            if is_store and other.same_as(data) and not self.algebra.independent(store, access):
+                name = self.memories[data].name
+                raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
     def _take_turns(self, turns: Turns) -> None:
         """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
 
         def iteration(index: V) -> None:
-            for loop in turns.loops:
-                self.variables[loop.loop_var] = index
-            for statements in turns.inside:
-                for each in statements:
+            self.variables |= {loop.loop_var: index for loop in turns.loops}
+            for turn in turns.inside:
+                for each in turn:
                     self.execute(each)
                 self.algebra.turn()
 
@@ -296,27 +258,18 @@ class Machine(TileOperations[V]):
         if isinstance(call, tirx.IntImm):
             return
         name = str(call.op.name)
-        operations: dict[str, Callable[[Any], None]] = {
-            "tl.tileop.fill": self._fill,
-            "tl.tileop.copy": self._copy,
-            "tl.tileop.reduce": self._reduce,
-            "tl.tileop.gemm": self._gemm,
-            "tl.tileop.wgmma_gemm": self._gemm,
-        }
         if does(name) == "barrier":
             self.algebra.barrier()
-            return
-        if name in _WAITS and self._written is None:
+        elif name in _WAITS and self._written is None:
             self.waits.add(name)
-            return
-        if name == "tl.atomic_add_elem_op" and self._written is None:
+        elif name == "tl.atomic_add_elem_op" and self._written is None:
             self._atomic_add(call)
-            return
-        if name not in operations:
+        elif name not in _OPERATIONS:
             raise Unsupported(f"call of {name}")
-        if self._divergent or self._written is not None:
+        elif self._divergent or self._written is not None:
             raise Unsupported(f"{name} in a parallel loop or where threads may diverge: {describe(call)}")
-        operations[name](call)
+        else:
+            getattr(self, _OPERATIONS[name])(call)
 
     def _atomic_add(self, call: Any) -> None:
         pointer, value = call.args
@@ -331,28 +284,11 @@ class Machine(TileOperations[V]):
 def _threads(prim_func: Any) -> tuple[int, int, int]:
     """Return the number of threads of a block along each dimension."""
     found = [1, 1, 1]
-
-    def visit(statement: Any) -> None:
+    for statement in statements(prim_func.body):
         if isinstance(statement, tirx.SBlock) and "tl.launch_threads" in statement.annotations:
             found[:] = [int(n) for n in statement.annotations["tl.launch_threads"]]
         if isinstance(statement, tirx.AttrStmt) and str(statement.attr_key) == "thread_extent":
             kind, dimension = str(statement.node.thread_tag).split(".")
             if kind == "threadIdx":
                 found[_DIMENSIONS.index(dimension)] = int(statement.value)
-        for child in children(statement):
-            visit(child)
-
-    visit(prim_func.body)
     return found[0], found[1], found[2]
-
-
-def _stored(body: Any) -> set[Any]:
-    """Return the data of the buffers that a statement writes."""
-    found: set[Any] = set()
-
-    def visit(node: Any) -> None:
-        if isinstance(node, tirx.BufferStore):
-            found.add(node.buffer.data)
-
-    tirx.stmt_functor.post_order_visit(body, visit)
-    return found

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 from ..base.errors import Unsupported
+from ..compiler.source_text import describe
 from .algebra import Binary, Reduction, V
-from .expressions import Expressions, describe
+from .expressions import Expressions
 
 
 class TileOperations(Expressions[V]):
@@ -31,11 +32,9 @@ class TileOperations(Expressions[V]):
         source, source_lower, source_extents = self._region(call.args[0])
         target, target_lower, target_extents = self._region(call.args[1])
         one = self.algebra.literal(1, "int32")
-        wide = [d for d, e in enumerate(target_extents) if not self._is(e, one)]
-        narrow = [d for d, e in enumerate(source_extents) if not self._is(e, one)]
-        if [None] * len(wide) != [None] * len(narrow) or not all(
-            self._is(target_extents[a], source_extents[b]) for a, b in zip(wide, narrow, strict=True)
-        ):
+        wide, narrow = ([d for d, e in enumerate(x) if not self._is(e, one)] for x in (target_extents, source_extents))
+        pairs = zip(wide, narrow, strict=False)
+        if len(wide) != len(narrow) or not all(self._is(target_extents[a], source_extents[b]) for a, b in pairs):
             raise Unsupported(f"a copy between regions of different extents: {describe(call)}")
         with ExitStack() as stack:
             index = self._axes(stack, target_lower, target_extents)
@@ -101,14 +100,12 @@ class TileOperations(Expressions[V]):
         with ExitStack() as stack:
             index = self._axes(stack, c_lower, c_extents)
             i, j = (self._sub(index[d], c_lower[d]) for d in (-2, -1))
-            value = self.algebra.reduce(
-                "sum",
-                depth,
-                lambda k: self.algebra.binary(
-                    "mul", element(a, a_lower, i, k, transpose_a), element(b, b_lower, k, j, transpose_b), dtype
-                ),
-                dtype,
-            )
+
+            def product(k: V) -> V:
+                left, right = element(a, a_lower, i, k, transpose_a), element(b, b_lower, k, j, transpose_b)
+                return self.algebra.binary("mul", left, right, dtype)
+
+            value = self.algebra.reduce("sum", depth, product, dtype)
             if not clear:
                 value = self.algebra.binary("add", self._load(c, index), value, dtype)
             self._store(c, index, value)
@@ -123,8 +120,7 @@ class TileOperations(Expressions[V]):
 
     def _axes(self, stack: ExitStack, lower: Sequence[V], extents: Sequence[V]) -> list[V]:
         """Return an index for each dimension of a region; one wider than 1 has a variable."""
-        one = self.algebra.literal(1, "int32")
-        zero = self.algebra.literal(0, "int32")
+        zero, one = self.algebra.literal(0, "int32"), self.algebra.literal(1, "int32")
         index = []
         for first, extent in zip(lower, extents, strict=True):
             if self._is(extent, one):

@@ -11,8 +11,9 @@ has no place in 64 bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, reduce
 
 import z3
 
@@ -57,14 +58,7 @@ def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], lis
 
 def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
     """Return the parts of some terms that are not linear, but not the parts of these parts."""
-    found: dict[int, z3.ExprRef] = {}
-    todo = list(terms)
-    while todo:
-        term = todo.pop()
-        if term.get_id() not in found:
-            found[term.get_id()] = term
-            todo.extend([] if _nonlinear(term) else term.children())
-    return [t for t in found.values() if _nonlinear(t)]
+    return [t for t in subterms(terms, _nonlinear) if _nonlinear(t)]
 
 
 @lru_cache(maxsize=_MEMORY)  # two conditions share most of their hypotheses
@@ -78,15 +72,15 @@ def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
     return _Converter().convert(term)
 
 
-def subterms(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
-    """Return the terms and all their parts, each once."""
+def subterms(terms: Iterable[z3.ExprRef], whole: Callable[[z3.ExprRef], bool] | None = None) -> list[z3.ExprRef]:
+    """Return the terms and all their parts, each once, but for the parts of what is ``whole``."""
     found: dict[int, z3.ExprRef] = {}
     todo = list(terms)
     while todo:
         term = todo.pop()
         if term.get_id() not in found:
             found[term.get_id()] = term
-            todo.extend(term.children())
+            todo.extend([] if whole and whole(term) else term.children())
     return list(found.values())
 
 
@@ -124,10 +118,7 @@ class _Converter:
         if kind == z3.Z3_OP_UNINTERPRETED:
             return self._symbol(term, arguments)
         if kind in _FOLDED:
-            result = arguments[0]
-            for argument in arguments[1:]:
-                result = _FOLDED[kind](result, argument)
-            return result
+            return reduce(_FOLDED[kind], arguments)
         if kind in _BOOLEAN:
             return term.decl()(*arguments) if arguments else term
         if kind not in _RULES:
@@ -172,21 +163,10 @@ def _remainder(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
     return a & (b - 1) if _exponent(b) is not None else a - b * _quotient(a, b)
 
 
-_FOLDED: dict[int, Callable[..., z3.ExprRef]] = {
-    z3.Z3_OP_ADD: lambda a, b: a + b,
-    z3.Z3_OP_SUB: lambda a, b: a - b,
-    z3.Z3_OP_MUL: lambda a, b: a * b,
-}
+_FOLDED = {z3.Z3_OP_ADD: operator.add, z3.Z3_OP_SUB: operator.sub, z3.Z3_OP_MUL: operator.mul}
 _BOOLEAN = {z3.Z3_OP_TRUE, z3.Z3_OP_FALSE, z3.Z3_OP_AND, z3.Z3_OP_OR, z3.Z3_OP_NOT, z3.Z3_OP_IMPLIES}
-_RULES: dict[int, Callable[..., z3.ExprRef]] = {
-    z3.Z3_OP_UMINUS: lambda a: -a,
-    z3.Z3_OP_IDIV: _quotient,
-    z3.Z3_OP_MOD: _remainder,
-    z3.Z3_OP_ITE: z3.If,
-    z3.Z3_OP_EQ: lambda a, b: a == b,
-    z3.Z3_OP_DISTINCT: lambda a, b: a != b,
-    z3.Z3_OP_LE: lambda a, b: a <= b,
-    z3.Z3_OP_LT: lambda a, b: a < b,
-    z3.Z3_OP_GE: lambda a, b: a >= b,
-    z3.Z3_OP_GT: lambda a, b: a > b,
-}
+_RULES: Mapping[int, Callable[..., z3.ExprRef]] = {
+    z3.Z3_OP_UMINUS: operator.neg, z3.Z3_OP_IDIV: _quotient, z3.Z3_OP_MOD: _remainder, z3.Z3_OP_ITE: z3.If,
+    z3.Z3_OP_EQ: operator.eq, z3.Z3_OP_DISTINCT: operator.ne, z3.Z3_OP_LE: operator.le, z3.Z3_OP_LT: operator.lt,
+    z3.Z3_OP_GE: operator.ge, z3.Z3_OP_GT: operator.gt,
+}  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import cvc5
@@ -21,6 +21,7 @@ Z3_STEPS = 10_000_000  # rlimit; the conditions of the kernels in the tests need
 CVC5_STEPS = 200_000  # rlimit-per
 SECOND_SEED = 42
 
+_VERDICTS: Mapping[str, Verdict] = {"unsat": "proved", "sat": "refuted", "unknown": "unknown"}
 Answer = tuple[Verdict, Mapping[str, int] | None]
 
 
@@ -55,9 +56,7 @@ def smt2(condition: Condition) -> str:
     """Return a condition as a script in SMT-LIB 2, which is unsatisfiable exactly when the condition holds."""
     solver = z3.Solver()
     terms = (*condition.hypotheses, z3.Not(condition.goal))
-    solver.add(
-        *(z3.simplify(term) for term in terms)
-    )  # z3 admits sums and conjunctions of one term, the standard does not
+    solver.add(*map(z3.simplify, terms))  # z3 admits sums and conjunctions of one term, the standard does not
     header = [condition.kind + ": " + condition.statement, "at " + str(condition.site)]
     comments = "".join(f"; {line}\n" for text in header for line in text.splitlines())
     body = re.sub(r"^; .*\n|^\(set-info.*\n", "", solver.to_smt2(), flags=re.MULTILINE)
@@ -80,12 +79,8 @@ def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
     solver.set("rlimit", rlimit)
     terms = [term.translate(context) for term in (*condition.hypotheses, z3.Not(condition.goal))]
     solver.add(*terms)
-    answer = solver.check()
-    if answer == z3.unsat:
-        return "proved", None
-    if answer == z3.unknown:
-        return "unknown", None
-    return "refuted", of_z3(solver.model(), terms) if witness else None
+    verdict = _VERDICTS[str(solver.check())]
+    return verdict, of_z3(solver.model(), terms) if witness and verdict == "refuted" else None
 
 
 def _cvc5(condition: Condition, seed: int) -> Answer:
@@ -100,8 +95,16 @@ def _cvc5(condition: Condition, seed: int) -> Answer:
             answer = str(command.invoke(solver, symbols)).strip() or answer
     except RuntimeError:  # an operator of z3's own, which the standard does not have
         return "unknown", None
-    if answer == "unsat":
-        return "proved", None
-    if answer != "sat":
-        return "unknown", None
-    return "refuted", of_cvc5(solver, symbols.getDeclaredTerms())
+    verdict = _VERDICTS.get(answer, "unknown")
+    return verdict, of_cvc5(solver, symbols.getDeclaredTerms()) if verdict == "refuted" else None
+
+
+def unsatisfiable(terms: Iterable[z3.BoolRef], steps: int) -> bool:
+    """Return whether Z3 finds, in at most so many steps, that the terms cannot hold together.
+
+    The terms stay in the context of who asks, so that small questions cost little.
+    """
+    solver = z3.Solver()
+    solver.set("rlimit", steps)
+    solver.add(*terms)
+    return bool(solver.check() == z3.unsat)

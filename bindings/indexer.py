@@ -282,7 +282,7 @@ def indexer_topk(
             time and memory, never the result.
 
     Returns:
-        ``[B, S, topk]`` int32, contiguous: indices ascending, then -1 where a query sees, or can select, fewer. Every index
+        ``[B, S, topk]`` int32, contiguous, indices ascending, then -1 where a query sees, or can select, fewer. Every index
         is in [-1, T), whatever the inputs hold. Bitwise deterministic; independent of other queries and sequences.
 
     Raises:

@@ -82,7 +82,7 @@ def topk(scores: Tensor, *, k: int, lengths: Tensor | None = None) -> Tensor:
         lengths: ``[R]`` int32, how many entries each row has; None: all T. Less than 0 counts as 0, more than T as T.
 
     Returns:
-        ``[R, k]`` int32, contiguous: the selected indices ascending, then -1 as often as fewer than k could be selected.
+        ``[R, k]`` int32, contiguous, the selected indices ascending, then -1 as often as fewer than k could be selected.
         Every index is in [-1, T), whatever the scores. Bitwise deterministic; a row does not depend on its neighbours.
 
     Raises:

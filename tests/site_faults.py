@@ -61,6 +61,8 @@ def faults(site: Path) -> Iterator[str]:
         if path.name != "404.html":  # which is shown at any depth
             yield from (f"{name}: dead link {link}" for link in page.links if not _alive(link, path, pages))
         yield from (f"{name}: {rows} rows of Returns" for rows in _returns(path) if rows != 1)
+        if "sources" not in name.parts and "``" in path.read_text(encoding="utf-8"):
+            yield f"{name}: marks of code stand raw"
 
 
 def _alive(link: str, page: Path, pages: dict[Path, Page]) -> bool:

@@ -79,6 +79,7 @@ ROW = '<li class="doc-section-item">out</li>'
         ('<a href="https://example.org">', None),
         ('<script src="https://example.org/a.js"></script>', "loads https://example.org/a.js"),
         (RETURNS.format(ROW), None),
+        ("<code>``[R, k]`` int32</code>", "marks of code stand raw"),
         (RETURNS.format(ROW + ROW), "2 rows of Returns"),
     ],
 )

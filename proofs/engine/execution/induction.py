@@ -105,7 +105,7 @@ class Induction:
         """Guess which buffers the body writes, by running it where all of them are opaque; ``_iterate`` checks it."""
         algebra = self.algebra
         contents, execution = algebra.contents, algebra.execution
-        layers = {m: self._layer(m, lambda *i, n=m.name: nf.apply(f"{n}@?", *i), None) for m in contents}
+        layers = {m: self._layer(m, partial(nf.apply, f"{m.name}@?"), None) for m in contents}
         opaque = {memory: Opaque(memory.name, layer) for memory, layer in layers.items()}
         algebra.contents = dict(opaque)
         algebra.execution = replace(execution, writes={}, equations=[], obligations=[])

@@ -55,6 +55,7 @@ class OpSpec:
         oracle_bwd: the derivative of the oracle times grad_out, found without the closed form.
         scale, scale_bwd: what errors are measured against: the oracle on absolute values, where sums may cancel.
         plain: what the kernel's arithmetic is in plain torch, where that is not the reference.
+        plain_bwd: the same of the kernel of the backward, whose derivative torch finds.
         exact: inputs are such that no sum is rounded, as results that are decisions must be equal.
         optional: arguments that may be None.
         edges: for some sizes, the values to draw from, where others would be but more work.
@@ -77,6 +78,7 @@ class OpSpec:
     scale: Callable[..., Array] | None = None
     scale_bwd: Callable[..., tuple[Array, ...]] | None = None
     plain: Callable[..., Tensor] | None = None
+    plain_bwd: Callable[..., Tensor] | None = None
     exact: bool = False
     optional: tuple[str, ...] = ()
     edges: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -162,7 +164,9 @@ class OpSpec:
             forward = max(forward, self.error(call, out))
             if self.differentiable and magnitude is not VALUES:  # at the kink of a relu, the gradient is nobody's
                 g = torch.randn(out.shape, generator=torch.Generator().manual_seed(8)).to(device)
-                backward = max(backward, self.error_bwd(call, g, self.grads(self.reference, call, g)[1]))
+                yardsticks = [self.reference] + ([self.plain_bwd] if self.plain_bwd and call.tensors[0].is_cuda else [])
+                errors = [self.error_bwd(call, g, self.grads(f, call, g)[1]) for f in yardsticks]
+                backward = max(backward, *errors)
         assert math.isfinite(forward + backward), "plain torch is wrong somewhere, and anything would pass"
         return 2 * forward, 2 * backward
 

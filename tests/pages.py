@@ -148,7 +148,9 @@ def _proved(op: str) -> Iterator[str]:
 
 def _recorded(op: str) -> Iterator[str]:
     for record in records():
-        state = "none" if op not in record.kernels else "kernel changed since" if record.stale(op) else "present kernel"
+        tests = sum(op in name for name in record.tests)
+        present = f"present kernel, {tests} GPU tests" if tests else "no tests"
+        state = "none" if op not in record.kernels else "kernel changed since" if record.stale(op) else present
         yield f"{record.device['name']}: {state}"
 
 

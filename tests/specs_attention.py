@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lemmata.reference.attention import Keys, logits
 from opspec import Array
 
 SIZES = {"B": 3, "S": 9, "P": 7, "T": 35}
@@ -152,6 +153,22 @@ def plain(attention: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tens
         return join(attention(q, window_kv.float(), compressed_kv.float(), *more, **statics))
 
     return call
+
+
+def in_bf16(q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float) -> Tensor:
+    """Attention as one writes it for tensor cores: weights in bf16, and so their gradients and those of values.
+
+    The rows are in fp32, as are logits, the softmax and sums over queries.
+    """
+    z = torch.cat([logits(q.float(), keys, scale) for keys in parts], -1)
+    some = torch.cat([keys.seen for keys in parts], -1).any(-1, keepdim=True)
+    with_sink = torch.cat([sink.expand(z.shape[:3]).unsqueeze(-1), z], -1)
+    weights = torch.where(some.unsqueeze(-1), with_sink, 0.0).softmax(-1)[..., 1:].bfloat16()
+    weights = torch.where(some.unsqueeze(-1), weights, 0.0)
+    out = torch.zeros_like(q)
+    for weight, keys in zip(weights.split([keys.seen.shape[-1] for keys in parts], -1), parts, strict=True):
+        out = out + weight @ keys.of_each_query(keys.rows).bfloat16()
+    return join((out, torch.where(some, torch.where(some.unsqueeze(-1), z, 0.0).logsumexp(-1), INF)))
 
 
 def changed(

@@ -10,12 +10,14 @@ from torch import Tensor
 
 import lemmata
 from lemmata.reference import csa
+from lemmata.reference.attention import in_window
 from opspec import Array, OpSpec
 from specs_attention import (
     LARGE,
     SIZES,
     Dense,
     changed,
+    in_bf16,
     index_counts,
     join,
     once,
@@ -47,6 +49,14 @@ def dense_csa(
 
 
 _csa = plain(csa.csa)
+
+
+def _in_bf16(q: Tensor, window_kv: Tensor, compressed_kv: Tensor, indices: Tensor, sink: Tensor, offset: Tensor,
+             window: int, scale: float) -> Tensor:  # fmt: skip
+    parts = in_window(window_kv.float(), q.shape[1], offset, window), csa._selected(compressed_kv.float(), indices)
+    return in_bf16(q, parts, sink, scale)
+
+
 _changed = functools.partial(changed, _csa, NAMES)
 
 
@@ -87,6 +97,7 @@ CSA = OpSpec(
         "another query's indices": _changed(indices=lambda a: a["indices"].roll(1, 1)),
         "the last index missing": _changed(indices=lambda a: a["indices"][..., :-1]),
     },
+    plain_bwd=_in_bf16,
     differentiable=("q", "window_kv", "compressed_kv", "sink"),
     oracle_bwd=lambda g, *arrays, **statics: split(dense_csa(*arrays, **statics).gradients(g), arrays[2].shape[1]),
     scale=lambda *arrays, **statics: dense_csa(*arrays, **statics).scales(),

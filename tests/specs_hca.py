@@ -6,15 +6,18 @@ import functools
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import lemmata
 from lemmata.reference import hca
+from lemmata.reference.attention import in_window
 from opspec import Array, OpSpec
 from specs_attention import (
     LARGE,
     SIZES,
     Dense,
     changed,
+    in_bf16,
     join,
     once,
     past_counts,
@@ -46,6 +49,15 @@ def dense_hca(
 
 
 _hca = plain(hca.hca)
+
+
+def _in_bf16(q: Tensor, window_kv: Tensor, compressed_kv: Tensor, sink: Tensor, offset: Tensor, ratio: int, window: int,
+             scale: float) -> Tensor:  # fmt: skip
+    S = q.shape[1]
+    parts = in_window(window_kv.float(), S, offset, window), hca._entries(compressed_kv.float(), S, offset, ratio)
+    return in_bf16(q, parts, sink, scale)
+
+
 _changed = functools.partial(changed, _hca, NAMES)
 
 
@@ -76,6 +88,7 @@ HCA = OpSpec(
         "seen from the first token of an entry": _changed(offset=lambda a: a["offset"] + a["ratio"] - 1),
         "one offset for all": _changed(offset=lambda a: a["offset"][:1].expand(len(a["offset"]))),
     },
+    plain_bwd=_in_bf16,
     differentiable=("q", "window_kv", "compressed_kv", "sink"),
     oracle_bwd=lambda g, *arrays, **statics: split(dense_hca(*arrays, **statics).gradients(g), arrays[2].shape[1]),
     scale=lambda *arrays, **statics: dense_hca(*arrays, **statics).scales(),

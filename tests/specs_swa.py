@@ -9,8 +9,9 @@ from torch import Tensor
 
 import lemmata
 from lemmata.reference import swa
+from lemmata.reference.attention import in_window
 from opspec import Array, OpSpec
-from specs_attention import LARGE, SIZES, Dense, join, once, planted, window_counts
+from specs_attention import LARGE, SIZES, Dense, in_bf16, join, once, planted, window_counts
 
 NAMES = tuple(spec.name for spec in swa.SWA.inputs)
 
@@ -24,6 +25,10 @@ def dense_swa(q: Array, window_kv: Array, sink: Array, offset: Array, window: in
 def _swa(q: Tensor, window_kv: Tensor, *more: Tensor, **statics: float) -> Tensor:
     """The reference on keys in fp32, so that torch sums their gradients in fp32."""
     return join(swa.swa(q, window_kv.float(), *more, **statics))
+
+
+def _in_bf16(q: Tensor, window_kv: Tensor, sink: Tensor, offset: Tensor, window: int, scale: float) -> Tensor:
+    return in_bf16(q, (in_window(window_kv.float(), q.shape[1], offset, window),), sink, scale)
 
 
 def _without(sizes: dict[str, int]) -> dict[str, int]:
@@ -52,6 +57,7 @@ SWA = OpSpec(
     reference=_swa,
     oracle=lambda *arrays, **statics: dense_swa(*arrays, **statics).results(),
     wrong=planted(_swa, NAMES),
+    plain_bwd=_in_bf16,
     differentiable=("q", "window_kv", "sink"),
     oracle_bwd=_bwd(Dense.gradients),
     scale=lambda *arrays, **statics: dense_swa(*arrays, **statics).scales(),

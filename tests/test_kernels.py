@@ -58,12 +58,10 @@ SCORES = [
     pytest.param(indexer.indexer_scores_fp8, indexer.fp8(H=8, D=32), marks=exhaustive),
     pytest.param(indexer.indexer_scores_fp8, indexer.fp8(H=16, D=32), marks=exhaustive),
 ]
-# DeepSeek-V4's heads, whole and in splits, then other sizes
+# DeepSeek-V4's heads whole, then in splits and other sizes
 ATTENTION = [
     *attention_of((64, 512, 1)),
-    (hca.hca_fwd, sparse_attention_config.Config(128, 512, splits=5)),
-    pytest.param(csa.csa_fwd, sparse_attention_config.Config(128, 512, splits=5), marks=exhaustive),
-    *(pytest.param(*kernel, marks=exhaustive) for kernel in attention_of((8, 192, 1))),
+    *(pytest.param(*kernel, marks=exhaustive) for kernel in attention_of((128, 512, 5), (8, 192, 1))),
 ]
 
 

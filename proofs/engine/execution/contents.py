@@ -131,8 +131,8 @@ class Contents:
 class Opaque(Contents):
     """A content of which nothing is known but how often it was changed: after each change, elements are any numbers."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, everywhere: Write) -> None:
+        super().__init__(name, [everywhere])
         self.changes = 0
 
     def forget(self, path: tuple[Form, ...]) -> None:
@@ -144,5 +144,6 @@ class Opaque(Contents):
         self.changes += 1
 
     def read(self, index: tuple[Form, ...], facts: Facts) -> Value:
-        """Return a number of which only its place and the count of changes are known."""
+        """Return a number of which only its place and the count of changes are known; the element must exist."""
+        super().read(index, facts)
         return Value(nf.apply(f"{self.name}@{self.changes}", *index))

@@ -105,7 +105,8 @@ class Induction:
         """Guess which buffers the body writes, by running it where all of them are opaque; ``_iterate`` checks it."""
         algebra = self.algebra
         contents, execution = algebra.contents, algebra.execution
-        opaque = {memory: Opaque(memory.name) for memory in contents}
+        layers = {m: self._layer(m, lambda *i, n=m.name: nf.apply(f"{n}@?", *i), None) for m in contents}
+        opaque = {memory: Opaque(memory.name, layer) for memory, layer in layers.items()}
         algebra.contents = dict(opaque)
         algebra.execution = replace(execution, writes={}, equations=[], obligations=[])
         body()

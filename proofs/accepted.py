@@ -28,6 +28,11 @@ ACCEPTED = (
         "Reductions across threads, which are trusted. L2 reads them as the sum or maximum that they are at the tile level.",
     ),
     Accepted(
+        r"ptx_stmatrix",
+        ("L0", "L1"),
+        "Stores of matrices by a warp. Where they store is checked. L2 reads them as the copies of tiles that they are.",
+    ),
+    Accepted(
         r"exp2_ftz|max_nan|pragma_import_c",
         ("L0", "L1"),
         "C text that a kernel brings along. L2 knows it by its text and says so.",

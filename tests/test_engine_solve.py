@@ -1,5 +1,9 @@
 """The solvers' wrapper: verdicts, counterexamples, determinism, and a second solver that agrees."""
 
+import os
+import signal
+import threading
+
 import pytest
 import z3
 
@@ -146,3 +150,11 @@ def test_cvc5_confirms_every_condition_of_a_kernel():
     conditions = [c for layer in (bounds, coverage, order) for c in layer(kernel, given, STRICT).conditions]
     assert len(conditions) > 100
     assert {solve(c, solver="cvc5").verdict for c in conditions} == {"proved"}
+
+
+def test_an_interrupt_is_no_answer():
+    """Z3 catches it, and then does not know."""
+    harder = condition(x**5 + y**5 + tx**5 != n**5, x > 1, y > 1, tx > 99, n > 7)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        solve(harder, rlimit=10**9)

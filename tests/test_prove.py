@@ -46,7 +46,10 @@ def _own_cache(tmp_path, monkeypatch):  # type: ignore[no-untyped-def]
 @pytest.fixture
 def few(monkeypatch):  # type: ignore[no-untyped-def]
     """The command proves the first kernels of an operator only."""
-    monkeypatch.setattr(command, "proofs", lambda op: itertools.islice(proofs(op), FEW))
+    monkeypatch.setattr(tasks, "proofs", lambda op: itertools.islice(proofs(op), FEW))
+    tasks._shipped.cache_clear()
+    yield
+    tasks._shipped.cache_clear()
 
 
 def prove(*arguments: str) -> tuple[int, str]:

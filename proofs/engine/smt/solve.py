@@ -79,8 +79,20 @@ def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
     solver.set("rlimit", rlimit)
     terms = [term.translate(context) for term in (*condition.hypotheses, z3.Not(condition.goal))]
     solver.add(*terms)
-    verdict = _VERDICTS[str(solver.check())]
+    verdict = _VERDICTS[_check(solver)]
     return verdict, of_z3(solver.model(), terms) if witness and verdict == "refuted" else None
+
+
+def _check(solver: z3.Solver) -> str:
+    """Return Z3's answer. Z3 takes an interrupt as a reason not to know; here it stays one.
+
+    Raises:
+        KeyboardInterrupt: there was an interrupt.
+    """
+    answer = str(solver.check())
+    if answer == "unknown" and solver.reason_unknown() == "interrupted from keyboard":
+        raise KeyboardInterrupt
+    return answer
 
 
 def _cvc5(condition: Condition, seed: int) -> Answer:
@@ -107,4 +119,4 @@ def unsatisfiable(terms: Iterable[z3.BoolRef], steps: int) -> bool:
     solver = z3.Solver()
     solver.set("rlimit", steps)
     solver.add(*terms)
-    return bool(solver.check() == z3.unsat)
+    return _check(solver) == "unsat"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -187,9 +188,11 @@ def test_what_is_no_file_or_names_no_kernel(file: Path) -> None:
 def test_an_interrupt_keeps_what_is_done_and_exits_with_130(tmp_path: Path) -> None:
     pytest.importorskip("tilelang")
     command = [sys.executable, "-m", "lemmata", "prove", "sinkhorn", "--layer", "L1", "--fresh"]
-    with subprocess.Popen(
-        command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # in the background a shell's jobs ignore it
+    with subprocess.Popen(command, env=environment(tmp_path), preexec_fn=heard, **pipes) as process:
         assert process.stdout
         first = [process.stdout.readline() for _ in range(2)]  # off a terminal too each line comes as its layer ends
         time.sleep(0.05)

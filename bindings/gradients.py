@@ -130,7 +130,7 @@ def gradients(x: dict[str, Tensor], every: Iterator[Group], window: int, parts: 
         here = {name: _part(name, tensor, g, rows) for name, tensor in x.items()}
         of_window, of_entries = parts(here, (here["lse"], g.of(delta)), g.of(grad_q))
         _add_window(of_window, totals[0][g.batch, rows])
-        if of_entries.numel():
+        if of_entries.numel() and totals[1].numel():  # a launch needs a part and a row
             add(g, here, of_entries, totals[1][g.batch])
     weight = torch.where(lse != torch.inf, (sink - lse).sigmoid(), 0.0)
     return grad_q, *(total.type_as(q) for total in totals), -(delta * weight).sum((0, 1))

@@ -51,6 +51,7 @@ def add_window(parts: Tensor, total: Tensor) -> None:
 def add_listed(parts: Tensor, order: Tensor, starts: Tensor, ends: Tensor, total: Tensor) -> None:
     assert order.dtype is starts.dtype is ends.dtype is torch.int32
     assert total.is_contiguous()
+    assert total.numel(), "a launch of no blocks is an error on a GPU"
     flat, rows = parts.view(-1, D), total.view(-1, D)
     assert len(starts) == len(ends) == len(rows)
     for r in range(len(rows)):
@@ -60,6 +61,7 @@ def add_listed(parts: Tensor, order: Tensor, starts: Tensor, ends: Tensor, total
 
 
 def add_visible(parts: Tensor, offset: Tensor, total: Tensor, ratio: int) -> None:
+    assert total.numel(), "a launch of no blocks is an error on a GPU"
     for b, s in torch.cartesian_prod(torch.arange(parts.shape[0]), torch.arange(parts.shape[1])):
         seen = max(min(int(offset[b] + s + 1) // ratio, parts.shape[2]), 0)
         total[b, :seen] += parts[b, s, :seen].sum(1)

@@ -379,6 +379,6 @@ def rewriting(wanted: Callable[[Atom], bool], value: Callable[[Any], Form | None
 
 def replacing(function: str, value: Callable[..., Form]) -> Rewriting:
     """Return the rewriting that puts ``value(i...)`` for ``function(i...)``, for all indices."""
-    wanted = lambda a: isinstance(a, Apply) and a.function == function  # noqa: E731
+    wanted = lambda a: isinstance(a, Apply) and a.function == function  # noqa: E731  one expression, named for the next line
     result: Rewriting = rewriting(wanted, lambda a: value(*map(result, a.arguments)))
     return result

@@ -213,13 +213,13 @@ class PullArray:
             if o is not ONE and n is not o:
                 raise ValueError(f"cannot expand a dimension of size {o} to {n}")
         places = [None if o is ONE else new + d for d, o in enumerate(self.form_shape)]
-        element = lambda *i: self.value(*(ZERO if p is None else i[p] for p in places))  # noqa: E731
+        element = lambda *i: self.value(*(ZERO if p is None else i[p] for p in places))  # noqa: E731  one expression, named for the next line
         return type(self)(sizes, element, integer=self.integer)
 
     def gather(self, dim: int, index: PullArray) -> Self:
         """Take element index[i] along a dimension."""
         d = dim % self.ndim
-        element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731
+        element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731  one expression, named for the next line
         return type(self)(settled(index).form_shape, element, integer=self.integer)
 
     def __getitem__(self, key: Any) -> Self:
@@ -365,7 +365,7 @@ def reduced(array: T, dim: Any, keepdim: bool, combine: Combine) -> T:
 def _along(array: T, d: int, combine: Combine) -> T:
     extent = array.form_shape[d]
     shape = array.form_shape[:d] + array.form_shape[d + 1 :]
-    element = lambda *i: combine(extent, lambda k: array.value(*i[:d], k, *i[d:]))  # noqa: E731
+    element = lambda *i: combine(extent, lambda k: array.value(*i[:d], k, *i[d:]))  # noqa: E731  one expression, named for the next line
     return type(array)(shape, element, integer=settled(array).integer)
 
 

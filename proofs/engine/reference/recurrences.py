@@ -86,7 +86,7 @@ def recurrence(
     def step(at: Form | int, *index: Form) -> Form:
         return nf.substitute(general(*index), {nf.number(k): nf.form(at)})
 
-    initial = lambda *i: unfolding(sequence[0].tensor.at(*i))  # noqa: E731
+    initial = lambda *i: unfolding(sequence[0].tensor.at(*i))  # noqa: E731  one expression, named for the next line
     result = Recurrence(name, sequence, initial, step, tuple(others))
     for number, (state, wanted) in enumerate(zip(sequence, steps, strict=False)):
         _check(result, number, state, wanted, unfolding)

@@ -135,7 +135,7 @@ def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
         return product
 
     shape = [sizes[c] for c in output]
-    element = lambda *i: Value(total(dict(zip(output, i, strict=True)), summed))  # noqa: E731
+    element = lambda *i: Value(total(dict(zip(output, i, strict=True)), summed))  # noqa: E731  one expression, named for the next line
     return SymbolicTensor(shape, element, integer=products(*operands))
 
 

@@ -52,13 +52,14 @@ _SUMS = "gradient_sums:delta", "gradient_sums:sum_window"
 _CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:sum_listed"
 _HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
+_SCORES_BWD = "indexer_backward:indexer_scores_bwd_q", "indexer_backward:indexer_scores_bwd_k"
 
 OPERATORS = {
     operator.name: operator
     for operator in (
         Operator("sinkhorn", "Sinkhorn", ("sinkhorn",), ("sinkhorn:sinkhorn_fwd", "sinkhorn:sinkhorn_bwd")),
         Operator("topk", "Top-k", ("topk",), _TOPK),
-        Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_TOPK)),
+        Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA),
         Operator("swa", "Sliding-window attention", ("swa",), _HCA),

@@ -112,10 +112,7 @@ def scores_bwd(grad_scores: Tensor, q: Tensor, weights: Tensor, keys: Keys) -> t
     grad_weights = (grad * dots.relu()).sum(-1)
     grad_dots = torch.where(dots > 0, grad * weights.unsqueeze(-1), 0.0)
     grad_q = grad_dots @ as_values(keys, wide)
-    if keys.rows.ndim == 4:
-        grad_rows = grad_dots.mT @ wide
-    else:
-        grad_rows = torch.einsum("bshn,bshd->bnd", grad_dots, wide)
+    grad_rows = grad_dots.mT @ wide if keys.rows.ndim == 4 else torch.einsum("bshn,bshd->bnd", grad_dots, wide)
     return grad_q.type_as(q), grad_rows, grad_weights
 
 

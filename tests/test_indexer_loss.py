@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +17,14 @@ from torch import Tensor
 
 import lemmata
 from inputs import VALUES, Call, make
+from lemmata import info
+from lemmata.bench import indexer_loss as bench
 from lemmata.bindings import indexer_loss as bindings
 from lemmata.bindings.registry import say_once
-from lemmata.reference import csa, indexer_loss
+from lemmata.proofs import command
+from lemmata.reference import indexer_loss
 from opspec import OpSpec, array
+from pages import ROOT
 from specs_indexer_loss import DENSE_NAMES, INDEXER_LOSS, INDEXER_LOSS_DENSE, LISTED_NAMES
 
 INF, NAN = float("inf"), float("nan")
@@ -272,14 +278,12 @@ def test_gradcheck_of_the_reference(spec: OpSpec, at: int) -> None:
     )
 
 
-def test_gradients_of_rows_are_those_of_csa() -> None:
-    """Both names of a slot lead to the same row: one that is listed twice has twice the gradient of its slot."""
+def test_a_list_that_is_named_twice_teaches_the_same() -> None:
     x = case(INDEXER_LOSS, torch.device("cpu"))
     twice = torch.cat([x["indices"], x["indices"]], -1)
     once, both_times = graded(x), graded(x | {"indices": twice})
     torch.testing.assert_close(once[0], both_times[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(once[1][1], both_times[1][1], rtol=1e-2, atol=1e-3)
-    assert csa._selected(x["k"], twice).rows.shape[2] == 12
 
 
 @pytest.mark.parametrize(
@@ -325,6 +329,40 @@ def test_the_default_scale_is_that_of_csa(device: torch.device) -> None:
 
 def test_names_are_those_of_the_contracts() -> None:
     assert set(LISTED_NAMES) - {"indices"} == set(DENSE_NAMES) - {"offset"}
+
+
+def test_the_program_of_the_page_on_training_trains_the_indexer() -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    program = next(p for p in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "indexer_loss" in p)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    assert names["loss"] > 0
+    for layer in ("to_q", "to_k", "to_w"):
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in names[layer].parameters())
+    dense = names["q"], names["rows"], names["entries"], names["sink"]
+    _, lse = lemmata.hca(*dense, ratio=4)
+    student = names["index_q"], names["index_k"], names["weights"]
+    warm = lemmata.indexer_loss(*student, names["q"], names["entries"], None, names["sink"], lse)
+    assert (warm[0, :3] == 0).all(), "nothing is seen"
+    assert (warm[0, 7:] > 0).all()
+
+
+def test_results_unlike_plain_torchs_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for listed in (True, False):
+        make, offset = functools.partial(bench.inputs, 3, 80, listed, "cpu"), 4 * 80 - 3
+        bench.agree(make, offset, True)
+        with monkeypatch.context() as patch:
+            right = bench.ours
+            patch.setattr(bench, "ours", lambda x, offset, right=right: 1.1 * right(x, offset))
+            with pytest.raises(RuntimeError, match=r"expected result 0 within 0\.001 of plain torch's, got"):
+                bench.agree(make, offset, True)
+
+
+def test_nothing_is_claimed_to_be_proved() -> None:
+    with pytest.raises(ValueError, match="op: expected at least one proof, got none"):
+        command.run(command.Request(("indexer_loss",), 1, True, None, None, {}))
+    assert info.gather().backends["indexer_loss"]["cuda"] in ("none: torch finds no CUDA device", "reference")
 
 
 @pytest.mark.gpu

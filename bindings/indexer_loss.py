@@ -25,7 +25,8 @@ Named = dict[str, Tensor]
 
 def _held_by_list(x: Named) -> int:
     """Elements of the largest array of one query: the rows of its candidates, or its dot products."""
-    return x["indices"].shape[2] * max(*x["q"].shape[2:], *x["core_q"].shape[2:])
+    widest: int = max(*x["q"].shape[2:], *x["core_q"].shape[2:])
+    return widest * x["indices"].shape[2]
 
 
 def _held_by_all(x: Named) -> int:
@@ -203,10 +204,10 @@ def indexer_loss(
 ) -> Tensor:
     """The loss that trains the Lightning Indexer: the divergence of its softmax from what attention does, for each query.
 
-    The teacher is the joint softmax of ``lemmata.csa`` over window, entries and sink, summed over the heads and normalised
-    over the query's candidates: ``P[j] = sum over h of exp(scale * (core_q[h] · compressed_kv[j]) - logaddexp(lse[h],
-    sink[h]))``, divided by its sum over j. The student is the softmax S of ``lemmata.indexer_scores`` over the same
-    candidates, and the loss ``KL(P || S) = sum over j of P[j] * (log P[j] - log S[j])``. The candidates are those that
+    The teacher P is the joint softmax of ``lemmata.csa`` over window, entries and sink, summed over the heads and normalised
+    over the query's candidates: ``P[j] = sum over h of exp(z[h,j] - logaddexp(lse[h], sink[h]))``, divided by its sum over
+    j, with ``z[h,j] = scale * (core_q[h] · compressed_kv[j])``. The student S is the softmax of ``lemmata.indexer_scores``
+    over the same candidates, and the loss is ``sum over j of P[j] * (log P[j] - log S[j])``. The candidates are those that
     ``indices`` names or, for the warm-up of the indexer beside dense attention, all that the query sees.
 
     Args:

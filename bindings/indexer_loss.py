@@ -229,7 +229,7 @@ def indexer_loss(
         scale: that of attention, 1e-6 to 1e3; None: ``core_D ** -0.5``.
 
     Returns:
-        ``[B, S]`` fp32, contiguous, at least 0: a loss for each query. Take the mean over all of them, or over those with
+        ``[B, S]`` fp32, contiguous, a loss for each query, at least 0. Take the mean over all of them, or over those with
         a candidate. A query without candidates has loss 0, and so has one whose teacher gives its candidates no weight, as
         with a sink or lse of +inf for all heads. Differentiable once, with respect to q, k and weights; the teacher is
         taken as it is, and its four tensors have no gradient. The derivative of relu at 0 is 0. Bitwise deterministic; a

@@ -91,10 +91,13 @@ def tables(figures: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
         yield out
 
 
-def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
+def markdown(
+    figures: Iterable[Mapping[str, Any]], earlier: Callable[[Mapping[str, Any]], bool] = lambda _: False
+) -> str:
     """Return the rows for people who read Markdown: burst times, and how many times faster we are than each contender.
 
-    The first ratio is of bursts, the second of sustained times. A time whose bursts spread by more than a twentieth says so.
+    The first ratio is of bursts, the second of sustained times. A time whose bursts spread by more than a twentieth says so,
+    and so does one that is of an ``earlier`` kernel.
     """
     lines = [
         "| operator | shape | lemmata, us | bound, us | contender | its time, us | ratio | sustained |",
@@ -104,9 +107,10 @@ def markdown(figures: Iterable[Mapping[str, Any]]) -> str:
     for ours in (f for f in figures if f["contender"] == "lemmata"):
         rivals = [f for f in figures if (f["op"], f["shape"]) == (ours["op"], ours["shape"]) and f is not ours]
         bound = f"{ours['bound_us']:.1f} ({ours['bound']})"
-        case = f"| {ours['op']} | {ours['shape']} | {_burst(ours)} | {bound}"
+        time = _burst(ours) + (", earlier kernel" if earlier(ours) else "")
+        case = f"| {ours['op']} | {ours['shape']} | {time} | {bound}"
         for rival in sorted(rivals, key=lambda f: str(f["contender"])):
-            burst, sustained = (_ratio(rival[time] / ours[time]) for time in ("burst_us", "sustained_us"))
+            burst, sustained = (_ratio(rival[kind] / ours[kind]) for kind in ("burst_us", "sustained_us"))
             lines.append(f"{case} | {rival['contender']} | {_burst(rival)} | {burst} | {sustained} |")
         if not rivals:
             lines.append(f"{case} | none | | | |")

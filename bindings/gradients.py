@@ -76,7 +76,7 @@ def groups(q: Tensor, offset: Tensor, slots: int) -> Iterator[Group]:
     firsts = torch.arange(0, max(q.shape[1], 1), size, device=offset.device, dtype=offset.dtype)
     positions = _aligned_rows(offset.unsqueeze(1) + firsts)
     for b, s in every:
-        yield Group(b, s, positions[b, s.start // size] if s.start else offset[b])
+        yield Group(b, s, positions[b, s.start // size] if s.start else offset[b].clone())
 
 
 def _aligned_rows(numbers: Tensor) -> Tensor:

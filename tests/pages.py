@@ -241,7 +241,9 @@ def sample() -> str:
 
 def figures() -> str:
     """Return the figures of each GPU record."""
-    return "\n\n".join(f"{record.device['name']}:\n\n{markdown(record.figures)}" for record in records())
+    return "\n\n".join(
+        f"{record.device['name']}:\n\n{markdown(record.figures, record.earlier)}" for record in records()
+    )
 
 
 def faster() -> str:

@@ -143,7 +143,7 @@ def _planted(loss: Callable[..., Tensor], names: tuple[str, ...]) -> dict[str, C
         "another sequence's entries": change(compressed_kv=lambda a: a["compressed_kv"].roll(1, 0)),
         "another entry's key": change(k=lambda a: a["k"].roll(1, 1)),
         "a head of the indexer missing": change(
-            weights=lambda a: a["weights"] * (torch.arange(a["weights"].shape[-1]) > 0)
+            weights=lambda a: a["weights"] * (torch.arange(a["weights"].shape[-1], device=a["weights"].device) > 0)
         ),
         "weights of no sign": change(weights=lambda a: a["weights"].abs()),
     }

@@ -34,6 +34,17 @@ class Record:
         """Return whether the operator's kernel is not the one recorded."""
         return self.kernels.get(op) != kernel_digest(op)
 
+    def earlier(self, figure: Mapping[str, Any]) -> bool:
+        """Return whether a figure is of other kernels than the present ones of its operator."""
+        return self.measured(figure) != _kernels(figure["op"])
+
+    def measured(self, figure: Mapping[str, Any]) -> dict[str, str | None]:
+        """Return the digests of the kernels that a figure is of, by operator."""
+        found: dict[str, str | None] = figure.get("kernels") or {
+            op: self.kernels.get(op) for op in _timed(figure["op"])
+        }
+        return found
+
 
 def kernel_digest(op: str) -> str:
     """Return the SHA-256 of the sources of an operator's kernels, with every module of lemmata that they import.
@@ -64,8 +75,8 @@ def update(
 ) -> Path:
     """Add verdicts and figures to the record of this machine's GPU; returns its file.
 
-    Under the same versions, figures stay that are of the present kernel of their ``op``, and verdicts of tests that name
-    operators, all with their present kernels. A verdict replaces that of the same test, and figures those of the same ``op``:
+    Under the same versions, verdicts stay of tests that name operators, all with their present kernels, and figures with the
+    digests of the kernels that they are of. A verdict replaces that of the same test, and figures those of the same ``op``:
     with ``partly`` only those of the same shape too.
 
     Raises:
@@ -87,7 +98,7 @@ def update(
     if path.exists():
         old = read(path)
         if old.versions.items() <= content["versions"].items():  # a package of which it knew nothing changed nothing
-            content["figures"] = [f for f in old.figures if not any(map(old.stale, _timed(f["op"])))]
+            content["figures"] = [f | {"kernels": old.measured(f)} for f in old.figures]
             content["tests"] = {name: v for name, v in old.tests.items() if not any(map(old.stale, _named(name)))}
     content["tests"] |= dict(tests or {})
 
@@ -95,7 +106,8 @@ def update(
         return figure["op"], figure["shape"] if partly else None
 
     replaced = set(map(place, figures))
-    content["figures"] = [f for f in content["figures"] if place(f) not in replaced] + [dict(f) for f in figures]
+    content["figures"] = [f for f in content["figures"] if place(f) not in replaced]
+    content["figures"] += [{**f, "kernels": _kernels(f["op"])} for f in figures]
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -107,6 +119,11 @@ def _timed(name: str) -> set[str]:
     """Return the operators whose kernels a figure of this name is of: that of the public function, or all if it is of none."""
     operator = of_function(name)
     return {operator.name} if operator else set(OPERATORS)
+
+
+def _kernels(name: str) -> dict[str, str | None]:
+    """Return the digests of the present kernels that a figure of this name is of, by operator."""
+    return {op: kernel_digest(op) for op in sorted(_timed(name))}
 
 
 def _named(test: str) -> set[str]:

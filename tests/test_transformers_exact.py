@@ -15,12 +15,12 @@ import lemmata
 
 pytest.importorskip("transformers")
 
+from batches import BF16, CALLS, decode, gradient, prefill
 from lemmata.integrations import attention
 from lemmata.integrations.observe import Choices, Double
 from lemmata.integrations.tiny import tiny_model
 from lemmata.integrations.transformers import apply_to
 from lemmata.reference import csa, hca, swa
-from test_transformers_masks import BF16, CALLS, decode, gradient, prefill
 
 EXACT = 1e-11  # of the largest logit or gradient
 

@@ -1,0 +1,293 @@
+"""What people do with a whole model: swapped, it gives what it gives untouched, within what bf16 costs it, on the operators."""
+
+import copy
+import pickle
+import threading
+from functools import partial
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from batches import BF16, BY_POSITION, BY_ROWS, CALLS, IDS, LENGTH, compared, gradient, of_attention, prefill
+from lemmata.integrations.observe import Dispatches
+from lemmata.integrations.tiny import tiny_model
+from lemmata.integrations.transformers import apply_to, paths, swapped, undo
+
+PADDED = CALLS["padded right"][0]
+MASK = PADDED["attention_mask"]
+NO_HASH = {"mlp_layer_types": ["moe"] * 4}
+
+
+def model_of(name):
+    """A model for a situation; routers by hash want the tokens themselves."""
+    of_tokens = {} if name not in ("embeddings in the place of tokens", "the gradient of the inputs") else NO_HASH
+    return tiny_model(**of_tokens).to(BF16)
+
+
+def embedded(model):
+    return model(inputs_embeds=model.get_input_embeddings()(IDS), use_cache=False, **PADDED).logits
+
+
+def in_chunks(model, size=16):
+    """A padded prompt read in chunks, as prefill of long prompts is."""
+    cache, logits = DynamicCache(config=model.config), []
+    for start in range(0, LENGTH, size):
+        end = min(start + size, LENGTH)
+        logits.append(model(IDS[:, start:end], MASK[:, :end], None, cache).logits)
+    return torch.cat(logits, 1)
+
+
+def branched(model):
+    """Two continuations of one prompt, from copies of its cache, as tree search does."""
+    cache = DynamicCache(config=model.config)
+    model(IDS[:, :30], None, None, cache)
+    twin = copy.deepcopy(cache)
+    return torch.cat([model(IDS[:, 30 + at : 31 + at], None, None, c).logits for at, c in enumerate((cache, twin))], 1)
+
+
+def one_by_one(model):
+    return torch.cat([model(IDS[:, :n], use_cache=False).logits[:, -1:] for n in (1, 2, 7, 8, 9)], 1)
+
+
+def hidden_states(model):
+    out = model(IDS, use_cache=False, output_hidden_states=True, output_router_logits=True, **PADDED)
+    assert len(out.hidden_states) == 5
+    return out.logits
+
+
+def of_another_dtype(dtype):
+    return lambda model: model(IDS, MASK.to(dtype), use_cache=False).logits
+
+
+def in_inference_mode(model):
+    with torch.inference_mode():
+        return prefill(model, **PADDED).clone()
+
+
+def functional(model):
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    return torch.func.functional_call(model, parameters, (IDS,), {"use_cache": False} | PADDED).logits
+
+
+def averaged(model):
+    return prefill(torch.optim.swa_utils.AveragedModel(model), **PADDED)
+
+
+def data_parallel(model):
+    return prefill(torch.nn.DataParallel(model), **PADDED)
+
+
+def last_only(model):
+    return model(IDS, use_cache=False, logits_to_keep=3, **PADDED).logits
+
+
+def several_lengths(model):
+    """A batch of one sequence, and of no padding, and of padding again: what was seen before is not kept."""
+    logits = [prefill(model, **PADDED), prefill(model), prefill(model, **PADDED)]
+    return torch.cat(logits)
+
+
+SITUATIONS = {
+    "embeddings in the place of tokens": (embedded, BY_ROWS),
+    "a padded prompt in chunks": (in_chunks, {"swa": 2, "csa": 8, "hca": 2}),
+    "copies of a cache": (branched, {op: 3 * n for op, n in BY_POSITION.items()}),
+    "prompts shorter than the window, one of one token": (one_by_one, {op: 5 * n for op, n in BY_POSITION.items()}),
+    "hidden states and router logits asked for": (hidden_states, BY_ROWS),
+    "a mask of booleans": (of_another_dtype(torch.bool), BY_ROWS),
+    "a mask in int32": (of_another_dtype(torch.int32), BY_ROWS),
+    "a mask in fp32": (of_another_dtype(torch.float32), BY_ROWS),
+    "inference mode": (in_inference_mode, BY_ROWS),
+    "torch.func.functional_call": (functional, BY_ROWS),
+    "an average of models": (averaged, BY_ROWS),
+    "nn.DataParallel": (data_parallel, BY_ROWS),
+    "logits of the last tokens": (last_only, BY_ROWS),
+    "padding, none, and padding again": (several_lengths, {"csa": 10, "swa": 1, "hca": 1}),
+}
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_logits(name):
+    run, expected = SITUATIONS[name]
+    distance, limit, calls = compared(model_of(name), torch.no_grad()(run))
+    assert distance <= limit
+    assert of_attention(calls) == expected
+
+
+def of_inputs(model):
+    """The gradient of frozen parameters' inputs, as prompt tuning asks for."""
+    x = model.get_input_embeddings()(IDS).detach().requires_grad_()
+    model(inputs_embeds=x, labels=IDS, use_cache=False, **PADDED).loss.backward()
+    return x.grad.double()
+
+
+def accumulated(model):
+    """The sum of the gradients of two batches."""
+    model.zero_grad()
+    for row in (slice(0, 1), slice(1, 2)):
+        model(IDS[row], MASK[row], labels=IDS[row], use_cache=False).loss.backward()
+    return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
+
+
+def kept_on_the_cpu(model):
+    with torch.autograd.graph.save_on_cpu():
+        return gradient(model, **PADDED)
+
+
+def with_torch_func(model):
+    parameters = {n: p.detach() for n, p in model.named_parameters()}
+
+    def loss(parameters):
+        given = {"labels": IDS, "use_cache": False} | PADDED
+        return torch.func.functional_call(model, parameters, (IDS,), given).loss
+
+    return torch.cat([g.double().flatten() for g in torch.func.grad(loss)(parameters).values()])
+
+
+def deterministic(model):
+    torch.use_deterministic_algorithms(True)
+    try:
+        return gradient(model, **PADDED)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+GRADIENTS = {
+    "the gradient of the inputs": (of_inputs, 1),
+    "gradients accumulated": (accumulated, 2),
+    "saved tensors on the CPU": (kept_on_the_cpu, 1),
+    "torch.func.grad": (with_torch_func, 1),
+    "deterministic algorithms": (deterministic, 1),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients(name):
+    run, steps = GRADIENTS[name]
+    distance, limit, calls = compared(model_of(name), run)
+    assert distance <= limit
+    assert sum(of_attention(calls).values()) == sum(n for op, n in calls.items() if op in BWD) == 4 * steps
+
+
+BWD = "swa_bwd", "csa_bwd", "hca_bwd"
+
+
+@pytest.fixture
+def ours():
+    return apply_to(tiny_model().to(BF16), strict=True)
+
+
+def test_threads(ours):
+    """Each with a mask of its own: what a batch sees is not kept in the model."""
+    calls = [how for how, _ in CALLS.values()][:6]
+    wanted, got = [prefill(ours, **how) for how in calls], [torch.empty(0)] * len(calls)
+
+    def work(at):
+        got[at] = prefill(ours, **calls[at])
+
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(map(torch.equal, got, wanted))
+
+
+def test_saved_and_loaded(ours, tmp_path):
+    """A saved model is transformers' own; one that is pickled whole is swapped still."""
+    wanted, plain = prefill(ours, **PADDED), prefill(tiny_model().to(BF16), **PADDED)
+    ours.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=BF16, attn_implementation="eager")
+    loaded.config._experts_implementation = ours.config._experts_implementation
+    assert not swapped(loaded)
+    assert swapped(apply_to(loaded, strict=True)) == swapped(ours)
+    assert {path.last for path in paths(loaded).values()} == {None}
+    prefill(loaded, **PADDED)
+    assert [p.last for p in paths(loaded).values()] == [p.last for p in paths(ours).values()]
+    whole = pickle.loads(pickle.dumps(ours))
+    assert torch.equal(prefill(whole, **PADDED), wanted)
+    state = tiny_model(1).to(BF16)
+    state.load_state_dict(ours.state_dict())
+    assert torch.equal(prefill(state, **PADDED), plain)
+    assert torch.equal(prefill(undo(whole), **PADDED), plain)
+
+
+def test_hooks_of_a_caller_are_called(ours):
+    seen = []
+    for name in ("self_attn", "attn_hc", "self_attn.compressor.indexer"):
+        module = ours.model.layers[1].get_submodule(name)
+        module.register_forward_pre_hook(lambda *call, name=name: seen.append(f"before {name}"))
+        module.register_forward_hook(lambda *call, name=name: seen.append(f"after {name}"))
+    ours.model.layers[1].self_attn.register_full_backward_hook(lambda *call: seen.append("backward"))
+    gradient(ours, **PADDED)
+    inner = [f"{when} self_attn.compressor.indexer" for when in ("before", "after")]
+    connection = [f"{when} attn_hc" for when in ("before", "after")]
+    assert seen == [*connection, "before self_attn", *inner, "after self_attn", "backward"]
+
+
+SETTINGS = {
+    "without a cache": {"use_cache": False},
+    "several returned": {"do_sample": True, "num_return_sequences": 2},
+    "a prompt in chunks": {"prefill_chunk_size": 6},
+    "a penalty": {"repetition_penalty": 1.3, "min_new_tokens": 4},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_generate(ours, name):
+    calls, mask = Dispatches(), CALLS["padded left"][0]["attention_mask"][:, :20]
+    torch.manual_seed(0)
+    with calls:
+        out = ours.generate(IDS[:, :20], attention_mask=mask, max_new_tokens=4, **SETTINGS[name])
+    assert out.shape[1] == 24
+    forwards = 4 + (3 if name == "a prompt in chunks" else 0)
+    assert sum(of_attention(calls.calls).values()) == 4 * forwards
+
+
+def test_another_dtype_and_back(ours):
+    wanted = prefill(ours, **PADDED)
+    apply_to(ours)
+    prefill(ours.float(), **PADDED)
+    assert {p.last for name, p in paths(ours).items() if name.endswith("self_attn")} == {"own"}
+    assert torch.equal(prefill(ours.to(BF16), **PADDED), wanted)
+
+
+COMPILED = {
+    "default": {},
+    "dynamic": {"dynamic": True},
+    "reduce-overhead": {"mode": "reduce-overhead"},
+    "without autotuning's graphs": {"mode": "max-autotune-no-cudagraphs"},
+}
+
+
+def compiled(model, how):
+    torch._dynamo.reset()
+    run = torch.compile(model, **how)
+    return lambda: gradient(run, **PADDED)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_step_of_training(name):
+    """The compiler rounds otherwise than eager torch does, in what lies around the operators: as much as bf16 costs."""
+    model = tiny_model(experts_implementation="batched_mm", num_hidden_layers=3).to(BF16)
+    run = partial(compiled, how=COMPILED[name])
+    distance, limit, calls = compared(model, lambda m: gradient(m, **PADDED))
+    assert distance <= limit
+    assert calls["csa"] == 3
+    ours = apply_to(copy.deepcopy(model), strict=True)
+    eager = gradient(ours, **PADDED)
+    assert (run(ours)() - eager).abs().max() <= limit
+
+
+def test_a_batch_whose_mask_is_forgotten_is_noticed():
+    """The planted error: were the mask not heeded, each of these comparisons would be beyond its bound."""
+    model = tiny_model().to(BF16)
+    ours = apply_to(copy.deepcopy(model), strict=True)
+    ours.register_forward_pre_hook(lambda m, args, how: (args[:1], how | {"attention_mask": None}), with_kwargs=True)
+    for name in ("hidden states and router logits asked for", "logits of the last tokens", "a mask of booleans"):
+        distance, limit, _ = compared(model, torch.no_grad()(SITUATIONS[name][0]), ours)
+        assert distance > limit, name

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, LogitsProcessor
 
 from batches import BF16, BY_POSITION, BY_ROWS, CALLS, IDS, LENGTH, compared, gradient, of_attention, prefill
 from lemmata.integrations.observe import Dispatches
@@ -245,6 +245,32 @@ def test_generate(ours, name):
     assert out.shape[1] == 24
     forwards = 4 + (3 if name == "a prompt in chunks" else 0)
     assert sum(of_attention(calls.calls).values()) == 4 * forwards
+
+
+class Prior(LogitsProcessor):
+    """Wants certain tokens by far, so that which are generated does not hang on rounding."""
+
+    wanted = 20 * torch.randn(LENGTH, 256, generator=torch.Generator().manual_seed(4))
+
+    def __call__(self, input_ids, scores):
+        return scores + self.wanted[input_ids.shape[1]]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", ["a mask of ones", "padded left"])
+def test_logits_of_what_is_generated(name, beams):
+    mask, sequences = CALLS[name][0]["attention_mask"][:, :20], []
+
+    def run(model):
+        told = {"attention_mask": mask, "max_new_tokens": 4, "num_beams": beams, "logits_processor": [Prior()]}
+        out = model.generate(IDS[:, :20], return_dict_in_generate=True, output_logits=True, **told)
+        sequences.append(out.sequences)
+        return torch.stack(out.logits, 1)
+
+    distance, limit, calls = compared(tiny_model().to(BF16), run)
+    assert all(torch.equal(other, sequences[0]) for other in sequences[1:])
+    assert distance <= limit
+    assert sum(of_attention(calls).values()) == 4 * 4
 
 
 def test_another_dtype_and_back(ours):

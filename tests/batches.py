@@ -50,20 +50,26 @@ CALLS = {
 }
 
 
+def on(model, how):
+    """The tokens, and what else a call is given, where the model is."""
+    return IDS.to(model.device), {name: tensor.to(model.device) for name, tensor in how.items()}
+
+
 @torch.no_grad()
 def prefill(model, **how):
-    return model(IDS, use_cache=False, **how).logits
+    ids, how = on(model, how)
+    return model(ids, use_cache=False, **how).logits
 
 
 @torch.no_grad()
 def decode(model, prompt=38, **how):
     """Logits of a prompt and of each token after it, as ``generate`` runs a model on a padded batch."""
-    cache, logits = DynamicCache(config=model.config), []
+    (ids, how), cache, logits = on(model, how), DynamicCache(config=model.config), []
     for start, end in [(0, prompt), *((t, t + 1) for t in range(prompt, LENGTH))]:
         given = {"attention_mask": how["attention_mask"][:, :end]} if "attention_mask" in how else {}
         if "position_ids" in how:
             given["position_ids"] = how["position_ids"][:, start:end]
-        logits.append(model(IDS[:, start:end], past_key_values=cache, **given).logits)
+        logits.append(model(ids[:, start:end], past_key_values=cache, **given).logits)
     return torch.cat(logits, 1)
 
 
@@ -89,6 +95,7 @@ def of_attention(calls):
 
 
 def gradient(model, **how):
+    ids, how = on(model, how)
     model.zero_grad()
-    model(IDS, labels=IDS, use_cache=False, **how).loss.backward()
+    model(ids, labels=ids, use_cache=False, **how).loss.backward()
     return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])

@@ -33,9 +33,9 @@ from lemmata.integrations.transformers import apply_to, paths
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_prefill(name):
+def test_prefill(name, device):
     how, expected = CALLS[name]
-    apart, limit, calls = compared(tiny_model().to(BF16), partial(prefill, **how))
+    apart, limit, calls = compared(tiny_model().to(device, BF16), partial(prefill, **how))
     assert of_attention(calls) == expected
     assert apart <= limit
 
@@ -54,16 +54,16 @@ def test_prefill_in_other_dtypes(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["a mask of ones", "padded left", "padded right, positions counted", "padded within"])
-def test_decode(name):
-    apart, limit, calls = compared(tiny_model().to(BF16), partial(decode, **CALLS[name][0]))
+def test_decode(name, device):
+    apart, limit, calls = compared(tiny_model().to(device, BF16), partial(decode, **CALLS[name][0]))
     assert sum(of_attention(calls).values()) == 4 * (LENGTH - 38 + 1)
     assert apart <= limit
 
 
 @pytest.mark.parametrize("name", ["padded left", "padded right", "packed"])
-def test_gradients(name):
+def test_gradients(name, device):
     how, expected = CALLS[name]
-    apart, limit, calls = compared(tiny_model().to(BF16), partial(gradient, **how))
+    apart, limit, calls = compared(tiny_model().to(device, BF16), partial(gradient, **how))
     assert of_attention(calls) == expected
     assert {op: n for op, n in calls.items() if op.removesuffix("_bwd") in KINDS and "_bwd" in op} == {
         f"{op}_bwd": n for op, n in expected.items()

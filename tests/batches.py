@@ -52,7 +52,8 @@ CALLS = {
 
 def on(model, how):
     """The tokens, and what else a call is given, where the model is."""
-    return IDS.to(model.device), {name: tensor.to(model.device) for name, tensor in how.items()}
+    device = next(model.parameters()).device
+    return IDS.to(device), {name: tensor.to(device) for name, tensor in how.items()}
 
 
 @torch.no_grad()

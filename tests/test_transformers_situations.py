@@ -3,9 +3,12 @@
 import copy
 import pickle
 import threading
+from functools import partial
+from importlib.metadata import version
 
 import pytest
 import torch
+from packaging.version import Version
 
 pytest.importorskip("transformers")
 
@@ -204,23 +207,45 @@ def test_threads(ours):
     assert all(map(torch.equal, got, wanted))
 
 
+def reloaded(model, folder):
+    """The model by way of a file, in bf16."""
+    model.save_pretrained(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=BF16, attn_implementation="eager")
+    loaded.config._experts_implementation = "eager"
+    return loaded
+
+
 def test_saved_and_loaded(ours, tmp_path):
     """A saved model is transformers' own; one that is pickled whole is swapped still."""
     wanted, plain = prefill(ours, **PADDED), prefill(tiny_model().to(BF16), **PADDED)
-    ours.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=BF16, attn_implementation="eager")
-    loaded.config._experts_implementation = ours.config._experts_implementation
+    loaded = reloaded(ours, tmp_path)
     assert not swapped(loaded)
     assert swapped(apply_to(loaded, strict=True)) == swapped(ours)
-    assert {path.last for path in paths(loaded).values()} == {None}
-    prefill(loaded, **PADDED)
-    assert [p.last for p in paths(loaded).values()] == [p.last for p in paths(ours).values()]
     whole = pickle.loads(pickle.dumps(ours))
     assert torch.equal(prefill(whole, **PADDED), wanted)
     state = tiny_model(1).to(BF16)
     state.load_state_dict(ours.state_dict())
     assert torch.equal(prefill(state, **PADDED), plain)
     assert torch.equal(prefill(undo(whole), **PADDED), plain)
+
+
+def under_autocast(model):
+    with torch.autocast("cpu", BF16, enabled=model.dtype is BF16):
+        return prefill(model, **PADDED)
+
+
+def test_a_model_as_it_is_loaded_in_bf16(tmp_path):
+    """Its norms, sinks and hyper-connections are in fp32, which releases before 5.24 multiply under autocast alone."""
+    model = reloaded(tiny_model(), tmp_path)
+    assert {p.dtype for p in model.parameters()} == {BF16, torch.float32}
+    alone = Version(version("transformers")) >= Version("5.24")
+    for run in (under_autocast, partial(prefill, **PADDED)) if alone else (under_autocast,):
+        distance, limit, calls = compared(model, run)
+        assert distance <= limit
+        assert of_attention(calls) == BY_ROWS
+    for refused in () if alone else (model, apply_to(copy.deepcopy(model))):
+        with pytest.raises(RuntimeError, match=r"expected m1 and m2 to have the same dtype"):
+            prefill(refused, **PADDED)
 
 
 def test_hooks_of_a_caller_are_called(ours):

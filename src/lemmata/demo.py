@@ -26,7 +26,7 @@ from .terminal import columns, console, facts
 
 CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_topk", "swa", "csa", "hca")}
 """The dtypes that the model runs in, and the operators that it must then call."""
-PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "topk", "csa")}
+PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_scores", "topk", "csa")}
 """The same for a padded batch, whose windows ``csa`` reads off the mask in every layer."""
 MOVED = 0.01  # the share of choices that near ties may account for, besides twice those that fp64 moves
 
@@ -74,6 +74,11 @@ def _alone() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         logger.setLevel(level)
+
+
+def _named() -> list[str]:
+    """Return the operators that some phase must call, each once."""
+    return list(dict.fromkeys(op for called in (*CALLED.values(), *PADDED.values()) for op in called))
 
 
 def _backend(op: str, device: str) -> str:
@@ -136,7 +141,7 @@ def run(
         device=torch.cuda.get_device_name() if device == "cuda" else device,
         versions={package: version(package) for package in ("torch", "transformers")},
         swapped=names,
-        backends={op: _backend(op, devices[op]) for called in CALLED.values() for op in called if op in devices},
+        backends={op: _backend(op, devices[op]) for op in _named() if op in devices},
         phases=tuple(phases),
         decode_apart=dict(zip(("untouched", "swapped"), apart, strict=True)),
         failures=(
@@ -197,7 +202,7 @@ between exactly equal scores, and between others; fp64: those that fp64 moves"""
 
 
 def _calls(phases: tuple[Phase, ...]) -> Table:
-    ops = list(dict.fromkeys(op for called in CALLED.values() for op in called))
+    ops = _named()
     table = columns("calls", *ops)
     for phase in phases:
         table.add_row(f"{phase.name}, {phase.dtype}", *(str(phase.calls.get(op, 0)) for op in ops))

@@ -36,7 +36,7 @@ def test_demo_on_the_default_text():
         "sinkhorn in 8 modules, first model.layers.0.attn_hc",
         "indexer in 2 modules, first model.layers.1.self_attn.compressor.indexer",
         "attention in 4 modules, first model.layers.0.self_attn",
-        "sinkhorn, topk, indexer_topk, swa, csa, hca, indexer_scores: reference on cpu",
+        "reference on cpu: sinkhorn, topk, indexer_topk, swa, csa, hca,",
         "own: hidden states in torch.float32, where the operators take bfloat16",
         "hca by rows",
         "decode against prefill, float32: logits",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -164,7 +165,8 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
     for op, modules in report.swapped.items():
         known.add_row("swapped", f"{op} in {len(modules)} modules, first {modules[0]}")
     for backend in dict.fromkeys(report.backends.values()):
-        known.add_row("ran", f"{', '.join(op for op, b in report.backends.items() if b == backend)}: {backend}")
+        ran = ", ".join(op for op, b in report.backends.items() if b == backend)
+        known.add_row("ran", textwrap.fill(f"{backend}: {ran}", 70))
     out.print(known)
     out.print()
     out.print(_calls(report.phases))

@@ -36,7 +36,7 @@ def test_demo_on_the_default_text():
         "sinkhorn in 8 modules, first model.layers.0.attn_hc",
         "indexer in 2 modules, first model.layers.1.self_attn.compressor.indexer",
         "attention in 4 modules, first model.layers.0.self_attn",
-        "sinkhorn, topk, indexer_topk, swa, csa, hca: reference on cpu",
+        "reference on cpu: sinkhorn, topk, indexer_topk, swa, csa, hca,",
         "own: hidden states in torch.float32, where the operators take bfloat16",
         "hca by rows",
         "decode against prefill, float32: logits",
@@ -56,7 +56,7 @@ def test_demo_reads_the_file_and_prints_json(tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["text"] == str(text)
-    ops = {op for called in demo.CALLED.values() for op in called}
+    ops = {op for called in (demo.CALLED, demo.PADDED) for ops in called.values() for op in ops}
     assert report["backends"] == dict.fromkeys(ops, "reference on cpu")
     modules = {"sinkhorn": 8, "indexer": 2, "attention": 4}
     assert {op: len(names) for op, names in report["swapped"].items()} == modules

@@ -338,3 +338,24 @@ def test_what_is_not_the_same_is_seen(spec: OpSpec, device: torch.device) -> Non
     """The planted error: a result of other inputs, in the comparison that every test here makes."""
     run = called(spec, call := spec.sample(3).to(device))
     assert not same(run(*spec.sample(3, seed=5).to(device).tensors), run(*call.tensors))
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "dynamic": {"dynamic": True},
+    "reduce-overhead": {"mode": "reduce-overhead"},
+    "without graphs": {"mode": "max-autotune-no-cudagraphs"},
+}
+ONE_QUICK = [name if name == "reduce-overhead" else pytest.param(name, marks=pytest.mark.exhaustive) for name in MODES]
+
+
+@every
+@pytest.mark.parametrize("mode", ONE_QUICK)
+def test_modes_of_torch_compile(spec: OpSpec, device: torch.device, mode: str) -> None:
+    call, other = spec.sample(3).to(device), spec.sample(3, seed=5).to(device)
+    torch._dynamo.reset()
+    run = torch.compile(called(spec, call), fullgraph=True, **MODES[mode])
+    for given in (call, other, call):  # a graph that was captured is replayed on others
+        got = [t.clone() for t in run(*given.tensors)]
+        assert same(got, called(spec, call)(*given.tensors))
+    torch._dynamo.reset()

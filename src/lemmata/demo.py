@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from .terminal import columns, console, facts
 
 CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_topk", "swa", "csa", "hca")}
 """The dtypes that the model runs in, and the operators that it must then call."""
-PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "topk", "csa")}
+PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_scores", "topk", "csa")}
 """The same for a padded batch, whose windows ``csa`` reads off the mask in every layer."""
 MOVED = 0.01  # the share of choices that near ties may account for, besides twice those that fp64 moves
 
@@ -74,6 +75,11 @@ def _alone() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         logger.setLevel(level)
+
+
+def _named() -> list[str]:
+    """Return the operators that some phase must call, each once."""
+    return list(dict.fromkeys(op for called in (*CALLED.values(), *PADDED.values()) for op in called))
 
 
 def _backend(op: str, device: str) -> str:
@@ -136,7 +142,7 @@ def run(
         device=torch.cuda.get_device_name() if device == "cuda" else device,
         versions={package: version(package) for package in ("torch", "transformers")},
         swapped=names,
-        backends={op: _backend(op, devices[op]) for called in CALLED.values() for op in called if op in devices},
+        backends={op: _backend(op, devices[op]) for op in _named() if op in devices},
         phases=tuple(phases),
         decode_apart=dict(zip(("untouched", "swapped"), apart, strict=True)),
         failures=(
@@ -159,7 +165,8 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
     for op, modules in report.swapped.items():
         known.add_row("swapped", f"{op} in {len(modules)} modules, first {modules[0]}")
     for backend in dict.fromkeys(report.backends.values()):
-        known.add_row("ran", f"{', '.join(op for op, b in report.backends.items() if b == backend)}: {backend}")
+        ran = ", ".join(op for op, b in report.backends.items() if b == backend)
+        known.add_row("ran", textwrap.fill(f"{backend}: {ran}", 70))
     out.print(known)
     out.print()
     out.print(_calls(report.phases))
@@ -197,7 +204,7 @@ between exactly equal scores, and between others; fp64: those that fp64 moves"""
 
 
 def _calls(phases: tuple[Phase, ...]) -> Table:
-    ops = list(dict.fromkeys(op for called in CALLED.values() for op in called))
+    ops = _named()
     table = columns("calls", *ops)
     for phase in phases:
         table.add_row(f"{phase.name}, {phase.dtype}", *(str(phase.calls.get(op, 0)) for op in ops))

@@ -27,8 +27,8 @@ from ..compiler.nodes import children, statements, stored
 from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
 from .externs import externs
-from .roles import MEETING, Turns, meets, split, take_turns
 from .tile_operations import TileOperations
+from .turns import MEETING, Turns, meets, programs, take_turns
 
 _SCOPES: Mapping[str, Scope] = {
     **{"global": "global", "shared": "shared", "shared.dyn": "shared"},
@@ -41,9 +41,9 @@ _OPERATIONS = {f"tl.tileop.{name}": f"_{name.removeprefix('wgmma_')}" for name i
 _DIMENSIONS = ("x", "y", "z")
 _TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
 _SOURCE = "pragma_import_c"  # C text that the kernel brings along
-_MEETINGS, _MEETING_SCOPE = "barrier_init", "shared.barrier"  # barriers in shared memory
+_MEETING_SCOPE = "shared.barrier"  # barriers in shared memory
 # T.annotate_safe_value, say, would change what T.copy pads with
-_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, _MEETINGS}
+_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, "barrier_init"}
 
 
 def serial_loops(prim_func: Any) -> dict[Any, str]:
@@ -74,7 +74,6 @@ class Machine(TileOperations[V]):
         self.prim_func = prim_func
         self.waits: set[str] = set()  # for what is under way while the threads go on
         self._divergent = 0  # enclosing conditions that may differ between threads
-        self._barriers: dict[Any, Any] = {}  # where roles meet: how many arrive at each, by their data
 
     def parameters(self) -> dict[str, Memory[V]]:
         """Declare the parameters; their symbolic dimensions are taken from ``sizes``."""
@@ -134,7 +133,6 @@ class Machine(TileOperations[V]):
             raise Unsupported(f"block {block.name_hint} with annotations {unknown}")
         if _SOURCE in block.annotations:
             self.externs |= externs(str(block.annotations[_SOURCE]))
-        self._barriers |= dict(block.annotations.get(_MEETINGS, {}))
         for buffer in block.alloc_buffers:
             if str(buffer.scope()) != _MEETING_SCOPE:
                 self.algebra.allocate(self.declare(buffer))
@@ -229,8 +227,8 @@ class Machine(TileOperations[V]):
         return self.variables.get(expression) is self._threads[0]
 
     def _conditional(self, statement: Any) -> None:
-        if found := split(statement, self._is_thread, self._extents[0]):
-            self._take_turns(take_turns(found, self._barriers))
+        if found := programs(statement, self._is_thread, self._extents[0]):
+            self._take_turns(take_turns(found))
             return
         self.algebra.site = statement.condition
         condition = self.evaluate(statement.condition)

@@ -11,7 +11,7 @@ and that accesses which conflict are ordered, so that any other order that the b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tvm import arith, ir, tirx
@@ -22,6 +22,7 @@ from ..compiler.nodes import called, nodes
 
 MEETING = names("arrive", "copied", "wait")
 _SERIAL = 0  # tirx.ForKind
+Key = tuple[Any, int]  # a barrier: its array and its number
 
 
 class Program(NamedTuple):
@@ -71,18 +72,28 @@ def take_turns(roles: Sequence[Program]) -> Turns:
         if not all(ir.structural_equal(a, b) for a, b in ((loop.min, loops[0].min), (loop.extent, loops[0].extent))):
             raise Unsupported(f"loops of roles of different ranges: {loop.extent}, {loops[0].extent}")
     first = {loop.loop_var: loop.min for loop in loops}
-    before, inside, after = (list(_turns([role.parts[part] for role in roles], first)) for part in range(3))
+    met = _arrivals(part for role in roles for part in role.parts)
+    before, inside, after = (list(_turns([role.parts[part] for role in roles], first, met)) for part in range(3))
     return Turns(before, inside, after, loops)
 
 
-def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any]) -> Iterator[list[Any]]:
-    """Run one part of all programs, in turn, to its end, and yield of each turn what is no barrier."""
+def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collection[Key]) -> Iterator[list[Any]]:
+    """Run one part of all programs, in turn, to its end, and yield of each turn what is no barrier.
+
+    A wait for the present phase, which is the first one and of parity 0, ends when all have arrived that do so.
+    """
+
+    def stopped(statement: Any) -> bool:
+        waits = _meeting(statement) and does(called(statement.value)) == "wait"
+        key = _key(statement) if waits else None
+        return waits and _parity(statement, known) == 0 and (key in _arrivals(left) or key not in met)
+
     left, known = list(map(list, parts)), dict(first)
     while any(left):
         before = sum(map(len, left))
         for statements in left:
             turn: list[Any] = []
-            while statements and not _stopped(statements[0], left, known):
+            while statements and not stopped(statements[0]):
                 statement = statements.pop(0)
                 if isinstance(statement, tirx.Bind):
                     known[statement.var] = tirx.stmt_functor.substitute(statement.value, known)
@@ -93,15 +104,17 @@ def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any]) -> Iterator
             raise Unsupported(f"roles that wait for one another for ever: {next(s[0] for s in left if s)}")
 
 
-def _stopped(statement: Any, left: Sequence[Sequence[Any]], known: Mapping[Any, Any]) -> bool:
-    """Return whether it waits for the present phase, the first one and of parity 0, to which arrivals are still left."""
-    if not _meeting(statement) or does(called(statement.value)) != "wait":
-        return False
-    parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(statement.value.args[1], known))
+def _parity(wait: Any, known: Mapping[Any, Any]) -> int:
+    """Return which phase a wait is for."""
+    parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(wait.value.args[1], known))
     if not isinstance(parity, tirx.IntImm):
         raise Unsupported(f"a wait for a phase that is not known: {parity}")
-    arrivals = (s for s in sum(left, []) if _meeting(s) and does(called(s.value)) != "wait")
-    return int(parity) == 0 and _key(statement) in map(_key, arrivals)
+    return int(parity)
+
+
+def _arrivals(parts: Iterable[Iterable[Any]]) -> set[Key]:
+    """Return the barriers that are arrived at in some statements."""
+    return {_key(s) for part in parts for s in part if _meeting(s) and does(called(s.value)) != "wait"}
 
 
 def _program(body: Any) -> Program:
@@ -142,8 +155,7 @@ def meets(statement: Any) -> bool:
     return any(called(node) in MEETING for node in nodes(statement))
 
 
-def _key(statement: Any) -> tuple[Any, int]:
-    """Return a barrier: its array and its number."""
+def _key(statement: Any) -> Key:
     barrier = statement.value.args[0]
     if not isinstance(barrier, tirx.BufferLoad) or not isinstance(barrier.indices[0], tirx.IntImm):
         raise Unsupported(f"a barrier whose number is not constant: {statement}")

@@ -207,8 +207,8 @@ def indexer_scores(
     weights: Tensor,
     *,
     k_scale: Tensor | None = None,
-    ratio: int = 4,
     offset: int | Tensor = 0,
+    ratio: int = 4,
 ) -> Tensor:
     """The Lightning Indexer's score of every compressed entry for every query.
 
@@ -224,9 +224,9 @@ def indexer_scores(
         k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
         k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
-        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked. So prefill (0), chunked prefill and decode (S = 1) are one function.
+        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
 
     Returns:
         ``[B, S, T]`` fp32, contiguous. In bf16 differentiable once with respect to q, k and weights; the derivative of
@@ -255,10 +255,10 @@ def indexer_topk(
     k: Tensor,
     weights: Tensor,
     *,
-    topk: int,
     k_scale: Tensor | None = None,
-    ratio: int = 4,
     offset: int | Tensor = 0,
+    ratio: int = 4,
+    topk: int,
     workspace: int = 256 * 2**20,
 ) -> Tensor:
     """The entries that each query attends to: those of the ``topk`` highest scores among the entries it sees.
@@ -273,11 +273,11 @@ def indexer_topk(
             carry none.
         k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
-        topk: 1 to 2048; may exceed T. DeepSeek-V4 uses 512 and 1024.
         k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
-        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked.
+        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
+        topk: 1 to 2048; may exceed T. DeepSeek-V4 uses 512 and 1024.
         workspace: bytes for the scores held at a time; one query's scores are held even if they take more. It changes
             time and memory, never the result.
 

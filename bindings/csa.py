@@ -97,7 +97,7 @@ def csa(
     window: int = 128,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compressed sparse attention: of each query over a window of tokens and the compressed entries chosen for it.
+    """Attend from each query to a window of tokens and to the entries chosen for it: compressed sparse attention.
 
     All heads share the keys, and a key is its own value. Query t of sequence b stands at position ``offset[b] + t`` and
     attends to the last ``window`` tokens up to and including its own, and to ``compressed_kv[b, i]`` for i in

@@ -97,7 +97,7 @@ def hca(
     window: int = 128,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Heavily compressed attention: of each query over a window of tokens and all compressed entries of its past.
+    """Attend from each query to a window of tokens and to all entries of its past: heavily compressed attention.
 
     All heads share the keys, and a key is its own value. Query t of sequence b stands at position ``offset[b] + t`` and
     attends to the last ``window`` tokens up to and including its own, and to ``compressed_kv[b, j]`` for ``j < min(T,

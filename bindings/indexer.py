@@ -40,7 +40,7 @@ def _select_cuda(
     workspace: int,
     unscored: int = 0,
 ) -> Tensor:
-    """Both kernels, on as many queries at a time as the workspace holds the scores of."""
+    """Run both kernels, on as many queries at a time as the workspace holds the scores of."""
     seen = reference.visible(offset, q.shape[1], ratio).clamp_(0, k.shape[1]).int()
     if k.shape[1] <= topk:
         return reference.everything(seen, topk)
@@ -174,7 +174,7 @@ def _prepared(
 
 
 def _unscored(q: Tensor, offset: int | Tensor, ratio: int, topk: int) -> int:
-    """How many of the first queries are known to see at most ``topk``: (offset + t + 1) // ratio <= topk."""
+    """Return how many of the first queries are known to see at most ``topk``: (offset + t + 1) // ratio <= topk."""
     if isinstance(offset, Tensor):
         return 0
     known = torch.sym_min(q.shape[1], ratio * (topk + 1) - 1 - offset)  # type: ignore[no-untyped-call]
@@ -182,7 +182,7 @@ def _unscored(q: Tensor, offset: int | Tensor, ratio: int, topk: int) -> int:
 
 
 def _check_kind(op: str, q: Tensor, k_scale: Tensor | None) -> None:
-    """What decides between the contracts."""
+    """Check what decides between the contracts."""
     if not isinstance(q, Tensor):
         raise TypeError(f"{op}: q: expected a tensor, got {type(q).__name__}")
     if q.layout is not torch.strided or q.is_nested:
@@ -194,7 +194,7 @@ def _check_kind(op: str, q: Tensor, k_scale: Tensor | None) -> None:
 
 
 def _refuse_gradient(**tensors: Tensor) -> None:
-    """The scores of fp8 inputs have no derivative: an answer without one would be taken as a derivative of zero."""
+    """Refuse a gradient of fp8 inputs: an answer without one would be taken as a derivative of zero."""
     for name, tensor in tensors.items():
         dual = forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
         if dual or (torch.is_grad_enabled() and tensor.requires_grad):
@@ -210,7 +210,7 @@ def indexer_scores(
     offset: int | Tensor = 0,
     ratio: int = 4,
 ) -> Tensor:
-    """The Lightning Indexer's score of every compressed entry for every query.
+    """Return the Lightning Indexer's score of every compressed entry for every query.
 
     ``scores[b,t,j] = sum over h of weights[b,t,h] * relu(q[b,t,h] · k[b,j])`` for the entries that query t sees, ``j <
     (offset[b] + t + 1) // ratio``, and -inf for all others; times ``k_scale[b,j]`` in fp8.
@@ -261,7 +261,7 @@ def indexer_topk(
     topk: int,
     workspace: int = 256 * 2**20,
 ) -> Tensor:
-    """The entries that each query attends to: those of the ``topk`` highest scores among the entries it sees.
+    """Return the entries that each query attends to: those of the ``topk`` highest scores among the entries it sees.
 
     A query that sees at most ``topk`` entries, ``min(T, (offset[b] + t + 1) // ratio) <= topk``, takes them all, whatever
     their scores are, NaN included; where the offset is an int they are not computed. Any other takes ``lemmata.topk`` of

@@ -62,7 +62,7 @@ def swa(
     window: int = 128,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sliding-window attention: ``hca`` without compressed entries, as the first layers of DeepSeek-V4 have it.
+    """Attend to a window of tokens: ``hca`` without compressed entries, as the first layers of DeepSeek-V4 have it.
 
     Args:
         q: ``[B, S, H, D]`` bf16, as for ``hca``.

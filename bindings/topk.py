@@ -69,7 +69,7 @@ def require(op: str, accepted: Tensor) -> None:
 
 
 def topk(scores: Tensor, *, lengths: Tensor | None = None, k: int) -> Tensor:
-    """The indices of the k largest entries of each row, exact and in a total order.
+    """Return the indices of the k largest entries of each row, exact and in a total order.
 
     Higher scores come first, of equal ones the smaller index; ``-0.0`` equals ``0.0``. Row r has ``min(lengths[r], T)``
     entries. Of these, NaN and -inf are never selected; +inf is a score like any other. So the result is a function of

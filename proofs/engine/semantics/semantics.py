@@ -14,7 +14,7 @@ local, tile operations under a condition that differs between threads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
@@ -27,8 +27,9 @@ from ..compiler.nodes import children, statements, stored
 from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
 from .externs import externs
+from .loops import serial_loops as serial_loops
 from .tile_operations import TileOperations
-from .turns import MEETING, Turns, meets, programs, take_turns
+from .turns import MEETING, Program, programs, take_turns
 
 _SCOPES: Mapping[str, Scope] = {
     **{"global": "global", "shared": "shared", "shared.dyn": "shared"},
@@ -44,19 +45,6 @@ _SOURCE = "pragma_import_c"  # C text that the kernel brings along
 _MEETING_SCOPE = "shared.barrier"  # barriers in shared memory
 # T.annotate_safe_value, say, would change what T.copy pads with
 _HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, "barrier_init"}
-
-
-def serial_loops(prim_func: Any) -> dict[Any, str]:
-    """Return the sequential loops by name: that of the variable, with #0, #1, ... in order where several share it.
-
-    Loops in which roles meet are one loop.
-    """
-    loops = [s for s in statements(prim_func.body) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL]
-    names = [str(loop.loop_var.name) for loop in loops]
-    return {
-        loop: name if names.count(name) == 1 or meets(loop) else f"{name}#{names[:i].count(name)}"
-        for i, (loop, name) in enumerate(zip(loops, names, strict=True))
-    }
 
 
 class Machine(TileOperations[V]):
@@ -203,22 +191,24 @@ class Machine(TileOperations[V]):
                 name = self.memories[data].name
                 raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
-    def _take_turns(self, turns: Turns) -> None:
+    def _take_turns(self, roles: Sequence[Program]) -> None:
         """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
+        before, inside, after = take_turns(roles)
+        loops = [role.loop for role in roles if role.loop is not None]
 
         def iteration(index: V) -> None:
-            self.variables |= {loop.loop_var: index for loop in turns.loops}
-            for turn in turns.inside:
+            self.variables |= {loop.loop_var: index for loop in loops}
+            for turn in inside:
                 for each in turn:
                     self.execute(each)
                 self.algebra.turn()
 
-        for each in itertools.chain(*turns.before):
+        for each in itertools.chain(*before):
             self.execute(each)
-        for loop in turns.loops[:1]:
+        for loop in loops[:1]:
             self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
-        for each in itertools.chain(*turns.after):
+        for each in itertools.chain(*after):
             self.execute(each)
 
     def _is_thread(self, expression: Any) -> bool:
@@ -228,7 +218,7 @@ class Machine(TileOperations[V]):
 
     def _conditional(self, statement: Any) -> None:
         if found := programs(statement, self._is_thread, self._extents[0]):
-            self._take_turns(take_turns(found))
+            self._take_turns(found)
             return
         self.algebra.site = statement.condition
         condition = self.evaluate(statement.condition)

@@ -32,18 +32,6 @@ class Program(NamedTuple):
     loop: Any | None
 
 
-class Turns(NamedTuple):
-    """The statements of all roles in an order in which they may run: before, in an iteration of, and after the loops.
-
-    Each turn of a role is a list of its own.
-    """
-
-    before: Sequence[Sequence[Any]]
-    inside: Sequence[Sequence[Any]]
-    after: Sequence[Sequence[Any]]
-    loops: Sequence[Any]
-
-
 def programs(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> list[Program]:
     """Return the programs of the roles into which a statement splits the threads of a block; none if it does not."""
     bodies: list[Any] = []
@@ -60,8 +48,10 @@ def programs(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> 
     return [_program(body) for body in (*bodies, statement)] if any(map(meets, bodies)) else []
 
 
-def take_turns(roles: Sequence[Program]) -> Turns:
-    """Return an order of the roles' statements.
+def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
+    """Return the roles' statements in an order in which they may run: before, in an iteration of, and after the loops.
+
+    Each turn of a role is a list of its own.
 
     Raises:
         Unsupported: the roles wait for one another for ever, a wait is for a phase that is not known, a barrier is met
@@ -73,8 +63,7 @@ def take_turns(roles: Sequence[Program]) -> Turns:
             raise Unsupported(f"loops of roles of different ranges: {loop.extent}, {loops[0].extent}")
     first = {loop.loop_var: loop.min for loop in loops}
     met = _arrivals(part for role in roles for part in role.parts)
-    before, inside, after = (list(_turns([role.parts[part] for role in roles], first, met)) for part in range(3))
-    return Turns(before, inside, after, loops)
+    return [list(_turns([role.parts[part] for role in roles], first, met)) for part in range(3)]
 
 
 def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collection[Key]) -> Iterator[list[Any]]:

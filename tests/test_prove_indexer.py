@@ -33,11 +33,14 @@ SMALL = Config(16, 32, chunk=256)
 
 
 def indexer_proofs() -> list[Any]:
-    """All of them: at each run the two of prefill; the others by make test-all."""
-    return [
-        pytest.param(p, id=p.name, marks=[] if p.statics["chunk"] == 2048 else pytest.mark.exhaustive)
+    """All of them: at each run DeepSeek-V4's in bf16 for prefill and in fp8 for decode; the others by make test-all."""
+    tried = {"indexer_scores H=64 D=128 ratio=4 chunk=2048", "indexer_scores_fp8 H=64 D=128 ratio=4 chunk=256"}
+    found = [
+        pytest.param(p, id=p.name, marks=pytest.mark.exhaustive if p.name not in tried else [])
         for p in proofs("indexer")
     ]
+    assert tried <= {p.id for p in found}
+    return found
 
 
 @pytest.mark.parametrize("proof", indexer_proofs())

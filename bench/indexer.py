@@ -164,9 +164,10 @@ def _upstream(entries: int) -> Tensor:
 
 
 def _agree_on_gradients(entries: int) -> None:
-    given = _upstream(entries), *inputs(BF16, QUERIES, entries), RATIO
-    ours = torch.ops.lemmata.indexer_scores_bwd.default(*given)
-    for number, (a, b) in enumerate(zip(ours, chunks.scores_bwd(*given), strict=True)):
+    grad, (q, k, weights, offset) = _upstream(entries), inputs(BF16, QUERIES, entries)
+    ours = torch.ops.lemmata.indexer_scores_bwd.default(grad, q, k, weights, offset, RATIO)
+    wanted = chunks.scores_bwd(grad, q, k, weights, offset, RATIO)
+    for number, (a, b) in enumerate(zip(ours, wanted, strict=True)):
         if not (found := difference(a.float(), b.float())) < FURTHEST:
             raise RuntimeError(f"expected gradient {number} within {FURTHEST:g} of the reference's, got {found:.1e}")
 

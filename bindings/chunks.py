@@ -21,7 +21,7 @@ def pieces(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 def groups(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    """The same, but in parts of about one size, and several whole sequences together: to a kernel that is all one."""
+    """Yield the same, but in parts of about one size, and whole sequences together: to a kernel that is all one."""
     B, S = q.shape[:2]
     if first or rows < 2 * S:
         parts = max(-(-(S - first) // rows), 1)
@@ -35,7 +35,7 @@ def _rows(q: Tensor, k: Tensor) -> int:
 
 
 def scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
-    """The reference, in chunks of bounded memory; as each query's products are its own, chunks change no bit."""
+    """Run the reference in chunks of bounded memory; as each query's products are its own, chunks change no bit."""
     out = weights.new_empty((*q.shape[:2], k.shape[1]))
     for b, s in pieces(q, 0, _rows(q, k)):
         out[b, s] = reference.indexer_scores(q[b, s], k[b], weights[b, s], offset[b] + s.start, ratio)
@@ -43,7 +43,7 @@ def scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) ->
 
 
 def scores_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: Tensor, ratio: int) -> Tensor:
-    """The same with fp8 inputs."""
+    """Run the same with fp8 inputs."""
     out = weights.new_empty((*q.shape[:2], k.shape[1]))
     for b, s in pieces(q, 0, _rows(q, k)):
         piece = q[b, s], k[b], weights[b, s], k_scale[b], offset[b] + s.start
@@ -54,7 +54,7 @@ def scores_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: T
 def scores_bwd(
     grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The reference, in chunks of bounded memory; the gradient of the keys is rounded to their dtype once."""
+    """Run the reference in chunks of bounded memory; round the gradient of the keys to their dtype once."""
     grad_q, grad_weights = q.new_empty(q.shape), weights.new_empty(weights.shape)
     grad_k = weights.new_zeros(k.shape)
     wide_k = k.type_as(weights)
@@ -90,6 +90,6 @@ def select(
 
 
 def held(k: Tensor, topk: int, workspace: int) -> int:
-    """How many queries' scores the workspace holds, with what each piece of them selects; at least one."""
+    """Return how many queries' scores the workspace holds, with what each piece of them selects; at least one."""
     pieces = -(-k.shape[1] // _PIECE)
     return max(workspace // (4 * (k.shape[1] + topk * (pieces + 1) + 2)), 1)

@@ -93,11 +93,11 @@ def csa(
     indices: Tensor,
     sink: Tensor,
     *,
-    window: int = 128,
     offset: int | Tensor = 0,
+    window: int = 128,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compressed sparse attention: of each query over a window of tokens and the compressed entries chosen for it.
+    """Attend from each query to a window of tokens and to the entries chosen for it: compressed sparse attention.
 
     All heads share the keys, and a key is its own value. Query t of sequence b stands at position ``offset[b] + t`` and
     attends to the last ``window`` tokens up to and including its own, and to ``compressed_kv[b, i]`` for i in
@@ -115,10 +115,10 @@ def csa(
             business: ``lemmata.indexer_topk`` selects no other.
         sink: ``[H]`` fp32, in the units of z, and so not scaled. It adds mass to the denominator only; -inf: none; +inf:
             out is 0.
-        window: 1 to 512. DeepSeek-V4 uses 128.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked; below 0 where a prompt is padded on the left. So prefill (0),
             chunked prefill and decode (S = 1) are one function.
+        window: 1 to 512. DeepSeek-V4 uses 128.
         scale: 1e-6 to 1e3; None: ``D ** -0.5``.
 
     Returns:

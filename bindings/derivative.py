@@ -99,12 +99,12 @@ def _refusal(name: str) -> Callable[..., Any]:
 
 
 def _names(declared: Sequence[Any]) -> list[str]:
-    """The names of a schema's arguments or results."""
+    """Return the names of a schema's arguments or results."""
     return [d.name for d in declared]
 
 
 def _has_tangent(tensors: Sequence[Tensor]) -> bool:
-    """Whether one of the tensors carries a tangent of forward mode; asked of torch only where there may be one.
+    """Return whether one of the tensors carries a tangent of forward mode; asked of torch only where there may be one.
 
     In what torch.compile traces at a level of forward_ad that began outside, tangents are lost: there each may have one.
     """

@@ -92,12 +92,12 @@ def hca(
     compressed_kv: Tensor,
     sink: Tensor,
     *,
+    offset: int | Tensor = 0,
     ratio: int = 128,
     window: int = 128,
-    offset: int | Tensor = 0,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Heavily compressed attention: of each query over a window of tokens and all compressed entries of its past.
+    """Attend from each query to a window of tokens and to all entries of its past: heavily compressed attention.
 
     All heads share the keys, and a key is its own value. Query t of sequence b stands at position ``offset[b] + t`` and
     attends to the last ``window`` tokens up to and including its own, and to ``compressed_kv[b, j]`` for ``j < min(T,
@@ -113,11 +113,11 @@ def hca(
             them on.
         sink: ``[H]`` fp32, in the units of z, and so not scaled. It adds mass to the denominator only; -inf: none; +inf:
             out is 0.
-        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 128.
-        window: 1 to 512. DeepSeek-V4 uses 128.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked; below 0 where a prompt is padded on the left. So prefill (0),
             chunked prefill and decode (S = 1) are one function.
+        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 128.
+        window: 1 to 512. DeepSeek-V4 uses 128.
         scale: 1e-6 to 1e3; None: ``D ** -0.5``.
 
     Returns:

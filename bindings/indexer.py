@@ -34,7 +34,7 @@ def _select_cuda(
     workspace: int,
     unscored: int = 0,
 ) -> Tensor:
-    """Both kernels, on as many queries at a time as the workspace holds the scores of."""
+    """Run both kernels, on as many queries at a time as the workspace holds the scores of."""
     seen = reference.visible(offset, q.shape[1], ratio).clamp_(0, k.shape[1]).int()
     if k.shape[1] <= topk:
         return reference.everything(seen, topk)
@@ -176,7 +176,7 @@ def _prepared(
 
 
 def _unscored(q: Tensor, offset: int | Tensor, ratio: int, topk: int) -> int:
-    """How many of the first queries are known to see at most ``topk``: (offset + t + 1) // ratio <= topk."""
+    """Return how many of the first queries are known to see at most ``topk``: (offset + t + 1) // ratio <= topk."""
     if isinstance(offset, Tensor):
         return 0
     known = torch.sym_min(q.shape[1], ratio * (topk + 1) - 1 - offset)  # type: ignore[no-untyped-call]
@@ -184,7 +184,7 @@ def _unscored(q: Tensor, offset: int | Tensor, ratio: int, topk: int) -> int:
 
 
 def _check_kind(op: str, q: Tensor, k_scale: Tensor | None) -> None:
-    """What decides between the contracts."""
+    """Check what decides between the contracts."""
     if not isinstance(q, Tensor):
         raise TypeError(f"{op}: q: expected a tensor, got {type(q).__name__}")
     if q.layout is not torch.strided or q.is_nested:
@@ -196,7 +196,7 @@ def _check_kind(op: str, q: Tensor, k_scale: Tensor | None) -> None:
 
 
 def _refuse_gradient(**tensors: Tensor) -> None:
-    """The scores of fp8 inputs have no derivative: an answer without one would be taken as a derivative of zero."""
+    """Refuse a gradient of fp8 inputs: an answer without one would be taken as a derivative of zero."""
     for name, tensor in tensors.items():
         dual = forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
         if dual or (torch.is_grad_enabled() and tensor.requires_grad):
@@ -209,10 +209,10 @@ def indexer_scores(
     weights: Tensor,
     *,
     k_scale: Tensor | None = None,
-    ratio: int = 4,
     offset: int | Tensor = 0,
+    ratio: int = 4,
 ) -> Tensor:
-    """The Lightning Indexer's score of every compressed entry for every query.
+    """Return the Lightning Indexer's score of every compressed entry for every query.
 
     ``scores[b,t,j] = sum over h of weights[b,t,h] * relu(q[b,t,h] · k[b,j])`` for the entries that query t sees, ``j <
     (offset[b] + t + 1) // ratio``, and -inf for all others; times ``k_scale[b,j]`` in fp8.
@@ -226,9 +226,9 @@ def indexer_scores(
         k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
         k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
-        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked. So prefill (0), chunked prefill and decode (S = 1) are one function.
+        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
 
     Returns:
         ``[B, S, T]`` fp32, contiguous. In bf16 differentiable once with respect to q, k and weights; the derivative of
@@ -257,13 +257,13 @@ def indexer_topk(
     k: Tensor,
     weights: Tensor,
     *,
-    topk: int,
     k_scale: Tensor | None = None,
-    ratio: int = 4,
     offset: int | Tensor = 0,
+    ratio: int = 4,
+    topk: int,
     workspace: int = 256 * 2**20,
 ) -> Tensor:
-    """The entries that each query attends to: those of the ``topk`` highest scores among the entries it sees.
+    """Return the entries that each query attends to: those of the ``topk`` highest scores among the entries it sees.
 
     A query that sees at most ``topk`` entries, ``min(T, (offset[b] + t + 1) // ratio) <= topk``, takes them all, whatever
     their scores are, NaN included; where the offset is an int they are not computed. Any other takes ``lemmata.topk`` of
@@ -275,11 +275,11 @@ def indexer_topk(
             carry none.
         k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
-        topk: 1 to 2048; may exceed T. DeepSeek-V4 uses 512 and 1024.
         k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
-        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked.
+        ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
+        topk: 1 to 2048; may exceed T. DeepSeek-V4 uses 512 and 1024.
         workspace: bytes for the scores held at a time; one query's scores are held even if they take more. It changes
             time and memory, never the result.
 

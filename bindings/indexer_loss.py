@@ -94,7 +94,7 @@ class _Form:
         )
 
     def _forward(self, *args: Any) -> Tensor:
-        """The reference, in chunks of bounded memory."""
+        """Run the reference in chunks of bounded memory."""
         x, statics = _named(self.contract, args)
         out = x["weights"].new_empty(x["q"].shape[:2])
         for at, piece in self._pieces(x):
@@ -102,7 +102,7 @@ class _Form:
         return out
 
     def _backward(self, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """The reference, in chunks of bounded memory; the gradient of the keys is rounded to their dtype once."""
+        """Run the reference in chunks of bounded memory; round the gradient of the keys to their dtype once."""
         x, statics = _named(self.backward, args)
         q, k, weights = x["q"], x["k"], x["weights"]
         grad_q, grad_weights = q.new_empty(q.shape), weights.new_empty(weights.shape)
@@ -198,11 +198,11 @@ def indexer_loss(
     sink: Tensor,
     lse: Tensor,
     *,
-    ratio: int = 4,
     offset: int | Tensor = 0,
+    ratio: int = 4,
     scale: float | None = None,
 ) -> Tensor:
-    """The loss that trains the Lightning Indexer: the divergence of its softmax from what attention does, for each query.
+    """Return the loss that trains the Lightning Indexer: how far its softmax is from what attention does, for each query.
 
     The teacher P is the joint softmax of ``lemmata.csa`` over window, entries and sink, summed over the heads and normalised
     over the query's candidates: ``P[j] = sum over h of exp(z[h,j] - logaddexp(lse[h], sink[h]))``, divided by its sum over
@@ -223,9 +223,9 @@ def indexer_loss(
             a candidate of query t if ``j < (offset[b] + t + 1) // ratio``.
         sink: ``[core_H]`` fp32, that of attention.
         lse: ``[B, S, core_H]`` fp32, as attention returns it: of all keys, the window's too, and without the sink.
-        ratio: tokens in an entry, 1 to 65536. It and ``offset`` say what a query sees, and count only without indices.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked.
+        ratio: tokens in an entry, 1 to 65536. It and ``offset`` say what a query sees, and count only without indices.
         scale: that of attention, 1e-6 to 1e3; None: ``core_D ** -0.5``.
 
     Returns:
@@ -245,11 +245,22 @@ def indexer_loss(
 
     Formula: DeepSeek-V3.2's report, section 2.1.1, with the joint softmax of DeepSeek-V4's attention.
     """
-    ratio, scale = plain(ratio), plain(scale)
     if not torch.compiler.is_compiling() and not isinstance(q, Tensor):  # there, the fakes check
         raise TypeError(f"indexer_loss: q: expected a tensor, got {type(q).__name__}")
-    before, after = (q, k, weights, core_q, compressed_kv), (sink, lse)
+    return _loss((q, k, weights, core_q, compressed_kv), indices, (sink, lse), offset, plain(ratio), plain(scale))
+
+
+def _loss(
+    before: tuple[Tensor, ...],
+    indices: Tensor | None,
+    after: tuple[Tensor, ...],
+    offset: int | Tensor,
+    ratio: int,
+    scale: float | None,
+) -> Tensor:
+    """Call the op over a list, or over all that is seen, once its contract admits the tensors around the list."""
     given = {} if scale is None else {"scale": scale}
+    q, core_q = before[0], before[3]
     if indices is not None:
         check(reference.LISTED, *before, indices, *after, **given)
         return _listed(*before, indices, *after, _scale(core_q, scale))  # type: ignore[no-any-return]

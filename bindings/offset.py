@@ -10,7 +10,7 @@ from .registry import plain
 
 
 def for_each_sequence(op: str, offset: int | Tensor, q: Tensor) -> Tensor:
-    """The offset as a tensor, int32 ``[B]``; a tensor is left to the contract, which reads no elements."""
+    """Return the offset as a tensor, int32 ``[B]``; a tensor is left to the contract, which reads no elements."""
     if isinstance(offset, Tensor):
         return offset
     offset = plain(offset)

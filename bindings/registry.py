@@ -28,7 +28,7 @@ Implementation = Callable[..., Any]
 
 
 def lazily(module: str, function: str) -> Implementation:
-    """The launcher, its module imported at the first call: importing lemmata must not import tilelang."""
+    """Return the launcher, its module imported at the first call: importing lemmata must not import tilelang."""
 
     @functools.cache
     def launcher() -> Implementation:
@@ -128,7 +128,7 @@ _SYMBOLS = torch.SymInt, torch.SymFloat, torch.SymBool
 
 
 def checks_results(op: str, *tensors: Tensor) -> bool:
-    """Whether LEMMATA_CHECK=1 asks that results be checked; what torch.compile has traced is not.
+    """Return whether LEMMATA_CHECK=1 asks that results be checked; what torch.compile has traced is not.
 
     Raises:
         RuntimeError: it asks, and here nothing can wait for a result.

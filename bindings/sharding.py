@@ -79,7 +79,7 @@ def _placements(op: OpOverload, shards: Shards, *args: Any) -> list[tuple[list[A
 
 
 def _placed(op: OpOverload, args: Sequence[Any], of: Callable[[str], Any]) -> tuple[list[Any], list[Any]]:
-    """The placements of the results and of the arguments, from those of the forward's tensors by their names.
+    """Return the placements of the results and of the arguments, from those of the forward's tensors by their names.
 
     Where the results are gradients, that of what all shards read is a sum over the shards.
     """

@@ -91,7 +91,7 @@ class Attention:
         )
 
     def _chunked(self, *args: Any) -> tuple[Tensor, Tensor]:
-        """The reference, in chunks of bounded memory."""
+        """Run the reference in chunks of bounded memory."""
         x, statics = _named(self.contract, args)
         out, lse = x["q"].new_empty(x["q"].shape), x["sink"].new_empty(x["q"].shape[:3])
         for piece in self._pieces(x, statics):
@@ -100,7 +100,7 @@ class Attention:
         return out, lse
 
     def chunked_bwd(self, *args: Any) -> tuple[Tensor, ...]:
-        """The reference, in chunks of bounded memory; gradients that are sums over queries are rounded once."""
+        """Run the reference in chunks of bounded memory; round gradients that are sums over queries once."""
         x, statics = _named(self.backward, args)
         q, sink = x["q"], x["sink"]
         grad_q, sums = q.new_empty(q.shape), {n: sink.new_zeros(x[n].shape) for n in _summed(self.backward)}
@@ -113,7 +113,7 @@ class Attention:
         return grad_q, *(total.type_as(x[name]) for name, total in sums.items())
 
     def _pieces(self, x: dict[str, Tensor], statics: tuple[Any, ...]) -> Iterator[Piece]:
-        """As many queries of a sequence at a time as hold ``_CHUNK`` elements; at least one."""
+        """Yield as many queries of a sequence at a time as hold ``_CHUNK`` elements; at least one."""
         window = statics[-2]
         past = x["window_kv"].shape[1] - x["q"].shape[1]
         for b, s in chunks.pieces(x["q"], 0, max(_CHUNK // max(self.held(x, window), 1), 1)):
@@ -153,13 +153,13 @@ class Piece:
 
 
 def _named(contract: Contract, args: tuple[Any, ...]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
-    """The tensors of a call by name, and its static parameters."""
+    """Return the tensors of a call by name, and its static parameters."""
     count = len(contract.inputs)
     return dict(zip((spec.name for spec in contract.inputs), args[:count], strict=True)), args[count:]
 
 
 def _checked(contract: Contract, args: tuple[Any, ...]) -> dict[str, Tensor]:
-    """The tensors of a call by name, once the contract admits them; the static parameters stand in the contract's order."""
+    """Return the tensors of a call by name, once the contract admits them; static parameters stand in its order."""
     x, statics = _named(contract, args)
     names = [name for name in ("ratio", "window", "scale") if name in contract.statics]
     contract.check(*x.values(), **dict(zip(names, statics, strict=True)))
@@ -167,12 +167,12 @@ def _checked(contract: Contract, args: tuple[Any, ...]) -> dict[str, Tensor]:
 
 
 def _tensors(contract: Contract) -> tuple[str, ...]:
-    """The names of the tensors of a call."""
+    """Return the names of the tensors of a call."""
     return tuple(spec.name for spec in contract.inputs)
 
 
 def _summed(backward: Contract) -> list[str]:
-    """The inputs whose gradients are sums over queries: all but q."""
+    """Return the inputs whose gradients are sums over queries: all but q."""
     return [spec.name.removeprefix("grad_") for spec in backward.outputs[1:]]
 
 

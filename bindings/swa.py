@@ -58,18 +58,18 @@ def swa(
     window_kv: Tensor,
     sink: Tensor,
     *,
-    window: int = 128,
     offset: int | Tensor = 0,
+    window: int = 128,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sliding-window attention: ``hca`` without compressed entries, as the first layers of DeepSeek-V4 have it.
+    """Attend to a window of tokens: ``hca`` without compressed entries, as the first layers of DeepSeek-V4 have it.
 
     Args:
         q: ``[B, S, H, D]`` bf16, as for ``hca``.
         window_kv: ``[B, P + S, D]`` bf16, as for ``hca``.
         sink: ``[H]`` fp32, as for ``hca``.
-        window: 1 to 512. DeepSeek-V4 uses 128.
         offset: the absolute position of the first query, as for ``hca``.
+        window: 1 to 512. DeepSeek-V4 uses 128.
         scale: 1e-6 to 1e3; None: ``D ** -0.5``.
 
     Returns:

@@ -68,8 +68,8 @@ def require(op: str, accepted: Tensor) -> None:
         raise RuntimeError(f"{op}: result: expected the largest of every row, got others in row {row}")
 
 
-def topk(scores: Tensor, *, k: int, lengths: Tensor | None = None) -> Tensor:
-    """The indices of the k largest entries of each row, exact and in a total order.
+def topk(scores: Tensor, *, lengths: Tensor | None = None, k: int) -> Tensor:
+    """Return the indices of the k largest entries of each row, exact and in a total order.
 
     Higher scores come first, of equal ones the smaller index; ``-0.0`` equals ``0.0``. Row r has ``min(lengths[r], T)``
     entries. Of these, NaN and -inf are never selected; +inf is a score like any other. So the result is a function of
@@ -78,8 +78,8 @@ def topk(scores: Tensor, *, k: int, lengths: Tensor | None = None) -> Tensor:
     Args:
         scores: ``[R, T]`` fp32 or bf16, T up to 2^20; any strides; R and T may be 0. May require a gradient; the indices
             carry none.
-        k: 1 to 2048; may exceed T.
         lengths: ``[R]`` int32, how many entries each row has; None: all T. Less than 0 counts as 0, more than T as T.
+        k: 1 to 2048; may exceed T.
 
     Returns:
         ``[R, k]`` int32, contiguous, the selected indices ascending, then -1 as often as fewer than k could be selected.

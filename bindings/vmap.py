@@ -52,7 +52,7 @@ def one_by_one(overload: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
 
 
 def _in_front(count: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[Any]:
-    """The arguments, each tensor with the batch of torch.vmap as its first dimension."""
+    """Return the arguments, each tensor with the batch of torch.vmap as its first dimension."""
     return [
         a if not isinstance(a, Tensor) else a.expand(count, *a.shape) if d is None else a.movedim(d, 0)
         for a, d in zip(args, in_dims, strict=True)

@@ -73,7 +73,7 @@ def proof(factory: Callable[[Config], Any], whole: Contract, cfg: Config, compar
 
 
 def at_least(a: Form | int, b: Form | int) -> Form:
-    """[a >= b] of integers."""
+    """Return [a >= b] of integers."""
     return nf.indicator("ge", nf.form(a) - b, integer=True)
 
 

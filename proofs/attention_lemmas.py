@@ -34,7 +34,7 @@ def _window() -> Sequence[Condition]:
 
 
 def _entries() -> Sequence[Condition]:
-    """⌊(position + 1) / ratio⌋ entries end at the position or before."""
+    """Return that ⌊(position + 1) / ratio⌋ entries end at the position or before."""
     position, ratio, count, T, j = z3.Ints("position ratio count T j")
     defined = z3.And(ratio * count <= position + 1, position + 1 < ratio * count + ratio)
     ended, seen = ratio * (j + 1) <= position + 1, z3.And(j < count, j < T)

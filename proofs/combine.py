@@ -45,7 +45,7 @@ def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Proof:
 
 
 def added(accs: Any, stats: Any, sink: Any) -> tuple[Any, Any]:
-    """``out`` and ``lse`` of all keys from what the kernels of splits write, over the reals.
+    """Return ``out`` and ``lse`` of all keys from what the kernels of splits write, over the reals.
 
     With V = Σ_g exp(row_max_g) acc_g and M = Σ_g exp(row_max_g) row_sum_g: out = V / (M + exp(sink)), lse = log M.
     """

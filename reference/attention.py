@@ -78,7 +78,7 @@ def in_window_bwd(grad_rows: Tensor, window_kv: Tensor) -> Tensor:
 
 
 def logits(q: Tensor, keys: Keys, scale: float) -> Tensor:
-    """z, -inf where a key is not seen, [B, S, H, n]."""
+    """Return z, -inf where a key is not seen, [B, S, H, n]."""
     return torch.where(keys.seen.unsqueeze(2), scale * (q @ keys.of_each_query(q).mT), -math.inf)
 
 
@@ -88,7 +88,7 @@ def as_values(keys: Keys, like: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """``out`` and ``lse`` over all the keys; the formula of this module's docstring."""
+    """Return ``out`` and ``lse`` over all the keys; the formula of this module's docstring."""
     wide = q.type_as(sink)
     z = torch.cat([logits(wide, keys, scale) for keys in parts], -1)
     some = torch.cat([keys.seen for keys in parts], -1).any(-1, keepdim=True)

@@ -78,7 +78,7 @@ def csa(
     window: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """``out`` [B, S, H, D] and ``lse`` [B, S, H]."""
+    """Return ``out`` [B, S, H, D] and ``lse`` [B, S, H]."""
     parts = in_window(window_kv, q.shape[1], offset, window), _selected(compressed_kv, indices)
     return attend(q, parts, sink, scale)
 

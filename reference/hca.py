@@ -59,7 +59,7 @@ def hca(
     window: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """``out`` [B, S, H, D] and ``lse`` [B, S, H]."""
+    """Return ``out`` [B, S, H, D] and ``lse`` [B, S, H]."""
     S = q.shape[1]
     return attend(q, (in_window(window_kv, S, offset, window), _entries(compressed_kv, S, offset, ratio)), sink, scale)
 

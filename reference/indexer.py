@@ -78,12 +78,12 @@ def _seen(offset: Tensor, S: int, T: int, ratio: int) -> Tensor:
 
 
 def _dots(q: Tensor, k: Tensor) -> Tensor:
-    """q[b,t,h] · k[b,j], [B, S, H, T]."""
+    """Return q[b,t,h] · k[b,j], [B, S, H, T]."""
     return q @ k.unsqueeze(1).mT
 
 
 def _weighted(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
-    """Σ_h w relu(q · k), [B, S, T]."""
+    """Return Σ_h w relu(q · k), [B, S, T]."""
     dots = _dots(q.type_as(weights), k.type_as(weights))
     return (weights.unsqueeze(-1) * dots.relu()).sum(-2)
 

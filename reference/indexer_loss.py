@@ -79,7 +79,7 @@ def log_teacher(core_q: Tensor, entries: Keys, sink: Tensor, lse: Tensor, scale:
 
 
 def _dots(q: Tensor, keys: Keys) -> Tensor:
-    """q[b,t,h] · k_j, 0 where j is no candidate, [B, S, H, n]."""
+    """Return q[b,t,h] · k_j, 0 where j is no candidate, [B, S, H, n]."""
     return torch.where(keys.seen.unsqueeze(2), q @ keys.of_each_query(q).mT, 0.0)
 
 
@@ -90,7 +90,7 @@ def log_student(q: Tensor, weights: Tensor, keys: Keys) -> Tensor:
 
 
 def divergence(log_p: Tensor, log_s: Tensor) -> Tensor:
-    """KL(P ‖ S), [B, S]; 0 log 0 is 0, and what rounding makes negative is 0."""
+    """Return kL(P ‖ S), [B, S]; 0 log 0 is 0, and what rounding makes negative is 0."""
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - log_s), 0.0).sum(-1).clamp(min=0)
 

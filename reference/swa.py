@@ -36,7 +36,7 @@ SWA_BWD = Contract("swa_bwd", _SIZES, STATICS, (*GRADIENTS_IN, *_INPUTS, *RESULT
 
 
 def swa(q: Tensor, window_kv: Tensor, sink: Tensor, offset: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
-    """``out`` [B, S, H, D] and ``lse`` [B, S, H]."""
+    """Return ``out`` [B, S, H, D] and ``lse`` [B, S, H]."""
     return attend(q, (in_window(window_kv, q.shape[1], offset, window),), sink, scale)
 
 

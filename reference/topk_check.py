@@ -60,7 +60,7 @@ def selection(scores: Tensor, lengths: Tensor, indices: Tensor) -> tuple[Tensor,
 
 
 def topk_check(scores: Tensor, lengths: Tensor, indices: Tensor) -> Tensor:
-    """1 for each row of indices [R, k] that is the answer for its row of scores [R, T], else 0."""
+    """Return 1 for each row of indices [R, k] that is the answer for its row of scores [R, T], else 0."""
     wrong, count, last = selection(scores, lengths, indices)
     right = (wrong == 0) & (ahead(scores, lengths, last).sum(-1, keepdim=True) == count)
     return right.squeeze(-1).int()

@@ -20,7 +20,7 @@ from test_rooms import MAY
 
 FINDS = (
     *("options", "base/failures", "compiler/rewrite", "compiler/source_lines", "compiler/source_text", "smt/witness"),
-    *("semantics/algebra", "access/sites", "order/possible", "order/words"),
+    *("semantics/algebra", "semantics/loops", "access/sites", "order/possible", "order/words"),
     *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement"),
     *("execution/invariants", "execution/obligations"),
     *("layers/examples", "layers/lemmas", "layers/mutants", "layers/row_major", "layers/tiling"),

@@ -58,11 +58,9 @@ SCORES = [
     pytest.param(indexer.indexer_scores_fp8, indexer.fp8(H=8, D=32), marks=exhaustive),
     pytest.param(indexer.indexer_scores_fp8, indexer.fp8(H=16, D=32), marks=exhaustive),
 ]
-# DeepSeek-V4's heads whole, then in splits and other sizes
-ATTENTION = [
-    *attention_of((64, 512, 1)),
-    *(pytest.param(*kernel, marks=exhaustive) for kernel in attention_of((128, 512, 5), (8, 192, 1))),
-]
+# csa with DeepSeek-V4's heads whole; then hca, whose schedule is the same, splits and other sizes
+WHOLE, *OTHERS = attention_of((64, 512, 1), (128, 512, 5), (8, 192, 1))
+ATTENTION = [WHOLE, *(pytest.param(*kernel, marks=exhaustive) for kernel in OTHERS)]
 
 
 def source(factory: Any, config: Any) -> str:

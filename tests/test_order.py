@@ -124,7 +124,7 @@ def weaker(device: Any) -> Any:
     return device.with_body(tirx.stmt_functor.ir_transform(device.body, None, changed, ["tirx.Evaluate"]))
 
 
-@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("stages", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_pipelines_that_the_compiler_makes(stages: int) -> None:
     kernel = pipelined(stages)
     given = hypotheses(kernel, "C", sizes=SIZES)

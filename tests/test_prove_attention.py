@@ -27,6 +27,7 @@ from lemmata.reference.attention import in_window
 SMALL = Config(64, 64, 64, 0.125)
 IN_SPLITS = Config(64, 128, 64, 0.125, splits=3)
 MODULES = {csa_fwd: csa, hca_fwd: hca}
+exhaustive = pytest.mark.exhaustive
 
 
 @pytest.mark.parametrize(("factory", "cfg"), [(csa_fwd, IN_SPLITS), (hca_fwd, SMALL)], ids=["csa", "hca"])
@@ -51,10 +52,17 @@ def test_the_theorems(theorem: Any) -> None:
 
 
 NO_MAXIMUM = "dropped operand @ T.max(reduced[h], row_max_shared[0, h]) -> row_max_shared[0, h]"
-PLANTED = [  # the error, by a part of its name, and what fails in L2
+PLANTED = [  # the error, by a part of its name, and what fails in L2; half a minute's have a cheaper twin beside them
     pytest.param("dropped rescale @ row_sum1[h] = row_sum1[h] * rescale1[h]", "equivalence", id="row_sum not scaled"),
-    pytest.param("dropped rescale @ acc0[h, d] = acc0[h, d] * rescale0[h]", "equivalence", id="acc not scaled"),
-    pytest.param("@ rows_shared[1, j] >= 0 -> rows_shared[1, j] > 0", "equivalence", id="the first row not seen"),
+    pytest.param(
+        "dropped rescale @ acc0[h, d] = acc0[h, d] * rescale0[h]", "equivalence", id="acc not scaled", marks=exhaustive
+    ),
+    pytest.param(
+        "@ rows_shared[1, j] >= 0 -> rows_shared[1, j] > 0",
+        "equivalence",
+        id="the first row not seen",
+        marks=exhaustive,
+    ),
     pytest.param("@ token <= s -> token < s", "equivalence", id="the query's own token"),
     pytest.param("index-1 @ rows_shared[1, j] -> rows_shared[0, j]", "equivalence", id="the other half's rows"),
     pytest.param("dropped statement @ T.ptx_arrive_barrier(weights_ready[1])", "unsupported", id="no arrival"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from lemmata.kernels.hca import hca_bwd
 from lemmata.kernels.sparse_attention_config import BackwardConfig
 from lemmata.proofs import csa, gradient_sums, hca
-from lemmata.proofs.engine.guards.mutate import mutants
+from lemmata.proofs.engine.guards.mutate import Mutant, mutants
 from lemmata.proofs.engine.verify import verify
 
 SMALL = BackwardConfig(D=128, window=64)
@@ -28,10 +29,16 @@ def test_the_kernels_are_their_references(module: ModuleType) -> None:
     assert len(ranges.waived) == 3, "two of w, of each consumer, and one of p"
 
 
+@cache  # it takes seconds to list them
+def of_hca() -> list[Mutant]:
+    """All mutants."""
+    return mutants(hca_bwd(SMALL))
+
+
 @pytest.mark.parametrize("error", PLANTED)
 def test_planted_errors_are_refuted(error: str) -> None:
     proof = hca._backward(SMALL)
-    wrong = next(m.prim_func for m in mutants(hca_bwd(SMALL)) if PLANTED[error] in m.name)
+    wrong = next(m.prim_func for m in of_hca() if PLANTED[error] in m.name)
     report = verify(wrong, proof.contract, statics=proof.statics, compare=proof.compare, pass_configs=proof.pass_configs,
                     waivers=proof.waivers, layers=["L2"])  # fmt: skip
     assert {failure.kind for failure in report.failures} == {"equivalence"}

@@ -11,8 +11,12 @@ import torch
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 from lemmata.proofs import interpret
+from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.guards.mutate import Mutant, mutants
+from lemmata.proofs.engine.layers.bounds import bounds
+from lemmata.proofs.engine.layers.coverage import coverage
 from lemmata.proofs.engine.order.questions import READERS_FENCE
+from lemmata.proofs.engine.smt.solve import solve
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.indexer import compare
 from lemmata.proofs.suite import proofs
@@ -29,11 +33,14 @@ SMALL = Config(16, 32, chunk=256)
 
 
 def indexer_proofs() -> list[Any]:
-    """All of them: at each run the two of prefill; the others by make test-all."""
-    return [
-        pytest.param(p, id=p.name, marks=[] if p.statics["chunk"] == 2048 else pytest.mark.exhaustive)
+    """All of them: at each run DeepSeek-V4's in bf16 for prefill and in fp8 for decode; the others by make test-all."""
+    tried = {"indexer_scores H=64 D=128 ratio=4 chunk=2048", "indexer_scores_fp8 H=64 D=128 ratio=4 chunk=256"}
+    found = [
+        pytest.param(p, id=p.name, marks=pytest.mark.exhaustive if p.name not in tried else [])
         for p in proofs("indexer")
     ]
+    assert tried <= {p.id for p in found}
+    return found
 
 
 @pytest.mark.parametrize("proof", indexer_proofs())
@@ -59,18 +66,21 @@ def test_causality_is_printed_as_a_theorem() -> None:
     assert any(s.startswith("scale: ") for s in layer.statements)
 
 
-PLANTED = [  # the error, by a part of its name; the layer that must refute it, and what fails there
-    pytest.param("dropped operand @ T.min(entry + j, L - 1) -> entry + j", "L0", "bounds", id="copy without a clamp"),
-    pytest.param("@ T.min(L, (offset[b] + query + 1) // 4) -> (offset", "L0", "bounds", id="entries that do not exist"),
-    pytest.param("-> query + 8 <= S + 1", "L0", "bounds", id="one query too many"),
-    pytest.param("floor for ceil @ for by", "L1", "coverage", id="a last chunk forgotten"),
-    pytest.param("@ offset[b] + query + 1 -> offset[b] + query + 2", "L2", "equivalence", id="seen whole one early"),
-    pytest.param("@ offset[b] + query + i + 1 -> offset[b] + query + i + 2", "L2", "equivalence", id="seen one early"),
-    pytest.param("-> first >= (offset[b] + query + 8) // 4 - 1", "L2", "equivalence", id="an entry not scored"),
-    pytest.param("-> first > (offset[b] + query + 8) // 4", "L2", "", id="a chunk of no entry scored all the same"),
-    pytest.param("-> w[i, g + 1, lane, p]", "L2", "uninitialised", id="weights of another group"),
-    pytest.param("-> partial[j, i, lane + 1], line", "L2", "uninitialised", id="the sum of another lane"),
-]  # fmt: skip
+PLANTED = [  # the error, by a part of its name, and what fails in L0 or L1
+    pytest.param("dropped operand @ T.min(entry + j, L - 1) -> entry + j", "bounds", id="copy without a clamp"),
+    pytest.param("@ T.min(L, (offset[b] + query + 1) // 4) -> (offset", "bounds", id="entries that do not exist"),
+    pytest.param("-> query + 8 <= S + 1", "bounds", id="one query too many"),
+    pytest.param("floor for ceil @ for by", "coverage", id="a last chunk forgotten"),
+]
+PLANTED_IN_VALUES = [  # and what fails in L2
+    pytest.param("@ offset[b] + query + 1 -> offset[b] + query + 2", "equivalence", id="seen whole one early"),
+    pytest.param("@ offset[b] + query + i + 1 -> offset[b] + query + i + 2", "equivalence", id="seen one early"),
+    pytest.param("-> first >= (offset[b] + query + 8) // 4 - 1", "equivalence", id="an entry not scored"),
+    pytest.param("-> first > (offset[b] + query + 8) // 4", "", id="a chunk of no entry scored all the same"),
+    pytest.param("-> w[i, g + 1, lane, p]", "uninitialised", id="weights of another group"),
+    pytest.param("-> partial[j, i, lane + 1], line", "uninitialised", id="the sum of another lane"),
+]
+STATICS = {"H": SMALL.H, "D": SMALL.D, "ratio": SMALL.ratio}
 
 
 @cache  # it takes seconds to list them
@@ -79,15 +89,26 @@ def of_small() -> list[Mutant]:
     return mutants(indexer_scores(SMALL))
 
 
-@pytest.mark.parametrize(("error", "layer", "kind"), PLANTED)
-def test_planted_errors_are_refuted(error: str, layer: str, kind: str) -> None:
-    wrong = next(m for m in of_small() if error in m.name)
+def of_small_with(error: str) -> Any:
+    """The first of them with this in its name."""
+    return next(m.prim_func for m in of_small() if error in m.name)
+
+
+@pytest.mark.parametrize(("error", "kind"), PLANTED)
+def test_planted_errors_are_refuted(error: str, kind: str) -> None:
+    wrong, layer = of_small_with(error), {"bounds": bounds, "coverage": coverage}[kind]
+    found = layer(wrong, Hypotheses.of(reference.SCORES, STATICS, wrong), PASS_CONFIGS).conditions
+    assert any(c.kind == kind and solve(c).verdict == "refuted" for c in found)
+
+
+@pytest.mark.parametrize(("error", "kind"), PLANTED_IN_VALUES)
+def test_planted_errors_in_values_are_refuted(error: str, kind: str) -> None:
     report = verify(
-        wrong.prim_func,
+        of_small_with(error),
         reference.SCORES,
-        statics={"H": SMALL.H, "D": SMALL.D, "ratio": SMALL.ratio},
+        statics=STATICS,
         compare=compare(SMALL),
-        layers=[layer],
+        layers=["L2"],
         pass_configs=PASS_CONFIGS,
     )
     assert kind in {f.kind for f in report.failures} if kind else report.holds, report.failures

@@ -24,7 +24,11 @@ def difference(file: ModuleType, verdict: Verdict) -> str:
     return verdict.differs(report)
 
 
-@pytest.mark.parametrize("name", FILES)
+LONG = {"async/compilers_pipeline_of_three_right"}
+"""A quarter of a minute each; test_order.py has a ring of three stages, and pipelines of two."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.exhaustive] * (n in LONG)) for n in FILES])
 def test_verdict(name: str) -> None:
     file = opened(name)
     if found := difference(file, file.VERDICT):

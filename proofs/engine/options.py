@@ -1,14 +1,18 @@
-"""What ``verify`` can be told beyond its first arguments.
+"""What ``verify`` can be told beyond its first arguments, and which layers it is asked for.
 
-It is not trusted: it declares names and types for the type checker, and holds no code.
+It is not trusted: it declares names and types for the type checker, and says what the report is to hold. A layer that an
+error here leaves out is not in the report, which then claims nothing of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from lemmata.reference.contract import Contract
+
+from .base.report import LAYERS
 from .execution.invariants import Invariant
 from .execution.ranges import Waiver
 from .layers.comparison import Compare
@@ -57,3 +61,33 @@ class Options(TypedDict, total=False):
     rlimit: int
     smt: Path | None
     cache_key: str | None
+
+
+def applies(layer: str, compare: Compare | None, lemmas: Sequence[Lemma], examples: Examples | None) -> bool:
+    """Return whether there is something for a layer to show."""
+    needed = {"L2": compare, "range": compare, "lemmas": lemmas, "run": examples}
+    return bool(needed.get(layer, True))
+
+
+def asked_for(
+    layers: Iterable[str] | None, compare: Compare | None, lemmas: Sequence[Lemma], examples: Examples | None
+) -> list[str]:
+    """Return the layers to show, in order: those asked for, or all that apply."""
+    chosen = set(LAYERS if layers is None else layers)
+    if unknown := chosen - set(LAYERS):
+        raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
+    wanted = [name for name in LAYERS if name in chosen and applies(name, compare, lemmas, examples)]
+    if layers is not None and (lacking := chosen - set(wanted)):
+        raise ValueError(
+            "layers: expected a reference for L2 and range, lemmas for lemmas, examples for run, "
+            f"got none for {sorted(lacking)}"
+        )
+    return wanted
+
+
+def check_probes(contract: Contract) -> None:
+    """Raise ValueError unless a contract names two calls, a ragged one and the largest, by all its sizes."""
+    if len(contract.probes) < 2:
+        raise ValueError(f"contract: expected two probe sizes, a ragged and the largest, got {len(contract.probes)}")
+    if any(set(probe) != set(contract.sizes) for probe in contract.probes):
+        raise ValueError(f"contract: expected probes of all its sizes {sorted(contract.sizes)}")

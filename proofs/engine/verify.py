@@ -11,14 +11,13 @@ from torch import Tensor
 from lemmata.reference.contract import Contract
 
 from . import cache
-from .base.report import LAYERS, Report
+from .base.report import Report
 from .compiler import extract
 from .layers.comparison import Compare, Compared, against
-from .layers.lemmas import Examples, Lemma
 from .layers.mutants import with_mutants
 from .layers.problem import Problem
 from .layers.verdicts import layer
-from .options import Options
+from .options import Options, applies, asked_for, check_probes
 from .smt.solve import Z3_STEPS, solve
 
 _DEFAULTS: Options = {
@@ -63,7 +62,7 @@ def verify(
     if unknown := options.keys() - Options.__annotations__.keys():
         raise TypeError(f"verify: expected options among {', '.join(Options.__annotations__)}, got {sorted(unknown)}")
     asked = cast(Options, {**dict.fromkeys(Options.__annotations__), **_DEFAULTS, **options})
-    _check_probes(contract)
+    check_probes(contract)
     problem = Problem(
         kernel=kernel,
         contract=contract,
@@ -78,7 +77,7 @@ def verify(
         solve=partial(solve, solver=asked["solver"], seed=asked["seed"], rlimit=asked["rlimit"]),
         smt=asked["smt"],
     )
-    wanted = _wanted(problem, layers)
+    wanted = asked_for(layers, problem.compare, problem.lemmas, problem.examples)
     digest = _digest(problem, wanted, asked)
     if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
         return known
@@ -89,34 +88,6 @@ def verify(
     if asked["cache_key"]:
         cache.save(digest, report)
     return report
-
-
-def applies(layer: str, compare: Compare | None, lemmas: Sequence[Lemma], examples: Examples | None) -> bool:
-    """Return whether there is something for a layer to show."""
-    needed = {"L2": compare, "range": compare, "lemmas": lemmas, "run": examples}
-    return bool(needed.get(layer, True))
-
-
-def _check_probes(contract: Contract) -> None:
-    if len(contract.probes) < 2:
-        raise ValueError(f"contract: expected two probe sizes, a ragged and the largest, got {len(contract.probes)}")
-    if any(set(probe) != set(contract.sizes) for probe in contract.probes):
-        raise ValueError(f"contract: expected probes of all its sizes {sorted(contract.sizes)}")
-
-
-def _wanted(problem: Problem, layers: Iterable[str] | None) -> list[str]:
-    """Return the layers to show, in order: those asked for, or all that apply."""
-    chosen = set(LAYERS if layers is None else layers)
-    if unknown := chosen - set(LAYERS):
-        raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
-    claimed = problem.compare, problem.lemmas, problem.examples
-    wanted = [name for name in LAYERS if name in chosen and applies(name, *claimed)]
-    if layers is not None and (lacking := chosen - set(wanted)):
-        raise ValueError(
-            "layers: expected a reference for L2 and range, lemmas for lemmas, examples for run, "
-            f"got none for {sorted(lacking)}"
-        )
-    return wanted
 
 
 def _digest(problem: Problem, wanted: Sequence[str], asked: Options) -> str:

@@ -65,7 +65,7 @@ def passages(text: Path, length: int) -> Tensor:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One thread, as tensors this small cost more to hand out than to compute; no warning, as the report has all."""
+    """Run on one thread, since small tensors cost more to hand out; warn of nothing, since the report has all."""
     threads, logger = torch.get_num_threads(), logging.getLogger("lemmata")
     level = logger.level
     torch.set_num_threads(1)
@@ -212,7 +212,7 @@ def _calls(phases: tuple[Phase, ...]) -> Table:
 
 
 def _paths(dtype: str, phases: list[Phase]) -> Table:
-    """Which code how many modules ran: an operator, by rows where the mask says which keys are seen, or their own."""
+    """Return how many modules ran which code: an operator, by rows where the mask says what is seen, or their own."""
     table = columns(f"modules, {dtype}", *(phase.name for phase in phases))
     for path in dict.fromkeys(path for phase in phases for path in phase.paths):
         table.add_row(path, *(str(phase.paths.get(path, 0)) for phase in phases))

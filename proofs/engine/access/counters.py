@@ -101,7 +101,7 @@ def _store(s: tirx.BufferStore, loops: Loops, found: dict[int, _Stores | None]) 
 
 
 def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
-    """``d`` in ``x = x + d``."""
+    """Return ``d`` in ``x = x + d``."""
     if isinstance(s.value, tirx.Add):
         for same, other in ((s.value.a, s.value.b), (s.value.b, s.value.a)):
             load = isinstance(same, tirx.BufferLoad) and same.buffer.same_as(s.buffer)

@@ -73,10 +73,10 @@ def does(name: str) -> Does | None:
 
 
 def names(*what: Does) -> frozenset[str]:
-    """The instructions that do some of these things."""
+    """Return the instructions that do some of these things."""
     return frozenset(name for name, effect in INSTRUCTIONS.items() if effect in what)
 
 
 def at_mbarriers(name: str) -> bool:
-    """Whether an instruction that is not in the table may arrive at an mbarrier."""
+    """Return whether an instruction that is not in the table may arrive at an mbarrier."""
     return name not in INSTRUCTIONS and bool(_MBARRIERS.fullmatch(name))

@@ -161,6 +161,7 @@ class Lanes:
 
     def serial(self, loop: str, lower: Tensor, extent: Tensor, body: Callable[[Tensor], None]) -> None:
         """Run a loop as one of Python. Lanes with fewer iterations are inactive in the later ones."""
+        lower, extent = _once(lower), _once(extent)
         active, extents = _broadcast(self._mask, extent)
         most = max(extents[active].tolist(), default=0)
         if self._longest is not None and most > self._longest:
@@ -319,6 +320,12 @@ class Lanes:
         shape = ", ".join(str(n) for n in self._storage[memory].shape)
         thread = f" by thread {int(lane[0])}" if bad.ndim and bad.shape[0] > 1 else ""
         return self._fault(f"{what} {memory.name}[{element}] of shape [{shape}]{thread}")
+
+
+def _once(a: Tensor) -> Tensor:
+    """Return a number once if all lanes have the same, so that what is computed with it needs no dimension of threads."""
+    first = a.flatten()[:1].reshape(()) if a.numel() else a
+    return first if bool((a == first).all()) else a
 
 
 def _align(*values: Tensor) -> tuple[Tensor, ...]:

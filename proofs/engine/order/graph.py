@@ -47,18 +47,18 @@ class Graph:
         self._known: dict[tuple[int, bool, bool], dict[State, int]] = {}
 
     def node(self, part: int) -> int:
-        """A new node."""
+        """Add a node, and return its number."""
         self._parts.append(part)
         self._edges.append([])
         return len(self._parts) - 1
 
     def edge(self, a: int, b: int, edge: Edge) -> None:
-        """A new edge, unless it leads back to an earlier part."""
+        """Add an edge, unless it leads back to an earlier part."""
         if self._parts[a] <= self._parts[b]:
             self._edges[a].append((b, edge))
 
     def least(self, a: int, b: int, paths: Paths = ALL, orders: bool = True) -> int | None:
-        """The least weight of a path, of those that order all threads if ``orders``; None if there is none."""
+        """Return the least weight of a path, of those that order all threads if ``orders``; None if there is none."""
         key = a, paths.shown, paths.looping
         if key not in self._known:
             self._known[key] = self._weights(a, paths)
@@ -66,7 +66,7 @@ class Graph:
         return min((weights[s] for s in ends if s in weights), default=None)
 
     def _weights(self, a: int, paths: Paths) -> dict[State, int]:
-        """The least weight of a path to every state."""
+        """Return the least weight of a path to every state."""
         weights: dict[State, int] = {(a, False, False): 0}
         layers: list[list[State]] = [[(a, False, False)], []]
         weight = 0

@@ -78,7 +78,7 @@ class Ordered:
     # Within a role.
 
     def meetings(self, role: Role) -> Iterator[Meeting]:
-        """The pairs of its accesses between which something is missing on some run."""
+        """Yield the pairs of its accesses between which something is missing on some run."""
         for way in self._ways[id(role)]:
             lacks: dict[tuple[Progress, Kind], Lack | None] = {}
             for segment, mark in way.segments.values():
@@ -90,7 +90,7 @@ class Ordered:
                         yield Meeting(first, second, mark, lack)
 
     def within(self, role: Role, meetings: list[Meeting]) -> Iterator[Condition]:
-        """For each two accesses of a role that are not ordered on every run, that their bytes differ."""
+        """Yield, for each two accesses of a role that are not ordered on every run, that their bytes differ."""
         uses = {id(use.access): use for use in self._uses.get(id(role), [])}
         found: dict[object, list[tuple[Meeting, list[z3.BoolRef]]]] = {}
         for m in meetings:
@@ -108,12 +108,12 @@ class Ordered:
             yield apart("race" if plain else "async", words, met, self._hypotheses, m.lack[1])
 
     def _renaming(self, m: Meeting) -> Renaming:
-        """What tells the second from the first: not the loops around a run, nor the thread, of its own registers."""
+        """Return what tells the second from the first: no loop around a run, nor the thread, of its own registers."""
         local = [] if m.first.region.shared else [v.name for v in m.first.context.variables if v.kind == "thread"]
         return self.block.renaming(self._hypotheses, *(v.name for v in m.mark.common), *local)
 
     def _elsewhere(self, uses: dict[int, Use], m: Meeting, renaming: Renaming) -> list[z3.BoolRef] | None:
-        """What is known of the iterations in which other roles do not order the two; None if they always do."""
+        """Return what is known of the iterations in which other roles do not order the two; None if they always do."""
         if id(m.first) not in uses or id(m.second) not in uses:
             return []
         a, b = uses[id(m.first)], uses[id(m.second)]
@@ -130,7 +130,7 @@ class Ordered:
         return [there.term - here.term < ahead] if times else []
 
     def relies_on_readers(self, role: Role) -> bool:
-        """Whether a product may read only because of a proxy fence by those who read, or only waited for copies."""
+        """Return whether a product may read only because of a fence by those who read, or only waited for copies."""
         for way in self._ways[id(role)]:
             for segment, mark in way.segments.values():
                 late = mark.progress.fence == "after" and mark.progress.lacks("operand") is None
@@ -139,7 +139,7 @@ class Ordered:
         return self.phases is not None and any(kind(u.access) == "copy" for u in self._uses[id(role)])
 
     def unfenced(self, role: Role, product: Access) -> bool:
-        """Whether some run from the beginning meets a product before any fence of registers."""
+        """Return whether some run from the beginning meets a product before any fence of registers."""
         entry = next(way for way in self._ways[id(role)] if way.source is None)
         met = (segment.accesses for segment, mark in entry.segments.values() if mark.progress.lacks("result"))
         return any(a is product for accesses in met for a in accesses)
@@ -147,7 +147,7 @@ class Ordered:
     # Among roles.
 
     def among(self) -> Iterator[Condition]:
-        """For each two accesses of two roles that are not ordered in all iterations, that their bytes differ."""
+        """Yield, for each two accesses of two roles that are not ordered in all iterations, that their bytes differ."""
         for one, other in itertools.combinations(self.block.roles, 2):
             uses = sorted([*self._uses[id(one)], *self._uses[id(other)]], key=lambda use: use.step.part)
             for a, b in itertools.combinations(uses, 2):
@@ -167,7 +167,7 @@ class Ordered:
     # By weights.
 
     def least(self, a: Use, b: Use, looping: bool = True) -> int | None:
-        """By how many iterations ``b`` must follow ``a`` to be ordered after it by mbarriers; None if none suffice."""
+        """Return by how many iterations ``b`` must follow ``a`` for mbarriers to order them; None if none suffice."""
         assert self.phases is not None
         fenced = kind(b.access) == "operand" and kind(a.access) != "operand"
         paths = Paths(fenced, a.access.mode == "write", looping)
@@ -177,7 +177,7 @@ class Ordered:
     def _distances(
         self, a: Use, b: Use, weights: tuple[int | None, int | None], renaming: Renaming
     ) -> list[z3.BoolRef] | None:
-        """In which iterations the two are not ordered; None if in none."""
+        """Return in which iterations the two are not ordered; None if in none."""
         (ahead, behind), parts = weights, (a.step.part, b.step.part)
         if parts in ((BEFORE, BEFORE), (AFTER, AFTER)):
             return [] if ahead is behind is None else None
@@ -201,7 +201,7 @@ class Ordered:
         return [*([later < ahead] if ahead is not None else []), *([-later < behind] if behind is not None else [])]
 
     def _of_role(self, role: Role) -> Iterator[Use]:
-        """The accesses of a role to shared memory, but for mbarriers."""
+        """Yield the accesses of a role to shared memory, but for mbarriers."""
         assert self.phases is not None
         ways: dict[tuple[int, Progress], Way] = {}
         for way in self._ways[id(role)]:
@@ -216,7 +216,7 @@ class Ordered:
                     raise Unsupported(f"shared memory that is given to {access.intrinsic}: {access.context.site.text}")
 
     def _over(self, role: Role, way: Way) -> tuple[tuple[int, int], ...]:
-        """The nodes at which the copies or products of a segment are over, with how many iterations later."""
+        """Return the nodes at which the copies or products of a segment are over, with how many iterations later."""
         assert self.phases is not None
         assert way.source is not None
         begun = self.phases.step(role, way.source.accesses[0]).part
@@ -238,14 +238,14 @@ class Ordered:
 
 
 def _times(carried: Carried | None, role: Role, begun: int, part: int) -> int | None:
-    """How many iterations after an operation a run meets an event; None if that is not known."""
+    """Return how many iterations after an operation a run meets an event; None if that is not known."""
     if part == AFTER or begun == part == BEFORE or carried is None:
         return 0 if part in (begun, AFTER) else None
     return carried.times if begun == INSIDE and carried.exactly and carried.variable is role.loop else None
 
 
 def _pairs(way: Way, segment: Segment, mark: Mark) -> Iterator[tuple[Access, Access]]:
-    """The accesses that begin with the way's progress, each with those of a segment that it conflicts with."""
+    """Yield the accesses that begin with the way's progress, each with those of a segment that it conflicts with."""
     if way.source is None:
         return
     same = segment is way.source and mark.carried is None and mark.progress == way.begin
@@ -263,7 +263,7 @@ def _pairs(way: Way, segment: Segment, mark: Mark) -> Iterator[tuple[Access, Acc
 
 
 def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
-    """What a run says of the iterations of two accesses."""
+    """Return what a run says of the iterations of two accesses."""
     facts = [*_sorted(mark.first), *map(renaming.term, _sorted(mark.second))]
     if mark.carried:
         before, times = mark.carried.variable, mark.carried.times

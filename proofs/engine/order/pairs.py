@@ -33,7 +33,7 @@ class Unordered:
 
 
 def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alone: bool) -> Condition:
-    """The condition that two accesses share no byte; or are by one thread, where ``alone`` makes that harmless."""
+    """Return that two accesses share no byte; or are by one thread, where ``alone`` makes that harmless."""
     first, second = met.first, met.second
     either = met.facts[0] if len(met.facts) == 1 else [disjunction(*(conjunction(*f) for f in met.facts))]
     given = [*hypotheses.facts, *first.context.path, *second.context.path, *either]
@@ -50,7 +50,7 @@ def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alo
 
 
 def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
-    """Both are executed by the same thread, or block."""
+    """Return that the same thread, or block, executes both."""
     ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))
     if len(ours) != len(theirs):
         raise Unsupported("accesses under different launch axes")
@@ -58,14 +58,14 @@ def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
 
 
 def overlap(a: Access, b: Access) -> z3.BoolRef:
-    """The two elements share a byte."""
+    """Return that the two elements share a byte."""
     if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
         return flat(a) == flat(b)
     return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
 
 
 def flat(a: Access) -> z3.ArithRef:
-    """The position in the buffer, in elements."""
+    """Return the position in the buffer, in elements."""
     position = a.indices[0]
     for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
         position = position * extent + index

@@ -104,11 +104,11 @@ class Phases:
                     self.graph.edge(arrival.done, wait.node, Edge(behind, orders=True))
 
     def step(self, role: Role, item: object) -> Step:
-        """Where a role makes an access, or meets an event."""
+        """Return where a role makes an access, or meets an event."""
         return self._steps[id(role), id(item)]
 
     def conditions(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        """What must hold for the order to be as described, and for all waits to end."""
+        """Yield what must hold for the order to be as described, and for all waits to end."""
         yield from self._equally_often(hypotheses)
         yield from self._reached(hypotheses)
         for barrier in self.barriers:
@@ -122,7 +122,7 @@ class Phases:
     # The graph.
 
     def _lay(self, role: Role) -> None:
-        """The nodes of a role, and the edges between them."""
+        """Lay the nodes of a role, and the edges between them."""
         end = self.graph.node(AFTER)
         node, last = self._run(role, BEFORE, self.graph.node(BEFORE))
         self._follow(role, node, last, end)
@@ -152,7 +152,7 @@ class Phases:
         return node, last
 
     def _follow(self, role: Role, node: int, last: Node | None, to: int, weight: int = 0) -> None:
-        """An edge from a node, where something stands, to the next."""
+        """Add an edge from a node, where something stands, to the next."""
         edge = Edge(weight)
         if isinstance(last, Event) and not self._block.threads.others(last.context, role):
             edge = Edge(weight, self._block.whole(last, role), last.does == "fence")
@@ -186,7 +186,7 @@ class Phases:
             yield sequent("phase", what, given, goal, here.context.site)
 
     def _reached(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        """Every thread of a role reaches its mbarriers, in every iteration."""
+        """Yield that every thread of a role reaches its mbarriers, in every iteration."""
         threads = self._block.threads
         for met in self._met:
             if others := threads.others(met.event.context, met.role):
@@ -222,7 +222,7 @@ class Phases:
         return at(wait.event.context, "deadlock", what, z3.BoolVal(not reason), hypotheses.facts)
 
     def _stuck(self, barrier: Mbarrier, wait: Met) -> str:
-        """Why a wait may last for ever; nothing if it cannot."""
+        """Return why a wait may last for ever; nothing if it cannot."""
         behind = _behind(barrier, wait)
         if not barrier.arrivals:
             return "nobody arrives"
@@ -240,7 +240,7 @@ class Phases:
 
 
 def waits_unknown(block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """That waits end, of a block whose phases are not known; what cannot be decided fails."""
+    """Yield that waits end, of a block whose phases are not known; what cannot be decided fails."""
     for role in block.roles:
         for _, event in role.events("wait"):
             what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
@@ -263,7 +263,7 @@ def _parity(wait: Met) -> z3.ArithRef:
 
 
 def _key(event: Event) -> tuple[str, int]:
-    """An mbarrier: its array and its number."""
+    """Return an mbarrier: its array and its number."""
     index = z3.simplify(event.accesses[0].indices[0]) if event.accesses else None
     if event.operands[0] is None or index is None or not z3.is_int_value(index):
         raise Unsupported(f"an mbarrier that is not known: {event.context.site.text}")

@@ -41,7 +41,7 @@ CONFLICTS: frozenset[tuple[Kind, Kind]] = frozenset(
 
 
 def kind(a: Access) -> Kind:
-    """What kind of access it is, as far as order goes; "none" if its order is not modelled."""
+    """Return what kind of access it is, as far as order goes; "none" if its order is not modelled."""
     effect = does(a.intrinsic or "")
     if effect == "product":
         return "operand" if a.region.shared else "result"
@@ -55,7 +55,7 @@ def kind(a: Access) -> Kind:
 
 
 def conflict(first: Access, second: Access) -> bool:
-    """Whether two accesses to the same bytes would conflict."""
+    """Return whether two accesses to the same bytes would conflict."""
     allocation = first.region.allocation == second.region.allocation
     return allocation and "write" in (first.mode, second.mode) and (kind(first), kind(second)) in CONFLICTS
 
@@ -77,7 +77,7 @@ class Progress:
     passed: bool = False
 
     def lacks(self, later: Kind) -> Lack | None:
-        """What is still missing before a later access of a kind to the same bytes."""
+        """Return what is still missing before a later access of a kind to the same bytes."""
         if self.groups is not None:
             unit, waited = ("committed", "awaited") if self.what == "copy" else ("in a batch", "waited for")
             return f"not {waited if self.groups else unit}", False
@@ -116,13 +116,13 @@ class Steps:
         self.deepest = max(self._most.values())
 
     def settled(self, progress: Progress) -> bool:
-        """Whether an operation lacks nothing any more, whatever comes."""
+        """Return whether an operation lacks nothing any more, whatever comes."""
         if progress.what == "register":
             return bool(progress.fence)
         return progress.groups is None and progress.passed and (progress.fence == "before" or not self._products)
 
     def after(self, progress: Progress, event: Event) -> Progress:
-        """The progress after an event."""
+        """Return the progress after an event."""
         if progress.groups is not None:
             closes, waits = ("commit", "await") if progress.what == "copy" else ("batch", "finish")
             if event.does == closes:
@@ -136,7 +136,7 @@ class Steps:
 
 
 def _pending(event: Event) -> int:
-    """How many groups a wait leaves under way; Unsupported if the number varies."""
+    """Return how many groups a wait leaves under way; Unsupported if the number varies."""
     if (number := pending(event)) is None:
         raise Unsupported(f"a wait for a varying number of groups: {event.call}")
     return number

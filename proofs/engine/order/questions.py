@@ -49,7 +49,7 @@ def order(
     pass_configs: Mapping[str, object] | None = None,
     arch: str = extract.ARCH,
 ) -> Analysis:
-    """The conditions that put accesses in order, of the kernel as shipped.
+    """Return the conditions that put accesses in order, of the kernel as shipped.
 
     Kinds: "race", of accesses that threads make; "async", of copies, products and registers; "barrier", that barriers are
     met by all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed;
@@ -74,7 +74,7 @@ def order(
 
 
 def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
-    """The conditions on the threads of one block, of a function at device level."""
+    """Return the conditions on the threads of one block, of a function at device level."""
     trace = walk(device, hypotheses)
     block = block_of(trace)
     ordered = Ordered(block, hypotheses)
@@ -97,7 +97,7 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
 
 
 def deadlock_free(outcomes: Iterable[Outcome], unmodelled: Iterable[str]) -> tuple[str, ...]:
-    """The statement that nobody waits for ever, if that is what was shown."""
+    """Return the statement that nobody waits for ever, if that is what was shown."""
     waiting = [o for o in outcomes if o.condition.kind in _WAITING]
     if any(o.verdict != "proved" for o in waiting):
         return ()
@@ -107,7 +107,7 @@ def deadlock_free(outcomes: Iterable[Outcome], unmodelled: Iterable[str]) -> tup
 
 
 def _together(here: Context, hypotheses: Hypotheses, what: str, *alike: z3.BoolRef) -> Condition:
-    """If one thread gets there, in some iteration of the loops around, so does every other of its block that is alike."""
+    """Return that all threads of a block that are alike get there if one does, in some iteration of loops around."""
     common = [v.name for v in here.variables if v.kind != "thread"]
     there = Renaming(frozenset(hypotheses.sizes) | {*common}).context(here)
     threads = [v.range for v in there.variables if v.kind == "thread"]
@@ -117,7 +117,7 @@ def _together(here: Context, hypotheses: Hypotheses, what: str, *alike: z3.BoolR
 
 
 def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Each barrier of part of the block is of one role, all of whose threads reach it together."""
+    """Yield that each barrier of part of the block is of one role, all of whose threads reach it together."""
     for _, event in role.events("barrier"):
         if not event.whole:
             here = event.context
@@ -129,7 +129,7 @@ def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[C
 
 
 def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Products are of whole warpgroups, and come after a fence of registers."""
+    """Yield that products are of whole warpgroups, and come after a fence of registers."""
     products = [a for node in role.nodes for a in accesses(node) if kind(a) == "result" and a.mode == "write"]
     for context in {id(a.context.guards): a.context for a in products}.values():
         threads = ordered.block.threads.at(context)
@@ -145,7 +145,7 @@ def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[
 
 
 def _as_one(here: Context, role: Role, block: Block, hypotheses: Hypotheses) -> Condition:
-    """If one thread of a warpgroup issues a product, so do all others of it, whatever the guards read."""
+    """Return that all threads of a warpgroup issue a product if one does, whatever the guards read."""
     (thread,) = block.threads.variables
     other = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread")).term(thread.term)
     alike = other / _WARPGROUP == thread.term / _WARPGROUP
@@ -153,7 +153,7 @@ def _as_one(here: Context, role: Role, block: Block, hypotheses: Hypotheses) -> 
 
 
 def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """What a product reads of shared memory lies in the buffer that its descriptor was made of."""
+    """Yield that what a product reads of shared memory lies in the buffer that its descriptor was made of."""
     for a in (a for node in role.nodes for a in accesses(node) if kind(a) == "operand"):
         goal = z3.And(a.indices[0] >= 0, a.indices[0] < a.region.shape[0])
         yield at(a.context, "async", f"this {named(a)} lies within {a.region.name}", goal, hypotheses.facts)
@@ -179,7 +179,7 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
 
 
 def _same_element(a: Access, b: Access) -> z3.BoolRef:
-    """Two accesses to one tensor are to one element; the tensor may be taken as a row by one of them."""
+    """Return that two accesses to one tensor are to one element; one of them may take the tensor as a row."""
     if len(a.indices) == len(b.indices):
         return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True)))
     return flat(a) == flat(b)

@@ -43,7 +43,7 @@ class Role:
         return [*before, *([] if self.loop is None else [Loop(self.loop, list(inside))]), *after]
 
     def events(self, *what: Does) -> Iterator[tuple[int, Event]]:
-        """Its events that do some of these things, with the part that each is in."""
+        """Yield its events that do some of these things, with the part that each is in."""
         for part, nodes in enumerate(self.parts):
             yield from ((part, e) for e in events(nodes) if e.does in what)
 
@@ -71,7 +71,7 @@ class Block:
         return self._renamings.setdefault(names, Renaming(names))
 
     def whole(self, event: Event, role: Role) -> bool:
-        """Whether a barrier is one of all threads of this role, and of no others."""
+        """Return whether a barrier is one of all threads of this role, and of no others."""
         if event.whole:
             return len(self.roles) == 1
         if event.does != "barrier":
@@ -90,7 +90,7 @@ class Threads:
         self._guards: dict[int, frozenset[int] | None] = {}
 
     def all(self) -> frozenset[int]:
-        """All threads.
+        """Return all threads.
 
         Raises:
             Unsupported: the block is not a row of constant length.
@@ -100,24 +100,24 @@ class Threads:
         return frozenset(range(z3.simplify(self.variables[0].count).as_long()))
 
     def at(self, context: Context) -> frozenset[int]:
-        """The threads that the guards on the thread alone admit."""
+        """Return the threads that the guards on the thread alone admit."""
         admitted = [s for g in context.guards if (s := self.of(g)) is not None]
         return self.all().intersection(*admitted)
 
     def others(self, context: Context, role: Role) -> tuple[z3.BoolRef, ...]:
-        """The guards that are not true just because the thread has this role."""
+        """Return the guards that are not true just because the thread has this role."""
         return tuple(g for g in context.guards if (s := self.of(g)) is None or not role.threads <= s)
 
     def plainly(
         self, context: Context, role: Role, kinds: Collection[str] = ("block", "thread", "loop", "lane")
     ) -> tuple[z3.BoolRef, ...]:
-        """What holds of every thread of the role at a place, variables of some kinds in their ranges."""
+        """Return what holds of every thread of the role at a place, variables of some kinds in their ranges."""
         others = self.others(context, role)
         kept = (g for g in context.guards if not any(g.eq(o) for o in others))
         return (*(v.range for v in context.variables if v.kind in kinds), *context.facts, *kept)
 
     def of(self, guard: z3.BoolRef) -> frozenset[int] | None:
-        """The threads that a guard admits; None if it speaks of something else."""
+        """Return the threads that a guard admits; None if it speaks of something else."""
         if guard.get_id() not in self._guards:
             self._guards[guard.get_id()] = self._evaluate(guard)
         return self._guards[guard.get_id()]
@@ -131,7 +131,7 @@ class Threads:
 
 
 def block_of(trace: Trace) -> Block:
-    """The roles of a kernel.
+    """Return the roles of a kernel.
 
     Raises:
         Unsupported: the roles are not disjoint, meet barriers of the whole block, or have several loops with mbarriers.
@@ -162,7 +162,7 @@ def block_of(trace: Trace) -> Block:
 
 
 def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, blocks: frozenset[str]) -> Block:
-    """All threads have one role. What else may arrive at its mbarriers leaves their phases unknown."""
+    """Return the one role of all threads. What else may arrive at its mbarriers leaves their phases unknown."""
     if any(e.does == "barrier" and not e.whole for e in events(trace.nodes)):
         raise Unsupported("barrier of some threads of the block that has mbarriers")
     known = not any(map(at_mbarriers, trace.unmodelled))
@@ -173,7 +173,7 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
 
 
 def _after_the_prelude(nodes: Sequence[Node]) -> Sequence[Node]:
-    """What comes after the last barrier of the whole block, which is in no branch or loop."""
+    """Return what comes after the last barrier of the whole block, which is in no branch or loop."""
     met = [n for n, node in enumerate(nodes) if any(e.whole for e in events([node]))]
     last = met[-1] if met else -1
     if not met or not isinstance(nodes[last], Event) or any(_meets(e) for e in events(nodes[:last])):
@@ -196,7 +196,7 @@ def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> R
 
 
 def _parts(nodes: Sequence[Node]) -> tuple[Variable | None, tuple[list[Node], list[Node], list[Node]]]:
-    """What comes before, in and after the loop in which mbarriers are met."""
+    """Return what comes before, in and after the loop in which mbarriers are met."""
     flat = _flat(nodes)
     loops = [n for n, node in enumerate(flat) if isinstance(node, Loop) and holds([node], _CROSSING)]
     if not loops:
@@ -212,7 +212,7 @@ def _parts(nodes: Sequence[Node]) -> tuple[Variable | None, tuple[list[Node], li
 
 
 def _flat(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes, with arms in which mbarriers are met in place of their branches: that these are taken is a condition."""
+    """Return the nodes, with arms that meet mbarriers in place of their branches: that these are taken is a condition."""
     result: list[Node] = []
     for node in nodes:
         if isinstance(node, Branch) and holds([node], _CROSSING):

@@ -37,7 +37,7 @@ class Carried:
     exactly: bool = True
 
     def again(self, far: int) -> Carried:
-        """Once more; counted up to ``far``."""
+        """Return the loop gone round once more; counted up to ``far``."""
         return replace(self, times=min(self.times + 1, far), exactly=self.exactly and self.times + 1 < far)
 
 
@@ -60,15 +60,15 @@ class Mark:
     second: Facts = NONE
 
     def knowing(self, *facts: z3.BoolRef) -> Mark:
-        """With facts about the iterations that the point is in."""
+        """Return the mark with facts about the iterations that the point is in."""
         return replace(self, second=self.second | {*facts})
 
     def without(self, variable: Variable) -> Mark:
-        """Outside the iteration of a loop, or in another one."""
+        """Return the mark outside the iteration of a loop, or in another one."""
         return replace(self, second=frozenset(f for f in self.second if variable.name not in _names(f)))
 
     def leaving(self, loop: Loop) -> Mark:
-        """Out of a loop around the operation, whose last iteration is that of the operation if it has not gone round."""
+        """Return the mark out of a loop around the operation, whose own iteration is the last unless it has gone round."""
         outer = _outside(self.common, loop)
         times, exactly = (self.carried.times, self.carried.exactly) if self.carried else (0, True)
         begun = loop.variable.term + times
@@ -76,7 +76,7 @@ class Mark:
         return Mark(self.progress, outer, None, self.first | {*last} | (NONE if self.carried else self.second), NONE)
 
     def round(self, loop: Loop, far: int) -> Mark:
-        """In the next iteration of a loop around the operation."""
+        """Return the mark in the next iteration of a loop around the operation."""
         outer = _outside(self.common, loop)
         if self.carried is None:
             return Mark(self.progress, outer, Carried(loop.variable, 1), self.first | self.second, NONE)
@@ -118,7 +118,7 @@ class Runs:
         self._ways: list[Way] = []
 
     def ways(self) -> list[Way]:
-        """Those from each segment, and from the beginning, where no registers are fenced."""
+        """Return the runs from each segment, and from the beginning, where no registers are fenced."""
         self._way = Way(None, BEGIN["register"])
         self._ways = [self._way]
         self._through(self._nodes, {Mark(self._way.begin)})
@@ -126,7 +126,7 @@ class Runs:
         return self._ways
 
     def _visit(self, nodes: Sequence[Node], around: tuple[Loop, ...], rest: Callable[[set[Mark]], None]) -> None:
-        """The runs from every operation in the nodes; ``rest`` goes on where they end."""
+        """Follow the runs from every operation in the nodes; ``rest`` goes on where they end."""
         for number, node in enumerate(nodes):
             after = nodes[number + 1 :]
 
@@ -146,7 +146,7 @@ class Runs:
                         self._beside(arm, other, around)
 
     def _starts(self, source: Segment, operations: Iterable[Access], around: tuple[Loop, ...]) -> Iterator[Mark]:
-        """The marks of the operations of a segment as they are issued, each on a way of its own."""
+        """Yield the marks of the operations of a segment as they are issued, each on a way of its own."""
         begins = {k: BEGIN[k] for k in map(kind, operations) if k in BEGIN}
         for begin in dict.fromkeys(begins.values()):
             self._way = Way(source, begin)
@@ -165,7 +165,7 @@ class Runs:
             self._way.segments[id(segment), mark] = segment, mark
 
     def _through(self, nodes: Sequence[Node], marks: set[Mark]) -> set[Mark]:
-        """The marks at the end of runs through the nodes."""
+        """Return the marks at the end of runs through the nodes."""
         for node in nodes:
             if isinstance(node, Segment):
                 self._arrive(node, marks)
@@ -187,7 +187,7 @@ class Runs:
         return both | {m.knowing(node.condition) for m in then - both} | {m.knowing(negated) for m in otherwise - both}
 
     def _loop(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
-        """Through a loop that the operation is not in: not at all, or any number of times."""
+        """Return the marks after a loop that the operation is not in, run not at all, or any number of times."""
         v, often = loop.variable, times(loop)
         ends: dict[Mark, set[int]] = {m: {0} for m in marks} if not often else {}
         todo, done = ({m.knowing(v.term == v.low) for m in marks} if often != 0 else set()), set()
@@ -204,7 +204,7 @@ class Runs:
         raise AssertionError
 
     def _gone_round(self, loop: Loop, mark: Mark, numbers: set[int]) -> Iterator[Mark]:
-        """A mark after so many iterations, or so many others, which is remembered unless any number leads to it."""
+        """Yield a mark after so many iterations, or so many others; it knows which, unless any number leads to it."""
         if times(loop) is not None or loop.variable.extent is None or len(numbers) > self._far:
             yield mark
             return
@@ -215,7 +215,7 @@ class Runs:
             yield mark.knowing(fact) if self._decided_alike(fact) else mark
 
     def _around(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
-        """On from the end of the operation's own iteration of a loop."""
+        """Return the marks after a loop, from the end of the operation's own iteration on."""
         ends = {m.leaving(loop) for m in marks}
         todo, done = {m.round(loop, self._far) for m in marks}, set()
         while todo:
@@ -226,12 +226,12 @@ class Runs:
         return ends
 
     def _decided_alike(self, condition: z3.BoolRef) -> bool:
-        """Whether all threads of a block that are in one iteration find the same."""
+        """Return whether all threads of a block that are in one iteration find the same."""
         return _names(condition) <= self._uniform
 
 
 def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
-    """Whether a loop within a segment goes round both, so that either may come first."""
+    """Return whether a loop within a segment goes round both, so that either may come first."""
     names = {v.name for v in outer}
     ours, theirs = ({v.name for v in x.context.variables if v.kind == "loop"} - names for x in (a, b))
     return bool(ours & theirs)

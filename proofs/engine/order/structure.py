@@ -14,7 +14,7 @@ from ..compiler.instructions import Does
 
 
 def inside(node: Node) -> Iterator[Node]:
-    """The node and all nodes in it, in program order."""
+    """Yield the node and all nodes in it, in program order."""
     yield node
     blocks = node.arms if isinstance(node, Branch) else (node.body,) if isinstance(node, Loop) else ()
     for child in itertools.chain(*blocks):
@@ -22,29 +22,29 @@ def inside(node: Node) -> Iterator[Node]:
 
 
 def accesses(node: Node) -> Iterator[Access]:
-    """All accesses in a node, in program order."""
+    """Yield all accesses in a node, in program order."""
     yield from (a for n in inside(node) if isinstance(n, Segment) for a in n.accesses)
 
 
 def events(nodes: Sequence[Node]) -> Iterator[Event]:
-    """All events in some nodes, in program order."""
+    """Yield all events in some nodes, in program order."""
     yield from (n for node in nodes for n in inside(node) if isinstance(n, Event))
 
 
 def holds(nodes: Sequence[Node], what: Collection[Does]) -> bool:
-    """Whether an event that does some of these things is in some nodes."""
+    """Return whether an event that does some of these things is in some nodes."""
     return any(e.does in what for e in events(nodes))
 
 
 def changed(node: Node, change: Callable[[Sequence[Node]], list[Node]]) -> Node:
-    """The node, of a loop with its body changed, of a branch with its arms."""
+    """Return the node with its body changed if it is a loop, with its arms if it is a branch."""
     if isinstance(node, Loop):
         return Loop(node.variable, change(node.body))
     return Branch(node.condition, (change(node.arms[0]), change(node.arms[1]))) if isinstance(node, Branch) else node
 
 
 def coarse(nodes: Sequence[Node], what: Collection[Does]) -> list[Node]:
-    """The nodes without events but those that do some of these things, and without the loops and branches that hold none.
+    """Return the nodes without events but those that do some of these things, and without loops and branches of none.
 
     Accesses between two events then have no order.
     """
@@ -60,7 +60,7 @@ def coarse(nodes: Sequence[Node], what: Collection[Does]) -> list[Node]:
 
 
 def projected(nodes: Sequence[Node], decides: Callable[[z3.BoolRef], bool | None]) -> list[Node]:
-    """The nodes without the arms that some threads never take; ``decides`` says which they do take, None if it depends."""
+    """Return the nodes without arms that some threads never take; ``decides`` says which they take, None if it depends."""
     result: list[Node] = []
     for node in nodes:
         taken = decides(node.condition) if isinstance(node, Branch) else None
@@ -72,7 +72,7 @@ def projected(nodes: Sequence[Node], decides: Callable[[z3.BoolRef], bool | None
 
 
 def unrolled(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes, with loops of constant length in which waits leave varying numbers of groups as their iterations."""
+    """Return the nodes, with loops of constant length in which waits leave varying numbers of groups unrolled."""
     result: list[Node] = []
     for node in (changed(n, unrolled) for n in nodes):
         often = times(node) if isinstance(node, Loop) else None
@@ -85,7 +85,7 @@ def unrolled(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _at(nodes: Sequence[Node], variable: z3.ArithRef, value: z3.ArithRef) -> list[Node]:
-    """The nodes in one iteration of a loop around them."""
+    """Return the nodes in one iteration of a loop around them."""
 
     def here(context: Context) -> Context:
         return replace(context, guards=(*context.guards, variable == value))
@@ -107,13 +107,13 @@ def _at(nodes: Sequence[Node], variable: z3.ArithRef, value: z3.ArithRef) -> lis
 
 
 def times(loop: Loop) -> int | None:
-    """How often a loop goes round, if that is constant."""
+    """Return how often a loop goes round, if that is constant."""
     extent = None if loop.variable.extent is None else z3.simplify(loop.variable.extent)
     return max(extent.as_long(), 0) if extent is not None and z3.is_int_value(extent) else None
 
 
 def pending(event: Event) -> int | None:
-    """How many groups a wait leaves under way, 0 for what is no wait; None if the number varies."""
+    """Return how many groups a wait leaves under way, 0 for what is no wait; None if the number varies."""
     if event.does not in ("await", "finish"):
         return 0
     number = z3.simplify(event.numbers[0])

@@ -178,5 +178,5 @@ class Algebra(Protocol[V]):
         ...
 
     def turn(self) -> None:
-        """Take note that the turn of a role ends, and another one goes on (``roles``)."""
+        """Take note that the turn of a role ends, and another one goes on (``turns``)."""
         ...

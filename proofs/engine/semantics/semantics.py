@@ -14,7 +14,7 @@ local, tile operations under a condition that differs between threads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
@@ -27,8 +27,9 @@ from ..compiler.nodes import children, statements, stored
 from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
 from .externs import externs
-from .roles import MEETING, Turns, meets, split, take_turns
+from .loops import serial_loops as serial_loops
 from .tile_operations import TileOperations
+from .turns import MEETING, Program, programs, take_turns
 
 _SCOPES: Mapping[str, Scope] = {
     **{"global": "global", "shared": "shared", "shared.dyn": "shared"},
@@ -41,22 +42,9 @@ _OPERATIONS = {f"tl.tileop.{name}": f"_{name.removeprefix('wgmma_')}" for name i
 _DIMENSIONS = ("x", "y", "z")
 _TRANSPARENT = ("tl.assume", "tl.min_blocks_per_sm", "pragma_unroll_explicit", "pragma_auto_unroll")
 _SOURCE = "pragma_import_c"  # C text that the kernel brings along
-_MEETINGS, _MEETING_SCOPE = "barrier_init", "shared.barrier"  # barriers in shared memory
+_MEETING_SCOPE = "shared.barrier"  # barriers in shared memory
 # T.annotate_safe_value, say, would change what T.copy pads with
-_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, _MEETINGS}
-
-
-def serial_loops(prim_func: Any) -> dict[Any, str]:
-    """Return the sequential loops by name: that of the variable, with #0, #1, ... in order where several share it.
-
-    Loops in which roles meet are one loop.
-    """
-    loops = [s for s in statements(prim_func.body) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL]
-    names = [str(loop.loop_var.name) for loop in loops]
-    return {
-        loop: name if names.count(name) == 1 or meets(loop) else f"{name}#{names[:i].count(name)}"
-        for i, (loop, name) in enumerate(zip(loops, names, strict=True))
-    }
+_HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, "barrier_init"}
 
 
 class Machine(TileOperations[V]):
@@ -74,7 +62,6 @@ class Machine(TileOperations[V]):
         self.prim_func = prim_func
         self.waits: set[str] = set()  # for what is under way while the threads go on
         self._divergent = 0  # enclosing conditions that may differ between threads
-        self._barriers: dict[Any, Any] = {}  # where roles meet: how many arrive at each, by their data
 
     def parameters(self) -> dict[str, Memory[V]]:
         """Declare the parameters; their symbolic dimensions are taken from ``sizes``."""
@@ -134,7 +121,6 @@ class Machine(TileOperations[V]):
             raise Unsupported(f"block {block.name_hint} with annotations {unknown}")
         if _SOURCE in block.annotations:
             self.externs |= externs(str(block.annotations[_SOURCE]))
-        self._barriers |= dict(block.annotations.get(_MEETINGS, {}))
         for buffer in block.alloc_buffers:
             if str(buffer.scope()) != _MEETING_SCOPE:
                 self.algebra.allocate(self.declare(buffer))
@@ -205,22 +191,24 @@ class Machine(TileOperations[V]):
                 name = self.memories[data].name
                 raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
-    def _take_turns(self, turns: Turns) -> None:
+    def _take_turns(self, roles: Sequence[Program]) -> None:
         """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
+        before, inside, after = take_turns(roles)
+        loops = [role.loop for role in roles if role.loop is not None]
 
         def iteration(index: V) -> None:
-            self.variables |= {loop.loop_var: index for loop in turns.loops}
-            for turn in turns.inside:
+            self.variables |= {loop.loop_var: index for loop in loops}
+            for turn in inside:
                 for each in turn:
                     self.execute(each)
                 self.algebra.turn()
 
-        for each in itertools.chain(*turns.before):
+        for each in itertools.chain(*before):
             self.execute(each)
-        for loop in turns.loops[:1]:
+        for loop in loops[:1]:
             self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
-        for each in itertools.chain(*turns.after):
+        for each in itertools.chain(*after):
             self.execute(each)
 
     def _is_thread(self, expression: Any) -> bool:
@@ -229,8 +217,8 @@ class Machine(TileOperations[V]):
         return self.variables.get(expression) is self._threads[0]
 
     def _conditional(self, statement: Any) -> None:
-        if found := split(statement, self._is_thread, self._extents[0]):
-            self._take_turns(take_turns(found, self._barriers))
+        if found := programs(statement, self._is_thread, self._extents[0]):
+            self._take_turns(found)
             return
         self.algebra.site = statement.condition
         condition = self.evaluate(statement.condition)

@@ -197,7 +197,7 @@ def _unfit(self: Any, call: Call, kwargs: dict[str, Any]) -> str | None:
 
 
 def _narrows(x: Tensor) -> bool:
-    """Whether autocast rounds this tensor to bf16 before a product, as it does in the module's own."""
+    """Return whether autocast rounds this tensor to bf16 before a product, as it does in the module's own."""
     kind, floats = x.device.type, (torch.float32, torch.float16, _BF16)
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return False

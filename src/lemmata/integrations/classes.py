@@ -13,7 +13,7 @@ _BOUND = "forward", "_old_forward"  # accelerate keeps the forward that it wraps
 
 
 def keeps_forward(kind: type, base: type) -> bool:
-    """Whether a class is ``base``, or a subclass with the same forward whose methods can be carried over.
+    """Return whether a class is ``base``, or a subclass with the same forward whose methods can be carried over.
 
     FSDP2's and parametrisations' classes are; a class with a forward of its own is not, nor is one whose methods call
     ``super()``, which remembers the class.
@@ -41,7 +41,7 @@ def rebased(kind: type, old: type, new: type) -> type:
 
 
 def foreign_forward(module: nn.Module, known: tuple[Any, ...]) -> bool:
-    """Whether the module has a ``forward`` of its own that would go on calling what it calls, whatever its class."""
+    """Return whether the module has a ``forward`` of its own that would call what it calls, whatever its class."""
     bound = [vars(module)[name] for name in _BOUND if name in vars(module)]
     return bool(bound) and not any(_binds(b, module, known) for b in bound)
 
@@ -61,7 +61,7 @@ def rebind(module: nn.Module, old: type, new: type) -> None:
 
 
 def calls_its_class(module: nn.Module) -> bool:
-    """Whether the module's own ``forward`` is its class's, which accelerate leaves bound when it takes a hook away.
+    """Return whether its own ``forward`` is its class's, which accelerate leaves bound when it takes a hook away.
 
     So it is inside accelerate's hook too where that does no more than move tensors to the module's device.
     """

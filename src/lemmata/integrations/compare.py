@@ -190,7 +190,7 @@ def compare(model: Any, exact: Any, ids: Tensor, steps: int) -> tuple[Phase, ...
 
 @torch.no_grad()
 def decode_apart(model: Any, ids: Tensor, steps: int) -> tuple[float, float]:
-    """How far the logits of step-by-step decode are from those of prefill: untouched, and swapped.
+    """Return how far the logits of step-by-step decode are from those of prefill: untouched, and swapped.
 
     Args:
         model: an untouched ``DeepseekV4ForCausalLM``, and so it ends.

@@ -43,7 +43,7 @@ def entries_after(self: Any, layer: Any, name: str, tokens: int) -> int:
 
 
 def compressed_keys(self: Any, hidden_states: Tensor, cache: Any, name: str) -> Tensor:
-    """All entries so far, [B, T, D], of a compressor whose windows overlap.
+    """Return all entries so far, [B, T, D], of a compressor whose windows overlap.
 
     Args:
         self: a ``DeepseekV4CSACompressor`` or a ``DeepseekV4Indexer``.
@@ -75,7 +75,7 @@ def compressed_keys(self: Any, hidden_states: Tensor, cache: Any, name: str) -> 
 
 
 def _with_overlap(windows: Tensor, before: Tensor | None, nothing: float) -> Tensor:
-    """From [B, T, ratio, 2 D]: the first half of the window before each, then the second half of its own."""
+    """Return, from [B, T, ratio, 2 D], the first half of the window before each, then the second half of its own."""
     first, own = windows.chunk(2, -1)
     if before is None:
         before = torch.full_like(first[:, 0], nothing)

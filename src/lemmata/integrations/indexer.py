@@ -31,7 +31,7 @@ def _altered(self: Any) -> str | None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _plain(scorer: Any) -> bool:
-    """Whether the scorer is its class's alone: tensor parallelism completes the scores in a hook."""
+    """Return whether the scorer is its class's alone: tensor parallelism completes the scores in a hook."""
     return type(scorer).__name__ == _CLASS and hooked(scorer) is None
 
 

@@ -96,13 +96,13 @@ _SCORER = "DeepseekV4IndexerScorer"
 
 
 def _picked(output: Any) -> Tensor:
-    """The indices: all that an indexer returns, and the last of what a router returns."""
+    """Return the indices: all that an indexer returns, and the last of what a router returns."""
     picked: Tensor = output if isinstance(output, Tensor) else output[-1]
     return picked
 
 
 def _of(scores: Tensor, picked: Tensor) -> Tensor:
-    """The scores of the picked entries, in order; -1 picks none."""
+    """Return the scores of the picked entries, in order; -1 picks none."""
     return torch.where(picked < 0, float("-inf"), scores.gather(-1, picked.clamp(min=0))).sort(-1).values
 
 

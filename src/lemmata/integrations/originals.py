@@ -82,7 +82,7 @@ def fingerprints(source: str) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=512)
 def from_a_library(function: Any) -> bool:
-    """Whether transformers or torch wrote the function and everything around it."""
+    """Return whether transformers or torch wrote the function and everything around it."""
     roots = [Path(importlib.import_module(name).__file__ or "").parent for name in _LIBRARIES]
     layers = [function]
     while hasattr(layers[-1], "__wrapped__"):

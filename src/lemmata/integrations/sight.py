@@ -44,7 +44,7 @@ class Sight(NamedTuple):
 
 
 def may_look(*tensors: Tensor | None) -> bool:
-    """Whether the elements of these tensors can be asked for now."""
+    """Return whether the elements of these tensors can be asked for now."""
     if torch.compiler.is_compiling():
         return False
     given = [t for t in tensors if t is not None]
@@ -66,7 +66,7 @@ def held(layer: Any, window: int) -> tuple[int, int] | None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _trusted(model: Any) -> bool:
-    """Whether the mask that the model makes of its arguments is the causal window less padding and other documents."""
+    """Return whether the mask made of the arguments is the causal window less padding and other documents."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
     config = model.config

@@ -48,7 +48,7 @@ _CONFIG: dict[str, Any] = {
 
 
 def tiny_model(seed: int = 0, **config: Any) -> Any:
-    """A random ``DeepseekV4ForCausalLM`` of 0.3 million parameters whose tokens are bytes.
+    """Return a random ``DeepseekV4ForCausalLM`` of 0.3 million parameters whose tokens are bytes.
 
     Its parameters are drawn wide: sinks, biases and scales that transformers initialises to constants would hide whole
     terms, and flat Sinkhorn logits would converge so fast that a missing iteration or a wrong order would not show. The

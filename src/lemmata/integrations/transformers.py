@@ -207,7 +207,7 @@ def undo(model: Model, *, only: Iterable[str] | None = None) -> Model:
 
 
 def swapped(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The names of the modules that run on lemmata now, by operator."""
+    """Return the names of the modules that run on lemmata now, by operator."""
     names = {
         swap.op: tuple(name for name, module in model.named_modules() if _ours(module, swap) is not None)
         for swap in SWAPS

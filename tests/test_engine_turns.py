@@ -15,24 +15,13 @@ from lemmata.proofs.engine.semantics.semantics import Machine
 F32 = "float32"
 
 
-def handed_on(
-    *,
-    ready: int = 32,
-    free: int = 32,
-    parity: int = 0,
-    early: int = 0,
-    late: int = 0,
-    under: bool = False,
-    twice: bool = False,
-) -> Any:
+def handed_on(*, room: int = 1, early: int = 0, late: int = 0, under: bool = False) -> Any:
     """y[i] = Σ_t x[t, i]: one role brings a row at a time, the other one adds.
 
     Args:
-        ready, free: how many threads are to arrive.
-        parity: added to the parity of the adder's wait.
+        room: how many iterations ago the row was added that the bringer waits for.
         early, late: rows that the bringer, the adder leave out.
         under: the bringer arrives under a condition.
-        twice: the adder arrives twice.
     """
     n = T.dynamic("n")
 
@@ -41,12 +30,12 @@ def handed_on(
         with T.Kernel(1, threads=64):
             row = T.alloc_shared((32,), F32)
             total = T.alloc_fragment((32,), F32)
-            full = T.alloc_barrier(ready)
-            empty = T.alloc_barrier(free)
+            full = T.alloc_barrier(32)
+            empty = T.alloc_barrier(32)
             thread = T.get_thread_binding()
             if thread < 32:
                 for t in T.serial(n - early):
-                    T.barrier_wait(empty, 1 - t % 2)
+                    T.barrier_wait(empty, (t + room) % 2)
                     T.copy(x[t, :], row)
                     if under:
                         if t < 1000:
@@ -56,12 +45,10 @@ def handed_on(
             else:
                 T.fill(total, 0)
                 for t in T.serial(n - late):
-                    T.barrier_wait(full, (t + parity) % 2)
+                    T.barrier_wait(full, t % 2)
                     for i in T.Parallel(32):
                         total[i] += row[i]
                     T.barrier_arrive(empty)
-                    if twice:
-                        T.barrier_arrive(empty)
                 T.copy(total, y)
 
     return kernel
@@ -77,10 +64,7 @@ def test_roles_take_turns(rows: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"ready": 64}, "wait for one another"),
-        ({"parity": 1}, "wait for one another"),
-        ({"ready": 16}, "wait for one another"),
-        ({"twice": True}, "sees 64 in an iteration"),
+        ({"room": 0}, "wait for one another"),
         ({"early": 1}, "different ranges"),
         ({"late": 1}, "different ranges"),
         ({"under": True}, "under a condition"),

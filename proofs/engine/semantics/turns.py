@@ -1,0 +1,151 @@
+"""The programs of a block's roles as one, in an order in which they may run.
+
+Each role has statements of its own, with at most one sequential loop among them that meets the others at barriers in shared
+memory (mbarriers). Run in turn, each until it waits for an arrival that is still to come, the roles execute all their
+statements once: those before the loops, those of each iteration, those after.
+
+The room ``order`` shows of the kernel that is compiled what this rests on: that a barrier that is met in the loops has one
+phase for each iteration; that a wait is for the phase of its iteration, or of the one before, as it is in the first one;
+and that accesses which conflict are ordered, so that any other order that the barriers admit has the same results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tvm import arith, ir, tirx
+
+from ..base.errors import Unsupported
+from ..compiler.instructions import does, names
+from ..compiler.nodes import called, nodes
+
+MEETING = names("arrive", "copied", "wait")
+_SERIAL = 0  # tirx.ForKind
+Key = tuple[Any, int]  # a barrier: its array and its number
+
+
+class Program(NamedTuple):
+    """What a role does before, in an iteration of, and after its loop; and the loop, if there is one."""
+
+    parts: tuple[Sequence[Any], Sequence[Any], Sequence[Any]]
+    loop: Any | None
+
+
+def programs(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> list[Program]:
+    """Return the programs of the roles into which a statement splits the threads of a block; none if it does not."""
+    bodies: list[Any] = []
+    begin = 0
+    while isinstance(statement, tirx.IfThenElse) and statement.else_case is not None:
+        condition = statement.condition
+        if not (isinstance(condition, tirx.LT) and is_thread(condition.a) and isinstance(condition.b, tirx.IntImm)):
+            break
+        end = int(condition.b)
+        if not begin < end < threads:
+            raise Unsupported(f"a role of the threads from {begin} to {end} of {threads}")
+        bodies.append(statement.then_case)
+        begin, statement = end, statement.else_case
+    return [_program(body) for body in (*bodies, statement)] if any(map(meets, bodies)) else []
+
+
+def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
+    """Return the roles' statements in an order in which they may run: before, in an iteration of, and after the loops.
+
+    Each turn of a role is a list of its own.
+
+    Raises:
+        Unsupported: the roles wait for one another for ever, a wait is for a phase that is not known, a barrier is met
+            under a condition, or loops differ in their range.
+    """
+    loops = [role.loop for role in roles if role.loop is not None]
+    for loop in loops[1:]:
+        if not all(ir.structural_equal(a, b) for a, b in ((loop.min, loops[0].min), (loop.extent, loops[0].extent))):
+            raise Unsupported(f"loops of roles of different ranges: {loop.extent}, {loops[0].extent}")
+    first = {loop.loop_var: loop.min for loop in loops}
+    met = _arrivals(part for role in roles for part in role.parts)
+    return [list(_turns([role.parts[part] for role in roles], first, met)) for part in range(3)]
+
+
+def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collection[Key]) -> Iterator[list[Any]]:
+    """Run one part of all programs, in turn, to its end, and yield of each turn what is no barrier.
+
+    A wait for the present phase, which is the first one and of parity 0, ends when all have arrived that do so.
+    """
+
+    def stopped(statement: Any) -> bool:
+        waits = _meeting(statement) and does(called(statement.value)) == "wait"
+        key = _key(statement) if waits else None
+        return waits and _parity(statement, known) == 0 and (key in _arrivals(left) or key not in met)
+
+    left, known = list(map(list, parts)), dict(first)
+    while any(left):
+        before = sum(map(len, left))
+        for statements in left:
+            turn: list[Any] = []
+            while statements and not stopped(statements[0]):
+                statement = statements.pop(0)
+                if isinstance(statement, tirx.Bind):
+                    known[statement.var] = tirx.stmt_functor.substitute(statement.value, known)
+                turn += [] if _meeting(statement) else [statement]
+            if turn:
+                yield turn
+        if sum(map(len, left)) == before:
+            raise Unsupported(f"roles that wait for one another for ever: {next(s[0] for s in left if s)}")
+
+
+def _parity(wait: Any, known: Mapping[Any, Any]) -> int:
+    """Return which phase a wait is for."""
+    parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(wait.value.args[1], known))
+    if not isinstance(parity, tirx.IntImm):
+        raise Unsupported(f"a wait for a phase that is not known: {parity}")
+    return int(parity)
+
+
+def _arrivals(parts: Iterable[Iterable[Any]]) -> set[Key]:
+    """Return the barriers that are arrived at in some statements."""
+    return {_key(s) for part in parts for s in part if _meeting(s) and does(called(s.value)) != "wait"}
+
+
+def _program(body: Any) -> Program:
+    statements = list(_flat(body))
+    at = [n for n, s in enumerate(statements) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL and meets(s)]
+    if len(at) > 1:
+        raise Unsupported("a role with more than one loop over barriers")
+    if not at:
+        return Program((_plain(statements), [], []), None)
+    before, loop, after = statements[: at[0]], statements[at[0]], statements[at[0] + 1 :]
+    return Program((_plain(before), _plain(_flat(loop.body)), _plain(after)), loop)
+
+
+def _flat(statement: Any) -> Iterator[Any]:
+    if isinstance(statement, tirx.SeqStmt):
+        for part in statement.seq:
+            yield from _flat(part)
+    else:
+        yield statement
+
+
+def _plain(statements: Any) -> list[Any]:
+    """Return the statements, in none of which a barrier is hidden."""
+    result = list(statements)
+    for statement in result:
+        if not _meeting(statement) and meets(statement):
+            raise Unsupported(f"a barrier between roles under a condition: {statement}")
+    return result
+
+
+def _meeting(statement: Any) -> bool:
+    """Return whether it is an arrival at a barrier or a wait."""
+    return isinstance(statement, tirx.Evaluate) and called(statement.value) in MEETING
+
+
+def meets(statement: Any) -> bool:
+    """Return whether a barrier between roles is in a statement."""
+    return any(called(node) in MEETING for node in nodes(statement))
+
+
+def _key(statement: Any) -> Key:
+    barrier = statement.value.args[0]
+    if not isinstance(barrier, tirx.BufferLoad) or not isinstance(barrier.indices[0], tirx.IntImm):
+        raise Unsupported(f"a barrier whose number is not constant: {statement}")
+    return barrier.buffer.data, int(barrier.indices[0])

@@ -170,7 +170,8 @@ def _tested(op: str) -> Iterator[str]:
             continue
         outcomes = Counter(outcome for test, outcome in record.tests.items() if op in test)
         of = "an earlier kernel" if record.stale(op) else "this kernel"
-        yield f"{of}, tests: {', '.join(f'{count} {outcome}' for outcome, count in outcomes.most_common())}"
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+        yield f"{of}, tests: {counted}" if counted else f"{of}, no test recorded"
 
 
 def verdicts() -> str:

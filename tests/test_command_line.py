@@ -174,6 +174,11 @@ def test_what_is_no_file_or_names_no_kernel(file: Path) -> None:
     done = invoke("prove", "absent.py:double")
     assert (done.exit_code, len(done.output.splitlines())) == (2, 1)
     assert "op: expected FILE.py:KERNEL of an existing file, got 'absent.py:double'" in done.output
+    done = invoke("prove", str(file))
+    assert (done.exit_code, done.output) == (
+        2,
+        f"lemmata prove: op: expected FILE.py:KERNEL of an existing file, got '{file}'\n",
+    )
     done = invoke("prove", f"{file}:treble")
     assert done.exit_code == 2
     assert "expected the names treble and contract in" in done.output

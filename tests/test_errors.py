@@ -36,8 +36,8 @@ def test_every_case_is_shown_and_within_the_bound() -> None:
 
 
 def test_a_kernel_that_is_wrong_is_far_off() -> None:
-    def one_iteration_less(logits: Tensor, iterations: int, eps: float) -> Tensor:
-        return sinkhorn.forward(logits, iterations - 1, eps)  # type: ignore[no-any-return]
+    def too_few_iterations(logits: Tensor, iterations: int, eps: float) -> Tensor:
+        return sinkhorn.forward(logits, iterations // 10, eps)  # type: ignore[no-any-return]
 
-    found = measured(replace(CASES[0], launch=one_iteration_less))
+    found = measured(replace(CASES[0], launch=too_few_iterations))
     assert found["kernel"] > 100 * found["torch"]

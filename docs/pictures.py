@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import curves
 import diagrams
 import engine_diagrams
 import svg
@@ -84,6 +85,7 @@ def errors() -> str:
 PICTURES: Mapping[str, Callable[[], str]] = {
     **{f"times-{name}": partial(times, operator) for name, operator in OPERATORS.items()},
     "errors": errors,
+    "loss": curves.loss,
     "verdict": diagrams.verdict,
     "keys": diagrams.keys,
     "page": diagrams.page,

@@ -82,6 +82,18 @@ def test_a_command_that_lacks_a_package_names_the_extra(monkeypatch: pytest.Monk
     )
 
 
+def test_a_proof_without_its_packages_names_the_extra(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['tilelang'] = None; sys.argv = ['lemmata', 'prove', 'sinkhorn']\n"
+        "from lemmata.cli import app; app()"
+    )
+    command, found = [sys.executable, "-c", code], environment(tmp_path)
+    done = subprocess.run(command, env=found, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("pip install 'lemmata[proofs]'\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_warmup_counts_what_it_builds_and_says_it_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     def double() -> None: ...
 

@@ -22,6 +22,7 @@ from lemmata.bench.peers import difference, find
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
 from lemmata.bench.topk import require_indices
+from lemmata.bindings import chunks
 from lemmata.bindings.indexer import indexer_topk
 from lemmata.reference.indexer import visible
 from lemmata.warmup import Job, to_disk
@@ -33,15 +34,20 @@ LARGEST_FP8 = 448.0
 QUERIES = 4096
 TOLERANCE = 1e-6  # for the order of summation over the heads, in fp32: far below what rounding to fp8 does
 
+FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's, each rounded to bf16
+
 Result = Callable[[], Tensor]
+Gradients = Callable[[], tuple[Tensor, ...]]
 
 
 def compilations() -> Iterator[Job]:
     """Yield what to compile beforehand: the kernels that the cases launch, and the peer's."""
-    from lemmata.kernels import indexer, topk
+    from lemmata.kernels import indexer, indexer_backward, topk
 
     yield to_disk, indexer.indexer_scores, indexer.Config()
     yield to_disk, indexer.indexer_scores_fp8, indexer.fp8()
+    yield to_disk, indexer_backward.indexer_scores_bwd_q, indexer_backward.Config()
+    yield to_disk, indexer_backward.indexer_scores_bwd_k, indexer_backward.choose(QUERIES, 8192, H, D, RATIO)
     yield to_disk, topk.topk, topk.Config(K, "float32", 1024, True)
     if find("deep_gemm"):
         yield (_compile_deep_gemm,)
@@ -149,12 +155,43 @@ def _case(op: str, dtype: torch.dtype, entries: int, limit: float | None) -> Cas
     return Case(op, shape, read + scores, least, why, limit, contenders, absent, agree)
 
 
+def _bwd(grad: Tensor, *tensors: Tensor) -> Gradients:
+    return functools.partial(torch.ops.lemmata.indexer_scores_bwd.default, grad, *tensors, RATIO)
+
+
+def _upstream(entries: int) -> Tensor:
+    return torch.randn(1, QUERIES, entries, device="cuda")
+
+
+def _agree_on_gradients(entries: int) -> None:
+    given = _upstream(entries), *inputs(BF16, QUERIES, entries), RATIO
+    ours = torch.ops.lemmata.indexer_scores_bwd.default(*given)
+    for number, (a, b) in enumerate(zip(ours, chunks.scores_bwd(*given), strict=True)):
+        if not (found := difference(a.float(), b.float())) < FURTHEST:
+            raise RuntimeError(f"expected gradient {number} within {FURTHEST:g} of the reference's, got {found:.1e}")
+
+
+def _backward(entries: int, limit: float) -> Case:
+    def call() -> Call:
+        return _bwd(_upstream(entries), *inputs(BF16, QUERIES, entries))
+
+    pairs, row = _seen_pairs(entries), 2 * D
+    traffic = 4 * QUERIES * entries + 2 * (
+        QUERIES * H * (row + 4) + entries * row
+    )  # dI; the inputs and their gradients
+    least, why = bound(bytes=traffic, bf16=3 * 2 * D * H * pairs)
+    shape, agree = f"backward bf16 {QUERIES} x {entries}", functools.partial(_agree_on_gradients, entries)
+    return Case("indexer_scores", shape, traffic, least, why, limit, {"lemmata": call}, ("cuDNN Frontend",), agree)
+
+
 def cases() -> Iterator[Case]:
-    """Yield scores in fp8 and bf16, and the selection in fp8."""
+    """Yield scores in fp8 and bf16, the selection in fp8, and the backward of the scores: at most 4 times their forward."""
     yield _case("indexer_scores", FP8, 32768, 2200.0)
     yield _case("indexer_scores", FP8, 8192, None)
     yield _case("indexer_scores", BF16, 32768, 4500.0)
+    yield _case("indexer_scores", BF16, 8192, None)
     yield _case("indexer_topk", FP8, 32768, 2470.0)
+    yield _backward(8192, 3500.0)
 
 
 @pytest.mark.parametrize("entries", [8192, 32768])

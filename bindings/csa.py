@@ -50,7 +50,7 @@ def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, .
         assert g.listing is not None
         _add_listed(of_entries, *g.listing, total)
 
-    every = listed(x["q"], x["indices"], x["compressed_kv"].shape[1], window)
+    every = listed(x["q"], x["offset"], x["indices"], x["compressed_kv"].shape[1], window)
     return gradients(x, every, window, parts, add)
 
 

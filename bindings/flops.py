@@ -61,6 +61,23 @@ def select(
     return scores((B, S - unscored, H, D), k) if k[1] > topk else 0
 
 
+def indexer_loss(names: tuple[str, ...], products: int) -> Formula:
+    """Return 2 B S N (core_H core_D + ``products`` H D), with N the candidates of a query: its indices, or all entries.
+
+    Args:
+        names: the names of the operator's tensors, in the order of its schema.
+        products: how many products of vectors each query, head and candidate of the indexer takes: 1 forward, 3 backward.
+    """
+
+    def formula(*args: Any, **_: Any) -> int:
+        shapes: dict[str, Shape] = dict(zip(names, args, strict=False))
+        (B, S, H, D), (core_H, core_D) = shapes["q"], shapes["core_q"][2:]
+        candidates = shapes["indices"][2] if "indices" in shapes else shapes["k"][1]
+        return 2 * B * S * candidates * (core_H * core_D + products * H * D)
+
+    return formula
+
+
 def attention(names: tuple[str, ...], products: int) -> Formula:
     """Return 2 ``products`` B S H D N, with N the rows that a query has: those of its window, and entries or indices.
 

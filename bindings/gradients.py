@@ -6,6 +6,7 @@ up in fp32 in the order of the queries. So no bit of a result depends on the siz
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -28,10 +29,11 @@ Listing = tuple[Tensor, Tensor, Tensor]
 
 
 class Group(NamedTuple):
-    """Queries whose parts are computed together: some of one sequence, or several whole sequences."""
+    """Queries whose parts are computed together, some of one sequence, or several whole sequences; their first positions."""
 
     batch: slice
     queries: slice
+    offset: Tensor
     listing: Listing | None = None
 
     @property
@@ -64,22 +66,31 @@ def sums(heads: int, columns: int, window: int) -> Iterator[Kernel]:
     yield sum_window, Config(columns, head_blocks(heads), window)
 
 
-def groups(q: Tensor, slots: int) -> Iterator[Group]:
-    """Yield groups of all queries, each with so many slots for keys."""
+def groups(q: Tensor, offset: Tensor, slots: int) -> Iterator[Group]:
+    """Yield groups of all queries, each with so many slots for keys; all of one size, but for the last of a sequence."""
     of_one = slots * head_blocks(q.shape[2]) * q.shape[3] * q.element_size()
     wave = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
     most = max(WORKSPACE // max(of_one, 1), 1)
-    for b, s in chunks.groups(q, 0, max(most // wave * wave, min(most, wave))):
-        yield Group(b, s)
+    every = list(chunks.groups(q, 0, max(most // wave * wave, min(most, wave))))
+    size = max(every[0][1].stop, 1) if every else 1
+    firsts = torch.arange(0, max(q.shape[1], 1), size, device=offset.device, dtype=offset.dtype)
+    positions = _aligned_rows(offset.unsqueeze(1) + firsts)
+    for b, s in every:
+        yield Group(b, s, positions[b, s.start // size] if s.start else offset[b])
 
 
-def listed(q: Tensor, indices: Tensor, T: int, window: int) -> Iterator[Group]:
+def _aligned_rows(numbers: Tensor) -> Tensor:
+    """Return the same numbers [N, M], each at a multiple of 16 bytes as kernels read them: no copy is made for a launch."""
+    return numbers.unsqueeze(-1).expand(-1, -1, 16 // numbers.element_size()).contiguous()[..., 0]
+
+
+def listed(q: Tensor, offset: Tensor, indices: Tensor, T: int, window: int) -> Iterator[Group]:
     """Yield groups of all queries, with their listings of the rows that the indices name in T entries of each sequence."""
     K = indices.shape[2]
     for b, s in chunks.groups(q, 0, max(_SORTED // max(K, 1), 1)):
-        every = list(groups(q[b, s], window + K))
+        every = list(groups(q[b, s], offset[b] + s.start, window + K))
         for g, listing in zip(every, _listings(indices[b, s], T, every), strict=True):
-            yield Group(_moved(g.batch, b.start), _moved(g.queries, s.start), listing)
+            yield Group(_moved(g.batch, b.start), _moved(g.queries, s.start), g.offset, listing)
 
 
 def _moved(some: slice, by: int) -> slice:
@@ -88,24 +99,23 @@ def _moved(some: slice, by: int) -> slice:
 
 def _listings(indices: Tensor, T: int, every: list[Group]) -> Iterator[Listing]:
     """Yield the listings of the groups that share out these queries; a group's sequences have rows of their own."""
-    B, S, _ = indices.shape
+    B, S, K = indices.shape
     sequences, queries = every[0].sequences, every[0].queries.stop
     rows = sequences * T + 1  # of a group, the last for what names none
-    b = torch.arange(B, device=indices.device).view(B, 1, 1)
-    s = torch.arange(S, device=indices.device).view(S, 1)
+    whole = torch.int32 if len(every) * rows < 2**31 else torch.int64
+    b = torch.arange(B, device=indices.device, dtype=whole).view(B, 1, 1)
+    s = torch.arange(S, device=indices.device, dtype=whole).view(S, 1)
     group = b // sequences * -(-S // queries) + s // queries
     row = torch.where((indices >= 0) & (indices < T), b % sequences * T + indices, rows - 1)
-    keys = (group * rows + row).to(torch.int32 if len(every) * rows < 2**31 else torch.int64)
-    keys, order = keys.flatten().sort(stable=True)
-    order = order.int()
-    firsts = torch.arange(len(every) * rows, device=indices.device, dtype=keys.dtype)
+    keys, order = (group * rows + row).flatten().sort(stable=True)
+    firsts = torch.arange(len(every) * rows, device=indices.device, dtype=whole)
     starts = torch.searchsorted(keys, firsts, out_int32=True).view(len(every), rows)
-    begin = 0
-    for g, start in zip(every, starts, strict=True):
-        size = g.of(indices).numel()
-        start = start[: g.sequences * T + 1] - begin
-        yield order[begin : begin + size] - begin, start[:-1], start[1:]
-        begin += size
+    starts = starts - starts[:, :1]
+    of_sequences = max(sequences * S * K, 1)
+    order = (order.int() if indices.numel() < 2**31 else order) % of_sequences % max(sequences * queries * K, 1)
+    begins = itertools.accumulate((g.of(indices).numel() for g in every), initial=0)
+    for g, begin, start in zip(every, begins, starts, strict=False):
+        yield order[begin : begin + g.of(indices).numel()].int(), start[:-1], start[1:]
 
 
 def gradients(x: dict[str, Tensor], every: Iterator[Group], window: int, parts: Parts, add: Add) -> tuple[Tensor, ...]:
@@ -141,7 +151,7 @@ def _part(name: str, tensor: Tensor, g: Group, rows: slice) -> Tensor:
     if name == "sink":
         return tensor
     if name == "offset":
-        return tensor[g.batch].add(g.queries.start)
+        return g.offset
     if name == "compressed_kv":
         return tensor[g.batch]
     return tensor[g.batch, rows] if name == "window_kv" else g.of(tensor)

@@ -51,7 +51,7 @@ def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ..
     def add(_: Group, here: dict[str, Tensor], of_entries: Tensor, total: Tensor) -> None:
         _add_visible(of_entries, here["offset"], total, ratio)
 
-    return gradients(x, groups(x["q"], window + x["compressed_kv"].shape[1]), window, parts, add)
+    return gradients(x, groups(x["q"], x["offset"], window + x["compressed_kv"].shape[1]), window, parts, add)
 
 
 _HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, _held)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
 from . import chunks, flops
 from .offset import for_each_sequence
-from .registry import check, checks_results, define, lazily, plain, say_once
+from .registry import check, checks_results, define, lazily, plain
 from .topk import accepted, require
 from .topk import shipped as topk_shipped
 from .vmap import merged
@@ -22,11 +21,6 @@ from .vmap import merged
 _KERNELS = "lemmata.kernels.indexer"
 _scores_kernel, _fp8_kernel = lazily(_KERNELS, "scores"), lazily(_KERNELS, "scores_fp8")
 _topk_kernel = lazily("lemmata.kernels.topk", "select")
-
-
-def _scores_bwd_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    say_once("indexer_scores: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
-    return chunks.scores_bwd(*args)
 
 
 def _select_cuda(
@@ -95,13 +89,18 @@ def _idle(q: Tensor, k: Tensor, *_: object) -> bool:
     return not (q.numel() and k.numel())
 
 
+def _nothing_to_sum(_: Tensor, q: Tensor, k: Tensor, *__: object) -> bool:
+    return _idle(q, k)
+
+
 _bwd = define(
     "indexer_scores_bwd",
     "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio)"
     " -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
     reference=chunks.scores_bwd,
-    kernel=_scores_bwd_cuda,
+    kernel=("lemmata.kernels.indexer_backward", "scores_bwd"),
     fake=_fake_bwd,
+    idle=_nothing_to_sum,
     vmap=merged,
     flops=flops.scores_bwd,
 )
@@ -140,9 +139,12 @@ _topk = define(
 
 
 def shipped() -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: of the scores for decode and prefill."""
+    """Yield the kernels that DeepSeek-V4 launches, each with its configs: of the scores for decode, prefill and training."""
+    from ..kernels import indexer_backward as backward
     from ..kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 
+    yield backward.indexer_scores_bwd_q, backward.Config()
+    yield backward.indexer_scores_bwd_k, backward.choose(4096, 8192, 64, 128, 4)
     for chunk in (256, 2048):
         yield indexer_scores, Config(chunk=chunk)
         yield indexer_scores_fp8, fp8(chunk=chunk)

@@ -43,6 +43,8 @@ def one_by_one(overload: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
             overload(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
             for i in range(info.batch_size)
         ]
+        if isinstance(calls[0], Tensor):
+            return torch.stack(calls), 0
         results = tuple(map(torch.stack, zip(*calls, strict=True)))
         return results, (0,) * len(results)
 

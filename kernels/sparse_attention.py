@@ -1,8 +1,7 @@
 """Attention of the heads of a query over keys that are their own values (formula: reference/attention.py).
 
 This is the schedule of both CSA and HCA. A block of threads takes one query, up to 64 of its heads, and one split of the
-tiles of keys. A tile has 128 slots for keys; the tiles of the window come first, then those of the compressed entries.
-The warps of a block have three roles.
+tiles of keys. A tile has 128 slots for keys, of the window and then of the entries. The warps of a block have three roles.
 
 - The producer copies keys to shared memory. It fills a slot without a key with zeros and lists its row as -1, so that its
   weight is 0.

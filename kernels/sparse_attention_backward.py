@@ -12,7 +12,7 @@ order of the queries (kernels/sparse_attention_sums.py); so no sum depends on th
 The warps of a block have three roles.
 
 - The producer copies keys to shared memory. It fills a slot without a key with zeros and lists its row as -1.
-- Consumer 0 computes z, p and P, and hands them over in bf16. Consumer 1 computes dout · k and dz, and hands that over.
+- Consumer 0 computes z and hands over p and then P, in bf16. Consumer 1 computes dout · k, and hands over dz.
 - Then each consumer g adds dz k to its half of the columns of dq, and computes its half of the columns of the parts.
 
 A barrier is passed once in each iteration of the loop over tiles, so that its phase is the parity of the iteration.
@@ -70,7 +70,7 @@ class Gradients(NamedTuple):
     entries: Any  # [b, s, slot, block of heads]: the part of the entry in this slot
 
 
-class Running(NamedTuple):
+class Registers(NamedTuple):
     """The registers of a consumer."""
 
     acc: Any  # its half of the columns of dq
@@ -87,7 +87,8 @@ class Barriers(NamedTuple):
     keys_ready: Any  # [half]: half of the columns of the keys is filled
     keys_free: Any  # the keys may be refilled
     rows_ready: Any  # the rows of a tile are listed
-    weights_ready: Any  # p and P are written
+    p_ready: Any  # p is written
+    weights_ready: Any  # P is written
     dz_ready: Any  # dz is written, in place of p
     weights_free: Any  # consumer 1 has done with P and dz
 
@@ -105,13 +106,23 @@ class Shared(NamedTuple):
     barriers: Barriers
 
 
+class Consumer(NamedTuple):
+    """A consumer: which half of the columns is its own, and what it works with."""
+
+    g: int
+    at: Block
+    registers: Registers
+    shared: Shared
+    gradients: Gradients
+
+
 @T.macro
-def copy_keys(cfg, at, t, half, keys, rows, shared):
+def copy_keys(cfg, tile, half, keys, rows, shared):
     """Copy half of the columns of a tile, and announce them when they have arrived."""
-    if t < cfg.window_tiles:
-        gather(cfg, HalfTile(at, t, 0), half, keys.window_kv, rows, shared)
+    if tile.t < cfg.window_tiles:
+        gather(cfg, tile, half, keys.window_kv, rows, shared)
     else:
-        gather(cfg, HalfTile(at, t, 0), half, keys.compressed_kv, rows, shared)
+        gather(cfg, tile, half, keys.compressed_kv, rows, shared)
     T.cp_async_barrier_noinc(shared.barriers.keys_ready[half])
 
 
@@ -129,8 +140,8 @@ def producer(cfg, at, keys, shared, list_entries):
                 token = at.s - cfg.window + 1 + slot
                 rows[j] = T.if_then_else(token <= at.s and token >= keys.oldest[0], keys.base[0] + slot + at.s, -1)
         T.barrier_wait(shared.barriers.keys_free[0], 1 - t % 2)
-        copy_keys(cfg, at, t, 0, keys, rows, shared)
-        copy_keys(cfg, at, t, 1, keys, rows, shared)
+        copy_keys(cfg, HalfTile(at, t, 0), 0, keys, rows, shared)
+        copy_keys(cfg, HalfTile(at, t, 0), 1, keys, rows, shared)
         for j in T.Parallel(KEYS):
             shared.rows[j] = rows[j]
         T.barrier_arrive(shared.barriers.rows_ready[0])
@@ -186,116 +197,144 @@ def multiply_keys(t, x, shared, product):
 
 
 @T.macro
-def multiply_heads(cfg, g, i, part, shared):
-    """Compute piece i of the parts, in half g of the columns: dzᵀ q + Pᵀ grad_out, over the heads."""
-    columns = cfg.piece_columns(i)
-    T.wgmma_gemm(shared.weights, shared.grad_out[g, :, columns], part, transpose_A=True, clear_accum=True)
-    T.wgmma_gemm(shared.dz, shared.q[g, :, columns], part, transpose_A=True)
+def begin_piece(cfg, me, i):
+    """Issue the first product of piece i of the parts: Pᵀ grad_out over the heads."""
+    T.wgmma_gemm(
+        me.shared.weights,
+        me.shared.grad_out[me.g, :, cfg.piece_columns(i)],
+        me.registers.part,
+        transpose_A=True,
+        clear_accum=True,
+    )
 
 
 @T.macro
-def write_piece(cfg, g, i, at, t, part, shared, gradients):
-    """Write piece i of the parts of a tile, a panel at a time so that whole rows are stored."""
-    for p in T.unroll(cfg.piece // PANEL):
-        first = g * cfg.columns + i * cfg.piece + p * PANEL
+def end_piece(cfg, me, i):
+    """Issue the second product of piece i of the parts: add dzᵀ q over the heads."""
+    T.wgmma_gemm(me.shared.dz, me.shared.q[me.g, :, cfg.piece_columns(i)], me.registers.part, transpose_A=True)
+
+
+@T.macro
+def write_panel(cfg, me, t, i, p):
+    """Write panel p of piece i of the parts of a tile, so that whole rows are stored."""
+    at, first = me.at, me.g * cfg.columns + i * cfg.piece + p * PANEL
+    for j, d in T.Parallel(KEYS, PANEL):
+        me.shared.stage[me.g, j, d] = me.registers.part[j, p * PANEL + d]
+    if t < cfg.window_tiles:
         for j, d in T.Parallel(KEYS, PANEL):
-            shared.stage[g, j, d] = part[j, p * PANEL + d]
-        if t < cfg.window_tiles:
-            for j, d in T.Parallel(KEYS, PANEL):
-                if t * KEYS + j < cfg.window and first + d < cfg.D:
-                    gradients.window[at.b, at.s, t * KEYS + j, at.heads, first + d] = shared.stage[g, j, d]
-        else:
-            for j, d in T.Parallel(KEYS, PANEL):
-                slot = (t - cfg.window_tiles) * KEYS + j
-                if slot < gradients.entries.shape[2] and first + d < cfg.D:
-                    gradients.entries[at.b, at.s, slot, at.heads, first + d] = shared.stage[g, j, d]
+            if t * KEYS + j < cfg.window and first + d < cfg.D:
+                me.gradients.window[at.b, at.s, t * KEYS + j, at.heads, first + d] = me.shared.stage[me.g, j, d]
+    else:
+        for j, d in T.Parallel(KEYS, PANEL):
+            slot = (t - cfg.window_tiles) * KEYS + j
+            if slot < me.gradients.entries.shape[2] and first + d < cfg.D:
+                me.gradients.entries[at.b, at.s, slot, at.heads, first + d] = me.shared.stage[me.g, j, d]
 
 
 @T.macro
-def finish_pieces(cfg, g, i, at, t, part, shared, gradients):
-    """Compute and write the pieces of the parts from i on."""
-    if i < cfg.columns // cfg.piece:
-        multiply_heads(cfg, g, i, part, shared)
-        T.wait_wgmma(0)
-        T.warpgroup_fence_operand(part, num_regs=KEYS * cfg.piece // WARPGROUP)
-        write_piece(cfg, g, i, at, t, part, shared, gradients)
-        finish_pieces(cfg, g, i + 1, at, t, part, shared, gradients)
-
-
-@T.macro
-def add_products(cfg, g, at, t, running, shared, gradients):
-    """Add dz k to half g of the columns of acc, and write half g of the columns of the parts of a tile."""
-    T.wgmma_gemm(shared.dz, shared.keys[g, :, :], running.acc)
-    multiply_heads(cfg, g, 0, running.part, shared)
+def finish_piece(cfg, me, t, i):
+    """Wait for the products of piece i of the parts of a tile, and write it."""
     T.wait_wgmma(0)
-    T.warpgroup_fence_operand(running.acc, num_regs=HEADS * cfg.columns // WARPGROUP)
-    T.warpgroup_fence_operand(running.part, num_regs=KEYS * cfg.piece // WARPGROUP)
-    T.barrier_arrive(shared.barriers.keys_free[0])
-    write_piece(cfg, g, 0, at, t, running.part, shared, gradients)
-    finish_pieces(cfg, g, 1, at, t, running.part, shared, gradients)
+    T.warpgroup_fence_operand(me.registers.part, num_regs=KEYS * cfg.piece // WARPGROUP)
+    for p in T.unroll(cfg.piece // PANEL):
+        write_panel(cfg, me, t, i, p)
 
 
 @T.macro
-def write_query(cfg, g, at, acc, shared, gradients):
+def write_pieces(cfg, me, t, i):
+    """Compute and write the pieces of the parts of a tile from i on."""
+    if i < cfg.columns // cfg.piece:
+        begin_piece(cfg, me, i)
+        end_piece(cfg, me, i)
+        finish_piece(cfg, me, t, i)
+        write_pieces(cfg, me, t, i + 1)
+
+
+@T.macro
+def add_products(cfg, me, t):
+    """Add dz k to half g of the columns of acc, and write half g of the columns of the parts of a tile.
+
+    The first product of piece 0 is under way.
+    """
+    T.barrier_wait(me.shared.barriers.dz_ready[0], t % 2)
+    T.wgmma_gemm(me.shared.dz, me.shared.keys[me.g, :, :], me.registers.acc)
+    end_piece(cfg, me, 0)
+    T.wait_wgmma(1)
+    T.warpgroup_fence_operand(me.registers.acc, num_regs=HEADS * cfg.columns // WARPGROUP)
+    T.barrier_arrive(me.shared.barriers.keys_free[0])
+    finish_piece(cfg, me, t, 0)
+    write_pieces(cfg, me, t, 1)
+
+
+@T.macro
+def write_query(cfg, me):
     """Write half g of the columns of dq."""
-    T.copy(acc, shared.q[g, :, :])  # in place of the query, so that whole rows are stored
+    at = me.at
+    T.copy(me.registers.acc, me.shared.q[me.g, :, :])  # in place of the query, so that whole rows are stored
     for h, d in T.Parallel(HEADS, cfg.columns):
-        if at.heads * HEADS + h < cfg.H and g * cfg.columns + d < cfg.D:
-            gradients.q[at.b, at.s, at.heads * HEADS + h, g * cfg.columns + d] = shared.q[g, h, d]
+        if at.heads * HEADS + h < cfg.H and me.g * cfg.columns + d < cfg.D:
+            me.gradients.q[at.b, at.s, at.heads * HEADS + h, me.g * cfg.columns + d] = me.shared.q[me.g, h, d]
 
 
 @T.macro
-def consumer0(cfg, at, heads, shared, running, gradients):
+def consumer0(cfg, me, heads):
     """Compute p and P of each tile; then half 0 of the columns of everything."""
+    at, shared, registers = me.at, me.shared, me.registers
     weights = T.alloc_fragment((HEADS, KEYS), BF16)
     load_heads(cfg, 0, at, heads, shared)
-    load_weight(cfg, at, heads, running.lse, running.weight)
-    T.fill(running.acc, 0)
+    load_weight(cfg, at, heads, registers.lse, registers.weight)
+    T.fill(registers.acc, 0)
     for t in T.serial(at.tiles):
-        multiply_keys(t, shared.q, shared, running.product)
+        multiply_keys(t, shared.q, shared, registers.product)
         T.barrier_wait(shared.barriers.rows_ready[0], t % 2)
         for h, j in T.Parallel(HEADS, KEYS):
-            running.product[h, j] = T.if_then_else(
-                shared.rows[j] >= 0, exp2(running.product[h, j] * cfg.log2_scale - running.lse[h]), 0
+            registers.product[h, j] = T.if_then_else(
+                shared.rows[j] >= 0, exp2(registers.product[h, j] * cfg.log2_scale - registers.lse[h]), 0
             )
         T.barrier_wait(shared.barriers.weights_free[0], 1 - t % 2)
-        T.copy(running.product, weights)
+        T.copy(registers.product, weights)
         for h, j in T.Parallel(HEADS, KEYS):
             shared.dz[h, j] = weights[h, j]
+        T.barrier_arrive(shared.barriers.p_ready[0])
         for h, j in T.Parallel(HEADS, KEYS):
-            running.product[h, j] *= running.weight[h]
-        T.copy(running.product, weights)
+            registers.product[h, j] *= registers.weight[h]
+        T.copy(registers.product, weights)
         T.copy(weights, shared.weights)
         T.fence_proxy_async()
         T.barrier_arrive(shared.barriers.weights_ready[0])
-        T.barrier_wait(shared.barriers.dz_ready[0], t % 2)
-        add_products(cfg, 0, at, t, running, shared, gradients)
-    write_query(cfg, 0, at, running.acc, shared, gradients)
+        T.barrier_wait(shared.barriers.weights_ready[0], t % 2)
+        begin_piece(cfg, me, 0)
+        add_products(cfg, me, t)
+    write_query(cfg, me)
 
 
 @T.macro
-def consumer1(cfg, at, heads, shared, running, gradients):
+def consumer1(cfg, me, heads):
     """Compute scale dz of each tile; then half 1 of the columns of everything."""
+    at, shared, registers = me.at, me.shared, me.registers
     shift = T.alloc_fragment((HEADS,), F32)  # c
     load_heads(cfg, 1, at, heads, shared)
-    load_weight(cfg, at, heads, running.lse, running.weight)
+    load_weight(cfg, at, heads, registers.lse, registers.weight)
     for h in T.Parallel(HEADS):
         head = T.min(at.heads * HEADS + h, cfg.H - 1)
-        shift[h] = heads.grad_lse[at.b, at.s, head] - running.weight[h] * heads.delta[at.b, at.s, head]
-    T.fill(running.acc, 0)
+        shift[h] = heads.grad_lse[at.b, at.s, head] - registers.weight[h] * heads.delta[at.b, at.s, head]
+    T.fill(registers.acc, 0)
     for t in T.serial(at.tiles):
-        multiply_keys(t, shared.grad_out, shared, running.product)
-        T.barrier_wait(shared.barriers.weights_ready[0], t % 2)
+        multiply_keys(t, shared.grad_out, shared, registers.product)
+        T.barrier_wait(shared.barriers.p_ready[0], t % 2)
         for h, j in T.Parallel(HEADS, KEYS):
-            running.product[h, j] = cfg.scale * shared.dz[h, j] * (running.weight[h] * running.product[h, j] + shift[h])
+            registers.product[h, j] = (
+                cfg.scale * shared.dz[h, j] * (registers.weight[h] * registers.product[h, j] + shift[h])
+            )
         for h, j in T.Parallel(HEADS, KEYS):
-            shared.dz[h, j] = running.product[h, j]
+            shared.dz[h, j] = registers.product[h, j]
         T.fence_proxy_async()
         T.barrier_arrive(shared.barriers.dz_ready[0])
-        T.barrier_wait(shared.barriers.dz_ready[0], t % 2)
-        add_products(cfg, 1, at, t, running, shared, gradients)
+        T.barrier_wait(shared.barriers.weights_ready[0], t % 2)
+        begin_piece(cfg, me, 0)
+        add_products(cfg, me, t)
         T.barrier_arrive(shared.barriers.weights_free[0])
-    write_query(cfg, 1, at, running.acc, shared, gradients)
+    write_query(cfg, me)
 
 
 @T.macro
@@ -314,12 +353,12 @@ def differentiate(cfg, at, heads, keys, gradients, list_entries):
     rows_shared = T.alloc_shared((KEYS,), I32, scope="shared")
     heads_ready, keys_ready = T.alloc_barrier([2 * WARPGROUP]), T.alloc_barrier([WARPGROUP] * 2)
     keys_free, rows_ready = T.alloc_barrier([2 * WARPGROUP]), T.alloc_barrier([WARPGROUP])
-    weights_ready, dz_ready = T.alloc_barrier([WARPGROUP]), T.alloc_barrier([WARPGROUP])
-    weights_free = T.alloc_barrier([WARPGROUP])
-    barriers = Barriers(heads_ready, keys_ready, keys_free, rows_ready, weights_ready, dz_ready, weights_free)
+    p_ready, weights_ready = T.alloc_barrier([WARPGROUP]), T.alloc_barrier([WARPGROUP])
+    dz_ready, weights_free = T.alloc_barrier([WARPGROUP]), T.alloc_barrier([WARPGROUP])
+    barriers = Barriers(heads_ready, keys_ready, keys_free, rows_ready, p_ready, weights_ready, dz_ready, weights_free)
     shared = Shared(q_shared, grad_out_shared, k_shared, weights_shared, dz_shared, stage_shared, rows_shared, barriers)
-    acc0, part0 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((KEYS, cfg.piece), F32)
-    acc1, part1 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((KEYS, cfg.piece), F32)
+    acc0, acc1 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((HEADS, cfg.columns), F32)
+    part0, part1 = T.alloc_fragment((KEYS, cfg.piece), F32), T.alloc_fragment((KEYS, cfg.piece), F32)
     p, dz = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), F32)
     lse0, weight0 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
     lse1, weight1 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
@@ -327,6 +366,8 @@ def differentiate(cfg, at, heads, keys, gradients, list_entries):
     if thread < WARPGROUP:
         producer(cfg, at, keys, shared, list_entries)
     elif thread < 2 * WARPGROUP:
-        consumer0(cfg, at, heads, shared, Running(acc0, part0, p, lse0, weight0), gradients)
+        registers = Registers(acc0, part0, p, lse0, weight0)
+        consumer0(cfg, Consumer(0, at, registers, shared, gradients), heads)
     else:
-        consumer1(cfg, at, heads, shared, Running(acc1, part1, dz, lse1, weight1), gradients)
+        registers = Registers(acc1, part1, dz, lse1, weight1)
+        consumer1(cfg, Consumer(1, at, registers, shared, gradients), heads)

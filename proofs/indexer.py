@@ -16,6 +16,7 @@ from ..kernels.build import PASS_CONFIGS
 from ..kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 from ..reference import indexer as reference
 from ..reference.contract import Contract
+from . import indexer_backward
 from .engine.base.conditions import Condition
 from .engine.execution.invariants import Invariant
 from .engine.forms import normal_form as nf
@@ -171,3 +172,4 @@ def proofs() -> Iterator[Proof]:
     yield _proof(Config(8, 32, 1, chunk=256))
     yield _proof(fp8(16, 64, 128, 256))
     yield _proof(fp8(32, 128, 3, 256))
+    yield from indexer_backward.proofs()

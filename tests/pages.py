@@ -46,14 +46,18 @@ def files(operator: Operator) -> dict[str, list[str]]:
         "formula": [f"reference/{name}.py"],
         "kernel": [f"kernels/{module.rpartition('.')[2]}.py" for module in operator.kernel_modules],
         "op": [f"bindings/{name}.py"],
-        "proof": [f"proofs/{name}.py"],
+        "proof": [f"proofs/{name}.py"] if operator.kernels else [],
         "tests": [path for path in tests if (ROOT / path).exists()],
         "bench": [f"bench/{name}.py"],
     }
 
 
 def _linked(paths: Iterable[str], up: str = "") -> str:
-    return ", ".join(f"[{path.rpartition('/')[2]}]({up}{path})" for path in paths)
+    return (
+        "none"
+        if not (paths := list(paths))
+        else ", ".join(f"[{path.rpartition('/')[2]}]({up}{path})" for path in paths)
+    )
 
 
 def _called(operator: Operator) -> str:
@@ -81,7 +85,7 @@ def functions() -> str:
         [
             f"[{operator.title}]({name}.md)",
             ", ".join(f"`{function}`" for function in operator.functions),
-            ", ".join(f"`{kernel.partition(':')[2]}`" for kernel in operator.kernels),
+            _kernels(operator),
             _backward(operator),
         ]
         for name, operator in OPERATORS.items()
@@ -113,13 +117,21 @@ def state() -> str:
             [
                 f"[`{name}`](docs/{name}.md)",
                 ", ".join(f"`{function}`" for function in operator.functions),
-                ", ".join(f"`{kernel.partition(':')[2]}`" for kernel in operator.kernels),
+                _kernels(operator),
                 _backward(operator),
-                "; ".join(_proved(name)),
+                "; ".join(_proved(name)) or "nothing",
                 ", ".join(_recorded(name)),
             ]
             for name, operator in OPERATORS.items()
         ),
+    )
+
+
+def _kernels(operator: Operator) -> str:
+    """Its kernels, or what runs instead."""
+    return (
+        ", ".join(f"`{kernel.partition(':')[2]}`" for kernel in operator.kernels)
+        or "none: the PyTorch reference, in chunks"
     )
 
 
@@ -158,7 +170,14 @@ def cards() -> str:
     """Return the table of operators by cards: what runs there, and which of its tests passed there."""
     devices = (f"{record.device['name']} ({record.device['capability']})" for record in records())
     header = " | ".join(["operator", "CPU", *devices, "others of 9.0", "other GPUs"])
-    rows = ([f"`{name}`", "reference, tested", *_tested(name), "kernel, not tested", "none"] for name in OPERATORS)
+    others = {
+        True: ("kernel, not tested", "none"),
+        False: ("reference, not tested",) * 2,
+    }  # by whether there are kernels
+    rows = (
+        [f"`{name}`", "reference, tested", *_tested(name), *others[bool(operator.kernels)]]
+        for name, operator in OPERATORS.items()
+    )
     return table(header, rows)
 
 
@@ -166,7 +185,7 @@ def _tested(op: str) -> Iterator[str]:
     """Whether the tests on each card that name an operator passed, and of which kernel they are."""
     for record in records():
         if op not in record.kernels:
-            yield "kernel, not recorded"
+            yield f"{'kernel' if OPERATORS[op].kernels else 'reference'}, not recorded"
             continue
         outcomes = Counter(outcome for test, outcome in record.tests.items() if op in test)
         of = "an earlier kernel" if record.stale(op) else "this kernel"

@@ -108,6 +108,12 @@ def _plain_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: T
     return _shown(_weighted(torch.stack(dots).view(B, S, H, -1)[..., :T], weights) * k_scale[:, None], offset, ratio)
 
 
+def _in_bf16(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
+    """The scores as a model in bf16 computes them in torch: products and their gradients are rounded."""
+    dots = torch.einsum("bshd,btd->bsht", q.bfloat16(), k.bfloat16())
+    return _shown(_weighted(dots, weights), offset, ratio)
+
+
 def _weighted(dots: Tensor, weights: Tensor) -> Tensor:
     return (weights[..., None] * dots.relu()).sum(-2)
 
@@ -160,6 +166,7 @@ INDEXER_SCORES = OpSpec(
     scale=scale,
     scale_bwd=scale_bwd,
     plain=_plain,
+    plain_bwd=_in_bf16,
 )
 
 INDEXER_SCORES_FP8 = OpSpec(

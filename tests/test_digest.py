@@ -77,7 +77,7 @@ def test_a_module_that_does_not_exist_is_named(package: Path) -> None:
 
 
 def test_kernels_of_lemmata_rest_on_how_they_are_built() -> None:
-    for operator in OPERATORS.values():
+    for operator in (operator for operator in OPERATORS.values() if operator.kernels):
         found = digest.sources(operator.kernel_modules)
         assert "lemmata.kernels.build" in found
         assert not [name for name in found if not name.startswith("lemmata.kernels.")], "kernels import tilelang alone"

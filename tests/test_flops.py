@@ -23,6 +23,13 @@ def dots(call: Call) -> int:
     return B * S * H * T
 
 
+def afresh(call: Call, backward: bool) -> int:
+    """What a backward multiplies: the teacher's products again, and three of the indexer's for each candidate."""
+    (B, S, H, D), (core_H, core_D) = call.tensors[0].shape, call.tensors[3].shape[2:]
+    candidates = call.tensors[1].shape[1] if "ratio" in call.statics else call.tensors[5].shape[2]
+    return 2 * B * S * candidates * (core_H * core_D + 3 * H * D) if backward else 0
+
+
 BESIDES: dict[str, Besides] = {
     "sinkhorn": lambda call, backward: (
         (12 if backward else 4) * int(call.statics["iterations"]) * call.tensors[0].numel()
@@ -30,8 +37,10 @@ BESIDES: dict[str, Besides] = {
     "indexer_scores": lambda call, backward: (4 if backward else 2) * dots(call),
     "indexer_scores_fp8": lambda call, _: 2 * dots(call),
     "indexer_topk": lambda call, _: 2 * dots(call),
+    "indexer_loss": afresh,
+    "indexer_loss_dense": afresh,
 }
-"""What is no product of matrices: weights, sums, divisions. Of attention only products count, as torch counts it."""
+"""What is no product of the reference: weights, sums, divisions. Of attention only products count, as torch counts it."""
 
 
 def counted(run: Callable[[], Any]) -> int:

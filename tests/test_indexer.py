@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor
 import lemmata
 from inputs import EXACT, make
 from lemmata.bindings import chunks
-from lemmata.bindings.registry import say_once
 from lemmata.reference import indexer
 from opspec import OpSpec, array
 from specs_indexer import INDEXER_SCORES, INDEXER_SCORES_FP8
@@ -289,18 +287,6 @@ def test_checked_mode(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("lemmata.bindings.indexer._topk", lambda *_: wrong)
     with pytest.raises(RuntimeError, match=r"indexer_topk of sequence 1 from query 42 on: result: .* row \[3\]"):
         lemmata.indexer_topk(**tensors, **arguments)
-
-
-@pytest.mark.gpu
-def test_the_backward_says_once_that_it_is_the_reference(caplog: pytest.LogCaptureFixture) -> None:
-    say_once.cache_clear()
-    call = INDEXER_SCORES.sample(2).to("cuda")
-    with caplog.at_level(logging.WARNING, logger="lemmata"):
-        for _ in range(2):
-            INDEXER_SCORES.grads(INDEXER_SCORES.op, call, torch.ones(2, 9, 35, device="cuda"))
-    assert [record.message for record in caplog.records if "reference runs" in record.message] == [
-        "indexer_scores: the backward has no kernel yet: the PyTorch reference runs, in chunks of bounded memory"
-    ]
 
 
 @pytest.mark.gpu

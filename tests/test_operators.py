@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import lemmata
 from lemmata.operators import OPERATORS, Operator, find, of_function
+from lemmata.proofs.suite import proofs
 from lemmata.reference.contract import Contract
 from specs import SPECS
 
@@ -25,6 +27,8 @@ TOY = Path(__file__).parent / "toy"
 EACH = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 DOUBLE = Operator("double", "Double", ("double",), ("double:double_fwd",))
 LINE = '        Operator("double", "Double", ("double",), ("double:double_fwd",)),\n'
+WITHOUT_KERNELS = {"indexer_loss"}
+"""Operators that run the PyTorch reference on a GPU too, so that nothing of them is built or proved."""
 EXPORT = "from .bindings.double import double\n"
 
 
@@ -46,15 +50,17 @@ def names(file: Path) -> set[str]:
 
 def lacks(operator: Operator, root: Path) -> Iterator[str]:
     """Yield what the operator needs and the tree does not have, a line each."""
-    needed = {
+    needed: dict[str, tuple[str, ...]] = {
         f"reference/{operator.name}.py": (),
-        f"bindings/{operator.name}.py": (*operator.functions, "shipped"),
-        f"proofs/{operator.name}.py": ("proofs",),
+        f"bindings/{operator.name}.py": operator.functions,
         f"bench/{operator.name}.py": ("cases", "compilations"),
         f"docs/{operator.name}.md": (),
         f"tests/specs_{operator.name}.py": ("SPECS",),
         "src/lemmata/__init__.py": operator.functions,
     }
+    if operator.kernels:
+        needed[f"bindings/{operator.name}.py"] += ("shipped",)
+        needed[f"proofs/{operator.name}.py"] = ("proofs",)
     for kernel in operator.kernels:
         module, _, factory = kernel.partition(":")
         needed[f"kernels/{module}.py"] = (*needed.get(f"kernels/{module}.py", ()), factory)
@@ -68,7 +74,7 @@ def lacks(operator: Operator, root: Path) -> Iterator[str]:
 @EACH
 def test_an_operator_lacks_nothing(operator: Operator) -> None:
     assert list(lacks(operator, ROOT)) == []
-    assert operator.kernels
+    assert bool(operator.kernels) == (operator.name not in WITHOUT_KERNELS)
     assert any(isinstance(value, Contract) for value in vars(operator.module("reference")).values())
     specs = [spec for spec in SPECS if spec.operator == operator.name]
     assert {of_function(spec.contract.op) for spec in specs} == {operator}, "a record for each function"
@@ -86,12 +92,22 @@ def test_an_unknown_operator_is_named() -> None:
         find("softmax")
 
 
+@pytest.mark.parametrize("name", WITHOUT_KERNELS)
+def test_of_an_operator_without_kernels_nothing_is_built_or_proved(name: str) -> None:
+    operator = find(name)
+    assert [*operator.shipped(), *proofs(name)] == []
+    assert not any((ROOT / folder / f"{name}.py").exists() for folder in ("kernels", "proofs"))
+    assert not hasattr(operator.module("bindings"), "shipped")
+    unlike = replace(operator, kernels=("indexer:indexer_scores",))
+    assert list(lacks(unlike, ROOT)) == [f"{name}: bindings/{name}.py has no shipped", f"{name}: no proofs/{name}.py"]
+
+
 @functools.cache
 def proved(name: str) -> set[str]:
     """The kernels that the operator's proofs are about."""
-    proofs = list(OPERATORS[name].module("proofs").proofs())
-    assert {proof.op for proof in proofs} == {name}
-    return {str(proof.kernel.attrs["global_symbol"]) for proof in proofs}
+    found = list(proofs(name))
+    assert {proof.op for proof in found} == ({name} if OPERATORS[name].kernels else set())
+    return {str(proof.kernel.attrs["global_symbol"]) for proof in found}
 
 
 @EACH
@@ -99,14 +115,14 @@ def test_what_is_shipped_proved_and_timed_is_what_is_declared(operator: Operator
     pytest.importorskip("tilelang")
     declared = {kernel.partition(":")[2] for kernel in operator.kernels}
     shipped = list(operator.shipped())
-    assert shipped
+    assert bool(shipped) == bool(declared)
     assert {factory.__name__ for factory, _ in shipped} <= declared
     assert {factory.__module__ for factory, _ in shipped} <= set(operator.kernel_modules)
     assert {factory.__name__ for factory, _ in shipped} <= set().union(*map(proved, OPERATORS)), "another may prove it"
     timed = {case.op for case in operator.module("bench").cases()}
     assert timed <= set(operator.functions)
     assert timed
-    assert list(operator.module("bench").compilations())
+    assert bool(list(operator.module("bench").compilations())) == bool(declared)
 
 
 def test_importing_the_registry_loads_no_kernel() -> None:

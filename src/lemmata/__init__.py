@@ -20,11 +20,12 @@ if TYPE_CHECKING or not _is_command():
     from .bindings.csa import csa
     from .bindings.hca import hca
     from .bindings.indexer import indexer_scores, indexer_topk
+    from .bindings.indexer_loss import indexer_loss
     from .bindings.sinkhorn import sinkhorn
     from .bindings.swa import swa
     from .bindings.topk import topk
 
-__all__ = ["csa", "hca", "indexer_scores", "indexer_topk", "sinkhorn", "swa", "topk"]
+__all__ = ["csa", "hca", "indexer_loss", "indexer_scores", "indexer_topk", "sinkhorn", "swa", "topk"]
 __version__ = "0.1.0"
 
 

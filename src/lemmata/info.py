@@ -51,6 +51,11 @@ def cuda_backend() -> str:
     return BACKENDS["cuda"]
 
 
+def _on_cuda(op: str) -> str:
+    """Return the backend of an operator's CUDA tensors here; one without kernels asks for no more than such a tensor."""
+    return cuda_backend() if OPERATORS[op].kernels or not torch.cuda.is_available() else BACKENDS["cpu"]
+
+
 def _state(record: Record, op: str) -> str:
     if op not in record.kernels:
         return "not recorded"
@@ -59,7 +64,6 @@ def _state(record: Record, op: str) -> str:
 
 def gather() -> Info:
     """Gather the answer; imports nothing heavier than torch."""
-    cuda = cuda_backend()
     return Info(
         versions={
             "lemmata": lemmata.__version__,
@@ -69,7 +73,7 @@ def gather() -> Info:
         },
         gpu=_gpu(),
         cache=str(user_cache_path("lemmata", appauthor=False)),
-        backends={op: {"cpu": BACKENDS["cpu"], "cuda": cuda} for op in OPERATORS},
+        backends={op: {"cpu": BACKENDS["cpu"], "cuda": _on_cuda(op)} for op in OPERATORS},
         records={record.path.stem: {op: _state(record, op) for op in OPERATORS} for record in records()},
     )
 

@@ -25,7 +25,8 @@ class Operator:
         name: the word that names it in every folder.
         title: what people call it.
         functions: its public functions in ``lemmata``.
-        kernels: every factory that its calls on a GPU may launch, as ``module:factory`` in ``kernels/``.
+        kernels: every factory that its calls on a GPU may launch, as ``module:factory`` in ``kernels/``; none where the
+            PyTorch reference runs there too, and then there is nothing to prove or to build.
     """
 
     name: str
@@ -44,7 +45,8 @@ class Operator:
 
     def shipped(self) -> Iterator[Kernel]:
         """Yield the kernels that calls of DeepSeek-V4 launch, each with its configs; needs TileLang."""
-        yield from self.module("bindings").shipped()
+        if self.kernels:
+            yield from self.module("bindings").shipped()
 
 
 _TOPK = "topk:topk", "topk:topk_merge", "topk_check:topk_check"
@@ -52,13 +54,15 @@ _SUMS = "gradient_sums:delta", "gradient_sums:sum_window"
 _CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:sum_listed"
 _HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
+_SCORES_BWD = "indexer_backward:indexer_scores_bwd_q", "indexer_backward:indexer_scores_bwd_k"
 
 OPERATORS = {
     operator.name: operator
     for operator in (
         Operator("sinkhorn", "Sinkhorn", ("sinkhorn",), ("sinkhorn:sinkhorn_fwd", "sinkhorn:sinkhorn_bwd")),
         Operator("topk", "Top-k", ("topk",), _TOPK),
-        Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_TOPK)),
+        Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
+        Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), ()),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA),
         Operator("swa", "Sliding-window attention", ("swa",), _HCA),

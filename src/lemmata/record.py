@@ -38,10 +38,13 @@ class Record:
 def kernel_digest(op: str) -> str:
     """Return the SHA-256 of the sources of an operator's kernels, with every module of lemmata that they import.
 
+    Of an operator without kernels it is that of its binding, which runs the PyTorch reference.
+
     Raises:
         ValueError: there is no such operator.
     """
-    return digest(find(op).kernel_modules)
+    operator = find(op)
+    return digest(operator.kernel_modules or (f"lemmata.bindings.{operator.name}",))
 
 
 def records() -> list[Record]:

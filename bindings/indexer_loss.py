@@ -1,0 +1,262 @@
+"""``lemmata.indexer_loss``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference import indexer_loss as reference
+from ..reference.contract import Contract
+from . import chunks, flops
+from .offset import for_each_sequence
+from .registry import Implementation, check, define, plain, say_once
+from .vmap import one_by_one
+
+_CHUNK = 2**24  # elements of the largest temporary, unless those of one query are more
+
+Named = dict[str, Tensor]
+"""The tensors of a call by name."""
+
+
+def _held_by_list(x: Named) -> int:
+    """Elements of the largest array of one query: the rows of its candidates, or its dot products."""
+    widest: int = max(*x["q"].shape[2:], *x["core_q"].shape[2:])
+    return widest * x["indices"].shape[2]
+
+
+def _held_by_all(x: Named) -> int:
+    """Elements of the largest array of one query: its dot products with all entries."""
+    return x["k"].shape[1] * max(x["q"].shape[2], x["core_q"].shape[2])
+
+
+def _add_listed(total: Tensor, of_rows: Tensor, piece: Named) -> None:
+    """Add to the rows that a piece's indices name, each query's part in the order of the queries; the last row is for none."""
+    indices, T = piece["indices"].flatten(), total.shape[1] - 1
+    row = torch.where((indices >= 0) & (indices < T), indices, T)
+    if total.is_cuda:  # where index_add_ has no fixed order, and index_put_ sorts
+        total[0].index_put_((row.long(),), of_rows.flatten(0, 2), accumulate=True)
+    else:
+        total[0].index_add_(0, row, of_rows.flatten(0, 2))
+
+
+def _add_all(total: Tensor, of_rows: Tensor, _: Named) -> None:
+    """Add to all rows."""
+    total[:, :-1] += of_rows
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One of the two forms of the loss: over listed candidates, or over all that a query sees.
+
+    Attributes:
+        name: that of the torch op.
+        contract, backward: what the public function and its backward take and return.
+        loss: the reference.
+        parts: the gradients of q, of rows of k and of weights.
+        add: adds those of rows to a total, [1, T + 1, D], of which the last row is dropped.
+        held: from the tensors to the elements of the largest array of one query.
+    """
+
+    name: str
+    contract: Contract
+    backward: Contract
+    loss: Callable[..., Tensor]
+    parts: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    add: Callable[[Tensor, Tensor, Named], None]
+    held: Callable[[Named], int]
+
+    def bind(self, statics: str) -> Implementation:
+        """Define both torch ops, with these static parameters in torch's notation, and return the forward."""
+        inputs, given = (_tensors(contract) for contract in (self.contract, self.backward))
+        bwd = define(
+            f"{self.name}_bwd",
+            f"({_schema(given)}, {statics}) -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
+            reference=self._backward,
+            kernel=_said(self._backward),
+            fake=self._fake_bwd,
+            vmap=one_by_one,
+            flops=flops.indexer_loss(given, products=3),
+        )
+        return define(
+            f"{self.name}_fwd",
+            f"({_schema(inputs)}, {statics}) -> (Tensor out)",
+            reference=self._forward,
+            kernel=_said(self._forward),
+            fake=self._fake,
+            vmap=one_by_one,
+            gradient=bwd,
+            flops=flops.indexer_loss(inputs, products=1),
+        )
+
+    def _forward(self, *args: Any) -> Tensor:
+        """The reference, in chunks of bounded memory."""
+        x, statics = _named(self.contract, args)
+        out = x["weights"].new_empty(x["q"].shape[:2])
+        for at, piece in self._pieces(x):
+            out[at] = self.loss(*piece.values(), *statics)
+        return out
+
+    def _backward(self, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The reference, in chunks of bounded memory; the gradient of the keys is rounded to their dtype once."""
+        x, statics = _named(self.backward, args)
+        q, k, weights = x["q"], x["k"], x["weights"]
+        grad_q, grad_weights = q.new_empty(q.shape), weights.new_empty(weights.shape)
+        total = weights.new_zeros(k.shape[0], k.shape[1] + 1, k.shape[2])
+        for at, piece in self._pieces(x):
+            grad_q[at], of_rows, grad_weights[at] = self.parts(*piece.values(), *statics)
+            self.add(total[at[0]], of_rows, piece)
+        return grad_q, total[:, :-1].to(k.dtype, memory_format=torch.contiguous_format, copy=True), grad_weights
+
+    def _pieces(self, x: Named) -> Iterator[tuple[tuple[slice, slice], Named]]:
+        """Yield as many queries of a sequence at a time as hold ``_CHUNK`` elements, where they are, and their tensors."""
+        for b, s in chunks.pieces(x["q"], 0, max(_CHUNK // max(self.held(x), 1), 1)):
+            # contiguous, so that strides do not change a bit
+            yield (b, s), {name: _part(name, tensor, b, s).contiguous() for name, tensor in x.items()}
+
+    def _fake(self, *args: Any) -> Tensor:
+        x = self._checked(self.contract, args)
+        return x["weights"].new_empty(x["q"].shape[:2])
+
+    def _fake_bwd(self, *args: Any) -> tuple[Tensor, ...]:
+        x = self._checked(self.backward, args)
+        return tuple(x[name].new_empty(x[name].shape) for name in ("q", "k", "weights"))
+
+    @staticmethod
+    def _checked(contract: Contract, args: tuple[Any, ...]) -> Named:
+        x, statics = _named(contract, args)
+        names = [name for name in ("ratio", "scale") if name in contract.statics]
+        contract.check(*x.values(), **dict(zip(names, statics, strict=True)))
+        return x
+
+
+def _part(name: str, tensor: Tensor, b: slice, s: slice) -> Tensor:
+    """Return a piece's part of a tensor of the call, by its name."""
+    if name == "sink":
+        return tensor
+    if name == "offset":
+        return tensor[b].add(s.start)
+    return tensor[b] if name in ("k", "compressed_kv") else tensor[b, s]
+
+
+def _said(run: Implementation) -> Implementation:
+    """Return what CUDA runs: the same, and a word on it at the first call."""
+
+    @functools.wraps(run)
+    def call(*args: Any) -> Any:
+        say_once("indexer_loss: it has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
+        return run(*args)
+
+    return call
+
+
+def _named(contract: Contract, args: tuple[Any, ...]) -> tuple[Named, tuple[Any, ...]]:
+    count = len(contract.inputs)
+    return dict(zip(_tensors(contract), args[:count], strict=True)), args[count:]
+
+
+def _tensors(contract: Contract) -> tuple[str, ...]:
+    return tuple(spec.name for spec in contract.inputs)
+
+
+def _schema(names: tuple[str, ...]) -> str:
+    return ", ".join(f"Tensor {name}" for name in names)
+
+
+_LISTED = _Form(
+    "indexer_loss",
+    reference.LISTED,
+    reference.LISTED_BWD,
+    reference.indexer_loss,
+    reference.indexer_loss_parts,
+    _add_listed,
+    _held_by_list,
+)
+_DENSE = _Form(
+    "indexer_loss_dense",
+    reference.DENSE,
+    reference.DENSE_BWD,
+    reference.indexer_loss_dense,
+    reference.indexer_loss_dense_parts,
+    _add_all,
+    _held_by_all,
+)
+_listed, _dense = _LISTED.bind("float scale"), _DENSE.bind("int ratio, float scale")
+
+
+def indexer_loss(
+    q: Tensor,
+    k: Tensor,
+    weights: Tensor,
+    core_q: Tensor,
+    compressed_kv: Tensor,
+    indices: Tensor | None,
+    sink: Tensor,
+    lse: Tensor,
+    *,
+    ratio: int = 4,
+    offset: int | Tensor = 0,
+    scale: float | None = None,
+) -> Tensor:
+    """The loss that trains the Lightning Indexer: the divergence of its softmax from what attention does, for each query.
+
+    The teacher P is the joint softmax of ``lemmata.csa`` over window, entries and sink, summed over the heads and normalised
+    over the query's candidates: ``P[j] = sum over h of exp(z[h,j] - logaddexp(lse[h], sink[h]))``, divided by its sum over
+    j, with ``z[h,j] = scale * (core_q[h] · compressed_kv[j])``. The student S is the softmax of ``lemmata.indexer_scores``
+    over the same candidates, and the loss is ``sum over j of P[j] * (log P[j] - log S[j])``. The candidates are those that
+    ``indices`` names or, for the warm-up of the indexer beside dense attention, all that the query sees.
+
+    Args:
+        q: ``[B, S, H, D]`` bf16, of the indexer; H one of 8, 16, 32, 64 and D one of 32, 64, 128. Any strides, as of all
+            tensors here; B, S, T and K may be 0; B up to 65535, T up to 2^20.
+        k: ``[B, T, D]`` bf16, of the indexer. Entry j stands for the tokens from ``ratio * j`` on.
+        weights: ``[B, S, H]`` fp32, of any sign; constant factors belong into them, and matter here.
+        core_q: ``[B, S, core_H, core_D]`` bf16, the queries of attention; core_H one of 8, 16, 32, 64, 128 and core_D a
+            multiple of 64 up to 512.
+        compressed_kv: ``[B, T, core_D]`` bf16, the entries of attention.
+        indices: ``[B, S, K]`` int32, K up to 8192, in any order. An index below 0 or from T on is none, and nothing is
+            read for it; one that comes twice counts twice, in teacher and student, as in ``lemmata.csa``. None: entry j is
+            a candidate of query t if ``j < (offset[b] + t + 1) // ratio``.
+        sink: ``[core_H]`` fp32, that of attention.
+        lse: ``[B, S, core_H]`` fp32, as attention returns it: of all keys, the window's too, and without the sink.
+        ratio: tokens in an entry, 1 to 65536. It and ``offset`` say what a query sees, and count only without indices.
+        offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
+            sequence, whose elements are not checked.
+        scale: that of attention, 1e-6 to 1e3; None: ``core_D ** -0.5``.
+
+    Returns:
+        ``[B, S]`` fp32, contiguous, a loss for each query, at least 0. Take the mean over all of them, or over those with
+        a candidate. A query without candidates has loss 0, and so has one whose teacher gives its candidates no weight, as
+        with a sink or lse of +inf for all heads. Differentiable once, with respect to q, k and weights; the teacher is
+        taken as it is, and its four tensors have no gradient. The derivative of relu at 0 is 0. Bitwise deterministic; a
+        query's loss does not depend on other queries and sequences, nor a sequence's gradients on other sequences.
+
+    No S x T matrix is held: what runs, on a CPU and on a GPU, is the PyTorch reference, for as many queries at a time as 64
+    MiB hold. What is no candidate of a query changes nothing, NaN included. The loss of a query with a candidate, or a tensor
+    of its own, that is NaN or infinite is not specified.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
+        ValueError: a shape, a device or a parameter does not fit.
+
+    Formula: DeepSeek-V3.2's report, section 2.1.1, with the joint softmax of DeepSeek-V4's attention.
+    """
+    ratio, scale = plain(ratio), plain(scale)
+    if not torch.compiler.is_compiling() and not isinstance(q, Tensor):  # there, the fakes check
+        raise TypeError(f"indexer_loss: q: expected a tensor, got {type(q).__name__}")
+    before, after = (q, k, weights, core_q, compressed_kv), (sink, lse)
+    given = {} if scale is None else {"scale": scale}
+    if indices is not None:
+        check(reference.LISTED, *before, indices, *after, **given)
+        return _listed(*before, indices, *after, _scale(core_q, scale))  # type: ignore[no-any-return]
+    at = for_each_sequence("indexer_loss", offset, q)
+    check(reference.DENSE, *before, *after, at, ratio=ratio, **given)
+    return _dense(*before, *after, at, ratio, _scale(core_q, scale))  # type: ignore[no-any-return]
+
+
+def _scale(core_q: Tensor, scale: float | None) -> float:
+    return core_q.shape[-1] ** -0.5 if scale is None else scale

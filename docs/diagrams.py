@@ -1,4 +1,4 @@
-"""Pictures that no record holds: how a kernel becomes a verdict, which keys a query sees, who does what in a block."""
+"""Pictures that no record holds: the way to a verdict, the keys of a query, a page of a cache, who does what in a block."""
 
 from __future__ import annotations
 
@@ -67,6 +67,34 @@ def _keys() -> Iterator[str]:
             kind = "ours" if seen(e) else "box"
             yield f'<rect x="{left + cell * ratio * e}" y="{y}" width="{cell * ratio - 3}" height="24" rx="3" class="{kind}"/>'
         yield svg.text(left, y + 40, what, "soft small")
+
+
+def page() -> str:
+    """Return a row of the keys as the operators read it, above a page of FlashMLA's cache, in bytes to scale."""
+    return svg.picture(790, 376, "A row that csa, hca and swa read, and a page of FlashMLA's fp8 cache", _page())
+
+
+def _page() -> Iterator[str]:
+    left, rows = 110, 64
+    yield svg.text(14, 24, "what csa, hca and swa read: [B, T, 512] in bf16, row after row", "bold")
+    for number, y in ((0, 40), (1, 74)):
+        yield svg.text(left - 10, y + 18, f"row {number}", "end small")
+        yield svg.box(left, y, 1024 / 2, 26, ["512 numbers in bf16: 1024 bytes"])
+    yield svg.text(14, 144, f"a page of FlashMLA's cache: {rows} rows in {584 * rows} bytes", "bold")
+    for number, y in ((0, 160), (1, 194), (rows - 1, 248)):
+        yield svg.text(left - 10, y + 18, f"row {number}", "end small")
+        yield svg.box(left, y, 448 / 2, 26, ["448 in e4m3: 448 bytes"])
+        yield svg.box(left + 448 / 2, y, 128 / 2, 26, ["64 bf16"])
+    yield svg.text(left + 576 / 4, 238, "…", "mid bold")
+    yield svg.text(left + 576 / 2 + 14, 178, "576 bytes; the last 64 numbers are the rotary ones", "soft small")
+    for number, x in ((0, left), (1, left + 130), (rows - 1, left + 290)):
+        yield svg.box(x, 292, 122, 40, [f"scales of row {number}", "7 and 1 of padding"])
+    yield svg.text(left + 271, 316, "…", "mid bold")
+    yield svg.text(left + 424, 308, "8 bytes a row: e8m0, each for 64", "soft small")
+    yield svg.text(left + 424, 324, "numbers; behind all rows of the page", "soft small")
+    yield svg.text(
+        14, 360, f"byte 0 of a page to {576 * rows}: rows; then scales. Pages begin at multiples of 576.", "soft small"
+    )
 
 
 def roles() -> str:

@@ -1,21 +1,23 @@
-"""``python docs/pictures.py`` draws ``docs/pictures``: times from the GPU records, and what can only be drawn by hand."""
+"""``python docs/pictures.py`` draws ``docs/pictures``: times and errors from records, and what can only be drawn by hand."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import curves
 import diagrams
+import engine_diagrams
 import svg
+from dots import WIDTH, Panel, Row, Words, plot
 from lemmata.operators import OPERATORS, Operator
-from lemmata.record import Record, records
+from lemmata.record import Record, kernel_digest, records
 
 FOLDER = Path(__file__).parent / "pictures"
-LABEL, PLOT, RATIO, ROW = 320, 320, 230, 26
-WIDTH = LABEL + PLOT + RATIO
+ERRORS = FOLDER.parent / "errors.json"
 
 Case = dict[str, Mapping[str, Any]]
 """The figures of one case by contender."""
@@ -23,28 +25,18 @@ Case = dict[str, Mapping[str, Any]]
 
 def times(operator: Operator) -> str:
     """Return the picture of an operator's times on each card, on a logarithmic axis, beside contenders and bounds."""
-    panels = [(record, found) for record in records() if (found := _cases(record, operator))]
-    figures = [figure for _, cases in panels for case in cases.values() for figure in case.values()]
+    panels = [
+        Panel(_of(record, operator), [_row(name, case) for name, case in found.items()])
+        for record in records()
+        if (found := _cases(record, operator))
+    ]
     title = f"{operator.title}: device time of each case beside its contenders and its bound"
-    if not figures:
+    if not panels:
         return svg.picture(WIDTH, 40, title, [svg.text(10, 24, "no record holds a figure yet", "soft")])
-    low = 10 ** math.floor(math.log10(min(figure["bound_us"] for figure in figures)))
-    high = 10 ** math.ceil(math.log10(max(figure["burst_us"] for figure in figures)))
-
-    def across(us: float) -> float:
-        return LABEL + PLOT * math.log(us / low) / math.log(high / low)
-
-    parts, y = [*_legend()], 48
-    for record, cases in panels:
-        height = ROW * len(cases)
-        parts += [
-            svg.text(10, y + 14, _of(record, operator), "bold"),
-            *_axis(low, high, across, y + 22, height),
-        ]
-        for number, (name, case) in enumerate(cases.items()):
-            parts += _row(name, case, across, y + 22 + ROW * (number + 0.5))
-        y += height + 64
-    return svg.picture(WIDTH, y, title, parts)
+    right = "the fastest contender's time / lemmata's"
+    return plot(
+        panels, Words(title, "lemmata", "a contender", "the least that the hardware allows", right, "{:.6g} us")
+    )
 
 
 def _of(record: Record, operator: Operator) -> str:
@@ -60,44 +52,46 @@ def _cases(record: Record, operator: Operator) -> dict[str, Case]:
     return found
 
 
-def _legend() -> Iterator[str]:
-    y = 20
-    yield f'<circle cx="16" cy="{y - 4}" r="5.5" class="ours"/>{svg.text(28, y, "lemmata")}'
-    yield f'<circle cx="112" cy="{y - 4}" r="5" class="other"/>{svg.text(124, y, "a contender")}'
-    yield svg.line(216, y - 12, 216, y + 4, "bound") + svg.text(226, y, "the least that the hardware allows")
-    yield svg.text(WIDTH - 10, y, "the fastest contender's time / lemmata's", "end soft small")
+def _row(name: str, case: Case) -> Row:
+    ours, bound = case["lemmata"]["burst_us"], case["lemmata"]["bound_us"]
+    others = sorted(((n, f["burst_us"]) for n, f in case.items() if n != "lemmata"), key=lambda other: other[1])
+    if not others:
+        return Row(name, ours, others, bound, "no contender", "soft")
+    ratio = others[0][1] / ours
+    words = f"{others[0][0]}: " + (f"{ratio:.1f} x" if ratio >= 1 else f"{ratio:.2f} x, slower")
+    return Row(name, ours, others, bound, words, "" if ratio >= 1 else "bold slow")
 
 
-def _axis(low: float, high: float, across: Callable[[float], float], y: float, height: float) -> Iterator[str]:
-    for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
-        x = across(10**power)
-        yield svg.line(x, y, x, y + height) + svg.text(x, y + height + 16, f"{10**power:g} us", "mid soft small")
-
-
-def _row(name: str, case: Case, across: Callable[[float], float], y: float) -> Iterator[str]:
-    ours, others = case["lemmata"], sorted((f for n, f in case.items() if n != "lemmata"), key=lambda f: f["burst_us"])
-    yield svg.text(LABEL - 12, y + 4, name, "end small")
-    yield svg.line(LABEL, y, LABEL + PLOT, y)
-    x = across(ours["bound_us"])
-    yield svg.line(x, y - 8, x, y + 8, "bound")
-    for other in reversed(others):
-        title = f"<title>{other['contender']}: {other['burst_us']:.2f} us</title>"
-        yield f'<circle cx="{across(other["burst_us"]):.1f}" cy="{y:g}" r="6" class="other">{title}</circle>'
-    title = f"<title>lemmata: {ours['burst_us']:.2f} us</title>"
-    yield f'<circle cx="{across(ours["burst_us"]):.1f}" cy="{y:g}" r="4" class="ours">{title}</circle>'
-    if others:
-        ratio = others[0]["burst_us"] / ours["burst_us"]
-        words = f"{others[0]['contender']}: " + (f"{ratio:.1f} x" if ratio >= 1 else f"{ratio:.2f} x, slower")
-        yield svg.text(WIDTH - 10, y + 4, words, "end small" if ratio >= 1 else "end small bold slow")
-    else:
-        yield svg.text(WIDTH - 10, y + 4, "no contender", "end small soft")
+def errors() -> str:
+    """Return the picture of the kernels' errors against fp64, each beside plain torch's on the same inputs."""
+    rows = [
+        Row(
+            case["case"] + (", of an earlier kernel" if kernel_digest(case["op"]) != case["digest"] else ""),
+            case["kernel"],
+            [("plain torch", case["torch"])],
+            2 * case["torch"],
+            f"{case['kernel'] / case['torch']:.2f} x",
+            "" if case["kernel"] <= 2 * case["torch"] else "bold slow",
+        )
+        for case in json.loads(ERRORS.read_text(encoding="utf-8"))
+    ]
+    title = "The largest error of each kernel against fp64, beside plain torch's and what the tests allow"
+    marks = "the kernel", "plain torch", "twice that, the tests' bound", "the kernel's error / plain torch's"
+    return plot(
+        [Panel("Relative to a sum of absolute values; of sinkhorn absolute", rows)], Words(title, *marks, "{:.2g}")
+    )
 
 
 PICTURES: Mapping[str, Callable[[], str]] = {
     **{f"times-{name}": partial(times, operator) for name, operator in OPERATORS.items()},
+    "errors": errors,
+    "loss": curves.loss,
     "verdict": diagrams.verdict,
     "keys": diagrams.keys,
+    "page": diagrams.page,
     "roles": diagrams.roles,
+    "rooms": engine_diagrams.rooms,
+    "way": engine_diagrams.way,
 }
 
 

@@ -38,6 +38,12 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str = "line", *, head
     return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"{_class(kind)}{marker}/>'
 
 
+def dot(x: float, y: float, radius: float, kind: str, title: str = "") -> str:
+    """Return a dot, with words that a pointer above it shows."""
+    words = f"<title>{escape(title)}</title>" if title else ""
+    return f'<circle cx="{x:.1f}" cy="{y:g}" r="{radius:g}"{_class(kind)}>{words}</circle>'
+
+
 def box(x: float, y: float, width: float, height: float, lines: Iterable[str], kind: str = "box") -> str:
     """Return a box with lines of text in its middle, the first of them bold."""
     lines = list(lines)

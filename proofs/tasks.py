@@ -92,7 +92,7 @@ def asked(names: Iterable[str], accepted: Iterable[Accepted], options: Mapping[s
         ValueError: a name, a layer or a file is none.
     """
     names = list(names)
-    theirs = [name for name in names if ".py:" in name]
+    theirs = [name for name in names if ".py:" in name or name.endswith(".py")]
     ours = [name for name in names if name not in theirs]
     for op in dict.fromkeys(find(name).name for name in ours) if ours or theirs else OPERATORS:
         for number, proof in enumerate(proofs(op)):
@@ -115,7 +115,7 @@ def _in_file(name: str, options: Mapping[str, Any]) -> Asked:
     """Return what is asked of a kernel in a file: every layer that applies, or those of ``options``."""
     file, _, kernel = name.rpartition(":")
     path = Path(file).resolve()
-    if not path.is_file():
+    if not (file and path.is_file()):
         raise ValueError(f"op: expected FILE.py:KERNEL of an existing file, got {name!r}")
     found = _module(path)
     if absent := [each for each in (kernel, "contract") if each not in found]:

@@ -139,7 +139,7 @@ def _backward(operator: Operator) -> str:
     derived = {spec.contract.op for spec in SPECS if spec.operator == operator.name and spec.differentiable}
     if not derived:
         return "no derivative"
-    if any(kernel.endswith("_bwd") for kernel in operator.kernels):
+    if any("_bwd" in kernel for kernel in operator.kernels):
         return "a kernel"
     of = "" if derived == set(operator.functions) else f"{', '.join(f'`{f}`' for f in sorted(derived))}: "
     return f"{of}the PyTorch reference, in chunks"
@@ -189,7 +189,8 @@ def _tested(op: str) -> Iterator[str]:
             continue
         outcomes = Counter(outcome for test, outcome in record.tests.items() if op in test)
         of = "an earlier kernel" if record.stale(op) else "this kernel"
-        yield f"{of}, tests: {', '.join(f'{count} {outcome}' for outcome, count in outcomes.most_common())}"
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+        yield f"{of}, tests: {counted}" if counted else f"{of}, no test recorded"
 
 
 def verdicts() -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -167,3 +169,21 @@ def test_tables_of_several_operators():
     assert "other: microseconds, burst / sustained" in text
     assert "| op | t | 2.00 | 1.0 (memory) | none | | |" in report.markdown(figures)
     assert report.missed([FIGURE]) == ["op s: expected at most 1.5 us, got 2.0 us"]
+
+
+def test_the_case_that_the_documentation_times(monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "measuring.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    def on_cpu(case):
+        case.agree()
+        shapes = [make()().shape for make in case.contenders.values()]
+        assert shapes == [(4096, 4, 4)] * 2
+        assert case.bytes == 2 * 4 * shapes[0].numel()
+        return [
+            timing.Figure("sinkhorn", case.shape, name, 2.0, 3.0, 0.01, 1.0, "launch", None) for name in case.contenders
+        ]
+
+    monkeypatch.setattr(timing, "measure", on_cpu)
+    exec(program.replace('"cuda"', '"cpu"'), {})
+    assert capsys.readouterr().out == "lemmata 2.0 3.0 0.01\ntorch 2.0 3.0 0.01\n"

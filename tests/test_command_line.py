@@ -82,6 +82,18 @@ def test_a_command_that_lacks_a_package_names_the_extra(monkeypatch: pytest.Monk
     )
 
 
+def test_a_proof_without_its_packages_names_the_extra(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['tilelang'] = None; sys.argv = ['lemmata', 'prove', 'sinkhorn']\n"
+        "from lemmata.cli import app; app()"
+    )
+    command, found = [sys.executable, "-c", code], environment(tmp_path)
+    done = subprocess.run(command, env=found, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("pip install 'lemmata[proofs]'\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_warmup_counts_what_it_builds_and_says_it_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     def double() -> None: ...
 
@@ -174,6 +186,11 @@ def test_what_is_no_file_or_names_no_kernel(file: Path) -> None:
     done = invoke("prove", "absent.py:double")
     assert (done.exit_code, len(done.output.splitlines())) == (2, 1)
     assert "op: expected FILE.py:KERNEL of an existing file, got 'absent.py:double'" in done.output
+    done = invoke("prove", str(file))
+    assert (done.exit_code, done.output) == (
+        2,
+        f"lemmata prove: op: expected FILE.py:KERNEL of an existing file, got '{file}'\n",
+    )
     done = invoke("prove", f"{file}:treble")
     assert done.exit_code == 2
     assert "expected the names treble and contract in" in done.output

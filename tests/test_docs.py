@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from engine_diagrams import IMPORTS, ROOMS
+from lemmata.bench import pages as cache
 from lemmata.operators import OPERATORS, of_function
 from lemmata.proofs.suite import proofs
 from links import broken, clicks
@@ -90,8 +94,10 @@ def test_a_file_that_does_not_exist_is_noticed() -> None:
 
 
 def test_the_drawing_of_the_rooms_is_that_of_the_walls() -> None:
-    drawn = set(re.findall(r'<line id="(\w+)-(\w+)"', (ROOT / "docs" / "rooms.svg").read_text()))
-    assert drawn == {(room, below) for room in MAY for below in MAY[room].split()} | {("verify", "layers")}
+    assert {room: set(below.split()) for room, below in IMPORTS.items()} == {
+        room: set(below.split()) for room, below in (MAY | {"verify": "layers"}).items() if below
+    }
+    assert set(ROOMS) == {"verify", *MAY}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -119,6 +125,18 @@ def test_a_lost_page_and_a_lost_anchor_are_noticed(tmp_path: Path) -> None:
     far = clicks(tmp_path / "a.md")
     assert far[tmp_path / "d.py"] == 2
     assert tmp_path / "e.md" not in far
+
+
+def test_a_page_of_the_cache_becomes_the_rows_that_it_holds() -> None:
+    (reads,) = re.findall(r"```python\n(import torch\n.*?)```", (ROOT / "docs" / "serving.md").read_text(), re.DOTALL)
+    names: dict[str, Callable[[Tensor, int], Tensor]] = {}
+    exec(reads, names)
+    torch.manual_seed(0)
+    held = cache.random_rows(2, 3 * cache.PAGE, "cpu")
+    written = cache.pages(held).reshape(6, -1)
+    assert torch.equal(names["rows"](written, cache.PAGE), held.flatten(0, 1))
+    written[4, 5] ^= 1  # the last bit of a number
+    assert not torch.equal(names["rows"](written, cache.PAGE), held.flatten(0, 1))
 
 
 def test_the_record_of_verdicts_is_of_the_suite() -> None:

@@ -6,7 +6,9 @@ import contextlib
 import json
 import re
 import runpy
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -17,16 +19,20 @@ EXAMPLES = ROOT / "examples"
 SAID = {
     "patch_a_model": ("self_attn +swa", "compressor.indexer +indexer_topk", "generated 8 tokens"),
     "train_a_layer": ("step 20: loss", r"loss from [23]\.\d+ to 0\.[01]\d+"),
+    "train": ("by csa, hca, indexer_topk, sinkhorn, swa", "step 0: loss 6"),
     "serve_a_batch": ("8 decode steps of 2 sequences equal what prefill gave",),
     "prove_your_kernel": (r"L0 (\d+) of \1 \n", r"L1 (\d+) of \1 \n", "L2 1 of 1 \n"),
     "add_an_operator": (r"\[-0.5, 0.0, 0.75\] \[0.25, 1.0, 0.0625\]", "softsign: x: expected float32, got float64"),
 }
-NEEDS = {"patch_a_model": "transformers", "prove_your_kernel": "tilelang", "tour": "tilelang"}
+LONGER = {"train": 90}
+"""Examples that may have more than 60 lines."""
+ARGUMENTS = {"train": ["--steps", "1"]}
+NEEDS = {"train": "transformers", "patch_a_model": "transformers", "prove_your_kernel": "tilelang", "tour": "tilelang"}
 
 
 def test_every_example_is_run_and_short() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SAID)
-    assert all(len(path.read_text().splitlines()) <= 60 for path in EXAMPLES.glob("*.py"))
+    assert all(len(path.read_text().splitlines()) <= LONGER.get(path.stem, 60) for path in EXAMPLES.glob("*.py"))
 
 
 @pytest.mark.parametrize("name", SAID)
@@ -34,6 +40,7 @@ def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str], monkeypa
     pytest.importorskip(NEEDS.get(name, "torch"))
     path = str(EXAMPLES / f"{name}.py")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", [path, *ARGUMENTS.get(name, [])])
     with contextlib.nullcontext() if name != "prove_your_kernel" else pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_path(path, run_name="__main__")
     said = capsys.readouterr().out
@@ -48,6 +55,47 @@ def test_an_example_that_is_wrong_is_noticed(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit, match="1"):
         runpy.run_path(str(tmp_path / "wrong.py"), run_name="__main__")
     assert "FAILED" in capsys.readouterr().out
+
+
+def trained(asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[float, ...]:
+    """The loss at the beginning and at the end of training, and what a byte alone allows."""
+    path = str(EXAMPLES / "train.py")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", [path, *asked])
+    runpy.run_path(path, run_name="__main__")
+    return tuple(map(float, re.findall(r"\d+\.\d+", capsys.readouterr().out.splitlines()[-1])))
+
+
+def test_a_model_that_trains_passes_what_a_byte_alone_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    drawn, written = tmp_path / "loss.svg", tmp_path / "loss.json"
+    asked = ["--steps", "60", "--plot", str(drawn), "--losses", str(written)]
+    first, last, alone = trained(asked, monkeypatch, capsys)
+    assert last < alone < first - 2
+    assert len(json.loads(written.read_text())["losses"]) == 60
+    curve = ElementTree.fromstring(drawn.read_text()).find("{*}polyline")
+    assert curve is not None
+    assert len(curve.attrib["points"].split()) == 60
+
+
+def test_a_model_that_does_not_train_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    _, last, alone = trained(["--steps", "3", "--rate", "0"], monkeypatch, capsys)
+    assert last > alone + 2
+
+
+def test_the_losses_that_the_documentation_draws_are_as_it_says() -> None:
+    on, untouched = (
+        json.loads((ROOT / "docs" / f"{name}.json").read_text()) for name in ("losses", "losses-untouched")
+    )
+    apart = [abs(a - b) for a, b in zip(on["losses"], untouched["losses"], strict=True)]
+    assert f"by {sum(apart) / len(apart):.2f} nats a step in the mean" in (ROOT / "docs" / "training.md").read_text()
+    assert max(apart) < 0.13
+    assert sum(on["losses"][-20:]) / 20 < min(on["entropies"])
 
 
 def test_the_notebook_runs() -> None:

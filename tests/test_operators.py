@@ -152,6 +152,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ignored = shutil.ignore_patterns("toy", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT / folder, root / folder, symlinks=True, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", root)
+    for name in ("kernels", "reference", "bindings", "proofs", "bench"):
+        link = root / "src" / "lemmata" / name
+        if not link.is_symlink():  # an sdist holds copies
+            shutil.rmtree(link)
+            link.symlink_to(Path("..", "..", name))
     shutil.copytree(TOY, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     registry = root / "src/lemmata/operators.py"
     before, last, after = registry.read_text().rpartition("        Operator(")

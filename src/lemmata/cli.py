@@ -49,6 +49,9 @@ def _failing(command: str, *errors: type[Exception], kept: str = "", status: int
         extra = _EXTRAS.get(str(error.name).partition(".")[0])
         if extra is None:
             raise
+        extra = (
+            "proofs" if (command, extra) == ("prove", "cuda") else extra
+        )  # of tilelang, the version that the engine reads
         typer.echo(f"lemmata {command}: {error}: pip install 'lemmata[{extra}]'", err=True)
         raise typer.Exit(2) from error
     except errors as error:
@@ -169,7 +172,8 @@ def prove(
         raise typer.BadParameter("expected --mutants too, got --table alone")
     if solver not in ("z3", "cvc5"):
         raise typer.BadParameter(f"expected z3 or cvc5, got {solver}", param_hint="--solver")
-    from .proofs.engine.base.errors import UnsupportedVersion
+    with _failing("prove", ImportError):
+        from .proofs.engine.base.errors import UnsupportedVersion
 
     with _failing(
         "prove", ValueError, OSError, ImportError, UnsupportedVersion, kept="; the verdicts that are printed are kept"

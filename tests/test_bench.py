@@ -52,10 +52,10 @@ def test_the_indexer_is_bound_by_the_products_that_are_seen():
 def asked(monkeypatch):
     """The kernels that launchers ask for; they are not run."""
     pytest.importorskip("tilelang")
-    from lemmata.kernels import indexer, topk
+    from lemmata.kernels import indexer, indexer_backward, topk
 
     pairs = set()
-    for module in (indexer, topk):
+    for module in (indexer, indexer_backward, topk):
         monkeypatch.setattr(module, "build", lambda *pair: pairs.add(pair) or (lambda *tensors: None))
     return pairs
 
@@ -70,11 +70,15 @@ def test_the_kernels_of_topk_are_compiled_beforehand(asked):
 
 def test_the_kernels_of_the_indexer_are_compiled_beforehand(asked):
     from lemmata.kernels.indexer import scores, scores_fp8
+    from lemmata.kernels.indexer_backward import scores_bwd
     from lemmata.kernels.topk import select
 
     for case in indexer.cases():
-        dtype, entries = case.shape.split(" ")[0], int(case.shape.split(" ")[-1])
+        dtype, entries = case.shape.split(" ")[-4], int(case.shape.split(" ")[-1])
         tensors = indexer.inputs({"bf16": indexer.BF16, "fp8": indexer.FP8}[dtype], 4096, entries, device="meta")
+        if case.shape.startswith("backward"):
+            scores_bwd(torch.empty(1, 4096, entries, device="meta"), *tensors, 4)
+            continue
         if case.op == "indexer_scores":
             (scores if dtype == "bf16" else scores_fp8)(*tensors, 4)
             continue
@@ -126,12 +130,24 @@ def test_scores_unlike_the_peers_are_not_timed(monkeypatch, agree):
         agree(700)
 
 
+def test_gradients_unlike_the_references_are_not_timed(monkeypatch):
+    monkeypatch.setattr(indexer, "QUERIES", 4)
+    monkeypatch.setattr(indexer, "inputs", functools.partial(indexer.inputs, device="cpu"))
+    monkeypatch.setattr(indexer, "_upstream", lambda entries: torch.ones(1, 4, entries))
+    indexer._agree_on_gradients(70)
+    right = chunks.scores_bwd
+    monkeypatch.setattr(chunks, "scores_bwd", lambda *given: (right(*given)[0], *(1.1 * x for x in right(*given)[1:])))
+    with pytest.raises(RuntimeError, match=r"expected gradient 1 within 1e-05 of the reference's, got"):
+        indexer._agree_on_gradients(70)
+
+
 def test_an_absent_peer_is_said_to_be_absent(monkeypatch):
     monkeypatch.setattr(indexer, "find", lambda module: None)
-    assert [case.absent for case in indexer.cases()] == [("DeepGEMM",)] * 2 + [(), ("DeepGEMM + torch.topk",)]
+    peers = "DeepGEMM", "DeepGEMM", None, None, "DeepGEMM + torch.topk", "cuDNN Frontend"
+    assert [case.absent for case in indexer.cases()] == [() if peer is None else (peer,) for peer in peers]
     assert all(list(case.contenders) == ["lemmata"] for case in indexer.cases())
     monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(1))
-    assert not any(case.absent for case in indexer.cases())
+    assert {peer for case in indexer.cases() for peer in case.absent} == {"cuDNN Frontend"}
 
 
 def test_a_case_that_fails_leaves_the_others(monkeypatch):

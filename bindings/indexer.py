@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.functional import pad
 
 from ..operators import Kernel
 from ..reference import indexer as reference
@@ -20,7 +21,25 @@ from .vmap import merged
 
 _KERNELS = "lemmata.kernels.indexer"
 _scores_kernel, _fp8_kernel = lazily(_KERNELS, "scores"), lazily(_KERNELS, "scores_fp8")
+_bwd_kernel = lazily("lemmata.kernels.indexer_backward", "scores_bwd")
 _topk_kernel = lazily("lemmata.kernels.topk", "select")
+_FILLED_UP = {
+    (16, 128): 32,
+    (32, 64): 64,
+}  # heads and width that TileLang fails to compile: the heads with which it does
+
+
+def _scores_bwd_cuda(
+    grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both kernels of the backward; heads are filled up with zeros, which add nothing, where it does not compile for fewer."""
+    heads, width = q.shape[2:]
+    more = _FILLED_UP.get((heads, width), heads) - heads
+    if not more:
+        return _bwd_kernel(grad_out, q, k, weights, offset, ratio)  # type: ignore[no-any-return]
+    q, weights = pad(q, (0, 0, 0, more)), pad(weights, (0, more))
+    grad_q, grad_k, grad_weights = _bwd_kernel(grad_out, q, k, weights, offset, ratio)
+    return grad_q[:, :, :heads].contiguous(), grad_k, grad_weights[..., :heads].contiguous()
 
 
 def _select_cuda(
@@ -98,7 +117,7 @@ _bwd = define(
     "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio)"
     " -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
     reference=chunks.scores_bwd,
-    kernel=("lemmata.kernels.indexer_backward", "scores_bwd"),
+    kernel=_scores_bwd_cuda,
     fake=_fake_bwd,
     idle=_nothing_to_sum,
     vmap=merged,

@@ -75,6 +75,27 @@ def test_any_workspace_gives_the_reference(
     assert not held or T > K, "scores of entries that are taken anyway"
 
 
+@pytest.mark.parametrize(("heads", "width", "filled"), [(16, 128, 32), (32, 64, 64), (64, 128, 64), (8, 32, 8)])
+def test_heads_are_filled_up_where_the_backward_does_not_compile(
+    heads: int, width: int, filled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def kernel(*given: Any) -> tuple[Tensor, ...]:
+        seen.append(given[1].shape[2])
+        return indexer.indexer_scores_bwd(*given)
+
+    monkeypatch.setattr(bindings, "_bwd_kernel", kernel)
+    generator = torch.Generator().manual_seed(0)
+    grad, k, weights = (torch.randn(2, *n, generator=generator) for n in ((3, 9), (9, width), (3, heads)))
+    q = torch.randn(2, 3, heads, width, generator=generator).bfloat16()
+    given = grad, q, k.bfloat16(), weights, torch.tensor([30, 2]).int(), 4
+    for got, want in zip(bindings._scores_bwd_cuda(*given), indexer.indexer_scores_bwd(*given), strict=True):
+        assert got.is_contiguous()
+        torch.testing.assert_close(got, want)
+    assert seen == [filled]
+
+
 def test_parts_are_of_about_one_size() -> None:
     q = torch.empty(1, 4096, 1, 1)
     sizes = [s.stop - s.start for _, s in chunks.groups(q, 0, 1985)]

@@ -9,7 +9,7 @@ import pytest
 import tilelang.language as T
 
 from lemmata.bench.resources import Resources, cuda_source, read_report, resources, tile_operations
-from lemmata.kernels import combine, csa, hca, indexer, sinkhorn, sparse_attention_config, topk
+from lemmata.kernels import combine, csa, hca, indexer, indexer_backward, sinkhorn, sparse_attention_config, topk
 from lemmata.kernels.build import PASS_CONFIGS
 
 exhaustive = pytest.mark.exhaustive  # sizes further from those that ship, of the same text
@@ -62,6 +62,19 @@ SCORES = [
 WHOLE, *OTHERS = attention_of((64, 512, 1), (128, 512, 5), (8, 192, 1))
 ATTENTION = [WHOLE, *(pytest.param(*kernel, marks=exhaustive) for kernel in OTHERS)]
 
+# the backward, of DeepSeek-V4's sizes and then of others
+_OF_SCORES = indexer_backward.indexer_scores_bwd_q, indexer_backward.indexer_scores_bwd_k
+BACKWARD: list[Kernel] = [
+    (csa.csa_bwd, sparse_attention_config.BackwardConfig()),
+    *((factory, indexer_backward.Config()) for factory in _OF_SCORES),
+]
+OTHER_BACKWARD: list[Kernel] = [
+    (hca.hca_bwd, sparse_attention_config.BackwardConfig()),
+    (csa.csa_bwd, sparse_attention_config.BackwardConfig(8, 192)),
+    *((factory, indexer_backward.Config(32, 128)) for factory in _OF_SCORES),
+    *((factory, indexer_backward.Config(64, 64)) for factory in _OF_SCORES),
+]
+
 
 def source(factory: Any, config: Any) -> str:
     return cuda_source(factory(config), PASS_CONFIGS)
@@ -108,6 +121,14 @@ def test_attention_runs_on_tensor_cores_streams_and_spills_nothing(
     text = source(factory, config)
     assert tile_operations(text) == {"wgmma_ss kBFloat16", "wgmma_rs kBFloat16", "cp_async_gs 16"}
     assert not spilling(text)
+
+
+@pytest.mark.parametrize("kernels", [BACKWARD, pytest.param(OTHER_BACKWARD, marks=exhaustive)])
+def test_the_backward_runs_on_tensor_cores_streams_and_spills_nothing(kernels: list[Kernel]) -> None:
+    texts = [source(*kernel) for kernel in kernels]
+    for text in texts:
+        assert tile_operations(text) - {"wgmma_rs kBFloat16"} == {"wgmma_ss kBFloat16", "cp_async_gs 16"}
+    assert not spilling(*texts)
 
 
 @pytest.mark.parametrize(

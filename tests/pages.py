@@ -158,11 +158,27 @@ def _proved(op: str) -> Iterator[str]:
         yield f"{', '.join(f'`{name}`' for name in names)}: {', '.join(found_layers)}"
 
 
+def is_of(op: str, test: str) -> bool:
+    """Return whether a test is of an operator: by its parameters or, where these name none, by its file."""
+    names = {op: {op, *operator.functions} for op, operator in OPERATORS.items()}
+    for spec in SPECS:
+        names[spec.operator].add(spec.name)
+    file, _, rest = test.partition("::")
+    words = set(re.findall(r"\w+", rest.partition("[")[2]))
+    named = {op for op, known in names.items() if words & known}
+    return op in named if named else file == f"tests/test_{op}.py"
+
+
+def _code(op: str) -> str:
+    """Return what a GPU runs for an operator."""
+    return "kernel" if OPERATORS[op].kernels else "reference"
+
+
 def _recorded(op: str) -> Iterator[str]:
     for record in records():
-        tests = sum(op in name for name in record.tests)
-        present = f"present kernel, {tests} GPU tests" if tests else "no tests"
-        state = "none" if op not in record.kernels else "kernel changed since" if record.stale(op) else present
+        tests = sum(is_of(op, name) for name in record.tests)
+        present = f"present {_code(op)}, {tests} GPU tests" if tests else "no tests"
+        state = "none" if op not in record.kernels else f"{_code(op)} changed since" if record.stale(op) else present
         yield f"{record.device['name']}: {state}"
 
 
@@ -185,10 +201,10 @@ def _tested(op: str) -> Iterator[str]:
     """Whether the tests on each card that name an operator passed, and of which kernel they are."""
     for record in records():
         if op not in record.kernels:
-            yield f"{'kernel' if OPERATORS[op].kernels else 'reference'}, not recorded"
+            yield f"{_code(op)}, not recorded"
             continue
-        outcomes = Counter(outcome for test, outcome in record.tests.items() if op in test)
-        of = "an earlier kernel" if record.stale(op) else "this kernel"
+        outcomes = Counter(outcome for test, outcome in record.tests.items() if is_of(op, test))
+        of = f"an earlier {_code(op)}" if record.stale(op) else f"this {_code(op)}"
         counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
         yield f"{of}, tests: {counted}" if counted else f"{of}, no test recorded"
 

@@ -19,7 +19,7 @@ from lemmata.bench import pages as cache
 from lemmata.operators import OPERATORS, of_function
 from lemmata.proofs.suite import proofs
 from links import broken, clicks
-from pages import ENGINE, GENERATED, ROOT, VERDICTS, files, fill, kept
+from pages import ENGINE, GENERATED, ROOT, VERDICTS, files, fill, is_of, kept
 from test_rooms import MAY
 
 FINDS = (
@@ -170,3 +170,14 @@ def test_the_wrong_twin_of_the_example_is_refuted_as_the_readme_says(tmp_path: P
     said = re.findall(r"`([^`]*)`", text[text.index("With `i <= n`") :])[1:3]
     assert done.stdout.startswith("False\n")
     assert all(words in done.stdout for words in said), done.stderr
+
+
+def test_a_test_is_of_the_operator_that_its_parameters_name() -> None:
+    of = {
+        "tests/test_ops.py::test_values[cuda-indexer_topk]": "indexer",
+        "tests/test_hca.py::test_a_query_without_a_key[cuda-csa]": "csa",
+        "tests/test_indexer.py::test_scores[cuda-bf16]": "indexer",
+        "tests/test_ops.py::test_gradient[cuda-1.0-4-indexer_loss_dense]": "indexer_loss",
+    }
+    assert {test: [op for op in OPERATORS if is_of(op, test)] for test in of} == {test: [op] for test, op in of.items()}
+    assert not any(is_of(op, "tests/test_transformers.py::test_a_model[cuda]") for op in OPERATORS)

@@ -107,19 +107,20 @@ def indexer_scores_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and weights, in closed form.
 
-    With z = q · k and dI the gradient of the scores, 0 where an entry is not seen: dw = Σ_j dI relu(z); dz = dI w where
-    z > 0, else 0; dq = Σ_j dz k; dk = Σ_{t,h} dz q. An entry that no query sees counts as 0, even if it is NaN.
+    With z = q · k, dI the gradient of the scores, 0 where an entry is not seen, and g = Σ_j dI k over the entries with z > 0:
+    dq = w g; dw = q · g, which is Σ_j dI relu(z); dk = Σ_{t,h} dI w q over the queries and heads with z > 0. An entry that no
+    query sees counts as 0, even if it is NaN.
     """
     seen = _seen(offset, q.shape[1], k.shape[1], ratio)
+    seen_by_last = torch.arange(k.shape[1], device=k.device) < ((offset.long() + q.shape[1]) // ratio).unsqueeze(-1)
     wide_q = q.type_as(weights)
-    wide_k = torch.where(seen.any(1).unsqueeze(-1), k.type_as(weights), 0.0)
-    dots = _dots(wide_q, wide_k)
+    wide_k = torch.where(seen_by_last.unsqueeze(-1), k.type_as(weights), 0.0)  # the last query sees what any sees
     grad = torch.where(seen, grad_out, 0.0).unsqueeze(2)
-    grad_weights = (grad * dots.relu()).sum(-1)
-    grad_dots = torch.where(dots > 0, grad * weights.unsqueeze(-1), 0.0)
-    grad_q = grad_dots @ wide_k.unsqueeze(1)
-    grad_k = torch.einsum("bsht,bshd->btd", grad_dots, wide_q)
-    return grad_q.type_as(q), grad_k.type_as(k), grad_weights
+    active = torch.where(_dots(wide_q, wide_k) > 0, grad, 0.0)
+    sums = active @ wide_k.unsqueeze(1)
+    grad_q = weights.unsqueeze(-1) * sums
+    grad_k = torch.einsum("bsht,bshd->btd", active, weights.unsqueeze(-1) * wide_q)
+    return grad_q.type_as(q), grad_k.type_as(k), (wide_q * sums).sum(-1)
 
 
 def indexer_topk(

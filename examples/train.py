@@ -41,8 +41,7 @@ def train(text: torch.Tensor, steps: int, rate: float, *, untouched: bool) -> li
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         losses.append(loss.item())
-        if step % 20 == 0:
-            print(f"step {step}: loss {losses[-1]:.3f}", flush=True)
+        print(f"step {step}: loss {losses[-1]:.3f}", flush=True)
     print("by", ", ".join(sorted({str(path.last) for path in paths(model).values()})) or "transformers alone")
     return losses
 
@@ -51,12 +50,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--untouched", action="store_true", help="without lemmata, to compare")
+    parser.add_argument("--untouched", action="store_true")
     parser.add_argument("--losses", type=Path, default="loss.json", help="where to write the losses, as JSON")
     asked = parser.parse_args()
     text = torch.tensor(list("\n".join(topics.values()).encode()))
     levels, losses = entropies(text), train(text, asked.steps, asked.rate, untouched=asked.untouched)
     asked.losses.write_text(json.dumps({"losses": [round(x, 4) for x in losses], "entropies": levels}) + "\n")
-    print(
-        f"loss from {losses[0]:.3f} to {torch.tensor(losses[-10:]).mean():.3f}; a byte alone has {levels[0]:.3f} nats"
-    )
+    last = torch.tensor(losses[-10:]).mean()
+    print(f"loss from {losses[0]:.3f} to {last:.3f}; a byte alone has {levels[0]:.3f} nats")

@@ -111,11 +111,10 @@ def _listings(indices: Tensor, T: int, every: list[Group]) -> Iterator[Listing]:
     firsts = torch.arange(len(every) * rows, device=indices.device, dtype=whole)
     starts = torch.searchsorted(keys, firsts, out_int32=True).view(len(every), rows)
     starts = starts - starts[:, :1]
-    of_sequences = max(sequences * S * K, 1)
-    order = (order.int() if indices.numel() < 2**31 else order) % of_sequences % max(sequences * queries * K, 1)
+    order = order.int() % max(sequences * S * K, 1) % max(sequences * queries * K, 1)  # counted from the group's first
     begins = itertools.accumulate((g.of(indices).numel() for g in every), initial=0)
     for g, begin, start in zip(every, begins, starts, strict=False):
-        yield order[begin : begin + g.of(indices).numel()].int(), start[:-1], start[1:]
+        yield order[begin : begin + g.of(indices).numel()], start[:-1], start[1:]
 
 
 def gradients(x: dict[str, Tensor], every: Iterator[Group], window: int, parts: Parts, add: Add) -> tuple[Tensor, ...]:

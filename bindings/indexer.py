@@ -23,16 +23,14 @@ _KERNELS = "lemmata.kernels.indexer"
 _scores_kernel, _fp8_kernel = lazily(_KERNELS, "scores"), lazily(_KERNELS, "scores_fp8")
 _bwd_kernel = lazily("lemmata.kernels.indexer_backward", "scores_bwd")
 _topk_kernel = lazily("lemmata.kernels.topk", "select")
-_FILLED_UP = {
-    (16, 128): 32,
-    (32, 64): 64,
-}  # heads and width that TileLang fails to compile: the heads with which it does
+# heads and width for which TileLang fails to compile the backward, and the heads with which it does
+_FILLED_UP = {(16, 128): 32, (32, 64): 64}
 
 
 def _scores_bwd_cuda(
     grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both kernels of the backward; heads are filled up with zeros, which add nothing, where it does not compile for fewer."""
+    """Run both kernels of the backward; zeros, which add nothing, fill up heads where it does not compile for fewer."""
     heads, width = q.shape[2:]
     more = _FILLED_UP.get((heads, width), heads) - heads
     if not more:

@@ -24,13 +24,13 @@ Named = dict[str, Tensor]
 
 
 def _held_by_list(x: Named) -> int:
-    """Elements of the largest array of one query: the rows of its candidates, or its dot products."""
+    """Return the elements of the largest array of one query: the rows of its candidates, or its dot products."""
     widest: int = max(*x["q"].shape[2:], *x["core_q"].shape[2:])
     return widest * x["indices"].shape[2]
 
 
 def _held_by_all(x: Named) -> int:
-    """Elements of the largest array of one query: its dot products with all entries."""
+    """Return the elements of the largest array of one query: its dot products with all entries."""
     return x["k"].shape[1] * max(x["q"].shape[2], x["core_q"].shape[2])
 
 

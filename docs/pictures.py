@@ -40,7 +40,7 @@ def times(operator: Operator) -> str:
 
 
 def _of(record: Record, operator: Operator) -> str:
-    return f"{record.device['name']}{', of an earlier kernel' if record.stale(operator.name) else ''}"
+    return f"{record.device['name']}{', of an earlier kernel' if record.behind(operator.name) else ''}"
 
 
 def _cases(record: Record, operator: Operator) -> dict[str, Case]:

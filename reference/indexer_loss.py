@@ -73,7 +73,7 @@ def _log_normalised(x: Tensor) -> Tensor:
 
 
 def log_teacher(core_q: Tensor, entries: Keys, sink: Tensor, lse: Tensor, scale: float) -> Tensor:
-    """Log P, [B, S, n]; as it is taken of logarithms, weights that are small in attention lose nothing."""
+    """Return log P, [B, S, n]; as it is taken of logarithms, weights that are small in attention lose nothing."""
     z = logits(core_q.type_as(sink), entries, scale)
     return _log_normalised((z - torch.logaddexp(lse, sink).unsqueeze(-1)).logsumexp(2))
 
@@ -84,13 +84,13 @@ def _dots(q: Tensor, keys: Keys) -> Tensor:
 
 
 def log_student(q: Tensor, weights: Tensor, keys: Keys) -> Tensor:
-    """Log S, [B, S, n]."""
+    """Return log S, [B, S, n]."""
     scores = (weights.unsqueeze(-1) * _dots(q.type_as(weights), keys).relu()).sum(2)
     return _log_normalised(torch.where(keys.seen, scores, -math.inf))
 
 
 def divergence(log_p: Tensor, log_s: Tensor) -> Tensor:
-    """Return kL(P ‖ S), [B, S]; 0 log 0 is 0, and what rounding makes negative is 0."""
+    """Return KL(P ‖ S), [B, S]; 0 log 0 is 0, and what rounding makes negative is 0."""
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - log_s), 0.0).sum(-1).clamp(min=0)
 

@@ -264,8 +264,12 @@ def figures() -> str:
 
 
 def faster() -> str:
-    """Return how each public function fares beside each contender: in how many cases it is slower, and the ratios."""
+    """Return how each public function fares beside each contender: in how many cases it is slower, and the ratios.
+
+    A function with a case that is of an earlier kernel says so.
+    """
     ratios: dict[tuple[str, str], list[float]] = {}
+    earlier = {f["op"] for record in records() for f in record.figures if record.earlier(f)}
     for record in records():
         ours = {(f["op"], f["shape"]): f["burst_us"] for f in record.figures if f["contender"] == "lemmata"}
         for other in record.figures:
@@ -273,7 +277,13 @@ def faster() -> str:
                 ratio = other["burst_us"] / ours[other["op"], other["shape"]]
                 ratios.setdefault((other["op"], other["contender"]), []).append(ratio)
     rows = (
-        [f"`{op}`", contender, str(len(found)), str(sum(r < 1 for r in found)), f"{min(found):.2f} to {max(found):.2f}"]
+        [
+            f"`{op}`" + (", earlier kernel" if op in earlier else ""),
+            contender,
+            str(len(found)),
+            str(sum(r < 1 for r in found)),
+            f"{min(found):.2f} to {max(found):.2f}",
+        ]
         for (op, contender), found in ratios.items()
     )
     return table("function | contender | cases, on all cards | slower in | contender's time / lemmata's", rows)

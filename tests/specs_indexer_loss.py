@@ -150,7 +150,7 @@ def _planted(loss: Callable[..., Tensor], names: tuple[str, ...]) -> dict[str, C
 
 
 def _lse_of_entries(a: dict[str, Tensor]) -> Tensor:
-    """Of each head by itself, so that each head's weights sum to 1 over all entries."""
+    """Return the lse of each head by itself, so that its weights sum to 1 over all entries."""
     logits = a["scale"] * torch.einsum("bshd,btd->bsht", a["core_q"].float(), a["compressed_kv"].float())
     return logits.logsumexp(-1)
 

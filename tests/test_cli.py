@@ -255,6 +255,8 @@ def test_a_record_keeps_what_is_of_the_same_kernels(package, monkeypatch):
     (found,) = record.records()
     assert found.tests == {"other": "passed", "op": "passed"}
     assert [figure["us"] for figure in found.figures if found.earlier(figure)] == [2, 3]
+    assert found.behind("op")
+    assert info._state(found, "op") == "tests of the present kernel, figures of an earlier one"
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])

@@ -10,7 +10,7 @@ import pytest
 
 import pictures
 from lemmata.operators import Operator
-from lemmata.record import Record
+from lemmata.record import Record, kernel_digest
 from pages import ROOT
 from pictures import FOLDER, PICTURES
 
@@ -33,6 +33,20 @@ def test_every_picture_is_drawn_and_every_drawn_one_is_shown() -> None:
 
 def test_an_operator_without_figures_has_a_picture_that_says_so() -> None:
     assert "no record holds a figure yet" in pictures.times(Operator("double", "Double", ("double",), ()))
+
+
+def test_a_picture_of_an_earlier_kernel_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pictures.records()
+    present = [
+        f | {"kernels": {"sinkhorn": kernel_digest("sinkhorn")}}
+        for r in real
+        for f in r.figures
+        if f["op"] == "sinkhorn"
+    ]
+    for digest, said in ((None, True), (kernel_digest("sinkhorn"), False)):
+        figures = [f | {"kernels": {"sinkhorn": digest}} for f in present]
+        monkeypatch.setattr(pictures, "records", lambda figures=figures: [replace(real[0], figures=figures)])
+        assert ("of an earlier kernel" in PICTURES["times-sinkhorn"]()) is said
 
 
 def test_a_picture_of_other_figures_is_another(monkeypatch: pytest.MonkeyPatch) -> None:

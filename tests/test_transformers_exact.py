@@ -98,7 +98,7 @@ def mean_square(errors):
 
 
 def test_one_stream_in_bf16_errs_no_more_than_the_untouched_model():
-    """Of one stream bf16 leaves so little that a single logit may lie anywhere: all logits of several models are compared."""
+    """Compare all logits of several models: bf16 leaves so little of one stream that a single logit may lie anywhere."""
     theirs, ours = zip(*(errors(tiny_model(seed, hc_mult=1).to(BF16), prefill) for seed in range(4)), strict=True)
     assert mean_square(ours) <= 1.1**2 * mean_square(theirs)
 

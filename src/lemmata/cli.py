@@ -49,9 +49,8 @@ def _failing(command: str, *errors: type[Exception], kept: str = "", status: int
         extra = _EXTRAS.get(str(error.name).partition(".")[0])
         if extra is None:
             raise
-        extra = (
-            "proofs" if (command, extra) == ("prove", "cuda") else extra
-        )  # of tilelang, the version that the engine reads
+        if (command, extra) == ("prove", "cuda"):
+            extra = "proofs"  # whose TileLang is of the version that the engine reads
         typer.echo(f"lemmata {command}: {error}: pip install 'lemmata[{extra}]'", err=True)
         raise typer.Exit(2) from error
     except errors as error:

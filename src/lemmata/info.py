@@ -59,7 +59,9 @@ def _on_cuda(op: str) -> str:
 def _state(record: Record, op: str) -> str:
     if op not in record.kernels:
         return "not recorded"
-    return "kernel changed since" if record.stale(op) else "of the present kernel"
+    if record.stale(op):
+        return "kernel changed since"
+    return "tests of the present kernel, figures of an earlier one" if record.behind(op) else "of the present kernel"
 
 
 def gather() -> Info:

@@ -38,6 +38,10 @@ class Record:
         """Return whether a figure is of other kernels than the present ones of its operator."""
         return self.measured(figure) != _kernels(figure["op"])
 
+    def behind(self, op: str) -> bool:
+        """Return whether a figure of one of the operator's functions is of earlier kernels."""
+        return any(self.earlier(figure) for figure in self.figures if figure["op"] in find(op).functions)
+
     def measured(self, figure: Mapping[str, Any]) -> dict[str, str | None]:
         """Return the digests of the kernels that a figure is of, by operator."""
         found: dict[str, str | None] = figure.get("kernels") or {

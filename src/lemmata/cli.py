@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .interrupts import ending
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -37,10 +38,12 @@ def main(
 @contextmanager
 def _failing(command: str, *errors: type[Exception], kept: str = "", status: int = 2) -> Iterator[None]:
     """Say an error in one line and exit with a status; an interrupt exits with 130, and says what is kept."""
+    interrupted = f"lemmata {command}: interrupted{kept}"
     try:
-        yield
+        with ending(interrupted):
+            yield
     except KeyboardInterrupt:
-        typer.echo(f"lemmata {command}: interrupted{kept}", err=True)
+        typer.echo(interrupted, err=True)
         raise typer.Exit(130) from None
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

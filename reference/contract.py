@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,6 +113,9 @@ class TensorSpec:
 
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_TERM = r"(?:[A-Za-z_]\w*|\d+)"
+_DIM = rf"{_TERM}(?:\+{_TERM})*"
+_SHAPE = re.compile(rf"(?:\*[A-Za-z_]\w*|{_DIM})(?:\s+{_DIM})*")
 
 
 _PLAIN = {Tensor, torch.nn.Parameter}  # the sizes of other subclasses may be symbolic: hashing would fix them
@@ -140,10 +144,28 @@ class Contract:
     probes: tuple[Mapping[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        for spec in self.inputs + self.outputs:
-            unknown = {n for n in _IDENTIFIER.findall(spec.shape) if n not in self.sizes and n not in self.statics}
-            if unknown:
-                raise ValueError(f"{self.op}: shape {spec.shape!r} of {spec.name} uses undeclared {sorted(unknown)}")
+        for names, kind in ((self.sizes, Size), (self.statics, Static)):
+            for name, value in names.items():
+                if not isinstance(value, kind):
+                    raise TypeError(f"{self.op}: {name}: expected a {kind.__name__}, got {value!r}")
+        for spec in self.tensors:
+            self._check_spec(spec)
+        for specs in (self.inputs, self.outputs):  # a tensor that is added to is both
+            if twice := [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]:
+                raise ValueError(f"{self.op}: expected a name for each tensor, got {', '.join(twice)} twice")
+
+    def _check_spec(self, spec: TensorSpec) -> None:
+        """Raise TypeError or ValueError, in one line, unless the notation of a tensor is right and its sizes declared."""
+        if not _SHAPE.fullmatch(spec.shape):
+            expected = "names, numbers and sums a+b between spaces, the first perhaps *name"
+            raise ValueError(f"{self.op}: {spec.name}: expected a shape of {expected}, got {spec.shape!r}")
+        if not (isinstance(spec.dtypes, tuple) and spec.dtypes and {*map(type, spec.dtypes)} == {torch.dtype}):
+            raise TypeError(f"{self.op}: {spec.name}: expected a tuple of torch dtypes, got {spec.dtypes!r}")
+        unknown = {n for n in _IDENTIFIER.findall(spec.shape) if n not in self.sizes and n not in self.statics}
+        if unknown:
+            raise ValueError(f"{self.op}: shape {spec.shape!r} of {spec.name} uses undeclared {sorted(unknown)}")
+        if isinstance(spec.elements.high, str) and spec.elements.high not in self.sizes:
+            raise ValueError(f"{self.op}: {spec.name}: expected elements below a size, got {spec.elements.high!r}")
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:

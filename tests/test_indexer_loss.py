@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from lemmata.bindings import indexer_loss as bindings
 from lemmata.bindings.registry import say_once
 from lemmata.reference import indexer_loss
 from opspec import OpSpec, array
-from pages import ROOT
 from specs_indexer_loss import DENSE_NAMES, INDEXER_LOSS, INDEXER_LOSS_DENSE, LISTED_NAMES
 
 INF, NAN = float("inf"), float("nan")
@@ -331,7 +331,7 @@ def test_names_are_those_of_the_contracts() -> None:
 
 
 def test_the_program_of_the_page_on_training_trains_the_indexer() -> None:
-    page = (ROOT / "docs" / "training.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
     program = next(p for p in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "indexer_loss" in p)
     torch.manual_seed(0)
     names: dict[str, Any] = {}

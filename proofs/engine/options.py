@@ -6,6 +6,7 @@ error here leaves out is not in the report, which then claims nothing of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -17,6 +18,8 @@ from .execution.invariants import Invariant
 from .execution.ranges import Waiver
 from .layers.comparison import Compare
 from .layers.lemmas import Examples, Lemma
+
+_ARCHITECTURE = re.compile(r"sm_\d+[af]?")
 
 
 class Options(TypedDict, total=False):
@@ -85,9 +88,33 @@ def asked_for(
     return wanted
 
 
-def check_probes(contract: Contract) -> None:
-    """Raise ValueError unless a contract names two calls, a ragged one and the largest, by all its sizes."""
+def check(contract: Contract, statics: Mapping[str, float], asked: Options) -> None:
+    """Check what ``verify`` was given before anything is proved.
+
+    Raises:
+        TypeError: the contract, a waiver or the folder for SMT-LIB is of another type.
+        ValueError: the contract names no two calls, a ragged one and the largest, by all its sizes; or a static
+            parameter, the architecture, the solver, or a number is not one that there is.
+    """
+    if not isinstance(contract, Contract):
+        raise TypeError(f"contract: expected a Contract, got {type(contract).__name__}")
     if len(contract.probes) < 2:
         raise ValueError(f"contract: expected two probe sizes, a ragged and the largest, got {len(contract.probes)}")
     if any(set(probe) != set(contract.sizes) for probe in contract.probes):
         raise ValueError(f"contract: expected probes of all its sizes {sorted(contract.sizes)}")
+    if not set(contract.statics) <= set(statics):
+        raise ValueError(f"statics: expected values of {sorted(contract.statics)}, got {sorted(statics)}")
+    for name, static in contract.statics.items():
+        static.check(f"statics: {name}", statics[name])
+    for waiver in asked["waivers"]:
+        if not isinstance(waiver, Waiver):
+            raise TypeError(f"waivers: expected Waiver objects, got {waiver!r}")
+    if not isinstance(asked["smt"], Path | None):
+        raise TypeError(f"smt: expected a Path, got {asked['smt']!r}")
+    if not _ARCHITECTURE.fullmatch(str(asked["arch"])):
+        raise ValueError(f"arch: expected sm_90a or another of CUDA's names, got {asked['arch']!r}")
+    if asked["solver"] not in ("z3", "cvc5"):
+        raise ValueError(f"solver: expected z3 or cvc5, got {asked['solver']!r}")
+    for name, least in {"seed": 0, "rlimit": 1, "every": 1}.items():
+        if (number := int(asked[name])) < least:  # type: ignore[literal-required]
+            raise ValueError(f"{name}: expected at least {least}, got {number}")

@@ -13,11 +13,13 @@ from lemmata.reference.contract import Contract
 from . import cache
 from .base.report import Report
 from .compiler import extract
+from .compiler.extract import plain
+from .compiler.jit import prim_func
 from .layers.comparison import Compare, Compared, against
 from .layers.mutants import with_mutants
 from .layers.problem import Problem
 from .layers.verdicts import layer
-from .options import Options, applies, asked_for, check_probes
+from .options import Options, applies, asked_for, check
 from .smt.solve import Z3_STEPS, solve
 
 _DEFAULTS: Options = {
@@ -40,10 +42,11 @@ def verify(
     """Prove what can be proved of a TileLang kernel, ours or not, for every size that its contract admits.
 
     Args:
-        kernel: the PrimFunc, as its factory returns it. Symbolic dimensions bear the names of the contract's sizes,
-            buffers those of its tensors.
+        kernel: the PrimFunc, as its factory returns it, or a function decorated with ``@tilelang.jit``, whose parameters
+            are taken from ``statics`` and whose own pass configs are used. Symbolic dimensions bear the names of the
+            contract's sizes, buffers those of its tensors.
         contract: what may be assumed of a call. It must name probe sizes.
-        statics: values of the contract's static parameters.
+        statics: values of the contract's static parameters, and of further ones that the kernel was built with.
         reference: plain torch on the inputs, in the contract's order; it is run on symbolic tensors, unmodified. Without
             it, and without ``compare``, layers L2 and range are left out of the report.
         layers: some of "L0", "L1", "L2", "range", "lemmas", "run"; all that apply by default.
@@ -54,40 +57,50 @@ def verify(
         found nothing, and every surviving mutant is accounted for.
 
     Raises:
-        ValueError: the contract names no probe sizes, or a layer is unknown.
-        TypeError: an option is unknown.
+        ValueError: the contract names no probe sizes, or a layer, a static parameter or the value of an option is none.
+        TypeError: an option is unknown, or an argument is of another type.
         UnsupportedVersion: TileLang is not the version that the engine reads.
     """
     extract.require_tilelang()
     if unknown := options.keys() - Options.__annotations__.keys():
         raise TypeError(f"verify: expected options among {', '.join(Options.__annotations__)}, got {sorted(unknown)}")
     asked = cast(Options, {**dict.fromkeys(Options.__annotations__), **_DEFAULTS, **options})
-    check_probes(contract)
-    problem = Problem(
+    compare = asked["compare"] or (against(reference, contract, asked["invariants"]) if reference else None)
+    problem = _problem(kernel, contract, statics or {}, compare, asked)
+    wanted = asked_for(layers, problem.compare, problem.lemmas, problem.examples)
+    digest = _digest(problem, wanted, asked)
+    if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
+        return known
+    shown = tuple(layer(problem, name) for name in wanted)
+    name = str(problem.kernel.attrs["global_symbol"])
+    report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
+    if asked["mutate"]:
+        report = with_mutants(report, problem, asked["every"], asked["equivalents"] or {})
+    if asked["cache_key"]:
+        cache.save(digest, report)
+    return report
+
+
+def _problem(
+    kernel: Any, contract: Contract, statics: Mapping[str, float], compare: Compare | None, asked: Options
+) -> Problem:
+    """Return what is claimed, once all arguments are checked."""
+    check(contract, statics, asked)
+    kernel, own_configs = prim_func(kernel, statics)
+    return Problem(
         kernel=kernel,
         contract=contract,
-        statics=statics or {},
-        compare=asked["compare"] or (against(reference, contract, asked["invariants"]) if reference else None),
+        statics=statics,
+        compare=compare,
         lemmas=asked["lemmas"],
         examples=asked["examples"],
-        pass_configs=dict(asked["pass_configs"] or {}),
+        pass_configs={**own_configs, **plain(asked["pass_configs"])},
         waivers=asked["waivers"],
         dead=asked["dead"] or {},
         arch=asked["arch"],
         solve=partial(solve, solver=asked["solver"], seed=asked["seed"], rlimit=asked["rlimit"]),
         smt=asked["smt"],
     )
-    wanted = asked_for(layers, problem.compare, problem.lemmas, problem.examples)
-    digest = _digest(problem, wanted, asked)
-    if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
-        return known
-    shown = tuple(layer(problem, name) for name in wanted)
-    report = Report(str(kernel.attrs["global_symbol"]), contract.op, dict(problem.statics), cache.versions(), shown)
-    if asked["mutate"]:
-        report = with_mutants(report, problem, asked["every"], asked["equivalents"] or {})
-    if asked["cache_key"]:
-        cache.save(digest, report)
-    return report
 
 
 def _digest(problem: Problem, wanted: Sequence[str], asked: Options) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from typing import Any
 
 from ..base.errors import Unsupported, UnsupportedVersion
 
@@ -50,7 +51,7 @@ def require_tilelang() -> None:
 
 def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
     """Return whether a build with these pass configs keeps the compiler's bounds guards."""
-    return not _plain(pass_configs).get(STRICT, False)
+    return not plain(pass_configs).get(STRICT, False)
 
 
 def lower(
@@ -62,12 +63,23 @@ def lower(
         UnsupportedVersion: the installed TileLang is another one.
         Unsupported: the kernel launches more than one device function.
     """
-    configs = {**_plain(pass_configs), STRICT: not guards}
+    configs = {**plain(pass_configs), STRICT: not guards}
     return _lower(prim_func, tuple(sorted(configs.items())), arch)
 
 
-def _plain(pass_configs: Mapping[str, object] | None) -> dict[str, object]:
-    return {str(getattr(key, "value", key)): value for key, value in (pass_configs or {}).items()}
+def plain(pass_configs: Mapping[Any, object] | None) -> dict[str, object]:
+    """Return pass configs by plain names, whether they came by names or as members of ``tilelang.PassConfigKey``.
+
+    Raises:
+        ValueError: TileLang has no such pass config, or it takes another type.
+    """
+    configs = {str(getattr(key, "value", key)): value for key, value in (pass_configs or {}).items()}
+    try:
+        tilelang.tvm.transform.PassContext(config=configs)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        text = str(error).split(" candidates are")[0]
+        raise ValueError(f"pass_configs: {text}, got {configs}") from error
+    return configs
 
 
 @pass_instrument

@@ -14,6 +14,7 @@ from ..execution.invariants import Invariant
 from ..execution.symbolic import Execution, execute
 from ..forms import normal_form
 from ..forms.entailment import Facts
+from ..forms.equality import Undecided
 from ..forms.equations import Equation
 from ..reference.inputs import integers, symbolic_input
 from ..reference.pull_array import Integers, deciding
@@ -55,8 +56,11 @@ def against(
         try:
             with deciding(known):
                 results = reference(*inputs)
-        except (AttributeError, TypeError, ValueError, LookupError) as error:
-            raise Unsupported(f"the reference does what symbolic tensors cannot: {error}") from error
+        except (Unsupported, Undecided):
+            raise
+        except Exception as error:  # whatever a reference does with what is no tensor of torch
+            said = str(error) or type(error).__name__
+            raise Unsupported(f"the reference does what symbolic tensors cannot: {said}") from error
         results = results if isinstance(results, tuple) else (results,)
         if len(results) != len(contract.outputs):
             raise Unsupported(f"the reference returns {len(results)} results, the contract has {len(contract.outputs)}")

@@ -10,7 +10,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-LINK = re.compile(r"\]\(\.\./([\w./-]+\.(?:py|md|json))(#[\w-]+)?\)")
+LINK = re.compile(r"\]\(\.\./([\w./-]+\.(?:py|md|json|yml))(#[\w-]+)?\)")
 PAGE = "---\nsearch:\n  exclude: true\n---\n# {path}\n\n````````{language}\n{source}\n````````\n"
 
 

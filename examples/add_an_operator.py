@@ -1,6 +1,6 @@
 """An operator of one's own in the four parts that lemmata's have: contract, reference, torch op with a derivative, kernel.
 
-Its calls are checked by the contract; it compiles, and has one derivative. `examples/prove_your_kernel.py` shows the proof.
+Its calls are checked by the contract; it compiles, and has one derivative. `prove_your_kernel/scale.py` shows the proof.
 """
 
 import torch

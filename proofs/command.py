@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from .accepted import ACCEPTED
-from .engine.base.report import LAYERS, Layer, Report, fates
+from .engine.base.report import LAYERS, Report, fates
+from .engine.base.text import layer_lines
 from .junit import junit
+from .processes import reports
 from .table import mutation_table
 from .tasks import Asked, Task, asked
 
@@ -28,6 +28,7 @@ class Request:
 
     names: tuple[str, ...]
     jobs: int
+    seconds: float | None  # that a part may take
     as_json: bool
     table: Path | None
     junit: Path | None
@@ -58,13 +59,13 @@ def run(request: Request) -> bool:
     console = Console(highlight=False, soft_wrap=True)
     found: list[tuple[Asked, Report]] = []
     say = _nothing if request.as_json else partial(console.print, markup=False)
-    with _progress(console, request.as_json) as progress, _each(request.jobs) as each:
-        reports = each([task for kernel in suite for task in kernel.tasks], progress)
+    tasks = [task for kernel in suite for task in kernel.tasks]
+    with _progress(console, request.as_json) as progress, _reports(tasks, request, progress) as each:
         counter = _Counter(sum(len(task.layers) for kernel in suite for task in kernel.tasks))
         for kernel in suite:
             say(kernel.name)
             parts = []
-            for _, report in zip(kernel.tasks, reports, strict=False):
+            for _, report in zip(kernel.tasks, each, strict=False):
                 parts.append(report)
                 for layer in report.layers:
                     for number, line in enumerate(layer_lines(layer, report.cached)):
@@ -100,7 +101,8 @@ class _Counter:
 def _whole(parts: Sequence[Report]) -> Report:
     """Return one report of all layers of a kernel."""
     layers = tuple(layer for part in parts for layer in part.layers)
-    return replace(parts[0], layers=layers, cached=all(part.cached for part in parts))
+    whole = next((part for part in parts if part.kernel), parts[0])  # one that was cut off does not know its kernel
+    return replace(whole, layers=layers, cached=all(part.cached for part in parts))
 
 
 def _written(request: Request, found: list[tuple[str, Report]]) -> None:
@@ -111,60 +113,26 @@ def _written(request: Request, found: list[tuple[str, Report]]) -> None:
 
 
 @contextmanager
-def _each(jobs: int) -> Iterator[Callable[[Sequence[Task], Progress], Iterator[Report]]]:
-    """Give a function that runs tasks, so many at a time, and yields their reports in order."""
-
-    def here(tasks: Sequence[Task], progress: Progress) -> Iterator[Report]:
-        for number, task in enumerate(tasks, 1):
-            shown = progress.add_task(f"{', '.join(task.layers)}: part {number} of {len(tasks)}", total=None)
-            yield task.run()
-            progress.remove_task(shown)
-
-    if jobs == 1:
-        yield here
+def _reports(tasks: Sequence[Task], request: Request, progress: Progress) -> Iterator[Iterator[Report]]:
+    """Give the reports of tasks in order, done here, or in processes if several are wanted at a time or a limit."""
+    if request.jobs == 1 and request.seconds is None:
+        yield _here(tasks, progress)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-
-        def there(tasks: Sequence[Task], progress: Progress) -> Iterator[Report]:
-            shown = progress.add_task(f"{len(tasks)} parts, {jobs} at a time", total=None)
-            yield from pool.map(_run, tasks)
-            progress.remove_task(shown)
-
-        try:
-            yield there
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    progress.add_task(f"{len(tasks)} parts, {request.jobs} at a time", total=None)
+    with reports(tasks, request.jobs, request.seconds) as found:
+        yield found
 
 
-def _run(task: Task) -> Report:
-    return task.run()
+def _here(tasks: Sequence[Task], progress: Progress) -> Iterator[Report]:
+    for number, task in enumerate(tasks, 1):
+        shown = progress.add_task(f"{', '.join(task.layers)}: part {number} of {len(tasks)}", total=None)
+        yield task.run()
+        progress.remove_task(shown)
 
 
 def _progress(console: Console, quiet: bool) -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-
-
-def lines(name: str, report: Report) -> Iterator[str]:
-    """Yield the lines of a kernel's verdict: its name, one for each layer, with its failures and statements below it."""
-    yield name
-    for layer in report.layers:
-        yield from layer_lines(layer, report.cached)
-
-
-def layer_lines(layer: Layer, cached: bool = False) -> Iterator[str]:
-    """Yield the lines of one layer: its verdict, then what failed, what is stated and what is waived."""
-    verdict = "FAILED" if not layer.holds else "proved" if layer.proves else "tested"
-    kept = ", kept" if cached else ""
-    guards = f", {layer.guards} guards" if layer.guards else ""
-    counts = f"{layer.proved}/{layer.conditions} {'conditions' if layer.proves else 'runs'}{guards}"
-    yield f"{layer.name:<7} {verdict}  {counts}  {layer.seconds:.2f} s{kept}"
-    if layer.unmodelled:
-        yield f"    not modelled: {', '.join(layer.unmodelled)}"
-    yield from (f"    {line}" for failure in layer.failures for line in str(failure).splitlines())
-    yield from (f"    {statement}" for statement in layer.statements)
-    yield from (f"    waived: {waiver}" for waiver in layer.waived)
 
 
 def _last_lines(kernel: Asked, report: Report) -> Iterator[str]:

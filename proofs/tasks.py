@@ -56,7 +56,7 @@ def _module(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class InFile:
-    """Layers of a kernel in a file of the user's, which names a ``contract`` and may name a ``reference`` and ``options``."""
+    """Layers of a kernel in a file of the user's, which names a ``contract`` and may name others, see `_in_file`."""
 
     path: Path
     kernel: str
@@ -64,9 +64,11 @@ class InFile:
     options: Mapping[str, Any]
 
     def run(self) -> Report:
-        """Return the verdict of these layers; it is not kept, since what it depends on is not known."""
+        """Return the verdict of these layers. It is kept only under a ``cache_key`` of the file's options."""
         names = _module(self.path)
         options = {**self.options, **names.get("options", {})}  # what the file says holds
+        if options.pop("fresh", False):
+            options["cache_key"] = None
         return verify(
             names[self.kernel],
             names["contract"],
@@ -112,7 +114,11 @@ def _parts(layers: Iterable[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _in_file(name: str, options: Mapping[str, Any]) -> Asked:
-    """Return what is asked of a kernel in a file: every layer that applies, or those of ``options``."""
+    """Return what is asked of a kernel in a file: every layer that applies, or those of ``options``.
+
+    The file names a ``contract``. It may name a ``reference``, the ``options`` of ``verify``, and as ``accepted`` what
+    layers may leave aside.
+    """
     file, _, kernel = name.rpartition(":")
     path = Path(file).resolve()
     if not (file and path.is_file()):
@@ -122,7 +128,10 @@ def _in_file(name: str, options: Mapping[str, Any]) -> Asked:
         raise ValueError(f"op: expected the names {kernel} and contract in {file}, got no {' and no '.join(absent)}")
     apply = ("L0", "L1", *(("L2", "range") if "reference" in found or "compare" in found.get("options", {}) else ()))
     layers = [layer for layer in LAYERS if layer in (options.get("layers") or apply)]
-    kept = {key: value for key, value in options.items() if key not in ("layers", "fresh")}
+    kept = {key: value for key, value in options.items() if key != "layers"}
     whole = kept.get("mutate") or found.get("options", {}).get("mutate")
     parts = [tuple(layers)] if whole else _parts(layers)
-    return Asked(name, tuple(InFile(path, kernel, part, kept) for part in parts), ())
+    accepted = tuple(found.get("accepted", ()))
+    if wrong := [each for each in accepted if not isinstance(each, Accepted)]:
+        raise ValueError(f"op: expected accepted in {file} to hold objects of Accepted, got {wrong[0]!r}")
+    return Asked(name, tuple(InFile(path, kernel, part, kept) for part in parts), accepted)

@@ -8,10 +8,10 @@ import inspect
 import sys
 from types import ModuleType
 
-from .engine.base.report import Report
+from .engine.base.report import Accepted, Report
 from .engine.verify import verify
 
-__all__ = ["Report", "verify"]
+__all__ = ["Accepted", "Report", "verify"]
 
 
 class _Callable(ModuleType):

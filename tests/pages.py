@@ -20,8 +20,8 @@ from lemmata.bench.report import markdown
 from lemmata.digest import sources
 from lemmata.operators import OPERATORS, Operator
 from lemmata.proofs.accepted import ACCEPTED
-from lemmata.proofs.command import lines
 from lemmata.proofs.engine.base.report import LAYERS, Layer, Report
+from lemmata.proofs.engine.base.text import lines
 from lemmata.record import records
 from specs import SPECS
 from test_rooms import MAY

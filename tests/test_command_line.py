@@ -24,6 +24,7 @@ from lemmata import cli, record, warmup
 from lemmata.bench import report
 from lemmata.bench.timing import Case, Figure
 from lemmata.operators import OPERATORS, Operator, find, names
+from lemmata.proofs.engine.base.report import Report
 
 ROOT = Path(__file__).parents[1]
 HEARD = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background a shell's jobs ignore it
@@ -163,7 +164,6 @@ def test_a_wrong_kernel_of_ones_own_is_refuted(file: Path, tmp_path: Path) -> No
 def test_what_a_file_asks_for_holds(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutants, say: they are tried once, against all layers together."""
     from lemmata.proofs import tasks
-    from lemmata.proofs.engine.base.report import Report
 
     def asked(*_: object, **options: Any) -> Report:
         calls.append(options)
@@ -181,6 +181,85 @@ def test_what_a_file_asks_for_holds(file: Path, monkeypatch: pytest.MonkeyPatch)
     assert [(call["layers"], call["mutate"], call["seed"]) for call in calls] == [
         (("L0", "L1", "L2", "range"), True, 5)
     ]
+
+
+DYING = """
+import multiprocessing, os
+from lemmata.proofs.engine.layers import verdicts
+if multiprocessing.parent_process():
+    verdicts._SHOWN["L1"] = lambda problem, name: os._exit(9)
+"""
+
+
+def test_a_process_that_dies_leaves_its_layer_unknown_and_the_others_are_kept(file: Path) -> None:
+    file.write_text(DOUBLE + DYING)
+    done = invoke("prove", f"{file}:double", "--timeout", "120", "--jobs", "2")
+    assert done.exit_code == 1
+    assert "unknown limit: the process ended without an answer" in done.output
+    assert [line[6:13] for line in done.output.splitlines() if " proved  " in line] == ["L0     ", "L2     ", "range  "]
+
+
+class Sleeping:
+    """A part of a proof that takes as long as it is told."""
+
+    layers = ("L2", "range")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def run(self) -> Report:
+        time.sleep(self.seconds)
+        return Report("asleep", "", {}, {}, ())
+
+
+def test_layers_that_take_too_long_are_unknown() -> None:
+    pytest.importorskip("tilelang")
+    from lemmata.proofs.processes import reports
+
+    with reports([Sleeping(600)], 1, 1.0) as found:
+        (report,) = found
+    assert [str(layer.failures[0]) for layer in report.layers] == ["unknown limit: more than 1 s"] * 2
+    assert not report.holds
+    with reports([Sleeping(0)], 1, 120.0) as found:
+        assert [report.kernel for report in found] == ["asleep"]
+
+
+def test_an_error_in_a_process_is_said_as_one_here(file: Path) -> None:
+    file.write_text(DOUBLE + "options = {'arch': 'sm90'}\n")
+    done = invoke("prove", f"{file}:double", "--timeout", "120", "--layer", "L0")
+    assert (done.exit_code, len(done.output.splitlines())) == (2, 2)
+    assert "lemmata prove: arch: expected sm_90a" in done.output
+
+
+def test_what_a_file_accepts_may_be_left_aside(file: Path) -> None:
+    guarded = DOUBLE.replace("if i < n:", "if True:").replace("options = ", "options = {} and ")
+    file.write_text(guarded)
+    assert "INCOMPLETE: neither modelled nor accepted: the compiler's guards in L0" in (
+        said := invoke("prove", f"{file}:double").output
+    ), said
+    accepting = (
+        "from lemmata.proofs.verify import Accepted as A\naccepted = [A(\"the compiler's guards\", ('L0',), 'ours')]\n"
+    )
+    file.write_text(guarded + accepting)
+    tasks_cleared()
+    assert (done := invoke("prove", f"{file}:double")).exit_code == 0, done.output
+    file.write_text(guarded + "accepted = ['the guards']\n")
+    tasks_cleared()
+    done = invoke("prove", f"{file}:double")
+    assert done.exit_code == 2
+    assert "to hold objects of Accepted, got 'the guards'" in done.output
+
+
+def test_a_verdict_is_kept_under_the_key_that_a_file_names(file: Path) -> None:
+    file.write_text(DOUBLE + "options['cache_key'] = 'double'\n")
+    asked = "prove", f"{file}:double", "--layer", "L0"
+    assert [", kept" in invoke(*each).output for each in (asked, asked, (*asked, "--fresh"))] == [False, True, False]
+
+
+def tasks_cleared() -> None:
+    from lemmata.proofs import tasks
+
+    tasks._module.cache_clear()
 
 
 def test_what_is_no_file_or_names_no_kernel(file: Path) -> None:

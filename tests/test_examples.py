@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,16 +24,22 @@ SAID = {
     "train": ("by csa, hca, indexer_topk, sinkhorn, swa", "step 0: loss 6"),
     "plot_a_loss": ("drew 300 losses in loss.svg",),
     "serve_a_batch": ("8 decode steps of 2 sequences equal what prefill gave",),
-    "prove_your_kernel": (r"L0 (\d+) of \1 \n", r"L1 (\d+) of \1 \n", "L2 1 of 1 \n"),
+    "prove_your_kernel/scale": (r"L0 +proved  (\d+)/\1 ", r"L1 +proved  (\d+)/\1 ", "L2 +proved  1/1 "),
     "add_an_operator": (r"\[-0.5, 0.0, 0.75\] \[0.25, 1.0, 0.0625\]", "softsign: x: expected float32, got float64"),
 }
 ARGUMENTS = {"train": ["--steps", "1"], "plot_a_loss": [str(ROOT / "docs" / "losses.json"), "loss.svg"]}
-NEEDS = {"train": "transformers", "patch_a_model": "transformers", "prove_your_kernel": "tilelang", "tour": "tilelang"}
+NEEDS = {
+    "train": "transformers",
+    "patch_a_model": "transformers",
+    "prove_your_kernel/scale": "tilelang",
+    "tour": "tilelang",
+}
 
 
 def test_every_example_is_run_and_short() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SAID)
-    assert all(len(path.read_text().splitlines()) <= 60 for path in EXAMPLES.glob("*.py"))
+    files = {path for path in EXAMPLES.rglob("*.py") if not path.name.startswith("test_")}
+    assert {path.relative_to(EXAMPLES).with_suffix("").as_posix() for path in files} == set(SAID)
+    assert all(len(path.read_text().splitlines()) <= 60 for path in files)
 
 
 @pytest.mark.parametrize("name", SAID)
@@ -39,24 +47,45 @@ def test_an_example_runs(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where some write
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     pytest.importorskip(NEEDS.get(name, "torch"))
     path = str(EXAMPLES / f"{name}.py")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", [path, *ARGUMENTS.get(name, [])])
-    with contextlib.nullcontext() if name != "prove_your_kernel" else pytest.raises(SystemExit, match=r"^0$"):
+    with contextlib.nullcontext() if name != "prove_your_kernel/scale" else pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_path(path, run_name="__main__")
     said = capsys.readouterr().out
     for words in SAID[name]:
         assert re.search(words, said), said
 
 
-def test_an_example_that_is_wrong_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example_that_is_wrong_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tilelang")
-    right = (EXAMPLES / "prove_your_kernel.py").read_text()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    right = (EXAMPLES / "prove_your_kernel" / "scale.py").read_text()
     (tmp_path / "wrong.py").write_text(right.replace("* factor[block * 4 + i]", "* factor[0]"))
     with pytest.raises(SystemExit, match="1"):
         runpy.run_path(str(tmp_path / "wrong.py"), run_name="__main__")
     assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_proof_is_a_test_of_pytest(tmp_path: Path) -> None:
+    pytest.importorskip("tilelang")
+    for name in ("scale", "test_scale"):
+        text = (EXAMPLES / "prove_your_kernel" / f"{name}.py").read_text()
+        (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / f"{name}_wrong.py").write_text(
+            text.replace("from scale import", "from scale_wrong import").replace(
+                "* factor[block * 4 + i]", "* factor[0]"
+            )
+        )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_scale.py", "test_scale_wrong.py"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout
+    assert re.search(r"scale\nL0 +proved .*\n(.*\n)*L2 +FAILED", done.stdout), done.stdout
 
 
 def trained(asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[float, ...]:

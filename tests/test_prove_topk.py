@@ -16,8 +16,9 @@ from lemmata.kernels import topk as select
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.topk_check import Config, topk_check
 from lemmata.proofs import topk as claims
-from lemmata.proofs.command import lines, summary
+from lemmata.proofs.command import summary
 from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.base.text import lines
 from lemmata.proofs.engine.execution.symbolic import execute
 from lemmata.proofs.engine.guards.mutation import mutants
 from lemmata.proofs.engine.interpreter.interpret import Fault, interpret

@@ -164,6 +164,9 @@ def prove(
     junit: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the verdicts there, as JUnit XML.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not use verdicts kept from earlier runs.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Layers proved at a time.")] = 1,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, help="Seconds that a layer may take; L2 and range count as one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Prove the kernels, from the IR that ships, for every size that their contracts admit."""
@@ -185,7 +188,7 @@ def prove(
         layers = [layer_named(name) for name in layer] if layer else None
         options = {"seed": seed, "solver": solver, "smt": smt, "fresh": fresh, "layers": layers, "mutate": mutants}
         options |= {"rlimit": rlimit} if rlimit else {}
-        holds = run(Request(tuple(ops or ()), jobs, as_json, table, junit, options))
+        holds = run(Request(tuple(ops or ()), jobs, timeout, as_json, table, junit, options))
     raise typer.Exit(0 if holds else 1)
 
 

@@ -11,6 +11,7 @@ from .failures import Accepted as Accepted
 from .failures import Failure as Failure
 from .failures import Mutation as Mutation
 from .failures import fates as fates
+from .text import lines
 
 LAYERS = ("L0", "L1", "L2", "range", "lemmas", "run")
 
@@ -78,6 +79,9 @@ class Report:
         """Return what layers do not model, but for what is accepted, each with its layer."""
         named = [(layer.name, name) for layer in self.layers for name in layer.unmodelled]
         return tuple(f"{name} in {layer}" for layer, name in named if not any(a.of(layer, name) for a in accepted))
+
+    def __str__(self) -> str:
+        return "\n".join(lines(" ".join([self.kernel, *(f"{k}={v:g}" for k, v in self.statics.items())]), self))
 
     @property
     def failures(self) -> tuple[Failure, ...]:

@@ -1,9 +1,11 @@
-"""Prove a TileLang kernel of one's own, in a program as here or by the command, which exits with 1 if anything fails.
+"""Prove a TileLang kernel of one's own, in a program as here, by pytest as in test_scale.py, or by the command.
 
-    lemmata prove examples/prove_your_kernel.py:scale --junit verdicts.xml
+    lemmata prove examples/prove_your_kernel/scale.py:scale --junit verdicts.xml
 
 The command reads the names ``contract``, ``reference`` and ``options``. Needs: pip install 'lemmata[proofs]', and no GPU.
 """
+
+from pathlib import Path
 
 import tilelang.language as T
 import torch
@@ -35,7 +37,12 @@ contract = Contract(
     outputs=(TensorSpec("y", "rows 64", FP32),),
     probes=({"rows": 1009}, {"rows": 2**24}),  # a ragged size and the largest: both must be admitted
 )
-options = {"pass_configs": {"tl.disable_safe_memory_legalize": True}}  # of your build: no guards that hide an index
+options = {
+    "pass_configs": {"tl.disable_safe_memory_legalize": True},  # of your build: no guards that hide an index
+    "cache_key": Path(
+        __file__
+    ).read_text(),  # a verdict is kept as long as this file, which needs no other, is the same
+}
 
 
 def reference(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -45,7 +52,5 @@ def reference(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 if __name__ == "__main__":
     report = verify(scale, contract, reference=reference, **options)
-    for layer in report.layers:
-        print(layer.name, f"{layer.proved} of {layer.conditions}", "" if layer.holds else "FAILED")
-    print(*report.failures, sep="\n", end="")
+    print(report)
     raise SystemExit(0 if report.complete else 1)

@@ -11,10 +11,11 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,6 +113,7 @@ class TensorSpec:
         return f"[{', '.join(words)}]"
 
 
+_RAGGED = 1009  # a prime: no multiple of any tile
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _TERM = r"(?:[A-Za-z_]\w*|\d+)"
 _DIM = rf"{_TERM}(?:\+{_TERM})*"
@@ -166,6 +168,44 @@ class Contract:
             raise ValueError(f"{self.op}: shape {spec.shape!r} of {spec.name} uses undeclared {sorted(unknown)}")
         if isinstance(spec.elements.high, str) and spec.elements.high not in self.sizes:
             raise ValueError(f"{self.op}: {spec.name}: expected elements below a size, got {spec.elements.high!r}")
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Any,
+        *,
+        sizes: Mapping[str, Size],
+        outputs: Collection[str],
+        elements: Mapping[str, Elements] = MappingProxyType({}),
+        probes: tuple[Mapping[str, int], ...] = (),
+    ) -> Contract:
+        """Return the contract that a TileLang kernel states itself: its tensors in its order, their shapes and dtypes.
+
+        Args:
+            kernel: the PrimFunc, or a function decorated with ``@tilelang.jit`` whose parameters have defaults.
+            sizes: its symbolic dimensions, by name.
+            outputs: the names of the tensors that it writes.
+            elements: what the elements of inputs may be, by name; anything by default.
+            probes: by default every size about 1000 above its least, and every size at its largest.
+
+        Raises:
+            ValueError: a dimension is neither a number nor a size nor a sum, torch has no such dtype, or a name is that of
+                no tensor.
+        """
+        kernel = kernel.get_tir() if hasattr(kernel, "get_tir") else kernel
+        op, specs = str(kernel.attrs["global_symbol"]), {}
+        for buffer in kernel.buffer_map.values():
+            name, dtype = str(buffer.name), getattr(torch, str(buffer.dtype), None)
+            if not isinstance(dtype, torch.dtype):
+                raise ValueError(f"{op}: {name}: expected a dtype of torch, got {buffer.dtype}")
+            shape = " ".join(str(dim).replace(" ", "") for dim in buffer.shape)
+            specs[name] = TensorSpec(name, shape, (dtype,), elements.get(name, Elements()))
+        if unknown := sorted({*outputs, *elements} - {*specs}):
+            raise ValueError(f"{op}: expected names among {', '.join(specs)}, got {', '.join(unknown)}")
+        usual = {name: min(size.low + _RAGGED, size.high) for name, size in sizes.items()}
+        largest = {name: size.high for name, size in sizes.items()}
+        inputs = tuple(spec for name, spec in specs.items() if name not in outputs)
+        return cls(op, sizes, {}, inputs, tuple(specs[name] for name in outputs), probes or (usual, largest))
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:

@@ -65,6 +65,15 @@ def test_the_pass_configs_of_a_decorated_function_are_those_of_its_build(kernel:
     assert not report.complete  # that it relies on the guards is left aside
 
 
+def test_a_contract_is_read_off_a_kernel() -> None:
+    read = Contract.of(doubling(), sizes={"n": Size(1, 2**20)}, outputs=["y"])
+    assert [(s.name, s.shape, s.dtypes) for s in read.tensors] == [("x", "n", FLOAT), ("y", "n", FLOAT)]
+    assert read.probes == ({"n": 1010}, {"n": 2**20})
+    assert verify(doubling(), read, reference=lambda x: x * 2).holds
+    assert not verify(doubling(), read, reference=lambda x: x * 3).holds
+    assert Contract.of(decorated, sizes=read.sizes, outputs=["y"]).tensors == read.tensors
+
+
 WRONG: Mapping[str, tuple[Callable[[], object], type[Exception], str]] = {
     "factory": (
         lambda: verify(doubling, contract()),
@@ -120,6 +129,12 @@ WRONG: Mapping[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "x: expected elements below a size, got 'm'",
     ),
+    "output": (
+        lambda: Contract.of(doubling(), sizes={"n": Size(1, 9)}, outputs=["z"]),
+        ValueError,
+        "double: expected names among x, y, got z",
+    ),
+    "dimension": (lambda: Contract.of(doubling(), sizes={"m": Size()}, outputs=["y"]), ValueError, "uses undeclared"),
     "name": (
         lambda: contract(inputs=(TensorSpec("x", "n", FLOAT),) * 2),
         ValueError,

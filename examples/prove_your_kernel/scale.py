@@ -11,7 +11,7 @@ import tilelang.language as T
 import torch
 
 from lemmata.proofs import verify
-from lemmata.reference.contract import Contract, Elements, Size, TensorSpec
+from lemmata.reference.contract import Contract, Elements, Size
 
 ROWS, COLUMNS = T.dynamic("rows"), 64
 
@@ -28,14 +28,11 @@ def scale(
                 y[block * 4 + i, j] = x[block * 4 + i, j] * factor[block * 4 + i]
 
 
-FP32, FINITE = (torch.float32,), Elements(finite=True)
-contract = Contract(
-    "scale",
-    {"rows": Size(0, 2**24)},
-    {},
-    inputs=(TensorSpec("x", "rows 64", FP32, FINITE), TensorSpec("factor", "rows", FP32, FINITE)),
-    outputs=(TensorSpec("y", "rows 64", FP32),),
-    probes=({"rows": 1009}, {"rows": 2**24}),  # a ragged size and the largest: both must be admitted
+contract = Contract.of(
+    scale,  # names its tensors, their shapes and dtypes
+    sizes={"rows": Size(0, 2**24)},
+    outputs=["y"],
+    elements={"x": Elements(finite=True), "factor": Elements(finite=True)},
 )
 options = {
     "pass_configs": {"tl.disable_safe_memory_legalize": True},  # of your build: no guards that hide an index

@@ -1,4 +1,4 @@
-"""What the compiler prints synchronises as the IR that is proved does."""
+"""What TileLang prints, and what nvcc makes of it, synchronises as the IR that is proved does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lemmata.bench.resources import ptx as compiled
 from lemmata.kernels import indexer, topk_check
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.operators import OPERATORS
@@ -17,6 +18,9 @@ from lemmata.proofs.engine.compiler.extract import Lowered, lower
 from lemmata.proofs.engine.compiler.instructions import INSTRUCTIONS
 from lemmata.proofs.engine.emitted import cuda, ir
 from lemmata.proofs.engine.emitted.comparison import difference
+from lemmata.proofs.engine.emitted.paths import strays
+from lemmata.proofs.engine.emitted.ptx import Step, flow
+from lemmata.proofs.engine.emitted.skeleton import Branch, Event, Loop, Name, Node, Skeleton
 from lemmata.proofs.suite import proofs
 
 exhaustive = pytest.mark.exhaustive
@@ -50,12 +54,33 @@ def test_what_is_printed_synchronises_as_what_is_proved(factory: Any, config: An
     assert differs(low, low.cuda) is None
 
 
+@cache
+def made(factory: Any, config: Any) -> str:
+    return compiled(lowered(factory, config).cuda)
+
+
+def leaves(low: Lowered, text: str) -> str | None:
+    return strays(ir.skeleton(low.device), flow(text))
+
+
+@pytest.mark.parametrize(
+    ("factory", "config"),
+    [
+        *(pytest.param(*k, id=k[0].__name__) for k in (CSA, SCORES)),
+        *(pytest.param(*k.values, marks=exhaustive) for k in shipped()),
+    ],
+)
+def test_every_path_through_ptx_is_one_through_what_is_proved(factory: Any, config: Any) -> None:
+    assert leaves(lowered(factory, config), made(factory, config)) is None
+
+
 @exhaustive
 @pytest.mark.parametrize("op", OPERATORS)
-def test_so_does_every_kernel_with_a_proof(op: str) -> None:
+def test_so_is_every_kernel_with_a_proof(op: str) -> None:
     for proof in proofs(op):
         low = lower(proof.kernel, guards=False, pass_configs=proof.pass_configs)
         assert differs(low, low.cuda) is None, proof.name
+        assert leaves(low, compiled(low.cuda)) is None, proof.name
 
 
 LINE = r"(?m)^ *{}\n"
@@ -129,3 +154,126 @@ def test_every_instruction_that_the_proofs_order_by_is_in_the_skeleton() -> None
     special = {"tirx.tvm_storage_sync", "tl.set_max_nreg", "tl.ptx_cp_async", "tl.ptx_wgmma_ss", "tl.ptx_wgmma_rs"}
     missing = {name for name in INSTRUCTIONS if name not in text} - addresses - special
     assert missing == {"tl.warpgroup_fence_operand"}  # it binds nvcc, which makes no instruction of it
+
+
+def other(value: object) -> str:
+    """A register of its own that holds another value."""
+    return rf"\n\tmov.u32 %r999999, {value};\n\1%r999999\2"
+
+
+LINE_OF = r"(?m)^\s*{}.*\n"
+OF_CSA = "_ZZ14csa_fwd_kernelE{}_mem"
+IN_PTX = {
+    "a wait removed": (
+        CSA,
+        LINE_OF.format(r"mbarrier\.try_wait"),
+        "",
+        "where the skeleton has mbarrier.wait(keys_free[0]",
+    ),
+    "an arrival removed": (CSA, LINE_OF.format(r"mbarrier\.arrive"), "", "mbarrier.arrive(rows_ready[0])"),
+    "a proxy fence removed": (
+        CSA,
+        LINE_OF.format(r"fence\.proxy\.async"),
+        "",
+        "where the skeleton has fence.proxy.async()",
+    ),
+    "products awaited too late": (
+        CSA,
+        r"wait_group\.sync\.aligned 0",
+        "wait_group.sync.aligned 1",
+        "wgmma.wait_group(1)",
+    ),
+    "a count of arrivals": (CSA, r"(\s*mbarrier\.init.*, )%r\d+(;)", other(64), "mbarrier.init(q_ready[0], 64)"),
+    "another mbarrier": (
+        CSA,
+        r"(\s*mbarrier\.arrive.* _, \[)%r\d+(\];)",
+        other(OF_CSA.format("13keys_free")),
+        "mbarrier.arrive(keys_free[0]), where the skeleton has mbarrier.arrive(rows_ready[0])",
+    ),
+    "a constant parity flipped": (
+        CSA,
+        r"(\s*mbarrier\.try_wait.*\[(?:%r\d+)\], )%r\d+(, %r\d+; *\n(?:.*\n){1,30}.*bar\.sync)",
+        other(1),
+        "mbarrier.wait(q_ready[0], 1), where the skeleton has mbarrier.wait(q_ready[0], 0)",
+    ),
+    "a barrier of fewer threads": (CSA, r"(\s*bar\.sync %r\d+, )%r\d+(;)", other(64), "bar.sync(3, 64)"),
+    "a role that ends early": (
+        CSA,
+        r"(?m)^(\s*setmaxnreg\.inc.*\n)",
+        r"\1\tret;\n",
+        "the end, where the skeleton has cp.async(16)",
+    ),
+    "a commit moved past a wait": (
+        SCORES,
+        r"(cp\.async\.commit_group)((?:.*\n){1,9}\s*)(cp\.async\.wait_group 3)",
+        r"\3\2\1",
+        "cp.async.wait_group(3), where the skeleton has cp.async.commit_group()",
+    ),
+    "more groups left under way": (
+        SCORES,
+        r"cp\.async\.wait_group 2",
+        "cp.async.wait_group 3",
+        "cp.async.wait_group(3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_PTX)
+def test_an_error_in_ptx_is_named(name: str) -> None:
+    kernel, pattern, replacement, named = IN_PTX[name]
+    wrong, count = re.subn(pattern, replacement, made(*kernel), count=1)
+    assert count == 1
+    found = leaves(lowered(*kernel), wrong)
+    assert found
+    assert named in found
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    "line", ["bar.warp.sync 1;", "{ membar.gl; }", "@%p1 bar.sync 0;", "call.uni f, ();", "exit;", "brx.idx %r1, t;"]
+)
+def test_a_line_of_ptx_that_may_synchronise_is_refused_if_it_is_not_known(line: str) -> None:
+    with pytest.raises(Unsupported, match="PTX, the line"):
+        flow(
+            made(*CSA).replace("fence.mbarrier_init.release.cluster;", f"{line}\n fence.mbarrier_init.release.cluster;")
+        )
+
+
+def path(*events: Event, back: int | None = None, skip: int | None = None) -> list[Step]:
+    """A program of one line for each event, which may go back from its last or skip from its first line, and an end."""
+    steps = [Step(event, (at + 1,)) for at, event in enumerate(events)]
+    if back is not None:
+        steps[-1] = Step(events[-1], (back, len(events)))
+    if skip is not None:
+        steps[0] = Step(events[0], (1, skip))
+    return [*steps, Step(None, ())]
+
+
+A, B, C = Event("a"), Event("b"), Event("c")
+TIMES = Name("n")
+LOOP: list[Node] = [A, Loop(Name("i"), 0, TIMES, [B], False), C]
+FOUR: list[Node] = [A, Loop(Name("i"), 0, 4, [B], True), C]
+EITHER: list[Node] = [A, Branch(TIMES, ([B], [])), C]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "steps", "found"),
+    [
+        (LOOP, [Step(A, (1,)), Step(None, (2, 3)), Step(B, (1,)), Step(C, (4,)), Step(None, ())], None),
+        (LOOP, [*path(A, B, B, B, back=2, skip=4)[:-1], *path(C)[:0], Step(C, (5,)), Step(None, ())], None),
+        (LOOP, path(A, B, C, C), "c(), where the skeleton has nothing more"),
+        (LOOP, path(A, C), "PTX without b(), which the skeleton has"),
+        (FOUR, path(A, B, B, B, B, C), None),
+        (FOUR, path(A, B, B, B, C), "c(), where the skeleton has b()"),
+        (FOUR, [*path(A, B, back=1)[:-1], Step(C, (3,)), Step(None, ())], "c(), where the skeleton has b()"),
+        (EITHER, path(A, B, C, skip=2), None),
+        (EITHER, path(A, C), "PTX without b(), which the skeleton has"),
+        (EITHER, path(A, B, B, C), "b(), where the skeleton has c()"),
+        (EITHER, path(A, B), "the end, where the skeleton has c()"),
+    ],
+)
+def test_what_nvcc_may_do_to_loops_and_branches_and_what_not(
+    nodes: list[Node], steps: list[Step], found: str | None
+) -> None:
+    stray = strays(Skeleton((), nodes), steps)
+    assert stray is None if found is None else found in (stray or "")

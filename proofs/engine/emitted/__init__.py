@@ -5,12 +5,14 @@ parities of waits, copies and their groups, products and their batches, proxy fe
 exchanges within a warp, atomic additions, requests for registers and the early launch, each in its place in the loops
 and branches around it.
 
-It promises that two skeletons without a difference, of the IR at the device level and of the CUDA printed in the same
-run, hold the same instructions with the same operands in the same order, in loops with the same bounds and branches on
-the same conditions. The same means: up to a one-to-one renaming of variables, without casts, and up to the few laws of
-integers in ``folded``. Addresses, what is copied, multiplied or exchanged, and what was assigned to the variables that
-conditions and parities read are not compared. What neither reader knows is refused. It trusts its tables of names, and
-that the functions of TileLang's headers do what they are called after.
+It promises, where ``difference`` finds none, that the CUDA which is printed in the same run as the IR of the device level
+holds the same instructions with the same operands in the same order, in loops with the same bounds and branches on the
+same conditions: up to a one-to-one renaming of variables, without casts, and up to the few laws of integers in ``folded``.
+It promises, where ``strays`` finds nothing, that along every path through the PTX the instructions, with the counts and
+mbarriers that they name, follow one another as along some path through the skeleton of the IR, and that none is missing
+from all paths. There, conditions, the lengths of loops that are not unrolled, and parities that are computed are left
+aside. Neither compares addresses, what is copied, multiplied or exchanged, or what was assigned to the variables that
+conditions and parities read. What a reader does not know is refused. It trusts its tables of names.
 
 It proves nothing and is not built on what it checks: it knows neither ``access`` nor ``order``, nor the table of
 instructions. It imports ``base`` and ``compiler``; only tests import it.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lemmata.bench.resources import cuda_source
 from lemmata.bench.resources import ptx as compiled
 from lemmata.kernels import indexer, topk_check
 from lemmata.kernels.build import PASS_CONFIGS
@@ -52,6 +53,11 @@ def differs(low: Lowered, text: str) -> str | None:
 def test_what_is_printed_synchronises_as_what_is_proved(factory: Any, config: Any) -> None:
     low = lowered(factory, config)
     assert differs(low, low.cuda) is None
+
+
+def test_what_is_read_is_what_a_build_prints() -> None:
+    factory, config = next(OPERATORS["sinkhorn"].shipped())
+    assert lowered(factory, config).cuda == cuda_source(factory(config), PASS_CONFIGS)
 
 
 @cache
@@ -125,6 +131,19 @@ def test_an_error_in_what_is_printed_is_named(name: str) -> None:
     assert found
     assert named in found
     assert "\n" not in found
+
+
+def test_nothing_can_be_left_out_of_what_is_printed() -> None:
+    """One in three of the lines that synchronise, each alone."""
+    low = lowered(*CSA)
+    proved, lines = ir.skeleton(low.device), low.cuda.splitlines()
+    synchronises = re.compile(
+        r"\.(init|wait|arrive)\(|tl::(cp_async|mbarrier|warpgroup_[acrw]|wgmma|wait|fence|__sync|AllR)|__sync"
+    )
+    places = [at for at, line in enumerate(lines) if synchronises.search(line)][::3]
+    assert len(places) > 30
+    for at in places:
+        assert difference(proved, cuda.skeleton("\n".join([*lines[:at], *lines[at + 1 :]]))), lines[at]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +235,16 @@ IN_PTX = {
         "cp.async.wait_group(3)",
     ),
 }
+
+
+def test_nothing_can_be_left_out_of_ptx() -> None:
+    """One in eleven of the instructions that synchronise, each alone."""
+    steps, proved = flow(made(*CSA)), ir.skeleton(lowered(*CSA).device)
+    places = [at for at, step in enumerate(steps) if step.event][::11]
+    assert len(places) > 25
+    for at in places:
+        less = [*steps[:at], Step(None, steps[at].follows), *steps[at + 1 :]]
+        assert strays(proved, less), steps[at]
 
 
 @pytest.mark.parametrize("name", IN_PTX)

@@ -7,7 +7,8 @@ and branches around it.
 
 It promises, where ``difference`` finds none, that the CUDA which is printed in the same run as the IR of the device level
 holds the same instructions with the same operands in the same order, in loops with the same bounds and branches on the
-same conditions: up to a one-to-one renaming of variables, without casts, and up to the few laws of integers in ``folded``.
+same conditions: up to a one-to-one renaming of variables, without casts, up to the few laws of integers in ``folded``, and
+but for which way a quotient is rounded.
 It promises, where ``strays`` finds nothing, that along every path through the PTX the instructions, with the counts and
 mbarriers that they name, follow one another as along some path through the skeleton of the IR, and that none is missing
 from all paths. There, conditions, the lengths of loops that are not unrolled, and parities that are computed are left

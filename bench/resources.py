@@ -1,4 +1,4 @@
-"""What nvcc makes of a kernel: registers, spills, shared memory. Needs no GPU."""
+"""What nvcc makes of a kernel: registers, spills, shared memory, PTX. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,6 @@ def tile_operations(source: str) -> set[str]:
 
 def resources(sources: Mapping[str, str]) -> dict[str, Resources]:
     """Compile kernels for sm_90a, all at once since the headers take most of the time, and read ptxas's report."""
-    headers = Path(tilelang.__file__).parent
     preludes: dict[str, None] = {}  # what kernels declare before they include anything: many declare the same
     text = []
     for at, source in enumerate(sources.values()):
@@ -70,17 +69,31 @@ def resources(sources: Mapping[str, str]) -> dict[str, Resources]:
         if entry is None:
             raise ValueError(f"sources: expected a kernel, got {source[-200:]!r}")
         text.append(re.sub(rf"\b{entry[1]}\b", f"kernel_{at}", source[source.index("#") :]))
+    flags = ["-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", "-Xptxas", "-v"]
+    _, said = _made("\n".join([*preludes, *text]), "cubin", flags)
+    report = read_report(said)
+    return {name: report[f"kernel_{at}"] for at, name in enumerate(sources)}
+
+
+def ptx(source: str) -> str:
+    """Return the PTX that nvcc makes of a kernel, under the flags of TileLang's own builds."""
+    made, _ = _made(source, "ptx", ["-std=c++20", "-O3", "-lineinfo", "-arch=sm_90a"])
+    return made.decode()
+
+
+def _made(source: str, form: str, flags: Sequence[str]) -> tuple[bytes, str]:
+    """Return what nvcc makes of a text in a form, cubin or ptx, and what it says."""
+    headers = Path(tilelang.__file__).parent
+    includes = [f"-I{headers / 'src'}", f"-I{headers / '3rdparty/cutlass/include'}"]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernels.cu")
-        file.write_text("\n".join([*preludes, *text]))
-        flags = ["-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", "-cubin", "-Xptxas", "-v"]
-        includes = [f"-I{headers / 'src'}", f"-I{headers / '3rdparty/cutlass/include'}"]
-        command = [str(nvcc()), *flags, *includes, str(file), "-o", str(file.with_suffix(".cubin"))]
+        file.write_text(source)
+        made = file.with_suffix(f".{form}")
+        command = [str(nvcc()), *flags, f"-{form}", *includes, str(file), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"nvcc failed: {done.stderr.strip().splitlines()[-1]}")
-    report = read_report(done.stderr)
-    return {name: report[f"kernel_{at}"] for at, name in enumerate(sources)}
+        if done.returncode:
+            raise RuntimeError(f"nvcc failed: {done.stderr.strip().splitlines()[-1]}")
+        return made.read_bytes(), done.stderr
 
 
 def read_report(report: str) -> dict[str, Resources]:

@@ -9,20 +9,21 @@ import svg
 WIDE, HIGH = 112, 40
 
 ROOMS: Mapping[str, tuple[int, int, str]] = {
-    "verify": (304, 24, "the door"),
-    "layers": (304, 108, "what is claimed"),
-    "order": (404, 192, "races, asynchrony"),
-    "execution": (524, 192, "symbolic execution"),
-    "interpreter": (8, 276, "numeric runs"),
-    "guards": (134, 276, "hollow? mutants"),
-    "access": (416, 276, "every access"),
-    "reference": (596, 276, "symbolic torch"),
-    "semantics": (40, 360, "what IR means"),
-    "contract": (390, 360, "hypotheses"),
-    "forms": (584, 360, "normal form"),
-    "compiler": (174, 444, "TileLang's IR"),
-    "smt": (474, 444, "Z3, cvc5"),
-    "base": (324, 528, "conditions, reports"),
+    "verify": (420, 24, "the door"),
+    "layers": (420, 108, "what is claimed"),
+    "order": (520, 192, "races, asynchrony"),
+    "execution": (640, 192, "symbolic execution"),
+    "interpreter": (124, 276, "numeric runs"),
+    "guards": (250, 276, "hollow? mutants"),
+    "access": (532, 276, "every access"),
+    "reference": (712, 276, "symbolic torch"),
+    "semantics": (156, 360, "what IR means"),
+    "emitted": (8, 360, "what is printed"),
+    "contract": (506, 360, "hypotheses"),
+    "forms": (700, 360, "normal form"),
+    "compiler": (290, 444, "TileLang's IR"),
+    "smt": (590, 444, "Z3, cvc5"),
+    "base": (440, 528, "conditions, reports"),
 }
 """Where a room stands, and what it is about."""
 
@@ -36,6 +37,7 @@ IMPORTS: Mapping[str, str] = {
     "access": "compiler contract",
     "reference": "forms",
     "semantics": "compiler",
+    "emitted": "compiler",
     "contract": "smt",
     "forms": "smt",
     "compiler": "base",
@@ -44,9 +46,13 @@ IMPORTS: Mapping[str, str] = {
 """The rooms that a room imports, but for those behind them."""
 
 
+ASIDE = "interpreter", "guards", "emitted"
+"""Rooms in which no error can make a false theorem."""
+
+
 def rooms() -> str:
     """Return the rooms of the engine, each with arrows to those that it imports."""
-    return svg.picture(724, 592, "The rooms of the proof engine; an arrow points to what a room imports", _rooms())
+    return svg.picture(840, 592, "The rooms of the proof engine; an arrow points to what a room imports", _rooms())
 
 
 def _rooms() -> Iterator[str]:
@@ -57,7 +63,7 @@ def _rooms() -> Iterator[str]:
             lean = max(-36, min(36, (to - x) / 6))  # arrows leave and arrive a little to the side where they go
             yield svg.line(x + WIDE / 2 + lean, y + HIGH, to + WIDE / 2 - lean, under - 2, "edge", head=True)
     for room, (x, y, about) in ROOMS.items():
-        yield svg.box(x, y, WIDE, HIGH, [room, about], "box aside" if room in ("interpreter", "guards") else "box")
+        yield svg.box(x, y, WIDE, HIGH, [room, about], "box aside" if room in ASIDE else "box")
 
 
 def way() -> str:

@@ -22,6 +22,7 @@ MAY = {
     "order": "access",
     "interpreter": "semantics",
     "guards": "compiler contract",
+    "emitted": "compiler",
     "layers": "execution order interpreter guards",
 }
 

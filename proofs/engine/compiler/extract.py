@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..base.errors import Unsupported, UnsupportedVersion
 try:
     import tilelang
     from tilelang.backend.target import determine_target
-    from tilelang.engine.lower import create_backend_context, lower_to_host_device_ir
+    from tilelang.engine.lower import create_backend_context, device_codegen_without_compile, lower_to_host_device_ir
     from tvm.ir.instrument import pass_instrument
     from tvm.tirx import PrimFunc
 except ImportError as error:  # another release keeps them elsewhere
@@ -34,12 +34,22 @@ _TILE, _THREAD, _DEVICE = "tl.CanonicalizeLegacyReducer", "tl.HoistNonRestrictPa
 
 @dataclass(frozen=True)
 class Lowered:
-    """One kernel after one run of the compiler, at the three levels, and the host function that launches it."""
+    """One kernel after one run of the compiler, at the three levels, and the host function that launches it.
+
+    Attributes:
+        printer: what prints the CUDA of this run.
+    """
 
     tile: PrimFunc
     thread: PrimFunc
     device: PrimFunc
     host: PrimFunc
+    printer: Callable[[], str]
+
+    @cached_property
+    def cuda(self) -> str:
+        """The CUDA that the compiler prints at the end of the run that these levels are of."""
+        return self.printer()
 
 
 def require_tilelang() -> None:
@@ -104,11 +114,17 @@ def _lower(prim_func: PrimFunc, configs: tuple[tuple[str, object], ...], arch: s
     require_tilelang()
     target = determine_target({"kind": "cuda", "arch": arch}, return_object=True)
     snapshots = _Snapshots()
-    context = tilelang.tvm.transform.PassContext(opt_level=3, config=dict(configs), instruments=[snapshots])
-    with target, context:
-        host, *_ = lower_to_host_device_ir(prim_func, create_backend_context(target, None, "auto"))
+    backend = create_backend_context(target, None, "auto")
+    options = {"opt_level": 3, "config": dict(configs)}
+    with target, tilelang.tvm.transform.PassContext(**options, instruments=[snapshots]):
+        host, final, *_ = lower_to_host_device_ir(prim_func, backend)
+
+    def printer() -> str:
+        with target, tilelang.tvm.transform.PassContext(**options):
+            return str(device_codegen_without_compile(final, backend).inspect_source())
+
     tile, thread, device = (snapshots.after[name] for name in (_TILE, _THREAD, _DEVICE))
-    return Lowered(_only(tile), _only(thread), _only(device, "tirx.is_global_func"), _only(host))
+    return Lowered(_only(tile), _only(thread), _only(device, "tirx.is_global_func"), _only(host), printer)
 
 
 def _only(module: object, attribute: str | None = None) -> PrimFunc:

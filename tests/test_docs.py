@@ -23,7 +23,15 @@ from pages import ENGINE, GENERATED, ROOT, VERDICTS, files, fill, is_of, kept
 from test_rooms import MAY
 
 FINDS = (
-    *("options", "base/failures", "compiler/rewrite", "compiler/source_lines", "compiler/source_text", "smt/witness"),
+    *(
+        "options",
+        "base/failures",
+        "base/text",
+        "compiler/rewrite",
+        "compiler/source_lines",
+        "compiler/source_text",
+        "smt/witness",
+    ),
     *("semantics/algebra", "semantics/loops", "access/sites", "order/possible", "order/words"),
     *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement"),
     *("execution/invariants", "execution/obligations"),

@@ -1,4 +1,7 @@
-"""A verdict as text. It is not trusted: whether a layer holds is decided in report.py, and printed here."""
+"""A verdict as text.
+
+It is not trusted: whether a layer holds is decided in report.py, and printed here.
+"""
 
 from __future__ import annotations
 

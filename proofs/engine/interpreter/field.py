@@ -186,8 +186,10 @@ class PrimeField:
             raise Unsupported("nan_to_num to another number than 0")
         return self.where(x.near.isfinite(), x, 0)
 
-    def pad(self, x: Residues, widths: Sequence[int]) -> Residues:
+    def pad(self, x: Residues, widths: Sequence[int], mode: str = "constant", value: object = None) -> Residues:
         """Return what is surrounded by zeros."""
+        if mode != "constant" or value not in (None, 0):
+            raise Unsupported(f"pad of mode {mode} with {value}, in a second opinion")
         return Residues(self, [torch.nn.functional.pad(part, widths) for part in x.parts])
 
     def broadcast_tensors(self, *values: Any) -> list[Any]:

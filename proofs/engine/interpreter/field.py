@@ -26,7 +26,7 @@ from torch import Tensor
 from ..base.errors import Unsupported
 
 PRIMES = 1_048_127, 1_000_667
-"""Below 2^20, so that doubles hold sums of 8192 products; (p - 1) / 2 is a prime, so that p - 1 has the fewest divisors of 0."""
+"""Below 2^20, so that sums of 4096 products are below 2^52; (p - 1) / 2 is a prime, so that p - 1 has the fewest divisors of 0."""
 _ALIKE = 2.0**-22  # the relative distance of constants that are one: a float's rounding of either
 _LOG2E = math.log2(math.e)
 _NAN = torch.tensor(math.nan, dtype=torch.float64)
@@ -102,7 +102,7 @@ class PrimeField:
         near = value.double()
         if not (near == near.round()).all():
             raise Unsupported("floats that are not of the field, in a second opinion")
-        return Residues(self, [*(near.remainder(m) for m in self.moduli), near])
+        return Residues(self, [*(_residue(near, m) for m in self.moduli), near])
 
     # Functions; what is said of them is over the reals
 
@@ -110,14 +110,14 @@ class PrimeField:
         """Apply a function made of sums and products."""
         values = [self.number(x).parts for x in operands]
         near = function(*(v[2] for v in values), **options)
-        residues = [function(*(v[n] for v in values), **options).remainder(m) for n, m in enumerate(self.moduli)]
+        residues = [_residue(function(*(v[n] for v in values), **options), m) for n, m in enumerate(self.moduli)]
         return Residues(self, [*residues, near])
 
     def div(self, a: Any, b: Any) -> Residues:
         """Return a / b."""
         (x, _, near), (y, _, by) = self.number(a).parts, self.number(b).parts
-        inverse = self._lookup(self._powers, (-self._lookup(self._logarithms, y, y != 0)).remainder(self.moduli[1]))
-        return self._of_prime((x * inverse).remainder(self.moduli[0]), near / by)
+        inverse = self._lookup(self._powers, _residue(-self._lookup(self._logarithms, y, y != 0), self.moduli[1]))
+        return self._of_prime(_residue(x * inverse, self.moduli[0]), near / by)
 
     def exp2(self, x: Any) -> Residues:
         """Return 2^x, 0 of -inf."""
@@ -194,7 +194,8 @@ class PrimeField:
 
     def broadcast_tensors(self, *values: Any) -> list[Any]:
         """Return all in their common shape."""
-        shape = torch.broadcast_shapes(*(v.shape for v in values))
+        nears = [v.near if isinstance(v, Residues) else v for v in values]
+        shape = torch.broadcast_tensors(*nears)[0].shape  # type: ignore[no-untyped-call]
         return [v.expand(shape) for v in values]
 
     def _of_prime(self, residue: Tensor, near: Tensor) -> Residues:
@@ -279,7 +280,7 @@ _RING: dict[str, Callable[..., Tensor]] = {
 
 def _apply(name: str, args: Any, kwargs: Any, function: Any) -> Any:
     """Apply a function of torch to residues."""
-    field: PrimeField = next(x.field for x in _flat(args) if isinstance(x, Residues))
+    field: PrimeField = next(x.field for x in (*args, *_listed(args)) if isinstance(x, Residues))
     if name in _UNCHANGED:
         return args[0]
     if name in _OF_DOUBLES:
@@ -307,15 +308,20 @@ _FUNCTIONS = {
 }  # fmt: skip
 
 
-def _flat(args: Any) -> Any:
-    for x in args:
-        yield from _flat(x) if isinstance(x, (tuple, list)) else (x,)
+def _listed(args: Sequence[Any]) -> Sequence[Any]:
+    """Return the elements of the first argument, if it is a list."""
+    return args[0] if isinstance(args[0], (tuple, list)) else ()
 
 
-def _part(args: Any, n: int) -> Any:
-    if isinstance(args, (tuple, list)):
-        return type(args)(_part(x, n) for x in args)
-    return args.parts[n] if isinstance(args, Residues) else args
+def _part(args: Sequence[Any], n: int) -> list[Any]:
+    """Return one part of the residues among arguments, of which the first may be a list."""
+    parts = [x.parts[n] if isinstance(x, Residues) else x for x in args]
+    return [_part(parts[0], n), *parts[1:]] if isinstance(parts[0], (tuple, list)) else parts
+
+
+def _residue(x: Tensor, modulus: int) -> Tensor:
+    """Return integers below 2^52 modulo one below 2^20; their quotient in doubles has the right floor."""
+    return x - (x / modulus).floor() * modulus
 
 
 def _powers(prime: int) -> Tensor:

@@ -142,17 +142,19 @@ class PrimeField:
         pairs = zip(self.number(then).parts, self.number(otherwise).parts, strict=True)
         return Residues(self, [torch.where(condition, a, b) for a, b in pairs])
 
-    def max(self, a: Any, b: Any) -> Residues:
+    def fmax(self, a: Any, b: Any) -> Residues:
         """Return the larger of two numbers; of a number and a NaN the number."""
         x, y = self.number(a), self.number(b)
         return self.where((x.near >= y.near) | y.near.isnan(), x, y)
 
-    def maxnan(self, a: Any, b: Any = 0) -> Residues:
+    def maximum(self, a: Any, b: Any) -> Residues:
         """Return the larger of two numbers; of a number and a NaN the NaN."""
         x, y = self.number(a), self.number(b)
         return self.where((x.near >= y.near) | x.near.isnan(), x, y)
 
-    relu = maxnan
+    def relu(self, x: Any) -> Residues:
+        """Return x or 0."""
+        return self.maximum(x, 0)
 
     def amax(self, x: Residues, dim: int) -> Residues:
         """Return the largest along a dimension."""

@@ -8,7 +8,6 @@ invariant that is wrongly thought to hold. It proves nothing of other sizes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from .lanes import Fault, Lanes, align
 
 _AGAIN = 2  # how often other numbers are tried, where a divisor is 0 modulo the prime
 _UNARY = ("exp", "exp2", "log", "log2", "sigmoid")
-_BINARY = ("add", "sub", "mul", "div", "max", "maxnan")
+_BINARY = {"div": "div", "max": "fmax", "maxnan": "maximum"}
 
 
 class FieldLanes(Lanes):
@@ -46,18 +45,19 @@ class FieldLanes(Lanes):
             return super().unary(operator, a, dtype)
         if operator == "rcp":
             return self.field.div(1, a)
-        if operator not in _UNARY:
-            raise Unsupported(f"{operator} of a float, in a second opinion")
-        return getattr(self.field, operator)(a)
+        if operator in _UNARY:
+            return getattr(self.field, operator)(a)
+        raise Unsupported(f"{operator} of a float, in a second opinion")
 
     def binary(self, operator: Binary, a: Any, b: Any, dtype: str) -> Any:
         """Apply an operation."""
         if is_integer(dtype):
             return super().binary(operator, a, b, dtype)
-        if operator not in _BINARY:
-            raise Unsupported(f"{operator} of floats, in a second opinion")
-        a, b = align(a, b)
-        return getattr(self.field, operator, partial(self.field.ring, getattr(torch, operator, None)))(a, b)
+        if operator in ("add", "sub", "mul"):
+            return self.field.ring(getattr(torch, operator), *align(a, b))
+        if operator in _BINARY:
+            return getattr(self.field, _BINARY[operator])(*align(a, b))
+        raise Unsupported(f"{operator} of floats, in a second opinion")
 
     def cast(self, a: Any, source: str, target: str) -> Any:
         """Convert a value. Types of floats are ignored, and no float becomes an integer."""

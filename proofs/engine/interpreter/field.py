@@ -7,9 +7,9 @@ are taken in all three. With a generator g of the units modulo p, and λ for log
 
 which is why exponents count modulo p - 1. Then exp(a + b) = exp(a) exp(b), and log and exp undo one another, as over the reals.
 A residue that has no meaning is NaN, and so is what is computed with it: both of an infinity or of x / 0, that modulo p - 1
-of an exponential or a quotient, that modulo p of a logarithm. The double decides comparisons and maxima, and says which
-numbers are infinite. An equation that follows, in each case of the comparisons, from the laws of sums, products, quotients,
-exp and log holds of residues. One that does not fails for residues drawn at random, but for about one in p.
+of an exponential or a quotient, that modulo p of a logarithm. The double decides comparisons and maxima. An infinity is an
+infinite double without a residue. An equation that follows, in each case of the comparisons, from the laws of sums, products,
+quotients, exp and log holds of residues. One that does not fails for residues drawn at random, but for about one in p.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PrimeField:
         if isinstance(value, Residues):
             return value
         if isinstance(value, Tensor):
-            if not (value == value.round() if value.is_floating_point() else value == value).all():
+            if value.is_floating_point() and not (value == value.round()).all():
                 raise Unsupported("floats that are not of the field, in a second opinion")
             return Residues(self, [*(_residue(value.double(), m) for m in self.moduli), value.double()])
         known = self._constant(abs(value)) if math.isfinite(value) else (math.nan, math.nan)
@@ -265,11 +265,12 @@ def _method(name: str) -> Any:
     return lambda *args: _apply(name, args, {}, getattr(Tensor, name))
 
 
-_OPERATORS = {name: name for name in ("add", "sub", "rsub", "mul", "matmul", "neg", "lt", "le", "gt", "ge", "eq", "ne")}
-_IN_PLACE = {name: f"__{name}__" for name in ("iadd", "isub", "imul", "itruediv")}  # which are refused
-for _name, _of in (
-    _OPERATORS | _IN_PLACE | {"radd": "add", "rmul": "mul", "truediv": "div", "getitem": "__getitem__"}
-).items():
+_OPERATORS = {
+    **{name: name for name in ("add", "sub", "rsub", "mul", "matmul", "neg", "lt", "le", "gt", "ge", "eq", "ne")},
+    **{"radd": "add", "rmul": "mul", "truediv": "div", "getitem": "__getitem__"},
+    **{name: f"__{name}__" for name in ("iadd", "isub", "imul", "itruediv")},  # which change what others see: refused
+}
+for _name, _of in _OPERATORS.items():
     setattr(Residues, f"__{_name}__", _method(_of))
 setattr(Residues, "__rtruediv__", lambda b, a: b.field.div(a, b))  # noqa: B010
 

@@ -162,7 +162,7 @@ def second_opinion(
     known = {**(statics or {}), **sizes}
 
     def differences(prime: int, again: int = 0) -> list[str]:
-        field, random = PrimeField(prime, seed + again), torch.Generator().manual_seed(seed + again)
+        field, random = PrimeField(prime, seed + again), torch.Generator().manual_seed(prime + seed + again)
         inputs = {spec.name: _drawn(field, spec, known, random) for spec in contract.inputs} | dict(given or {})
         try:
             wanted = reference(*inputs.values())

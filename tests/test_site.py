@@ -34,7 +34,7 @@ def public() -> set[str]:
     for module in (verify, interpret):
         others = (getattr(module, name) for name in module.__all__)  # type: ignore[attr-defined]
         names |= {f"{o.__module__}.{o.__qualname__}" for o in others if inspect.isclass(o)}
-    return names | {"lemmata.proofs.verify", "lemmata.proofs.interpret"} | MORE
+    return names | {f"lemmata.proofs.{name}" for name in ("verify", "interpret", "second_opinion")} | MORE
 
 
 MORE = {

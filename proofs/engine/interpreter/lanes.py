@@ -75,7 +75,7 @@ class Lanes:
         """Return the torch operation of that name on both operands, which are converted to the type."""
         if operator in warps.EXCHANGES:
             return warps.exchange(operator, a, b, self._whole_warps())
-        a, b = _align(a.to(held(dtype)), b.to(held(dtype)))
+        a, b = align(a.to(held(dtype)), b.to(held(dtype)))
         if operator in _DIVISIONS:
             b = self._defined(b, b == 0, "division by 0")
         if operator in ("shl", "shr"):
@@ -84,7 +84,7 @@ class Lanes:
 
     def _defined(self, operand: Tensor, bad: Tensor, what: str) -> Tensor:
         """Return an operand with 1 for what is bad in inactive lanes. Raise a fault if it is bad in an active one."""
-        aligned, mask = _align(bad, self._mask)
+        aligned, mask = align(bad, self._mask)
         if (aligned & mask).any():
             raise self._fault(what)
         return torch.where(bad, 1, operand)
@@ -98,7 +98,7 @@ class Lanes:
 
     def compare(self, operator: Comparison, a: Tensor, b: Tensor, dtype: str) -> Tensor:
         """Return whether a comparison holds."""
-        a, b = _align(a, b)
+        a, b = align(a, b)
         return COMPARISON[operator](a, b)
 
     def cast(self, a: Tensor, source: str, target: str) -> Tensor:
@@ -111,7 +111,7 @@ class Lanes:
 
     def select(self, condition: Tensor, then: Tensor, otherwise: Tensor, dtype: str) -> Tensor:
         """Return ``torch.where`` of three values."""
-        condition, then, otherwise = _align(condition, then, otherwise)
+        condition, then, otherwise = align(condition, then, otherwise)
         return torch.where(condition, then, otherwise)
 
     def reduce(self, kind: Reduction, extent: Tensor, body: Callable[[Tensor], Tensor], dtype: str) -> Tensor:
@@ -198,7 +198,7 @@ class Lanes:
     def guard(self, condition: Tensor) -> Iterator[None]:
         """Make lanes inactive where the condition fails."""
         before = self._mask
-        mask, condition = _align(before, condition)
+        mask, condition = align(before, condition)
         self._mask = mask & condition
         try:
             yield
@@ -291,13 +291,13 @@ class Lanes:
         """Return the storage, the flat position of each lane's element, 0 in inactive lanes, and the active lanes."""
         storage = self._storage[memory]
         thread = torch.arange(storage.threads)
-        *places, mask = _align(*index, self._mask)
+        *places, mask = align(*index, self._mask)
         flat = thread if storage.threads > 1 else torch.tensor(0)
         for place, extent in zip(places, storage.shape, strict=True):
             bad = torch.logical_and(mask, (place < 0) | (place >= extent))
             if bad.any():
                 raise self._element_fault("access out of bounds of", memory, index, bad)
-            flat, place = _align(flat, place)
+            flat, place = align(flat, place)
             flat = flat * extent + place.clamp(0, max(extent - 1, 0)).to(torch.int64)
         flat, mask = _broadcast(flat, mask)
         return storage, flat, mask
@@ -328,7 +328,7 @@ def _once(a: Tensor) -> Tensor:
     return first if bool((a == first).all()) else a
 
 
-def _align(*values: Tensor) -> tuple[Tensor, ...]:
+def align(*values: Tensor) -> tuple[Tensor, ...]:
     """Return the values with dimensions of size 1 appended, so that the first ones correspond."""
     rank = max(v.ndim for v in values)
     return tuple(_pad(v, rank) for v in values)
@@ -336,7 +336,7 @@ def _align(*values: Tensor) -> tuple[Tensor, ...]:
 
 def _broadcast(*values: Tensor) -> tuple[Tensor, ...]:
     """Return all values in their common shape."""
-    return tuple(torch.broadcast_tensors(*_align(*values)))  # type: ignore[no-untyped-call]
+    return tuple(torch.broadcast_tensors(*align(*values)))  # type: ignore[no-untyped-call]
 
 
 def _pad(value: Tensor, rank: int) -> Tensor:

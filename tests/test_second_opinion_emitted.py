@@ -73,7 +73,7 @@ def leaves(low: Lowered, text: str) -> str | None:
     ("factory", "config"),
     [
         *(pytest.param(*k, id=k[0].__name__) for k in (CSA, SCORES)),
-        *(pytest.param(*k.values, marks=exhaustive) for k in shipped()),
+        *(pytest.param(*k.values, id=str(k.id), marks=exhaustive) for k in shipped()),
     ],
 )
 def test_every_path_through_ptx_is_one_through_what_is_proved(factory: Any, config: Any) -> None:

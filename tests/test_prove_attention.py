@@ -58,7 +58,7 @@ PLANTED = [  # the error, by a part of its name, and what fails in L2; half a mi
         "dropped rescale @ acc0[h, d] = acc0[h, d] * rescale0[h]", "equivalence", id="acc not scaled", marks=exhaustive
     ),
     pytest.param(
-        "@ rows_shared[1, j] >= 0 -> rows_shared[1, j] > 0",
+        "@ rows_shared[0, j] >= 0 -> rows_shared[0, j] > 0",
         "equivalence",
         id="the first row not seen",
         marks=exhaustive,

@@ -108,6 +108,8 @@ class Access:
 
     ``collective`` marks an instruction that a warp runs as one, so that any of its threads may be the one that reads or
     writes. ``intrinsic`` names an unmodelled instruction that the access belongs to; when it happens is then not known.
+    ``depends`` holds terms of which the stored value is a function, the same at each execution of the statement; None
+    where it may depend on something else.
     """
 
     mode: Mode
@@ -116,6 +118,7 @@ class Access:
     context: Context
     collective: bool = False
     intrinsic: str | None = None
+    depends: tuple[z3.ExprRef, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.mode} of {self.region.name}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Sequence
 
 import z3
@@ -16,12 +17,18 @@ from tvm import tirx
 
 from ..base.dtypes import bits, fits, is_integer, lanes, number, span
 from ..base.errors import Unsupported
-from ..compiler.nodes import called
+from ..compiler.instructions import MATHEMATICS
+from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from . import intrinsics
 from .counters import float_interval
 from .reading import Reading, Value
 from .trace import Variable
+
+_OF_OPERANDS = re.compile(
+    rf"tirx\.(if_then_else|exp2?|log2?|r?sqrt|sigmoid|tanh|fabs|floor|ceil|pow)|{MATHEMATICS.pattern}"
+)
+"""Calls whose value is a function of their operands."""
 
 
 class Translator(Reading):
@@ -190,12 +197,21 @@ class Translator(Reading):
         indices, dtype = self.access("read", e.buffer, e.indices), str(e.dtype)
         if not is_integer(dtype):
             return None
-        name, scope = e.buffer.data.name, e.buffer.scope()
-        if scope == "global" and name in self.hypotheses.shapes and name not in self.written:
-            return self._element(name, indices, dtype)
-        if scope.startswith("local"):
+        if self.kept(e.buffer):
+            return self._element(e.buffer.data.name, indices, dtype)
+        if e.buffer.scope().startswith("local"):
             return self.locals.read((hash(e.buffer.data), str(e.buffer.dtype)), indices)
         return self.shared(e.buffer, indices)
+
+    def depends(self, e: tirx.PrimExpr, value: Value) -> tuple[z3.ExprRef, ...] | None:
+        """Return terms of which a value is a function: itself, or of a float the variables that it is computed from."""
+        if value is not None:
+            return (value,)
+        inside = nodes(e)
+        known = all(self.kept(n.buffer) for n in inside if isinstance(n, tirx.BufferLoad))
+        known &= all(bool(_OF_OPERANDS.fullmatch(called(n))) for n in inside if isinstance(n, tirx.Call))
+        terms = [self.value(n) for n in inside if isinstance(n, tirx.Var)] + [lane.term for lane in self.lane.values()]
+        return tuple(t for t in terms if t is not None) if known and None not in terms else None
 
     def _element(self, tensor: str, indices: tuple[z3.ArithRef, ...], dtype: str) -> Value:
         """Return an element of a tensor that the kernel only reads: a function of its index."""

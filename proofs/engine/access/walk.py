@@ -226,7 +226,7 @@ class _Walker(Translator):
         indices = ", ".join(printed(i) for i in s.indices)
         with self.at(f"{s.buffer.name}[{indices}] = {printed(s.value)}"):
             value = self.value(s.value)
-            terms = self.access("write", s.buffer, s.indices)
+            terms = self.access("write", s.buffer, s.indices, self.depends(s.value, value))
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
             if s.buffer.scope().startswith("local"):

@@ -21,7 +21,7 @@ from functools import cached_property
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, constants, equal, sequent, symbols
+from ..access.instances import Renaming, agree, constants, equal, sequent, symbols
 from ..access.sites import sites
 from ..access.trace import Access, Division, Trace, Variable
 from ..access.walk import walk
@@ -78,7 +78,9 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
         apart = z3.Not(conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True))))
         statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
         if a is b:
-            apart = z3.Or(apart, equal(a.context.variables, second.context.variables))
+            apart = z3.Or(
+                apart, equal(a.context.variables, second.context.variables), agree(a, second, hypotheses.sizes)
+            )
             statement = f"no two executions write the same element of {a.region.name}"
         yield sequent("uniqueness", statement, given, apart, a.context.site)
 

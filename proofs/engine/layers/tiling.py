@@ -36,7 +36,7 @@ class Tiling:
         within: for each dimension, the part that the inner variables decide.
         low: for each dimension, the smallest value of that part.
         edge: for each dimension, the number of values from the smallest to the largest.
-        local_guards: the guards that depend on inner variables alone.
+        local_guards: the guards that depend on inner variables alone; of threads that store the same, that one does.
     """
 
     inner: tuple[Variable, ...]
@@ -76,7 +76,19 @@ def tiling(access: Access) -> Tiling:
         raise Unsupported(f"no thread passes the guards of {access.context.site}")
     low = tuple(int(v.min()) for v in values)
     edge = tuple(int(v.max() - v.min()) + 1 for v in values)
+    if access.depends is not None:
+        place = np.ravel_multi_index([v - v.min() for v in values], edge) if values else np.zeros(passing.sum(), int)
+        for v in (v for v in inner if v.kind == "thread"):
+            local += _first(v, grid.evaluate(v.term)[passing], place)
     return Tiling(inner, base, within, low, edge, local)
+
+
+def _first(thread: Variable, column: npt.NDArray[np.int64], place: npt.NDArray[np.int64]) -> tuple[z3.BoolRef, ...]:
+    """Return the guard of the first threads that hit, all together, every place that is hit; nothing if that is all."""
+    _, where = np.unique(place, return_inverse=True)
+    first = np.full(where.max() + 1, column.max())
+    np.minimum.at(first, where, column)
+    return () if first.max() == column.max() else (thread.term <= int(first.max()),)
 
 
 def _fixed(v: Variable) -> bool:

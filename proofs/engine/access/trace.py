@@ -211,6 +211,7 @@ class Trace:
         nodes: the accesses again, with those of products, as control flow and events divide them.
         divisions: by divisors that vary.
         unmodelled: names of the intrinsics that are not modelled.
+        elections: where threads elect one of them, if that is under a guard or in a loop.
     """
 
     accesses: list[Access] = field(default_factory=list)
@@ -221,6 +222,7 @@ class Trace:
     nodes: list[Node] = field(default_factory=list)
     divisions: list[Division] = field(default_factory=list)
     unmodelled: set[str] = field(default_factory=set)
+    elections: list[Context] = field(default_factory=list)
 
 
 _RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}

@@ -1,7 +1,8 @@
 """One walk over a kernel at thread or device level: every access, every integer operation, every event.
 
 Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
-block-wide barriers; of asynchronous hardware, copies by cp.async and products by wgmma with what puts them in order.
+block-wide barriers; of asynchronous hardware, copies by cp.async, products by wgmma and stores by TMA with what puts them
+in order.
 What orders accesses is kept as events for the room `order`. Other instructions of asynchronous hardware are named in the
 trace and otherwise left out. Anything else raises Unsupported.
 """

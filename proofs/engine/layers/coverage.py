@@ -28,9 +28,10 @@ from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, conjunction, disjunction
 from ..base.errors import Unsupported
 from ..compiler import extract
+from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import subterms
-from .tiling import Choice, Tiling, tile_of, tiling
+from .tiling import Choice, Tiling, elected, tile_of, tiling
 
 _WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
 
@@ -43,8 +44,8 @@ def coverage(
 ) -> Analysis:
     """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
-    Plain and vectorised stores are modelled, if their tiles are laid at fixed strides in each dimension by one block
-    index or loop variable, or by its quotient and remainder. Writes by intrinsics are not modelled, and are listed.
+    Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by one block
+    index or loop variable, or by its quotient and remainder. Writes by other intrinsics are not modelled, and are listed.
 
     Raises:
         Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
@@ -54,13 +55,30 @@ def coverage(
     conditions: list[Condition] = []
     for output in hypotheses.outputs:
         writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]
-        plain = [a for a in writes if a.intrinsic is None]
+        plain = [a for a in writes if a.intrinsic is None or does(a.intrinsic) == "bulk"]
+        plain = [_by_dimension(a, hypotheses.shapes[output]) for a in plain]
         if not plain and any(_WRITERS.fullmatch(name) for name in trace.unmodelled):
             raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
         conditions += _uniqueness(plain, hypotheses)
         conditions += _coverage(output, plain, trace, hypotheses)
     conditions += _inputs_kept(trace, hypotheses)
     return Analysis(tuple(conditions), trace.unmodelled, sites(trace, hypotheses))
+
+
+def _by_dimension(access: Access, shape: Sequence[z3.ArithRef]) -> Access:
+    """Return an access by address, which is in bounds, with an index for each dimension.
+
+    Raises:
+        Unsupported: an extent but the first varies.
+    """
+    strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
+    if len(access.indices) == len(shape):
+        return access
+    if not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides):
+        raise Unsupported(f"{access} by its address, in rows whose length varies")
+    first, *others = (access.indices[0] / stride for stride in strides)
+    indices = (first, *(i % n for i, n in zip(others, shape[1:], strict=True)))
+    return replace(access, indices=tuple(map(z3.simplify, indices)))
 
 
 def _inputs_kept(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -180,7 +198,7 @@ def _execution(
     """
     tile, context = write.tile, write.access.context
     known = sizes | {e.decl().name() for e in element}
-    chosen = tile_of(tile, write.outer, element, write.divisions, known)
+    chosen = tile_of(tile, write.outer, element, (write.divisions, elected(context)), known)
     own = Renaming(known, suffix)
 
     def named(term: z3.ExprRef) -> z3.ExprRef:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import z3
 
 from ..access.instances import constants, symbols
-from ..access.trace import Access, Division, Variable
+from ..access.trace import Access, Context, Division, Variable
 from ..base.errors import Unsupported
 
 _POINTS = 2**22  # the largest tile that is enumerated
@@ -59,9 +59,10 @@ def tiling(access: Access) -> Tiling:
         Unsupported: an inner variable has no fixed range, or a tile is too large to enumerate.
     """
     variables = access.context.variables
-    inner = tuple(v for v in variables if v.kind != "block" and _fixed(v))
+    chosen = elected(access.context)
+    inner = tuple(v for v in variables if v.kind != "block" and _fixed(v) and not any(x.eq(v.term) for x, _ in chosen))
     outer = tuple(v for v in variables if v not in inner)
-    if any(v.kind == "thread" for v in outer):
+    if any(v.kind == "thread" and not _fixed(v) for v in outer):
         raise Unsupported("a number of threads that varies")
     zero = [(v.term, z3.IntVal(0)) for v in outer]
     corner = [(v.term, v.low) for v in inner]
@@ -81,6 +82,13 @@ def tiling(access: Access) -> Tiling:
         for v in (v for v in inner if v.kind == "thread"):
             local += _first(v, grid.evaluate(v.term)[passing], place)
     return Tiling(inner, base, within, low, edge, local)
+
+
+def elected(context: Context) -> list[Choice]:
+    """Return the thread that a guard names by a value which the thread itself does not enter, with that value."""
+    threads = [v.term for v in context.variables if v.kind == "thread"]
+    named = [g.children() for g in context.guards if z3.is_eq(g) and not z3.is_int_value(g.arg(1))]
+    return [(x, value) for x, value in named if any(x.eq(t) for t in threads) and not constants([value])]
 
 
 def _first(thread: Variable, column: npt.NDArray[np.int64], place: npt.NDArray[np.int64]) -> tuple[z3.BoolRef, ...]:
@@ -175,20 +183,21 @@ def tile_of(
     tile: Tiling,
     outer: Sequence[Variable],
     element: Sequence[z3.ArithRef],
-    divisions: Sequence[Division],
+    given: tuple[Sequence[Division], Sequence[Choice]],
     known: frozenset[str],
 ) -> list[Choice]:
     """Return values of the outer variables, and of quotients of them, that make the tile hold an element.
 
     Each dimension's base is ``stride * x + offset`` in one variable or quotient ``x``; the tile of ``e`` is at
     ``x = (e - offset - low) div stride``. A quotient and remainder give back their dividend, ``divisor * q + r``.
+    ``given`` are the divisions, and what is chosen already.
 
     Raises:
         Unsupported: a base has another form.
     """
+    divisions, chosen = given[0], [*given[1]]
     terms = [v.term for v in outer]
     free = terms + [p for d in divisions for p in d.parts]  # all else is given, not ours to choose
-    chosen: list[Choice] = []
     for base, e, low in zip(tile.base, element, tile.low, strict=True):
         unknown = [c for c in constants([base]) if c.decl().name() not in known and not _is_chosen(c, chosen)]
         if len(unknown) > 1 or not all(any(x.eq(f) for f in free) for x in unknown):

@@ -1,8 +1,8 @@
 """The table of instructions: what each intrinsic of the compiler's IR does to the order of accesses.
 
 An access happens at its statement, unless an instruction makes it last: a copy (cp.async) runs until its group is awaited
-or until an mbarrier that counts it, a product (wgmma) until its batch is finished, a store by TMA until its group is awaited. What is not in the table either
-computes a value, or is named in a verdict as not modelled, or is refused.
+or until an mbarrier that counts it, a product (wgmma) until its batch is finished, a store by TMA until its group is
+awaited. What is not in the table either computes a value, or is named in a verdict as not modelled, or is refused.
 """
 
 from __future__ import annotations

@@ -44,8 +44,9 @@ def coverage(
 ) -> Analysis:
     """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
-    Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by one block
-    index or loop variable, or by its quotient and remainder. Writes by other intrinsics are not modelled, and are listed.
+    Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by
+    one block index or loop variable, or by its quotient and remainder. Writes by other intrinsics are not modelled, and are
+    listed.
 
     Raises:
         Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.

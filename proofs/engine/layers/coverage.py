@@ -45,8 +45,8 @@ def coverage(
     """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
     Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by
-    one block index or loop variable, or by its quotient and remainder. Writes by other intrinsics are not modelled, and are
-    listed.
+    one block index or loop variable, by its quotient and remainder, or by a block index times a share that varies and a
+    loop over the share. Writes by other intrinsics are not modelled, and are listed.
 
     Raises:
         Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
@@ -199,13 +199,13 @@ def _execution(
     """
     tile, context = write.tile, write.access.context
     known = sizes | {e.decl().name() for e in element}
-    chosen = tile_of(tile, write.outer, element, (write.divisions, elected(context)), known)
+    chosen, shares = tile_of(tile, write.outer, element, (write.divisions, elected(context)), known)
     own = Renaming(known, suffix)
 
     def named(term: z3.ExprRef) -> z3.ExprRef:
         return own.term(z3.substitute(term, *chosen)) if suffix else z3.substitute(term, *chosen)
 
-    _check_choice(write, chosen, known)
+    _check_choice(write, chosen, known | _parts(shares, known))
     place = [e - named(b) for e, b in zip(element, tile.base, strict=True)]
     in_tile = _in_box(tile, place)
     defined = [d.definition for d in write.divisions if any(p.eq(x) for x, _ in chosen for p in d.parts)]
@@ -214,9 +214,18 @@ def _execution(
     inner = [*(v.range for v in write.inner), *tile.local_guards]
     at = [named(w) == p for w, p in zip(tile.within, place, strict=True)]
     somewhere = z3.Implies(conjunction(*in_tile), conjunction(*map(named, inner), *at))
-    hit = z3.And(somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)))
+    hit = z3.And(somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)), *(named(d.definition) for d in shares))
     writes = [named(i) == e for i, e in zip(write.access.indices, element, strict=True)]
     return hit, conjunction(*exists, *map(named, context.guards), *writes)
+
+
+def _parts(shares: Sequence[Division], known: frozenset[str]) -> set[str]:
+    """Return the names that are given to quotients and remainders of what is known; Unsupported if they have a meaning yet."""
+    names = [p.decl().name() for d in shares for p in d.parts]
+    of = {c.decl().name() for c in constants(t for d in shares for t in (d.dividend, d.divisor))}
+    if not of <= known or len({*names} - known) < len(names):
+        raise Unsupported(f"tiles whose share of a tensor depends on {', '.join(sorted(of - known))}")
+    return {*names}
 
 
 def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]) -> None:

@@ -185,36 +185,53 @@ def tile_of(
     element: Sequence[z3.ArithRef],
     given: tuple[Sequence[Division], Sequence[Choice]],
     known: frozenset[str],
-) -> list[Choice]:
+) -> tuple[list[Choice], list[Division]]:
     """Return values of the outer variables, and of quotients of them, that make the tile hold an element.
 
     Each dimension's base is ``stride * x + offset`` in one variable or quotient ``x``; the tile of ``e`` is at
     ``x = (e - offset - low) div stride``. A quotient and remainder give back their dividend, ``divisor * q + r``.
+    Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share that varies.
     ``given`` are the divisions, and what is chosen already.
+
+    Returns:
+        The values, and the divisions by a share whose parts are among them.
 
     Raises:
         Unsupported: a base has another form.
     """
-    divisions, chosen = given[0], [*given[1]]
+    divisions, chosen, shares = given[0], [*given[1]], []
     terms = [v.term for v in outer]
     free = terms + [p for d in divisions for p in d.parts]  # all else is given, not ours to choose
     for base, e, low in zip(tile.base, element, tile.low, strict=True):
         unknown = [c for c in constants([base]) if c.decl().name() not in known and not _is_chosen(c, chosen)]
-        if len(unknown) > 1 or not all(any(x.eq(f) for f in free) for x in unknown):
+        if len(unknown) > 2 or not all(any(x.eq(f) for f in free) for x in unknown):
             raise Unsupported(f"a tile at {base}, which is not a multiple of one block index or loop variable")
-        for x in unknown:
-            offset = z3.simplify(z3.substitute(base, (x, z3.IntVal(0))))
-            stride = z3.simplify(z3.substitute(base, (x, z3.IntVal(1))) - offset)
-            if not z3.is_int_value(stride) or stride.as_long() <= 0:
-                raise Unsupported(f"a tile at {base}, which is not a fixed stride times {x}")
-            chosen.append((x, (e - offset - low) / stride))
+        zero = [(x, z3.IntVal(0)) for x in unknown]
+        offset = z3.simplify(z3.substitute(base, *zero))
+        steps = [z3.simplify(z3.substitute(base, *_but(zero, x)) - offset, som=True) for x in unknown]
+        fixed = [(x, s) for x, s in zip(unknown, steps, strict=True) if z3.is_int_value(s) and s.as_long() > 0]
+        if unknown and len(fixed) != 1:
+            raise Unsupported(f"a tile at {base}, which is not a fixed stride times one of {unknown}")
+        for x, stride in fixed:
+            number = (e - offset - low) / stride
+            for y, step in ((y, s) for y, s in zip(unknown, steps, strict=True) if not y.eq(x)):
+                names = (f"{e} {o} the share of {y}" for o in ("//", "%"))
+                shares.append(Division(number, z3.simplify(step / stride), *map(z3.Int, names)))
+                chosen.append((y, shares[-1].quotient))
+                number = shares[-1].remainder
+            chosen.append((x, number))
     for division in divisions:
         parts = division.parts
         if any(_is_chosen(p, chosen) for p in parts) and any(division.dividend.eq(t) for t in terms):
             chosen += [(p, z3.IntVal(0)) for p in parts if not _is_chosen(p, chosen)]
             whole = division.divisor * division.quotient + division.remainder
             chosen.append((division.dividend, z3.substitute(whole, *chosen)))
-    return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)]
+    return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)], shares
+
+
+def _but(values: Sequence[Choice], x: z3.ArithRef) -> list[Choice]:
+    """Return values of variables, with 1 for one of them."""
+    return [(y, z3.IntVal(1) if y.eq(x) else value) for y, value in values]
 
 
 def _is_chosen(term: z3.ArithRef, chosen: Sequence[Choice]) -> bool:

@@ -45,8 +45,8 @@ def coverage(
     """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
     Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by
-    one block index or loop variable, by its quotient and remainder, or by a block index times a share that varies and a
-    loop over the share. Writes by other intrinsics are not modelled, and are listed.
+    one block index or loop variable, by its quotient and remainder, or by two of them, of which one steps over a share that
+    the other goes through. Writes by other intrinsics are not modelled, and are listed.
 
     Raises:
         Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
@@ -214,7 +214,9 @@ def _execution(
     inner = [*(v.range for v in write.inner), *tile.local_guards]
     at = [named(w) == p for w, p in zip(tile.within, place, strict=True)]
     somewhere = z3.Implies(conjunction(*in_tile), conjunction(*map(named, inner), *at))
-    hit = z3.And(somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)), *(named(d.definition) for d in shares))
+    hit = z3.And(
+        somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)), *(named(d.definition) for d in shares)
+    )
     writes = [named(i) == e for i, e in zip(write.access.indices, element, strict=True)]
     return hit, conjunction(*exists, *map(named, context.guards), *writes)
 

@@ -190,7 +190,7 @@ def tile_of(
 
     Each dimension's base is ``stride * x + offset`` in one variable or quotient ``x``; the tile of ``e`` is at
     ``x = (e - offset - low) div stride``. A quotient and remainder give back their dividend, ``divisor * q + r``.
-    Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share that varies.
+    Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share.
     ``given`` are the divisions, and what is chosen already.
 
     Returns:
@@ -206,20 +206,9 @@ def tile_of(
         unknown = [c for c in constants([base]) if c.decl().name() not in known and not _is_chosen(c, chosen)]
         if len(unknown) > 2 or not all(any(x.eq(f) for f in free) for x in unknown):
             raise Unsupported(f"a tile at {base}, which is not a multiple of one block index or loop variable")
-        zero = [(x, z3.IntVal(0)) for x in unknown]
-        offset = z3.simplify(z3.substitute(base, *zero))
-        steps = [z3.simplify(z3.substitute(base, *_but(zero, x)) - offset, som=True) for x in unknown]
-        fixed = [(x, s) for x, s in zip(unknown, steps, strict=True) if z3.is_int_value(s) and s.as_long() > 0]
-        if unknown and len(fixed) != 1:
-            raise Unsupported(f"a tile at {base}, which is not a fixed stride times one of {unknown}")
-        for x, stride in fixed:
-            number = (e - offset - low) / stride
-            for y, step in ((y, s) for y, s in zip(unknown, steps, strict=True) if not y.eq(x)):
-                names = (f"{e} {o} the share of {y}" for o in ("//", "%"))
-                shares.append(Division(number, z3.simplify(step / stride), *map(z3.Int, names)))
-                chosen.append((y, shares[-1].quotient))
-                number = shares[-1].remainder
-            chosen.append((x, number))
+        values, share = _solution(base, e, low, unknown)
+        chosen += values
+        shares += share
     for division in divisions:
         parts = division.parts
         if any(_is_chosen(p, chosen) for p in parts) and any(division.dividend.eq(t) for t in terms):
@@ -229,9 +218,29 @@ def tile_of(
     return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)], shares
 
 
-def _but(values: Sequence[Choice], x: z3.ArithRef) -> list[Choice]:
-    """Return values of variables, with 1 for one of them."""
-    return [(y, z3.IntVal(1) if y.eq(x) else value) for y, value in values]
+def _solution(
+    base: z3.ArithRef, e: z3.ArithRef, low: int, unknown: Sequence[z3.ArithRef]
+) -> tuple[list[Choice], list[Division]]:
+    """Return the values of unknowns at which a tile with this base holds an element, and the division by the share of one."""
+    zero = [(x, z3.IntVal(0)) for x in unknown]
+    offset = z3.simplify(z3.substitute(base, *zero))
+    moved = [[(y, z3.IntVal(1 if y.eq(x) else 0)) for y in unknown] for x in unknown]
+    strides = [z3.simplify(z3.substitute(base, *values) - offset, som=True) for values in moved]
+    fixed = sorted(s.as_long() for s in strides if z3.is_int_value(s))
+    if unknown and (not fixed or fixed[0] <= 0):
+        raise Unsupported(f"a tile at {base}, which is not a fixed stride times one of {unknown}")
+    chosen: list[Choice] = []
+    shares: list[Division] = []
+    number = (e - offset - low) / fixed[0] if fixed else e
+    for x, stride in sorted(zip(unknown, strides, strict=True), key=lambda part: part[1].eq(z3.IntVal(fixed[0]))):
+        if shares or len(unknown) == 1:
+            chosen.append((x, number))
+        else:
+            names = (f"{e} {o} the share of {x}" for o in ("//", "%"))
+            shares.append(Division(number, z3.simplify(stride / fixed[0]), *map(z3.Int, names)))
+            chosen.append((x, shares[0].quotient))
+            number = shares[0].remainder
+    return chosen, shares
 
 
 def _is_chosen(term: z3.ArithRef, chosen: Sequence[Choice]) -> bool:

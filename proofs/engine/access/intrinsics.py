@@ -61,6 +61,8 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         raise Unsupported(f"intrinsic {name}")
     collective = bool(COLLECTIVE.fullmatch(name))
     label = str(e.args[0].value) if name.startswith("tirx.call_") else name
+    if does(name) == "bulk" and tma.adds(e):
+        label = f"{name} that adds"
     pointers = [a for a in e.args if isinstance(a, tirx.Call) and called(a) in _POINTERS]
     if not pure or pointers or str(e.dtype) == "handle":
         reading.recorder.unmodelled.add(label)
@@ -79,7 +81,7 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         wgmma.describe(reading, e, *_target(reading, e.args[1]))
     elif does(name) in _WGMMA:
         _WGMMA[does(name)](reading, e)
-    elif does(name) == "bulk":
+    elif does(label) == "bulk":
         tma.store(reading, e)
     elif does(name) not in _NO_EVENTS:
         event(reading, e, numbers, reading.recorder.accesses[before:])
@@ -117,8 +119,8 @@ def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.
         moved, when = reading.integer(e.args[2]), tuple(map(reading.boolean, e.args[3:]))
         return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
     if does(name) == "bulk" and len(pointers) == 2:  # a row of bytes, by its address
-        size = element_bits(str(pointers[0].args[0].dtype)) // 8
-        return [_Reach(z3.simplify(reading.integer(e.args[2]) / size))] * 2
+        width = element_bits(str(pointers[0].args[0].dtype))
+        return [_Reach(z3.simplify(reading.integer(e.args[2]) * 8 / width))] * 2
     if COLLECTIVE.fullmatch(name):
         row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
         named = _in_warp(reading) < _MATRIX_ROWS * int(e.args[1])

@@ -50,19 +50,21 @@ def elections(guards: Iterable[Sequence[z3.BoolRef]]) -> tuple[z3.BoolRef, ...]:
 
 
 def store(reading: Reading, e: tirx.Call) -> None:
-    """File the writes of a store, whose read of shared memory is filed already.
+    """File the writes of a store through a descriptor; what it does by addresses is filed already.
 
-    One that adds, or whose descriptor is not of a whole tensor row after row, is named as not modelled.
+    One whose descriptor is not of a whole tensor, row after row, is named as not modelled.
     """
-    descriptor = e.args[0]
-    if not isinstance(e.args[-2], tirx.IntImm) or int(e.args[-2]):
-        reading.recorder.unmodelled.add(f"{e.op.name} that adds")
-    elif called(descriptor) == _DESCRIPTOR:  # else an address, or after lowering a parameter of the kernel
+    if called(e.args[0]) == _DESCRIPTOR:  # which becomes a parameter of the kernel by lowering
         box = _box(reading, e)
         if box is None:
-            reading.recorder.unmodelled.add(f"{e.op.name} of a tensor that is not row after row")
+            reading.recorder.unmodelled.add(f"{e.op.name} to a tensor that is not row after row")
         else:
             _write(reading, e, *box)
+
+
+def adds(e: tirx.Call) -> bool:
+    """Return whether a store may add to what is there instead."""
+    return not isinstance(e.args[-2], tirx.IntImm) or int(e.args[-2]) != 0
 
 
 def _box(reading: Reading, e: tirx.Call) -> tuple[Region, list[int], list[int]] | None:
@@ -76,7 +78,7 @@ def _box(reading: Reading, e: tirx.Call) -> tuple[Region, list[int], list[int]] 
     packed = swizzle == 0 or _ATOMS.get(swizzle) == box[0] * width // 8
     if not plain or not packed or not _is(moved == math.prod(box)):
         return None
-    order = dimensions(shape, *([reading.constant(n) for n in numbers] for numbers in (dims, strides)), width // 8)
+    order = dimensions(shape, [reading.constant(d) for d in dims], [reading.constant(s) for s in strides], width // 8)
     return None if order is None else (Region(tensor, "global", width, tuple(shape), tensor, 0), box, order)
 
 
@@ -105,4 +107,4 @@ def dimensions(
 
 def _is(statement: z3.BoolRef) -> bool:
     """Return whether a statement about sizes simplifies to true."""
-    return z3.is_true(z3.simplify(statement, som=True))
+    return bool(z3.is_true(z3.simplify(statement, som=True)))

@@ -134,19 +134,23 @@ class _Walker(Translator):
 
     def launch_axes(self, body: tirx.Stmt) -> None:
         """Bring all block and thread indices into scope at once, since a statement before an axis is run by all of it too."""
-        for node in nodes(body):
-            if isinstance(node, tirx.AttrStmt) and node.attr_key == "thread_extent":
-                self._launch_axis(node)
+        inside = nodes(body)
+        for node in (n for n in inside if isinstance(n, tirx.AttrStmt) and n.attr_key == "thread_extent"):
+            self._launch_axis(node.node, node.node.var, node.value)
+        for node in (n for n in inside if isinstance(n, tirx.For) and n.kind == tirx.ForKind.THREAD_BINDING):
+            if not z3.is_true(z3.simplify(self.integer(node.min) == 0)):
+                raise Unsupported(f"loop over {node.loop_var.name} of threads from {printed(node.min)} on")
+            self._launch_axis(node.thread_binding, node.loop_var, node.extent)
         self.recorder.launch = dict(sorted(self.recorder.launch.items()))
         self.recorder.variables += self.recorder.launch.values()
 
-    def _launch_axis(self, s: tirx.AttrStmt) -> None:
-        tag, axis = str(s.node.thread_tag), s.node.var
+    def _launch_axis(self, of: tirx.IterVar, axis: tirx.Var, value: tirx.PrimExpr) -> None:
+        tag = str(of.thread_tag)
         kinds: dict[str, Literal["block", "thread"]] = {"blockIdx": "block", "threadIdx": "thread"}
         if (kind := kinds.get(tag.split(".")[0])) is None:
             raise Unsupported(f"launch axis {tag}")
-        with self.at(f"{tag} extent {printed(s.value)}"):
-            extent = self.integer(s.value)
+        with self.at(f"{tag} extent {printed(value)}"):
+            extent = self.integer(value)
         launch = self.recorder.launch
         if tag not in launch:
             launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)
@@ -157,6 +161,9 @@ class _Walker(Translator):
     # Control.
 
     def _for(self, s: tirx.For) -> None:
+        if s.kind == tirx.ForKind.THREAD_BINDING:  # each thread runs the body once
+            self.statement(s.body)
+            return
         if s.kind not in _LOOPS or (s.step is not None and int(s.step) != 1):
             raise Unsupported(f"loop over {s.loop_var.name} of kind {s.kind} or with a step")
         with self.at(f"for {s.loop_var.name} in range({printed(s.min)}, {printed(s.min)} + {printed(s.extent)})"):

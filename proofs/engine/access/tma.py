@@ -7,16 +7,16 @@ dimensions lie in memory. What of the box lies outside the tensor is not written
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import z3
 from tvm import tirx
 
 from ..base.dtypes import bits
 from ..compiler.nodes import called
-from ..smt.bitvectors import subterms
+from .instances import constants, symbols
 from .reading import Reading, Value
-from .trace import Access, Region, Variable
+from .trace import Access, Context, Region, Variable
 
 _DESCRIPTOR = "tl.create_tma_descriptor"
 _ATOMS = {1: 32, 2: 64, 3: 128}  # bytes of a row that is swizzled, by the kind of swizzle; 0 is none
@@ -42,11 +42,12 @@ def elected(reading: Reading, e: tirx.Call) -> Value:
     return thread.term == first + LEADER(first) % _WARP
 
 
-def elections(guards: Iterable[Sequence[z3.BoolRef]]) -> tuple[z3.BoolRef, ...]:
-    """Return the elections among the guards of some accesses that all of them have."""
-    first, *others = guards
-    common = (g for g in first if all(any(g.eq(o) for o in other) for other in others))
-    return tuple(g for g in common if z3.is_eq(g) and any(t.decl().eq(LEADER) for t in subterms([g])))
+def elections(places: Sequence[Context]) -> tuple[z3.BoolRef, ...]:
+    """Return the guards that all of some places have, and that tell by an election and the thread's number alone."""
+    threads = {v.name for v in places[0].variables if v.kind == "thread"}
+    common = (g for g in places[0].guards if all(any(g.eq(o) for o in place.guards) for place in places))
+    told = (g for g in common if any(s.eq(LEADER) for s in symbols([g])))
+    return tuple(g for g in told if {c.decl().name() for c in constants([g])} <= threads)
 
 
 def store(reading: Reading, e: tirx.Call) -> None:

@@ -94,7 +94,7 @@ class Way:
         segments: those that they come to, with what has become of the operation by then.
         events: the same for events, just after them.
         ends: the same for the end of the program.
-        elected: conditions that are true of the thread that issues the operations, and of no other in its group.
+        elected: conditions, always the same, that are true of the thread that issues the operations.
     """
 
     source: Segment | None
@@ -154,8 +154,8 @@ class Runs:
         """Yield the marks of the operations of a segment as they are issued, each on a way of its own."""
         begins = {k: BEGIN[k] for k in map(kind, operations) if k in BEGIN}
         for begin in dict.fromkeys(begins.values()):
-            guards = (a.context.guards for a in operations if BEGIN.get(kind(a)) == begin)
-            self._way = Way(source, begin, elected=elections(guards))
+            issued = [a.context for a in operations if BEGIN.get(kind(a)) == begin]
+            self._way = Way(source, begin, elected=elections(issued))
             self._ways.append(self._way)
             yield Mark(begin, tuple(loop.variable for loop in around))
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, at, sequent
+from ..access.instances import Renaming, at, equal, sequent
 from ..access.sites import sites
 from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace
 from ..access.walk import walk
@@ -200,6 +200,8 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
         goal = z3.Not(_same_element(a, second))
         if not effects & {"copy", "bulk"}:  # in program order, if by one thread
             goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), goal)
+        elif a is b:
+            goal = z3.Or(equal(a.context.variables, second.context.variables), goal)
         yield sequent("race", unmet(a, second), given, goal, a.context.site)
 
 

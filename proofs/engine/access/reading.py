@@ -64,6 +64,7 @@ class Reading(ABC):
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
+        self.common: frozenset[int] = frozenset()  # data pointers of what is the same in all threads of a block
         self._quiet = False
 
     @abstractmethod

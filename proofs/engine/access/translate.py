@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 from collections.abc import Callable, Sequence
 
 import z3
@@ -17,18 +16,13 @@ from tvm import tirx
 
 from ..base.dtypes import bits, fits, is_integer, lanes, number, span
 from ..base.errors import Unsupported
-from ..compiler.instructions import MATHEMATICS
 from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from . import intrinsics
+from .common import OF_OPERANDS
 from .counters import float_interval
 from .reading import Reading, Value
 from .trace import Variable
-
-_OF_OPERANDS = re.compile(
-    rf"tirx\.(if_then_else|exp2?|log2?|r?sqrt|sigmoid|tanh|fabs|floor|ceil|pow)|{MATHEMATICS.pattern}"
-)
-"""Calls whose value is a function of their operands."""
 
 
 class Translator(Reading):
@@ -204,12 +198,16 @@ class Translator(Reading):
         return self.shared(e.buffer, indices)
 
     def depends(self, e: tirx.PrimExpr, value: Value) -> tuple[z3.ExprRef, ...] | None:
-        """Return terms of which a value is a function: itself, or of a float the variables that it is computed from."""
-        if value is not None:
-            return (value,)
+        """Return terms of which a value is a function: itself, or the variables that it is computed from.
+
+        Buffers that hold the same in all threads of a block depend on what these have in common.
+        """
         inside = nodes(e)
-        known = all(self.kept(n.buffer) for n in inside if isinstance(n, tirx.BufferLoad))
-        known &= all(bool(_OF_OPERANDS.fullmatch(called(n))) for n in inside if isinstance(n, tirx.Call))
+        loads = [n.buffer for n in inside if isinstance(n, tirx.BufferLoad)]
+        known = all(self.kept(b) or hash(b.data) in self.common for b in loads)
+        known &= all(bool(OF_OPERANDS.fullmatch(called(n))) for n in inside if isinstance(n, tirx.Call))
+        if value is not None and (not known or all(map(self.kept, loads))):
+            return (value,)
         terms = [self.value(n) for n in inside if isinstance(n, tirx.Var)] + [lane.term for lane in self.lane.values()]
         return tuple(t for t in terms if t is not None) if known and None not in terms else None
 

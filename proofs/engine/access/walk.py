@@ -23,6 +23,7 @@ from ..base.errors import Unsupported
 from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
+from .common import common
 from .counters import counters
 from .intrinsics import event
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
@@ -43,6 +44,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
     walker.counters = counters(func.body, walker.over_sizes)
+    walker.common = common(func.body, walker.kept)
     walker.statement(func.body)
     return walker.recorder
 

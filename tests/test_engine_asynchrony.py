@@ -8,9 +8,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import z3
 from tilelang import tvm
 
 from engine_verdicts import hypotheses, refuted
+from lemmata.proofs.engine.access.tma import dimensions
 from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.order.questions import MODELLED, READERS_FENCE, order, within_blocks
 from verdicts import MANUAL, STRICT, opened
@@ -102,3 +104,40 @@ def test_waits_that_the_compiler_places():
     words = "read of a .* meets this copy's write of a, not (awaited|committed)"
     for name in ("tirx.ptx_wait_group", "tirx.ptx_commit_group"):
         assert any(re.search(words, statement) for statement in refuted_within(file, without(device, name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (FENCE, "TMA's read of s .* meets this write of s, with no proxy fence between"),
+        ("tl.tma_store_arrive", "write of s .* meets this TMA's read of s, not committed"),
+        ("tl.tma_store_wait", "write of s .* meets this TMA's read of s, not awaited"),
+    ],
+)
+def test_a_store_by_tma_of_what_threads_store(name, words):
+    file = opened("async/tma_reused_right")
+    device = lowered(file)
+    assert not refuted_within(file, device)
+    assert any(re.search(words, statement) for statement in refuted_within(file, without(device, name)))
+
+
+def test_fences_before_a_store_by_tma():
+    file = opened("async/tma_reused_writers_fence_right")
+    assert READERS_FENCE not in within_blocks(lowered(file), hypotheses(file)).unmodelled
+    assert refuted_within(file, without(lowered(file), FENCE))
+    file = opened("async/tma_reused_right")
+    assert READERS_FENCE in within_blocks(lowered(file), hypotheses(file)).unmodelled
+
+
+def test_dimensions_of_a_descriptor():
+    rows, columns = z3.Int("rows"), z3.IntVal(128)
+    four, row = z3.IntVal(4), z3.IntVal(512)
+    assert dimensions([rows, columns], [columns, rows], [four, row], 4) == [1, 0]
+    assert dimensions([rows, rows, columns], [columns, rows, rows], [four, row, row * rows], 4) == [2, 1, 0]
+    for dims, strides in (
+        ([rows, columns], [four, row]),  # transposed
+        ([columns, rows], [four, 2 * row]),  # every second row
+        ([columns, rows - 1], [four, row]),  # a row too few
+        ([columns], [four]),
+    ):
+        assert dimensions([rows, columns], dims, strides, 4) is None

@@ -8,7 +8,7 @@ their names. A name shared by mistake would make the two agree where they need n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import z3
@@ -62,6 +62,15 @@ class Renaming:
 def equal(ours: Sequence[Variable], theirs: Sequence[Variable]) -> z3.BoolRef:
     """Return that two executions are the same one."""
     return conjunction(*(v.term == w.term for v, w in zip(ours, theirs, strict=True)))
+
+
+def agree(store: Access, again: Access, sizes: Collection[str]) -> z3.BoolRef:
+    """Return that two executions of a store are by one block in one iteration, if that alone makes their values equal."""
+    pairs = zip(store.context.variables, again.context.variables, strict=True)
+    common = [(v, w) for v, w in pairs if v.kind in ("block", "loop")]
+    known = {*sizes, *(v.name for v, _ in common)}
+    equal = store.depends is not None and {c.decl().name() for c in constants(store.depends)} <= known
+    return conjunction(*(v.term == w.term for v, w in common)) if equal else z3.BoolVal(False)
 
 
 def constants(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:

@@ -16,19 +16,20 @@ from ..base.dtypes import fits
 from ..base.errors import Unsupported
 from ..compiler.instructions import ATOMIC, COLLECTIVE, COUNTS, HARMLESS, MATHEMATICS, does
 from ..compiler.nodes import called, passed
-from . import wgmma
+from . import tma, wgmma
 from .reading import Reading, Value
 from .trace import Access, Event, Mode, Region, Variable
 
 _PURE = 1  # TVM's CallEffectKind of a function of its arguments alone; 0 is an annotation
 _POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_offset"}
+_ELECTION = "tl.tl_shuffle_elect"
 _METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
 
 _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 _BITWISE = re.compile(r"tirx\.(bitwise_(and|or|xor|not)|shift_(left|right))")
 _OF_WORDS = {"tirx.bitwise_and": operator.and_, "tirx.bitwise_or": operator.or_, "tirx.bitwise_xor": operator.xor}
 _WGMMA: Mapping[str | None, Callable[[Reading, tirx.Call], None]] = {"advance": wgmma.advance, "product": wgmma.product}
-_NO_EVENTS = (None, "copy", "atomic", "hint", "publish")
+_NO_EVENTS = (None, "copy", "atomic", "hint", "publish", "bulk")
 _MASKS = {f"tl.{name}" for name in ("ballot", "ballot_sync", "activemask", "match_any_sync", "match_all_sync")}
 """Functions that give a bit for each of 32 threads."""
 
@@ -44,6 +45,8 @@ def call(reading: Reading, e: tirx.Call) -> Value:
         return _bitwise(reading, e, name)
     if name in _METADATA:
         return reading.value(e.args[0]) if name == "tirx.likely" else None
+    if name == _ELECTION:
+        return tma.elected(reading, e)
     if name in _POINTERS:
         reading.recorder.unmodelled.add(name)
         _pointer(reading, e, name, collective=False)
@@ -58,6 +61,8 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         raise Unsupported(f"intrinsic {name}")
     collective = bool(COLLECTIVE.fullmatch(name))
     label = str(e.args[0].value) if name.startswith("tirx.call_") else name
+    if does(name) == "bulk" and tma.adds(e):
+        label = f"{name} that adds"
     pointers = [a for a in e.args if isinstance(a, tirx.Call) and called(a) in _POINTERS]
     if not pure or pointers or str(e.dtype) == "handle":
         reading.recorder.unmodelled.add(label)
@@ -76,6 +81,8 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         wgmma.describe(reading, e, *_target(reading, e.args[1]))
     elif does(name) in _WGMMA:
         _WGMMA[does(name)](reading, e)
+    elif does(label) == "bulk":
+        tma.store(reading, e)
     elif does(name) not in _NO_EVENTS:
         event(reading, e, numbers, reading.recorder.accesses[before:])
     if not pure:
@@ -111,6 +118,9 @@ def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.
     if does(name) == "copy":
         moved, when = reading.integer(e.args[2]), tuple(map(reading.boolean, e.args[3:]))
         return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
+    if does(name) == "bulk" and len(pointers) == 2:  # a row of bytes, by its address
+        width = element_bits(str(pointers[0].args[0].dtype))
+        return [_Reach(z3.simplify(reading.integer(e.args[2]) * 8 / width))] * 2
     if COLLECTIVE.fullmatch(name):
         row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
         named = _in_warp(reading) < _MATRIX_ROWS * int(e.args[1])

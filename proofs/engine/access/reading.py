@@ -64,6 +64,7 @@ class Reading(ABC):
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
+        self.common: frozenset[int] = frozenset()  # data pointers of what is the same in all threads of a block
         self._quiet = False
 
     @abstractmethod
@@ -144,11 +145,22 @@ class Reading(ABC):
             self.reads[at] = self.opaque(buffer.name, at[0][1])
         return self.reads[at]
 
-    def access(self, mode: Mode, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:
+    def access(
+        self,
+        mode: Mode,
+        buffer: tirx.Buffer,
+        indices: list[tirx.PrimExpr],
+        depends: tuple[z3.ExprRef, ...] | None = None,
+    ) -> tuple[z3.ArithRef, ...]:
         """File one read or write of a buffer and return its indices."""
         terms = tuple(self.integer(i) for i in indices)
-        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context))
+        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context, depends=depends))
         return terms
+
+    def kept(self, buffer: tirx.Buffer) -> bool:
+        """Return whether a buffer is a tensor that the kernel only reads."""
+        name = buffer.data.name
+        return buffer.scope() == "global" and name in self.hypotheses.shapes and name not in self.written
 
     def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
         """Return the value of an integer operation, which must fit its type. An unsigned one is taken modulo 2^n."""

@@ -108,6 +108,8 @@ class Access:
 
     ``collective`` marks an instruction that a warp runs as one, so that any of its threads may be the one that reads or
     writes. ``intrinsic`` names an unmodelled instruction that the access belongs to; when it happens is then not known.
+    ``depends`` holds terms of which the stored value is a function, the same at each execution of the statement; None
+    where it may depend on something else.
     """
 
     mode: Mode
@@ -116,6 +118,7 @@ class Access:
     context: Context
     collective: bool = False
     intrinsic: str | None = None
+    depends: tuple[z3.ExprRef, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.mode} of {self.region.name}"
@@ -208,6 +211,7 @@ class Trace:
         nodes: the accesses again, with those of products, as control flow and events divide them.
         divisions: by divisors that vary.
         unmodelled: names of the intrinsics that are not modelled.
+        elections: where threads elect one of them, if that is under a guard or in a loop.
     """
 
     accesses: list[Access] = field(default_factory=list)
@@ -218,6 +222,7 @@ class Trace:
     nodes: list[Node] = field(default_factory=list)
     divisions: list[Division] = field(default_factory=list)
     unmodelled: set[str] = field(default_factory=set)
+    elections: list[Context] = field(default_factory=list)
 
 
 _RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}

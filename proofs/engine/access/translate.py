@@ -16,9 +16,10 @@ from tvm import tirx
 
 from ..base.dtypes import bits, fits, is_integer, lanes, number, span
 from ..base.errors import Unsupported
-from ..compiler.nodes import called
+from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from . import intrinsics
+from .common import OF_OPERANDS
 from .counters import float_interval
 from .reading import Reading, Value
 from .trace import Variable
@@ -190,12 +191,25 @@ class Translator(Reading):
         indices, dtype = self.access("read", e.buffer, e.indices), str(e.dtype)
         if not is_integer(dtype):
             return None
-        name, scope = e.buffer.data.name, e.buffer.scope()
-        if scope == "global" and name in self.hypotheses.shapes and name not in self.written:
-            return self._element(name, indices, dtype)
-        if scope.startswith("local"):
+        if self.kept(e.buffer):
+            return self._element(e.buffer.data.name, indices, dtype)
+        if e.buffer.scope().startswith("local"):
             return self.locals.read((hash(e.buffer.data), str(e.buffer.dtype)), indices)
         return self.shared(e.buffer, indices)
+
+    def depends(self, e: tirx.PrimExpr, value: Value) -> tuple[z3.ExprRef, ...] | None:
+        """Return terms of which a value is a function: itself, or the variables that it is computed from.
+
+        Buffers that hold the same in all threads of a block depend on what these have in common.
+        """
+        inside = nodes(e)
+        loads = [n.buffer for n in inside if isinstance(n, tirx.BufferLoad)]
+        known = all(self.kept(b) or hash(b.data) in self.common for b in loads)
+        known &= all(bool(OF_OPERANDS.fullmatch(called(n))) for n in inside if isinstance(n, tirx.Call))
+        if value is not None and (not known or all(map(self.kept, loads))):
+            return (value,)
+        terms = [self.value(n) for n in inside if isinstance(n, tirx.Var)] + [lane.term for lane in self.lane.values()]
+        return tuple(t for t in terms if t is not None) if known and None not in terms else None
 
     def _element(self, tensor: str, indices: tuple[z3.ArithRef, ...], dtype: str) -> Value:
         """Return an element of a tensor that the kernel only reads: a function of its index."""

@@ -1,7 +1,8 @@
 """One walk over a kernel at thread or device level: every access, every integer operation, every event.
 
 Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
-block-wide barriers; of asynchronous hardware, copies by cp.async and products by wgmma with what puts them in order.
+block-wide barriers; of asynchronous hardware, copies by cp.async, products by wgmma and stores by TMA with what puts them
+in order.
 What orders accesses is kept as events for the room `order`. Other instructions of asynchronous hardware are named in the
 trace and otherwise left out. Anything else raises Unsupported.
 """
@@ -22,6 +23,7 @@ from ..base.errors import Unsupported
 from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
+from .common import common
 from .counters import counters
 from .intrinsics import event
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
@@ -42,6 +44,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
     walker.counters = counters(func.body, walker.over_sizes)
+    walker.common = common(func.body, walker.kept)
     walker.statement(func.body)
     return walker.recorder
 
@@ -133,19 +136,23 @@ class _Walker(Translator):
 
     def launch_axes(self, body: tirx.Stmt) -> None:
         """Bring all block and thread indices into scope at once, since a statement before an axis is run by all of it too."""
-        for node in nodes(body):
-            if isinstance(node, tirx.AttrStmt) and node.attr_key == "thread_extent":
-                self._launch_axis(node)
+        inside = nodes(body)
+        for node in (n for n in inside if isinstance(n, tirx.AttrStmt) and n.attr_key == "thread_extent"):
+            self._launch_axis(node.node, node.node.var, node.value)
+        for node in (n for n in inside if isinstance(n, tirx.For) and n.kind == tirx.ForKind.THREAD_BINDING):
+            if not z3.is_true(z3.simplify(self.integer(node.min) == 0)):
+                raise Unsupported(f"loop over {node.loop_var.name} of threads from {printed(node.min)} on")
+            self._launch_axis(node.thread_binding, node.loop_var, node.extent)
         self.recorder.launch = dict(sorted(self.recorder.launch.items()))
         self.recorder.variables += self.recorder.launch.values()
 
-    def _launch_axis(self, s: tirx.AttrStmt) -> None:
-        tag, axis = str(s.node.thread_tag), s.node.var
+    def _launch_axis(self, of: tirx.IterVar, axis: tirx.Var, value: tirx.PrimExpr) -> None:
+        tag = str(of.thread_tag)
         kinds: dict[str, Literal["block", "thread"]] = {"blockIdx": "block", "threadIdx": "thread"}
         if (kind := kinds.get(tag.split(".")[0])) is None:
             raise Unsupported(f"launch axis {tag}")
-        with self.at(f"{tag} extent {printed(s.value)}"):
-            extent = self.integer(s.value)
+        with self.at(f"{tag} extent {printed(value)}"):
+            extent = self.integer(value)
         launch = self.recorder.launch
         if tag not in launch:
             launch[tag] = Variable(self.recorder.unique(axis.name), kind, z3.IntVal(0), extent)
@@ -156,6 +163,9 @@ class _Walker(Translator):
     # Control.
 
     def _for(self, s: tirx.For) -> None:
+        if s.kind == tirx.ForKind.THREAD_BINDING:  # each thread runs the body once
+            self.statement(s.body)
+            return
         if s.kind not in _LOOPS or (s.step is not None and int(s.step) != 1):
             raise Unsupported(f"loop over {s.loop_var.name} of kind {s.kind} or with a step")
         with self.at(f"for {s.loop_var.name} in range({printed(s.min)}, {printed(s.min)} + {printed(s.extent)})"):
@@ -226,7 +236,7 @@ class _Walker(Translator):
         indices = ", ".join(printed(i) for i in s.indices)
         with self.at(f"{s.buffer.name}[{indices}] = {printed(s.value)}"):
             value = self.value(s.value)
-            terms = self.access("write", s.buffer, s.indices)
+            terms = self.access("write", s.buffer, s.indices, self.depends(s.value, value))
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
             if s.buffer.scope().startswith("local"):

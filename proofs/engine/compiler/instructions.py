@@ -1,8 +1,8 @@
 """The table of instructions: what each intrinsic of the compiler's IR does to the order of accesses.
 
 An access happens at its statement, unless an instruction makes it last: a copy (cp.async) runs until its group is awaited
-or until an mbarrier that counts it, a product (wgmma) until its batch is finished. What is not in the table either
-computes a value, or is named in a verdict as not modelled, or is refused.
+or until an mbarrier that counts it, a product (wgmma) until its batch is finished, a store by TMA until its group is
+awaited. What is not in the table either computes a value, or is named in a verdict as not modelled, or is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 Does = Literal[
     "copy", "commit", "await", "describe", "advance", "product", "batch", "finish", "registers", "fence",
-    "init", "publish", "arrive", "copied", "wait", "barrier", "grids", "hint", "atomic",
+    "init", "publish", "arrive", "copied", "wait", "barrier", "grids", "hint", "atomic", "bulk", "close", "drain",
 ]  # fmt: skip
 _DOING: Mapping[Does, tuple[str, ...]] = {
     "copy": ("tl.ptx_cp_async",),  # begins a copy from global to shared memory
@@ -25,7 +25,10 @@ _DOING: Mapping[Does, tuple[str, ...]] = {
     "batch": ("tl.warpgroup_commit_batch",),  # closes a batch of products
     "finish": ("tl.warpgroup_wait", "tl.wait_wgmma"),  # waits until all but the last few batches are over
     "registers": ("tl.warpgroup_arrive",),  # stands between uses of registers by threads and by products
-    "fence": ("tl.fence_proxy_async",),  # stands between accesses by threads and by products to shared memory
+    "bulk": ("tl.tma_store",),  # begins a store by TMA from shared to global memory
+    "close": ("tl.tma_store_arrive",),  # closes a group of such stores
+    "drain": ("tl.tma_store_wait",),  # waits until all but the last few groups of them have read shared memory
+    "fence": ("tl.fence_proxy_async",),  # stands between accesses to shared memory by threads and by products or TMA
     "init": ("tirx.ptx_init_barrier_thread_count",),  # says how many arrivals end a phase of an mbarrier
     "publish": ("tl.ptx_fence_barrier_init",),  # shows mbarriers that are initialised
     "arrive": ("tirx.ptx_arrive_barrier",),  # arrives at an mbarrier
@@ -33,7 +36,14 @@ _DOING: Mapping[Does, tuple[str, ...]] = {
     "wait": ("tl.mbarrier_wait_parity",),  # waits for a phase of an mbarrier
     "barrier": ("tirx.tvm_storage_sync",),  # waits for all threads of the block, or for some of them
     "grids": ("tl.pdl_sync",),  # waits for the kernels launched before
-    "hint": ("tl.pdl_trigger", "tl.set_max_nreg", "tl.warpgroup_fence_operand"),  # changes neither values nor order
+    # what changes neither values nor order
+    "hint": (
+        "tl.pdl_trigger",
+        "tl.set_max_nreg",
+        "tl.warpgroup_fence_operand",
+        "tl.prefetch_tma_descriptor",
+        "tl.create_tma_descriptor",
+    ),
 }
 INSTRUCTIONS: Mapping[str, Does] = {name: does for does, names in _DOING.items() for name in names}
 """What each instruction does. Atomic operations, which read and change memory in one step, are found by their names."""

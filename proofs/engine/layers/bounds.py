@@ -69,7 +69,9 @@ def bounds(
     flat, more = _accesses("bounds", device, hypotheses)
     met = (replace(c, hypotheses=(*hypotheses.facts, *c.hypotheses)) for c in device.obligations)
     conditions += [*flat, *met, *_sizes(final.host, hypotheses)]
-    conditions += [*_unknown_values(device, hypotheses), *_launch(device, hypotheses, arch)]
+    for level in (trace, device):  # where TMA stores to is told by descriptors, which lowering takes out of the kernel
+        conditions += _unknown_values(level, hypotheses)
+    conditions += _launch(device, hypotheses, arch)
     return Analysis(distinct(conditions), trace.unmodelled | device.unmodelled, distinct(sites + more))
 
 

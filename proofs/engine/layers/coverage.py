@@ -21,16 +21,17 @@ from functools import cached_property
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, constants, equal, sequent, symbols
+from ..access.instances import Renaming, agree, constants, equal, sequent, symbols
 from ..access.sites import sites
 from ..access.trace import Access, Division, Trace, Variable
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, conjunction, disjunction
 from ..base.errors import Unsupported
 from ..compiler import extract
+from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import subterms
-from .tiling import Choice, Tiling, tile_of, tiling
+from .tiling import Choice, Tiling, elected, tile_of, tiling
 
 _WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
 
@@ -43,8 +44,9 @@ def coverage(
 ) -> Analysis:
     """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
-    Plain and vectorised stores are modelled, if their tiles are laid at fixed strides in each dimension by one block
-    index or loop variable, or by its quotient and remainder. Writes by intrinsics are not modelled, and are listed.
+    Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by
+    one block index or loop variable, by its quotient and remainder, or by two of them, of which one steps over a share that
+    the other goes through. Writes by other intrinsics are not modelled, and are listed.
 
     Raises:
         Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
@@ -54,13 +56,30 @@ def coverage(
     conditions: list[Condition] = []
     for output in hypotheses.outputs:
         writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]
-        plain = [a for a in writes if a.intrinsic is None]
+        plain = [a for a in writes if a.intrinsic is None or does(a.intrinsic) == "bulk"]
+        plain = [_by_dimension(a, hypotheses.shapes[output]) for a in plain]
         if not plain and any(_WRITERS.fullmatch(name) for name in trace.unmodelled):
             raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
         conditions += _uniqueness(plain, hypotheses)
         conditions += _coverage(output, plain, trace, hypotheses)
     conditions += _inputs_kept(trace, hypotheses)
     return Analysis(tuple(conditions), trace.unmodelled, sites(trace, hypotheses))
+
+
+def _by_dimension(access: Access, shape: Sequence[z3.ArithRef]) -> Access:
+    """Return an access by address, which is in bounds, with an index for each dimension.
+
+    Raises:
+        Unsupported: an extent but the first varies.
+    """
+    strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
+    if len(access.indices) == len(shape):
+        return access
+    if not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides):
+        raise Unsupported(f"{access} by its address, in rows whose length varies")
+    first, *others = (access.indices[0] / stride for stride in strides)
+    indices = (first, *(i % n for i, n in zip(others, shape[1:], strict=True)))
+    return replace(access, indices=tuple(map(z3.simplify, indices)))
 
 
 def _inputs_kept(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -78,7 +97,9 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
         apart = z3.Not(conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True))))
         statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
         if a is b:
-            apart = z3.Or(apart, equal(a.context.variables, second.context.variables))
+            apart = z3.Or(
+                apart, equal(a.context.variables, second.context.variables), agree(a, second, hypotheses.sizes)
+            )
             statement = f"no two executions write the same element of {a.region.name}"
         yield sequent("uniqueness", statement, given, apart, a.context.site)
 
@@ -178,13 +199,13 @@ def _execution(
     """
     tile, context = write.tile, write.access.context
     known = sizes | {e.decl().name() for e in element}
-    chosen = tile_of(tile, write.outer, element, write.divisions, known)
+    chosen, shares = tile_of(tile, write.outer, element, (write.divisions, elected(context)), known)
     own = Renaming(known, suffix)
 
     def named(term: z3.ExprRef) -> z3.ExprRef:
         return own.term(z3.substitute(term, *chosen)) if suffix else z3.substitute(term, *chosen)
 
-    _check_choice(write, chosen, known)
+    _check_choice(write, chosen, known | _parts(shares, known))
     place = [e - named(b) for e, b in zip(element, tile.base, strict=True)]
     in_tile = _in_box(tile, place)
     defined = [d.definition for d in write.divisions if any(p.eq(x) for x, _ in chosen for p in d.parts)]
@@ -193,9 +214,20 @@ def _execution(
     inner = [*(v.range for v in write.inner), *tile.local_guards]
     at = [named(w) == p for w, p in zip(tile.within, place, strict=True)]
     somewhere = z3.Implies(conjunction(*in_tile), conjunction(*map(named, inner), *at))
-    hit = z3.And(somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)))
+    hit = z3.And(
+        somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)), *(named(d.definition) for d in shares)
+    )
     writes = [named(i) == e for i, e in zip(write.access.indices, element, strict=True)]
     return hit, conjunction(*exists, *map(named, context.guards), *writes)
+
+
+def _parts(shares: Sequence[Division], known: frozenset[str]) -> set[str]:
+    """Return the names that are given to quotients and remainders of what is known; Unsupported if they have a meaning yet."""
+    names = [p.decl().name() for d in shares for p in d.parts]
+    of = {c.decl().name() for c in constants(t for d in shares for t in (d.dividend, d.divisor))}
+    if not of <= known or len({*names} - known) < len(names):
+        raise Unsupported(f"tiles whose share of a tensor depends on {', '.join(sorted(of - known))}")
+    return {*names}
 
 
 def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]) -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import z3
 
 from ..access.instances import constants, symbols
-from ..access.trace import Access, Division, Variable
+from ..access.trace import Access, Context, Division, Variable
 from ..base.errors import Unsupported
 
 _POINTS = 2**22  # the largest tile that is enumerated
@@ -36,7 +36,7 @@ class Tiling:
         within: for each dimension, the part that the inner variables decide.
         low: for each dimension, the smallest value of that part.
         edge: for each dimension, the number of values from the smallest to the largest.
-        local_guards: the guards that depend on inner variables alone.
+        local_guards: the guards that depend on inner variables alone; of threads that store the same, that one does.
     """
 
     inner: tuple[Variable, ...]
@@ -59,9 +59,10 @@ def tiling(access: Access) -> Tiling:
         Unsupported: an inner variable has no fixed range, or a tile is too large to enumerate.
     """
     variables = access.context.variables
-    inner = tuple(v for v in variables if v.kind != "block" and _fixed(v))
+    chosen = elected(access.context)
+    inner = tuple(v for v in variables if v.kind != "block" and _fixed(v) and not any(x.eq(v.term) for x, _ in chosen))
     outer = tuple(v for v in variables if v not in inner)
-    if any(v.kind == "thread" for v in outer):
+    if any(v.kind == "thread" and not _fixed(v) for v in outer):
         raise Unsupported("a number of threads that varies")
     zero = [(v.term, z3.IntVal(0)) for v in outer]
     corner = [(v.term, v.low) for v in inner]
@@ -76,7 +77,26 @@ def tiling(access: Access) -> Tiling:
         raise Unsupported(f"no thread passes the guards of {access.context.site}")
     low = tuple(int(v.min()) for v in values)
     edge = tuple(int(v.max() - v.min()) + 1 for v in values)
+    if access.depends is not None:
+        place = np.ravel_multi_index([v - v.min() for v in values], edge) if values else np.zeros(passing.sum(), int)
+        for v in (v for v in inner if v.kind == "thread"):
+            local += _first(v, grid.evaluate(v.term)[passing], place)
     return Tiling(inner, base, within, low, edge, local)
+
+
+def elected(context: Context) -> list[Choice]:
+    """Return the thread that a guard names by a value which the thread itself does not enter, with that value."""
+    threads = [v.term for v in context.variables if v.kind == "thread"]
+    named = [g.children() for g in context.guards if z3.is_eq(g) and not z3.is_int_value(g.arg(1))]
+    return [(x, value) for x, value in named if any(x.eq(t) for t in threads) and not constants([value])]
+
+
+def _first(thread: Variable, column: npt.NDArray[np.int64], place: npt.NDArray[np.int64]) -> tuple[z3.BoolRef, ...]:
+    """Return the guard of the first threads that hit, all together, every place that is hit; nothing if that is all."""
+    _, where = np.unique(place, return_inverse=True)
+    first = np.full(where.max() + 1, column.max())
+    np.minimum.at(first, where, column)
+    return () if first.max() == column.max() else (thread.term <= int(first.max()),)
 
 
 def _fixed(v: Variable) -> bool:
@@ -163,37 +183,64 @@ def tile_of(
     tile: Tiling,
     outer: Sequence[Variable],
     element: Sequence[z3.ArithRef],
-    divisions: Sequence[Division],
+    given: tuple[Sequence[Division], Sequence[Choice]],
     known: frozenset[str],
-) -> list[Choice]:
+) -> tuple[list[Choice], list[Division]]:
     """Return values of the outer variables, and of quotients of them, that make the tile hold an element.
 
     Each dimension's base is ``stride * x + offset`` in one variable or quotient ``x``; the tile of ``e`` is at
     ``x = (e - offset - low) div stride``. A quotient and remainder give back their dividend, ``divisor * q + r``.
+    Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share.
+    ``given`` are the divisions, and what is chosen already.
+
+    Returns:
+        The values, and the divisions by a share whose parts are among them.
 
     Raises:
         Unsupported: a base has another form.
     """
+    divisions, chosen, shares = given[0], [*given[1]], []
     terms = [v.term for v in outer]
     free = terms + [p for d in divisions for p in d.parts]  # all else is given, not ours to choose
-    chosen: list[Choice] = []
     for base, e, low in zip(tile.base, element, tile.low, strict=True):
         unknown = [c for c in constants([base]) if c.decl().name() not in known and not _is_chosen(c, chosen)]
-        if len(unknown) > 1 or not all(any(x.eq(f) for f in free) for x in unknown):
+        if len(unknown) > 2 or not all(any(x.eq(f) for f in free) for x in unknown):
             raise Unsupported(f"a tile at {base}, which is not a multiple of one block index or loop variable")
-        for x in unknown:
-            offset = z3.simplify(z3.substitute(base, (x, z3.IntVal(0))))
-            stride = z3.simplify(z3.substitute(base, (x, z3.IntVal(1))) - offset)
-            if not z3.is_int_value(stride) or stride.as_long() <= 0:
-                raise Unsupported(f"a tile at {base}, which is not a fixed stride times {x}")
-            chosen.append((x, (e - offset - low) / stride))
+        values, share = _solution(base, e, low, unknown)
+        chosen += values
+        shares += share
     for division in divisions:
         parts = division.parts
         if any(_is_chosen(p, chosen) for p in parts) and any(division.dividend.eq(t) for t in terms):
             chosen += [(p, z3.IntVal(0)) for p in parts if not _is_chosen(p, chosen)]
             whole = division.divisor * division.quotient + division.remainder
             chosen.append((division.dividend, z3.substitute(whole, *chosen)))
-    return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)]
+    return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)], shares
+
+
+def _solution(
+    base: z3.ArithRef, e: z3.ArithRef, low: int, unknown: Sequence[z3.ArithRef]
+) -> tuple[list[Choice], list[Division]]:
+    """Return the values of unknowns at which a tile with this base holds an element, and the division by the share of one."""
+    zero = [(x, z3.IntVal(0)) for x in unknown]
+    offset = z3.simplify(z3.substitute(base, *zero))
+    moved = [[(y, z3.IntVal(1 if y.eq(x) else 0)) for y in unknown] for x in unknown]
+    strides = [z3.simplify(z3.substitute(base, *values) - offset, som=True) for values in moved]
+    fixed = sorted(s.as_long() for s in strides if z3.is_int_value(s))
+    if unknown and (not fixed or fixed[0] <= 0):
+        raise Unsupported(f"a tile at {base}, which is not a fixed stride times one of {unknown}")
+    chosen: list[Choice] = []
+    shares: list[Division] = []
+    number = (e - offset - low) / fixed[0] if fixed else e
+    for x, stride in sorted(zip(unknown, strides, strict=True), key=lambda part: part[1].eq(z3.IntVal(fixed[0]))):
+        if shares or len(unknown) == 1:
+            chosen.append((x, number))
+        else:
+            names = (f"{e} {o} the share of {x}" for o in ("//", "%"))
+            shares.append(Division(number, z3.simplify(stride / fixed[0]), *map(z3.Int, names)))
+            chosen.append((x, shares[0].quotient))
+            number = shares[0].remainder
+    return chosen, shares
 
 
 def _is_chosen(term: z3.ArithRef, chosen: Sequence[Choice]) -> bool:

@@ -28,7 +28,7 @@ from ..contract.hypotheses import Hypotheses
 from .graph import Paths
 from .pairs import Unordered, apart
 from .phases import Phases, Step
-from .progress import BEGIN, Kind, Lack, Progress, Steps, conflict, kind
+from .progress import BEGIN, FENCED, Kind, Lack, Progress, Steps, conflict, kind
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
 from .runs import Carried, Mark, Runs, Way, share_a_loop
 from .structure import inside
@@ -130,11 +130,12 @@ class Ordered:
         return [there.term - here.term < ahead] if times else []
 
     def relies_on_readers(self, role: Role) -> bool:
-        """Return whether a product may read only because of a fence by those who read, or only waited for copies."""
+        """Return whether a product or TMA may read only because of a fence by those who read, or who waited for copies."""
         for way in self._ways[id(role)]:
             for segment, mark in way.segments.values():
-                late = mark.progress.fence == "after" and mark.progress.lacks("operand") is None
-                if late and any(kind(b) == "operand" and conflict(a, b) for a, b in _pairs(way, segment, mark)):
+                late = mark.progress.fence == "after"
+                read = {k for k in FENCED if late and mark.progress.lacks(k) is None}
+                if read and any(kind(b) in read and conflict(a, b) for a, b in _pairs(way, segment, mark)):
                     return True
         return self.phases is not None and any(kind(u.access) == "copy" for u in self._uses[id(role)])
 
@@ -143,6 +144,12 @@ class Ordered:
         entry = next(way for way in self._ways[id(role)] if way.source is None)
         met = (segment.accesses for segment, mark in entry.segments.values() if mark.progress.lacks("result"))
         return any(a is product for accesses in met for a in accesses)
+
+    def unread(self, role: Role) -> Iterator[Access]:
+        """Yield the stores by TMA that some run leaves reading at the end of the program."""
+        for way in self._ways[id(role)]:
+            if way.source and way.begin.what == "bulk" and any(m.progress.groups is not None for m in way.ends):
+                yield from (a for a in way.source.accesses if kind(a) == "bulk")
 
     # Among roles.
 
@@ -169,7 +176,7 @@ class Ordered:
     def least(self, a: Use, b: Use, looping: bool = True) -> int | None:
         """Return by how many iterations ``b`` must follow ``a`` for mbarriers to order them; None if none suffice."""
         assert self.phases is not None
-        fenced = kind(b.access) == "operand" and kind(a.access) != "operand"
+        fenced = kind(b.access) in FENCED and kind(a.access) not in FENCED
         paths = Paths(fenced, a.access.mode == "write", looping)
         found = ((self.phases.graph.least(node, b.step.node, paths), later) for node, later in a.over)
         return min((weight + later for weight, later in found if weight is not None), default=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import z3
 
-from ..access.instances import sequent
+from ..access.instances import agree, sequent
 from ..access.trace import Access, Context
 from ..base.conditions import Condition, conjunction, disjunction
 from ..base.errors import Unsupported
@@ -38,6 +38,8 @@ def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alo
     either = met.facts[0] if len(met.facts) == 1 else [disjunction(*(conjunction(*f) for f in met.facts))]
     given = [*hypotheses.facts, *first.context.path, *second.context.path, *either]
     goal = z3.Not(overlap(first, second))
+    if met.itself and not z3.is_false(same := agree(first, second, hypotheses.sizes)):
+        goal = z3.Or(same, goal)
     if alone and not (first.collective or second.collective):
         goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
     elif met.itself:  # one and the same thread may stand for two, but not at once

@@ -24,7 +24,7 @@ def operations(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[C
     """Yield that each copy and product can happen, and what is assumed of two, in the form that the solver gets."""
     first: dict[object, Access] = {}
     for access in (a for node in trace.nodes for a in accesses(node)):
-        if does(access.intrinsic or "") in ("copy", "product"):
+        if does(access.intrinsic or "") in ("copy", "product", "bulk"):
             yield reachable(named(access), (*hypotheses.facts, *access.context.path), access.context.site)
             first.setdefault((kind(access), access.region.name), access)
     for access in first.values():

@@ -10,6 +10,9 @@ Of two accesses to the same bytes, one of them a write, there must lie between t
   counts as a store, but beside another one, which leaves open what each of them finds.
 * a product, then another use of the registers of its result: the batch is closed and finished.
 * another use of registers, then a product on them: the fence of registers, ``warpgroup_arrive``.
+* a store or a copy, then a store by TMA that reads: a proxy fence, and a barrier unless it is the same thread.
+* a store by TMA that reads, then a store or a copy: its group is closed and awaited by the thread that issued it, then a
+  barrier unless it is the same thread. It has read before its block ends.
 
 A proxy fence orders what lies before it on the way from a write to a read, so it counts on either side of the barrier: by
 those who wrote, as is usual, or by those who read. Where only the latter is there, that is among what is named as not
@@ -25,15 +28,17 @@ from typing import Literal
 
 from ..access.trace import Access, Event, Node
 from ..base.errors import Unsupported
-from ..compiler.instructions import does
+from ..compiler.instructions import Does, does
 from .structure import accesses, events, pending
 
-Kind = Literal["copy", "operand", "result", "load", "store", "register", "atomic", "none"]
+Kind = Literal["copy", "operand", "result", "bulk", "load", "store", "register", "atomic", "none"]
 Lack = tuple[str, bool]  # what is missing, and whether the access is harmless if it is by the same thread
 Fence = Literal["", "before", "after"]  # the last barrier
 
-_MEMORY: tuple[Kind, ...] = ("copy", "operand", "load", "store", "atomic")
-_READING: frozenset[Kind] = frozenset({"operand", "load"})
+_MEMORY: tuple[Kind, ...] = ("copy", "operand", "bulk", "load", "store", "atomic")
+_READING: frozenset[Kind] = frozenset({"operand", "bulk", "load"})
+FENCED: frozenset[Kind] = frozenset({"operand", "bulk"})
+"""The kinds of access that see what threads have written only beyond a proxy fence."""
 CONFLICTS: frozenset[tuple[Kind, Kind]] = frozenset(
     (a, b) for a, b in itertools.product(_MEMORY, repeat=2) if not ({a, b} <= _READING or a == b == "atomic")
 ) | {("result", "register"), ("register", "result")}
@@ -49,7 +54,7 @@ def kind(a: Access) -> Kind:
         return "register"
     if not a.region.shared or a.region.scope == "shared.barrier":
         return "none"
-    if effect in ("copy", "atomic"):
+    if effect in ("copy", "atomic", "bulk"):
         return effect
     return "none" if a.intrinsic else "load" if a.mode == "read" else "store"
 
@@ -71,7 +76,7 @@ class Progress:
         passed: a barrier has come since.
     """
 
-    what: Literal["copy", "product", "plain", "register"]
+    what: Literal["copy", "product", "bulk", "plain", "register"]
     groups: int | None = None
     fence: Fence = ""
     passed: bool = False
@@ -79,25 +84,33 @@ class Progress:
     def lacks(self, later: Kind) -> Lack | None:
         """Return what is still missing before a later access of a kind to the same bytes."""
         if self.groups is not None:
-            unit, waited = ("committed", "awaited") if self.what == "copy" else ("in a batch", "waited for")
+            unit, waited = ("in a batch", "waited for") if self.what == "product" else ("committed", "awaited")
             return f"not {waited if self.groups else unit}", False
         if self.what == "register":
             return None if self.fence else ("with no warpgroup_arrive between", False)
         if later == "register":
             return None
         since = "between" if self.what == "plain" else "after the wait"
-        if later == "operand" and not self.fence:
+        if later in FENCED and not self.fence:
             return f"with no proxy fence {since}", False
         alone = self.what != "product" and later != "operand"
         return None if self.passed else (f"with no barrier {since}", alone)
 
 
 BEGIN: Mapping[Kind, Progress] = {
-    **{"copy": Progress("copy", 0), "register": Progress("register")},
+    **{"copy": Progress("copy", 0), "bulk": Progress("bulk", 0), "register": Progress("register")},
     **dict.fromkeys(("operand", "result"), Progress("product", 0)),
     **dict.fromkeys(("load", "store", "atomic"), Progress("plain")),
 }
 """The progress of an operation as it is issued."""
+
+
+_GROUPS: Mapping[str, tuple[Does, Does]] = {
+    "copy": ("commit", "await"),
+    "product": ("batch", "finish"),
+    "bulk": ("close", "drain"),
+}
+"""What closes a group of operations, and what waits for groups."""
 
 
 class Steps:
@@ -111,20 +124,20 @@ class Steps:
     def __init__(self, nodes: Sequence[Node], meets: Callable[[Event], bool]) -> None:
         self._meets = meets
         left = [(e.does, _pending(e)) for e in events(nodes)]
-        self._most = {what: 1 + max([n for does, n in left if does == what], default=0) for what in ("await", "finish")}
-        self._products = any(kind(a) == "operand" for node in nodes for a in accesses(node))
+        self._most = {what: 1 + max([n for does, n in left if does == what], default=0) for _, what in _GROUPS.values()}
+        self._fenced = any(kind(a) in FENCED for node in nodes for a in accesses(node))
         self.deepest = max(self._most.values())
 
     def settled(self, progress: Progress) -> bool:
         """Return whether an operation lacks nothing any more, whatever comes."""
         if progress.what == "register":
             return bool(progress.fence)
-        return progress.groups is None and progress.passed and (progress.fence == "before" or not self._products)
+        return progress.groups is None and progress.passed and (progress.fence == "before" or not self._fenced)
 
     def after(self, progress: Progress, event: Event) -> Progress:
         """Return the progress after an event."""
         if progress.groups is not None:
-            closes, waits = ("commit", "await") if progress.what == "copy" else ("batch", "finish")
+            closes, waits = _GROUPS[progress.what]
             if event.does == closes:
                 return replace(progress, groups=min(progress.groups + 1, self._most[waits]))
             over = event.does == waits and progress.groups > _pending(event)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, at, sequent
+from ..access.instances import Renaming, at, equal, sequent
 from ..access.sites import sites
 from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace
 from ..access.walk import walk
@@ -34,12 +34,15 @@ from .structure import accesses, events
 from .words import named, unmet
 
 READERS_FENCE = "proxy fence after the barrier"  # taken to do as well as one before it
-_ALWAYS = names("copy", "commit", "await", "describe", "advance", "product", "batch", "finish", "registers", "fence")
+_ALWAYS = names(
+    "copy", "commit", "await", "describe", "advance", "product", "batch", "finish", "registers", "fence",
+    "bulk", "close", "drain",
+)  # fmt: skip
 _PHASES = names("init", "publish", "arrive", "copied", "wait", "barrier")
 MODELLED = _ALWAYS | _PHASES
 """Instructions of which each access stands in a condition, and whose order the conditions account for."""
 
-_WARPGROUP = 128
+_WARP, _WARPGROUP = 32, 128
 _WAITING = ("barrier", "phase", "deadlock")
 
 
@@ -57,10 +60,9 @@ def order(
 
     Modelled: loads, stores, warp-wide matrix loads and stores; cp.async, its groups and waits; wgmma, its batches and waits;
     proxy and register fences; barriers of the block or a role; mbarriers whose arrivals are all made by threads or copies
-    of theirs; atomic operations, which are in no order among themselves. Not modelled, and listed: accesses by TMA and other
-    intrinsics, and the order they impose. Repeated
-    writes to one output element are coverage.py's. A global element that two threads exchange across a barrier is reported
-    as a race.
+    of theirs; atomic operations, which are in no order among themselves; stores by TMA, their groups and waits. Not modelled,
+    and listed: loads by TMA, accesses by other intrinsics, and the order they impose. Repeated writes to one output element
+    are coverage.py's. A global element that two threads exchange across a barrier is reported as a race.
 
     Raises:
         Unsupported: the kernel uses something that is not modelled, such as a wait for a varying number of groups.
@@ -80,11 +82,12 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
     ordered = Ordered(block, hypotheses)
     whole = (e.context for e in events(trace.nodes) if e.whole)
     conditions = [_together(here, hypotheses, "all threads of a block reach this barrier") for here in whole]
+    conditions += _elections(trace, block, hypotheses)
     assumed: set[str] = set()
     for role in block.roles:
         meetings = list(ordered.meetings(role))
         conditions += [*_barriers_of(role, block, hypotheses), *_products(role, ordered, hypotheses)]
-        conditions += _inside(role, hypotheses)
+        conditions += [*_inside(role, hypotheses), *_read_in_time(role, ordered, hypotheses)]
         conditions += ordered.within(role, meetings)
         assumed |= {READERS_FENCE} if ordered.relies_on_readers(role) else set()
     if ordered.phases is not None:
@@ -152,6 +155,22 @@ def _as_one(here: Context, role: Role, block: Block, hypotheses: Hypotheses) -> 
     return _together(here, hypotheses, f"{role}: all threads of a warpgroup issue this product", alike)
 
 
+def _read_in_time(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """Yield that each store by TMA has read shared memory before the block, and its shared memory, ends."""
+    for a in ordered.unread(role):
+        what = f"this {named(a)} is over before the block ends"
+        yield at(a.context, "async", what, z3.BoolVal(False), hypotheses.facts)
+
+
+def _elections(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """Yield that all threads of a warp get to where they elect one of them."""
+    for here in trace.elections:
+        (thread,) = block.threads.variables
+        other = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread")).term(thread.term)
+        alike = other / _WARP == thread.term / _WARP
+        yield _together(here, hypotheses, "all threads of a warp get to this election", alike)
+
+
 def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
     """Yield that what a product reads of shared memory lies in the buffer that its descriptor was made of."""
     for a in (a for node in role.nodes for a in accesses(node) if kind(a) == "operand"):
@@ -162,19 +181,27 @@ def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
     """Yield for each two accesses to global memory the condition that they are by one thread or of different elements."""
     tensors = [a for a in trace.accesses if a.region.scope == "global"]
-    known = [a for a in tensors if a.intrinsic is None or does(a.intrinsic) in ("copy", "atomic")]
+    known = [a for a in tensors if a.intrinsic is None or does(a.intrinsic) in ("copy", "atomic", "bulk")]
     primed = Renaming(frozenset(hypotheses.sizes))
     for a, b in itertools.combinations_with_replacement(known, 2):
-        plain = a.intrinsic is b.intrinsic is None
-        covered = plain and a.mode == b.mode == "write" and a.region.allocation in hypotheses.outputs
-        atomic = does(a.intrinsic or "") == does(b.intrinsic or "") == "atomic"
-        if covered or atomic or "write" not in (a.mode, b.mode) or a.region.allocation != b.region.allocation:
+        effects = {does(a.intrinsic or ""), does(b.intrinsic or "")}
+        covered = (
+            effects <= {None, "bulk"} and a.mode == b.mode == "write" and a.region.allocation in hypotheses.outputs
+        )
+        if (
+            covered
+            or effects == {"atomic"}
+            or "write" not in (a.mode, b.mode)
+            or a.region.allocation != b.region.allocation
+        ):
             continue
         second = primed.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
         goal = z3.Not(_same_element(a, second))
-        if "copy" not in (does(a.intrinsic or ""), does(b.intrinsic or "")):  # in program order, if by one thread
+        if not effects & {"copy", "bulk"}:  # in program order, if by one thread
             goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), goal)
+        elif a is b:
+            goal = z3.Or(equal(a.context.variables, second.context.variables), goal)
         yield sequent("race", unmet(a, second), given, goal, a.context.site)
 
 

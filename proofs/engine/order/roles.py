@@ -21,7 +21,8 @@ from .structure import accesses, coarse, events, holds, projected, unrolled
 
 BEFORE, INSIDE, AFTER = range(3)
 _CROSSING: frozenset[Does] = frozenset({"arrive", "copied", "wait"})
-_ORDERING: frozenset[Does] = _CROSSING | {"barrier", "commit", "await", "batch", "finish", "registers", "fence"}
+_GROUPED: frozenset[Does] = frozenset({"commit", "await", "batch", "finish", "close", "drain"})
+_ORDERING: frozenset[Does] = _CROSSING | _GROUPED | {"barrier", "registers", "fence"}
 
 
 @dataclass(frozen=True)

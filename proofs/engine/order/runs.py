@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import z3
 
 from ..access.instances import constants
+from ..access.tma import elections
 from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable
 from .progress import BEGIN, Progress, Steps, kind
 from .structure import inside, times
@@ -92,12 +93,16 @@ class Way:
         begin: the progress.
         segments: those that they come to, with what has become of the operation by then.
         events: the same for events, just after them.
+        ends: the same for the end of the program.
+        elected: conditions, always the same, that are true of the thread that issues the operations.
     """
 
     source: Segment | None
     begin: Progress
     segments: dict[tuple[int, Mark], tuple[Segment, Mark]] = field(default_factory=dict)
     events: dict[int, dict[Mark, None]] = field(default_factory=dict)
+    ends: set[Mark] = field(default_factory=set)
+    elected: tuple[z3.BoolRef, ...] = ()
 
 
 class Runs:
@@ -122,7 +127,7 @@ class Runs:
         self._way = Way(None, BEGIN["register"])
         self._ways = [self._way]
         self._through(self._nodes, {Mark(self._way.begin)})
-        self._visit(self._nodes, (), lambda marks: None)
+        self._visit(self._nodes, (), lambda marks: self._way.ends.update(marks))
         return self._ways
 
     def _visit(self, nodes: Sequence[Node], around: tuple[Loop, ...], rest: Callable[[set[Mark]], None]) -> None:
@@ -145,11 +150,12 @@ class Runs:
                     if not any(isinstance(n, Event) and n.whole for n in inside(node)):
                         self._beside(arm, other, around)
 
-    def _starts(self, source: Segment, operations: Iterable[Access], around: tuple[Loop, ...]) -> Iterator[Mark]:
+    def _starts(self, source: Segment, operations: Sequence[Access], around: tuple[Loop, ...]) -> Iterator[Mark]:
         """Yield the marks of the operations of a segment as they are issued, each on a way of its own."""
         begins = {k: BEGIN[k] for k in map(kind, operations) if k in BEGIN}
         for begin in dict.fromkeys(begins.values()):
-            self._way = Way(source, begin)
+            issued = [a.context for a in operations if BEGIN.get(kind(a)) == begin]
+            self._way = Way(source, begin, elected=elections(issued))
             self._ways.append(self._way)
             yield Mark(begin, tuple(loop.variable for loop in around))
 
@@ -181,6 +187,8 @@ class Runs:
 
     def _branch(self, node: Branch, mark: Mark) -> set[Mark]:
         then, otherwise = (self._through(arm, {mark}) for arm in node.arms)
+        if mark.progress.groups is not None and any(node.condition.eq(c) for c in self._way.elected):
+            return then  # the thread that closes and awaits the group
         if not self._decided_alike(node.condition):
             return then | otherwise
         both, negated = then & otherwise, z3.Not(node.condition)

@@ -114,7 +114,7 @@ def times(loop: Loop) -> int | None:
 
 def pending(event: Event) -> int | None:
     """Return how many groups a wait leaves under way, 0 for what is no wait; None if the number varies."""
-    if event.does not in ("await", "finish"):
+    if event.does not in ("await", "finish", "drain"):
         return 0
     number = z3.simplify(event.numbers[0])
     return number.as_long() if z3.is_int_value(number) else None

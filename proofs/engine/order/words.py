@@ -13,7 +13,7 @@ from .progress import kind
 
 def named(a: Access) -> str:
     """Return an access with what makes it."""
-    whose = {"copy": "copy's ", "operand": "product's ", "result": "product's "}.get(kind(a), "")
+    whose = {"copy": "copy's ", "operand": "product's ", "result": "product's ", "bulk": "TMA's "}.get(kind(a), "")
     return f"{whose}{a}"
 
 

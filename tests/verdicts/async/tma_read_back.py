@@ -1,0 +1,23 @@
+"""Wrong: a block reads what it has stored by TMA."""
+
+import tilelang.language as T
+
+from verdicts import Refuted, contract
+
+M = T.dynamic("M")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((M, 128), "float32"), out: T.Tensor((M, 128), "float32")):
+    with T.Kernel(T.ceildiv(M, 64), threads=128) as block:
+        s = T.alloc_shared((64, 128), "float32")
+        for i, j in T.Parallel(64, 128):
+            if block * 64 + i < M:
+                s[i, j] = x[block * 64 + i, j] * 2.0
+        T.copy(s, out[block * 64, 0])
+        if T.get_thread_binding() == 0 and block * 64 < M:
+            s[0, 0] = out[block * 64, 1]
+
+
+CONTRACT = contract(kernel, "out")
+VERDICT = Refuted("L1", race="read of out")

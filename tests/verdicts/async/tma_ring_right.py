@@ -1,0 +1,27 @@
+"""Right: of two tiles one is filled while TMA stores the other."""
+
+import tilelang.language as T
+
+from verdicts import MANUAL, Proved, contract
+
+M = T.dynamic("M")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((M, 128), "float32"), out: T.Tensor((M, 128), "float32")):
+    with T.Kernel(T.ceildiv(M, 256), threads=128) as block:
+        s = T.alloc_shared((2, 64, 128), "float32")
+        for k in T.serial(4):
+            for i, j in T.Parallel(64, 128):
+                if block * 256 + k * 64 + i < M:
+                    s[k % 2, i, j] = x[block * 256 + k * 64 + i, j] * 2.0
+            T.sync_threads()
+            T.tma_copy(s[k % 2, :, :], out[block * 256 + k * 64 : block * 256 + k * 64 + 64, :])
+            T.tma_store_wait(1)
+            T.sync_threads()
+        T.tma_store_wait(0)
+
+
+CONTRACT = contract(kernel, "out")
+OPTIONS = {"pass_configs": MANUAL}
+VERDICT = Proved("L0", "L1", unmodelled="proxy fence after the barrier")

@@ -1,0 +1,22 @@
+"""Wrong: what TMA stores to is an input."""
+
+import tilelang.language as T
+
+from verdicts import Refuted, contract
+
+M = T.dynamic("M")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((M, 128), "float32"), out: T.Tensor((M, 128), "float32")):
+    with T.Kernel(T.ceildiv(M, 64), threads=128) as block:
+        s = T.alloc_shared((64, 128), "float32")
+        for i, j in T.Parallel(64, 128):
+            if block * 64 + i < M:
+                s[i, j] = 1.0
+                out[block * 64 + i, j] = 1.0
+        T.copy(s, x[block * 64, 0])
+
+
+CONTRACT = contract(kernel, "out")
+VERDICT = Refuted("L1", coverage="x, which is no output, is not written")

@@ -1,0 +1,24 @@
+"""Right: two statements write the two halves of each row, of shares of two sizes."""
+
+import tilelang.language as T
+
+from verdicts import Proved, contract
+
+rows = T.dynamic("rows")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((rows, 32), "float32"), out: T.Tensor((rows, 32), "float32")):
+    with T.Kernel(8, threads=32) as block:
+        tx = T.get_thread_binding()
+        share = T.ceildiv(rows, 8)
+        for k in T.serial(T.max(T.min(share, rows - block * share), 0)):
+            if tx < 16:
+                out[block * share + k, tx] = x[block * share + k, tx]
+        for k in T.serial(T.max(T.min(share + 1, rows - block * (share + 1)), 0)):
+            if tx >= 16:
+                out[block * (share + 1) + k, tx] = x[block * (share + 1) + k, tx]
+
+
+CONTRACT = contract(kernel, "out")
+VERDICT = Proved("L1")

@@ -1,0 +1,19 @@
+"""Wrong: all threads store the same value to one place of shared memory, and read it without a barrier."""
+
+import tilelang.language as T
+
+from verdicts import MANUAL, Refuted, contract
+
+
+@T.prim_func
+def kernel(x: T.Tensor((1,), "float32"), out: T.Tensor((32,), "float32")):
+    with T.Kernel(1, threads=32):
+        tx = T.get_thread_binding()
+        s = T.alloc_shared((1,), "float32")
+        s[0] = x[0]
+        out[tx] = s[0]
+
+
+CONTRACT = contract(kernel, "out")
+OPTIONS = {"pass_configs": MANUAL}
+VERDICT = Refuted("L1", race="read of s")

@@ -12,6 +12,7 @@ from ..forms.equations import Equation, holds
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
+from ..forms.sums import all_written_out
 from .contents import Write
 from .invariants import CutLoop
 from .obligations import Obligation
@@ -76,4 +77,7 @@ class Execution:
         """Return whether two values are equal: finite at the same places, where an infinite value has the form 0."""
         finite = self.facts.decide_all(a.finite)
         alike = holds(finite, b.finite, self.facts) and (finite is ONE or a.sign == b.sign)
-        return alike and holds(a.form, b.form, self.facts)
+        if not alike or holds(a.form, b.form, self.facts):
+            return alike
+        longer = [all_written_out(p) for p in (a.form, b.form)]
+        return longer != [a.form, b.form] and holds(*longer, self.facts)

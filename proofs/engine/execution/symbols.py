@@ -79,7 +79,10 @@ class Symbols(Buffers):
                 return extended.divide(Value(ONE), a)
             case "abs":
                 return extended.maximum(Value(a.real), Value(-a.real))
-            case "tanh" | "sigmoid" | "sin" | "cos" | "erf":
+            case "sigmoid":  # 1 / (1 + exp(-x)), whose exp may overflow: 1 / inf is 0
+                power = extended.exp(Value(unified(-a.form, dtype), a.finite, -a.sign))
+                return extended.divide(Value(ONE), extended.add(Value(ONE), power))
+            case "tanh" | "sin" | "cos" | "erf":
                 return Value(nf.apply(operator, a.real))
         raise Unsupported(f"{operator} in the symbolic reading")
 

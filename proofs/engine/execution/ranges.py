@@ -9,7 +9,7 @@ exp(-80), which no float rounds to 0. Other denominators in which exp occurs are
 added to what is not negative.
 
 The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
-known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The
+known. What is computed as a square, or as a sum of such, is not negative, though multiplied out it may look so. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The
 conditions under which an operation runs are hypotheses.
 """
 
@@ -116,6 +116,9 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
     operands = operand, obligation.value.finite, *obligation.path
     forms = [execution.facts.decide_all(p) for p in operands]
     cases = [[linear.real(p) for p in case] for case in _cases(forms, execution.facts)]
+    if sign := obligation.value.computed:
+        holds = _GOALS["positive" if sign == "positive" else "nonnegative"][1]
+        linear.facts += [z3.Implies(z3.And(*(c == 1 for c in here)), holds(value)) for value, *here in cases]
     words, goal = _GOALS[obligation.kind]
     goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal(value)) for value, *here in cases]
     statement = f"{words}: {obligation.value.form}"

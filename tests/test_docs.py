@@ -24,6 +24,7 @@ from test_rooms import MAY
 
 FINDS = (
     *("options", "base/failures", "compiler/rewrite", "compiler/source_lines", "compiler/source_text", "smt/witness"),
+    "smt/constructs",
     *("semantics/algebra", "semantics/loops", "access/sites", "order/possible", "order/words"),
     *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement"),
     *("execution/invariants", "execution/obligations"),

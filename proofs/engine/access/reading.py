@@ -64,6 +64,9 @@ class Reading(ABC):
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
+        self.origins: dict[
+            int, str
+        ] = {}  # data pointer -> the name of unknowns for what comes from constructs not modelled
         self._quiet = False
 
     @abstractmethod
@@ -114,7 +117,7 @@ class Reading(ABC):
 
     def _private(self, key: Key, is_set: bool) -> Value:
         """Return a value read from a thread's own memory."""
-        value = self.opaque("local", key[1])
+        value = self.opaque(self.origins.get(key[0], "local"), key[1])
         if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
             low, high = self.counters[key[0]]
             self.recorder.facts.append(z3.And(value >= low, value <= high))
@@ -141,7 +144,7 @@ class Reading(ABC):
         """
         at = (hash(buffer.data), str(buffer.dtype)), place(indices)
         if at not in self.reads:
-            self.reads[at] = self.opaque(buffer.name, at[0][1])
+            self.reads[at] = self.opaque(self.origins.get(at[0][0], buffer.name), at[0][1])
         return self.reads[at]
 
     def access(self, mode: Mode, buffer: tirx.Buffer, indices: list[tirx.PrimExpr]) -> tuple[z3.ArithRef, ...]:

@@ -22,6 +22,7 @@ from ..base.errors import Unsupported
 from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
+from ..smt.constructs import constructs, value_of
 from .counters import counters
 from .intrinsics import event
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
@@ -229,6 +230,8 @@ class _Walker(Translator):
             terms = self.access("write", s.buffer, s.indices)
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
+            if value is not None and (found := constructs([value])):
+                self.origins[hash(s.buffer.data)] = value_of(", ".join(found))
             if s.buffer.scope().startswith("local"):
                 self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
             else:

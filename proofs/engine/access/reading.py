@@ -66,7 +66,7 @@ class Reading(ABC):
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
         self.origins: dict[
             int, str
-        ] = {}  # data pointer -> the name of unknowns for what comes from constructs not modelled
+        ] = {}  # data pointer -> the name of unknowns, if they come from what is not modelled
         self._quiet = False
 
     @abstractmethod

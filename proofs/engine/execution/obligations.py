@@ -13,7 +13,8 @@ from ..forms.extended import Value
 from ..forms.normal_form import Form
 
 Kind = Literal["exp", "nonzero", "positive", "nonnegative"]
-"""The operand is at most 0, or another number, as an argument of exp; it is not 0; it is positive; it is not negative."""
+"""The operand is at most 0, as an argument of exp, or more if the contract bounds inputs; or it is not 0, positive, or not
+negative."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,12 @@ class Obligation:
         value: the operand; nothing is required of it where it is -inf.
         path: the conditions under which the operation runs.
         site: the statement.
-        most: what an argument of exp is at most.
     """
 
     kind: Kind
     value: Value
     path: tuple[Form, ...]
     site: str
-    most: int = 0
 
 
 @dataclass(frozen=True)

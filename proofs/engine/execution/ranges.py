@@ -14,7 +14,8 @@ is at least each of its entries and equal to one; exp is positive; a sum has the
 which an operation runs are hypotheses, and so is the range that the contract gives the elements of a float input.
 
 A contract that gives such a range says that exp is meant to be taken of more than differences from a maximum. Its argument
-is then at most 64, and 0 still in half precision: exp(64) < 2^93, and many such numbers can be added.
+is then at most 64, for exp(64) < 2^93 leaves room for sums; at most 11 if the kernel makes numbers of half precision, which
+exp(11) still is; and at most 0 if it makes 8-bit ones.
 """
 
 from __future__ import annotations
@@ -126,10 +127,18 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
     if sign := obligation.value.computed:
         holds = _GOALS["positive" if sign == "positive" else "nonnegative"][1]
         linear.facts += [z3.Implies(z3.And(*(c == 1 for c in here)), holds(value)) for value, *here in cases]
+    most = _most(execution) if obligation.kind == "exp" else 0
     words, goal = _GOALS[obligation.kind]
-    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal(value - obligation.most)) for value, *here in cases]
-    statement = f"{words.format(obligation.most)}: {obligation.value.form}"
+    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal(value - most)) for value, *here in cases]
+    statement = f"{words.format(most)}: {obligation.value.form}"
     return Condition("range", statement, tuple(linear.facts), z3.And(*goals), Site(obligation.site))
+
+
+def _most(execution: Execution) -> int:
+    """Return what an argument of exp is at most."""
+    if not execution.facts.floats or any(t.startswith(("float8", "float4")) for t in execution.types):
+        return 0
+    return 11 if "float16" in execution.types else 64
 
 
 def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:

@@ -22,8 +22,6 @@ from .invariants import Invariant
 from .obligations import Kind, Obligation
 from .outcome import Execution
 
-MOST = 64
-"""What an argument of exp is at most where the contract bounds float inputs: exp(64) < 2^93."""
 _LONGEST = 1024
 """The largest constant extent of a loop that is unrolled."""
 _REQUIRED: Mapping[Unary, Kind] = {
@@ -67,8 +65,8 @@ class Symbols(Buffers):
         """Apply a function to one value; those without laws are uninterpreted."""
         a = extended.multiply(a, Value(nf.form(LN2))) if operator == "exp2" else a
         if operator in _REQUIRED:
-            wide = _REQUIRED[operator] == "exp" and self.facts.floats and dtype != "float16"
-            self._require(_REQUIRED[operator], a, MOST if wide else 0)
+            self.execution.types.add(dtype)
+            self._require(_REQUIRED[operator], a)
         match operator:
             case "not":
                 return Value(ONE - a.form)
@@ -146,6 +144,7 @@ class Symbols(Buffers):
 
     def cast(self, a: Value, source: str, target: str) -> Value:
         """Return the same number, or whether it is not 0; a float does not become an integer."""
+        self.execution.types.add(target)
         if target == "bool":
             return self.compare("ne", a, Value(ZERO), source)
         if is_integer(target) and not is_integer(source):
@@ -197,8 +196,8 @@ class Symbols(Buffers):
         with self.facts.assuming(*([] if k.constant is not None or len(k.terms) == 1 else [below])):
             return body(Value(self.facts.bound_fresh(k, extent)))
 
-    def _require(self, kind: Kind, value: Value, most: int = 0) -> None:
-        self.execution.obligations.append(Obligation(kind, value, self.facts.path, describe(self.site), most))
+    def _require(self, kind: Kind, value: Value) -> None:
+        self.execution.obligations.append(Obligation(kind, value, self.facts.path, describe(self.site)))
 
     def launch(self, threads: tuple[int, int, int]) -> tuple[Value, Value, Value]:
         """Return the indices of one symbolic thread."""

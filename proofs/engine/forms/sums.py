@@ -135,14 +135,14 @@ def _is_constant_sum(atom: Atom) -> bool:
 
 @cache
 def _elements(p: Form) -> Rational:
-    """Return how many elements the sums of a form have that are over constantly many, inside other sums for each element."""
-    found = (nf.atom_of(n) for m in p.terms for n, _ in m)
-    return sum(
-        (a.extent.constant or 1) * (_is_constant_sum(a) + _elements(a.body))
-        if isinstance(a, nf.Big)
-        else sum(map(_elements, children(a)))
-        for a in found
-    )
+    """Return how many elements are written out: those of sums inside a sum once for each element of that."""
+    count: Rational = 0
+    for atom in (nf.atom_of(n) for m in p.terms for n, _ in m):
+        if isinstance(atom, nf.Big):
+            count += (atom.extent.constant or 1) * (_is_constant_sum(atom) + _elements(atom.body))
+        else:
+            count += sum(map(_elements, children(atom)))
+    return count
 
 
 def counted() -> Rewriting:

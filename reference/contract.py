@@ -73,10 +73,10 @@ class Static:
 
 @dataclass(frozen=True)
 class Elements:
-    """What the elements of a tensor may hold: ``low <= x < high`` for integers; finite, nonnegative or any for floats.
+    """What the elements of a tensor may hold: ``low <= x < high`` for integers.
 
-    ``high`` may name a size. Elements are hypotheses of the proofs and inputs of the tests; no binding reads a tensor's
-    data to check them.
+    For floats: ``low <= x <= high``, finite, nonnegative or any. ``high`` of integers may name a size. Elements are hypotheses
+    of the proofs and inputs of the tests; no binding reads a tensor's data to check them.
     """
 
     low: int | None = None

@@ -76,6 +76,8 @@ def fill(
         values = torch.tensor(magnitude)[torch.randint(len(magnitude), shape, generator=generator)]
     else:
         values = (torch.randn(shape, generator=generator) * magnitude).clamp(-80, 80)
+    if (low, high) != (None, None):
+        values = values.clamp(low, high)
     return (values.abs() if spec.elements.nonnegative else values).to(dtype)
 
 

@@ -32,6 +32,7 @@ FINDS = (
         "compiler/source_text",
         "smt/witness",
     ),
+    "smt/constructs",
     *("semantics/algebra", "semantics/loops", "access/sites", "order/possible", "order/words"),
     *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement"),
     *("execution/invariants", "execution/obligations"),

@@ -97,3 +97,11 @@ def test_the_coarser_type_of_two_decides() -> None:
     assert constants.unify(float.fromhex("0x1.0c6f7ap-20"), "float32") == Fraction(1e-6)
     assert constants.unify(LOG2_E * 0.6931471805599453, "float32") == 1
     assert constants.unify(LOG2_E * 0.6931471805599453) != 1
+
+
+def test_a_fraction_may_be_another_constant_rounded() -> None:
+    constants = Constants()
+    near = constants.unify(1.5 * NEAR)
+    assert near == Fraction(1.5 * NEAR) != constants.unify(1.5) == Fraction(3, 2)
+    assert constants.unify(1.5, "float32") == near
+    assert constants.deviation == near / Fraction(3, 2) - 1

@@ -16,7 +16,7 @@ from lemmata.proofs.engine.access import intrinsics
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.entailment import Facts
-from lemmata.proofs.engine.forms.sums import few_written_out
+from lemmata.proofs.engine.forms.sums import all_written_out, few_written_out
 from lemmata.proofs.engine.reference.inputs import symbolic_input
 from lemmata.proofs.engine.reference.pull_array import Integers
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, tensor
@@ -71,6 +71,16 @@ def test_a_sum_is_written_out_where_it_stands_and_not_inside() -> None:
     assert few_written_out(outer) is not sum(terms[1:], nf.ZERO)
     variable = nf.summation(nf.variable("n"), lambda h: nf.read("w", h))
     assert few_written_out(variable) is variable
+
+
+def test_sums_are_written_out_inside_too_unless_they_have_too_many_elements() -> None:
+    def rows(height: int, width: int) -> nf.Form:
+        return nf.summation(height, lambda h: nf.exp(nf.summation(width, lambda d: nf.read("q", h, d))))
+
+    elements = [[nf.read("q", h, d) for d in range(32)] for h in range(20)]
+    assert all_written_out(rows(20, 32)) is sum((nf.exp(sum(row, nf.ZERO)) for row in elements), nf.ZERO)
+    assert all_written_out(rows(128, 127)) is not rows(128, 127)
+    assert all_written_out(rows(128, 128)) is rows(128, 128)  # 128 sums of 128, and the sum of these
 
 
 # Integers under conditions

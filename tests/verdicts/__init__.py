@@ -137,6 +137,12 @@ class Unproved(Failed):
     outcome = "not proved"
 
 
+class Unknown(Failed):
+    """Conditions of these kinds hang on what a construct gives that the engine does not model, and that they name."""
+
+    outcome = "unknown"
+
+
 class Unsupported(Failed):
     """The engine refuses the kernel, for this reason."""
 

@@ -16,6 +16,7 @@ from ..base.dtypes import fits
 from ..base.errors import Unsupported
 from ..compiler.instructions import ATOMIC, COLLECTIVE, COUNTS, HARMLESS, MATHEMATICS, does
 from ..compiler.nodes import called, passed
+from ..smt.constructs import value_of
 from . import tma, wgmma
 from .reading import Reading, Value
 from .trace import Access, Event, Mode, Region, Variable
@@ -88,12 +89,20 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
     if not pure:
         reading.locals.forget({hash(pointer) for pointer in passed(e)})
         reading.reads.clear()
-    value = reading.opaque(name.split(".")[-1], str(e.dtype))
+    value = reading.opaque("reinterpret" if _of_input(reading, e) else value_of(label), str(e.dtype))
     if isinstance(value, z3.ArithRef) and name in COUNTS:
         reading.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
     if isinstance(value, z3.ArithRef) and name in _MASKS:
         reading.recorder.facts.append(z3.And(value >= 0, value < 2**32))
     return value
+
+
+def _of_input(reading: Reading, e: tirx.Call) -> bool:
+    """Return whether a call reads the bits of an element of an input, which may be any."""
+    source = e.args[0] if called(e) == "tirx.reinterpret" else None
+    if not isinstance(source, tirx.BufferLoad) or source.buffer.scope() != "global":
+        return False
+    return source.buffer.data.name in reading.hypotheses.shapes and source.buffer.data.name not in reading.written
 
 
 def event(reading: Reading, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()) -> None:

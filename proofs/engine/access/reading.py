@@ -65,6 +65,7 @@ class Reading(ABC):
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
         self.common: frozenset[int] = frozenset()  # data pointers of what is the same in all threads of a block
+        self.origins: dict[int, str] = {}  # data pointer -> the name of unknowns, if they come from what is not modelled
         self._quiet = False
 
     @abstractmethod
@@ -115,7 +116,7 @@ class Reading(ABC):
 
     def _private(self, key: Key, is_set: bool) -> Value:
         """Return a value read from a thread's own memory."""
-        value = self.opaque("local", key[1])
+        value = self.opaque(self.origins.get(key[0], "local"), key[1])
         if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
             low, high = self.counters[key[0]]
             self.recorder.facts.append(z3.And(value >= low, value <= high))
@@ -142,7 +143,7 @@ class Reading(ABC):
         """
         at = (hash(buffer.data), str(buffer.dtype)), place(indices)
         if at not in self.reads:
-            self.reads[at] = self.opaque(buffer.name, at[0][1])
+            self.reads[at] = self.opaque(self.origins.get(at[0][0], buffer.name), at[0][1])
         return self.reads[at]
 
     def access(

@@ -23,6 +23,7 @@ from ..base.errors import Unsupported
 from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
+from ..smt.constructs import constructs, value_of
 from .common import common
 from .counters import counters
 from .intrinsics import event
@@ -239,6 +240,8 @@ class _Walker(Translator):
             terms = self.access("write", s.buffer, s.indices, self.depends(s.value, value))
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
+            if value is not None and (found := constructs([value])):
+                self.origins[hash(s.buffer.data)] = value_of(", ".join(found))
             if s.buffer.scope().startswith("local"):
                 self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
             else:

@@ -63,7 +63,8 @@ class Write:
             conditions += [nf.nonnegative(place), nf.nonnegative(axis.extent - 1 - place)]
         conditions += [nf.substitute(c, values) for c in self.path]
         value = self.value
-        return Value(nf.substitute(value.form, values), nf.substitute(value.finite, values), value.sign), conditions
+        form, finite = nf.substitute(value.form, values), nf.substitute(value.finite, values)
+        return Value(form, finite, value.sign, value.computed), conditions
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from ..forms.extended import Value
 from ..forms.normal_form import Form
 
 Kind = Literal["exp", "nonzero", "positive", "nonnegative"]
-"""The operand is at most 0, as an argument of exp; it is not 0; it is positive; it is not negative."""
+"""The operand is at most 0, as an argument of exp, or more if the contract bounds inputs; or it is not 0, positive, or not
+negative."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from operator import attrgetter
 
 from ..forms.constants import Constants, current
 from ..forms.entailment import Facts
+from ..forms.equality import equal
 from ..forms.equations import Equation, holds
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from ..forms.ring import Rewriting, rewritten
+from ..forms.ring import Rewriting, Undefined, rewritten
+from ..forms.sums import all_written_out
 from .contents import Write
 from .invariants import CutLoop
 from .obligations import Obligation
@@ -32,6 +34,7 @@ class Execution:
         externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
         unmodelled: the waits for products and copies under way, which no condition is about.
         raw: the float inputs whose elements may be any float; those of the others are taken to be finite.
+        types: the types that it converts numbers to, and those in which it takes exp and the like.
         constants: the float constants, and how far they are from the numbers that they are taken for.
     """
 
@@ -45,6 +48,7 @@ class Execution:
     positive: frozenset[str] = frozenset()
     externs: Mapping[str, str] = field(default_factory=dict)
     unmodelled: frozenset[str] = frozenset()
+    types: set[str] = field(default_factory=set)
     constants: Constants = field(default_factory=current)
 
     def compare(
@@ -76,4 +80,10 @@ class Execution:
         """Return whether two values are equal: finite at the same places, where an infinite value has the form 0."""
         finite = self.facts.decide_all(a.finite)
         alike = holds(finite, b.finite, self.facts) and (finite is ONE or a.sign == b.sign)
-        return alike and holds(a.form, b.form, self.facts)
+        if not alike or holds(a.form, b.form, self.facts):
+            return alike
+        try:
+            kernels, references = (all_written_out(self.facts.decide_all(p)) for p in (a.form, b.form))
+        except Undefined:  # of an element that a condition excludes
+            return False
+        return equal(kernels, references)  # without splitting cases: there may be one for each element

@@ -9,8 +9,13 @@ exp(-80), which no float rounds to 0. Other denominators in which exp occurs are
 added to what is not negative.
 
 The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
-known. A maximum is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The
-conditions under which an operation runs are hypotheses.
+known. What is computed as a square, or as a sum of such, is not negative, though multiplied out it may look so. A maximum
+is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The conditions under
+which an operation runs are hypotheses, and so is the range that the contract gives the elements of a float input.
+
+A contract that gives such a range says that exp is meant to be taken of more than differences from a maximum. Its argument
+is then at most 64, for exp(64) < 2^93 leaves room for sums; at most 11 if the kernel makes numbers of half precision, which
+exp(11) still is; and at most 0 if it makes 8-bit ones.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import z3
 from ..base.conditions import Condition, Site, disjunction
 from ..forms import normal_form as nf
 from ..forms.choices import indices_of_maxima
-from ..forms.entailment import Facts
+from ..forms.entailment import Facts, Intervals
 from ..forms.extended import under
 from ..forms.normal_form import Form
 from ..forms.ring import Atom, Monomial, single
@@ -39,7 +44,7 @@ _LEAST = -80  # exp(-80) > 2^-126
 _CASES = 256
 """How many values of the indices of a maximum are looked at one by one."""
 _GOALS: Mapping[Kind, tuple[str, Callable[[Any], Any]]] = {
-    "exp": ("the argument of exp is at most 0", lambda value: value <= 0),
+    "exp": ("the argument of exp is at most {}", lambda value: value <= 0),
     "nonzero": ("the denominator is not 0", lambda value: z3.Or(value > 0, value < 0)),
     "positive": ("the value is positive", lambda value: value > 0),
     "nonnegative": ("the value is not negative", lambda value: value >= 0),
@@ -80,14 +85,17 @@ def _above_a_constant(obligation: Obligation, execution: Execution) -> bool:
 def _floor(obligation: Obligation, execution: Execution) -> Condition | None:
     """Return that a denominator has a summand of at least exp(-80); None if that is not asked.
 
-    It is asked where all summands are exps, and a maximum of few entries is subtracted from their arguments.
+    It is asked where all summands are exps, and a maximum of few entries is subtracted from their arguments or the contract
+    bounds what is in these.
     """
     decide, value = execution.facts.decide_all, obligation.value
     summands, inside = nf.without_exps(decide(under(value.finite, value.form)))
-    subtracted = [nf.atom_of(a) for m in inside.terms for a, _ in m]
-    if obligation.kind not in ("nonzero", "positive") or not any(isinstance(a, nf.Max) for a in subtracted):
+    known = execution.facts.floats
+    subtracted = any(isinstance(nf.atom_of(a), nf.Max) for m in inside.terms for a, _ in m)
+    bounded = any(isinstance(a, nf.Read) and a.buffer in known for a in map(nf.atom_of, nf.support(value.form)))
+    if obligation.kind not in ("nonzero", "positive") or not (subtracted or bounded):
         return None
-    linear, terms = Linear(execution.positive), list(_each(summands))
+    linear, terms = Linear(execution.positive, known), list(_each(summands))
     powers = [power for term in terms for power in _powers(term)]
     if len(powers) < len(terms):
         return None
@@ -108,7 +116,7 @@ def _powers(p: Form) -> Iterator[tuple[list[Form], Form]]:
 
 
 def _condition(obligation: Obligation, execution: Execution) -> Condition:
-    linear = Linear(execution.positive)
+    linear = Linear(execution.positive, execution.facts.floats)
     # where it is not -inf, for exp(-inf) = 0 is harmless
     operand = under(obligation.value.finite, obligation.value.form)
     if obligation.kind != "exp":
@@ -116,10 +124,21 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
     operands = operand, obligation.value.finite, *obligation.path
     forms = [execution.facts.decide_all(p) for p in operands]
     cases = [[linear.real(p) for p in case] for case in _cases(forms, execution.facts)]
+    if sign := obligation.value.computed:
+        holds = _GOALS["positive" if sign == "positive" else "nonnegative"][1]
+        linear.facts += [z3.Implies(z3.And(*(c == 1 for c in here)), holds(value)) for value, *here in cases]
+    most = _most(execution) if obligation.kind == "exp" else 0
     words, goal = _GOALS[obligation.kind]
-    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal(value)) for value, *here in cases]
-    statement = f"{words}: {obligation.value.form}"
+    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal(value - most)) for value, *here in cases]
+    statement = f"{words.format(most)}: {obligation.value.form}"
     return Condition("range", statement, tuple(linear.facts), z3.And(*goals), Site(obligation.site))
+
+
+def _most(execution: Execution) -> int:
+    """Return what an argument of exp is at most."""
+    if not execution.facts.floats or any(t.startswith(("float8", "float4")) for t in execution.types):
+        return 0
+    return 11 if "float16" in execution.types else 64
 
 
 def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
@@ -136,8 +155,9 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
 class Linear:
     """Forms as linear real terms over Z3 unknowns; ``facts`` collects what is known of the unknowns met."""
 
-    def __init__(self, positive: frozenset[str]) -> None:
+    def __init__(self, positive: frozenset[str], floats: Intervals) -> None:
         self.facts: list[Any] = []
+        self._floats = floats
         self._signs = Signs(positive)
         self._unknowns: dict[Monomial, Any] = {}
 
@@ -171,6 +191,10 @@ class Linear:
                 self.facts += [z3.Implies(holds, unknown >= v) for holds, v in pairs]
                 taken = [z3.And(holds, unknown == v) for holds, v in pairs]
                 self.facts.append(z3.Or(*taken, z3.Not(z3.Or(*(holds for holds, _ in pairs)))))
+            case nf.Read(buffer, _) if buffer in self._floats:
+                low, high = self._floats[buffer]
+                self.facts += [unknown >= low] if low is not None else []
+                self.facts += [unknown <= high] if high is not None else []
             case nf.Big("max", _, extent, _):
                 for condition, value in (nf.conditional(nf.opened(atom, nf.form(k))) for k in _few(extent)):
                     self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))

@@ -65,6 +65,7 @@ class Symbols(Buffers):
         """Apply a function to one value; those without laws are uninterpreted."""
         a = extended.multiply(a, Value(nf.form(LN2))) if operator == "exp2" else a
         if operator in _REQUIRED:
+            self.execution.types.add(dtype)
             self._require(_REQUIRED[operator], a)
         match operator:
             case "not":
@@ -73,13 +74,18 @@ class Symbols(Buffers):
                 return extended.exp(Value(unified(a.form, dtype), a.finite, a.sign))
             case "log" | "log2":
                 return Value(nf.log(a.real) * (1 if operator == "log" else 1 / LN2))
-            case "sqrt" | "rsqrt":
-                return Value(nf.apply("sqrt", a.real) ** (1 if operator == "sqrt" else -1))
+            case "sqrt":
+                return Value(nf.apply("sqrt", a.real), computed=extended.computed(a)[0])
+            case "rsqrt":
+                return Value(1 / nf.apply("sqrt", a.real), computed="positive")
             case "rcp":
                 return extended.divide(Value(ONE), a)
             case "abs":
                 return extended.maximum(Value(a.real), Value(-a.real))
-            case "tanh" | "sigmoid" | "sin" | "cos" | "erf":
+            case "sigmoid":  # 1 / (1 + exp(-x)), whose exp may overflow: 1 / inf is 0
+                power = extended.exp(Value(unified(-a.form, dtype), a.finite, -a.sign))
+                return extended.divide(Value(ONE), extended.add(Value(ONE), power))
+            case "tanh" | "sin" | "cos" | "erf":
                 return Value(nf.apply(operator, a.real))
         raise Unsupported(f"{operator} in the symbolic reading")
 
@@ -102,7 +108,7 @@ class Symbols(Buffers):
             case "min":
                 return extended.negative(self.binary("max", extended.negative(a), extended.negative(b), dtype))
             case "pow" if (exponent := b.real.constant) is not None and exponent == int(exponent) and exponent >= 0:
-                return Value(a.real**exponent)
+                return Value(a.real**exponent, computed="nonnegative" if exponent % 2 == 0 else None)
             case "floordiv" | "floormod" | "truncdiv" | "truncmod":
                 return Value(self._divide(operator, a.form, b.form))
         raise Unsupported(f"{operator} of {dtype} in the symbolic reading")
@@ -138,6 +144,7 @@ class Symbols(Buffers):
 
     def cast(self, a: Value, source: str, target: str) -> Value:
         """Return the same number, or whether it is not 0; a float does not become an integer."""
+        self.execution.types.add(target)
         if target == "bool":
             return self.compare("ne", a, Value(ZERO), source)
         if is_integer(target) and not is_integer(source):
@@ -163,7 +170,7 @@ class Symbols(Buffers):
         if kind == "min":
             return extended.negative(self.reduce("max", extent, lambda k: extended.negative(body(k)), dtype))
         if kind == "sum":
-            return Value(nf.summation(extent.form, lambda k: self._bounded(k, extent.form, body).real))
+            return self._sum(extent.form, body)
         size = extent.real.constant
         if size is None or size > nf.LONGEST_MAX:
             return Value(nf.big_maximum(extent.form, lambda k: self._bounded(k, extent.form, body).real))
@@ -171,6 +178,17 @@ class Symbols(Buffers):
         if first.finite is not ONE and first.sign < 0 and size > 2:
             return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
         return reduce(extended.maximum, (body(Value(nf.form(k))) for k in range(1, int(size))), first)
+
+    def _sum(self, extent: Form, body: Callable[[Value], Value]) -> Value:
+        """Return a sum, which is not negative if its summands are not, by how they are computed."""
+        summands: list[Value] = []
+
+        def summand(k: Form) -> Form:
+            summands.append(self._bounded(k, extent, body))
+            return summands[-1].real
+
+        found = nf.summation(extent, summand)
+        return Value(found, computed=None if None in extended.computed(*summands) else "nonnegative")
 
     def _bounded(self, k: Form, extent: Form, body: Callable[[Value], Value]) -> Value:
         """Evaluate the body at an index below the extent: a variable, or an expression with one where a sum is tiled."""

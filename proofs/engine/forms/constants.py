@@ -33,12 +33,14 @@ class Constants:
     def unify(self, value: float | Fraction, dtype: str = "float64") -> Fraction:
         """Return the number that a constant of that type is taken for."""
         exact = Fraction(value)
-        simple = exact.limit_denominator(1000)
-        if exact == 0 or exact == simple:
+        if exact == 0:
             return exact
         own = DOUBLE if dtype == "float64" else FLOAT
         place = bisect.bisect(self._known, (exact, own))
-        for candidate, theirs in ((simple, own), *self._known[max(place - 1, 0) : place + 1]):
+        candidates = [(exact.limit_denominator(1000), own), *self._known[max(place - 1, 0) : place + 1]]
+        if candidates[0][0] == exact:
+            candidates.reverse()  # a fraction, which may be another constant rounded
+        for candidate, theirs in candidates:
             distance = abs(candidate - exact) / abs(exact)
             if distance < max(own, theirs):
                 self.deviation = max(self.deviation, distance)

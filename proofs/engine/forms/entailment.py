@@ -23,6 +23,7 @@ from .normal_form import Form
 from .ring import Atom
 
 Elements = Mapping[str, tuple[int, Form | None]]
+Intervals = Mapping[str, tuple[int | None, int | None]]
 _STEPS = 2_000_000
 """The steps that Z3 may take for one question."""
 
@@ -31,11 +32,17 @@ class Facts:
     """What is known, and what follows from it.
 
     ``elements`` gives for each integer input its least element, and the bound (excluded) of its elements or None. ``shapes``
-    gives the shapes of those inputs, since what is said of elements holds only of those that exist.
+    gives the shapes of those inputs, since what is said of elements holds only of those that exist. ``floats`` gives for
+    some float inputs between which numbers their elements lie; nothing is decided by it here.
     """
 
-    def __init__(self, elements: Elements | None = None, shapes: Mapping[str, Sequence[Form]] | None = None) -> None:
-        self.elements, self.shapes = dict(elements or {}), dict(shapes or {})
+    def __init__(
+        self,
+        elements: Elements | None = None,
+        shapes: Mapping[str, Sequence[Form]] | None = None,
+        floats: Intervals | None = None,
+    ) -> None:
+        self.elements, self.shapes, self.floats = dict(elements or {}), dict(shapes or {}), dict(floats or {})
         self.below: dict[int, Form] = {}  # atom -> upper bound, excluded
         self.forgotten: set[int] = set()
         self._permanent: list[Form] = []

@@ -13,6 +13,7 @@ from ..base.errors import Unsupported
 from . import normal_form as nf
 from .normal_form import ONE, ZERO, Form
 from .ring import reciprocal
+from .signs import Sign
 
 
 class Indefinite(Unsupported):
@@ -27,11 +28,14 @@ class Value:
         form: the value where it is finite; 0 elsewhere.
         finite: where it is finite, as a form that is 0 or 1.
         sign: which infinity it is where it is not: 1 or -1.
+        computed: its sign where it is finite, if that follows from how it is computed, in floats too: a square is not
+            negative, nor is a sum of squares. The form may hide it: it is multiplied out.
     """
 
     form: Form
     finite: Form = ONE
     sign: int = -1
+    computed: Sign = None
 
     @property
     def real(self) -> Form:
@@ -59,6 +63,14 @@ class Raw(Value):
     form = finite = property(_number)
 
 
+def computed(*values: Value) -> list[Sign]:
+    """Return the signs that values have by how they are computed, or as constants."""
+    constants = ((a, a.form.constant) for a in values)
+    return [
+        a.computed if c is None else "positive" if c > 0 else None if c < 0 else "nonnegative" for a, c in constants
+    ]
+
+
 def infinity(sign: int) -> Value:
     """Return inf or -inf."""
     return Value(ZERO, ZERO, sign)
@@ -77,14 +89,17 @@ def negative(a: Value) -> Value:
 
 def add(a: Value, b: Value) -> Value:
     """Return a + b."""
-    finite = a.finite * b.finite
-    return Value(finite * (a.form + b.form), finite, _common_sign(a, b))
+    finite, signs = a.finite * b.finite, computed(a, b)
+    sign: Sign = None if None in signs else "positive" if "positive" in signs else "nonnegative"
+    return Value(finite * (a.form + b.form), finite, _common_sign(a, b), sign)
 
 
 def multiply(a: Value, b: Value) -> Value:
     """Return a b; an infinity may only be multiplied by a constant other than 0."""
     if a.finite is ONE and b.finite is ONE:
-        return Value(a.form * b.form)
+        # One value, and not two that are equal over the reals: those may be rounded differently.
+        square = a is b or None not in computed(a, b)
+        return Value(a.form * b.form, computed="nonnegative" if square else None)
     infinite, factor = (a, b) if a.finite is not ONE else (b, a)
     constant = factor.form.constant
     if factor.finite is not ONE or not constant:
@@ -149,11 +164,13 @@ def select(condition: Form, then: Value, otherwise: Value) -> Value:
         return then
     if condition is ZERO:
         return otherwise
+    signs = computed(then, otherwise)
+    kept: Sign = None if None in signs else "nonnegative" if "nonnegative" in signs else "positive"
     then = Value(then.form, under(condition, then.finite), then.sign)
     sign = _common_sign(then, otherwise)
     other = ONE - condition
     finite = condition * then.finite + other * otherwise.finite
-    return Value(condition * then.form + other * otherwise.form, finite, sign)
+    return Value(condition * then.form + other * otherwise.form, finite, sign, kept)
 
 
 def bits(a: Value) -> Value:

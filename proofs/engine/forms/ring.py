@@ -44,10 +44,7 @@ class Form:
     id: int
 
     def __add__(self, other: Form | Rational) -> Form:
-        terms = dict(self.terms)
-        for monomial, coefficient in form(other).terms.items():
-            terms[monomial] = terms.get(monomial, 0) + coefficient
-        return of_terms(terms)
+        return total((self, form(other)))
 
     def __mul__(self, other: Form | Rational) -> Form:
         if self is ONE or other is ONE:
@@ -204,6 +201,15 @@ def of_terms(terms: dict[Monomial, Rational]) -> Form:
 ZERO, ONE = of_terms({}), of_terms({(): 1})
 
 
+def total(summands: Iterable[Form]) -> Form:
+    """Return the sum of forms."""
+    terms: dict[Monomial, Rational] = {}
+    for summand in summands:
+        for monomial, coefficient in summand.terms.items():
+            terms[monomial] = terms.get(monomial, 0) + coefficient
+    return of_terms(terms)
+
+
 def form(value: Form | Rational) -> Form:
     """Return a number as a form, or the form itself."""
     return value if isinstance(value, Form) else of_terms({(): value})
@@ -307,7 +313,7 @@ class Rewriting:
 
     def _walk(self, p: Form) -> Form:
         kept: dict[Monomial, Rational] = {}
-        result = ZERO
+        summands: list[Form] = []
         for monomial, coefficient in p.terms.items():
             changed = [(a, e) for a, e in monomial if not support_of(a).isdisjoint(self._targets)]
             if not changed:
@@ -320,8 +326,8 @@ class Rewriting:
                 change = self if _ATOMS[atom].binds else self._visit
                 rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else value**exponent
                 term = term * rebuilt
-            result = result + term
-        return result + of_terms(kept)
+            summands.append(term)
+        return total((*summands, of_terms(kept)))
 
 
 def substitute(p: Form, values: Mapping[int, Form]) -> Form:

@@ -5,6 +5,7 @@ With [c] for 1 where c holds and 0 elsewhere,
     Sum_{k < n} f(k) = Sum_{t < T} Sum_{j < N} g(t, j)    if [t N + j < n] f(t N + j) = g(t, j) for t < T = ⌈n/N⌉, j < N
     Sum_{i < m} f(i) = Sum_{u < n} [a <= u < a + m] f(u - a)    if 0 <= a and a + m <= n
     Sum_{i < c + n} f(i) = Sum_{i < c} f(i) + Sum_{i < n} f(c + i), c constant
+    Sum_{k < n} f(k) = f(0) + ... + f(n - 1), n constant
     [Sum a_i [c_i] > 0] = [Sum [c_i] >= 1]    if a_i > 0
 
 A kernel is compared with its reference in terms of the first sums' right sides.
@@ -13,20 +14,22 @@ A kernel is compared with its reference in terms of the first sums' right sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
 from .entailment import Facts
 from .equations import holds
 from .normal_form import ONE, ZERO, Form
-from .ring import Rational, Rewriting, common_monomial, support_of
+from .ring import Atom, Rational, Rewriting, children, common_monomial, support_of, total
 from .signs import Signs
 
 Summand = Callable[[Form, Form], Form]
 """What is summed, as a function of a tile and of an element of that tile."""
 WITHIN = "within"
 _SPLITS = 12
+_MOST = 2**14
+"""How many elements are written out at most."""
 
 
 def tiles(extent: Form, tile: int) -> Form:
@@ -111,6 +114,35 @@ def few_written_out(p: Form) -> Form:
     direct = {n: a for m in p.terms for n, _ in m if isinstance(a := nf.atom_of(n), nf.Big) and a.operator == "sum"}
     few = {n: range(int(big.extent.constant)) for n, big in direct.items() if big.extent.constant is not None}
     return nf.substitute(p, {n: sum((nf.opened(direct[n], nf.form(k)) for k in few[n]), ZERO) for n in few})
+
+
+def all_written_out(p: Form) -> Form:
+    """Return the form with each sum over a constant number of elements written out, if these are not too many together.
+
+    Sums over tiles that lie side by side, in any order, are then the sum over all of their elements.
+    """
+
+    def elements(big: nf.Big) -> Form:
+        return total(write(nf.opened(big, nf.form(k))) for k in range(int(big.extent.constant or 0)))
+
+    write = nf.rewriting(_is_constant_sum, elements)
+    return write(p) if _elements(p) <= _MOST else p
+
+
+def _is_constant_sum(atom: Atom) -> bool:
+    return isinstance(atom, nf.Big) and atom.operator == "sum" and atom.extent.constant is not None
+
+
+@cache
+def _elements(p: Form) -> Rational:
+    """Return how many elements are written out: those of sums inside a sum once for each element of that."""
+    count: Rational = 0
+    for atom in (nf.atom_of(n) for m in p.terms for n, _ in m):
+        if isinstance(atom, nf.Big):
+            count += (atom.extent.constant or 1) * (_is_constant_sum(atom) + _elements(atom.body))
+        else:
+            count += sum(map(_elements, children(atom)))
+    return count
 
 
 def counted() -> Rewriting:

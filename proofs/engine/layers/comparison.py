@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lemmata.reference.contract import Contract
+from lemmata.reference.contract import Contract, TensorSpec
 
 from ..base.errors import Unsupported
 from ..execution.invariants import Invariant
@@ -26,15 +26,28 @@ Compare = Callable[[Any, Facts], Compared]
 
 
 def facts(contract: Contract) -> Facts:
-    """Return what a contract says of its sizes, shapes and integer elements, for the symbolic reading."""
-    integers = {s.name: s.elements for s in contract.inputs if s.elements.low is not None}
+    """Return what a contract says of its sizes, shapes and elements, for the symbolic reading."""
+    bounded = [s for s in contract.inputs if (s.elements.low, s.elements.high) != (None, None)]
+    integers = {s.name: s.elements for s in bounded if s.elements.low is not None and not _of_floats(s)}
     ranges = {name: (e.low or 0, None if e.high is None else _form(e.high)) for name, e in integers.items()}
     shapes = {spec.name: [sum(map(_form, dim), normal_form.ZERO) for dim in spec.dims] for spec in contract.inputs}
-    known = Facts(ranges, shapes)
+    known = Facts(ranges, shapes, dict(map(_interval, filter(_of_floats, bounded))))
     for name, size in contract.sizes.items():
         known.bound(normal_form.variable(name), normal_form.form(size.high + 1))
         known.add(normal_form.nonnegative(normal_form.variable(name) - size.low))
     return known
+
+
+def _of_floats(spec: TensorSpec) -> bool:
+    return spec.dtypes[0].is_floating_point
+
+
+def _interval(spec: TensorSpec) -> tuple[str, tuple[int | None, int | None]]:
+    """Return a float input's name, and between which numbers the contract says that its elements lie."""
+    low, high = spec.elements.low, spec.elements.high
+    if isinstance(high, str):
+        raise Unsupported(f"{spec.name}: floats below {high}, a size")
+    return spec.name, (low, high)
 
 
 def _form(value: Any) -> normal_form.Form:

@@ -18,6 +18,7 @@ from ..forms.extended import Indefinite
 from ..forms.ring import Undefined
 from ..guards.hollow import guard
 from ..order.questions import deadlock_free, order
+from ..smt.constructs import cautious
 from .bounds import OWN, bounds
 from .coverage import coverage
 from .examples import run
@@ -52,7 +53,7 @@ def _solved(problem: Problem, name: str) -> Layer:
     """Return layer L0 or L1."""
     analysis = _analysis(problem, name)
     last = sorted(analysis.conditions, key=lambda c: c.kind == OWN)  # they matter only where all others hold
-    outcomes, relied = _relying(problem.outcomes(name, last))
+    outcomes, relied = _relying([*map(cautious, problem.outcomes(name, last))])
     checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING
     hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
     found = (*traced(failures(outcomes), problem.kernel), *hollow.failures)

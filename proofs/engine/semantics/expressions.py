@@ -78,7 +78,9 @@ class Expressions(Generic[V]):
                 return self._function(e, dtype)
         if kind in _BINARY:
             operator: Binary = "truncdiv" if kind == "Div" and is_integer(dtype) else _BINARY[kind]
-            return self.algebra.binary(operator, self.evaluate(e.a), self.evaluate(e.b), dtype)
+            a = self.evaluate(e.a)
+            square = kind == "Mul" and tirx.analysis.expr_deep_equal(e.a, e.b)  # of one value, evaluated once
+            return self.algebra.binary(operator, a, a if square else self.evaluate(e.b), dtype)
         if kind in _COMPARISON:
             return self.algebra.compare(_COMPARISON[kind], self.evaluate(e.a), self.evaluate(e.b), str(e.a.dtype))
         raise Unsupported(f"expression {kind}: {describe(e)}")

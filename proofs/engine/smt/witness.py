@@ -18,8 +18,8 @@ def of_z3(model: z3.ModelRef, terms: list[z3.BoolRef]) -> dict[str, int]:
     found: dict[str, int] = {}
     for term in subterms(terms):
         if z3.is_app(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
-            value = _integer(model.eval(term, model_completion=True))
-            indices = [_integer(model.eval(a, model_completion=True)) for a in term.children()]
+            value = integer(model.eval(term, model_completion=True))
+            indices = [integer(model.eval(a, model_completion=True)) for a in term.children()]
             if value is not None:
                 found[f"{term.decl().name()}{indices or ''}"] = value
     return dict(sorted(found.items()))
@@ -30,7 +30,8 @@ def of_cvc5(solver: cvc5.Solver, terms: Iterable[cvc5.Term]) -> dict[str, int]:
     return {str(t).strip("|"): _cvc5_integer(solver.getValue(t)) for t in terms if not t.getSort().isFunction()}
 
 
-def _integer(value: z3.ExprRef) -> int | None:
+def integer(value: z3.ExprRef) -> int | None:
+    """Return the number that a term without unknowns is, signed if it is a bit-vector; None if it is none."""
     if z3.is_bv_value(value):
         return int(value.as_signed_long())
     if z3.is_int_value(value):

@@ -1,0 +1,18 @@
+"""Wrong: the leading bits of a negative float are more than the table has."""
+
+import tilelang.language as T
+
+from verdicts import Refuted, contract
+
+M = T.dynamic("M")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((M,), "float32"), table: T.Tensor((128,), "float32"), out: T.Tensor((M,), "float32")):
+    with T.Kernel(M, threads=1) as i:
+        leading = T.reinterpret(x[i], "uint32") >> T.uint32(24)
+        out[i] = table[T.cast(leading, "int32")]
+
+
+CONTRACT = contract(kernel, "out")
+VERDICT = Refuted("L0", bounds="read of table")

@@ -64,9 +64,7 @@ class Reading(ABC):
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
-        self.origins: dict[
-            int, str
-        ] = {}  # data pointer -> the name of unknowns, if they come from what is not modelled
+        self.origins: dict[int, str] = {}  # data pointer -> the name of what is read, if that is not modelled
         self._quiet = False
 
     @abstractmethod

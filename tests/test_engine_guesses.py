@@ -125,7 +125,7 @@ def elsewhere(tile: Tiling) -> Tiling:
 
 def test_a_tile_that_depends_on_the_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trusted, "tiling", lambda access: elsewhere(tiling(access)))
-    monkeypatch.setattr(trusted, "tile_of", lambda *given: [(BX, z3.Int("out.0"))])
+    monkeypatch.setattr(trusted, "tile_of", lambda *given: ([(BX, z3.Int("out.0"))], []))
     kernel = skipped()
     with pytest.raises(Unsupported, match="depends on tx"):
         trusted.coverage(kernel, Hypotheses.of(contract(kernel, "out"), {}, kernel), STRICT)
@@ -174,7 +174,11 @@ def of_the_contract(chosen: Chosen) -> Chosen:
 def test_a_wrong_choice_hides_no_gap(
     build: Callable[[], Any], error: Callable[[Chosen], Chosen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trusted, "tile_of", lambda *given: error(tile_of(*given)))
+    def choose(*given: Any) -> Any:
+        chosen, shares = tile_of(*given)
+        return error(chosen), shares
+
+    monkeypatch.setattr(trusted, "tile_of", choose)
     assert wrong(build)
 
 

@@ -65,9 +65,7 @@ class Reading(ABC):
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
         self.common: frozenset[int] = frozenset()  # data pointers of what is the same in all threads of a block
-        self.origins: dict[
-            int, str
-        ] = {}  # data pointer -> the name of unknowns, if they come from what is not modelled
+        self.origins: dict[int, str] = {}  # data pointer -> the name of what is read, if that is not modelled
         self._quiet = False
 
     @abstractmethod

@@ -94,7 +94,8 @@ def dense(tile: Tiling) -> Tiling:
 
 def by_thread(tile: Tiling) -> Tiling:
     """The tile of every thread is its own."""
-    return replace(tile, within=(z3.IntVal(0),), low=(0,), edge=(1,), base=(BX * 64 + TX * 2,), inner=())
+    box = {"within": z3.IntVal(0), "low": 0, "edge": 1, "base": BX * 64 + TX * 2}  # of the last dimension
+    return replace(tile, inner=(), **{name: (*getattr(tile, name)[:-1], value) for name, value in box.items()})
 
 
 def never(tile: Tiling) -> Tiling:

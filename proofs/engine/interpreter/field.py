@@ -262,7 +262,7 @@ def _part(args: Sequence[Any], n: int) -> list[Any]:
 
 
 def _method(name: str) -> Any:
-    return lambda *args: _apply(name, args, {}, getattr(Tensor, name))
+    return lambda *args: _apply(name, args, {}, getattr(Tensor, name, None))
 
 
 _OPERATORS = {

@@ -48,7 +48,8 @@ def _limited(task: Task, seconds: float) -> Report:
             return _unknown(task, f"more than {seconds:g} s", seconds)
         found: Report | Exception = answer.recv()
     except EOFError:
-        return _unknown(task, "the process ended without an answer, perhaps for want of memory", 0)
+        process.join()
+        return _unknown(task, f"the process ended with status {process.exitcode}, perhaps for want of memory", 0)
     finally:
         process.kill()
         process.join()

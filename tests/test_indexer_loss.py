@@ -361,7 +361,7 @@ def test_results_unlike_plain_torchs_are_not_timed(monkeypatch: pytest.MonkeyPat
 def test_nothing_is_claimed_to_be_proved() -> None:
     command = pytest.importorskip("lemmata.proofs.command", exc_type=ImportError)  # needs the solvers
     with pytest.raises(ValueError, match="op: expected at least one proof, got none"):
-        command.run(command.Request(("indexer_loss",), 1, True, None, None, {}))
+        command.run(command.Request(("indexer_loss",), 1, None, True, None, None, {}))
     assert info.gather().backends["indexer_loss"]["cuda"] in ("none: torch finds no CUDA device", "reference")
 
 

@@ -102,14 +102,15 @@ def test_the_description_has_absolute_links(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_type_checkers_read_the_functions_that_modules_call() -> None:
     pytest.importorskip("tilelang")
-    from lemmata.proofs import interpret, verify
+    from lemmata.proofs import interpret, second_opinion, verify
     from lemmata.proofs.engine.interpreter.interpret import interpret as interprets
+    from lemmata.proofs.engine.interpreter.second_opinion import second_opinion as seconds
     from lemmata.proofs.engine.verify import verify as verifies
 
     stub = (ROOT / "proofs" / "__init__.pyi").read_text()
-    for module, function in ((verify, verifies), (interpret, interprets)):
+    for module, function in ((verify, verifies), (interpret, interprets), (second_opinion, seconds)):
         origin = function.__module__.removeprefix("lemmata.proofs")
         assert f"from {origin} import {function.__name__} as {function.__name__}\n" in stub
         assert inspect.signature(module) == inspect.signature(function), "the first argument is there"  # type: ignore[arg-type]
     assert next(iter(inspect.signature(verify).parameters)) == "kernel"
-    assert stub.count("import") == 2
+    assert stub.count("import") == 3

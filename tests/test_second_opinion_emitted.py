@@ -164,14 +164,15 @@ def test_a_line_that_may_synchronise_is_refused_if_it_is_not_known(line: str) ->
 
 
 def test_every_instruction_that_the_proofs_order_by_is_in_the_skeleton() -> None:
-    """Those which only make addresses are not."""
+    """Those which only make addresses are not; stores by TMA are refused."""
     text = "\n".join(
         pattern.pattern if isinstance(pattern, re.Pattern) else str(pattern) for pattern in vars(ir).values()
     )
     addresses = {name for name, does in INSTRUCTIONS.items() if does in ("describe", "advance")}
     assert addresses
+    refused = {name for name in INSTRUCTIONS if "tma" in name}  # which no kernel that ships has
     special = {"tirx.tvm_storage_sync", "tl.set_max_nreg", "tl.ptx_cp_async", "tl.ptx_wgmma_ss", "tl.ptx_wgmma_rs"}
-    missing = {name for name in INSTRUCTIONS if name not in text} - addresses - special
+    missing = {name for name in INSTRUCTIONS if name not in text} - addresses - special - refused
     assert missing == {"tl.warpgroup_fence_operand"}  # it binds nvcc, which makes no instruction of it
 
 

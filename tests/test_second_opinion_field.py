@@ -133,7 +133,7 @@ def proved_equal() -> list[Any]:
 
     def marks(p: Proof) -> Any:
         of = p.statics
-        other = of.get("n", 4) != 4, of.get("chunk") == 2048, of.get("splits") == 5, p.op == "swa"
+        other = of.get("n", 2) != 2, of.get("chunk") == 2048, of.get("splits") == 5, p.op == "swa"
         return [exhaustive] if any(other) else []
 
     every = [p for op in OPERATORS for p in proofs(op) if "L2" in p.claimed()]

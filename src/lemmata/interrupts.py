@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
-from multiprocessing.util import _run_finalizers  # type: ignore[attr-defined]
+from multiprocessing.util import _run_finalizers  # type: ignore[attr-defined]  # it has no public name
 
 from rich.console import Console
 

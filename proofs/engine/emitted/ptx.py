@@ -119,7 +119,7 @@ class _Operands:
             case [(operation, operand)] if operation.startswith("mov."):
                 return self._address(operand)
             case [(operation, operand)] if operation.startswith("add."):
-                parts = [self._address(part) for part in operand.split(", ")]
-                if None not in parts and parts[1][0] == "":  # type: ignore[index]
-                    return parts[0][0], parts[0][1] + parts[1][1]  # type: ignore[index]
+                match [self._address(part) for part in operand.split(", ")]:
+                    case [(symbol, offset), ("", more)]:
+                        return symbol, offset + more
         return None

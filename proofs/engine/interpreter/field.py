@@ -158,7 +158,7 @@ class PrimeField:
 
     def amax(self, x: Residues, dim: int) -> Residues:
         """Return the largest along a dimension."""
-        return x.gather(dim, x.near.argmax(dim, keepdim=True)).squeeze(dim)  # type: ignore[no-any-return]
+        return x.gather(dim, x.near.argmax(dim, keepdim=True)).squeeze(dim)  # type: ignore[no-any-return]  # methods come by __getattr__
 
     def nan_to_num(self, x: Residues, nan: float, posinf: float, neginf: float) -> Residues:
         """Return 0 for what is not finite."""
@@ -183,7 +183,7 @@ class PrimeField:
     def broadcast_tensors(self, *values: Any) -> list[Any]:
         """Return all in their common shape."""
         nears = [v.near if isinstance(v, Residues) else v for v in values]
-        shape = torch.broadcast_tensors(*nears)[0].shape  # type: ignore[no-untyped-call]
+        shape = torch.broadcast_tensors(*nears)[0].shape  # type: ignore[no-untyped-call]  # torch's
         return [v.expand(shape) for v in values]
 
 
@@ -262,7 +262,7 @@ def _part(args: Sequence[Any], n: int) -> list[Any]:
 
 
 def _method(name: str) -> Any:
-    return lambda *args: _apply(name, args, {}, getattr(Tensor, name, None))
+    return lambda *args: _apply(name, args, {}, getattr(Tensor, name, None))  # rsub is a function only
 
 
 _OPERATORS = {

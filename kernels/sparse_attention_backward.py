@@ -7,7 +7,7 @@ With z = scale q k, w = σ(lse - sink), p = exp(z - lse), P = w p, and for each 
     dz = p (w dout · k + c),    dq = scale Σ dz k,    part of a key = scale Σ_h dz q + Σ_h P dout
 
 A key's gradient is the sum of its parts over the queries. The parts are written out, each by one block, and added up in the
-order of the queries (kernels/sparse_attention_sums.py); so no sum depends on the order in which blocks run.
+order of the queries (kernels/gradient_sums.py); so no sum depends on the order in which blocks run.
 
 The warps of a block have three roles.
 

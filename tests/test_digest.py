@@ -1,4 +1,4 @@
-"""The digest of a kernel changes with every module of lemmata that it imports, in whatever form, and with no other."""
+"""The digest of a kernel changes with the code of each module that it imports, in whatever form, and with no other."""
 
 from __future__ import annotations
 
@@ -60,10 +60,46 @@ def test_each_form_of_import_is_followed(package: Path, form: str) -> None:
     for file in package.rglob("*.py"):
         name = ".".join(["lemmata", *file.relative_to(package).with_suffix("").parts]).removesuffix(".__init__")
         text = file.read_text()
-        file.write_text(text + "# changed\n")
+        file.write_text(text + "changed = 1\n")
         assert (digest.digest(["lemmata.kernels.op"]) != before) == (name in wanted | {"lemmata.kernels.op"}), name
         file.write_text(text)
     assert digest.digest(["lemmata.kernels.op"]) == before
+
+
+CODE = b"""import os
+
+MODE = "a # b"
+def f(x):
+    return x + 1
+TEXT = '''
+# kept
+'''
+"""
+SAME = {
+    "comments": CODE.replace(b"os\n", "os  # é, then more\n# and more\n".encode()),
+    "docstrings": b'"""Of the module."""\n'
+    + CODE.replace(b"    return", b'    """Of a function,\n\n    # on rows.\n    """\n    return'),
+    "a docstring between others": CODE.replace(b"TEXT", '"""Of é."""  # é\nTEXT'.encode()),
+    "empty lines": CODE.replace(b"def", b"\n\n  \ndef").replace(b"x + 1", b"x + 1  "),
+}
+OTHER = {
+    "a number": CODE.replace(b"1", b"2"),
+    "a comment in a string": CODE.replace(b"a # b", b"a # c"),
+    "a comment in rows of text": CODE.replace(b"# kept", b"# lost"),
+    "how far a line is to the right": CODE.replace(b"    return", b"  return"),
+}
+
+
+@pytest.mark.parametrize("source", SAME.values(), ids=SAME)
+def test_words_about_the_code_change_nothing(source: bytes) -> None:
+    assert source != CODE
+    assert digest.code(source) == digest.code(CODE)
+
+
+@pytest.mark.parametrize("source", OTHER.values(), ids=OTHER)
+def test_the_code_changes_the_digest(source: bytes) -> None:
+    assert source != CODE
+    assert digest.code(source) != digest.code(CODE)
 
 
 def test_modules_that_import_one_another_are_each_taken_once(package: Path) -> None:

@@ -1,9 +1,12 @@
-"""What a module is made of: its source and, through its imports, that of every module of lemmata that it needs."""
+"""What a module is made of: its code and, through its imports, that of every module of lemmata that it needs."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import io
+import sys
+import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,11 +14,23 @@ _PACKAGE = Path(__file__).parent
 
 
 def digest(modules: Iterable[str]) -> str:
-    """Return the SHA-256 of the modules' sources and of all that they import from lemmata, at whatever depth."""
+    """Return the SHA-256 of the modules' code and of all that they import from lemmata, at whatever depth.
+
+    It does not change with a comment, a docstring or an empty line: they change nothing that was measured or tested.
+    """
     out = hashlib.sha256()
     for name, source in sorted(sources(modules).items()):
-        out.update(f"{name} {len(source)}\n".encode() + source)
+        text = code(source)
+        out.update(f"{name} {len(text)}\n".encode() + text)
     return out.hexdigest()
+
+
+def code(source: bytes) -> bytes:
+    """Return a source without its comments, docstrings and empty lines; the same bytes under each version of Python."""
+    lines = list(map(bytearray, source.splitlines()))
+    for row, first, last in sorted([*_docstrings(source), *_comments(source)], reverse=True):  # the last of a row first
+        del lines[row][first:last]
+    return b"".join(line.rstrip() + b"\n" for line in lines if line.strip())
 
 
 def sources(modules: Iterable[str]) -> dict[str, bytes]:
@@ -36,6 +51,25 @@ def sources(modules: Iterable[str]) -> dict[str, bytes]:
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         pending += [imported for imported in _imports(found[name], package) if _file(imported)]
     return found
+
+
+def _docstrings(source: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield where strings stand that are statements: the row, the first byte in it, and one more than the last."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            end = node.end_lineno or node.lineno
+            for row in range(node.lineno, end + 1):
+                last = (node.end_col_offset or 0) if row == end else sys.maxsize
+                yield row - 1, node.col_offset if row == node.lineno else 0, last
+
+
+def _comments(source: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield where comments stand, as for docstrings."""
+    lines = source.splitlines()
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            yield row - 1, len(lines[row - 1].decode()[:column].encode()), sys.maxsize
 
 
 def _file(module: str) -> Path | None:

@@ -29,14 +29,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if "gpu" in report.keywords and (report.when == "call" or report.outcome != "passed"):
         _verdicts[report.nodeid] = report.outcome
+        if len(_verdicts) >= 50:  # so that a session which is cut off loses few
+            _record()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    worker = hasattr(session.config, "workerinput")  # of xdist: its verdicts reach the session that wrote it
-    if _verdicts and torch.cuda.is_available() and not worker:
+def pytest_sessionfinish() -> None:
+    if _verdicts:
+        _record()
+
+
+def _record() -> None:
+    """Write the verdicts into the record, if there is a GPU; a worker's reach the session that started it."""
+    if torch.cuda.is_available() and "PYTEST_XDIST_WORKER" not in os.environ:
         from lemmata.record import update
 
         update(tests=_verdicts)
+    _verdicts.clear()
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

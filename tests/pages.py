@@ -289,6 +289,21 @@ def faster() -> str:
     return table("function | contender | cases, on all cards | slower in | contender's time / lemmata's", rows)
 
 
+def training() -> str:
+    """Return what a training step costs on each card, from the records that ``bench/training.py`` writes."""
+    rows = []
+    for path in sorted((ROOT / "bench" / "results" / "training").glob("*.json")):
+        record = json.loads(path.read_text())
+        for tokens, both in itertools.groupby(record["rows"], lambda row: row["tokens"]):
+            costs = {row["model"]: _cost(row) for row in both}
+            rows.append([record["device"], str(tokens), costs["lemmata"], costs["transformers"]])
+    return table("card | tokens | on lemmata | untouched", rows)
+
+
+def _cost(row: Mapping[str, Any]) -> str:
+    return "out of memory" if row["ms"] is None else f"{row['ms']:.0f} ms, {row['gib']:.1f} GiB"
+
+
 def rooms() -> str:
     """Return the first paragraphs of the engine's rooms, from the lowest room up."""
     parts = []
@@ -303,6 +318,7 @@ GENERATED: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/index.md": {"functions": functions},
     "docs/install.md": {"cards": cards},
     "docs/figures.md": {"faster": faster, "figures": figures},
+    "docs/training.md": {"training": training},
     "docs/engine.md": {"rooms": rooms},
     "docs/proofs.md": {"verdicts": verdicts, "named": named},
     **{f"docs/{name}.md": {"sources": lambda op=operator: links(op)} for name, operator in OPERATORS.items()},

@@ -55,7 +55,7 @@ def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, .
 
 
 _CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, _held)
-_csa = _CSA.bind(
+_csa, _packed = _CSA.bind(
     "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor indices, Tensor sink, Tensor offset",
     "int window, float scale",
     _launch,
@@ -93,6 +93,8 @@ def csa(
     indices: Tensor,
     sink: Tensor,
     *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
     offset: int | Tensor = 0,
     window: int = 128,
     scale: float | None = None,
@@ -115,6 +117,8 @@ def csa(
             business: ``lemmata.indexer_topk`` selects no other.
         sink: ``[H]`` fp32, in the units of z, and so not scaled. It adds mass to the denominator only; -inf: none; +inf:
             out is 0.
+        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as below; None: a batch.
+        cu_entries: the same of their entries.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked; below 0 where a prompt is padded on the left. So prefill (0),
             chunked prefill and decode (S = 1) are one function.
@@ -128,17 +132,26 @@ def csa(
         sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers
         of queries, heads and indices.
 
+    Packed documents are flat: ``q [N, H, D]``, ``window_kv [N, D]``, ``compressed_kv [T, D]``, ``indices [N, K]``,
+    ``offset [documents]``, ``out [N, H, D]``, ``lse [N, H]``. Document d has the tokens ``cu_seqlens[d]`` to
+    ``cu_seqlens[d + 1] - 1`` and the entries ``cu_entries[d]`` to ``cu_entries[d + 1] - 1``, which its indices count from 0.
+    No past token comes before its first. Its results and gradients are those that it has alone, bit for bit; the gradient
+    of the sink is the sum over the documents. Bounds begin with 0, do not fall, and end with N or T; the host reads them,
+    so that those on a GPU are waited for.
+
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
     infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
     which only vectors of a length above 2^15 can have, may count as none.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device or a parameter does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
 
     Formula: arXiv 2606.19348, section 2.3.1; window and sink as in DeepSeek-V4's released inference code.
     """
     others = window_kv, compressed_kv, indices, sink
     window, scale = plain(window), plain(scale)
+    if cu_seqlens is not None or cu_entries is not None:
+        return _packed(q, *others, cu_seqlens, cu_entries, offset=offset, scale=scale, window=window)
     at, scale = _CSA.prepared(q, others, offset, scale, window=window)
     return _csa(q, *others, at, window, scale)  # type: ignore[no-any-return]

@@ -8,13 +8,17 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.nn.functional import pad
 
 from ..operators import Kernel
 from ..reference.contract import Contract
+from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
+from .packed import Packed
 from .registry import Implementation, check, define
+from .sharding import Shards
 from .vmap import one_by_one
 
 Backward = Callable[[dict[str, Tensor], tuple[Any, ...]], tuple[Tensor, ...]]
@@ -52,8 +56,10 @@ class Attention:
         check(self.contract, q, *others, offset, **statics, **({} if scale is None else {"scale": scale}))
         return offset, q.shape[-1] ** -0.5 if scale is None else scale
 
-    def bind(self, tensors: str, statics: str, launcher: Implementation, backward: Backward) -> Implementation:
-        """Define both torch ops and return the call of them.
+    def bind(
+        self, tensors: str, statics: str, launcher: Implementation, backward: Backward
+    ) -> tuple[Implementation, PackedAttention]:
+        """Define the torch ops and return the call of them, on a batch and on packed documents.
 
         Args:
             tensors: the tensors of the forward, in torch's notation.
@@ -66,6 +72,7 @@ class Attention:
             return backward(*_named(self.backward, args))
 
         gradients = ", ".join(f"Tensor {spec.name}" for spec in self.backward.outputs)
+        products = flops.attention(_tensors(self.contract), 2), flops.attention(_tensors(self.backward), 5)
         bwd = define(
             f"{self.name}_bwd",
             f"(Tensor grad_out, Tensor grad_lse, {tensors}, Tensor out, Tensor lse, {statics}) -> ({gradients})",
@@ -74,10 +81,10 @@ class Attention:
             fake=self._fake_bwd,
             idle=_idle,
             vmap=one_by_one,
-            flops=flops.attention(_tensors(self.backward), products=5),
+            flops=products[1],
             shards="heads",
         )
-        return define(
+        fwd = define(
             f"{self.name}_fwd",
             f"({tensors}, {statics}) -> (Tensor out, Tensor lse)",
             reference=self._chunked,
@@ -86,9 +93,13 @@ class Attention:
             idle=_idle,
             vmap=one_by_one,
             gradient=bwd,
-            flops=flops.attention(_tensors(self.contract), products=2),
+            flops=products[0],
             shards="heads",
         )
+        of_tokens: Shards = "heads of tokens"
+        packed_bwd = Packed(packed(self.backward), bwd, statics).bind(f"{self.name}_packed_bwd", products[1], of_tokens)
+        flat = Packed(packed(self.contract), fwd, statics)
+        return fwd, PackedAttention(flat, flat.bind(f"{self.name}_packed_fwd", products[0], of_tokens, packed_bwd))
 
     def _chunked(self, *args: Any) -> tuple[Tensor, Tensor]:
         """Run the reference in chunks of bounded memory."""
@@ -126,6 +137,21 @@ class Attention:
     def _fake_bwd(self, *args: Any) -> tuple[Tensor, ...]:
         x = _checked(self.backward, args)
         return tuple(x[name].new_empty(x[name].shape) for name in ("q", *_summed(self.backward)))
+
+
+@dataclass(frozen=True)
+class PackedAttention:
+    """An operator of the family on packed documents: the checks, and the torch op."""
+
+    packed: Packed
+    op: OpOverload
+
+    def __call__(
+        self, q: Tensor, *others: Tensor | None, offset: int | Tensor, scale: float | None, **statics: int
+    ) -> tuple[Tensor, Tensor]:
+        """Attend, once the call is checked; ``others`` are the other tensors, and the bounds."""
+        tensors = self.packed.prepared((q, *others), offset, **statics, **({} if scale is None else {"scale": scale}))
+        return self.op(*tensors, *statics.values(), q.shape[-1] ** -0.5 if scale is None else scale)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

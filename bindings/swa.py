@@ -37,7 +37,7 @@ def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, .
 
 
 _SWA = Attention("swa", reference, reference.SWA, reference.SWA_BWD, _held)
-_swa = _SWA.bind(
+_swa, _packed = _SWA.bind(
     "Tensor q, Tensor window_kv, Tensor sink, Tensor offset",
     "int window, float scale",
     _launch,
@@ -58,6 +58,7 @@ def swa(
     window_kv: Tensor,
     sink: Tensor,
     *,
+    cu_seqlens: Tensor | None = None,
     offset: int | Tensor = 0,
     window: int = 128,
     scale: float | None = None,
@@ -68,6 +69,7 @@ def swa(
         q: ``[B, S, H, D]`` bf16, as for ``hca``.
         window_kv: ``[B, P + S, D]`` bf16, as for ``hca``.
         sink: ``[H]`` fp32, as for ``hca``.
+        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as for ``hca``; None: a batch.
         offset: the absolute position of the first query, as for ``hca``.
         window: 1 to 512. DeepSeek-V4 uses 128.
         scale: 1e-6 to 1e3; None: ``D ** -0.5``.
@@ -77,8 +79,10 @@ def swa(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device or a parameter does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
     """
     window, scale = plain(window), plain(scale)
+    if cu_seqlens is not None:
+        return _packed(q, window_kv, sink, cu_seqlens, offset=offset, scale=scale, window=window)
     at, scale = _SWA.prepared(q, (window_kv, sink), offset, scale, window=window)
     return _swa(q, window_kv, sink, at, window, scale)  # type: ignore[no-any-return]

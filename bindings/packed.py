@@ -1,0 +1,201 @@
+"""Packed documents: an operator on flat tokens is the operator on a batch, for one run of documents after the other.
+
+A run is of documents that follow each other and have as many tokens and entries each: they are a batch, and views of the flat
+tensors hold it. An operator gives a sequence the same bits in any batch, so that each document has those that it has alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from ..reference.contract import Contract, TensorSpec
+from . import flops
+from .offset import for_each_document
+from .registry import check, define
+from .sharding import Shards
+from .vmap import one_by_one
+
+_MOST = 65535  # sequences of a batch
+_BOUNDS = ("cu_seqlens", "cu_entries")
+
+
+class Run(NamedTuple):
+    """Documents that follow each other, ``count`` of them, of one length each: where they and what is theirs are."""
+
+    count: int
+    documents: slice
+    tokens: slice
+    entries: slice
+
+    @property
+    def columns(self) -> int:
+        """The entries of each document."""
+        return int(self.entries.stop - self.entries.start) // self.count
+
+    def of(self, spec: TensorSpec, tensor: Tensor) -> Tensor:
+        """Return a view of what is theirs of a tensor of the call; one that is no document's is every document's."""
+        first = spec.dims[0][0]
+        if first == "documents":
+            return tensor[self.documents]
+        if first not in ("N", "T"):
+            return tensor
+        rows = self.tokens if first == "N" else self.entries
+        part = tensor[rows].unflatten(0, (self.count, (rows.stop - rows.start) // self.count))
+        return part[..., : self.columns] if _in_columns(spec) else part
+
+
+def runs(op: str, x: dict[str, Tensor], tokens: int, entries: int) -> Iterator[Run]:
+    """Yield the runs of the documents that bounds by name share out so many tokens and entries to.
+
+    Raises:
+        ValueError: the bounds do not begin with 0, fall, or do not end with the number of tokens or entries.
+    """
+    at = _read(op, "cu_seqlens", x["cu_seqlens"], tokens)
+    of_entries = _read(op, "cu_entries", x["cu_entries"], entries) if "cu_entries" in x else [0] * len(at)
+    lengths = zip(_differences(at), _differences(of_entries), strict=True)
+    first = 0
+    for _, alike in itertools.groupby(lengths):
+        end = first + len(list(alike))
+        for start in range(first, end, _MOST):
+            stop = min(start + _MOST, end)
+            where = (slice(bounds[start], bounds[stop]) for bounds in (at, of_entries))
+            yield Run(stop - start, slice(start, stop), *where)
+        first = end
+
+
+def _read(op: str, name: str, bounds: Tensor, total: int) -> list[int]:
+    """Return the bounds, once they are those of documents that share out the total."""
+    found: list[int] = bounds.tolist()
+    if found[0] != 0:
+        raise ValueError(f"{op}: {name}: expected 0 as the first bound, got {found[0]}")
+    for before, bound in itertools.pairwise(found):
+        if bound < before:
+            raise ValueError(f"{op}: {name}: expected bounds that do not fall, got {bound} after {before}")
+    if found[-1] != total:
+        raise ValueError(f"{op}: {name}: expected {total} as the last bound, got {found[-1]}")
+    return found
+
+
+def _differences(bounds: list[int]) -> list[int]:
+    return [end - start for start, end in itertools.pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An operator on packed documents.
+
+    Attributes:
+        contract: what it takes and returns.
+        of_batch: the operator on a batch, which it calls for each run.
+        statics: the static parameters in torch's notation.
+    """
+
+    contract: Contract
+    of_batch: Callable[..., Any]
+    statics: str
+
+    def bind(
+        self, name: str, formula: flops.Formula, shards: Shards = "none", gradient: OpOverload | None = None
+    ) -> OpOverload:
+        """Define the torch op of that name.
+
+        Args:
+            name: the operator's name.
+            formula: the count of floating-point operations of the operator on a batch.
+            shards: what DTensors may be sharded along.
+            gradient: the packed operator of the gradients.
+        """
+        names = tuple(spec.name for spec in self.contract.inputs)
+        arguments = ", ".join(f"Tensor {name}" for name in names)
+        results = ", ".join(f"Tensor {spec.name}" for spec in self.contract.outputs)
+        return define(
+            name,
+            f"({arguments}, {self.statics}) -> ({results})",
+            reference=self._run,
+            kernel=self._run,
+            fake=self._fake,
+            vmap=one_by_one,
+            gradient=gradient,
+            flops=flops.packed(names, formula),
+            shards=shards,
+        )
+
+    def prepared(self, tensors: tuple[Tensor | None, ...], offset: int | Tensor, **statics: float) -> list[Tensor]:
+        """Check a call; return its tensors with the offset, where the contract has one, and with the bounds on the CPU."""
+        op, specs = self.contract.op, self.contract.inputs
+        x: dict[str, Any] = dict(zip((spec.name for spec in specs if spec.name != "offset"), tensors, strict=True))
+        for name in ("q", *_BOUNDS):  # what an offset is made from
+            if name in x and not isinstance(x[name], Tensor):
+                raise TypeError(f"{op}: {name}: expected a tensor for packed documents, got {type(x[name]).__name__}")
+        if x["q"].is_nested:
+            raise TypeError(f"{op}: q: expected a strided tensor, got a nested one")
+        x["offset"] = for_each_document(op, offset, x["q"], x["cu_seqlens"])
+        check(self.contract, *(x[spec.name] for spec in specs), **statics)
+        return [_on_host(op, spec, x[spec.name]) for spec in specs]
+
+    def _run(self, *args: Any) -> Any:
+        """Call the operator on a batch for each run. What is of no document in the results is the sum over the runs."""
+        specs, results = self.contract.inputs, self._results(args)
+        x = {spec.name: tensor for spec, tensor in zip(specs, args, strict=False)}
+        entries = x["compressed_kv" if "compressed_kv" in x else "k"].shape[0] if "cu_entries" in x else 0
+        for run in runs(self.contract.op, x, x["q"].shape[0], entries):
+            given = [run.of(spec, x[spec.name]) for spec in specs if spec.name not in _BOUNDS]
+            found = self.of_batch(*given, *args[len(specs) :])
+            found = found if isinstance(found, tuple) else (found,)
+            for spec, total, part in zip(self.contract.outputs, results, found, strict=True):
+                if spec.dims[0][0] in ("N", "T"):
+                    run.of(spec, total).copy_(part)
+                else:
+                    total += part
+        return tuple(results) if len(results) > 1 else results[0]
+
+    def _fake(self, *args: Any) -> Any:
+        results = self._results(args)
+        return tuple(results) if len(results) > 1 else results[0]
+
+    def _results(self, args: tuple[Any, ...]) -> list[Tensor]:
+        """Return the results before the first run, once the contract admits the call."""
+        specs = self.contract.inputs
+        statics = dict(zip(_names(self.statics), args[len(specs) :], strict=True))
+        checked = {name: value for name, value in statics.items() if name in self.contract.statics}
+        sizes = {**self.contract.check(*args[: len(specs)], **checked), **statics}
+        return [_unfilled(args[0], spec, sizes) for spec in self.contract.outputs]
+
+
+def _names(statics: str) -> list[str]:
+    """Return the names in a list of arguments in torch's notation."""
+    return [argument.split()[1].partition("=")[0] for argument in statics.split(", ")]
+
+
+def _unfilled(like: Tensor, spec: TensorSpec, sizes: dict[str, Any]) -> Tensor:
+    """Return memory for what is of documents; -inf where no document's columns reach; 0 for what is a sum over all."""
+    shape = [sum(sizes[term] if isinstance(term, str) else term for term in dim) for dim in spec.dims]
+    if spec.dims[0][0] not in ("N", "T"):
+        return like.new_zeros(shape, dtype=spec.dtypes[0])
+    if _in_columns(spec):
+        return like.new_full(shape, -math.inf, dtype=spec.dtypes[0])
+    return like.new_empty(shape, dtype=spec.dtypes[0])
+
+
+def _in_columns(spec: TensorSpec) -> bool:
+    """Return whether the columns of a tensor are entries, each document's from the first column on."""
+    return len(spec.dims) > 1 and spec.dims[-1] == ("T",)
+
+
+def _on_host(op: str, spec: TensorSpec, tensor: Tensor) -> Tensor:
+    """Return bounds on the CPU, where a run is told from another; and anything else as it is."""
+    if not spec.host or tensor.device.type in ("cpu", "meta"):
+        return tensor
+    if not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            f"{op}: {spec.name}: expected bounds on the CPU in the capture of a CUDA graph, got {tensor.device}"
+        )
+    return tensor.cpu()

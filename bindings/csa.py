@@ -152,6 +152,6 @@ def csa(
     others = window_kv, compressed_kv, indices, sink
     window, scale = plain(window), plain(scale)
     if cu_seqlens is not None or cu_entries is not None:
-        return _packed(q, *others, cu_seqlens, cu_entries, offset=offset, scale=scale, window=window)
+        return _packed(q, *others, cu_seqlens, cu_entries, offset=offset, window=window, scale=scale)  # type: ignore[no-any-return]
     at, scale = _CSA.prepared(q, others, offset, scale, window=window)
     return _csa(q, *others, at, window, scale)  # type: ignore[no-any-return]

@@ -149,6 +149,6 @@ def hca(
     others = window_kv, compressed_kv, sink
     ratio, window, scale = plain(ratio), plain(window), plain(scale)
     if cu_seqlens is not None or cu_entries is not None:
-        return _packed(q, *others, cu_seqlens, cu_entries, offset=offset, scale=scale, ratio=ratio, window=window)
+        return _packed(q, *others, cu_seqlens, cu_entries, offset=offset, ratio=ratio, window=window, scale=scale)  # type: ignore[no-any-return]
     at, scale = _HCA.prepared(q, others, offset, scale, ratio=ratio, window=window)
     return _hca(q, *others, at, ratio, window, scale)  # type: ignore[no-any-return]

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ..reference import indexer_loss as reference
 from ..reference.contract import Contract
+from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
+from .packed import Bound, Packed
 from .registry import Implementation, check, define, plain, say_once
 from .vmap import one_by_one
 
@@ -70,9 +72,10 @@ class _Form:
     add: Callable[[Tensor, Tensor, Named], None]
     held: Callable[[Named], int]
 
-    def bind(self, statics: str) -> Implementation:
-        """Define both torch ops, with these static parameters in torch's notation, and return the forward."""
+    def bind(self, statics: str) -> tuple[Implementation, Bound]:
+        """Define the torch ops, with these static parameters in torch's notation; return the forward of either layout."""
         inputs, given = (_tensors(contract) for contract in (self.contract, self.backward))
+        formulas = flops.indexer_loss(inputs, products=1), flops.indexer_loss(given, products=3)
         bwd = define(
             f"{self.name}_bwd",
             f"({_schema(given)}, {statics}) -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
@@ -80,9 +83,9 @@ class _Form:
             kernel=_said(self._backward),
             fake=self._fake_bwd,
             vmap=one_by_one,
-            flops=flops.indexer_loss(given, products=3),
+            flops=formulas[1],
         )
-        return define(
+        fwd = define(
             f"{self.name}_fwd",
             f"({_schema(inputs)}, {statics}) -> (Tensor out)",
             reference=self._forward,
@@ -90,8 +93,11 @@ class _Form:
             fake=self._fake,
             vmap=one_by_one,
             gradient=bwd,
-            flops=flops.indexer_loss(inputs, products=1),
+            flops=formulas[0],
         )
+        packed_bwd = Packed(packed(self.backward), bwd, statics).bind(f"{self.name}_packed_bwd", formulas[1])
+        packed_fwd = Packed(packed(self.contract), fwd, statics)
+        return fwd, packed_fwd.bind(f"{self.name}_packed_fwd", formulas[0], gradient=packed_bwd.op)
 
     def _forward(self, *args: Any) -> Tensor:
         """Run the reference in chunks of bounded memory."""
@@ -185,7 +191,8 @@ _DENSE = _Form(
     _add_all,
     _held_by_all,
 )
-_listed, _dense = _LISTED.bind("float scale"), _DENSE.bind("int ratio, float scale")
+_listed, _packed_listed = _LISTED.bind("float scale")
+_dense, _packed_dense = _DENSE.bind("int ratio, float scale")
 
 
 def indexer_loss(
@@ -198,6 +205,8 @@ def indexer_loss(
     sink: Tensor,
     lse: Tensor,
     *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
     offset: int | Tensor = 0,
     ratio: int = 4,
     scale: float | None = None,
@@ -223,6 +232,8 @@ def indexer_loss(
             a candidate of query t if ``j < (offset[b] + t + 1) // ratio``.
         sink: ``[core_H]`` fp32, that of attention.
         lse: ``[B, S, core_H]`` fp32, as attention returns it: of all keys, the window's too, and without the sink.
+        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as below; None: a batch.
+        cu_entries: the same of their entries.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked.
         ratio: tokens in an entry, 1 to 65536. It and ``offset`` say what a query sees, and count only without indices.
@@ -235,19 +246,30 @@ def indexer_loss(
         taken as it is, and its four tensors have no gradient. The derivative of relu at 0 is 0. Bitwise deterministic; a
         query's loss does not depend on other queries and sequences, nor a sequence's gradients on other sequences.
 
+    Packed documents are flat, without B: N tokens stand for S, ``offset [documents]``, and the result is ``[N]``. Document d
+    has the tokens ``cu_seqlens[d]`` to ``cu_seqlens[d + 1] - 1`` and the entries ``cu_entries[d]`` to ``cu_entries[d + 1] -
+    1``, which its indices count from 0. Its losses and gradients are those that it has alone, bit for bit. Bounds begin with
+    0, do not fall, and end with N or T; the host reads them, so that those on a GPU are waited for.
+
     No S x T matrix is held: what runs, on a CPU and on a GPU, is the PyTorch reference, for as many queries at a time as 64
     MiB hold. What is no candidate of a query changes nothing, NaN included. The loss of a query with a candidate, or a tensor
     of its own, that is NaN or infinite is not specified.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device or a parameter does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
 
     Formula: DeepSeek-V3.2's report, section 2.1.1, with the joint softmax of DeepSeek-V4's attention.
     """
     if not torch.compiler.is_compiling() and not isinstance(q, Tensor):  # there, the fakes check
         raise TypeError(f"indexer_loss: q: expected a tensor, got {type(q).__name__}")
-    return _loss((q, k, weights, core_q, compressed_kv), indices, (sink, lse), offset, plain(ratio), plain(scale))
+    ratio, scale, before, after = plain(ratio), plain(scale), (q, k, weights, core_q, compressed_kv), (sink, lse)
+    if cu_seqlens is None and cu_entries is None:
+        return _loss(before, indices, after, offset, ratio, scale)
+    after = *after, cu_seqlens, cu_entries
+    if indices is not None:
+        return _packed_listed(*before, indices, *after, scale=scale)  # type: ignore[no-any-return]
+    return _packed_dense(*before, *after, offset=offset, ratio=ratio, scale=scale)  # type: ignore[no-any-return]
 
 
 def _loss(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,9 +28,9 @@ _BOUNDS = ("cu_seqlens", "cu_entries")
 
 
 class Run(NamedTuple):
-    """Documents that follow each other, ``count`` of them, of one length each: where they and what is theirs are."""
+    """Documents that follow each other, as many as ``sequences``, of one length each: where they and what is theirs are."""
 
-    count: int
+    sequences: int
     documents: slice
     tokens: slice
     entries: slice
@@ -38,7 +38,7 @@ class Run(NamedTuple):
     @property
     def columns(self) -> int:
         """The entries of each document."""
-        return int(self.entries.stop - self.entries.start) // self.count
+        return int(self.entries.stop - self.entries.start) // self.sequences
 
     def of(self, spec: TensorSpec, tensor: Tensor) -> Tensor:
         """Return a view of what is theirs of a tensor of the call; one that is no document's is every document's."""
@@ -48,7 +48,7 @@ class Run(NamedTuple):
         if first not in ("N", "T"):
             return tensor
         rows = self.tokens if first == "N" else self.entries
-        part = tensor[rows].unflatten(0, (self.count, (rows.stop - rows.start) // self.count))
+        part: Tensor = tensor[rows].unflatten(0, (self.sequences, (rows.stop - rows.start) // self.sequences))  # type: ignore[no-untyped-call]
         return part[..., : self.columns] if _in_columns(spec) else part
 
 
@@ -104,8 +104,8 @@ class Packed:
 
     def bind(
         self, name: str, formula: flops.Formula, shards: Shards = "none", gradient: OpOverload | None = None
-    ) -> OpOverload:
-        """Define the torch op of that name.
+    ) -> Bound:
+        """Define the torch op of that name and return the call of it.
 
         Args:
             name: the operator's name.
@@ -116,7 +116,7 @@ class Packed:
         names = tuple(spec.name for spec in self.contract.inputs)
         arguments = ", ".join(f"Tensor {name}" for name in names)
         results = ", ".join(f"Tensor {spec.name}" for spec in self.contract.outputs)
-        return define(
+        op = define(
             name,
             f"({arguments}, {self.statics}) -> ({results})",
             reference=self._run,
@@ -127,8 +127,11 @@ class Packed:
             flops=flops.packed(names, formula),
             shards=shards,
         )
+        return Bound(self, op)
 
-    def prepared(self, tensors: tuple[Tensor | None, ...], offset: int | Tensor, **statics: float) -> list[Tensor]:
+    def prepared(
+        self, tensors: tuple[Tensor | None, ...], offset: int | Tensor, **statics: float | None
+    ) -> list[Tensor]:
         """Check a call; return its tensors with the offset, where the contract has one, and with the bounds on the CPU."""
         op, specs = self.contract.op, self.contract.inputs
         x: dict[str, Any] = dict(zip((spec.name for spec in specs if spec.name != "offset"), tensors, strict=True))
@@ -138,17 +141,22 @@ class Packed:
         if x["q"].is_nested:
             raise TypeError(f"{op}: q: expected a strided tensor, got a nested one")
         x["offset"] = for_each_document(op, offset, x["q"], x["cu_seqlens"])
-        check(self.contract, *(x[spec.name] for spec in specs), **statics)
+        check(self.contract, *(x[spec.name] for spec in specs), **self._declared(statics))
         return [_on_host(op, spec, x[spec.name]) for spec in specs]
+
+    def each(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Run, list[Tensor]]]:
+        """Yield the runs, and views of what is theirs of the tensors that the operator on a batch takes."""
+        specs = self.contract.inputs
+        x = {spec.name: tensor for spec, tensor in zip(specs, tensors, strict=True)}
+        entries = x["compressed_kv" if "compressed_kv" in x else "k"].shape[0] if "cu_entries" in x else 0
+        for run in runs(self.contract.op, x, x["q"].shape[0], entries):
+            yield run, [run.of(spec, x[spec.name]) for spec in specs if spec.name not in _BOUNDS]
 
     def _run(self, *args: Any) -> Any:
         """Call the operator on a batch for each run. What is of no document in the results is the sum over the runs."""
-        specs, results = self.contract.inputs, self._results(args)
-        x = {spec.name: tensor for spec, tensor in zip(specs, args, strict=False)}
-        entries = x["compressed_kv" if "compressed_kv" in x else "k"].shape[0] if "cu_entries" in x else 0
-        for run in runs(self.contract.op, x, x["q"].shape[0], entries):
-            given = [run.of(spec, x[spec.name]) for spec in specs if spec.name not in _BOUNDS]
-            found = self.of_batch(*given, *args[len(specs) :])
+        results, statics = self._results(args), args[len(self.contract.inputs) :]
+        for run, given in self.each(args[: len(self.contract.inputs)]):
+            found = self.of_batch(*given, *statics)
             found = found if isinstance(found, tuple) else (found,)
             for spec, total, part in zip(self.contract.outputs, results, found, strict=True):
                 if spec.dims[0][0] in ("N", "T"):
@@ -157,6 +165,10 @@ class Packed:
                     total += part
         return tuple(results) if len(results) > 1 else results[0]
 
+    def _declared(self, statics: dict[str, Any]) -> dict[str, Any]:
+        """Return the static parameters that the contract knows."""
+        return {name: value for name, value in statics.items() if name in self.contract.statics}
+
     def _fake(self, *args: Any) -> Any:
         results = self._results(args)
         return tuple(results) if len(results) > 1 else results[0]
@@ -164,10 +176,26 @@ class Packed:
     def _results(self, args: tuple[Any, ...]) -> list[Tensor]:
         """Return the results before the first run, once the contract admits the call."""
         specs = self.contract.inputs
-        statics = dict(zip(_names(self.statics), args[len(specs) :], strict=True))
-        checked = {name: value for name, value in statics.items() if name in self.contract.statics}
-        sizes = {**self.contract.check(*args[: len(specs)], **checked), **statics}
+        statics = dict(zip(_names(self.statics), args[len(specs) :], strict=False))  # torch leaves defaults out
+        sizes = {**self.contract.check(*args[: len(specs)], **self._declared(statics)), **statics}
         return [_unfilled(args[0], spec, sizes) for spec in self.contract.outputs]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An operator on packed documents and its torch op."""
+
+    packed: Packed
+    op: OpOverload
+
+    def __call__(self, *tensors: Tensor | None, offset: int | Tensor = 0, **statics: Any) -> Any:
+        """Call the op, once the call is checked; a scale of None is that of the width of the queries of attention."""
+        given = {name: value for name, value in statics.items() if name != "scale" or value is not None}
+        ready = self.packed.prepared(tensors, offset, **given)
+        if "scale" in statics and "scale" not in given:
+            names = [spec.name for spec in self.packed.contract.inputs]
+            given["scale"] = ready[names.index("core_q" if "core_q" in names else "q")].shape[-1] ** -0.5
+        return self.op(*ready, *given.values())
 
 
 def _names(statics: str) -> list[str]:

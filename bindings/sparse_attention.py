@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.nn.functional import pad
 
 from ..operators import Kernel
@@ -16,7 +15,7 @@ from ..reference.contract import Contract
 from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
-from .packed import Packed
+from .packed import Bound, Packed
 from .registry import Implementation, check, define
 from .sharding import Shards
 from .vmap import one_by_one
@@ -58,7 +57,7 @@ class Attention:
 
     def bind(
         self, tensors: str, statics: str, launcher: Implementation, backward: Backward
-    ) -> tuple[Implementation, PackedAttention]:
+    ) -> tuple[Implementation, Bound]:
         """Define the torch ops and return the call of them, on a batch and on packed documents.
 
         Args:
@@ -98,8 +97,8 @@ class Attention:
         )
         of_tokens: Shards = "heads of tokens"
         packed_bwd = Packed(packed(self.backward), bwd, statics).bind(f"{self.name}_packed_bwd", products[1], of_tokens)
-        flat = Packed(packed(self.contract), fwd, statics)
-        return fwd, PackedAttention(flat, flat.bind(f"{self.name}_packed_fwd", products[0], of_tokens, packed_bwd))
+        packed_fwd = Packed(packed(self.contract), fwd, statics)
+        return fwd, packed_fwd.bind(f"{self.name}_packed_fwd", products[0], of_tokens, packed_bwd.op)
 
     def _chunked(self, *args: Any) -> tuple[Tensor, Tensor]:
         """Run the reference in chunks of bounded memory."""
@@ -137,21 +136,6 @@ class Attention:
     def _fake_bwd(self, *args: Any) -> tuple[Tensor, ...]:
         x = _checked(self.backward, args)
         return tuple(x[name].new_empty(x[name].shape) for name in ("q", *_summed(self.backward)))
-
-
-@dataclass(frozen=True)
-class PackedAttention:
-    """An operator of the family on packed documents: the checks, and the torch op."""
-
-    packed: Packed
-    op: OpOverload
-
-    def __call__(
-        self, q: Tensor, *others: Tensor | None, offset: int | Tensor, scale: float | None, **statics: int
-    ) -> tuple[Tensor, Tensor]:
-        """Attend, once the call is checked; ``others`` are the other tensors, and the bounds."""
-        tensors = self.packed.prepared((q, *others), offset, **statics, **({} if scale is None else {"scale": scale}))
-        return self.op(*tensors, *statics.values(), q.shape[-1] ** -0.5 if scale is None else scale)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

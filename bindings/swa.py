@@ -83,6 +83,6 @@ def swa(
     """
     window, scale = plain(window), plain(scale)
     if cu_seqlens is not None:
-        return _packed(q, window_kv, sink, cu_seqlens, offset=offset, scale=scale, window=window)
+        return _packed(q, window_kv, sink, cu_seqlens, offset=offset, window=window, scale=scale)  # type: ignore[no-any-return]
     at, scale = _SWA.prepared(q, (window_kv, sink), offset, scale, window=window)
     return _swa(q, window_kv, sink, at, window, scale)  # type: ignore[no-any-return]

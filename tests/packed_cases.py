@@ -108,6 +108,8 @@ def case(spec: OpSpec, lengths: Sequence[tuple[int, int]] = LENGTHS[0], at: int 
     for name, of in (("cu_seqlens", tokens), ("cu_entries", entries)):
         if name in x:
             x[name] = torch.tensor(list(accumulate(of, initial=0)), dtype=torch.int32)
+    if "indices" in x:
+        x["indices"] = x["indices"].remainder(max(entries, default=0) + 2) - 1
     if "offset" in x:
         x["offset"] = torch.arange(len(lengths), dtype=torch.int32) % 3
     return Case(spec, x, call.statics, lengths)

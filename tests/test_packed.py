@@ -17,19 +17,24 @@ from torch.utils.flop_counter import FlopCounterMode
 import lemmata
 from inputs import LAYOUTS, Call, invalid_calls, lay_out
 from lemmata.bindings import packed as binding
+from lemmata.bindings.indexer_ops import packed_topk
+from lemmata.bindings.packed import Bound
+from lemmata.reference import indexer
 from opspec import OpSpec
 from packed_cases import LENGTHS, Case, Results, case
 from specs import SPECS
 
-PACKED = [spec for spec in SPECS if spec.operator in ("csa", "hca", "swa")]
+TOPK = next(s for s in SPECS if s.name == "indexer_topk")
+PACKED = [spec for spec in SPECS if spec.operator not in ("sinkhorn", "topk")]
+PACKED.append(replace(TOPK, name="indexer_topk_bf16", contract=indexer.SELECT))
 every = pytest.mark.parametrize("spec", PACKED, ids=lambda s: s.name)
 differentiable = pytest.mark.parametrize("spec", [s for s in PACKED if s.differentiable], ids=lambda s: s.name)
 
 
 def overload(spec: OpSpec) -> Any:
-    """The torch op on packed documents."""
-    name = spec.overload.name().partition("::")[2].partition(".")[0]
-    return getattr(torch.ops.lemmata, f"{name.removesuffix('_fwd')}_packed_fwd").default
+    """The torch op on packed documents; one for each dtype, where the one on a batch takes both."""
+    name = {"indexer_topk": "indexer_topk_fp8", "indexer_topk_bf16": "indexer_topk"}.get(spec.name, spec.name)
+    return getattr(torch.ops.lemmata, f"{name}_packed_fwd").default
 
 
 def equal(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
@@ -78,7 +83,7 @@ def test_each_gradient_is_as_alone(spec: OpSpec, device: torch.device, lengths: 
 def test_planted_errors_are_seen(spec: OpSpec, device: torch.device) -> None:
     run = case(spec).to(device)
     cu = run.tensors["cu_seqlens"].clone()
-    cu[4] += 1
+    cu[5:7] += 1  # the longest document begins there
     wrong: dict[str, dict[str, Tensor]] = {"a bound a token late": {"cu_seqlens": cu}}
     if "cu_entries" in run.tensors:
         wrong["a neighbour's entry"] = {"cu_entries": (run.tensors["cu_entries"] - 1).clamp(min=0)}
@@ -94,9 +99,9 @@ def test_planted_errors_are_seen(spec: OpSpec, device: torch.device) -> None:
 def test_documents_of_one_length_are_one_run(spec: OpSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     run = case(spec, LENGTHS[1])
     found = list(binding.runs("op", run.tensors, 20, 12))
-    assert [r.count for r in found] == [4]
+    assert [r.sequences for r in found] == [4]
     monkeypatch.setattr(binding, "_MOST", 3)
-    assert [r.count for r in binding.runs("op", run.tensors, 20, 12)] == [3, 1]
+    assert [r.sequences for r in binding.runs("op", run.tensors, 20, 12)] == [3, 1]
     assert as_alone(run, run())
 
 
@@ -119,7 +124,7 @@ def test_compile_fullgraph_with_other_documents(spec: OpSpec, device: torch.devi
     compiled = torch.compile(public, fullgraph=True, dynamic=True, backend=frames)
     more = {"indices": None} if spec.name == "indexer_loss_dense" else {}
     counts = []
-    for lengths in (LENGTHS[0], LENGTHS[1], ((7, 2), (40, 13))):
+    for lengths in (((10, 2), (0, 0), (3, 3)), LENGTHS[1], ((7, 2), (40, 13))):  # sizes that differ from each other
         run = case(spec, lengths).to(device)
         out = compiled(**run.tensors, **run.statics, **more)
         assert equal(out if isinstance(out, tuple) else (out,), run())
@@ -278,6 +283,20 @@ def test_entries_have_bounds_where_documents_have(device: torch.device) -> None:
         with pytest.raises(TypeError, match=f"^hca: {missing}: expected a tensor for packed documents, got NoneType$"):
             run(**{missing: None})
     assert equal(run(**{"offset": 0}), run(**{"offset": torch.zeros_like(run.tensors["offset"])}))
+
+
+def test_checked_mode(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = case(TOPK, ((30, 7), (30, 7), (9, 2), (0, 1), (40, 12))).to(device)
+    known = run(offset=5)
+    assert equal(known, run(offset=torch.full((5,), 5, dtype=torch.int32, device=device)))
+    monkeypatch.setenv("LEMMATA_CHECK", "1")
+    assert equal(run(offset=5), known)
+    wrong = run.tensors["k"].clone()
+    wrong[20], wrong[25] = 0, 1
+    other = Bound(packed_topk[torch.float8_e4m3fn].packed, lambda q, k, *more: overload(TOPK)(q, wrong, *more))  # type: ignore[arg-type]
+    monkeypatch.setitem(packed_topk, torch.float8_e4m3fn, other)
+    with pytest.raises(RuntimeError, match=r"indexer_topk of sequence 4 from query 0 on: result: "):
+        run(offset=5)
 
 
 @pytest.mark.gpu

@@ -55,14 +55,14 @@ def _prepared(
 
 
 def _of_documents(
-    by_dtype: dict[torch.dtype, Bound], inputs: tuple[Tensor | None, ...], offset: int | Tensor, **statics: int
+    by_dtype: dict[torch.dtype, Bound], inputs: tuple[Any, ...], offset: int | Tensor, **statics: int
 ) -> tuple[Bound, list[Tensor]]:
     """Check a call on packed documents, q, k, weights, k_scale and bounds; return what to call, and its tensors."""
     q, k, weights, k_scale, *bounds = inputs
     bound = by_dtype[reference.BF16]
     if not torch.compiler.is_compiling():  # there, the fakes check
         _check_kind(bound.packed.contract.op, q, k_scale)
-    if q.dtype is not reference.FP8:  # type: ignore[union-attr]
+    if q.dtype is not reference.FP8:
         return bound, bound.packed.prepared((q, k, weights, *bounds), offset, **statics)
     bound = by_dtype[reference.FP8]
     return bound, bound.packed.prepared((q, k, weights, k_scale, *bounds), offset, **statics)
@@ -230,9 +230,7 @@ def indexer_topk(
     return indices
 
 
-def _topk_of_documents(
-    inputs: tuple[Tensor | None, ...], offset: int | Tensor, ratio: int, topk: int, workspace: int
-) -> Tensor:
+def _topk_of_documents(inputs: tuple[Any, ...], offset: int | Tensor, ratio: int, topk: int, workspace: int) -> Tensor:
     """Return the entries that each query of packed documents takes."""
     bound, ready = _of_documents(packed_topk, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
     q = ready[0]

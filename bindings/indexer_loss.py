@@ -266,10 +266,10 @@ def indexer_loss(
     ratio, scale, before, after = plain(ratio), plain(scale), (q, k, weights, core_q, compressed_kv), (sink, lse)
     if cu_seqlens is None and cu_entries is None:
         return _loss(before, indices, after, offset, ratio, scale)
-    after = *after, cu_seqlens, cu_entries
+    bounds = cu_seqlens, cu_entries
     if indices is not None:
-        return _packed_listed(*before, indices, *after, scale=scale)  # type: ignore[no-any-return]
-    return _packed_dense(*before, *after, offset=offset, ratio=ratio, scale=scale)  # type: ignore[no-any-return]
+        return _packed_listed(*before, indices, *after, *bounds, scale=scale)  # type: ignore[no-any-return]
+    return _packed_dense(*before, *after, *bounds, offset=offset, ratio=ratio, scale=scale)  # type: ignore[no-any-return]
 
 
 def _loss(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..operators import Kernel
@@ -54,9 +55,8 @@ def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, .
     return gradients(x, every, window, parts, add)
 
 
-_CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, _held)
-_csa, _packed = _CSA.bind(
-    "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor indices, Tensor sink, Tensor offset",
+_CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, reference.CSA_SHARD_BWD, _held)
+_CALLS = _CSA.bind(
     "int window, float scale",
     _launch,
     widened_backward(_backward),
@@ -152,6 +152,64 @@ def csa(
     others = window_kv, compressed_kv, indices, sink
     window, scale = plain(window), plain(scale)
     if cu_seqlens is not None or cu_entries is not None:
-        return _packed(q, *others, cu_seqlens, cu_entries, offset=offset, window=window, scale=scale)  # type: ignore[no-any-return]
+        return _CALLS.packed(q, *others, cu_seqlens, cu_entries, offset=offset, window=window, scale=scale)  # type: ignore[no-any-return]
     at, scale = _CSA.prepared(q, others, offset, scale, window=window)
-    return _csa(q, *others, at, window, scale)  # type: ignore[no-any-return]
+    return _CALLS.of_batch(q, *others, at, window, scale)  # type: ignore[no-any-return]
+
+
+def csa_shard_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    indices: Tensor,
+    sink: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
+    offset: int | Tensor = 0,
+    lse: Tensor,
+    delta: Tensor,
+    window: int = 128,
+    scale: float | None = None,
+    kv_dtype: torch.dtype = torch.bfloat16,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of csa for a shard of the keys, from the lse and Δ of all: the others are elsewhere.
+
+    Where the keys of queries are shared out, as in context parallelism, ``csa`` of each shard with a sink of -inf gives out_s
+    and lse_s. Those of all keys are ``lse = logsumexp of lse_s`` and ``out = sigmoid(lse - sink) * sum of exp(lse_s - lse) *
+    out_s``, where an lse_s of +inf weighs nothing. This is the backward of one shard. One without the window has queries
+    below position 0: a tensor of offsets of -S.
+
+    Args:
+        grad_out: ``[B, S, H, D]`` bf16, the gradient of ``out``.
+        grad_lse: ``[B, S, H]`` fp32, the gradient of ``lse``; None: 0.
+        q: as for ``csa``.
+        window_kv: as for ``csa``, of this shard.
+        compressed_kv: as for ``csa``, of this shard.
+        indices: as for ``csa``, into this shard.
+        sink: as for ``csa``, that of all keys.
+        cu_seqlens: as for ``csa``; with it, all tensors are flat.
+        cu_entries: as for ``csa``.
+        offset: as for ``csa``.
+        lse: ``[B, S, H]`` fp32, of all keys and without the sink.
+        delta: ``[B, S, H]`` fp32, the sum over D of ``out * grad_out``, where ``out`` is of all keys.
+        window: as for ``csa``.
+        scale: as for ``csa``.
+        kv_dtype: of the gradients of keys; ``torch.float32`` leaves them as they are summed, for further sums.
+
+    Returns:
+        The gradients of q, window_kv, compressed_kv and the sink. That of q is what this shard adds to it, in bf16. That of
+        the sink is what these queries add to it, the same for each shard of their keys. If this shard has all keys, these
+        are the gradients of ``csa``. Not differentiable. Bitwise deterministic; independent of the batch.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
+
+    Formula: that of the gradients of ``csa``, of which each term needs one key and the lse and Δ of all.
+    """
+    before, bounds = (grad_out, grad_lse, q, window_kv, compressed_kv, indices, sink), (cu_seqlens, cu_entries)
+    totals, scale = (lse, delta), plain(scale)
+    return _CALLS.shard_bwd(before, bounds, offset, totals, kv_dtype, scale=scale, window=plain(window))  # type: ignore[return-value]

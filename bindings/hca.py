@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..operators import Kernel
@@ -54,9 +55,8 @@ def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ..
     return gradients(x, groups(x["q"], x["offset"], window + x["compressed_kv"].shape[1]), window, parts, add)
 
 
-_HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, _held)
-_hca, _packed = _HCA.bind(
-    "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor sink, Tensor offset",
+_HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, reference.HCA_SHARD_BWD, _held)
+_CALLS = _HCA.bind(
     "int ratio, int window, float scale",
     _launch,
     widened_backward(backward),
@@ -149,6 +149,57 @@ def hca(
     others = window_kv, compressed_kv, sink
     ratio, window, scale = plain(ratio), plain(window), plain(scale)
     if cu_seqlens is not None or cu_entries is not None:
-        return _packed(q, *others, cu_seqlens, cu_entries, offset=offset, ratio=ratio, window=window, scale=scale)  # type: ignore[no-any-return]
+        return _CALLS.packed(q, *others, cu_seqlens, cu_entries, offset=offset, ratio=ratio, window=window, scale=scale)  # type: ignore[no-any-return]
     at, scale = _HCA.prepared(q, others, offset, scale, ratio=ratio, window=window)
-    return _hca(q, *others, at, ratio, window, scale)  # type: ignore[no-any-return]
+    return _CALLS.of_batch(q, *others, at, ratio, window, scale)  # type: ignore[no-any-return]
+
+
+def hca_shard_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    sink: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
+    offset: int | Tensor = 0,
+    lse: Tensor,
+    delta: Tensor,
+    ratio: int = 128,
+    window: int = 128,
+    scale: float | None = None,
+    kv_dtype: torch.dtype = torch.bfloat16,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of hca for a shard of the keys, from the lse and Δ of all, as ``csa_shard_bwd`` does for csa.
+
+    Args:
+        grad_out: ``[B, S, H, D]`` bf16, the gradient of ``out``.
+        grad_lse: ``[B, S, H]`` fp32, the gradient of ``lse``; None: 0.
+        q: as for ``hca``.
+        window_kv: as for ``hca``, of this shard.
+        compressed_kv: as for ``hca``, of this shard.
+        sink: as for ``hca``, that of all keys.
+        cu_seqlens: as for ``hca``; with it, all tensors are flat.
+        cu_entries: as for ``hca``.
+        offset: as for ``hca``.
+        lse: ``[B, S, H]`` fp32, of all keys and without the sink.
+        delta: ``[B, S, H]`` fp32, the sum over D of ``out * grad_out``, where ``out`` is of all keys.
+        ratio: as for ``hca``.
+        window: as for ``hca``.
+        scale: as for ``hca``.
+        kv_dtype: of the gradients of keys; ``torch.float32`` leaves them as they are summed, for further sums.
+
+    Returns:
+        The gradients of q, window_kv, compressed_kv and the sink, as of ``csa_shard_bwd``.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
+    """
+    before, bounds = (grad_out, grad_lse, q, window_kv, compressed_kv, sink), (cu_seqlens, cu_entries)
+    totals, scale = (lse, delta), plain(scale)
+    return _CALLS.shard_bwd(
+        before, bounds, offset, totals, kv_dtype, scale=scale, ratio=plain(ratio), window=plain(window)
+    )  # type: ignore[return-value]

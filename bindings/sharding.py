@@ -22,7 +22,13 @@ The batch; the batch or the heads; any dimension but the last two; the heads alo
 """
 
 _PLAIN = {Tensor, torch.nn.Parameter}
-_OF_HEADS = {"q": 2, "out": 2, "lse": 2, "sink": 0}  # the dimension of the heads, by names without ``grad_``
+_OF_HEADS = {
+    "q": 2,
+    "out": 2,
+    "lse": 2,
+    "delta": 2,
+    "sink": 0,
+}  # the dimension of the heads, by names without ``grad_``
 _FEWEST_HEADS = 8  # in a shard: that of the contracts
 _OPERATORS: list[tuple[OpOverload, Shards]] = []
 

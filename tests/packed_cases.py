@@ -16,7 +16,7 @@ from lemmata.reference.packed import packed
 from opspec import OpSpec
 
 Results = tuple[Tensor, ...]
-OF_TOKENS = "q", "window_kv", "indices", "weights", "core_q", "lse"
+OF_TOKENS = "q", "window_kv", "indices", "weights", "core_q", "lse", "grad_out", "grad_lse", "delta"
 OF_ENTRIES = "compressed_kv", "k", "k_scale"
 LENGTHS = (  # tokens and entries of each document: alike or not, without either, without both
     ((10, 2), (0, 0), (3, 0), (3, 0), (1, 4), (0, 3), (21, 9), (1, 1)),

@@ -140,7 +140,8 @@ class Packed:
                 raise TypeError(f"{op}: {name}: expected a tensor for packed documents, got {type(x[name]).__name__}")
         if x["q"].is_nested:
             raise TypeError(f"{op}: q: expected a strided tensor, got a nested one")
-        x["offset"] = for_each_document(op, offset, x["q"], x["cu_seqlens"])
+        if any(spec.name == "offset" for spec in specs):
+            x["offset"] = for_each_document(op, offset, x["q"], x["cu_seqlens"])
         check(self.contract, *(x[spec.name] for spec in specs), **self._declared(statics))
         return [_on_host(op, spec, x[spec.name]) for spec in specs]
 

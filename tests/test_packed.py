@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -283,6 +285,21 @@ def test_entries_have_bounds_where_documents_have(device: torch.device) -> None:
         with pytest.raises(TypeError, match=f"^hca: {missing}: expected a tensor for packed documents, got NoneType$"):
             run(**{missing: None})
     assert equal(run(**{"offset": 0}), run(**{"offset": torch.zeros_like(run.tensors["offset"])}))
+
+
+def test_the_program_of_the_page() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "csa.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    x: dict[str, Any] = {}
+    exec(program, x)
+    ends, entries = x["bounds"]["cu_seqlens"].tolist(), x["bounds"]["cu_entries"].tolist()
+    assert x["indices"].max() > 16, "entries are selected"
+    for d in range(3):
+        t, e = slice(*ends[d : d + 2]), slice(*entries[d : d + 2])
+        alone = lemmata.csa(
+            *(a[None] for a in (x["q"][t], x["rows"][t], x["compressed"][e], x["indices"][t])), torch.zeros(8)
+        )
+        assert equal([a[0] for a in alone], [x["out"][t], x["lse"][t]])
 
 
 def test_checked_mode(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..operators import Kernel
 from ..reference import csa as reference
 from .gradients import Group, gradients, head_blocks, listed, sums
-from .registry import lazily, plain
+from .registry import lazily
 from .sparse_attention import Attention, widened, widened_backward, with_combine
 
 
@@ -117,8 +117,10 @@ def csa(
             business: ``lemmata.indexer_topk`` selects no other.
         sink: ``[H]`` fp32, in the units of z, and so not scaled. It adds mass to the denominator only; -inf: none; +inf:
             out is 0.
-        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as below; None: a batch.
-        cu_entries: the same of their entries.
+        cu_seqlens: int32 ``[documents + 1]``, from 0 to N, read by the host: document d has the tokens ``cu_seqlens[d]`` to
+            ``cu_seqlens[d + 1] - 1`` of flat tensors, where N stands for B and S, P is 0 and offsets are ``[documents]``.
+            Each document has the results and gradients that it has alone; the sink's is their sum. None: a batch.
+        cu_entries: the same of the T entries; indices count from a document's first.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked; below 0 where a prompt is padded on the left. So prefill (0),
             chunked prefill and decode (S = 1) are one function.
@@ -129,15 +131,7 @@ def csa(
         ``out`` ``[B, S, H, D]`` bf16 and ``lse`` ``[B, S, H]`` fp32, natural and without the sink, both contiguous. A query
         without a key has out 0 and lse +inf. Differentiable once, through both, with respect to q, window_kv,
         compressed_kv and sink. Bitwise deterministic; a query's results do not depend on what other queries and
-        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers
-        of queries, heads and indices.
-
-    Packed documents are flat: ``q [N, H, D]``, ``window_kv [N, D]``, ``compressed_kv [T, D]``, ``indices [N, K]``,
-    ``offset [documents]``, ``out [N, H, D]``, ``lse [N, H]``. Document d has the tokens ``cu_seqlens[d]`` to
-    ``cu_seqlens[d + 1] - 1`` and the entries ``cu_entries[d]`` to ``cu_entries[d + 1] - 1``, which its indices count from 0.
-    No past token comes before its first. Its results and gradients are those that it has alone, bit for bit; the gradient
-    of the sink is the sum over the documents. Bounds begin with 0, do not fall, and end with N or T; the host reads them,
-    so that those on a GPU are waited for.
+        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries, heads and indices.
 
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
     infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
@@ -149,12 +143,8 @@ def csa(
 
     Formula: arXiv 2606.19348, section 2.3.1; window and sink as in DeepSeek-V4's released inference code.
     """
-    others = window_kv, compressed_kv, indices, sink
-    window, scale = plain(window), plain(scale)
-    if cu_seqlens is not None or cu_entries is not None:
-        return _CALLS.packed(q, *others, cu_seqlens, cu_entries, offset=offset, window=window, scale=scale)  # type: ignore[no-any-return]
-    at, scale = _CSA.prepared(q, others, offset, scale, window=window)
-    return _CALLS.of_batch(q, *others, at, window, scale)  # type: ignore[no-any-return]
+    others, bounds = (window_kv, compressed_kv, indices, sink), (cu_seqlens, cu_entries)
+    return _CALLS(q, others, bounds, offset, scale, window=window)
 
 
 def csa_shard_bwd(
@@ -211,5 +201,4 @@ def csa_shard_bwd(
     Formula: that of the gradients of ``csa``, of which each term needs one key and the lse and Δ of all.
     """
     before, bounds = (grad_out, grad_lse, q, window_kv, compressed_kv, indices, sink), (cu_seqlens, cu_entries)
-    totals, scale = (lse, delta), plain(scale)
-    return _CALLS.shard_bwd(before, bounds, offset, totals, kv_dtype, scale=scale, window=plain(window))  # type: ignore[return-value]
+    return _CALLS.shard_bwd(before, bounds, offset, (lse, delta), kv_dtype, scale, window=window)  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..operators import Kernel
 from ..reference import hca as reference
 from .gradients import Group, gradients, groups, head_blocks, sums
-from .registry import lazily, plain
+from .registry import lazily
 from .sparse_attention import Attention, widened, widened_backward, with_combine
 
 
@@ -115,8 +115,8 @@ def hca(
             them on.
         sink: ``[H]`` fp32, in the units of z, and so not scaled. It adds mass to the denominator only; -inf: none; +inf:
             out is 0.
-        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as below; None: a batch.
-        cu_entries: the same of their entries.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
+        cu_entries: int32 ``[documents + 1]``, bounds of their entries, which count from a document's first.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked; below 0 where a prompt is padded on the left. So prefill (0),
             chunked prefill and decode (S = 1) are one function.
@@ -130,12 +130,6 @@ def hca(
         compressed_kv and sink. Bitwise deterministic; a query's results do not depend on what other queries and
         sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries and heads.
 
-    Packed documents are flat: ``q [N, H, D]``, ``window_kv [N, D]``, ``compressed_kv [T, D]``, ``offset [documents]``,
-    ``out [N, H, D]``, ``lse [N, H]``. Document d has the tokens ``cu_seqlens[d]`` to ``cu_seqlens[d + 1] - 1`` and the entries
-    ``cu_entries[d]`` to ``cu_entries[d + 1] - 1``, which are counted from 0. No past token comes before its first. Its results
-    and gradients are those that it has alone, bit for bit; the gradient of the sink is the sum over the documents. Bounds
-    begin with 0, do not fall, and end with N or T; the host reads them, so that those on a GPU are waited for.
-
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
     infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
     which only vectors of a length above 2^15 can have, may count as none.
@@ -146,12 +140,8 @@ def hca(
 
     Formula: arXiv 2606.19348, section 2.3.2; window, sink and visibility as in DeepSeek-V4's released inference code.
     """
-    others = window_kv, compressed_kv, sink
-    ratio, window, scale = plain(ratio), plain(window), plain(scale)
-    if cu_seqlens is not None or cu_entries is not None:
-        return _CALLS.packed(q, *others, cu_seqlens, cu_entries, offset=offset, ratio=ratio, window=window, scale=scale)  # type: ignore[no-any-return]
-    at, scale = _HCA.prepared(q, others, offset, scale, ratio=ratio, window=window)
-    return _CALLS.of_batch(q, *others, at, ratio, window, scale)  # type: ignore[no-any-return]
+    others, bounds = (window_kv, compressed_kv, sink), (cu_seqlens, cu_entries)
+    return _CALLS(q, others, bounds, offset, scale, ratio=ratio, window=window)
 
 
 def hca_shard_bwd(
@@ -199,7 +189,5 @@ def hca_shard_bwd(
         ValueError: a shape, a device, a parameter or a bound does not fit.
     """
     before, bounds = (grad_out, grad_lse, q, window_kv, compressed_kv, sink), (cu_seqlens, cu_entries)
-    totals, scale = (lse, delta), plain(scale)
-    return _CALLS.shard_bwd(
-        before, bounds, offset, totals, kv_dtype, scale=scale, ratio=plain(ratio), window=plain(window)
-    )  # type: ignore[return-value]
+    totals, statics = (lse, delta), {"ratio": ratio, "window": window}
+    return _CALLS.shard_bwd(before, bounds, offset, totals, kv_dtype, scale, **statics)  # type: ignore[return-value]

@@ -121,21 +121,16 @@ def indexer_scores(
         k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
         k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
-        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as below; None: a batch.
-        cu_entries: the same of their entries.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
+        cu_entries: int32 ``[documents + 1]``, bounds of their entries, which count from a document's first.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked. So prefill (0), chunked prefill and decode (S = 1) are one function.
         ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
 
     Returns:
         ``[B, S, T]`` fp32, contiguous. In bf16 differentiable once with respect to q, k and weights; the derivative of
-        relu at 0 is 0. Bitwise deterministic; a query's scores do not depend on the other queries and sequences.
-
-    Packed documents are flat: ``q [N, H, D]``, ``k [T, D]``, ``weights [N, H]``, ``k_scale [T]``, ``offset [documents]``, the
-    result ``[N, T]``. Document d has the tokens ``cu_seqlens[d]`` to ``cu_seqlens[d + 1] - 1`` and the entries
-    ``cu_entries[d]`` to ``cu_entries[d + 1] - 1``, whose columns begin with 0; columns beyond them are -inf. Its scores and
-    gradients are those that it has alone, bit for bit. Bounds begin with 0, do not fall, and end with N or T; the host
-    reads them, so that those on a GPU are waited for.
+        relu at 0 is 0. Bitwise deterministic; a query's scores do not depend on the other queries and sequences. Of packed
+        documents ``[N, T]``: in the first columns a document's own entries, in all others -inf.
 
     An entry that a query does not see has score -inf whatever it holds, NaN included. The score of a NaN or an infinity
     in q, k, weights or k_scale is not specified, but no other score depends on it.
@@ -187,10 +182,9 @@ def indexer_topk(
         k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
         k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
-        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as below; None: a batch.
-        cu_entries: the same of their entries.
-        offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
-            sequence, whose elements are not checked.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
+        cu_entries: int32 ``[documents + 1]``, bounds of their entries, which count from a document's first.
+        offset: the absolute position of the first query, as for ``indexer_scores``.
         ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
         topk: 1 to 2048; may exceed T. DeepSeek-V4 uses 512 and 1024.
         workspace: bytes for the scores held at a time; one query's scores are held even if they take more. It changes
@@ -199,12 +193,6 @@ def indexer_topk(
     Returns:
         ``[B, S, topk]`` int32, contiguous, indices ascending, then -1 where a query sees, or can select, fewer. Every index
         is in [-1, T), whatever the inputs hold. Bitwise deterministic; independent of other queries and sequences.
-
-    Packed documents are flat: ``q [N, H, D]``, ``k [T, D]``, ``weights [N, H]``, ``k_scale [T]``, ``offset [documents]``, the
-    result ``[N, topk]``. Document d has the tokens ``cu_seqlens[d]`` to ``cu_seqlens[d + 1] - 1`` and the entries
-    ``cu_entries[d]`` to ``cu_entries[d + 1] - 1``, which its indices count from 0, as ``csa`` takes them. They are those that
-    it has alone. Bounds begin with 0, do not fall, and end with N or T; the host reads them, so that those on a GPU are
-    waited for.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not an int.

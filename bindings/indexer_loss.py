@@ -224,18 +224,15 @@ def indexer_loss(
             tensors here; B, S, T and K may be 0; B up to 65535, T up to 2^20.
         k: ``[B, T, D]`` bf16, of the indexer. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors belong into them, and matter here.
-        core_q: ``[B, S, core_H, core_D]`` bf16, the queries of attention; core_H one of 8, 16, 32, 64, 128 and core_D a
-            multiple of 64 up to 512.
+        core_q: ``[B, S, core_H, core_D]`` bf16, attention's; core_H one of 8, 16, 32, 64, 128, core_D a multiple of 64 up to 512.
         compressed_kv: ``[B, T, core_D]`` bf16, the entries of attention.
-        indices: ``[B, S, K]`` int32, K up to 8192, in any order. An index below 0 or from T on is none, and nothing is
-            read for it; one that comes twice counts twice, in teacher and student, as in ``lemmata.csa``. None: entry j is
-            a candidate of query t if ``j < (offset[b] + t + 1) // ratio``.
+        indices: ``[B, S, K]`` int32, K up to 8192, in any order, as for ``csa``: those below 0 or from T on are none, and one
+            that comes twice counts twice. None: j is a candidate of query t if ``j < (offset[b] + t + 1) // ratio``.
         sink: ``[core_H]`` fp32, that of attention.
         lse: ``[B, S, core_H]`` fp32, as attention returns it: of all keys, the window's too, and without the sink.
-        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as below; None: a batch.
-        cu_entries: the same of their entries.
-        offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
-            sequence, whose elements are not checked.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
+        cu_entries: int32 ``[documents + 1]``, bounds of their entries, which count from a document's first.
+        offset: the absolute position of the first query, as for ``indexer_scores``.
         ratio: tokens in an entry, 1 to 65536. It and ``offset`` say what a query sees, and count only without indices.
         scale: that of attention, 1e-6 to 1e3; None: ``core_D ** -0.5``.
 
@@ -245,11 +242,6 @@ def indexer_loss(
         with a sink or lse of +inf for all heads. Differentiable once, with respect to q, k and weights; the teacher is
         taken as it is, and its four tensors have no gradient. The derivative of relu at 0 is 0. Bitwise deterministic; a
         query's loss does not depend on other queries and sequences, nor a sequence's gradients on other sequences.
-
-    Packed documents are flat, without B: N tokens stand for S, ``offset [documents]``, and the result is ``[N]``. Document d
-    has the tokens ``cu_seqlens[d]`` to ``cu_seqlens[d + 1] - 1`` and the entries ``cu_entries[d]`` to ``cu_entries[d + 1] -
-    1``, which its indices count from 0. Its losses and gradients are those that it has alone, bit for bit. Bounds begin with
-    0, do not fall, and end with N or T; the host reads them, so that those on a GPU are waited for.
 
     No S x T matrix is held: what runs, on a CPU and on a GPU, is the PyTorch reference, for as many queries at a time as 64
     MiB hold. What is no candidate of a query changes nothing, NaN included. The loss of a query with a candidate, or a tensor
@@ -261,28 +253,28 @@ def indexer_loss(
 
     Formula: DeepSeek-V3.2's report, section 2.1.1, with the joint softmax of DeepSeek-V4's attention.
     """
-    if not torch.compiler.is_compiling() and not isinstance(q, Tensor):  # there, the fakes check
-        raise TypeError(f"indexer_loss: q: expected a tensor, got {type(q).__name__}")
-    ratio, scale, before, after = plain(ratio), plain(scale), (q, k, weights, core_q, compressed_kv), (sink, lse)
-    if cu_seqlens is None and cu_entries is None:
-        return _loss(before, indices, after, offset, ratio, scale)
-    bounds = cu_seqlens, cu_entries
-    if indices is not None:
-        return _packed_listed(*before, indices, *after, *bounds, scale=scale)  # type: ignore[no-any-return]
-    return _packed_dense(*before, *after, *bounds, offset=offset, ratio=ratio, scale=scale)  # type: ignore[no-any-return]
+    before, after, bounds = (q, k, weights, core_q, compressed_kv), (sink, lse), (cu_seqlens, cu_entries)
+    return _loss(before, indices, after, bounds, offset, plain(ratio), plain(scale))
 
 
 def _loss(
     before: tuple[Tensor, ...],
     indices: Tensor | None,
     after: tuple[Tensor, ...],
+    bounds: tuple[Tensor | None, ...],
     offset: int | Tensor,
     ratio: int,
     scale: float | None,
 ) -> Tensor:
     """Call the op over a list, or over all that is seen, once its contract admits the tensors around the list."""
-    given = {} if scale is None else {"scale": scale}
     q, core_q = before[0], before[3]
+    if not torch.compiler.is_compiling() and not isinstance(q, Tensor):  # there, the fakes check
+        raise TypeError(f"indexer_loss: q: expected a tensor, got {type(q).__name__}")
+    if any(bound is not None for bound in bounds):
+        if indices is not None:
+            return _packed_listed(*before, indices, *after, *bounds, scale=scale)  # type: ignore[no-any-return]
+        return _packed_dense(*before, *after, *bounds, offset=offset, ratio=ratio, scale=scale)  # type: ignore[no-any-return]
+    given = {} if scale is None else {"scale": scale}
     if indices is not None:
         check(reference.LISTED, *before, indices, *after, **given)
         return _listed(*before, indices, *after, _scale(core_q, scale))  # type: ignore[no-any-return]

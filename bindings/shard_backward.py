@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from ..reference.contract import Contract
 from .offset import for_each_sequence
 from .packed import Bound
-from .registry import check
+from .registry import check, plain
 
 _WIDTHS = (torch.bfloat16, torch.float32)
 
@@ -32,7 +32,6 @@ class ShardBackward:
         offset: int | Tensor,
         totals: tuple[Tensor, Tensor],
         kv_dtype: torch.dtype,
-        *,
         scale: float | None,
         **statics: int,
     ) -> tuple[Tensor, ...]:
@@ -49,6 +48,7 @@ class ShardBackward:
             statics: the static parameters before the scale.
         """
         op, (grad_out, grad_lse, q, *others) = self.contract.op, before
+        scale, statics = plain(scale), {name: plain(value) for name, value in statics.items()}
         if kv_dtype not in _WIDTHS:
             raise TypeError(f"{op}: kv_dtype: expected torch.bfloat16 or torch.float32, got {kv_dtype}")
         if grad_lse is None and isinstance(grad_out, Tensor):

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch._ops import OpOverload
@@ -18,7 +18,7 @@ from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
 from .packed import Bound, Packed
-from .registry import Implementation, check, define
+from .registry import Implementation, check, define, plain
 from .shard_backward import ShardBackward
 from .vmap import one_by_one
 
@@ -81,7 +81,7 @@ class Attention:
         shard = self._bind("shard_bwd", self.shard_backward, statics, (self._chunked_shard_bwd, shard_bwd_on_cuda))
         forward = self._chunked, launcher
         fwd = self._bind("fwd", self.contract, statics, forward, (bwd, packed_bwd.op))
-        return Calls(*fwd, ShardBackward(self.shard_backward, *shard))
+        return Calls(self, *fwd, ShardBackward(self.shard_backward, *shard))
 
     def _bind(
         self,
@@ -153,12 +153,30 @@ class Attention:
             yield Piece(b, s, slice(max(past + s.start - window + 1, 0), past + s.stop))
 
 
-class Calls(NamedTuple):
+@dataclass(frozen=True)
+class Calls:
     """The calls of an operator of the family: on a batch, on packed documents, and its backward for shards of the keys."""
 
+    attention: Attention
     of_batch: OpOverload
     packed: Bound
     shard_bwd: ShardBackward
+
+    def __call__(
+        self,
+        q: Tensor,
+        others: tuple[Tensor, ...],
+        bounds: tuple[Tensor | None, ...],
+        offset: int | Tensor,
+        scale: float | None,
+        **statics: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Check a call and make it, on packed documents if there are bounds; ``statics`` are those before the scale."""
+        scale, statics = plain(scale), {name: plain(value) for name, value in statics.items()}
+        if any(bound is not None for bound in bounds):
+            return self.packed(q, *others, *bounds, offset=offset, **statics, scale=scale)  # type: ignore[no-any-return]
+        at, scale = self.attention.prepared(q, others, offset, scale, **statics)
+        return self.of_batch(q, *others, at, *statics.values(), scale)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

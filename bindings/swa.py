@@ -11,7 +11,6 @@ from torch import Tensor
 from ..operators import Kernel
 from ..reference import swa as reference
 from . import hca
-from .registry import plain
 from .sparse_attention import Attention, widened_backward
 
 _RATIO = 1  # the kernel is that of hca, which wants one also where there are no entries
@@ -69,7 +68,7 @@ def swa(
         q: ``[B, S, H, D]`` bf16, as for ``hca``.
         window_kv: ``[B, P + S, D]`` bf16, as for ``hca``.
         sink: ``[H]`` fp32, as for ``hca``.
-        cu_seqlens: int32 ``[documents + 1]``: where packed documents begin and end, as for ``hca``; None: a batch.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
         offset: the absolute position of the first query, as for ``hca``.
         window: 1 to 512. DeepSeek-V4 uses 128.
         scale: 1e-6 to 1e3; None: ``D ** -0.5``.
@@ -81,11 +80,8 @@ def swa(
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
         ValueError: a shape, a device, a parameter or a bound does not fit.
     """
-    window, scale = plain(window), plain(scale)
-    if cu_seqlens is not None:
-        return _CALLS.packed(q, window_kv, sink, cu_seqlens, offset=offset, window=window, scale=scale)  # type: ignore[no-any-return]
-    at, scale = _SWA.prepared(q, (window_kv, sink), offset, scale, window=window)
-    return _CALLS.of_batch(q, window_kv, sink, at, window, scale)  # type: ignore[no-any-return]
+    others, bounds = (window_kv, sink), (cu_seqlens,)
+    return _CALLS(q, others, bounds, offset, scale, window=window)
 
 
 def swa_shard_bwd(
@@ -127,5 +123,4 @@ def swa_shard_bwd(
         ValueError: a shape, a device, a parameter or a bound does not fit.
     """
     before, bounds = (grad_out, grad_lse, q, window_kv, sink), (cu_seqlens,)
-    totals, scale = (lse, delta), plain(scale)
-    return _CALLS.shard_bwd(before, bounds, offset, totals, kv_dtype, scale=scale, window=plain(window))  # type: ignore[return-value]
+    return _CALLS.shard_bwd(before, bounds, offset, (lse, delta), kv_dtype, scale, window=window)  # type: ignore[return-value]

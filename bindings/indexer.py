@@ -15,7 +15,7 @@ from ..reference.contract import Contract, name_of
 from . import chunks
 from .indexer_ops import fp8_fwd, packed_scores, packed_topk, scores_fwd, topk_fwd
 from .offset import for_each_sequence
-from .packed import Bound
+from .packed import PackedCall
 from .registry import check, checks_results, plain
 from .topk import accepted, require
 from .topk import shipped as topk_shipped
@@ -55,17 +55,17 @@ def _prepared(
 
 
 def _of_documents(
-    by_dtype: dict[torch.dtype, Bound], inputs: tuple[Any, ...], offset: int | Tensor, **statics: int
-) -> tuple[Bound, list[Tensor]]:
+    by_dtype: dict[torch.dtype, PackedCall], inputs: tuple[Any, ...], offset: int | Tensor, **statics: int
+) -> tuple[PackedCall, list[Tensor]]:
     """Check a call on packed documents, q, k, weights, k_scale and bounds; return what to call, and its tensors."""
     q, k, weights, k_scale, *bounds = inputs
-    bound = by_dtype[reference.BF16]
+    call = by_dtype[reference.BF16]
     if not torch.compiler.is_compiling():  # there, the fakes check
-        _check_kind(bound.packed.contract.op, q, k_scale)
+        _check_kind(call.packed.contract.op, q, k_scale)
     if q.dtype is not reference.FP8:
-        return bound, bound.packed.prepared((q, k, weights, *bounds), offset, **statics)
-    bound = by_dtype[reference.FP8]
-    return bound, bound.packed.prepared((q, k, weights, k_scale, *bounds), offset, **statics)
+        return call, call.packed.prepared((q, k, weights, *bounds), offset, **statics)
+    call = by_dtype[reference.FP8]
+    return call, call.packed.prepared((q, k, weights, k_scale, *bounds), offset, **statics)
 
 
 def _unscored(queries: int, offset: int | Tensor, ratio: int, topk: int) -> int:
@@ -145,10 +145,10 @@ def indexer_scores(
     contracts, ratio = (reference.SCORES, reference.SCORES_FP8), plain(ratio)
     if cu_seqlens is not None or cu_entries is not None:
         inputs = q, k, weights, k_scale, cu_seqlens, cu_entries
-        bound, ready = _of_documents(packed_scores, inputs, offset, ratio=ratio)
+        call, ready = _of_documents(packed_scores, inputs, offset, ratio=ratio)
         if k_scale is not None:
             _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
-        return bound.op(*ready, ratio)  # type: ignore[no-any-return]
+        return call.op(*ready, ratio)  # type: ignore[no-any-return]
     offset = _prepared("indexer_scores", contracts, (q, k, weights, k_scale), offset, ratio=ratio)
     if k_scale is not None:
         _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
@@ -220,13 +220,13 @@ def indexer_topk(
 
 def _topk_of_documents(inputs: tuple[Any, ...], offset: int | Tensor, ratio: int, topk: int, workspace: int) -> Tensor:
     """Return the entries that each query of packed documents takes."""
-    bound, ready = _of_documents(packed_topk, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
+    call, ready = _of_documents(packed_topk, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
     q = ready[0]
     checks = checks_results("indexer_topk", q)
-    indices: Tensor = bound.op(*ready, ratio, topk, workspace, _unscored(q.shape[0], offset, ratio, topk))
+    indices: Tensor = call.op(*ready, ratio, topk, workspace, _unscored(q.shape[0], offset, ratio, topk))
     if checks:
-        spec = bound.packed.contract.outputs[0]
-        for run, (*given, at) in bound.packed.each(ready):
+        spec = call.packed.contract.outputs[0]
+        for run, (*given, at) in call.packed.each(ready):
             with torch.no_grad():
                 _require_largest((*given, None)[:4], at, ratio, workspace, run.of(spec, indices), run.documents.start)
     return indices

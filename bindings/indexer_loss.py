@@ -15,7 +15,7 @@ from ..reference.contract import Contract
 from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
-from .packed import Bound, Packed
+from .packed import Packed, PackedCall
 from .registry import Implementation, check, define, plain, say_once
 from .vmap import one_by_one
 
@@ -72,7 +72,7 @@ class _Form:
     add: Callable[[Tensor, Tensor, Named], None]
     held: Callable[[Named], int]
 
-    def bind(self, statics: str) -> tuple[Implementation, Bound]:
+    def bind(self, statics: str) -> tuple[Implementation, PackedCall]:
         """Define the torch ops, with these static parameters in torch's notation; return the forward of either layout."""
         inputs, given = (_tensors(contract) for contract in (self.contract, self.backward))
         formulas = flops.indexer_loss(inputs, products=1), flops.indexer_loss(given, products=3)
@@ -224,7 +224,7 @@ def indexer_loss(
             tensors here; B, S, T and K may be 0; B up to 65535, T up to 2^20.
         k: ``[B, T, D]`` bf16, of the indexer. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors belong into them, and matter here.
-        core_q: ``[B, S, core_H, core_D]`` bf16, attention's; core_H one of 8, 16, 32, 64, 128, core_D a multiple of 64 up to 512.
+        core_q: ``[B, S, core_H, core_D]`` bf16, attention's; core_H one of 8, 16, 32, 64, 128, core_D a multiple of 64, to 512.
         compressed_kv: ``[B, T, core_D]`` bf16, the entries of attention.
         indices: ``[B, S, K]`` int32, K up to 8192, in any order, as for ``csa``: those below 0 or from T on are none, and one
             that comes twice counts twice. None: j is a candidate of query t if ``j < (offset[b] + t + 1) // ratio``.

@@ -104,7 +104,7 @@ class Packed:
 
     def bind(
         self, name: str, formula: flops.Formula, shards: Shards = "none", gradient: OpOverload | None = None
-    ) -> Bound:
+    ) -> PackedCall:
         """Define the torch op of that name and return the call of it.
 
         Args:
@@ -127,7 +127,7 @@ class Packed:
             flops=flops.packed(names, formula),
             shards=shards,
         )
-        return Bound(self, op)
+        return PackedCall(self, op)
 
     def prepared(
         self, tensors: tuple[Tensor | None, ...], offset: int | Tensor, **statics: float | None
@@ -183,7 +183,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Bound:
+class PackedCall:
     """An operator on packed documents and its torch op."""
 
     packed: Packed

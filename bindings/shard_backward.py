@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 
 from ..reference.contract import Contract
 from .offset import for_each_sequence
-from .packed import Bound
+from .packed import PackedCall
 from .registry import check, plain
 
 _WIDTHS = (torch.bfloat16, torch.float32)
@@ -23,7 +23,7 @@ class ShardBackward:
 
     contract: Contract
     of_batch: OpOverload
-    packed: Bound
+    packed: PackedCall
 
     def __call__(
         self,

@@ -17,7 +17,7 @@ from ..reference.contract import Contract
 from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
-from .packed import Bound, Packed
+from .packed import Packed, PackedCall
 from .registry import Implementation, check, define, plain
 from .shard_backward import ShardBackward
 from .vmap import one_by_one
@@ -90,7 +90,7 @@ class Attention:
         statics: str,
         run: tuple[Implementation, Implementation],
         gradients: tuple[OpOverload | None, OpOverload | None] = (None, None),
-    ) -> tuple[OpOverload, Bound]:
+    ) -> tuple[OpOverload, PackedCall]:
         """Define a torch op, and the same on packed documents, from what runs on a CPU and on a GPU."""
         formula = flops.attention(_tensors(contract), products=2 if contract is self.contract else 5)
         arguments = ", ".join(f"Tensor {name}" for name in _tensors(contract))
@@ -159,7 +159,7 @@ class Calls:
 
     attention: Attention
     of_batch: OpOverload
-    packed: Bound
+    packed: PackedCall
     shard_bwd: ShardBackward
 
     def __call__(

@@ -20,7 +20,7 @@ import lemmata
 from inputs import LAYOUTS, Call, invalid_calls, lay_out
 from lemmata.bindings import packed as binding
 from lemmata.bindings.indexer_ops import packed_topk
-from lemmata.bindings.packed import Bound
+from lemmata.bindings.packed import PackedCall
 from lemmata.reference import indexer
 from opspec import OpSpec
 from packed_cases import LENGTHS, Case, Results, case
@@ -310,7 +310,7 @@ def test_checked_mode(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> 
     assert equal(run(offset=5), known)
     wrong = run.tensors["k"].clone()
     wrong[20], wrong[25] = 0, 1
-    other = Bound(packed_topk[torch.float8_e4m3fn].packed, lambda q, k, *more: overload(TOPK)(q, wrong, *more))  # type: ignore[arg-type]
+    other = PackedCall(packed_topk[torch.float8_e4m3fn].packed, lambda q, k, *more: overload(TOPK)(q, wrong, *more))  # type: ignore[arg-type]
     monkeypatch.setitem(packed_topk, torch.float8_e4m3fn, other)
     with pytest.raises(RuntimeError, match=r"indexer_topk of sequence 4 from query 0 on: result: "):
         run(offset=5)

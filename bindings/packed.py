@@ -43,10 +43,8 @@ class Run(NamedTuple):
     def of(self, spec: TensorSpec, tensor: Tensor) -> Tensor:
         """Return a view of what is theirs of a tensor of the call; one that is no document's is every document's."""
         first = spec.dims[0][0]
-        if first == "documents":
-            return tensor[self.documents]
-        if first not in ("N", "T"):
-            return tensor
+        if not _of_documents(spec):
+            return tensor[self.documents] if first == "documents" else tensor
         rows = self.tokens if first == "N" else self.entries
         part: Tensor = tensor[rows].unflatten(0, (self.sequences, (rows.stop - rows.start) // self.sequences))  # type: ignore[no-untyped-call]
         return part[..., : self.columns] if _in_columns(spec) else part
@@ -154,25 +152,32 @@ class Packed:
             yield run, [run.of(spec, x[spec.name]) for spec in specs if spec.name not in _BOUNDS]
 
     def _run(self, *args: Any) -> Any:
-        """Call the operator on a batch for each run. What is of no document in the results is the sum over the runs."""
-        results, statics = self._results(args), args[len(self.contract.inputs) :]
-        for run, given in self.each(args[: len(self.contract.inputs)]):
-            found = self.of_batch(*given, *statics)
-            found = found if isinstance(found, tuple) else (found,)
-            for spec, total, part in zip(self.contract.outputs, results, found, strict=True):
-                if spec.dims[0][0] in ("N", "T"):
-                    run.of(spec, total).copy_(part)
-                else:
-                    total += part
-        return tuple(results) if len(results) > 1 else results[0]
+        """Call the operator on a batch for each run; what it returns for the only run is the result."""
+        tensors, statics = args[: len(self.contract.inputs)], args[len(self.contract.inputs) :]
+        every, columns = list(self.each(tensors)), any(_in_columns(spec) for spec in self.contract.outputs)
+        if len(every) == 1 and not columns:
+            found = _each(self.of_batch(*every[0][1], *statics))
+            specs = zip(self.contract.outputs, found, strict=True)
+            return _one_or_all([part.flatten(0, 1) if _of_documents(spec) else part for spec, part in specs])
+        results = self._results(args)
+        for run, given in every:
+            self._put(run, results, _each(self.of_batch(*given, *statics)))
+        return _one_or_all(results)
+
+    def _put(self, run: Run, results: list[Tensor], parts: tuple[Tensor, ...]) -> None:
+        """Copy what a run has into the results; what is of no document in them is the sum over the runs."""
+        for spec, total, part in zip(self.contract.outputs, results, parts, strict=True):
+            if _of_documents(spec):
+                run.of(spec, total).copy_(part)
+            else:
+                total += part
 
     def _declared(self, statics: dict[str, Any]) -> dict[str, Any]:
         """Return the static parameters that the contract knows."""
         return {name: value for name, value in statics.items() if name in self.contract.statics}
 
     def _fake(self, *args: Any) -> Any:
-        results = self._results(args)
-        return tuple(results) if len(results) > 1 else results[0]
+        return _one_or_all(self._results(args))
 
     def _results(self, args: tuple[Any, ...]) -> list[Tensor]:
         """Return the results before the first run, once the contract admits the call."""
@@ -207,11 +212,26 @@ def _names(statics: str) -> list[str]:
 def _unfilled(like: Tensor, spec: TensorSpec, sizes: dict[str, Any]) -> Tensor:
     """Return memory for what is of documents; -inf where no document's columns reach; 0 for what is a sum over all."""
     shape = [sum(sizes[term] if isinstance(term, str) else term for term in dim) for dim in spec.dims]
-    if spec.dims[0][0] not in ("N", "T"):
+    if not _of_documents(spec):
         return like.new_zeros(shape, dtype=spec.dtypes[0])
     if _in_columns(spec):
         return like.new_full(shape, -math.inf, dtype=spec.dtypes[0])
     return like.new_empty(shape, dtype=spec.dtypes[0])
+
+
+def _each(results: Any) -> tuple[Tensor, ...]:
+    """Return the results of an operator as a tuple."""
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _one_or_all(results: list[Tensor]) -> Any:
+    """Return results as an operator does: a tuple, unless there is one."""
+    return tuple(results) if len(results) > 1 else results[0]
+
+
+def _of_documents(spec: TensorSpec) -> bool:
+    """Return whether the rows of a tensor are tokens or entries, and so each of one document."""
+    return spec.dims[0][0] in ("N", "T")
 
 
 def _in_columns(spec: TensorSpec) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -61,6 +63,13 @@ def test_each_document_is_as_alone(spec: OpSpec, device: torch.device, lengths: 
     results = run()
     assert all(r.is_contiguous() for r in results)
     assert as_alone(run, results)
+
+
+@every
+@given(lengths=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), max_size=7), seed=st.integers(0, 99))
+def test_any_documents(spec: OpSpec, device: torch.device, lengths: list[tuple[int, int]], seed: int) -> None:
+    run = case(spec, lengths, seed=seed).to(device)
+    assert as_alone(run, run())
 
 
 @differentiable
@@ -115,7 +124,10 @@ def test_opcheck_and_strides(spec: OpSpec, device: torch.device, layout: str) ->
     assert equal(run(**spread), run(**{n: t.clone() for n, t in spread.items()}))
     arguments = (*spread.values(), *run.statics.values())
     fp8 = any(t.dtype is torch.float8_e4m3fn for t in spread.values())  # which test_schema cannot compare
-    opcheck(overload(spec), arguments, **({"test_utils": ("test_faketensor",)} if fp8 else {}))
+    tests = {"test_utils": ("test_faketensor",)} if fp8 else {}
+    opcheck(overload(spec), arguments, **tests)
+    whole = case(spec, LENGTHS[2]).to(device)
+    opcheck(overload(spec), (*whole.tensors.values(), *whole.statics.values()), **tests)
 
 
 @every
@@ -318,9 +330,18 @@ def test_checked_mode(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.gpu
 @every
-def test_bounds_on_a_gpu(spec: OpSpec) -> None:
-    run = case(spec).to("cuda")
+def test_bounds_on_a_gpu_and_in_a_graph(spec: OpSpec) -> None:
+    run, other = case(spec).to("cuda"), case(spec, seed=5).to("cuda")
     there = {name: t.cuda() for name, t in run.tensors.items()}
     assert equal(run(**there), run())
-    with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(ValueError, match="expected bounds on the CPU in the"):
-        run(**there)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+        with pytest.raises(
+            ValueError, match=r"cu_seqlens: expected bounds on the CPU in the capture of a CUDA graph, got cuda"
+        ):
+            run(**there)
+    for name, tensor in run.tensors.items():
+        tensor.copy_(other.tensors[name])
+    graph.replay()
+    assert equal(out, other())

@@ -27,7 +27,8 @@ def groups(q: Tensor, first: int, rows: int) -> Iterator[tuple[slice, slice]]:
         parts = max(-(-(S - first) // rows), 1)
         yield from pieces(q, first, max(-(-(S - first) // parts), 1))
     else:
-        yield from ((slice(b, min(b + rows // S, B)), slice(0, S)) for b in range(0, B, rows // S))
+        together = rows // max(S, 1)
+        yield from ((slice(b, min(b + together, B)), slice(0, S)) for b in range(0, B, together))
 
 
 def _rows(q: Tensor, k: Tensor) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import csa as reference
 from .gradients import Group, gradients, head_blocks, listed, sums
-from .registry import lazily, plain
+from .registry import lazily
 from .sparse_attention import Attention, widened, widened_backward, with_combine
 
 
@@ -54,9 +55,8 @@ def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, .
     return gradients(x, every, window, parts, add)
 
 
-_CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, _held)
-_csa = _CSA.bind(
-    "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor indices, Tensor sink, Tensor offset",
+_CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, reference.CSA_SHARD_BWD, _held)
+_CALLS = _CSA.bind(
     "int window, float scale",
     _launch,
     widened_backward(_backward),
@@ -93,6 +93,8 @@ def csa(
     indices: Tensor,
     sink: Tensor,
     *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
     offset: int | Tensor = 0,
     window: int = 128,
     scale: float | None = None,
@@ -115,6 +117,10 @@ def csa(
             business: ``lemmata.indexer_topk`` selects no other.
         sink: ``[H]`` fp32, in the units of z, and so not scaled. It adds mass to the denominator only; -inf: none; +inf:
             out is 0.
+        cu_seqlens: int32 ``[documents + 1]``, from 0 to N, read by the host: document d has the tokens ``cu_seqlens[d]`` to
+            ``cu_seqlens[d + 1] - 1`` of flat tensors, where N stands for B and S, P is 0 and offsets are ``[documents]``.
+            Each document has the results and gradients that it has alone; the sink's is their sum. None: a batch.
+        cu_entries: the same of the T entries; indices count from a document's first.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked; below 0 where a prompt is padded on the left. So prefill (0),
             chunked prefill and decode (S = 1) are one function.
@@ -125,8 +131,7 @@ def csa(
         ``out`` ``[B, S, H, D]`` bf16 and ``lse`` ``[B, S, H]`` fp32, natural and without the sink, both contiguous. A query
         without a key has out 0 and lse +inf. Differentiable once, through both, with respect to q, window_kv,
         compressed_kv and sink. Bitwise deterministic; a query's results do not depend on what other queries and
-        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers
-        of queries, heads and indices.
+        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries, heads and indices.
 
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
     infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
@@ -134,11 +139,66 @@ def csa(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device or a parameter does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
 
     Formula: arXiv 2606.19348, section 2.3.1; window and sink as in DeepSeek-V4's released inference code.
     """
-    others = window_kv, compressed_kv, indices, sink
-    window, scale = plain(window), plain(scale)
-    at, scale = _CSA.prepared(q, others, offset, scale, window=window)
-    return _csa(q, *others, at, window, scale)  # type: ignore[no-any-return]
+    others, bounds = (window_kv, compressed_kv, indices, sink), (cu_seqlens, cu_entries)
+    return _CALLS(q, others, bounds, offset, scale, window=window)
+
+
+def csa_shard_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    indices: Tensor,
+    sink: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
+    offset: int | Tensor = 0,
+    lse: Tensor,
+    delta: Tensor,
+    window: int = 128,
+    scale: float | None = None,
+    kv_dtype: torch.dtype = torch.bfloat16,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of csa for a shard of the keys, from the lse and Δ of all: the others are elsewhere.
+
+    Where the keys of queries are shared out, as in context parallelism, ``csa`` of each shard with a sink of -inf gives out_s
+    and lse_s. Those of all keys are ``lse = logsumexp of lse_s`` and ``out = sigmoid(lse - sink) * sum of exp(lse_s - lse) *
+    out_s``, where an lse_s of +inf weighs nothing. This is the backward of one shard. One without the window has queries
+    below position 0: a tensor of offsets of -S.
+
+    Args:
+        grad_out: ``[B, S, H, D]`` bf16, the gradient of ``out``.
+        grad_lse: ``[B, S, H]`` fp32, the gradient of ``lse``; None: 0.
+        q: as for ``csa``.
+        window_kv: as for ``csa``, of this shard.
+        compressed_kv: as for ``csa``, of this shard.
+        indices: as for ``csa``, into this shard.
+        sink: as for ``csa``, that of all keys.
+        cu_seqlens: as for ``csa``; with it, all tensors are flat.
+        cu_entries: as for ``csa``.
+        offset: as for ``csa``.
+        lse: ``[B, S, H]`` fp32, of all keys and without the sink.
+        delta: ``[B, S, H]`` fp32, the sum over D of ``out * grad_out``, where ``out`` is of all keys.
+        window: as for ``csa``.
+        scale: as for ``csa``.
+        kv_dtype: of the gradients of keys; ``torch.float32`` leaves them as they are summed, for further sums.
+
+    Returns:
+        The gradients of q, window_kv, compressed_kv and the sink. That of q is what this shard adds to it, in bf16. That of
+        the sink is what these queries add to it, the same for each shard of their keys. If this shard has all keys, these
+        are the gradients of ``csa``. Not differentiable. Bitwise deterministic; independent of the batch.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
+
+    Formula: that of the gradients of ``csa``, of which each term needs one key and the lse and Δ of all.
+    """
+    before, bounds = (grad_out, grad_lse, q, window_kv, compressed_kv, indices, sink), (cu_seqlens, cu_entries)
+    return _CALLS.shard_bwd(before, bounds, offset, (lse, delta), kv_dtype, scale, window=window)  # type: ignore[return-value]

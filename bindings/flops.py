@@ -94,3 +94,19 @@ def attention(names: tuple[str, ...], products: int) -> Formula:
         return 2 * products * B * S * H * D * (window + entries)
 
     return formula
+
+
+def packed(names: tuple[str, ...], formula: Formula) -> Formula:
+    """Return the count of an operator on packed documents: as if they were one, as shapes do not tell where one ends.
+
+    Args:
+        names: the names of the operator's tensors, in the order of its schema.
+        formula: the count of the operator on a batch.
+    """
+
+    def count(*args: Any, **more: Any) -> int:
+        shapes = dict(zip(names, args, strict=False))
+        of_batch = [(1, *shape) for name, shape in shapes.items() if not name.startswith("cu_")]
+        return formula(*of_batch, *args[len(names) :], **more)
+
+    return count

@@ -118,10 +118,11 @@ def _listings(indices: Tensor, T: int, every: list[Group]) -> Iterator[Listing]:
 
 
 def gradients(x: dict[str, Tensor], every: Iterator[Group], window: int, parts: Parts, add: Add) -> tuple[Tensor, ...]:
-    """Return the gradients of q, of both keys and of the sink.
+    """Return the gradients of q, of both keys in fp32, and of the sink.
 
     Args:
-        x: the arguments of the backward by name; an operator without entries has some of length 0.
+        x: the arguments of the backward by name, with ``delta`` or with ``out``, which it is found from; an operator without
+            entries has some of length 0.
         every: all groups.
         window: the static parameter.
         parts: launches the operator's kernel.
@@ -130,7 +131,7 @@ def gradients(x: dict[str, Tensor], every: Iterator[Group], window: int, parts: 
     x = {name: tensor.contiguous() for name, tensor in x.items()}
     q, lse, sink = x["q"], x["lse"], x["sink"]
     past = x["window_kv"].shape[1] - q.shape[1]
-    delta = _columns_product(x.pop("out"), x["grad_out"])
+    delta = x.pop("delta") if "delta" in x else _columns_product(x.pop("out"), x["grad_out"])
     grad_q = torch.empty_like(q)
     totals = [sink.new_zeros(x[name].shape) for name in ("window_kv", "compressed_kv")]
     for g in every:
@@ -142,7 +143,7 @@ def gradients(x: dict[str, Tensor], every: Iterator[Group], window: int, parts: 
         if of_entries.numel() and totals[1].numel():  # a launch needs a part and a row
             add(g, here, of_entries, totals[1][g.batch])
     weight = torch.where(lse != torch.inf, (sink - lse).sigmoid(), 0.0)
-    return grad_q, *(total.type_as(q) for total in totals), -(delta * weight).sum((0, 1))
+    return grad_q, *totals, -(delta * weight).sum((0, 1))
 
 
 def _part(name: str, tensor: Tensor, g: Group, rows: slice) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import hca as reference
 from .gradients import Group, gradients, groups, head_blocks, sums
-from .registry import lazily, plain
+from .registry import lazily
 from .sparse_attention import Attention, widened, widened_backward, with_combine
 
 
@@ -54,9 +55,8 @@ def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ..
     return gradients(x, groups(x["q"], x["offset"], window + x["compressed_kv"].shape[1]), window, parts, add)
 
 
-_HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, _held)
-_hca = _HCA.bind(
-    "Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor sink, Tensor offset",
+_HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, reference.HCA_SHARD_BWD, _held)
+_CALLS = _HCA.bind(
     "int ratio, int window, float scale",
     _launch,
     widened_backward(backward),
@@ -92,6 +92,8 @@ def hca(
     compressed_kv: Tensor,
     sink: Tensor,
     *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
     offset: int | Tensor = 0,
     ratio: int = 128,
     window: int = 128,
@@ -113,6 +115,8 @@ def hca(
             them on.
         sink: ``[H]`` fp32, in the units of z, and so not scaled. It adds mass to the denominator only; -inf: none; +inf:
             out is 0.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
+        cu_entries: int32 ``[documents + 1]``, bounds of their entries, which count from a document's first.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked; below 0 where a prompt is padded on the left. So prefill (0),
             chunked prefill and decode (S = 1) are one function.
@@ -132,11 +136,58 @@ def hca(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device or a parameter does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
 
     Formula: arXiv 2606.19348, section 2.3.2; window, sink and visibility as in DeepSeek-V4's released inference code.
     """
-    others = window_kv, compressed_kv, sink
-    ratio, window, scale = plain(ratio), plain(window), plain(scale)
-    at, scale = _HCA.prepared(q, others, offset, scale, ratio=ratio, window=window)
-    return _hca(q, *others, at, ratio, window, scale)  # type: ignore[no-any-return]
+    others, bounds = (window_kv, compressed_kv, sink), (cu_seqlens, cu_entries)
+    return _CALLS(q, others, bounds, offset, scale, ratio=ratio, window=window)
+
+
+def hca_shard_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    sink: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
+    offset: int | Tensor = 0,
+    lse: Tensor,
+    delta: Tensor,
+    ratio: int = 128,
+    window: int = 128,
+    scale: float | None = None,
+    kv_dtype: torch.dtype = torch.bfloat16,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of hca for a shard of the keys, from the lse and Δ of all, as ``csa_shard_bwd`` does for csa.
+
+    Args:
+        grad_out: ``[B, S, H, D]`` bf16, the gradient of ``out``.
+        grad_lse: ``[B, S, H]`` fp32, the gradient of ``lse``; None: 0.
+        q: as for ``hca``.
+        window_kv: as for ``hca``, of this shard.
+        compressed_kv: as for ``hca``, of this shard.
+        sink: as for ``hca``, that of all keys.
+        cu_seqlens: as for ``hca``; with it, all tensors are flat.
+        cu_entries: as for ``hca``.
+        offset: as for ``hca``.
+        lse: ``[B, S, H]`` fp32, of all keys and without the sink.
+        delta: ``[B, S, H]`` fp32, the sum over D of ``out * grad_out``, where ``out`` is of all keys.
+        ratio: as for ``hca``.
+        window: as for ``hca``.
+        scale: as for ``hca``.
+        kv_dtype: of the gradients of keys; ``torch.float32`` leaves them as they are summed, for further sums.
+
+    Returns:
+        The gradients of q, window_kv, compressed_kv and the sink, as of ``csa_shard_bwd``.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
+    """
+    before, bounds = (grad_out, grad_lse, q, window_kv, compressed_kv, sink), (cu_seqlens, cu_entries)
+    totals, statics = (lse, delta), {"ratio": ratio, "window": window}
+    return _CALLS.shard_bwd(before, bounds, offset, totals, kv_dtype, scale, **statics)  # type: ignore[return-value]

@@ -2,157 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.functional import pad
 
 from ..operators import Kernel
 from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
-from . import chunks, flops
+from . import chunks
+from .indexer_ops import fp8_fwd, packed_scores, packed_topk, scores_fwd, topk_fwd
 from .offset import for_each_sequence
-from .registry import check, checks_results, define, lazily, plain
+from .packed import PackedCall
+from .registry import check, checks_results, plain
 from .topk import accepted, require
 from .topk import shipped as topk_shipped
-from .vmap import merged
-
-_KERNELS = "lemmata.kernels.indexer"
-_scores_kernel, _fp8_kernel = lazily(_KERNELS, "scores"), lazily(_KERNELS, "scores_fp8")
-_bwd_kernel = lazily("lemmata.kernels.indexer_backward", "scores_bwd")
-_topk_kernel = lazily("lemmata.kernels.topk", "select")
-# heads and width for which TileLang fails to compile the backward, and the heads with which it does
-_FILLED_UP = {(16, 128): 32, (32, 64): 64}
-
-
-def _scores_bwd_cuda(
-    grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run both kernels of the backward; zeros, which add nothing, fill up heads where it does not compile for fewer."""
-    heads, width = q.shape[2:]
-    more = _FILLED_UP.get((heads, width), heads) - heads
-    if not more:
-        return _bwd_kernel(grad_out, q, k, weights, offset, ratio)  # type: ignore[no-any-return]
-    q, weights = pad(q, (0, 0, 0, more)), pad(weights, (0, more))
-    grad_q, grad_k, grad_weights = _bwd_kernel(grad_out, q, k, weights, offset, ratio)
-    return grad_q[:, :, :heads].contiguous(), grad_k, grad_weights[..., :heads].contiguous()
-
-
-def _select_cuda(
-    q: Tensor,
-    k: Tensor,
-    weights: Tensor,
-    k_scale: Tensor | None,
-    offset: Tensor,
-    ratio: int,
-    topk: int,
-    workspace: int,
-    unscored: int = 0,
-) -> Tensor:
-    """Run both kernels, on as many queries at a time as the workspace holds the scores of."""
-    seen = reference.visible(offset, q.shape[1], ratio).clamp_(0, k.shape[1]).int()
-    if k.shape[1] <= topk:
-        return reference.everything(seen, topk)
-    out = q.new_empty((*q.shape[:2], topk), dtype=torch.int32)
-    out[:, :unscored] = reference.everything(seen[:, :unscored], topk)
-    for b, s in chunks.groups(q, unscored, chunks.held(k, topk, workspace)):
-        at = offset[b] + s.start
-        if k_scale is None:
-            scores = _scores_kernel(q[b, s], k[b], weights[b, s], at, ratio)
-        else:
-            scores = _fp8_kernel(q[b, s], k[b], weights[b, s], k_scale[b], at, ratio)
-        best = _topk_kernel(scores.flatten(0, 1), seen[b, s].flatten(), topk, True)
-        del scores  # before the next ones are allocated
-        out[b, s] = best.unflatten(0, seen[b, s].shape)
-    return out
-
-
-def _fake_scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:
-    reference.SCORES.check(q, k, weights, offset, ratio=ratio)
-    return weights.new_empty((*q.shape[:2], k.shape[1]))
-
-
-def _fake_fp8(q: Tensor, k: Tensor, weights: Tensor, k_scale: Tensor, offset: Tensor, ratio: int) -> Tensor:
-    reference.SCORES_FP8.check(q, k, weights, k_scale, offset, ratio=ratio)
-    return weights.new_empty((*q.shape[:2], k.shape[1]))
-
-
-def _fake_bwd(
-    grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    reference.SCORES_BWD.check(grad_out, q, k, weights, offset, ratio=ratio)
-    return q.new_empty(q.shape), k.new_empty(k.shape), weights.new_empty(weights.shape)
-
-
-def _fake_select(
-    q: Tensor,
-    k: Tensor,
-    weights: Tensor,
-    k_scale: Tensor | None,
-    offset: Tensor,
-    ratio: int,
-    topk: int,
-    workspace: int,
-    unscored: int = 0,
-) -> Tensor:
-    contract = reference.SELECT if k_scale is None else reference.SELECT_FP8
-    contract.check(*_inputs(q, k, weights, k_scale, offset), ratio=ratio, topk=topk, workspace=workspace)
-    return q.new_empty((*q.shape[:2], topk), dtype=torch.int32)
-
-
-def _idle(q: Tensor, k: Tensor, *_: object) -> bool:
-    return not (q.numel() and k.numel())
-
-
-def _nothing_to_sum(_: Tensor, q: Tensor, k: Tensor, *__: object) -> bool:
-    return _idle(q, k)
-
-
-_bwd = define(
-    "indexer_scores_bwd",
-    "(Tensor grad_out, Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio)"
-    " -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
-    reference=chunks.scores_bwd,
-    kernel=_scores_bwd_cuda,
-    fake=_fake_bwd,
-    idle=_nothing_to_sum,
-    vmap=merged,
-    flops=flops.scores_bwd,
-)
-_fwd = define(
-    "indexer_scores_fwd",
-    "(Tensor q, Tensor k, Tensor weights, Tensor offset, int ratio) -> (Tensor out)",
-    reference=chunks.scores,
-    kernel=(_KERNELS, "scores"),
-    fake=_fake_scores,
-    idle=_idle,
-    vmap=merged,
-    gradient=_bwd,
-    flops=flops.scores,
-)
-_fwd_fp8 = define(
-    "indexer_scores_fp8_fwd",
-    "(Tensor q, Tensor k, Tensor weights, Tensor k_scale, Tensor offset, int ratio) -> Tensor",
-    reference=chunks.scores_fp8,
-    kernel=(_KERNELS, "scores_fp8"),
-    fake=_fake_fp8,
-    idle=_idle,
-    vmap=merged,
-    flops=flops.scores,
-)
-_topk = define(
-    "indexer_topk_fwd",
-    "(Tensor q, Tensor k, Tensor weights, Tensor? k_scale, Tensor offset, int ratio, int topk, int workspace,"
-    " SymInt unscored=0) -> Tensor",
-    reference=chunks.select,
-    kernel=_select_cuda,
-    fake=_fake_select,
-    idle=_idle,
-    vmap=merged,
-    flops=flops.select,
-)
 
 
 def shipped() -> Iterator[Kernel]:
@@ -166,10 +32,6 @@ def shipped() -> Iterator[Kernel]:
         yield indexer_scores, Config(chunk=chunk)
         yield indexer_scores_fp8, fp8(chunk=chunk)
     yield from topk_shipped()
-
-
-def _inputs(*tensors: Tensor | None) -> list[Tensor]:
-    return [t for t in tensors if t is not None]
 
 
 def _prepared(
@@ -192,11 +54,25 @@ def _prepared(
     return offset
 
 
-def _unscored(q: Tensor, offset: int | Tensor, ratio: int, topk: int) -> int:
+def _of_documents(
+    by_dtype: dict[torch.dtype, PackedCall], inputs: tuple[Any, ...], offset: int | Tensor, **statics: int
+) -> tuple[PackedCall, list[Tensor]]:
+    """Check a call on packed documents, q, k, weights, k_scale and bounds; return what to call, and its tensors."""
+    q, k, weights, k_scale, *bounds = inputs
+    call = by_dtype[reference.BF16]
+    if not torch.compiler.is_compiling():  # there, the fakes check
+        _check_kind(call.packed.contract.op, q, k_scale)
+    if q.dtype is not reference.FP8:
+        return call, call.packed.prepared((q, k, weights, *bounds), offset, **statics)
+    call = by_dtype[reference.FP8]
+    return call, call.packed.prepared((q, k, weights, k_scale, *bounds), offset, **statics)
+
+
+def _unscored(queries: int, offset: int | Tensor, ratio: int, topk: int) -> int:
     """Return how many of the first queries are known to see at most ``topk``: (offset + t + 1) // ratio <= topk."""
     if isinstance(offset, Tensor):
         return 0
-    known = torch.sym_min(q.shape[1], ratio * (topk + 1) - 1 - offset)  # type: ignore[no-untyped-call]
+    known = torch.sym_min(queries, ratio * (topk + 1) - 1 - offset)  # type: ignore[no-untyped-call]
     return torch.sym_max(0, known)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -226,6 +102,8 @@ def indexer_scores(
     weights: Tensor,
     *,
     k_scale: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
     offset: int | Tensor = 0,
     ratio: int = 4,
 ) -> Tensor:
@@ -243,30 +121,39 @@ def indexer_scores(
         k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
         k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
+        cu_entries: int32 ``[documents + 1]``, bounds of their entries, which count from a document's first.
         offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
             sequence, whose elements are not checked. So prefill (0), chunked prefill and decode (S = 1) are one function.
         ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
 
     Returns:
         ``[B, S, T]`` fp32, contiguous. In bf16 differentiable once with respect to q, k and weights; the derivative of
-        relu at 0 is 0. Bitwise deterministic; a query's scores do not depend on the other queries and sequences.
+        relu at 0 is 0. Bitwise deterministic; a query's scores do not depend on the other queries and sequences. Of packed
+        documents ``[N, T]``: in the first columns a document's own entries, in all others -inf.
 
     An entry that a query does not see has score -inf whatever it holds, NaN included. The score of a NaN or an infinity
     in q, k, weights or k_scale is not specified, but no other score depends on it.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not an int.
-        ValueError: a shape, a device or a parameter does not fit, or fp8 inputs are asked for a gradient.
+        ValueError: a shape, a device, a parameter or a bound does not fit, or fp8 inputs are asked for a gradient.
 
     Formula: arXiv 2606.19348, section 2.3.1, with the visibility of DeepSeek-V4's released inference code; scales as in
     DeepGEMM's fp8_mqa_logits.
     """
     contracts, ratio = (reference.SCORES, reference.SCORES_FP8), plain(ratio)
+    if cu_seqlens is not None or cu_entries is not None:
+        inputs = q, k, weights, k_scale, cu_seqlens, cu_entries
+        call, ready = _of_documents(packed_scores, inputs, offset, ratio=ratio)
+        if k_scale is not None:
+            _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
+        return call.op(*ready, ratio)  # type: ignore[no-any-return]
     offset = _prepared("indexer_scores", contracts, (q, k, weights, k_scale), offset, ratio=ratio)
     if k_scale is not None:
         _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
-        return _fwd_fp8(q, k, weights, k_scale, offset, ratio)  # type: ignore[no-any-return]
-    return _fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
+        return fp8_fwd(q, k, weights, k_scale, offset, ratio)  # type: ignore[no-any-return]
+    return scores_fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
 
 
 def indexer_topk(
@@ -275,6 +162,8 @@ def indexer_topk(
     weights: Tensor,
     *,
     k_scale: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
     offset: int | Tensor = 0,
     ratio: int = 4,
     topk: int,
@@ -293,8 +182,9 @@ def indexer_topk(
         k: ``[B, T, D]``, of the dtype of ``q``. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors, and the scale of each fp8 query, belong into them.
         k_scale: ``[B, T]`` fp32, at least 0, the scale of each fp8 key; None with bf16.
-        offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
-            sequence, whose elements are not checked.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
+        cu_entries: int32 ``[documents + 1]``, bounds of their entries, which count from a document's first.
+        offset: the absolute position of the first query, as for ``indexer_scores``.
         ratio: tokens in an entry, 1 to 65536. DeepSeek-V4 uses 4.
         topk: 1 to 2048; may exceed T. DeepSeek-V4 uses 512 and 1024.
         workspace: bytes for the scores held at a time; one query's scores are held even if they take more. It changes
@@ -306,7 +196,7 @@ def indexer_topk(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not an int.
-        ValueError: a shape, a device or a parameter does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
         RuntimeError: the environment has LEMMATA_CHECK=1, and the result is not the right one, or cannot be read: while a
             CUDA graph is captured, under torch.vmap, on meta. The check computes the scores again and waits for the
             device; torch.compile leaves it out.
@@ -315,30 +205,48 @@ def indexer_topk(
     """
     contracts, inputs = (reference.SELECT, reference.SELECT_FP8), (q, k, weights, k_scale)
     topk, ratio, offset, workspace = plain(topk), plain(ratio), plain(offset), plain(workspace)
+    if cu_seqlens is not None or cu_entries is not None:
+        return _topk_of_documents((*inputs, cu_seqlens, cu_entries), offset, ratio, topk, workspace)
     at = _prepared("indexer_topk", contracts, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
     checks = checks_results("indexer_topk", q, k)
-    indices: Tensor = _topk(q, k, weights, k_scale, at, ratio, topk, workspace, _unscored(q, offset, ratio, topk))
+    indices: Tensor = topk_fwd(
+        q, k, weights, k_scale, at, ratio, topk, workspace, _unscored(q.shape[1], offset, ratio, topk)
+    )
     if checks:
         with torch.no_grad():
             _require_largest(inputs, at, ratio, workspace, indices)
     return indices
 
 
+def _topk_of_documents(inputs: tuple[Any, ...], offset: int | Tensor, ratio: int, topk: int, workspace: int) -> Tensor:
+    """Return the entries that each query of packed documents takes."""
+    call, ready = _of_documents(packed_topk, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
+    q = ready[0]
+    checks = checks_results("indexer_topk", q)
+    indices: Tensor = call.op(*ready, ratio, topk, workspace, _unscored(q.shape[0], offset, ratio, topk))
+    if checks:
+        spec = call.packed.contract.outputs[0]
+        for run, (*given, at) in call.packed.each(ready):
+            with torch.no_grad():
+                _require_largest((*given, None)[:4], at, ratio, workspace, run.of(spec, indices), run.documents.start)
+    return indices
+
+
 def _require_largest(
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], offset: Tensor, ratio: int, workspace: int, indices: Tensor
+    inputs: Sequence[Any], offset: Tensor, ratio: int, workspace: int, indices: Tensor, first: int = 0
 ) -> None:
-    """Compare with the scores, computed again a piece at a time."""
+    """Compare with the scores, computed again a piece at a time; an error counts the sequences from ``first`` on."""
     q, k, weights, k_scale = inputs
     for b, s in chunks.groups(q, 0, chunks.held(k, indices.shape[-1], workspace)):
         at = offset[b] + s.start
         if k_scale is None:
-            scores = _fwd(q[b, s], k[b], weights[b, s], at, ratio)
+            scores = scores_fwd(q[b, s], k[b], weights[b, s], at, ratio)
         else:
-            scores = _fwd_fp8(q[b, s], k[b], weights[b, s], k_scale[b], at, ratio)
+            scores = fp8_fwd(q[b, s], k[b], weights[b, s], k_scale[b], at, ratio)
         lengths = reference.visible(at, scores.shape[1], ratio).clamp(0, k.shape[1]).int()
         taken_whole = (lengths <= indices.shape[-1]).unsqueeze(-1)
         scores = torch.where(taken_whole, 0.0, scores)  # equal scores: then all are the largest
         require(
-            f"indexer_topk of sequence {b.start} from query {s.start} on",
+            f"indexer_topk of sequence {first + b.start} from query {s.start} on",
             accepted(scores.flatten(0, 1), lengths.flatten(), indices[b, s].flatten(0, 1)),
         )

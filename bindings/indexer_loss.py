@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ..reference import indexer_loss as reference
 from ..reference.contract import Contract
+from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
+from .packed import Packed, PackedCall
 from .registry import Implementation, check, define, plain, say_once
 from .vmap import one_by_one
 
@@ -70,9 +72,10 @@ class _Form:
     add: Callable[[Tensor, Tensor, Named], None]
     held: Callable[[Named], int]
 
-    def bind(self, statics: str) -> Implementation:
-        """Define both torch ops, with these static parameters in torch's notation, and return the forward."""
+    def bind(self, statics: str) -> tuple[Implementation, PackedCall]:
+        """Define the torch ops, with these static parameters in torch's notation; return the forward of either layout."""
         inputs, given = (_tensors(contract) for contract in (self.contract, self.backward))
+        formulas = flops.indexer_loss(inputs, products=1), flops.indexer_loss(given, products=3)
         bwd = define(
             f"{self.name}_bwd",
             f"({_schema(given)}, {statics}) -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
@@ -80,9 +83,9 @@ class _Form:
             kernel=_said(self._backward),
             fake=self._fake_bwd,
             vmap=one_by_one,
-            flops=flops.indexer_loss(given, products=3),
+            flops=formulas[1],
         )
-        return define(
+        fwd = define(
             f"{self.name}_fwd",
             f"({_schema(inputs)}, {statics}) -> (Tensor out)",
             reference=self._forward,
@@ -90,8 +93,11 @@ class _Form:
             fake=self._fake,
             vmap=one_by_one,
             gradient=bwd,
-            flops=flops.indexer_loss(inputs, products=1),
+            flops=formulas[0],
         )
+        packed_bwd = Packed(packed(self.backward), bwd, statics).bind(f"{self.name}_packed_bwd", formulas[1])
+        packed_fwd = Packed(packed(self.contract), fwd, statics)
+        return fwd, packed_fwd.bind(f"{self.name}_packed_fwd", formulas[0], gradient=packed_bwd.op)
 
     def _forward(self, *args: Any) -> Tensor:
         """Run the reference in chunks of bounded memory."""
@@ -185,7 +191,8 @@ _DENSE = _Form(
     _add_all,
     _held_by_all,
 )
-_listed, _dense = _LISTED.bind("float scale"), _DENSE.bind("int ratio, float scale")
+_listed, _packed_listed = _LISTED.bind("float scale")
+_dense, _packed_dense = _DENSE.bind("int ratio, float scale")
 
 
 def indexer_loss(
@@ -198,6 +205,8 @@ def indexer_loss(
     sink: Tensor,
     lse: Tensor,
     *,
+    cu_seqlens: Tensor | None = None,
+    cu_entries: Tensor | None = None,
     offset: int | Tensor = 0,
     ratio: int = 4,
     scale: float | None = None,
@@ -215,16 +224,15 @@ def indexer_loss(
             tensors here; B, S, T and K may be 0; B up to 65535, T up to 2^20.
         k: ``[B, T, D]`` bf16, of the indexer. Entry j stands for the tokens from ``ratio * j`` on.
         weights: ``[B, S, H]`` fp32, of any sign; constant factors belong into them, and matter here.
-        core_q: ``[B, S, core_H, core_D]`` bf16, the queries of attention; core_H one of 8, 16, 32, 64, 128 and core_D a
-            multiple of 64 up to 512.
+        core_q: ``[B, S, core_H, core_D]`` bf16, attention's; core_H one of 8, 16, 32, 64, 128, core_D a multiple of 64, to 512.
         compressed_kv: ``[B, T, core_D]`` bf16, the entries of attention.
-        indices: ``[B, S, K]`` int32, K up to 8192, in any order. An index below 0 or from T on is none, and nothing is
-            read for it; one that comes twice counts twice, in teacher and student, as in ``lemmata.csa``. None: entry j is
-            a candidate of query t if ``j < (offset[b] + t + 1) // ratio``.
+        indices: ``[B, S, K]`` int32, K up to 8192, in any order, as for ``csa``: those below 0 or from T on are none, and one
+            that comes twice counts twice. None: j is a candidate of query t if ``j < (offset[b] + t + 1) // ratio``.
         sink: ``[core_H]`` fp32, that of attention.
         lse: ``[B, S, core_H]`` fp32, as attention returns it: of all keys, the window's too, and without the sink.
-        offset: the absolute position of the first query, 0 to 2^30 - 1: an int, or an int32 tensor ``[B]``, one for each
-            sequence, whose elements are not checked.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
+        cu_entries: int32 ``[documents + 1]``, bounds of their entries, which count from a document's first.
+        offset: the absolute position of the first query, as for ``indexer_scores``.
         ratio: tokens in an entry, 1 to 65536. It and ``offset`` say what a query sees, and count only without indices.
         scale: that of attention, 1e-6 to 1e3; None: ``core_D ** -0.5``.
 
@@ -241,26 +249,32 @@ def indexer_loss(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device or a parameter does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
 
     Formula: DeepSeek-V3.2's report, section 2.1.1, with the joint softmax of DeepSeek-V4's attention.
     """
-    if not torch.compiler.is_compiling() and not isinstance(q, Tensor):  # there, the fakes check
-        raise TypeError(f"indexer_loss: q: expected a tensor, got {type(q).__name__}")
-    return _loss((q, k, weights, core_q, compressed_kv), indices, (sink, lse), offset, plain(ratio), plain(scale))
+    before, after, bounds = (q, k, weights, core_q, compressed_kv), (sink, lse), (cu_seqlens, cu_entries)
+    return _loss(before, indices, after, bounds, offset, plain(ratio), plain(scale))
 
 
 def _loss(
     before: tuple[Tensor, ...],
     indices: Tensor | None,
     after: tuple[Tensor, ...],
+    bounds: tuple[Tensor | None, ...],
     offset: int | Tensor,
     ratio: int,
     scale: float | None,
 ) -> Tensor:
     """Call the op over a list, or over all that is seen, once its contract admits the tensors around the list."""
-    given = {} if scale is None else {"scale": scale}
     q, core_q = before[0], before[3]
+    if not torch.compiler.is_compiling() and not isinstance(q, Tensor):  # there, the fakes check
+        raise TypeError(f"indexer_loss: q: expected a tensor, got {type(q).__name__}")
+    if any(bound is not None for bound in bounds):
+        if indices is not None:
+            return _packed_listed(*before, indices, *after, *bounds, scale=scale)  # type: ignore[no-any-return]
+        return _packed_dense(*before, *after, *bounds, offset=offset, ratio=ratio, scale=scale)  # type: ignore[no-any-return]
+    given = {} if scale is None else {"scale": scale}
     if indices is not None:
         check(reference.LISTED, *before, indices, *after, **given)
         return _listed(*before, indices, *after, _scale(core_q, scale))  # type: ignore[no-any-return]

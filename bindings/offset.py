@@ -11,6 +11,16 @@ from .registry import plain
 
 def for_each_sequence(op: str, offset: int | Tensor, q: Tensor) -> Tensor:
     """Return the offset as a tensor, int32 ``[B]``; a tensor is left to the contract, which reads no elements."""
+    return _whole(op, offset, q, q.shape[:1])
+
+
+def for_each_document(op: str, offset: int | Tensor, q: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Return the same for packed documents, int32 ``[documents]``, which have one bound more."""
+    return _whole(op, offset, q, (max(cu_seqlens.numel() - 1, 0),))
+
+
+def _whole(op: str, offset: int | Tensor, q: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the offset as a tensor of this shape."""
     if isinstance(offset, Tensor):
         return offset
     offset = plain(offset)
@@ -18,4 +28,4 @@ def for_each_sequence(op: str, offset: int | Tensor, q: Tensor) -> Tensor:
         raise TypeError(f"{op}: offset: expected an int or an int32 tensor, got {type(offset).__name__}")
     if not 0 <= offset < OFFSETS:
         raise ValueError(f"{op}: offset: expected a value in [0, {OFFSETS - 1}], got {offset}")
-    return q.new_full(q.shape[:1], offset, dtype=torch.int32)
+    return q.new_full(shape, offset, dtype=torch.int32)

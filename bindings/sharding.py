@@ -15,11 +15,20 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-Shards = Literal["batch", "heads", "leading"]
-"""What the shards may be of: the batch; the batch or the heads; any dimension but the last two."""
+Shards = Literal["batch", "heads", "leading", "heads of tokens", "none"]
+"""What the shards may be of.
+
+The batch; the batch or the heads; any dimension but the last two; the heads alone, where tokens are packed; nothing.
+"""
 
 _PLAIN = {Tensor, torch.nn.Parameter}
-_OF_HEADS = {"q": 2, "out": 2, "lse": 2, "sink": 0}  # the dimension of the heads, by names without ``grad_``
+_OF_HEADS = {
+    "q": 2,
+    "out": 2,
+    "lse": 2,
+    "delta": 2,
+    "sink": 0,
+}  # the dimension of the heads, by names without ``grad_``
 _FEWEST_HEADS = 8  # in a shard: that of the contracts
 _OPERATORS: list[tuple[OpOverload, Shards]] = []
 
@@ -64,16 +73,18 @@ def _placements(op: OpOverload, shards: Shards, *args: Any) -> list[tuple[list[A
         return Replicate() if name == "sink" else Shard(0)
 
     def of_heads(name: str) -> Any:
-        return Shard(_OF_HEADS[name]) if name in _OF_HEADS else Replicate()
+        if name not in _OF_HEADS:
+            return Replicate()
+        return Shard(max(_OF_HEADS[name] - 1, 0) if shards == "heads of tokens" else _OF_HEADS[name])
 
     ways: list[Callable[[str], Any]] = [lambda _: Replicate()]
     if shards == "leading":
         ways += [lambda _, dim=dim: Shard(dim) for dim in range(len(args[0].shape) - 2)]  # type: ignore[misc]
-    else:
+    elif shards in ("batch", "heads"):
         ways.append(of_batch)
-    if shards == "heads":
+    if shards in ("heads", "heads of tokens"):
         queries = args[[a.name for a in op._schema.arguments].index("q")]
-        if queries.shape[2] % (_FEWEST_HEADS * queries.mesh.size()) == 0:
+        if queries.shape[-2] % (_FEWEST_HEADS * queries.mesh.size()) == 0:
             ways.append(of_heads)
     return [_placed(op, args, way) for way in ways]
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.nn.functional import pad
 
 from ..operators import Kernel
 from ..reference.contract import Contract
+from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
-from .registry import Implementation, check, define
+from .packed import Packed, PackedCall
+from .registry import Implementation, check, define, plain
+from .shard_backward import ShardBackward
 from .vmap import one_by_one
 
 Backward = Callable[[dict[str, Tensor], tuple[Any, ...]], tuple[Tensor, ...]]
@@ -31,6 +36,7 @@ class Attention:
         name: that of the public function, of its reference and, with ``_bwd``, of the reference's backward.
         reference: the module of both.
         contract, backward: what the public function and its backward take and return.
+        shard_backward: what the backward takes and returns where other keys are elsewhere.
         held: from the tensors by name and the window to the elements of the largest array of one query.
     """
 
@@ -38,6 +44,7 @@ class Attention:
     reference: ModuleType
     contract: Contract
     backward: Contract
+    shard_backward: Contract
     held: Callable[[dict[str, Tensor], int], int]
 
     def prepared(
@@ -52,43 +59,57 @@ class Attention:
         check(self.contract, q, *others, offset, **statics, **({} if scale is None else {"scale": scale}))
         return offset, q.shape[-1] ** -0.5 if scale is None else scale
 
-    def bind(self, tensors: str, statics: str, launcher: Implementation, backward: Backward) -> Implementation:
-        """Define both torch ops and return the call of them.
+    def bind(self, statics: str, launcher: Implementation, backward: Backward) -> Calls:
+        """Define the torch ops and return the calls of them.
 
         Args:
-            tensors: the tensors of the forward, in torch's notation.
-            statics: the static parameters, in the same.
+            statics: the static parameters in torch's notation.
             launcher: what a CUDA call of the forward runs.
-            backward: what a CUDA call of the backward runs, on its tensors by name and its static parameters.
+            backward: what a CUDA call of the backward runs, on its tensors by name and its static parameters; gradients of
+                keys are as wide as their sums.
         """
 
         def bwd_on_cuda(*args: Any) -> tuple[Tensor, ...]:
-            return backward(*_named(self.backward, args))
+            x, more = _named(self.backward, args)
+            grads = zip(_summed(self.backward), (found := backward(x, more))[1:], strict=True)
+            return found[0], *(grad.type_as(x[name]) for name, grad in grads)
 
-        gradients = ", ".join(f"Tensor {spec.name}" for spec in self.backward.outputs)
-        bwd = define(
-            f"{self.name}_bwd",
-            f"(Tensor grad_out, Tensor grad_lse, {tensors}, Tensor out, Tensor lse, {statics}) -> ({gradients})",
-            reference=self.chunked_bwd,
-            kernel=bwd_on_cuda,
-            fake=self._fake_bwd,
+        def shard_bwd_on_cuda(*args: Any) -> tuple[Tensor, ...]:
+            return backward(*_named(self.shard_backward, args))
+
+        bwd, packed_bwd = self._bind("bwd", self.backward, statics, (self.chunked_bwd, bwd_on_cuda))
+        shard = self._bind("shard_bwd", self.shard_backward, statics, (self._chunked_shard_bwd, shard_bwd_on_cuda))
+        forward = self._chunked, launcher
+        fwd = self._bind("fwd", self.contract, statics, forward, (bwd, packed_bwd.op))
+        return Calls(self, *fwd, ShardBackward(self.shard_backward, *shard))
+
+    def _bind(
+        self,
+        name: str,
+        contract: Contract,
+        statics: str,
+        run: tuple[Implementation, Implementation],
+        gradients: tuple[OpOverload | None, OpOverload | None] = (None, None),
+    ) -> tuple[OpOverload, PackedCall]:
+        """Define a torch op, and the same on packed documents, from what runs on a CPU and on a GPU."""
+        formula = flops.attention(_tensors(contract), products=2 if contract is self.contract else 5)
+        arguments = ", ".join(f"Tensor {name}" for name in _tensors(contract))
+        results = ", ".join(f"Tensor {spec.name}" for spec in contract.outputs)
+        op = define(
+            f"{self.name}_{name}",
+            f"({arguments}, {statics}) -> ({results})",
+            reference=run[0],
+            kernel=run[1],
+            fake=functools.partial(_fake, contract),
             idle=_idle,
             vmap=one_by_one,
-            flops=flops.attention(_tensors(self.backward), products=5),
+            gradient=gradients[0],
+            flops=formula,
             shards="heads",
         )
-        return define(
-            f"{self.name}_fwd",
-            f"({tensors}, {statics}) -> (Tensor out, Tensor lse)",
-            reference=self._chunked,
-            kernel=launcher,
-            fake=self._fake,
-            idle=_idle,
-            vmap=one_by_one,
-            gradient=bwd,
-            flops=flops.attention(_tensors(self.contract), products=2),
-            shards="heads",
-        )
+        before, _, direction = f"{self.name}_{name}".rpartition("_")
+        flat = Packed(packed(contract), op, statics)
+        return op, flat.bind(f"{before}_packed_{direction}", formula, "heads of tokens", gradients[1])
 
     def _chunked(self, *args: Any) -> tuple[Tensor, Tensor]:
         """Run the reference in chunks of bounded memory."""
@@ -102,15 +123,27 @@ class Attention:
     def chunked_bwd(self, *args: Any) -> tuple[Tensor, ...]:
         """Run the reference in chunks of bounded memory; round gradients that are sums over queries once."""
         x, statics = _named(self.backward, args)
+        grad_q, sums = self._summed_over_chunks(f"{self.name}_bwd", x, statics)
+        return grad_q, *(total.type_as(x[name]) for name, total in sums.items())
+
+    def _chunked_shard_bwd(self, *args: Any) -> tuple[Tensor, ...]:
+        """Run the reference in chunks of bounded memory; gradients that are sums over queries are not rounded."""
+        grad_q, sums = self._summed_over_chunks(f"{self.name}_shard_bwd", *_named(self.shard_backward, args))
+        return grad_q, *sums.values()
+
+    def _summed_over_chunks(
+        self, reference: str, x: dict[str, Tensor], statics: tuple[Any, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the gradient of q, and by name those that are sums over queries, of a backward of the reference."""
         q, sink = x["q"], x["sink"]
         grad_q, sums = q.new_empty(q.shape), {n: sink.new_zeros(x[n].shape) for n in _summed(self.backward)}
         wide = x | {name: x[name].type_as(sink) for name in sums}
         for piece in self._pieces(x, statics):
-            parts = getattr(self.reference, f"{self.name}_bwd")(*piece.dense(wide), *statics)
+            parts = getattr(self.reference, reference)(*piece.dense(wide), *statics)
             grad_q[piece.batch, piece.queries], *more = parts
             for (name, total), part in zip(sums.items(), more, strict=True):
                 piece.of(name, total).add_(part)
-        return grad_q, *(total.type_as(x[name]) for name, total in sums.items())
+        return grad_q, sums
 
     def _pieces(self, x: dict[str, Tensor], statics: tuple[Any, ...]) -> Iterator[Piece]:
         """Yield as many queries of a sequence at a time as hold ``_CHUNK`` elements; at least one."""
@@ -119,13 +152,31 @@ class Attention:
         for b, s in chunks.pieces(x["q"], 0, max(_CHUNK // max(self.held(x, window), 1), 1)):
             yield Piece(b, s, slice(max(past + s.start - window + 1, 0), past + s.stop))
 
-    def _fake(self, *args: Any) -> tuple[Tensor, Tensor]:
-        x = _checked(self.contract, args)
-        return x["q"].new_empty(x["q"].shape), x["sink"].new_empty(x["q"].shape[:3])
 
-    def _fake_bwd(self, *args: Any) -> tuple[Tensor, ...]:
-        x = _checked(self.backward, args)
-        return tuple(x[name].new_empty(x[name].shape) for name in ("q", *_summed(self.backward)))
+@dataclass(frozen=True)
+class Calls:
+    """The calls of an operator of the family: on a batch, on packed documents, and its backward for shards of the keys."""
+
+    attention: Attention
+    of_batch: OpOverload
+    packed: PackedCall
+    shard_bwd: ShardBackward
+
+    def __call__(
+        self,
+        q: Tensor,
+        others: tuple[Tensor, ...],
+        bounds: tuple[Tensor | None, ...],
+        offset: int | Tensor,
+        scale: float | None,
+        **statics: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Check a call and make it, on packed documents if there are bounds; ``statics`` are those before the scale."""
+        scale, statics = plain(scale), {name: plain(value) for name, value in statics.items()}
+        if any(bound is not None for bound in bounds):
+            return self.packed(q, *others, *bounds, offset=offset, **statics, scale=scale)  # type: ignore[no-any-return]
+        at, scale = self.attention.prepared(q, others, offset, scale, **statics)
+        return self.of_batch(q, *others, at, *statics.values(), scale)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -164,6 +215,13 @@ def _checked(contract: Contract, args: tuple[Any, ...]) -> dict[str, Tensor]:
     names = [name for name in ("ratio", "window", "scale") if name in contract.statics]
     contract.check(*x.values(), **dict(zip(names, statics, strict=True)))
     return x
+
+
+def _fake(contract: Contract, *args: Any) -> tuple[Tensor, ...]:
+    """Return results without numbers, once the contract admits the call."""
+    x = _checked(contract, args)
+    shapes = {"out": x["q"].shape, "lse": x["q"].shape[:3]} | {f"grad_{name}": t.shape for name, t in x.items()}
+    return tuple(x["q"].new_empty(shapes[spec.name], dtype=spec.dtypes[0]) for spec in contract.outputs)
 
 
 def _tensors(contract: Contract) -> tuple[str, ...]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import swa as reference
 from . import hca
-from .registry import plain
 from .sparse_attention import Attention, widened_backward
 
 _RATIO = 1  # the kernel is that of hca, which wants one also where there are no entries
@@ -36,9 +36,8 @@ def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, .
     return grad_q, grad_window_kv, grad_sink
 
 
-_SWA = Attention("swa", reference, reference.SWA, reference.SWA_BWD, _held)
-_swa = _SWA.bind(
-    "Tensor q, Tensor window_kv, Tensor sink, Tensor offset",
+_SWA = Attention("swa", reference, reference.SWA, reference.SWA_BWD, reference.SWA_SHARD_BWD, _held)
+_CALLS = _SWA.bind(
     "int window, float scale",
     _launch,
     widened_backward(_backward),
@@ -58,6 +57,7 @@ def swa(
     window_kv: Tensor,
     sink: Tensor,
     *,
+    cu_seqlens: Tensor | None = None,
     offset: int | Tensor = 0,
     window: int = 128,
     scale: float | None = None,
@@ -68,6 +68,7 @@ def swa(
         q: ``[B, S, H, D]`` bf16, as for ``hca``.
         window_kv: ``[B, P + S, D]`` bf16, as for ``hca``.
         sink: ``[H]`` fp32, as for ``hca``.
+        cu_seqlens: int32 ``[documents + 1]``, bounds of packed documents in flat tensors, as for ``csa``; None: a batch.
         offset: the absolute position of the first query, as for ``hca``.
         window: 1 to 512. DeepSeek-V4 uses 128.
         scale: 1e-6 to 1e3; None: ``D ** -0.5``.
@@ -77,8 +78,49 @@ def swa(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device or a parameter does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
     """
-    window, scale = plain(window), plain(scale)
-    at, scale = _SWA.prepared(q, (window_kv, sink), offset, scale, window=window)
-    return _swa(q, window_kv, sink, at, window, scale)  # type: ignore[no-any-return]
+    others, bounds = (window_kv, sink), (cu_seqlens,)
+    return _CALLS(q, others, bounds, offset, scale, window=window)
+
+
+def swa_shard_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    window_kv: Tensor,
+    sink: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    offset: int | Tensor = 0,
+    lse: Tensor,
+    delta: Tensor,
+    window: int = 128,
+    scale: float | None = None,
+    kv_dtype: torch.dtype = torch.bfloat16,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of swa for a shard of the keys, from the lse and Δ of all, as ``csa_shard_bwd`` does for csa.
+
+    Args:
+        grad_out: ``[B, S, H, D]`` bf16, the gradient of ``out``.
+        grad_lse: ``[B, S, H]`` fp32, the gradient of ``lse``; None: 0.
+        q: as for ``swa``.
+        window_kv: as for ``swa``, of this shard.
+        sink: as for ``swa``, that of all keys.
+        cu_seqlens: as for ``swa``; with it, all tensors are flat.
+        offset: as for ``swa``.
+        lse: ``[B, S, H]`` fp32, of all keys and without the sink.
+        delta: ``[B, S, H]`` fp32, the sum over D of ``out * grad_out``, where ``out`` is of all keys.
+        window: as for ``swa``.
+        scale: as for ``swa``.
+        kv_dtype: of the gradients of keys; ``torch.float32`` leaves them as they are summed, for further sums.
+
+    Returns:
+        The gradients of q, window_kv and the sink, as of ``csa_shard_bwd``.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
+        ValueError: a shape, a device, a parameter or a bound does not fit.
+    """
+    before, bounds = (grad_out, grad_lse, q, window_kv, sink), (cu_seqlens,)
+    return _CALLS.shard_bwd(before, bounds, offset, (lse, delta), kv_dtype, scale, window=window)  # type: ignore[return-value]

@@ -15,6 +15,7 @@ The arithmetic is that of the sink, fp32 or fp64; q and the keys may be narrower
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,13 @@ GRADIENTS = (
     TensorSpec("grad_compressed_kv", "B T D", (BF16,)),
     TensorSpec("grad_sink", "H", (F32,)),
 )
+TOTALS = RESULTS[1], TensorSpec("delta", "B S H", (F32,))
+"""Of all keys of a query, wherever they are: the lse, and Δ = out · grad_out."""
+
+
+def in_fp32(gradients: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Return the gradients, those of keys in fp32."""
+    return tuple(replace(g, dtypes=(F32,)) if g.name.endswith("_kv") else g for g in gradients)
 
 
 class Keys(NamedTuple):
@@ -111,6 +119,11 @@ class Upstream(NamedTuple):
     delta: Tensor
 
 
+def delta_of(out: Tensor, grad_out: Tensor, sink: Tensor) -> Tensor:
+    """Return Δ = out · grad_out, [B, S, H], in the dtype of the sink."""
+    return (out.type_as(sink) * grad_out.type_as(sink)).sum(-1)
+
+
 def weights_bwd(up: Upstream, q: Tensor, keys: Keys, sink: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Return scale dz and P of some keys, [B, S, H, n], in the dtype of the sink.
 
@@ -142,23 +155,15 @@ def attend_parts(
 
 
 def attend_bwd(
-    grad_out: Tensor,
-    grad_lse: Tensor,
-    q: Tensor,
-    parts: tuple[Keys, ...],
-    sink: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
+    up: Upstream, q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Return the gradients of q, of the rows of each part and of the sink, in closed form.
 
     That of q is ``attend_parts``'s, and so are those of rows that each query has of its own. Those of rows that all queries
     share are summed over the queries. That of the sink is -Σ_{b,t} Δ σ(s - lse).
     """
-    wide, grad = q.type_as(sink), grad_out.type_as(sink)
-    up = Upstream(grad_out, grad_lse, lse, (out.type_as(sink) * grad).sum(-1))
-    grad_sink = -torch.where(lse != math.inf, up.delta * (sink - lse).sigmoid(), 0.0).sum((0, 1))
+    wide, grad = q.type_as(sink), up.grad_out.type_as(sink)
+    grad_sink = -torch.where(up.lse != math.inf, up.delta * (sink - up.lse).sigmoid(), 0.0).sum((0, 1))
     grad_q, grad_rows = torch.zeros_like(wide), []
     for keys in parts:
         grad_z, p = weights_bwd(up, q, keys, sink, scale)

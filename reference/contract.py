@@ -87,12 +87,16 @@ class Elements:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor: its name, its shape in jaxtyping's notation, the dtypes it may have and what its elements may be."""
+    """One tensor: its name, its shape in jaxtyping's notation, the dtypes it may have and what its elements may be.
+
+    One that the host reads may be on the CPU wherever the others are.
+    """
 
     name: str
     shape: str
     dtypes: tuple[torch.dtype, ...]
     elements: Elements = field(default_factory=Elements)
+    host: bool = False
 
     @cached_property
     def leading(self) -> str | None:
@@ -251,7 +255,7 @@ class Contract:
                 expected = " or ".join(map(name_of, spec.dtypes))
                 hint = _hint(dtype, spec.dtypes)
                 raise TypeError(f"{self.op}: {spec.name}: expected {expected}, got {name_of(dtype)}{hint}")
-            if device != first_device:
+            if device != first_device and not (spec.host and device.type == "cpu"):
                 raise ValueError(f"{self.op}: {spec.name}: expected device {first_device}, got {device}")
             self._check_shape(spec, shape, bound)
         for name, value in statics.items():

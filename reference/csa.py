@@ -24,12 +24,15 @@ from .attention import (
     SINK,
     SIZES,
     STATICS,
+    TOTALS,
     WINDOW,
     Keys,
     Upstream,
     attend,
     attend_bwd,
     attend_parts,
+    delta_of,
+    in_fp32,
     in_window,
     in_window_bwd,
 )
@@ -44,6 +47,9 @@ _PROBES = (
 
 CSA = Contract("csa", _SIZES, STATICS, _INPUTS, RESULTS, _PROBES)
 CSA_BWD = Contract("csa_bwd", _SIZES, STATICS, (*GRADIENTS_IN, *_INPUTS, *RESULTS), GRADIENTS, _PROBES)
+CSA_SHARD_BWD = Contract(
+    "csa_shard_bwd", _SIZES, STATICS, (*GRADIENTS_IN, *_INPUTS, *TOTALS), in_fp32(GRADIENTS), _PROBES
+)
 
 
 def _selected(compressed_kv: Tensor, indices: Tensor) -> Keys:
@@ -83,6 +89,31 @@ def csa(
     return attend(q, parts, sink, scale)
 
 
+def csa_shard_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor,
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    indices: Tensor,
+    sink: Tensor,
+    offset: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    window: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of q, window_kv, compressed_kv and the sink, where other keys are elsewhere.
+
+    ``lse`` and ``delta`` are those of all keys, so that the gradient of the sink is the whole one. Those of the keys that are
+    here are in the dtype of the sink.
+    """
+    parts = in_window(window_kv, q.shape[1], offset, window), _selected(compressed_kv, indices)
+    up = Upstream(grad_out, grad_lse, lse, delta)
+    grad_q, (of_window, of_entries), grad_sink = attend_bwd(up, q, parts, sink, scale)
+    return grad_q, in_window_bwd(of_window, window_kv), _selected_bwd(of_entries, compressed_kv, indices), grad_sink
+
+
 def csa_bwd(
     grad_out: Tensor,
     grad_lse: Tensor,
@@ -98,10 +129,10 @@ def csa_bwd(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, window_kv, compressed_kv and the sink."""
-    parts = in_window(window_kv, q.shape[1], offset, window), _selected(compressed_kv, indices)
-    grad_q, (of_window, of_entries), grad_sink = attend_bwd(grad_out, grad_lse, q, parts, sink, out, lse, scale)
-    grad_window_kv = in_window_bwd(of_window, window_kv).type_as(window_kv)
-    return grad_q, grad_window_kv, _selected_bwd(of_entries, compressed_kv, indices).type_as(compressed_kv), grad_sink
+    before = grad_out, grad_lse, q, window_kv, compressed_kv, indices, sink, offset
+    delta = delta_of(out, grad_out, sink)
+    grad_q, of_window, of_entries, grad_sink = csa_shard_bwd(*before, lse, delta, window, scale)
+    return grad_q, of_window.type_as(window_kv), of_entries.type_as(compressed_kv), grad_sink
 
 
 def csa_parts(

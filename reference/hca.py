@@ -23,12 +23,15 @@ from .attention import (
     SINK,
     SIZES,
     STATICS,
+    TOTALS,
     WINDOW,
     Keys,
     Upstream,
     attend,
     attend_bwd,
     attend_parts,
+    delta_of,
+    in_fp32,
     in_window,
     in_window_bwd,
 )
@@ -41,6 +44,9 @@ _PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009}, {"B": 1, "S": 2**20, "P": 2**2
 
 HCA = Contract("hca", SIZES, _STATICS, _INPUTS, RESULTS, _PROBES)
 HCA_BWD = Contract("hca_bwd", SIZES, _STATICS, (*GRADIENTS_IN, *_INPUTS, *RESULTS), GRADIENTS, _PROBES)
+HCA_SHARD_BWD = Contract(
+    "hca_shard_bwd", SIZES, _STATICS, (*GRADIENTS_IN, *_INPUTS, *TOTALS), in_fp32(GRADIENTS), _PROBES
+)
 
 
 def _entries(compressed_kv: Tensor, S: int, offset: Tensor, ratio: int) -> Keys:
@@ -64,6 +70,32 @@ def hca(
     return attend(q, (in_window(window_kv, S, offset, window), _entries(compressed_kv, S, offset, ratio)), sink, scale)
 
 
+def hca_shard_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor,
+    q: Tensor,
+    window_kv: Tensor,
+    compressed_kv: Tensor,
+    sink: Tensor,
+    offset: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    ratio: int,
+    window: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of q, window_kv, compressed_kv and the sink, where other keys are elsewhere.
+
+    ``lse`` and ``delta`` are those of all keys, so that the gradient of the sink is the whole one. Those of the keys that are
+    here are in the dtype of the sink.
+    """
+    S = q.shape[1]
+    parts = in_window(window_kv, S, offset, window), _entries(compressed_kv, S, offset, ratio)
+    up = Upstream(grad_out, grad_lse, lse, delta)
+    grad_q, (of_window, of_entries), grad_sink = attend_bwd(up, q, parts, sink, scale)
+    return grad_q, in_window_bwd(of_window, window_kv), of_entries, grad_sink
+
+
 def hca_bwd(
     grad_out: Tensor,
     grad_lse: Tensor,
@@ -79,11 +111,10 @@ def hca_bwd(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, window_kv, compressed_kv and the sink."""
-    S = q.shape[1]
-    parts = in_window(window_kv, S, offset, window), _entries(compressed_kv, S, offset, ratio)
-    grad_q, (of_window, of_entries), grad_sink = attend_bwd(grad_out, grad_lse, q, parts, sink, out, lse, scale)
-    grad_window_kv = in_window_bwd(of_window, window_kv).type_as(window_kv)
-    return grad_q, grad_window_kv, of_entries.type_as(compressed_kv), grad_sink
+    before = grad_out, grad_lse, q, window_kv, compressed_kv, sink, offset
+    delta = delta_of(out, grad_out, sink)
+    grad_q, of_window, of_entries, grad_sink = hca_shard_bwd(*before, lse, delta, ratio, window, scale)
+    return grad_q, of_window.type_as(window_kv), of_entries.type_as(compressed_kv), grad_sink
 
 
 def hca_parts(

@@ -18,9 +18,13 @@ from .attention import (
     SINK,
     SIZES,
     STATICS,
+    TOTALS,
     WINDOW,
+    Upstream,
     attend,
     attend_bwd,
+    delta_of,
+    in_fp32,
     in_window,
     in_window_bwd,
 )
@@ -33,11 +37,37 @@ _PROBES = {"B": 3, "S": 37, "P": 127}, {"B": 1, "S": 2**20, "P": 2**20}
 
 SWA = Contract("swa", _SIZES, STATICS, _INPUTS, RESULTS, _PROBES)
 SWA_BWD = Contract("swa_bwd", _SIZES, STATICS, (*GRADIENTS_IN, *_INPUTS, *RESULTS), _GRADIENTS, _PROBES)
+SWA_SHARD_BWD = Contract(
+    "swa_shard_bwd", _SIZES, STATICS, (*GRADIENTS_IN, *_INPUTS, *TOTALS), in_fp32(_GRADIENTS), _PROBES
+)
 
 
 def swa(q: Tensor, window_kv: Tensor, sink: Tensor, offset: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
     """Return ``out`` [B, S, H, D] and ``lse`` [B, S, H]."""
     return attend(q, (in_window(window_kv, q.shape[1], offset, window),), sink, scale)
+
+
+def swa_shard_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor,
+    q: Tensor,
+    window_kv: Tensor,
+    sink: Tensor,
+    offset: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    window: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, window_kv and the sink, where other keys are elsewhere.
+
+    ``lse`` and ``delta`` are those of all keys, so that the gradient of the sink is the whole one. Those of the keys that are
+    here are in the dtype of the sink.
+    """
+    parts = (in_window(window_kv, q.shape[1], offset, window),)
+    up = Upstream(grad_out, grad_lse, lse, delta)
+    grad_q, (of_window,), grad_sink = attend_bwd(up, q, parts, sink, scale)
+    return grad_q, in_window_bwd(of_window, window_kv), grad_sink
 
 
 def swa_bwd(
@@ -53,6 +83,7 @@ def swa_bwd(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, window_kv and the sink."""
-    parts = (in_window(window_kv, q.shape[1], offset, window),)
-    grad_q, (of_window,), grad_sink = attend_bwd(grad_out, grad_lse, q, parts, sink, out, lse, scale)
-    return grad_q, in_window_bwd(of_window, window_kv).type_as(window_kv), grad_sink
+    before = grad_out, grad_lse, q, window_kv, sink, offset
+    delta = delta_of(out, grad_out, sink)
+    grad_q, of_window, grad_sink = swa_shard_bwd(*before, lse, delta, window, scale)
+    return grad_q, of_window.type_as(window_kv), grad_sink

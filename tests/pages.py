@@ -84,7 +84,7 @@ def functions() -> str:
     rows = (
         [
             f"[{operator.title}]({name}.md)",
-            ", ".join(f"`{function}`" for function in operator.functions),
+            ", ".join(f"`{function}`" for function in operator.public),
             _kernels(operator),
             _backward(operator),
         ]
@@ -116,7 +116,7 @@ def state() -> str:
         (
             [
                 f"[`{name}`](docs/{name}.md)",
-                ", ".join(f"`{function}`" for function in operator.functions),
+                ", ".join(f"`{function}`" for function in operator.public),
                 _kernels(operator),
                 _backward(operator),
                 "; ".join(_proved(name)) or "nothing",

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distr
 import lemmata
 from inputs import Call
 from opspec import OpSpec
+from packed_cases import case
 from specs import SPECS
 
 OF_HEADS = {"q": 2, "sink": 0}
@@ -79,6 +80,38 @@ def run(spec: OpSpec, mesh: DeviceMesh) -> None:
             assert all(close(g.full_tensor(), w) for g, w in zip(ours, grads, strict=True)), (spec, way)
 
 
+def documents(spec: OpSpec, mesh: DeviceMesh) -> None:
+    """Packed documents: shards of the heads stay, those of tokens are put together first."""
+    of_heads = spec.operator in ("csa", "hca", "swa")
+    local = case(spec, ((10, 2), (0, 0), (3, 1), (7, 3)), at=int(of_heads))
+    wanted, given = local(), local.random_like_results()
+    grads = local.gradients(given)
+    ways: list[dict[str, Placement]] = [{"q": Shard(0)}, *([{"q": Shard(1), "sink": Shard(0)}] if of_heads else [])]
+    for way in ways:
+        there = {n: part(t, mesh, way.get(n, Replicate())) for n, t in local.tensors.items()}
+        leaves = [there[n].requires_grad_() for n in grads]
+        got = local(**there)
+        assert all(isinstance(t, DTensor) and t.placements[0].is_shard() == ("sink" in way) for t in got), (spec, way)
+        assert all(torch.equal(t.full_tensor(), w) for t, w in zip(got, wanted, strict=True)), (spec, way)  # type: ignore[attr-defined]
+        ours = torch.autograd.grad(got, leaves, [part(g, mesh, Replicate()) for g in given])
+        assert all(close(g.full_tensor(), w) for g, w in zip(ours, grads.values(), strict=True)), (spec, way)  # type: ignore[attr-defined]
+
+
+def keys_elsewhere(spec: OpSpec, mesh: DeviceMesh) -> None:
+    """The backward for a shard of the keys, on shards of the heads."""
+    call = sample(spec)
+    x = dict(zip((t.name for t in spec.contract.inputs), call.tensors, strict=True))
+    out, lse = getattr(lemmata, spec.name)(**x, **call.statics)
+    x |= {"grad_out": out, "grad_lse": lse.clamp(max=9), "lse": lse, "delta": out.float().square().sum(-1)}
+    of_heads = {"q": 2, "grad_out": 2, "grad_lse": 2, "lse": 2, "delta": 2, "sink": 0}
+    there = {n: part(t, mesh, Shard(of_heads[n]) if n in of_heads else Replicate()) for n, t in x.items()}
+    shard_bwd = getattr(lemmata, f"{spec.name}_shard_bwd")
+    wanted = shard_bwd(**x, **call.statics, kv_dtype=torch.float32)
+    got = shard_bwd(**there, **call.statics, kv_dtype=torch.float32)
+    assert got[0].placements[0].is_shard(2)
+    assert all(close(g.full_tensor(), w) for g, w in zip(got, wanted, strict=True)), spec
+
+
 def mixed(mesh: DeviceMesh) -> None:
     logits, scores = torch.randn(2, 4, 4), distribute_tensor(torch.randn(4, 9), mesh, [Shard(0)])
     with pytest.raises(
@@ -100,6 +133,10 @@ def each(rank: int, port: int) -> None:
         mixed(mesh)
         for spec in SPECS:
             run(spec, mesh)
+            if spec.differentiable and spec.operator != "sinkhorn":
+                documents(spec, mesh)
+            if spec.operator in ("csa", "hca", "swa"):
+                keys_elsewhere(spec, mesh)
         wrong_shards_are_seen(mesh)
 
 

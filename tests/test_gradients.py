@@ -96,6 +96,9 @@ CASES = {
 }
 
 
+SHARDS = {"csa": csa_reference, "hca": hca_reference, "swa": swa_reference}
+
+
 def run(name: str, x: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The gradients as on a GPU, and those of the reference."""
     backward, forward, reference, unused, statics = CASES[name]
@@ -123,6 +126,21 @@ def test_any_workspace_gives_the_reference(name: str, B: int, S: int, P: int, T:
         got, want = run(name, inputs(B, S, P, T, K, seed=S + T))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_lse_and_delta_of_more_keys(name: str) -> None:
+    backward, forward, _, unused, statics = CASES[name]
+    x = {key: tensor for key, tensor in inputs(2, 5, 3, 4, 3, seed=1).items() if key not in unused}
+    out, lse = forward(*x.values(), *statics)
+    x = {"grad_out": torch.randn_like(out), "grad_lse": torch.randn_like(lse)} | x
+    x |= {"lse": lse + 0.5, "delta": torch.randn_like(lse)}
+    shard_bwd = getattr(SHARDS[name], f"{name}_shard_bwd")
+    got, want = backward(x, statics), shard_bwd(*x.values(), *statics)
+    other = backward(x | {"lse": lse}, statics)
+    for a, b, c in zip(got, want, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(c, b), "the lse of these keys alone"
 
 
 def test_a_listing_that_forgets_a_sequence_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,27 @@ def _is_command() -> bool:
 
 
 if TYPE_CHECKING or not _is_command():
-    from .bindings.csa import csa
-    from .bindings.hca import hca
+    from .bindings.csa import csa, csa_shard_bwd
+    from .bindings.hca import hca, hca_shard_bwd
     from .bindings.indexer import indexer_scores, indexer_topk
     from .bindings.indexer_loss import indexer_loss
     from .bindings.sinkhorn import sinkhorn
-    from .bindings.swa import swa
+    from .bindings.swa import swa, swa_shard_bwd
     from .bindings.topk import topk
 
-__all__ = ["csa", "hca", "indexer_loss", "indexer_scores", "indexer_topk", "sinkhorn", "swa", "topk"]
+__all__ = [
+    "csa",
+    "csa_shard_bwd",
+    "hca",
+    "hca_shard_bwd",
+    "indexer_loss",
+    "indexer_scores",
+    "indexer_topk",
+    "sinkhorn",
+    "swa",
+    "swa_shard_bwd",
+    "topk",
+]
 __version__ = "0.1.0"
 
 

@@ -27,16 +27,23 @@ class Operator:
         functions: its public functions in ``lemmata``.
         kernels: every factory that its calls on a GPU may launch, as ``module:factory`` in ``kernels/``; none where the
             PyTorch reference runs there too, and then there is nothing to prove or to build.
+        backwards: public functions that compute gradients alone, for engines that have a forward in parts.
     """
 
     name: str
     title: str
     functions: tuple[str, ...]
     kernels: tuple[str, ...]
+    backwards: tuple[str, ...] = ()
 
     def module(self, folder: str) -> ModuleType:
         """Import the operator's file in ``reference``, ``bindings``, ``proofs`` or ``bench``."""
         return importlib.import_module(f"lemmata.{folder}.{self.name}")
+
+    @property
+    def public(self) -> tuple[str, ...]:
+        """All that ``lemmata`` has of it."""
+        return *self.functions, *self.backwards
 
     @property
     def kernel_modules(self) -> tuple[str, ...]:
@@ -63,9 +70,9 @@ OPERATORS = {
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), ()),
-        Operator("csa", "Compressed sparse attention", ("csa",), _CSA),
-        Operator("hca", "Heavily compressed attention", ("hca",), _HCA),
-        Operator("swa", "Sliding-window attention", ("swa",), _HCA),
+        Operator("csa", "Compressed sparse attention", ("csa",), _CSA, ("csa_shard_bwd",)),
+        Operator("hca", "Heavily compressed attention", ("hca",), _HCA, ("hca_shard_bwd",)),
+        Operator("swa", "Sliding-window attention", ("swa",), _HCA, ("swa_shard_bwd",)),
     )
 }
 """Every operator by its name, in the order in which they are proved, timed and listed."""
@@ -91,4 +98,4 @@ def names() -> list[str]:
 
 def of_function(name: str) -> Operator | None:
     """Return the operator that a public function belongs to, or None."""
-    return next((operator for operator in OPERATORS.values() if name in operator.functions), None)
+    return next((operator for operator in OPERATORS.values() if name in operator.public), None)

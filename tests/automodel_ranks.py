@@ -4,6 +4,16 @@ import copy
 from unittest import mock
 
 import torch
+from nemo_automodel.components.models.deepseek_v4.cp import (
+    dsv4_cp_local_seq_multiple,
+    make_dsv4_contiguous_shard_cp_batch_and_ctx,
+)
+from nemo_automodel.components.models.deepseek_v4.fsdp import fully_shard_deepseek_v4
+from torch import distributed as dist
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.nn.functional import cross_entropy
+
+import lemmata
 from automodel_models import (
     BF16,
     BY_POSITION,
@@ -18,20 +28,10 @@ from automodel_models import (
     tiny,
     whole,
 )
-from nemo_automodel.components.models.deepseek_v4.cp import (
-    dsv4_cp_local_seq_multiple,
-    make_dsv4_contiguous_shard_cp_batch_and_ctx,
-)
-from nemo_automodel.components.models.deepseek_v4.fsdp import fully_shard_deepseek_v4
-from test_automodel_exact import EXACT, in_fp64
-from torch import distributed as dist
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
-from torch.nn.functional import cross_entropy
-
-import lemmata
 from lemmata.integrations import automodel_attention
 from lemmata.integrations.automodel import apply_to, paths, swapped, undo
 from lemmata.integrations.observe import Dispatches, Double
+from test_automodel_exact import EXACT, in_fp64
 
 LABELS = torch.cat([IDS[:, 1:], torch.full((2, 1), -100)], 1)
 PADDED = {"attention_mask": torch.ones_like(IDS).index_fill(1, torch.tensor([2, 3, 33, 34]), 0)}
@@ -75,7 +75,11 @@ def fsdp(batches):
         right = mean_over_ranks(exact(tiny(torch.float64), picks, IDS[row], **given))
         for swap_first in (False, True):
             model = apply_to(sharded(apply_to(tiny(), strict=True) if swap_first else tiny()), strict=True)
-            assert {op: len(names) for op, names in swapped(model).items()} == {"sinkhorn": 8, "indexer": 2, "attention": 4}
+            assert {op: len(names) for op, names in swapped(model).items()} == {
+                "sinkhorn": 8,
+                "indexer": 2,
+                "attention": 4,
+            }
             calls = Dispatches()
             with picks.keep(model), calls:
                 got = run(model, IDS[row], **given)

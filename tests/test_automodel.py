@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("nemo_automodel", reason="needs NeMo AutoModel: make test-automodel")
 
-from automodel_models import BF16, CALLS, IDS, Picks, beyond, counted, exact, of_attention, run, tiny
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+from automodel_models import BF16, CALLS, IDS, Picks, beyond, counted, exact, of_attention, run, tiny
 from lemmata.integrations.automodel import apply_to, paths
 
 

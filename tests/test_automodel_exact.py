@@ -73,7 +73,11 @@ WRONG = {
     "a key fewer": ("swa", {}, lambda f, *t, window, **how: f(*t, window=window - 1, **how)),
     "the entries before": ("csa", {}, lambda f, q, w, c, i, s, **how: f(q, w, c, i - 1, s, **how)),
     "entries too late": ("hca", {}, lambda f, *t, ratio, **how: f(*t, ratio=2 * ratio, **how)),
-    "rows of another document": ("csa", CALLS["packed"][0], lambda f, q, w, c, i, s, **how: f(q, w, c, i + 1, s, **how)),
+    "rows of another document": (
+        "csa",
+        CALLS["packed"][0],
+        lambda f, q, w, c, i, s, **how: f(q, w, c, i + 1, s, **how),
+    ),
 }
 
 

@@ -12,11 +12,11 @@ import torch
 
 pytest.importorskip("nemo_automodel", reason="needs NeMo AutoModel: make test-automodel")
 
-from automodel_models import BF16, IDS, counted, packed, run, tiny
 from nemo_automodel.components.models.deepseek_v4 import layers, optimized_kernels
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+from automodel_models import BF16, counted, packed, run, tiny
 from fingerprints import of_automodel
 from lemmata.integrations import automodel, automodel_indexer, automodel_originals
 from lemmata.integrations.automodel import FallbackError, UnknownVersionError, apply_to, paths, swapped, undo
@@ -172,7 +172,10 @@ def test_scores_in_pieces(model, monkeypatch):
 
 
 PATCHES = [("attention", layers, "dsv4_sparse_attention"), ("indexer", layers, "dsv4_indexer_scores")]
-PATCHES += [("sinkhorn", optimized_kernels, "sinkhorn_normalize_torch"), ("attention", layers.DeepseekV4Attention, "forward")]
+PATCHES += [
+    ("sinkhorn", optimized_kernels, "sinkhorn_normalize_torch"),
+    ("attention", layers.DeepseekV4Attention, "forward"),
+]
 
 
 @pytest.mark.parametrize(("op", "owner", "name"), PATCHES)
@@ -209,7 +212,7 @@ def test_a_subclass_with_a_forward_of_its_own_stays(model, caplog):
 def test_a_forward_on_the_instance_is_refused(model):
     attention = model.model.layers["0"].self_attn
     attention.forward = lambda *args, **kwargs: None
-    with pytest.raises(RuntimeError, match="model: expected no instance attribute forward, got one in model.layers.0.self"):
+    with pytest.raises(RuntimeError, match="model: expected no instance attribute forward, got one in model"):
         apply_to(model)
     assert not swapped(model)
 
@@ -239,7 +242,9 @@ def test_every_function_of_the_installed_release_is_in_the_table():
 def test_an_altered_function_of_a_release_is_refused(name, model, monkeypatch):
     """A planted error: a release whose function says something else."""
     monkeypatch.setitem(FUNCTIONS, name, ("0" * 16,))
-    with pytest.raises(UnknownVersionError, match=f"^nemo-automodel: expected the {name} of version 0.7.0, got another"):
+    with pytest.raises(
+        UnknownVersionError, match=f"^nemo-automodel: expected the {name} of version 0.7.0, got another"
+    ):
         apply_to(model)
     assert not swapped(model)
 
@@ -256,7 +261,7 @@ def test_automodel_absent(model, monkeypatch):
         raise PackageNotFoundError
 
     monkeypatch.setattr(automodel_originals, "version", absent)
-    with pytest.raises(UnknownVersionError, match="^nemo-automodel: expected it installed, got none"):
+    with pytest.raises(UnknownVersionError, match=r"^nemo-automodel: expected it installed, got none"):
         apply_to(model)
 
 
@@ -265,5 +270,5 @@ def test_a_release_without_the_model(monkeypatch):
         raise ModuleNotFoundError
 
     monkeypatch.setattr(automodel_originals, "modeling", absent)
-    with pytest.raises(UnknownVersionError, match="^nemo-automodel: expected a version with DeepSeek-V4, got 0.7.0"):
+    with pytest.raises(UnknownVersionError, match=r"^nemo-automodel: expected a version with DeepSeek-V4, got 0\.7\.0"):
         automodel.check_version()

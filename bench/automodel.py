@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from lemmata.integrations.automodel import apply_to, paths
 
-WIDE = {
+WIDE: dict[str, Any] = {
     "vocab_size": 8192,
     "hidden_size": 1024,
     "moe_intermediate_size": 512,
@@ -42,7 +42,7 @@ WIDE = {
     "index_n_heads": 64,
     "index_topk": 512,
 }
-SMALL = WIDE | {
+SMALL: dict[str, Any] = WIDE | {
     "vocab_size": 256,
     "hidden_size": 64,
     "moe_intermediate_size": 32,
@@ -58,7 +58,7 @@ SMALL = WIDE | {
     "index_n_heads": 8,
     "index_topk": 4,
 }
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "num_hidden_layers": 4,
     "num_hash_layers": 4,  # a token's experts are a table's, so that rounding moves none
     "n_routed_experts": 8,
@@ -131,7 +131,7 @@ def forward_backward(model: Any, tokens: Tensor) -> Tensor:
     model.zero_grad(set_to_none=True)
     logits = model(tokens).logits
     loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 

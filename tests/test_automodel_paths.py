@@ -164,6 +164,21 @@ def test_a_layer_without_a_mask_is_its_own(model):
     assert reasons(attention) == {"no mask of floating point numbers and four dimensions"}
 
 
+def test_what_is_compiled_looks_at_no_mask(model):
+    """Traced, a layer cannot ask what its mask holds, and is its own; hyper-connections do not need to."""
+    apply_to(model)
+    hidden, at = torch.randn(1, 16, 64, dtype=BF16), torch.arange(16)[None]
+    layer, streams = model.model.layers["0"], torch.randn(1, 16, 4, 64, dtype=BF16)
+    how = {"position_embeddings": model.model.rotary_emb(hidden, at), "position_ids": at}
+    how["attention_mask"] = layers.build_causal_padding_mask(None, 16, BF16, hidden.device, sliding_window=8)
+    with torch.compiler.set_stance("default"):
+        out = torch.compile(layer.self_attn, backend="eager")(hidden, **how)[0]
+        weights = torch.compile(layer.attn_hc, backend="eager", fullgraph=True)(streams)
+    assert torch.equal(out, layer.self_attn.lemmata_original.forward(layer.self_attn, hidden, **how)[0])
+    assert all(map(torch.equal, weights, layer.attn_hc(streams)))
+    assert reasons(layer) == {None, "a mask that cannot be looked at now"}
+
+
 def test_scores_in_pieces(model, monkeypatch):
     """However few scores are held at a time, the same entries are chosen."""
     plain = run(apply_to(model, strict=True), **packed([20, 44], [32, 32]))

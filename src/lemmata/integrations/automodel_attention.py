@@ -98,17 +98,18 @@ def _on_lemmata(self: Any, call: Call, sight: Sight) -> tuple[Tensor, str | None
     """Return the module's output, or why its operator does not take these queries and keys."""
     theirs, hidden, (B, S) = modeling(), call.hidden_states, call.hidden_states.shape[:2]
     (cos, sin), width = call.rotation, self.rope_head_dim
+    of_heads = cos.unsqueeze(2), sin.unsqueeze(2)
     rotated = theirs._apply_partial_rope
     residual = self.q_norm(self.wq_a(hidden))
-    q = self.wq_b(residual).view(B, S, self.num_heads, self.head_dim).transpose(1, 2)
-    q = rotated(theirs._rms_norm_last_dim(q, self.config.rms_norm_eps), cos, sin, width).transpose(1, 2)
+    q = self.wq_b(residual).view(B, S, self.num_heads, self.head_dim)
+    q = rotated(theirs._rms_norm_last_dim(q, self.config.rms_norm_eps), *of_heads, width)
     kv = rotated(self.kv_norm(self.wkv(hidden)), cos, sin, width)
     if not q.dtype == kv.dtype == _BF16:
         return q, f"queries in {q.dtype} and keys in {kv.dtype}, where the operators take bfloat16"
     rows = theirs.dsv4_cp_all_gather(kv, dim=1, cp_group=call.group)
     sink = self.sinks_param(q).float()
     out = (_by_rows if sight.offset is None else _by_position)(self, q, (rows, residual, sink), call, sight)
-    out = rotated(out.transpose(1, 2), cos, -sin, width).transpose(1, 2)
+    out = rotated(out, of_heads[0], -of_heads[1], width)
     grouped = out.reshape(B, S, self.config.o_groups, -1)
     return self.wo_b(self.wo_a(grouped).flatten(2)), None
 

@@ -58,18 +58,25 @@ def indexer(
     """Compute the forward of ``DeepseekV4Indexer``: the chosen entries of each query, int64 ``[B, S, K]``, -1 for none."""
     given = hidden_states, q_residual, rotary, position_embeddings, cache, layer_idx, start_pos
     call = Call(*given, position_ids, packed_seq_ids, cp_group)
-    reason = patched("indexer") or _unfit(self, call)
+    reason = _altered() or _unfit(self, call)
     if reason is not None:
         took(self, OWN, reason)
         own = self.lemmata_original.forward(self, *given, position_ids, packed_seq_ids, cp_group)
         return own  # type: ignore[no-any-return]
     entries = _entries(self, call)
     theirs, (B, S) = modeling(), hidden_states.shape[:2]
-    q = self.wq_b(q_residual).view(B, S, self.n_heads, self.head_dim).transpose(1, 2)
-    q = theirs._apply_partial_rope(q, *position_embeddings, self.rope_head_dim).transpose(1, 2)
+    cos, sin = (x.unsqueeze(2) for x in position_embeddings)
+    q = self.wq_b(q_residual).view(B, S, self.n_heads, self.head_dim)
+    q = theirs._apply_partial_rope(q, cos, sin, self.rope_head_dim)
     weights = self.weights_proj(hidden_states).float() * self.n_heads**-0.5
     with torch.no_grad():  # indices carry no gradient
         return _selected(self, q, entries, weights, call).long()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _altered() -> str | None:
+    """Return which of the functions that the operators stand for is patched, or None."""
+    return patched("indexer")
 
 
 def _unfit(self: Any, call: Call) -> str | None:

@@ -55,7 +55,9 @@ ORIGINALS = {
 
 def modeling() -> ModuleType:
     """Return AutoModel's module of DeepSeek-V4's layers."""
-    return importlib.import_module(f"{_PACKAGE}.layers")
+    from nemo_automodel.components.models.deepseek_v4 import layers
+
+    return layers  # type: ignore[no-any-return]
 
 
 def named(name: str) -> Any:

@@ -4,6 +4,7 @@ import copy
 import logging
 import pickle
 import re
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 pytest.importorskip("nemo_automodel", reason="needs NeMo AutoModel: make test-automodel")
 
 from nemo_automodel.components.models.deepseek_v4 import layers, optimized_kernels
+from packaging.requirements import Requirement
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
@@ -240,6 +242,19 @@ def test_inside_a_checkpoint_wrapper_undo_finds_them(model):
     undo(model)
     model.model.layers["0"] = model.model.layers["0"]._checkpoint_wrapped_module
     assert kinds(model) == before
+
+
+EXTRA = next(
+    Requirement(r)
+    for r in tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]["automodel"]
+)
+
+
+def test_the_extra_admits_the_releases_that_were_read_and_no_other():
+    assert EXTRA.name == "nemo-automodel"
+    assert [r for r in ("0.6.0", *RELEASES, "0.7.1", "0.8.0", "1.0.0") if EXTRA.specifier.contains(r)] == list(RELEASES)
 
 
 NAMES = sorted({name for names in ORIGINALS.values() for name in names})

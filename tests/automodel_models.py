@@ -137,9 +137,15 @@ def _watched(model, see):
             handle.remove()
 
 
+def on(device, batch):
+    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
+
+
 def run(model, ids=IDS, **how):
-    """The logits and other results, and the gradient of each parameter that has one."""
+    """The logits and other results, and the gradient of each parameter that has one, on the model's device."""
     model.zero_grad()
+    device = next(model.parameters()).device
+    ids, how = ids.to(device), on(device, how)
     out = model(ids, **how)
     results = {"logits": out.logits, **{f"depth {i}": h for i, h in enumerate(out.mtp_per_depth_h or ())}}
     loss = cross_entropy(out.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())

@@ -23,6 +23,7 @@ from automodel_models import (
     beyond,
     exact,
     of_attention,
+    on,
     packed,
     run,
     tiny,
@@ -41,10 +42,6 @@ BATCHES = {
     "padded": (PADDED, BY_ROWS),
     "packed": (packed([16, 48], [32, 32], position_ids=ALIGNED), BY_ROWS),
 }
-
-
-def on(device, batch):
-    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
 
 
 def sharded(model):

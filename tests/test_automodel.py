@@ -22,9 +22,9 @@ def untouched(model, **how):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_step_in_bf16(name):
+def test_a_step_in_bf16(name, device):
     how, expected = CALLS[name]
-    model = tiny(BF16)
+    model = tiny(BF16).to(device)
     plain, right, picks = untouched(model, **how)
     ours = apply_to(copy.deepcopy(model), strict=True)
     with picks.keep(ours) as rows:

@@ -59,8 +59,6 @@ SMALL: dict[str, Any] = WIDE | {
     "index_topk": 4,
 }
 _COMMON: dict[str, Any] = {
-    "num_hidden_layers": 4,
-    "num_hash_layers": 4,  # a token's experts are a table's, so that rounding moves none
     "n_routed_experts": 8,
     "n_shared_experts": 1,
     "num_experts_per_tok": 2,
@@ -101,9 +99,14 @@ def build(attn: str, sizes: dict[str, Any], device: str) -> Any:
     from nemo_automodel.components.models.deepseek_v4.config import DeepseekV4Config
     from nemo_automodel.components.models.deepseek_v4.model import DeepseekV4ForCausalLM
 
+    layers = len(sizes["compress_ratios"])
+    depth = {
+        "num_hidden_layers": layers,
+        "num_hash_layers": layers,
+    }  # by a table of tokens' experts: rounding moves none
     backend = BackendConfig(attn=attn, linear="torch", rms_norm="torch", experts="torch", dispatcher="torch")
     with torch.device(device):
-        model = DeepseekV4ForCausalLM(DeepseekV4Config(**sizes, **_COMMON), backend=backend)
+        model = DeepseekV4ForCausalLM(DeepseekV4Config(**sizes, **depth, **_COMMON), backend=backend)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -201,11 +204,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a line for each contender, and return 0 if the losses agree."""
     parser = argparse.ArgumentParser(prog="lemmata.bench.automodel", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--tokens", type=int, help="tokens of the one sequence; 4096 on a GPU, else 64")
+    parser.add_argument("--ratios", type=int, nargs="+", help="the layers', 0 for a window alone; 0 4 128 4 on a GPU")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each contender")
     parser.add_argument("--out", type=Path, help="where to write what was found, as JSON")
     given = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = WIDE if device == "cuda" else SMALL
+    if given.ratios:
+        sizes = sizes | {"compress_ratios": given.ratios}
     count = given.tokens or (4096 if device == "cuda" else 64)
     tokens = torch.randint(0, sizes["vocab_size"], (1, count), generator=torch.Generator().manual_seed(1)).to(device)
     torch.compiler.set_stance("force_eager")  # AutoModel would compile its experts' activation, alike for all

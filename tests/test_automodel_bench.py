@@ -11,7 +11,7 @@ pytest.importorskip("nemo_automodel", reason="needs NeMo AutoModel: make test-au
 import automodel_models  # noqa: F401 - AutoModel compiles nothing
 from lemmata.bench import automodel as bench
 
-SIZES = bench.SMALL | {"vocab_size": 64}
+SIZES = bench.SMALL | {"vocab_size": 64, "compress_ratios": [4, 16]}
 
 
 def test_a_small_model_on_a_cpu(tmp_path, capsys, monkeypatch):
@@ -40,6 +40,7 @@ def test_a_wrong_model_is_noticed():
 
     tokens = torch.randint(0, 64, (1, 32), generator=torch.Generator().manual_seed(0))
     assert bench.disagreements(bench.measure(right, tokens, 1)) == []
+    assert len(builders["lemmata"]().model.layers) == 2
     (line,) = bench.disagreements(bench.measure(right | {"lemmata": wrong}, tokens, 1))
     assert line.startswith("loss: expected ")
 

@@ -109,7 +109,7 @@ class Picks:
         rows = Counter()
 
         def kept(name, own):
-            recorded = self._recorded[name][part]
+            recorded = self._recorded[name][part].to(own.device)
             rows.update(made=own.shape[:2].numel())
             rows.update(moved=int((own.sort(-1).values != recorded.sort(-1).values).any(-1).sum()))
             return recorded
@@ -173,7 +173,7 @@ def of_attention(calls):
 def errors(results, right):
     """The relative error of each large tensor, and of all small ones as one: a few numbers may err by luck alone."""
     small = [n for n in right if right[n].numel() < SMALL]
-    apart = {n: results[n].double() - right[n] for n in right}
+    apart = {n: results[n].double().to(right[n].device) - right[n] for n in right}
     of = {n: float(apart[n].norm() / right[n].norm()) for n in right if n not in small}
     joined = (torch.cat([x[n].flatten() for n in small]) for x in (apart, right))
     return of | {"small ones": float(torch.div(*(x.norm() for x in joined)))}

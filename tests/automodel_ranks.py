@@ -124,9 +124,9 @@ def context_parallel(device, batches):
         model, picks, alone = tiny(BF16).to(device), Picks(), on(device, {"input_ids": IDS, **how})
         with picks.record(model):
             plain = step(model, alone, LABELS.to(device))
-        right_model = copy.deepcopy(model).double()
+        right_model = copy.deepcopy(model).double().cpu()
         with picks.keep(right_model), Double():
-            right = step(right_model, alone, LABELS.to(device))
+            right = step(right_model, {"input_ids": IDS, **how}, LABELS)
         ours, calls = apply_to(copy.deepcopy(model), strict=True), Dispatches()
         with picks.keep(ours, (slice(None), queries)), calls:
             got = on_both(ours, device, how)

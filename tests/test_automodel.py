@@ -18,7 +18,7 @@ def untouched(model, **how):
     picks = Picks()
     with picks.record(model):
         plain = run(model, **how)
-    return plain, exact(copy.deepcopy(model).double(), picks, **how), picks
+    return plain, exact(copy.deepcopy(model).double().cpu(), picks, **how), picks
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -109,11 +109,15 @@ def _state(known: tuple[str, ...], libraries: tuple[str, ...], function: Any, _:
 def state(
     name: str,
     function: Any,
-    functions: Mapping[str, tuple[str, ...]] = FUNCTIONS,
+    functions: Mapping[str, tuple[str, ...]] | None = None,
     libraries: tuple[str, ...] = _LIBRARIES,
 ) -> str:
-    """Return what is known of the function that stands in the place of the named one; looked at once."""
-    return _state(functions[name], libraries, function, getattr(function, "__code__", None))
+    """Return what is known of the function that stands in the place of the named one; looked at once.
+
+    ``functions`` are the fingerprints known, by default those of transformers.
+    """
+    known = (FUNCTIONS if functions is None else functions)[name]
+    return _state(known, libraries, function, getattr(function, "__code__", None))
 
 
 def named(name: str) -> Any:

@@ -2,16 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types prove clean
+.PHONY: demo test test-automodel test-all lint types prove clean
 
 demo: .venv/installed
 	$(BIN)/lemmata demo
 
 test: .venv/installed lint types
 	$(BIN)/pytest -n 2 --dist worksteal
+	$(MAKE) test-automodel
 
 test-all: .venv/installed lint types
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not gpu'
+	$(MAKE) test-automodel
+
+# NeMo AutoModel pins a release of transformers: both stand before .venv's packages, for its own tests alone
+test-automodel: build/automodel/installed
+	PYTHONPATH=build/automodel $(BIN)/pytest -n 2 --dist worksteal tests/test_automodel*.py
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -37,6 +43,13 @@ package:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	# its metadata asks for Python 3.12 and a torch that is not needed to read its kernels
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python tile-kernels==2.1.0
+	touch $@
+
+build/automodel/installed: .venv/installed
+	rm -rf build/automodel
+	# of what it asks for its DeepSeek-V4 needs no more
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/automodel \
+		nemo-automodel==0.7.0 transformers==5.18.0 torchdata==0.11.0 pillow==13.0.0
 	touch $@
 
 clean:

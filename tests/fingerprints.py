@@ -1,7 +1,7 @@
-"""Read releases of transformers and write the table of fingerprints: ``python tests/fingerprints.py RELEASE=FILE ...``.
+"""Read releases of a library and write the table of fingerprints: ``python tests/fingerprints.py LIBRARY RELEASE=PATH ...``.
 
-FILE is the release's ``transformers/models/deepseek_v4/modeling_deepseek_v4.py``. Give all releases; ``ruff format`` lays
-the table out.
+LIBRARY is transformers or automodel. PATH is the release's ``transformers/models/deepseek_v4/modeling_deepseek_v4.py``, or
+its folder ``nemo_automodel/components/models/deepseek_v4``. Give all releases; ``ruff format`` lays the table out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from lemmata.integrations.originals import ORIGINALS, fingerprints
+from lemmata.integrations import automodel_originals, originals
+from lemmata.integrations.originals import fingerprints
 
-_TARGET = Path(__file__).parents[1] / "src/lemmata/integrations/fingerprints.py"
-_HEAD = '''"""The releases of transformers that were read, and the fingerprints of the functions that the swaps replace.
+_FOLDER = Path(__file__).parents[1] / "src/lemmata/integrations"
+_HEAD = '''"""The releases of {} that were read, and the fingerprints of the functions that the swaps replace.
 
 ``tests/fingerprints.py`` writes this file.
 """
@@ -23,17 +24,35 @@ _HEAD = '''"""The releases of transformers that were read, and the fingerprints 
 '''
 
 
-def table(files: dict[str, Path]) -> str:
-    """Return the text of the table."""
-    releases = sorted(files, key=Version)
-    functions: dict[str, list[str]] = {name: [] for names in ORIGINALS.values() for name in names}
+def of_transformers(path: Path) -> dict[str, str]:
+    """Return the fingerprints of a release of transformers."""
+    return fingerprints(path.read_text())
+
+
+def of_automodel(folder: Path) -> dict[str, str]:
+    """Return the fingerprints of a release of NeMo AutoModel."""
+    text = "\n".join((folder / f"{module}.py").read_text() for module in automodel_originals.MODULES)
+    return fingerprints(text.replace("from __future__ import annotations", ""), automodel_originals.ORIGINALS)
+
+
+LIBRARIES = {
+    "transformers": (of_transformers, originals.ORIGINALS, _FOLDER / "fingerprints.py"),
+    "automodel": (of_automodel, automodel_originals.ORIGINALS, _FOLDER / "automodel_fingerprints.py"),
+}
+
+
+def table(library: str, paths: dict[str, Path]) -> str:
+    """Return the text of a library's table."""
+    read, named, _ = LIBRARIES[library]
+    releases = sorted(paths, key=Version)
+    functions: dict[str, list[str]] = {name: [] for names in named.values() for name in names}
     for release in releases:
-        found = fingerprints(files[release].read_text())
+        found = read(paths[release])
         for name, seen in functions.items():
             if found[name] not in seen:
                 seen.append(found[name])
     rows = [f"    {json.dumps(name)}: {_tuple(seen)}," for name, seen in functions.items()]
-    return "\n".join([f"{_HEAD}RELEASES = {_tuple(releases)}", "FUNCTIONS = {", *rows, "}", ""])
+    return "\n".join([f"{_HEAD.format(library)}RELEASES = {_tuple(releases)}", "FUNCTIONS = {", *rows, "}", ""])
 
 
 def _tuple(words: list[str]) -> str:
@@ -41,5 +60,6 @@ def _tuple(words: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    pairs = [argument.split("=", 1) for argument in sys.argv[1:]]
-    _TARGET.write_text(table({release: Path(path) for release, path in pairs}))
+    library, *releases = sys.argv[1:]
+    pairs = [argument.split("=", 1) for argument in releases]
+    LIBRARIES[library][2].write_text(table(library, {release: Path(path) for release, path in pairs}))

@@ -27,7 +27,7 @@ run() { # what an extra is for, from an empty folder
 rm -rf "$folder/empty" && mkdir "$folder/empty"
 "$folder/tools/bin/python" tests/programs.py README.md "$folder/empty"
 for python in "${@:-python3}"; do
-  for extra in ${EXTRAS:-plain hf cuda proofs bench docs}; do
+  for extra in ${EXTRAS:-plain hf automodel cuda proofs bench docs}; do
     prepare "$python" "$extra"
     wanted=lemmata; [ "$extra" = plain ] || wanted="lemmata[$extra]"
     "$folder/$extra/bin/pip" install --quiet "$wanted @ file://$wheel"
@@ -36,6 +36,7 @@ for python in "${@:-python3}"; do
     run python -W error using_an_operator.py
     case $extra in
       hf) run lemmata demo ;;
+      automodel) run python -c "from lemmata.integrations.automodel import check_version; check_version()" ;;
       cuda) run python -c "import lemmata.kernels.sinkhorn, lemmata.kernels.csa" ;;
       proofs) run lemmata prove sinkhorn --fresh && run python what_is_proved_and_how.py ;;
       bench) run python -c "import pytest_benchmark, lemmata.bench.sinkhorn" ;;

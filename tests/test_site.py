@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lemmata
-from lemmata.integrations import transformers
+from lemmata.integrations import automodel, transformers
 from lemmata.operators import OPERATORS
 from lemmata.reference import contract
 from site_faults import faults, inventory
@@ -26,6 +26,7 @@ def public() -> set[str]:
 
     names = {f"lemmata.{name}" for name in lemmata.__all__}
     names |= {f"{transformers.__name__}.{name}" for name in transformers.__all__}
+    names |= {f"{automodel.__name__}.{n}" for n in set(automodel.__all__) - set(SHARED)}
     names |= {
         f"{c.__module__}.{n}"
         for n, c in inspect.getmembers(contract, inspect.isclass)
@@ -37,6 +38,7 @@ def public() -> set[str]:
     return names | {f"lemmata.proofs.{name}" for name in ("verify", "interpret", "second_opinion")} | MORE
 
 
+SHARED = "FallbackError", "Path", "Swap", "UnknownVersionError", "paths"  # by the integrations
 MORE = {
     *(
         f"lemmata.proofs.engine.execution.invariants.{name}"

@@ -13,7 +13,7 @@ import hashlib
 import importlib
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -67,9 +67,9 @@ def fingerprint(function: ast.AST) -> str:
     return hashlib.sha256(ast.unparse(function).encode()).hexdigest()[:16]
 
 
-def fingerprints(source: str) -> dict[str, str]:
-    """Return the fingerprint of each of `ORIGINALS` in the text of transformers' module."""
-    wanted = {name for names in ORIGINALS.values() for name in names}
+def fingerprints(source: str, originals: Mapping[str, tuple[str, ...]] = ORIGINALS) -> dict[str, str]:
+    """Return the fingerprint of each of the originals that is in the text of a module."""
+    wanted = {name for names in originals.values() for name in names}
     found = {}
     for node in ast.parse(source).body:
         inner = node.body if isinstance(node, ast.ClassDef) else [node]
@@ -81,9 +81,9 @@ def fingerprints(source: str) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=512)
-def from_a_library(function: Any) -> bool:
-    """Return whether transformers or torch wrote the function and everything around it."""
-    roots = [Path(importlib.import_module(name).__file__ or "").parent for name in _LIBRARIES]
+def from_a_library(function: Any, libraries: tuple[str, ...] = _LIBRARIES) -> bool:
+    """Return whether these libraries wrote the function and everything around it."""
+    roots = [Path(importlib.import_module(name).__file__ or "").parent for name in libraries]
     layers = [function]
     while hasattr(layers[-1], "__wrapped__"):
         layers.append(layers[-1].__wrapped__)
@@ -95,20 +95,29 @@ def from_a_library(function: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=512)
-def _state(name: str, function: Any, _: CodeType | None) -> str:
-    """Return "known", "patched" (by neither transformers nor torch) or "unknown" (by another release)."""
-    if not from_a_library(function):
+def _state(known: tuple[str, ...], libraries: tuple[str, ...], function: Any, _: CodeType | None) -> str:
+    """Return "known", "patched" (by none of the libraries) or "unknown" (by another release)."""
+    if not from_a_library(function, libraries):
         return "patched"
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body[0]
     except (OSError, SyntaxError, TypeError):
         return "patched"
-    return "known" if fingerprint(tree) in FUNCTIONS[name] else "unknown"
+    return "known" if fingerprint(tree) in known else "unknown"
 
 
-def state(name: str, function: Any) -> str:
-    """Return what is known of the function that stands in the place of the named one; looked at once."""
-    return _state(name, function, getattr(function, "__code__", None))
+def state(
+    name: str,
+    function: Any,
+    functions: Mapping[str, tuple[str, ...]] | None = None,
+    libraries: tuple[str, ...] = _LIBRARIES,
+) -> str:
+    """Return what is known of the function that stands in the place of the named one; looked at once.
+
+    ``functions`` are the fingerprints known, by default those of transformers.
+    """
+    known = (FUNCTIONS if functions is None else functions)[name]
+    return _state(known, libraries, function, getattr(function, "__code__", None))
 
 
 def named(name: str) -> Any:

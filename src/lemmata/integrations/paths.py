@@ -40,10 +40,11 @@ class Path:
 
 @dataclass
 class Shared:
-    """What the modules of one model have in common."""
+    """What the modules of one model have in common; ``client`` names the integration that swapped them."""
 
     strict: bool = False
     said: set[tuple[str, str]] = field(default_factory=set)
+    client: str = "transformers"
 
 
 @dataclass
@@ -98,7 +99,8 @@ def say(shared: Shared, op: str, name: str, reason: str, what: str = "runs") -> 
         shared.said.add((op, reason))
         runs = "runs the module's own code" if what == "runs" else what
         logging.getLogger("lemmata").warning(
-            f"{op}: {name} {runs}: {reason} (said once; lemmata.integrations.transformers.paths(model) has every module)"
+            f"{op}: {name} {runs}: {reason} "
+            f"(said once; lemmata.integrations.{shared.client}.paths(model) has every module)"
         )
 
 

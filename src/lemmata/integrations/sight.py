@@ -140,14 +140,24 @@ _SEEN = WeakTensorKeyDictionary()  # what was seen in masks; the layers of a mod
 def of_mask(self: Any, mask: Tensor, positions: Tensor, past: int, kept: int) -> Sight | None:
     """Return what the queries of an attention's call see by its mask, or None if it is not one of the window.
 
-    For a layer that nobody told. Its looking is hidden from dispatch modes, so that a recomputation in which the answer
-    is known already runs the same operators.
+    For a layer that nobody told.
+    """
+    ratio = min(self.config.compress_rates.values())
+    seen = of_window(mask, positions, kept, self.sliding_window, ratio)
+    return None if seen is None else seen._replace(past=past)
+
+
+def of_window(mask: Tensor, positions: Tensor, kept: int, window: int, ratio: int) -> Sight | None:
+    """Return what the queries of a call see by a mask ``[B, 1, S, rows]``, or None if it is not one of the window.
+
+    The first query stands in row ``kept``. The looking is hidden from dispatch modes, so that a recomputation in which
+    the answer is known already runs the same operators.
     """
     with _disable_current_modes():
-        seen = _seen(mask, positions, kept, self.sliding_window, min(self.config.compress_rates.values()))
+        seen = _seen(mask, positions, kept, window, ratio)
     if seen == _OTHER:
         return None
-    return Sight(None, 0, past) if seen == _ROWS else Sight(_offsets(positions, -1), seen, past)
+    return Sight(None, 0, kept) if seen == _ROWS else Sight(_offsets(positions, -1), seen, kept)
 
 
 def _seen(mask: Tensor, positions: Tensor, *sizes: int) -> int:

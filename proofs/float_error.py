@@ -60,4 +60,6 @@ def attention(kernel: Any, cfg: Any, *, tiles: int, largest: int) -> Mapping[str
     }
     assumed = Assumed(largest, dot=TRUNCATION * cfg.D * largest)
     given = {name: value for name, value in inputs.items() if name in names}
-    return {name: count for name, (count, _) in count_roundings(kernel, given, scores={"sink"}, assumed=assumed).items()}
+    return {
+        name: count for name, (count, _) in count_roundings(kernel, given, scores={"sink"}, assumed=assumed).items()
+    }

@@ -32,13 +32,10 @@ class Renaming:
     def term(self, term: z3.ExprRef) -> z3.ExprRef:
         """Return a renamed term."""
         if term.get_id() not in self._known:
-            self._known[term.get_id()] = term, self._renamed(term)
+            names = {c.decl().name(): c for c in constants([term])}
+            pairs = [(c, z3.Const(n + self.suffix, c.sort())) for n, c in names.items() if n not in self.common]
+            self._known[term.get_id()] = term, z3.substitute(term, *pairs) if pairs else term
         return self._known[term.get_id()][1]
-
-    def _renamed(self, term: z3.ExprRef) -> z3.ExprRef:
-        names = {c.decl().name(): c for c in constants([term])}
-        pairs = [(c, z3.Const(n + self.suffix, c.sort())) for n, c in names.items() if n not in self.common]
-        return z3.substitute(term, *pairs) if pairs else term
 
     def variable(self, v: Variable) -> Variable:
         """Return a renamed variable, with its range."""

@@ -221,8 +221,11 @@ def _bitwise(reading: Reading, e: tirx.Call, name: str) -> Value:
     if name == "tirx.bitwise_and" and constant is not None and constant >= 0 and constant & (constant + 1) == 0:
         return a % (constant + 1)  # the low bits, of negative numbers too
     if dtype.startswith("uint"):
-        known = _masked(name, a, b)
-        return _natural(reading, name, a, b, dtype) if known is None else known
+        if (known := _masked(name, a, b)) is None:  # a function of both, of which only the range is known
+            known = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())(a, b)
+            most = [known <= a, known <= b] if name == "tirx.bitwise_and" else []
+            reading.recorder.facts.append(z3.And(fits(known, dtype), *most))
+        return known
     return z3.BV2Int(_OF_WORDS[name](z3.Int2BV(a, width), z3.Int2BV(b, width)), is_signed=True)
 
 
@@ -243,14 +246,6 @@ def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
         change = {"tirx.bitwise_and": part, "tirx.bitwise_or": ones - part, "tirx.bitwise_xor": ones - 2 * part}[name]
         kept = kept + 2**low * change
     return kept
-
-
-def _natural(reading: Reading, name: str, a: z3.ArithRef, b: z3.ArithRef, dtype: str) -> z3.ArithRef:
-    """Return a bitwise operation of two natural numbers that vary: a function of them, of which only the range is known."""
-    result = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())(a, b)
-    most = [result <= a, result <= b] if name == "tirx.bitwise_and" else []
-    reading.recorder.facts.append(z3.And(fits(result, dtype), *most))
-    return result
 
 
 def _shift(reading: Reading, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:

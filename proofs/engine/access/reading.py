@@ -48,8 +48,8 @@ class Reading(ABC):
     Args:
         recorder: where accesses and obligations go.
         hypotheses: what is known of the elements of tensors.
-        written: names of global buffers that the kernel writes, whose elements therefore change.
-        bound: the variables that the kernel binds.
+        written: names of global buffers that the kernel writes, or passes to an instruction that might.
+        bound: the variables that the kernel binds, which are no sizes whatever their names.
     """
 
     def __init__(
@@ -94,11 +94,7 @@ class Reading(ABC):
         return value
 
     def over_sizes(self, e: tirx.PrimExpr) -> z3.ArithRef:
-        """Return the value of an expression of sizes and constants alone.
-
-        Raises:
-            Unsupported: something else is in it.
-        """
+        """Return the value of an expression of sizes and constants alone; Unsupported if something else is in it."""
         if any(isinstance(node, (tirx.BufferLoad, tirx.Call)) for node in nodes(e)):
             raise Unsupported(f"{printed(e)} is not a matter of sizes")
         return self.constant(e)

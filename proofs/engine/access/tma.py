@@ -55,12 +55,19 @@ def store(reading: Reading, e: tirx.Call) -> None:
 
     One whose descriptor is not of a whole tensor, row after row, is named as not modelled.
     """
-    if called(e.args[0]) == _DESCRIPTOR:  # which becomes a parameter of the kernel by lowering
-        box = _box(reading, e)
-        if box is None:
-            reading.recorder.unmodelled.add(f"{e.op.name} to a tensor that is not row after row")
-        else:
-            _write(reading, e, *box)
+    if called(e.args[0]) != _DESCRIPTOR:  # which becomes a parameter of the kernel by lowering
+        return
+    recorder, found = reading.recorder, _box(reading, e)
+    if found is None:
+        recorder.unmodelled.add(f"{e.op.name} to a tensor that is not row after row")
+        return
+    region, box, order = found
+    lanes = [Variable(recorder.unique("element"), "lane", z3.IntVal(0), z3.IntVal(b)) for b in box]
+    with recorder.over(*lanes):  # of the coordinates that the store gives, the fastest comes first
+        at = [reading.constant(c) + lane.term for c, lane in zip(e.args[2 : 2 + len(box)], lanes, strict=True)]
+        indices = tuple(z3.simplify(at[k]) for k in order)
+        with recorder.under(*(z3.And(i >= 0, i < n) for i, n in zip(indices, region.shape, strict=True))):
+            recorder.access(Access("write", region, indices, recorder.context, intrinsic=e.op.name))
 
 
 def adds(e: tirx.Call) -> bool:
@@ -81,17 +88,6 @@ def _box(reading: Reading, e: tirx.Call) -> tuple[Region, list[int], list[int]] 
         return None
     order = dimensions(shape, [reading.constant(d) for d in dims], [reading.constant(s) for s in strides], width // 8)
     return None if order is None else (Region(tensor, "global", width, tuple(shape), tensor, 0), box, order)
-
-
-def _write(reading: Reading, e: tirx.Call, region: Region, box: Sequence[int], order: Sequence[int]) -> None:
-    """File the write of a box, at the coordinates that a store gives, of which the fastest comes first."""
-    recorder = reading.recorder
-    lanes = [Variable(recorder.unique("element"), "lane", z3.IntVal(0), z3.IntVal(b)) for b in box]
-    with recorder.over(*lanes):
-        at = [reading.constant(c) + lane.term for c, lane in zip(e.args[2 : 2 + len(box)], lanes, strict=True)]
-        indices = tuple(z3.simplify(at[k]) for k in order)
-        with recorder.under(*(z3.And(i >= 0, i < n) for i, n in zip(indices, region.shape, strict=True))):
-            recorder.access(Access("write", region, indices, recorder.context, intrinsic=e.op.name))
 
 
 def dimensions(

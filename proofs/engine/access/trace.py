@@ -42,11 +42,7 @@ class Variable:
 
     @property
     def count(self) -> z3.ArithRef:
-        """How many values it takes.
-
-        Raises:
-            Unsupported: it is unbounded.
-        """
+        """How many values it takes; Unsupported if it is unbounded."""
         if self.extent is None:
             raise Unsupported(f"{self.name} has no bound")
         return self.extent

@@ -19,8 +19,7 @@ from ..base.errors import Unsupported
 from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from . import intrinsics
-from .common import OF_OPERANDS
-from .counters import float_interval
+from .private import OF_OPERANDS, interval
 from .reading import Reading, Value
 from .trace import Variable
 
@@ -105,7 +104,10 @@ class Translator(Reading):
         a, b = operands
         if not self._quiet:
             self.recorder.require("division", f"{printed(e)} does not divide by zero", b != 0)
-        quotient, remainder = (self._floor if name.startswith("Floor") else self._truncate)(a, b)
+        quotient, remainder = self._floor(a, b)
+        if not name.startswith("Floor"):  # as in C: down, and up again where a remainder is left below zero
+            up = z3.And(remainder != 0, (a < 0) != (b < 0))
+            quotient, remainder = z3.If(up, quotient + 1, quotient), z3.If(up, remainder - b, remainder)
         if not (z3.is_int_value(b) and b.as_long() > 0):  # the smallest integer over -1 overflows
             quotient = self.checked(e, quotient)
         return quotient if name.endswith("Div") else remainder
@@ -116,12 +118,6 @@ class Translator(Reading):
             return a / b, a % b
         division = self.recorder.divide(z3.simplify(a), z3.simplify(b))
         return division.quotient, division.remainder
-
-    def _truncate(self, a: z3.ArithRef, b: z3.ArithRef) -> tuple[z3.ArithRef, z3.ArithRef]:
-        """Return quotient and remainder, towards zero as in C: down, and up again where a remainder is left below it."""
-        quotient, remainder = self._floor(a, b)
-        up = z3.And(remainder != 0, (a < 0) != (b < 0))
-        return z3.If(up, quotient + 1, quotient), z3.If(up, remainder - b, remainder)
 
     def _cast(self, e: tirx.Cast) -> Value:
         source, target = str(e.value.dtype), str(e.dtype)
@@ -142,12 +138,8 @@ class Translator(Reading):
         return term
 
     def _cut_off(self, e: tirx.Cast, value: z3.ArithRef) -> z3.BoolRef:
-        """Return that a cast float is between the constants that bound it.
-
-        Raises:
-            Unsupported: these do not fit the type.
-        """
-        low, high = float_interval(e.value)
+        """Return that a cast float is between the constants that bound it; Unsupported if these do not fit the type."""
+        low, high = interval(e.value, {})
         least, most = span(str(e.dtype))
         if not (least - 1 < low and high < most + 1):
             raise Unsupported(f"a cast to {e.dtype} of a float that no constants keep within its range: {printed(e)}")
@@ -191,8 +183,13 @@ class Translator(Reading):
         indices, dtype = self.access("read", e.buffer, e.indices), str(e.dtype)
         if not is_integer(dtype):
             return None
-        if self.kept(e.buffer):
-            return self._element(e.buffer.data.name, indices, dtype)
+        if self.kept(e.buffer):  # a function of its index
+            tensor, boolean = e.buffer.data.name, dtype.startswith("bool")
+            sorts = [*(z3.IntSort() for _ in indices), z3.BoolSort() if boolean else z3.IntSort()]
+            element = z3.Function(tensor, *sorts)(*indices)
+            known = [] if boolean else [fits(element, dtype), *self.hypotheses.of_element(tensor, indices, element)]
+            self.recorder.facts += known
+            return element
         if e.buffer.scope().startswith("local"):
             return self.locals.read((hash(e.buffer.data), str(e.buffer.dtype)), indices)
         return self.shared(e.buffer, indices)
@@ -210,15 +207,6 @@ class Translator(Reading):
             return (value,)
         terms = [self.value(n) for n in inside if isinstance(n, tirx.Var)] + [lane.term for lane in self.lane.values()]
         return tuple(t for t in terms if t is not None) if known and None not in terms else None
-
-    def _element(self, tensor: str, indices: tuple[z3.ArithRef, ...], dtype: str) -> Value:
-        """Return an element of a tensor that the kernel only reads: a function of its index."""
-        boolean = dtype.startswith("bool")
-        result = z3.BoolSort() if boolean else z3.IntSort()
-        element = z3.Function(tensor, *(z3.IntSort() for _ in indices), result)(*indices)
-        if not boolean:
-            self.recorder.facts += [fits(element, dtype), *self.hypotheses.of_element(tensor, indices, element)]
-        return element
 
 
 def _of_python(e: tirx.PrimExpr) -> Callable[..., z3.ExprRef]:

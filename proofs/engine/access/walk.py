@@ -24,9 +24,8 @@ from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
 from ..smt.constructs import constructs, value_of
-from .common import common
-from .counters import counters
 from .intrinsics import event
+from .private import common, counters
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
 from .translate import Translator
 
@@ -54,8 +53,11 @@ class _Walker(Translator):
     """Statements, in program order."""
 
     def __init__(self, func: tirx.PrimFunc, hypotheses: Hypotheses) -> None:
-        written = _written(func.body) | frozenset(hypotheses.outputs)
-        super().__init__(Recorder(), hypotheses, written, _bound(func.body))
+        body, inside = func.body, nodes(func.body)
+        written = {b.data.name for b in stored(body) if b.scope() == "global"} | {v.name for v in passed(body)}
+        loops, binds = (n.loop_var for n in inside if isinstance(n, tirx.For)), (tirx.Bind, tirx.Let)
+        bound = frozenset(map(hash, (*loops, *(n.var for n in inside if isinstance(n, binds)))))
+        super().__init__(Recorder(), hypotheses, frozenset(written.union(hypotheses.outputs)), bound)
         for name in (*hypotheses.sizes, *hypotheses.shapes):
             self.recorder.unique(name)
         self.branches: tuple[str, ...] = ()
@@ -257,14 +259,3 @@ class _Walker(Translator):
         goals = within(number(value), (low, high))
         span = f"[{'' if low is None else low}, {'' if high is None else high})"
         self.recorder.require("value", f"what is stored to {buffer.name} is in {span}", conjunction(*goals))
-
-
-def _bound(body: tirx.Stmt) -> frozenset[int]:
-    """Return the variables that a body binds, which are no sizes whatever their names."""
-    loops = (n.loop_var for n in nodes(body) if isinstance(n, tirx.For))
-    return frozenset(map(hash, (*loops, *(n.var for n in nodes(body) if isinstance(n, (tirx.Bind, tirx.Let))))))
-
-
-def _written(s: tirx.Stmt) -> frozenset[str]:
-    """Return the data pointers of global buffers that some statement writes, or passes to an instruction that might."""
-    return frozenset(b.data.name for b in stored(s) if b.scope() == "global").union(v.name for v in passed(s))

@@ -18,7 +18,7 @@ from lemmata.proofs.engine.forms.entailment import Facts
 from lemmata.proofs.engine.forms.equations import holds
 from lemmata.proofs.engine.forms.extended import Indefinite, Raw, Value
 from lemmata.proofs.engine.forms.normal_form import ONE, Form
-from lemmata.proofs.engine.reference.inputs import symbolic_input
+from lemmata.proofs.engine.layers.comparison import symbolic_input
 from lemmata.proofs.engine.reference.pull_array import Integers
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evaluation import evaluate
-from lemmata.proofs.engine.forms import cases, equality, equations, summing, sums
+from lemmata.proofs.engine.forms import cases, equations, summing, sums
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.choices import indices_of_maxima, nested_condition, open_condition, solutions
 from lemmata.proofs.engine.forms.entailment import Facts
@@ -59,9 +59,9 @@ def test_what_varies_within_a_sum_is_no_case(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_equation_that_is_not_refuted_is_not_proved_by_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equality, "differs", lambda _: False)
-    assert not equality.equal((x(A) + 1) / (x(B) + 1), x(A) / x(B))
-    assert equality.equal((x(A) + 1) / (x(B) + 1) - 1, (x(A) - x(B)) / (x(B) + 1))
+    monkeypatch.setattr(equations, "differs", lambda _: False)
+    assert not equations.equal((x(A) + 1) / (x(B) + 1), x(A) / x(B))
+    assert equations.equal((x(A) + 1) / (x(B) + 1) - 1, (x(A) - x(B)) / (x(B) + 1))
 
 
 @pytest.mark.parametrize("tiling", [(2, False), (3, True), (7, False), (40, True)])

@@ -13,8 +13,7 @@ from lemmata.reference.contract import Contract
 from . import cache
 from .base.report import Report
 from .compiler import extract
-from .compiler.extract import plain
-from .compiler.jit import prim_func
+from .compiler.extract import plain, prim_func
 from .layers.comparison import Compare, Compared, against
 from .layers.mutants import with_mutants
 from .layers.problem import Problem

@@ -20,6 +20,7 @@ try:
     import tilelang
     from tilelang.backend.target import determine_target
     from tilelang.engine.lower import create_backend_context, device_codegen_without_compile, lower_to_host_device_ir
+    from tilelang.jit import JITImpl, JITKernel
     from tvm.ir.instrument import pass_instrument
     from tvm.tirx import PrimFunc
 except ImportError as error:  # another release keeps them elsewhere
@@ -29,6 +30,7 @@ VERSION = "0.1.15"
 ARCH = "sm_90a"
 STRICT = "tl.disable_safe_memory_legalize"  # without it the compiler's guards hide every index error
 
+_ANNOTATED = "tilelang_pass_configs"  # what a kernel says of its own build; other pass configs come before these
 _TILE, _THREAD, _DEVICE = "tl.CanonicalizeLegacyReducer", "tl.HoistNonRestrictParams", "tl.ThreadSync"
 
 
@@ -62,6 +64,32 @@ def require_tilelang() -> None:
 def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
     """Return whether a build with these pass configs keeps the compiler's bounds guards."""
     return not plain(pass_configs).get(STRICT, False)
+
+
+def prim_func(kernel: Any, statics: Mapping[str, float]) -> tuple[PrimFunc, dict[str, object]]:
+    """Return the PrimFunc of a kernel and the pass configs that the kernel itself names.
+
+    Args:
+        kernel: a PrimFunc, a function decorated with ``@tilelang.jit``, or what calling that function returns.
+        statics: values for the parameters of a decorated function, which leaves out those that it does not have.
+
+    Raises:
+        TypeError: the kernel is none of these, or a parameter of a decorated function has no value.
+    """
+    given: Mapping[str, object] = {}
+    if isinstance(kernel, JITKernel):
+        kernel, given = kernel.prim_func, kernel.pass_configs or {}
+    elif isinstance(kernel, JITImpl):
+        takes = kernel.signature.parameters
+        lacking = [name for name, p in takes.items() if p.default is p.empty and name not in statics]
+        if lacking:
+            raise TypeError(f"kernel: expected values of {', '.join(lacking)} in statics, got {sorted(statics)}")
+        named = {name: value for name, value in statics.items() if name in takes}
+        kernel, given = kernel.get_tir(**named), kernel.pass_configs or {}
+    if not isinstance(kernel, PrimFunc):
+        raise TypeError(f"kernel: expected a PrimFunc or a @tilelang.jit function, got {type(kernel).__name__}")
+    annotated = kernel.attrs.get(_ANNOTATED) if kernel.attrs else None
+    return kernel, {**plain(annotated), **plain(given)}
 
 
 def lower(

@@ -127,24 +127,3 @@ class Contents:
             with facts.assuming(nf.ONE - condition):
                 return extended.select(condition, value, self._read(index, facts, level))
         raise Uninitialised(f"{self.name}[{', '.join(map(str, index))}] may be read before it is written")
-
-
-class Opaque(Contents):
-    """A content of which nothing is known but how often it was changed: after each change, elements are any numbers."""
-
-    def __init__(self, name: str, everywhere: Write) -> None:
-        super().__init__(name, [everywhere])
-        self.changes = 0
-
-    def forget(self, path: tuple[Form, ...]) -> None:
-        """Count a change."""
-        self.changes += 1
-
-    def write(self, write: Write) -> None:
-        """Count a change."""
-        self.changes += 1
-
-    def read(self, index: tuple[Form, ...], facts: Facts) -> Value:
-        """Return a number of which only its place and the count of changes are known; the element must exist."""
-        super().read(index, facts)
-        return Value(nf.apply(f"{self.name}@{self.changes}", *index))

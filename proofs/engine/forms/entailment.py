@@ -104,7 +104,11 @@ class Facts:
             return False
         key = condition, self.path
         if key not in self._decided:
-            self._decided[key] = self._solve(condition)
+            translation = self._known(self.path).assuming()
+            goal = translation.integer(condition) == 1
+            claims = ((True, z3.Not(goal)), (False, goal))
+            shown = (verdict for verdict, claim in claims if unsatisfiable((*translation.facts, claim), _STEPS))
+            self._decided[key] = next(shown, None)
         return self._decided[key]
 
     def holds(self, condition: Form) -> bool:
@@ -148,14 +152,6 @@ class Facts:
     def _integers(self, p: Form) -> bool:
         whole = all(c == int(c) for c in p.terms.values())
         return whole and all(e > 0 and self._integer(a) for m in p.terms for a, e in m)
-
-    def _solve(self, condition: Form) -> bool | None:
-        translation = self._known(self.path).assuming()
-        goal = translation.integer(condition) == 1
-        for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
-            if unsatisfiable((*translation.facts, claim), _STEPS):
-                return verdict
-        return None
 
     def _known(self, path: tuple[Form, ...]) -> _Translation:
         """Return what holds on a path, translated once for all paths that begin with it."""

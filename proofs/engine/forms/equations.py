@@ -1,4 +1,10 @@
-"""Equations between a kernel's value and its reference's, proved under what is known of the integers in them."""
+"""Equations between a kernel's value and its reference's, proved under what is known of the integers in them.
+
+Two normal forms are the same rational function of their atoms if their difference, multiplied by its denominators and
+expanded, is 0. Almost every false equation is refuted before that, by the values of its sides at two points
+(``refutation``). Atoms that are not the same object count as independent. So a negative answer says that the laws of
+``normal_form`` do not suffice. It does not say that the functions differ somewhere.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +15,55 @@ from . import normal_form as nf
 from .cases import by_cases, case
 from .choices import open_condition, solutions
 from .entailment import Facts
-from .equality import equal
 from .normal_form import Form
+from .refutation import differs
+from .ring import Monomial, Polynomial, Rational, children, of_terms
 from .statement import Equation as Equation
 
+LIMIT = 20_000
+"""The largest number of terms that an expansion may have."""
 _SPLITS = 8
 """How many undecided conditions an equation may be split by, one inside the other."""
 _ENUMERATED = 8
 """A dimension of at most this constant extent is checked element by element."""
+
+
+class Undecided(Exception):
+    """Raised where the expansion that would decide an equation is too large. It is never a verdict."""
+
+
+def equal(a: Form, b: Form) -> bool:
+    """Return whether a = b as rational functions of their atoms.
+
+    Raises:
+        Undecided: it holds at two random points modulo a prime, and the exact check would take too many terms.
+    """
+    difference = a - b
+    return difference is nf.ZERO or (not differs(difference) and _vanishes(difference))
+
+
+def _vanishes(p: Form) -> bool:
+    """Return whether p is 0 once its denominators are cleared and its polynomials expanded."""
+    inside = {a for m in p.terms for a, _ in m if isinstance(nf.atom_of(a), Polynomial)}
+    # The outermost goes first: an atom is numbered after those inside it.
+    return _vanishes(_eliminate(p, max(inside))) if inside else p is nf.ZERO
+
+
+def _eliminate(p: Form, number: int) -> Form:
+    """Return p times a power of one polynomial, with that polynomial expanded."""
+    degrees = {m: int(dict(m).get(number, 0)) for m in p.terms}
+    least = min(degrees.values())
+    polynomial = children(nf.atom_of(number))[0]
+    groups: dict[int, dict[Monomial, Rational]] = {}
+    for monomial, coefficient in p.terms.items():
+        rest = tuple(q for q in monomial if q[0] != number)
+        groups.setdefault(degrees[monomial] - least, {})[rest] = coefficient
+    result = nf.ZERO
+    for degree in range(max(groups), -1, -1):  # Horner
+        if len(result.terms) * len(polynomial.terms) > LIMIT:
+            raise Undecided(f"more than {LIMIT} terms")
+        result = result * polynomial + of_terms(groups.get(degree, {}))
+    return result
 
 
 def holds(a: Form, b: Form, facts: Facts, splits: int = _SPLITS) -> bool:

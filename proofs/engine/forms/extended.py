@@ -104,8 +104,7 @@ def multiply(a: Value, b: Value) -> Value:
     constant = factor.form.constant
     if factor.finite is not ONE or not constant:
         raise Indefinite(f"an infinity times {factor.form}, whose sign is not known")
-    sign = infinite.sign if constant > 0 else -infinite.sign
-    return Value(infinite.form * constant, infinite.finite, sign)
+    return Value(infinite.form * constant, infinite.finite, infinite.sign if constant > 0 else -infinite.sign)
 
 
 def divide(a: Value, b: Value) -> Value:
@@ -164,13 +163,11 @@ def select(condition: Form, then: Value, otherwise: Value) -> Value:
         return then
     if condition is ZERO:
         return otherwise
-    signs = computed(then, otherwise)
+    signs, other = computed(then, otherwise), ONE - condition
     kept: Sign = None if None in signs else "nonnegative" if "nonnegative" in signs else "positive"
     then = Value(then.form, under(condition, then.finite), then.sign)
-    sign = _common_sign(then, otherwise)
-    other = ONE - condition
     finite = condition * then.finite + other * otherwise.finite
-    return Value(condition * then.form + other * otherwise.form, finite, sign, kept)
+    return Value(condition * then.form + other * otherwise.form, finite, _common_sign(then, otherwise), kept)
 
 
 def bits(a: Value) -> Value:

@@ -36,7 +36,7 @@ class Undefined(Unsupported):
 
 
 class Form:
-    """A sum of monomials with rational coefficients. Compare by identity, or with ``equality.equal``."""
+    """A sum of monomials with rational coefficients. Compare by identity, or with ``equations.equal``."""
 
     __slots__ = ("id", "terms")
 

@@ -22,6 +22,7 @@ from ..access.trace import Access, Trace
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, distinct
 from ..base.errors import Unsupported
+from ..base.text import brief
 from ..compiler import extract
 from ..compiler.nodes import nodes
 from ..contract.hypotheses import Hypotheses
@@ -86,7 +87,7 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
         for number, (index, extent) in enumerate(zip(access.indices, extents, strict=True)):
             goal = z3.And(index >= 0, index < extent)
             dimension = f", dimension {number}" if len(extents) > 1 else ""
-            statement = f"{access}{dimension}: 0 <= {_brief(index)} < {_brief(extent)}"
+            statement = f"{access}{dimension}: 0 <= {brief(index)} < {brief(extent)}"
             conditions.append(Condition(kind, statement, hypothesis, goal, site))
         if region.allocation in trace.shared_bytes and region.offset:
             end = region.offset + (access.indices[-1] + 1) * (region.bits // 8)
@@ -114,11 +115,6 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
     if len(access.indices) != len(shape):
         raise Unsupported(f"{region.name}: {len(access.indices)} indices into {len(shape)} dimensions")
     return shape
-
-
-def _brief(term: z3.ExprRef) -> str:
-    words = str(z3.simplify(term)).split()
-    return " ".join(words) if len(words) <= 24 else " ".join([*words[:24], "..."])
 
 
 def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -149,7 +145,7 @@ def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
     for tag, variable in trace.launch.items():
         low, limit, extent = (1 if tag in _BLOCK else 0), {**_GRID, **_BLOCK}[tag], variable.count
         goal = z3.And(extent >= low, extent <= limit)
-        conditions.append(_of_launch(f"{tag} extent {_brief(extent)} is at most {limit}", goal, hypotheses, tag))
+        conditions.append(_of_launch(f"{tag} extent {brief(extent)} is at most {limit}", goal, hypotheses, tag))
     threads = z3.Product([v.count for t, v in trace.launch.items() if t in _BLOCK])
     conditions.append(_of_launch(f"at most {_THREADS} threads to a block", threads <= _THREADS, hypotheses, "threads"))
     if any("wgmma" in name for name in trace.unmodelled):

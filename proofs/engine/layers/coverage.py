@@ -62,16 +62,15 @@ def coverage(
             raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
         conditions += _uniqueness(plain, hypotheses)
         conditions += _coverage(output, plain, trace, hypotheses)
-    conditions += _inputs_kept(trace, hypotheses)
+    for region, here in ((a.region, a.context) for a in trace.accesses if a.mode == "write"):
+        if region.scope == "global" and region.allocation not in hypotheses.outputs:
+            statement, given = f"{region.name}, which is no output, is not written", (*hypotheses.facts, *here.path)
+            conditions.append(Condition("coverage", statement, given, z3.BoolVal(False), here.site))
     return Analysis(tuple(conditions), trace.unmodelled, sites(trace, hypotheses))
 
 
 def _by_dimension(access: Access, shape: Sequence[z3.ArithRef]) -> Access:
-    """Return an access by address, which is in bounds, with an index for each dimension.
-
-    Raises:
-        Unsupported: an extent but the first varies.
-    """
+    """Return an access by address, which is in bounds, by dimensions; Unsupported if an extent but the first varies."""
     strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
     if len(access.indices) == len(shape):
         return access
@@ -80,13 +79,6 @@ def _by_dimension(access: Access, shape: Sequence[z3.ArithRef]) -> Access:
     first, *others = (access.indices[0] / stride for stride in strides)
     indices = (first, *(i % n for i, n in zip(others, shape[1:], strict=True)))
     return replace(access, indices=tuple(map(z3.simplify, indices)))
-
-
-def _inputs_kept(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    for region, context in ((a.region, a.context) for a in trace.accesses if a.mode == "write"):
-        if region.scope == "global" and region.allocation not in hypotheses.outputs:
-            statement, given = f"{region.name}, which is no output, is not written", (*hypotheses.facts, *context.path)
-            yield Condition("coverage", statement, given, z3.BoolVal(False), context.site)
 
 
 def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -246,17 +238,19 @@ def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]
 
 
 def points(variables: Sequence[Variable], guards: Sequence[z3.BoolRef]) -> int:
-    """Return the number of assignments to some variables of fixed range at which all guards hold.
-
-    Raises:
-        Unsupported: a range is not fixed, or a guard depends on something else.
-    """
+    """Return how many values of variables pass all guards; Unsupported unless ranges are fixed and guards on them alone."""
     guard = conjunction(*guards)
     names = {c.decl().name() for c in constants([guard])}
     guarded = [v for v in variables if v.name in names]
     free = math.prod(len(_values(v)) for v in variables if v.name not in names)
     terms, boxes = [v.term for v in guarded], [_values(v) for v in guarded]
-    return free * sum(_holds(guard, terms, point) for point in itertools.product(*boxes))
+    count = 0
+    for point in itertools.product(*boxes):
+        value = z3.simplify(z3.substitute(guard, *zip(terms, map(z3.IntVal, point), strict=True)))
+        if not (z3.is_true(value) or z3.is_false(value)):
+            raise Unsupported(f"a tile whose shape depends on {value}")
+        count += bool(z3.is_true(value))
+    return free * count
 
 
 def _values(v: Variable) -> range:
@@ -264,10 +258,3 @@ def _values(v: Variable) -> range:
     if not (z3.is_int_value(low) and z3.is_int_value(count)):
         raise Unsupported(f"a tile whose shape depends on {v.low if z3.is_int_value(count) else v.count}")
     return range(low.as_long(), low.as_long() + count.as_long())
-
-
-def _holds(guard: z3.BoolRef, terms: Sequence[z3.ArithRef], point: Sequence[int]) -> bool:
-    value = z3.simplify(z3.substitute(guard, *zip(terms, map(z3.IntVal, point), strict=True)))
-    if not (z3.is_true(value) or z3.is_false(value)):
-        raise Unsupported(f"a tile whose shape depends on {value}")
-    return bool(z3.is_true(value))

@@ -13,7 +13,7 @@ from ..base.report import Failure, Layer
 from ..compiler.source_lines import traced
 from ..execution import ranges
 from ..execution.contents import Uninitialised
-from ..forms.equality import Undecided
+from ..forms.equations import Undecided
 from ..forms.extended import Indefinite
 from ..forms.ring import Undefined
 from ..guards.hollow import guard
@@ -42,16 +42,10 @@ def layer(problem: Problem, name: str) -> Layer:
     return replace(shown, seconds=round(time.perf_counter() - start, 3))
 
 
-def _analysis(problem: Problem, name: str) -> Analysis:
-    """Return the conditions of layer L0 or L1."""
-    given = problem.kernel, problem.hypotheses, problem.pass_configs, problem.arch
-    analysis = bounds(*given) if name == "L0" else coverage(*given) + order(*given)
-    return analysis.burying(problem.dead)
-
-
 def _solved(problem: Problem, name: str) -> Layer:
     """Return layer L0 or L1."""
-    analysis = _analysis(problem, name)
+    given = problem.kernel, problem.hypotheses, problem.pass_configs, problem.arch
+    analysis = (bounds(*given) if name == "L0" else coverage(*given) + order(*given)).burying(problem.dead)
     last = sorted(analysis.conditions, key=lambda c: c.kind == OWN)  # they matter only where all others hold
     outcomes, relied = _relying([*map(cautious, problem.outcomes(name, last))])
     checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING

@@ -39,11 +39,86 @@ from ..base.dtypes import number
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
 from ..smt.solve import unsatisfiable
-from .graph import Edge, Graph
 from .roles import AFTER, BEFORE, INSIDE, Block, Role
 from .structure import inside
 
 _STEPS = 1_000_000  # of the solver, for one question about a parity
+
+
+State = tuple[int, bool, bool]  # a node; whether all threads are ordered, and a proxy fence passed, on the way there
+
+
+@dataclass(frozen=True)
+class Edge:
+    """From one node to another: how many iterations on; whether it orders all threads, or proxies, and shows writes."""
+
+    weight: int = 0
+    orders: bool = False
+    fences: bool = False
+    shows: bool = True
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Which paths count.
+
+    Args:
+        fenced: only those with a proxy fence.
+        shown: only those at whose end all is seen that was written before them.
+        looping: also those through iterations of the loops.
+    """
+
+    fenced: bool = False
+    shown: bool = False
+    looping: bool = True
+
+
+ALL = Paths()
+
+
+class Graph:
+    """Nodes in parts, and edges from a part to the same or a later one."""
+
+    def __init__(self) -> None:
+        self._parts: list[int] = []
+        self._edges: list[list[tuple[int, Edge]]] = []
+        self._known: dict[tuple[int, bool, bool], dict[State, int]] = {}
+
+    def node(self, part: int) -> int:
+        """Add a node, and return its number."""
+        self._parts.append(part)
+        self._edges.append([])
+        return len(self._parts) - 1
+
+    def edge(self, a: int, b: int, edge: Edge) -> None:
+        """Add an edge, unless it leads back to an earlier part."""
+        if self._parts[a] <= self._parts[b]:
+            self._edges[a].append((b, edge))
+
+    def least(self, a: int, b: int, paths: Paths = ALL, orders: bool = True) -> int | None:
+        """Return the least weight of a path, of those that order all threads if ``orders``; None if there is none."""
+        key = a, paths.shown, paths.looping
+        if key not in self._known:
+            self._known[key] = self._weights(a, paths)
+        weights, ends = self._known[key], itertools.product([b], {True, orders}, {True, paths.fenced})
+        return min((weights[s] for s in ends if s in weights), default=None)
+
+    def _weights(self, a: int, paths: Paths) -> dict[State, int]:
+        """Return the least weight of a path to every state."""
+        weights: dict[State, int] = {(a, False, False): 0}
+        layers: list[list[State]] = [[(a, False, False)], []]
+        weight = 0
+        while layers[weight]:
+            for node, ordered, fenced in layers[weight]:  # which grows
+                for b, edge in self._edges[node]:
+                    after, total = (b, ordered or edge.orders, fenced or edge.fences), weight + edge.weight
+                    through = (paths.looping or self._parts[b] != INSIDE) and (edge.shows or not paths.shown)
+                    if through and weights.get(after, total + 1) > total:
+                        weights[after] = total
+                        layers[total].append(after)
+            weight += 1
+            layers.append([])
+        return weights
 
 
 @dataclass(frozen=True)
@@ -112,12 +187,18 @@ class Phases:
         yield from self._equally_often(hypotheses)
         yield from self._reached(hypotheses)
         for barrier in self.barriers:
-            if barrier.arrivals or barrier.waits:
-                yield self._counted(barrier, hypotheses)
+            if met := (*barrier.arrivals, *barrier.waits):
+                come = sum(len(s.role.threads) for s in barrier.arrivals)
+                each = "in an iteration" if barrier.looped else "at all"
+                what = f"{barrier.name} counts {barrier.count} arrivals, and {come} come {each}"
+                yield at(met[0].event.context, "phase", what, z3.BoolVal(come == barrier.count), hypotheses.facts)
             if barrier.looped:
                 yield from self._in_phase(barrier, hypotheses)
             for wait in barrier.waits:
-                yield self._passed(barrier, wait, hypotheses)
+                reason = self._stuck(barrier, wait)
+                what = f"each of {wait.role} gets past this wait at {barrier.name}, in every timing"
+                what += f"; not so: {reason}" if reason else ""
+                yield at(wait.event.context, "deadlock", what, z3.BoolVal(not reason), hypotheses.facts)
 
     # The graph.
 
@@ -194,13 +275,6 @@ class Phases:
                 what = f"all of {met.role} reach this, every time"
                 yield sequent("phase", what, given, z3.And(*others), met.event.context.site)
 
-    def _counted(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Condition:
-        come = sum(len(s.role.threads) for s in barrier.arrivals)
-        each = "in an iteration" if barrier.looped else "at all"
-        what = f"{barrier.name} counts {barrier.count} arrivals, and {come} come {each}"
-        met = (*barrier.arrivals, *barrier.waits)[0]
-        return at(met.event.context, "phase", what, z3.BoolVal(come == barrier.count), hypotheses.facts)
-
     def _in_phase(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Iterator[Condition]:
         what = f"no thread arrives at {barrier.name} for the next iteration before all have arrived for this one"
         for a, b in itertools.product(barrier.arrivals, repeat=2):
@@ -214,12 +288,6 @@ class Phases:
                 phase = "the iteration before" if behind else "its iteration"
                 what = f"this waits at {barrier.name} for the phase of {phase}"
                 yield at(wait.event.context, "phase", what, goal, hypotheses.facts)
-
-    def _passed(self, barrier: Mbarrier, wait: Met, hypotheses: Hypotheses) -> Condition:
-        reason = self._stuck(barrier, wait)
-        what = f"each of {wait.role} gets past this wait at {barrier.name}, in every timing"
-        what += f"; not so: {reason}" if reason else ""
-        return at(wait.event.context, "deadlock", what, z3.BoolVal(not reason), hypotheses.facts)
 
     def _stuck(self, barrier: Mbarrier, wait: Met) -> str:
         """Return why a wait may last for ever; nothing if it cannot."""

@@ -91,11 +91,7 @@ class Threads:
         self._guards: dict[int, frozenset[int] | None] = {}
 
     def all(self) -> frozenset[int]:
-        """Return all threads.
-
-        Raises:
-            Unsupported: the block is not a row of constant length.
-        """
+        """Return all threads; Unsupported unless the block is a row of constant length."""
         if len(self.variables) != 1 or not z3.is_int_value(z3.simplify(self.variables[0].count)):
             raise Unsupported("roles in a block that is not one row of threads")
         return frozenset(range(z3.simplify(self.variables[0].count).as_long()))
@@ -120,15 +116,12 @@ class Threads:
     def of(self, guard: z3.BoolRef) -> frozenset[int] | None:
         """Return the threads that a guard admits; None if it speaks of something else."""
         if guard.get_id() not in self._guards:
-            self._guards[guard.get_id()] = self._evaluate(guard)
+            threads, (variable,) = self.all(), self.variables
+            alone = {s.name() for s in symbols([guard])} == {variable.name}  # what is read from memory is a function
+            at = {t: z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))) for t in threads if alone}
+            admitted = frozenset(t for t, holds in at.items() if z3.is_true(holds))
+            self._guards[guard.get_id()] = admitted if alone else None
         return self._guards[guard.get_id()]
-
-    def _evaluate(self, guard: z3.BoolRef) -> frozenset[int] | None:
-        threads, (variable,) = self.all(), self.variables
-        if {s.name() for s in symbols([guard])} != {variable.name}:  # what is read from memory is a function
-            return None
-        at = {t: z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))) for t in threads}
-        return frozenset(t for t, holds in at.items() if z3.is_true(holds))
 
 
 def block_of(trace: Trace) -> Block:

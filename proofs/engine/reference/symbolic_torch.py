@@ -21,7 +21,6 @@ from ..forms import normal_form as nf
 from ..forms.constants import unified, unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from .cutting import recorded
 from .pull_array import (
     FUNCTIONS,
     Element,
@@ -40,6 +39,7 @@ from .pull_array import (
     together,
     total,
 )
+from .recurrences import recorded
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool

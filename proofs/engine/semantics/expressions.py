@@ -1,10 +1,12 @@
 """What an expression of a TileLang kernel means over an abstract algebra, and what its loads and stores do to memory.
 
-A buffer of another shape over the same data is re-indexed in row-major order. An access must be in bounds by itself.
+A buffer of another shape over the same data is re-indexed in row-major order. An access must be in bounds by itself. C
+functions that a kernel brings along are known by their text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, get_args
 
@@ -14,7 +16,6 @@ from ..base.dtypes import is_integer, lanes
 from ..base.errors import Unsupported
 from ..compiler.source_text import describe
 from .algebra import Algebra, Binary, Comparison, Memory, Unary, V
-from .externs import Function
 
 _BINARY: Mapping[str, Binary] = {
     "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "FloorDiv": "floordiv", "FloorMod": "floormod",
@@ -34,6 +35,33 @@ _CALLS: Mapping[str, Binary] = {
     **{"tirx.pow": "pow", "tirx.shift_left": "shl", "tirx.shift_right": "shr"},
 }
 _WARP, _ALL = 32, 2**32 - 1
+Function = Unary | Binary
+# max.NaN of PTX: the larger of two floats, NaN if one of them is
+_MAX_NAN = r"""__device__ __forceinline__ float (\w+)\(float a, float b\) \{
+  float c; asm\("max\.NaN\.f32 %0, %1, %2;" : "=f"\(c\) : "f"\(a\), "f"\(b\)\); return c;
+\}
+"""
+# ex2 of PTX: 2^x, 0 where that is below 2^-126
+_EXP2 = r"""__device__ __forceinline__ float (\w+)\(float x\) \{
+  float y; asm\("ex2\.approx\.ftz\.f32 %0, %1;" : "=f"\(y\) : "f"\(x\)\); return y;
+\}
+"""
+_EXTERNS: dict[str, Function] = {_MAX_NAN: "maxnan", _EXP2: "exp2"}
+
+
+def externs(source: str) -> dict[str, Function]:
+    """Return the functions that a kernel's C text defines, by name.
+
+    Raises:
+        Unsupported: it holds anything else.
+    """
+    found: dict[str, Function] = {}
+    for pattern, operator in _EXTERNS.items():
+        found |= {match[1]: operator for match in re.finditer(pattern, source)}
+        source = re.sub(pattern, "", source)
+    if source.strip():
+        raise Unsupported(f"C text of the kernel's own: {source.strip().splitlines()[0]}")
+    return found
 
 
 class Expressions(Generic[V]):

@@ -26,7 +26,7 @@ from ..compiler.instructions import does, names
 from ..compiler.nodes import children, statements, stored
 from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
-from .externs import externs
+from .expressions import externs
 from .loops import serial_loops as serial_loops
 from .tile_operations import TileOperations
 from .turns import MEETING, Program, programs, take_turns
@@ -181,15 +181,12 @@ class Machine(TileOperations[V]):
             self._written, self._accesses = {buffer.data for buffer in stored(body)}, []
             try:
                 self.execute(body)
-                self._check_independence(loop)
             finally:
                 self._written = None
-
-    def _check_independence(self, loop: Any) -> None:
-        for (data, store, is_store), (other, access, _) in itertools.product(self._accesses, repeat=2):
-            if is_store and other.same_as(data) and not self.algebra.independent(store, access):
-                name = self.memories[data].name
-                raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
+            for (data, store, is_store), (other, access, _) in itertools.product(self._accesses, repeat=2):
+                if is_store and other.same_as(data) and not self.algebra.independent(store, access):
+                    name = self.memories[data].name
+                    raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
     def _take_turns(self, roles: Sequence[Program]) -> None:
         """Run threads of several roles, each of which does what it does while the others stand still."""
@@ -211,13 +208,9 @@ class Machine(TileOperations[V]):
         for each in itertools.chain(*after):
             self.execute(each)
 
-    def _is_thread(self, expression: Any) -> bool:
-        if self._threads is None or not isinstance(expression, tirx.Var):
-            return False
-        return self.variables.get(expression) is self._threads[0]
-
     def _conditional(self, statement: Any) -> None:
-        if found := programs(statement, self._is_thread, self._extents[0]):
+        threads = [v for v, value in self.variables.items() if self._threads and value is self._threads[0]]
+        if found := programs(statement, threads, self._extents[0]):
             self._take_turns(found)
             return
         self.algebra.site = statement.condition

@@ -11,7 +11,7 @@ and that accesses which conflict are ordered, so that any other order that the b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tvm import arith, ir, tirx
@@ -32,13 +32,16 @@ class Program(NamedTuple):
     loop: Any | None
 
 
-def programs(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> list[Program]:
-    """Return the programs of the roles into which a statement splits the threads of a block; none if it does not."""
+def programs(statement: Any, names: Collection[Any], threads: int) -> list[Program]:
+    """Return the programs of the roles into which a statement splits the threads of a block; none if it does not.
+
+    ``names`` are the variables that hold the number of a thread.
+    """
     bodies: list[Any] = []
     begin = 0
     while isinstance(statement, tirx.IfThenElse) and statement.else_case is not None:
         condition = statement.condition
-        if not (isinstance(condition, tirx.LT) and is_thread(condition.a) and isinstance(condition.b, tirx.IntImm)):
+        if not (isinstance(condition, tirx.LT) and condition.a in names and isinstance(condition.b, tirx.IntImm)):
             break
         end = int(condition.b)
         if not begin < end < threads:

@@ -110,8 +110,9 @@ class _Converter:
         if z3.is_int_value(term):
             return z3.BitVecVal(term.as_long(), WIDTH)
         kind = term.decl().kind()
-        if kind == z3.Z3_OP_BV2INT:
-            return self._from_narrow(term.arg(0))
+        if kind == z3.Z3_OP_BV2INT:  # read off a bit-vector, itself made from integers by a bitwise operation
+            narrow = self._narrow(term.arg(0))
+            return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
         if z3.is_bool(term) and term.children() and z3.is_bv(term.arg(0)):  # the sign of such a bit-vector
             return term.decl()(*(self._narrow(a) for a in term.children()))
         arguments = [self.convert(a) for a in term.children()]
@@ -124,11 +125,6 @@ class _Converter:
         if kind not in _RULES:
             raise Unsupported(f"no bit-vector reading of {term.decl().name()}")
         return _RULES[kind](*arguments)
-
-    def _from_narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
-        """Return an integer that is read off a bit-vector, itself made from integers by a bitwise operation."""
-        narrow = self._narrow(term)
-        return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
 
     def _narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
         if term.decl().kind() == z3.Z3_OP_INT2BV:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Unpack, cast
 
@@ -67,7 +67,10 @@ def verify(
     compare = asked["compare"] or (against(reference, contract, asked["invariants"]) if reference else None)
     problem = _problem(kernel, contract, statics or {}, compare, asked)
     wanted = asked_for(layers, problem.compare, problem.lemmas, problem.examples)
-    digest = _digest(problem, wanted, asked)
+    configs = sorted(problem.pass_configs.items(), key=str)
+    question = problem.contract, problem.statics, wanted, configs, problem.waivers, problem.arch, problem.dead
+    effort = [asked["solver"], asked["seed"], asked["rlimit"], asked["mutate"], asked["every"], asked["equivalents"]]
+    digest = cache.key(problem.kernel, asked["cache_key"], question, effort)
     if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
         return known
     shown = tuple(layer(problem, name) for name in wanted)
@@ -100,11 +103,3 @@ def _problem(
         solve=partial(solve, solver=asked["solver"], seed=asked["seed"], rlimit=asked["rlimit"]),
         smt=asked["smt"],
     )
-
-
-def _digest(problem: Problem, wanted: Sequence[str], asked: Options) -> str:
-    """Return the digest under which the verdict is kept."""
-    configs = sorted(problem.pass_configs.items(), key=str)
-    question = problem.contract, problem.statics, wanted, configs, problem.waivers, problem.arch, problem.dead
-    effort = [asked["solver"], asked["seed"], asked["rlimit"], asked["mutate"], asked["every"], asked["equivalents"]]
-    return cache.key(problem.kernel, asked["cache_key"], question, effort)

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import z3
 from tvm import tirx
@@ -18,8 +18,10 @@ from ..compiler.instructions import ATOMIC, COLLECTIVE, COUNTS, HARMLESS, MATHEM
 from ..compiler.nodes import called, passed
 from ..smt.constructs import value_of
 from . import tma, wgmma
-from .reading import Reading, Value
 from .trace import Access, Event, Mode, Region, Variable
+
+if TYPE_CHECKING:
+    from .reading import Reading, Value
 
 _PURE = 1  # TVM's CallEffectKind of a function of its arguments alone; 0 is an annotation
 _POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_offset"}
@@ -36,11 +38,7 @@ _MASKS = {f"tl.{name}" for name in ("ballot", "ballot_sync", "activemask", "matc
 
 
 def call(reading: Reading, e: tirx.Call) -> Value:
-    """Translate a call.
-
-    Raises:
-        Unsupported: the call has an effect that is not known to be harmless to the rest of the proof.
-    """
+    """Translate a call; Unsupported if it has an effect that is not known to be harmless to the rest of the proof."""
     name = getattr(e.op, "name", str(e.op))
     if _BITWISE.fullmatch(name) and str(e.dtype) != "bool":
         return _bitwise(reading, e, name)
@@ -89,20 +87,17 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
     if not pure:
         reading.locals.forget({hash(pointer) for pointer in passed(e)})
         reading.reads.clear()
-    value = reading.opaque("reinterpret" if _of_input(reading, e) else value_of(label), str(e.dtype))
+    source = e.args[0] if name == "tirx.reinterpret" else None
+    inputs = reading.hypotheses.shapes.keys() - reading.written  # whose elements may have any bits
+    of_input = (
+        isinstance(source, tirx.BufferLoad) and source.buffer.scope() == "global" and source.buffer.data.name in inputs
+    )
+    value = reading.opaque("reinterpret" if of_input else value_of(label), str(e.dtype))
     if isinstance(value, z3.ArithRef) and name in COUNTS:
         reading.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
     if isinstance(value, z3.ArithRef) and name in _MASKS:
         reading.recorder.facts.append(z3.And(value >= 0, value < 2**32))
     return value
-
-
-def _of_input(reading: Reading, e: tirx.Call) -> bool:
-    """Return whether a call reads the bits of an element of an input, which may be any."""
-    source = e.args[0] if called(e) == "tirx.reinterpret" else None
-    if not isinstance(source, tirx.BufferLoad) or source.buffer.scope() != "global":
-        return False
-    return source.buffer.data.name in reading.hypotheses.shapes and source.buffer.data.name not in reading.written
 
 
 def event(reading: Reading, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()) -> None:
@@ -131,19 +126,14 @@ def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.
         width = element_bits(str(pointers[0].args[0].dtype))
         return [_Reach(z3.simplify(reading.integer(e.args[2]) * 8 / width))] * 2
     if COLLECTIVE.fullmatch(name):
-        row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
-        named = _in_warp(reading) < _MATRIX_ROWS * int(e.args[1])
+        row, number = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype))), z3.IntVal(0)
+        for axis in reversed([v for v in reading.recorder.variables if v.kind == "thread"]):  # x varies fastest
+            single = z3.is_true(z3.simplify(axis.count == 1))
+            number = number if single else axis.term + axis.count * number
+        named = z3.simplify(number) % _WARP < _MATRIX_ROWS * int(e.args[1])
         return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]
     several = ATOMIC.fullmatch(name)
-    return [_Reach(z3.IntVal(int(several[1])) if several and several[1] else None) for _ in pointers]
-
-
-def _in_warp(reading: Reading) -> z3.ArithRef:
-    """Return the place of a thread in its warp; x varies fastest."""
-    linear: z3.ArithRef = z3.IntVal(0)
-    for axis in reversed([v for v in reading.recorder.variables if v.kind == "thread"]):
-        linear = axis.term + axis.count * linear if not z3.is_true(z3.simplify(axis.count == 1)) else linear
-    return z3.simplify(linear) % _WARP
+    return [_Reach(z3.IntVal(int(several[1])) if several and several[1] else None)] * len(pointers)
 
 
 def _pointer(

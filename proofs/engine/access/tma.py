@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import z3
 from tvm import tirx
@@ -15,8 +16,10 @@ from tvm import tirx
 from ..base.dtypes import bits
 from ..compiler.nodes import called
 from .instances import constants, symbols
-from .reading import Reading, Value
 from .trace import Access, Context, Region, Variable
+
+if TYPE_CHECKING:
+    from .reading import Reading, Value
 
 _DESCRIPTOR = "tl.create_tma_descriptor"
 _ATOMS = {1: 32, 2: 64, 3: 128}  # bytes of a row that is swizzled, by the kind of swizzle; 0 is none

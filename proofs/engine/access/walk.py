@@ -26,8 +26,8 @@ from ..contract.hypotheses import Hypotheses, within
 from ..smt.constructs import constructs, value_of
 from .intrinsics import event
 from .private import common, counters
+from .reading import Reading
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
-from .translate import Translator
 
 _BARRIER = "tirx.tvm_storage_sync"
 _SILENT_ATTRIBUTES = {"thread_extent", "lexical_alloc_scope", "storage_alignment", "volatile_scope", "compute_scope"}
@@ -36,11 +36,7 @@ _LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED}
 
 
 def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
-    """Walk one function of the compiler's IR.
-
-    Raises:
-        Unsupported: the function uses something that is not modelled.
-    """
+    """Walk one function of the compiler's IR; Unsupported if it uses something that is not modelled."""
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
     walker.counters = counters(func.body, walker.over_sizes)
@@ -49,7 +45,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     return walker.recorder
 
 
-class _Walker(Translator):
+class _Walker(Reading):
     """Statements, in program order."""
 
     def __init__(self, func: tirx.PrimFunc, hypotheses: Hypotheses) -> None:
@@ -89,7 +85,7 @@ class _Walker(Translator):
                 self._store(s)
             case "Evaluate":
                 with self.at(printed(s.value)):
-                    (event if called(s.value) == _BARRIER else Translator.value)(self, s.value)
+                    (event if called(s.value) == _BARRIER else Reading.value)(self, s.value)
             case "AssertStmt":
                 with self.at(f"assert {printed(s.condition)}"):
                     self.boolean(s.condition)

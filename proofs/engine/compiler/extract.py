@@ -106,11 +106,7 @@ def lower(
 
 
 def plain(pass_configs: Mapping[Any, object] | None) -> dict[str, object]:
-    """Return pass configs by plain names, whether they came by names or as members of ``tilelang.PassConfigKey``.
-
-    Raises:
-        ValueError: TileLang has no such pass config, or it takes another type.
-    """
+    """Return pass configs by names, given so or as members of ``tilelang.PassConfigKey``; ValueError if there are none such."""
     configs = {str(getattr(key, "value", key)): value for key, value in (pass_configs or {}).items()}
     try:
         tilelang.tvm.transform.PassContext(config=configs)

@@ -30,10 +30,9 @@ from ..base.conditions import Condition, Site, disjunction
 from ..forms import normal_form as nf
 from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts, Intervals
-from ..forms.extended import under
+from ..forms.extended import Signs, under
 from ..forms.normal_form import Form
 from ..forms.ring import Atom, Monomial, single
-from ..forms.signs import Signs
 from .obligations import Kind, Obligation
 from .obligations import Waiver as Waiver
 from .outcome import Execution

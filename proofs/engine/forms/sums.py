@@ -21,9 +21,9 @@ from . import normal_form as nf
 from .choices import few_elements, is_constant_sum
 from .entailment import Facts
 from .equations import holds
+from .extended import Signs
 from .normal_form import ONE, ZERO, Form
 from .ring import Atom, Rational, Rewriting, common_monomial, support_of, total
-from .signs import Signs
 
 Summand = Callable[[Form, Form], Form]
 """What is summed, as a function of a tile and of an element of that tile."""

@@ -10,7 +10,7 @@ The strict reading shows that the kernel's own indices are right; the compiler's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import z3
@@ -70,8 +70,14 @@ def bounds(
     flat, more = _accesses("bounds", device, hypotheses)
     met = (replace(c, hypotheses=(*hypotheses.facts, *c.hypotheses)) for c in device.obligations)
     conditions += [*flat, *met, *_sizes(final.host, hypotheses)]
-    for level in (trace, device):  # where TMA stores to is told by descriptors, which lowering takes out of the kernel
-        conditions += _unknown_values(level, hypotheses)
+    # where TMA stores to is told by descriptors, which lowering takes out of the kernel
+    for access in (
+        a for level in (trace, device) for a in level.accesses if a.intrinsic and a.region.scope == "global"
+    ):
+        if hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None):
+            statement = f"what {access.intrinsic} stores to {access.region.name} is in the range of the contract"
+            given = (*hypotheses.facts, *access.context.path)
+            conditions.append(Condition("value", statement, given, z3.BoolVal(False), access.context.site))
     conditions += _launch(device, hypotheses, arch)
     return Analysis(distinct(conditions), trace.unmodelled | device.unmodelled, distinct(sites + more))
 
@@ -115,16 +121,6 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
     if len(access.indices) != len(shape):
         raise Unsupported(f"{region.name}: {len(access.indices)} indices into {len(shape)} dimensions")
     return shape
-
-
-def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that no instruction that is not modelled, and may store anything, stores to an output that has a range."""
-    for access in trace.accesses:
-        bounded = hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None)
-        if access.intrinsic and access.region.scope == "global" and bounded:
-            statement = f"what {access.intrinsic} stores to {access.region.name} is in the range of the contract"
-            given = (*hypotheses.facts, *access.context.path)
-            yield Condition("value", statement, given, z3.BoolVal(False), access.context.site)
 
 
 def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:

@@ -229,11 +229,9 @@ def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]
     read, then it does not follow that this tile is hit everywhere.
     """
     free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in d.parts)]
-    settled = known | {v.name for v in write.outer}
     terms = [*(z3.substitute(b, *chosen) for b in write.tile.base), *(value for _, value in chosen)]
-    strange = {c.decl().name() for c in constants(terms)} - settled
-    strange |= {str(x) for x, _ in chosen if not any(x.eq(f) for f in free)}
-    if strange:
+    strange = {c.decl().name() for c in constants(terms)} - known - {v.name for v in write.outer}
+    if strange := strange | {str(x) for x, _ in chosen if not any(x.eq(f) for f in free)}:
         raise Unsupported(f"a tile of {write.access.region.name} that depends on {', '.join(sorted(strange))}")
 
 

@@ -49,11 +49,7 @@ class Problem:
 
     @property
     def compared(self) -> Compared:
-        """The outcome of the symbolic execution; layers L2 and range share it.
-
-        Raises:
-            Unsupported: the kernel or the reference does something that is not modelled.
-        """
+        """The outcome of the symbolic execution, which layers L2 and range share; Unsupported if not all is modelled."""
         if isinstance(self._compared, Unsupported):
             raise self._compared
         return self._compared

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import replace
 
-from ..base.conditions import Analysis, Outcome
+from ..base.conditions import Analysis
 from ..base.errors import Unsupported
 from ..base.failures import failures
 from ..base.report import Failure, Layer
@@ -47,7 +46,12 @@ def _solved(problem: Problem, name: str) -> Layer:
     given = problem.kernel, problem.hypotheses, problem.pass_configs, problem.arch
     analysis = (bounds(*given) if name == "L0" else coverage(*given) + order(*given)).burying(problem.dead)
     last = sorted(analysis.conditions, key=lambda c: c.kind == OWN)  # they matter only where all others hold
-    outcomes, relied = _relying([*map(cautious, problem.outcomes(name, last))])
+    outcomes, relied = [*map(cautious, problem.outcomes(name, last))], []
+    failing = [o for o in outcomes if o.verdict != "proved"]
+    if all(
+        o.condition.kind == OWN for o in failing
+    ):  # what only the compiler's guards ensure, if these ensure all of it
+        outcomes, relied = [o for o in outcomes if o.verdict == "proved"], failing
     checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING
     hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
     found = (*traced(failures(outcomes), problem.kernel), *hollow.failures)
@@ -60,13 +64,6 @@ def _solved(problem: Problem, name: str) -> Layer:
         unmodelled += (COMPILERS_GUARDS,)
         said += tuple(f"relies on {COMPILERS_GUARDS}: {failure}" for failure in failures(relied))
     return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, unmodelled, statements=said)
-
-
-def _relying(outcomes: list[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
-    """Return the outcomes, and apart those of what only the compiler's guards ensure, if these ensure all of it."""
-    relied = [o.condition.kind == OWN and o.verdict != "proved" for o in outcomes]
-    rest = [o for o, on_guards in zip(outcomes, relied, strict=True) if not on_guards]
-    return (rest, list(itertools.compress(outcomes, relied))) if proved(rest) == len(rest) else (outcomes, [])
 
 
 def _equal(problem: Problem, name: str) -> Layer:

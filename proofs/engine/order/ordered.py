@@ -28,9 +28,8 @@ from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import permutes_bits, without_products
 from .phases import Paths, Phases, Step
 from .progress import BEGIN, FENCED, Lack, Progress, Steps, conflict, kind
-from .roles import AFTER, BEFORE, INSIDE, Block, Role
+from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
 from .runs import Carried, Mark, Runs, Way, share_a_loop
-from .structure import inside
 from .words import lacking, unmet
 
 _PLAIN = ("load", "store", "atomic")

@@ -39,8 +39,7 @@ from ..base.dtypes import number
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
 from ..smt.solve import unsatisfiable
-from .roles import AFTER, BEFORE, INSIDE, Block, Role
-from .structure import inside
+from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
 
 _STEPS = 1_000_000  # of the solver, for one question about a parity
 
@@ -305,14 +304,6 @@ class Phases:
         if barrier.looped and not any(weight is not None and weight <= 1 - behind for weight in following):
             return "the phase after may end before it is seen that this one has"
         return ""
-
-
-def waits_unknown(block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that waits end, of a block whose phases are not known; what cannot be decided fails."""
-    for role in block.roles:
-        for _, event in role.events("wait"):
-            what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
-            yield at(event.context, "deadlock", what, z3.BoolVal(False), hypotheses.facts)
 
 
 def _behind(barrier: Mbarrier, wait: Met) -> int | None:

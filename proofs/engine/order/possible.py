@@ -14,8 +14,7 @@ from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from .ordered import Ordered, Unordered, apart
 from .progress import kind
-from .roles import Block
-from .structure import accesses
+from .roles import Block, accesses
 from .words import named, unmet
 
 

@@ -25,11 +25,9 @@ from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
 from .ordered import Ordered, flat, same_execution
-from .phases import waits_unknown
 from .possible import among_roles, operations
 from .progress import kind
-from .roles import Block, Role, block_of
-from .structure import accesses, events
+from .roles import Block, Role, accesses, block_of, events
 from .words import named, unmet
 
 READERS_FENCE = "proxy fence after the barrier"  # taken to do as well as one before it
@@ -91,8 +89,10 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
         assumed |= {READERS_FENCE} if ordered.relies_on_readers(role) else set()
     if ordered.phases is not None:
         conditions += [*ordered.phases.conditions(hypotheses), *ordered.among()]
-    elif not block.phased:
-        conditions += waits_unknown(block, hypotheses)
+    elif not block.phased:  # what cannot be decided fails
+        what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
+        waits = (event for role in block.roles for _, event in role.events("wait"))
+        conditions += [at(e.context, "deadlock", what, z3.BoolVal(False), hypotheses.facts) for e in waits]
     possible = (*sites(trace, hypotheses), *operations(trace, block, hypotheses), *among_roles(ordered, hypotheses))
     modelled = MODELLED if block.phased else _ALWAYS
     return Analysis(tuple(conditions), trace.unmodelled - modelled | assumed, possible, modelled)

@@ -50,11 +50,7 @@ _EXTERNS: dict[str, Function] = {_MAX_NAN: "maxnan", _EXP2: "exp2"}
 
 
 def externs(source: str) -> dict[str, Function]:
-    """Return the functions that a kernel's C text defines, by name.
-
-    Raises:
-        Unsupported: it holds anything else.
-    """
+    """Return the functions that a kernel's C text defines, by name; Unsupported if it holds anything else."""
     found: dict[str, Function] = {}
     for pattern, operator in _EXTERNS.items():
         found |= {match[1]: operator for match in re.finditer(pattern, source)}
@@ -125,20 +121,16 @@ class Expressions(Generic[V]):
             return self.algebra.bits(self.evaluate(e.args[0]), str(e.args[0].dtype), dtype)
         if name in _CALLS:
             return self.algebra.binary(_CALLS[name], self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
-        if name in _SHUFFLES:
-            return self._shuffle(e, _SHUFFLES[name], dtype)
+        if name in _SHUFFLES:  # between the lanes of a whole warp
+            mask, value, by, width = e.args
+            if [int(n) if isinstance(n, tirx.IntImm) else None for n in (mask, width)] != [_ALL, _WARP]:
+                raise Unsupported(f"an exchange within a part of a warp: {describe(e)}")
+            return self.algebra.binary(_SHUFFLES[name], self.evaluate(value), self.evaluate(by), dtype)
         if name == "tirx.call_extern":
             return self._extern(e, dtype)
         if name in _UNARY:
             return self.algebra.unary(_UNARY[name], self.evaluate(e.args[0]), dtype)
         raise Unsupported(f"function {name}")
-
-    def _shuffle(self, e: Any, operator: Binary, dtype: str) -> V:
-        """Return what an exchange between the lanes of a whole warp gives."""
-        mask, value, by, width = e.args
-        if [int(n) if isinstance(n, tirx.IntImm) else None for n in (mask, width)] != [_ALL, _WARP]:
-            raise Unsupported(f"an exchange within a part of a warp: {describe(e)}")
-        return self.algebra.binary(operator, self.evaluate(value), self.evaluate(by), dtype)
 
     def _extern(self, e: Any, dtype: str) -> V:
         """Apply a C function of one or two floats that the kernel brings along."""

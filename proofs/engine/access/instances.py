@@ -65,7 +65,7 @@ def agree(store: Access, again: Access, sizes: Collection[str]) -> z3.BoolRef:
     """Return that two executions of a store are by one block in one iteration, if that alone makes their values equal."""
     pairs = zip(store.context.variables, again.context.variables, strict=True)
     common = [(v, w) for v, w in pairs if v.kind in ("block", "loop")]
-    known = {*sizes, *(v.name for v, _ in common)}
+    known = {*sizes, *store.common, *(v.name for v, _ in common)}
     equal = store.depends is not None and {c.decl().name() for c in constants(store.depends)} <= known
     return conjunction(*(v.term == w.term for v, w in common)) if equal else z3.BoolVal(False)
 

@@ -9,24 +9,35 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 import z3
 from tvm import tirx
 
 from ..base.dtypes import bits, fits, is_integer, lanes, number, span
 from ..base.errors import Unsupported
+from ..compiler.instructions import MATHEMATICS
 from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
 from . import intrinsics
-from .private import OF_OPERANDS, interval
+from .counters import interval
+from .instances import constants
 from .state import Key, LocalState, Place, place
-from .trace import Access, Mode, Recorder, Region, Variable
+from .trace import Access, Context, Mode, Recorder, Region, Variable
 from .wgmma import Descriptor
 
+OF_OPERANDS = re.compile(
+    r"tirx\.(if_then_else|exp2?|log2?|r?sqrt|sigmoid|tanh|fabs|floor|ceil|pow|bitwise_\w+|shift_\w+)|"
+    + MATHEMATICS.pattern
+)
+"""Calls whose value is a function of their operands."""
+
+HELD = "held "  # in the name of what stands for a float in private memory
 Value: TypeAlias = z3.ExprRef | None
+Terms: TypeAlias = tuple[z3.ExprRef, ...] | None
 
 
 class Reading:
@@ -51,7 +62,12 @@ class Reading:
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
-        self.common: frozenset[int] = frozenset()  # data pointers of what is the same in all threads of a block
+        self.common: set[str] = set()  # constants that are the same in all threads of a block, once the walk is over
+        self._held: dict[str, int] = {}  # constants that stand for elements set before, with their data pointers
+        self._private_types: dict[
+            int, set[str]
+        ] = {}  # data pointer of a thread's own memory -> types, and how many elements
+        self._stores: list[tuple[int, Terms, Context]] = []  # to a thread's own memory
         self.origins: dict[int, str] = {}  # data pointer -> the name of what is read, if that is not modelled
         self._quiet = False
 
@@ -206,6 +222,8 @@ class Reading:
         if e.predicate is not None:
             raise Unsupported(f"predicated load {printed(e)}")
         indices, dtype = self.access("read", e.buffer, e.indices), str(e.dtype)
+        if e.buffer.scope().startswith("local"):
+            self.keep(e.buffer)
         if not is_integer(dtype):
             return None
         if self.kept(e.buffer):  # a function of its index
@@ -219,19 +237,51 @@ class Reading:
             return self.locals.read((hash(e.buffer.data), str(e.buffer.dtype)), indices)
         return self.shared(e.buffer, indices)
 
-    def depends(self, e: tirx.PrimExpr, value: Value) -> tuple[z3.ExprRef, ...] | None:
-        """Return terms of which a value is a function: itself, or the variables that it is computed from.
-
-        Buffers that hold the same in all threads of a block depend on what these have in common.
-        """
+    def depends(self, e: tirx.PrimExpr, value: Value) -> Terms:
+        """Return terms of which a value is a function: itself, or the variables and private memory that it is computed from."""
         inside = nodes(e)
-        loads = [n.buffer for n in inside if isinstance(n, tirx.BufferLoad)]
-        known = all(self.kept(b) or hash(b.data) in self.common for b in loads)
-        known &= all(bool(OF_OPERANDS.fullmatch(called(n))) for n in inside if isinstance(n, tirx.Call))
-        if value is not None and (not known or all(map(self.kept, loads))):
+        loads = [n.buffer for n in inside if isinstance(n, tirx.BufferLoad) and not self.kept(n.buffer)]
+        if value is not None:
             return (value,)
+        if not all(OF_OPERANDS.fullmatch(called(n)) for n in inside if isinstance(n, tirx.Call)):
+            return None
+        held = {f"{HELD}{hash(b.data)}": hash(b.data) for b in loads if self.locals.is_set(hash(b.data))}
+        self._held |= held
         terms = [self.value(n) for n in inside if isinstance(n, tirx.Var)] + [lane.term for lane in self.lane.values()]
-        return tuple(t for t in terms if t is not None) if known and None not in terms else None
+        known = len({hash(b.data) for b in loads}) == len(held) and None not in terms
+        return (*terms, *map(z3.Int, held)) if known else None  # type: ignore[arg-type]
+
+    def keep(self, buffer: tirx.Buffer, stored: Terms | Literal[False] = False) -> None:
+        """Take note of a use of a thread's own memory, or of what a store to it is a function of."""
+        data, size = hash(buffer.data), z3.simplify(z3.Product([z3.IntVal(1), *map(self.constant, buffer.shape)]))
+        self._private_types.setdefault(data, set()).add((str(size), str(buffer.dtype)))
+        if stored is not False:
+            self._stores.append((data, stored, self.recorder.context))
+
+    def settle(self, given: Collection[int]) -> None:
+        """Find which private buffers are common: hold the same in all threads of a block, at one statement in one iteration.
+
+        These are of one element, not ``given`` to calls, and all stores to them are of common values, under common
+        conditions and in common loops. What is computed from block indices, loop variables, tensors that the kernel only
+        reads and common buffers is common. Then the threads make the same stores in the same order.
+        """
+        single = {d for d, types in self._private_types.items() if len(types) == 1 and min(types)[0] == "1"}
+        held, lost = single - {*given}, {0}
+        while lost:
+            self.common.clear()
+            self.common |= {name for name, data in self._held.items() if data in held}
+            lost = {d for d, terms, here in self._stores if d in held and not self._alike(terms, here)}
+            held -= lost
+
+    def _alike(self, terms: Terms, here: Context) -> bool:
+        """Return whether all threads of a block store the same, as often."""
+        if terms is None or any(v.kind == "lane" for v in here.variables):
+            return False
+        ranges = [t for v in here.variables if v.kind == "loop" for t in (v.low, v.extent) if t is not None]
+        known = {v.name for v in here.variables if v.kind in ("block", "loop")}.union(
+            self.hypotheses.sizes, self.common
+        )
+        return {c.decl().name() for c in constants([*terms, *here.guards, *ranges])} <= known
 
     def integer(self, e: tirx.PrimExpr) -> z3.ArithRef:
         """Return the value of an expression that must be an integer."""
@@ -274,17 +324,18 @@ class Reading:
     def _private(self, key: Key, is_set: bool) -> Value:
         """Return a value read from a thread's own memory."""
         value = self.opaque(self.origins.get(key[0], "local"), key[1])
+        if is_set and value is not None:
+            self._held[value.decl().name()] = key[0]
         if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
             low, high = self.counters[key[0]]
             self.recorder.facts.append(z3.And(value >= low, value <= high))
         return value
 
     def _followed(self, data: int) -> int | None:
-        """Return the number of elements of a buffer whose values lie between bounds, if they are set."""
-        if data not in self.counters:
-            return None
+        """Return the number of elements of a buffer if it is asked which of them are set: for bounds, or if there is one."""
         size = z3.simplify(z3.Product([z3.IntVal(1), *(self.constant(n) for n in self.buffers[data].shape)]))
-        return size.as_long() if z3.is_int_value(size) else -1
+        known = size.as_long() if z3.is_int_value(size) else -1
+        return known if data in self.counters or known == 1 else None
 
     def region(self, buffer: tirx.Buffer) -> Region:
         """Return where a buffer lies."""
@@ -308,11 +359,12 @@ class Reading:
         mode: Mode,
         buffer: tirx.Buffer,
         indices: list[tirx.PrimExpr],
-        depends: tuple[z3.ExprRef, ...] | None = None,
+        depends: Terms = None,
     ) -> tuple[z3.ArithRef, ...]:
         """File one read or write of a buffer and return its indices."""
         terms = tuple(self.integer(i) for i in indices)
-        self.recorder.access(Access(mode, self.region(buffer), terms, self.recorder.context, depends=depends))
+        access = Access(mode, self.region(buffer), terms, self.recorder.context, depends=depends, common=self.common)
+        self.recorder.access(access)
         return terms
 
     def kept(self, buffer: tirx.Buffer) -> bool:

@@ -85,6 +85,10 @@ class LocalState:
         self._known = merged
         self._set = {at: i for at, i in self._set.items() if at in set_first}
 
+    def is_set(self, data: int) -> bool:
+        """Return whether all elements of a buffer have been set."""
+        return self._is_set(self._set, data, ())
+
     def _is_set(self, done: Collection[tuple[int, Place]], data: int, element: Place) -> bool:
         """Return whether an element has been set, or all elements of its buffer."""
         if (data, element) in done:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -105,7 +105,7 @@ class Access:
     ``collective`` marks an instruction that a warp runs as one, so that any of its threads may be the one that reads or
     writes. ``intrinsic`` names an unmodelled instruction that the access belongs to; when it happens is then not known.
     ``depends`` holds terms of which the stored value is a function, the same at each execution of the statement; None
-    where it may depend on something else.
+    where it may depend on something else. ``common`` are names that mean the same in all threads of a block.
     """
 
     mode: Mode
@@ -115,6 +115,7 @@ class Access:
     collective: bool = False
     intrinsic: str | None = None
     depends: tuple[z3.ExprRef, ...] | None = None
+    common: Collection[str] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.mode} of {self.region.name}"

@@ -24,9 +24,9 @@ from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
 from ..smt.constructs import constructs, value_of
+from .counters import counters
 from .intrinsics import event
-from .private import common, counters
-from .reading import Reading
+from .reading import OF_OPERANDS, Reading
 from .trace import Branch, Loop, Node, Recorder, Trace, Variable
 
 _BARRIER = "tirx.tvm_storage_sync"
@@ -40,8 +40,10 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
     walker.counters = counters(func.body, walker.over_sizes)
-    walker.common = common(func.body, walker.kept)
     walker.statement(func.body)
+    calls = (n for n in nodes(func.body) if isinstance(n, tirx.Call) and not OF_OPERANDS.fullmatch(called(n)))
+    elements = (a.buffer.data for c in calls for a in c.args if isinstance(a, tirx.BufferLoad))
+    walker.settle({hash(pointer) for pointer in (*passed(func.body), *elements)})
     return walker.recorder
 
 
@@ -235,12 +237,14 @@ class _Walker(Reading):
         indices = ", ".join(printed(i) for i in s.indices)
         with self.at(f"{s.buffer.name}[{indices}] = {printed(s.value)}"):
             value = self.value(s.value)
-            terms = self.access("write", s.buffer, s.indices, self.depends(s.value, value))
+            depends = self.depends(s.value, value)
+            terms = self.access("write", s.buffer, s.indices, depends)
             if s.buffer.scope() == "global":
                 self._keep_promise(s.buffer, value)
             if value is not None and (found := constructs([value])):
                 self.origins[hash(s.buffer.data)] = value_of(", ".join(found))
             if s.buffer.scope().startswith("local"):
+                self.keep(s.buffer, depends)
                 self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
             else:
                 self.reads.clear()

@@ -1,0 +1,166 @@
+"""Integers that a thread keeps in its own memory: how small and how large they can get.
+
+A buffer that is only ever set to some values, or increased by some amounts, holds at most the largest value set plus the
+largest amount times the number of increases, which is at most the product of the extents of the loops around them.
+Elements are not told apart. The bounds are those of an element that has been set, which state.py knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import z3
+from tvm import tirx
+from tvm.ir import structural_equal
+
+from ..base.dtypes import bits, is_integer, lanes, span
+from ..base.errors import Unsupported
+from ..compiler.instructions import COUNTS
+from ..compiler.nodes import called, children, passed
+
+_PASSES = 3  # a buffer may be set to what another one holds
+_TO_WHOLE_NUMBERS = {f"tirx.{name}" for name in ("floor", "ceil", "round", "nearbyint", "trunc")}
+
+Interval = tuple[Any, Any]
+Loops = tuple[tirx.PrimExpr | None, ...]  # the extents of the loops around a statement, None of a while loop
+Bounds = tuple[z3.ArithRef, z3.ArithRef]
+Extent = Callable[[tirx.PrimExpr], z3.ArithRef]
+
+
+def _places(s: Any, loops: Loops = ()) -> Iterator[tuple[Any, Loops]]:
+    """Yield a statement and all statements in it, in program order, with the extents of the loops around each."""
+    yield s, loops
+    if isinstance(s, (tirx.For, tirx.While)):
+        loops = (*loops, s.extent if isinstance(s, tirx.For) else None)
+    for child in children(s):
+        yield from _places(child, loops)
+
+
+@dataclass
+class _Stores:
+    """What the stores to one buffer do: each value set; each amount added, with the extents of the loops around."""
+
+    dtype: str
+    set_to: list[tirx.PrimExpr] = field(default_factory=list)
+    added: list[tuple[tirx.PrimExpr, Loops]] = field(default_factory=list)
+
+
+def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
+    """Return the least and the largest value of private buffers, by data pointer.
+
+    Args:
+        body: all that can touch the buffers.
+        extent: the extent of a loop as a term over the sizes; Unsupported where it depends on more.
+    """
+    found: dict[int, _Stores | None] = {}
+    for s, loops in _places(body):
+        if isinstance(s, tirx.BufferStore) and s.buffer.scope().startswith("local"):
+            _store(s, loops, found)
+    given = {hash(pointer) for pointer in passed(body)}
+    stores = {data: s for data, s in found.items() if s and s.set_to and data not in given}
+    bounds: dict[int, Bounds] = {}
+    for _ in range(_PASSES):
+        constant = {data: b for data, b in bounds.items() if all(map(z3.is_int_value, b))}
+        known = {data: (low.as_long(), high.as_long()) for data, (low, high) in constant.items()}
+        found_now = {data: _bounds(s, partial(interval, known=known), extent) for data, s in stores.items()}
+        bounds = {data: b for data, b in found_now.items() if b}
+    return bounds
+
+
+def _bounds(stores: _Stores, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> Bounds | None:
+    values = [value(e) for e in stores.set_to]
+    low: z3.ArithRef = z3.IntVal(min(v[0] for v in values))
+    high: z3.ArithRef = z3.IntVal(max(v[1] for v in values))
+    for amount, loops in stores.added:
+        if any(n is None for n in loops):
+            return None
+        least, most = value(amount)
+        times = z3.Product([z3.IntVal(1), *(_most(n, value, extent) for n in loops)])
+        low, high = low + times * min(least, 0), high + times * max(most, 0)
+    return z3.simplify(low), z3.simplify(high)
+
+
+def _most(n: tirx.PrimExpr, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> z3.ArithRef:
+    """Return a bound on how often a loop of that extent runs."""
+    try:
+        term = extent(n)
+    except Unsupported:
+        term = z3.IntVal(value(n)[1])
+    return z3.simplify(z3.If(term > 0, term, z3.IntVal(0)))
+
+
+def _store(s: tirx.BufferStore, loops: Loops, found: dict[int, _Stores | None]) -> None:
+    dtype, data = str(s.buffer.dtype), hash(s.buffer.data)
+    stores = found.setdefault(data, _Stores(dtype))
+    if stores is None or stores.dtype != dtype or not is_integer(dtype) or lanes(str(s.value.dtype)) > 1:
+        found[data] = None
+    elif (amount := _increase(s)) is None:
+        stores.set_to.append(s.value)
+    else:
+        stores.added.append((amount, loops))
+
+
+def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
+    """Return ``d`` in ``x = x + d``."""
+    if isinstance(s.value, tirx.Add):
+        for same, other in ((s.value.a, s.value.b), (s.value.b, s.value.a)):
+            load = isinstance(same, tirx.BufferLoad) and same.buffer.same_as(s.buffer)
+            if load and all(structural_equal(i, j) for i, j in zip(same.indices, s.indices, strict=True)):
+                return other
+    return None
+
+
+def interval(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval:
+    """Return constants between which a number lies, read off its operators; at worst those of its type.
+
+    A float lies between infinities where no constants are known. A clamped NaN is one of the constants.
+    """
+    least, most = span(str(e.dtype)) if is_integer(str(e.dtype)) else (-math.inf, math.inf)
+    low, high = _read_off(e, known, is_integer(str(e.dtype))) or (least, most)
+    return (low, high) if least <= low and high <= most else (least, most)
+
+
+def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval], integer: bool) -> Interval | None:
+    value = partial(interval, known=known)
+    match e:
+        case tirx.IntImm() | tirx.FloatImm():
+            return e.value, e.value
+        case tirx.BufferLoad() if integer:
+            return known.get(hash(e.buffer.data))
+        case tirx.Cast() if integer and is_integer(str(e.value.dtype)):
+            return value(e.value)
+        case tirx.Select() if integer:
+            return _hull(value(e.true_value), value(e.false_value))
+        case tirx.Max() | tirx.Min():
+            choose = max if isinstance(e, tirx.Max) else min
+            (a, b), (c, d) = value(e.a), value(e.b)
+            return choose(a, c), choose(b, d)
+        case tirx.Add() | tirx.Sub() if integer:
+            (a, b), (c, d) = value(e.a), value(e.b)
+            return (a + c, b + d) if isinstance(e, tirx.Add) else (a - d, b - c)
+        case tirx.Call():
+            return _of_call(e, called(e), value)
+    return None
+
+
+def _of_call(e: tirx.Call, name: str, value: Callable[[tirx.PrimExpr], Interval]) -> Interval | None:
+    if name in _TO_WHOLE_NUMBERS:
+        low, high = value(e.args[0])
+        return (math.floor(low) if math.isfinite(low) else low), (math.ceil(high) if math.isfinite(high) else high)
+    if name == "tirx.if_then_else" and is_integer(str(e.dtype)):
+        return _hull(value(e.args[1]), value(e.args[2]))
+    if name in COUNTS:
+        return 0, bits(str(e.args[0].dtype))
+    if name in ("tirx.bitwise_and", "tirx.shift_right") and isinstance(e.args[1], tirx.IntImm):
+        (low, high), constant = value(e.args[0]), int(e.args[1].value)
+        if low >= 0 and constant >= 0:
+            return (0, min(high, constant)) if name == "tirx.bitwise_and" else (low >> constant, high >> constant)
+    return None
+
+
+def _hull(a: Interval, b: Interval) -> Interval:
+    return min(a[0], b[0]), max(a[1], b[1])

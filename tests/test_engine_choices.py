@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evaluation import evaluate
-from lemmata.proofs.engine.forms import cases, equations, summing, sums
+from lemmata.proofs.engine.forms import equations, summing, sums
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.choices import indices_of_maxima, nested_condition, open_condition, solutions
 from lemmata.proofs.engine.forms.entailment import Facts
@@ -45,7 +45,7 @@ def test_no_choice_of_a_condition_makes_a_false_equation_hold(
 ) -> None:
     other = nf.indicator("ge", N - 5, integer=of_integers)
     monkeypatch.setattr(equations, "open_condition", lambda _: number(other))
-    monkeypatch.setattr(cases, "nested_condition", lambda _: number(other))
+    monkeypatch.setattr(equations, "nested_condition", lambda _: number(other))
     assert not holds(EQUAL * x(A), EQUAL * x(N), Facts())
 
 

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import z3
 from tvm import tirx
@@ -32,6 +32,8 @@ _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 _BITWISE = re.compile(r"tirx\.(bitwise_(and|or|xor|not)|shift_(left|right))")
 _OF_WORDS = {"tirx.bitwise_and": operator.and_, "tirx.bitwise_or": operator.or_, "tirx.bitwise_xor": operator.xor}
 _WGMMA: Mapping[str | None, Callable[[Reading, tirx.Call], None]] = {"advance": wgmma.advance, "product": wgmma.product}
+Reach = tuple[z3.ArithRef | None, tuple[z3.BoolRef, ...]]
+"""What an instruction moves through a pointer, None for the extent that the compiler states, and when."""
 _NO_EVENTS = (None, "copy", "atomic", "hint", "publish", "bulk")
 _MASKS = {f"tl.{name}" for name in ("ballot", "ballot_sync", "activemask", "match_any_sync", "match_all_sync")}
 """Functions that give a bit for each of 32 threads."""
@@ -60,7 +62,7 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         raise Unsupported(f"intrinsic {name}")
     collective = bool(COLLECTIVE.fullmatch(name))
     label = str(e.args[0].value) if name.startswith("tirx.call_") else name
-    if does(name) == "bulk" and tma.adds(e):
+    if does(name) == "bulk" and not (isinstance(e.args[-2], tirx.IntImm) and int(e.args[-2]) == 0):
         label = f"{name} that adds"
     pointers = [a for a in e.args if isinstance(a, tirx.Call) and called(a) in _POINTERS]
     if not pure or pointers or str(e.dtype) == "handle":
@@ -71,9 +73,9 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
     for argument in e.args:
         numbers.append(None)
         if any(argument.same_as(p) for p in pointers):
-            reach = next(reaches)
-            with reading.recorder.under(*reach.when):
-                _pointer(reading, argument, label, collective, reach.elements)
+            moved, when = next(reaches)
+            with reading.recorder.under(*when):
+                _pointer(reading, argument, label, collective, moved)
         elif isinstance(argument, tirx.PrimExpr):
             numbers[-1] = reading.value(argument)
     if does(name) == "describe":
@@ -110,30 +112,23 @@ def event(reading: Reading, e: tirx.Call, numbers: Sequence[Value] = (), accesse
     recorder.block.append(Event(effect, e, tuple(numbers), operands, tuple(accesses), recorder.context))
 
 
-class _Reach(NamedTuple):
-    """What an instruction moves through a pointer, if it is not the extent that the compiler states, and when."""
-
-    elements: z3.ArithRef | None = None
-    when: tuple[z3.BoolRef, ...] = ()
-
-
-def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
+def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[Reach]:
     """Return the reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
     if does(name) == "copy":
         moved, when = reading.integer(e.args[2]), tuple(map(reading.boolean, e.args[3:]))
-        return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
+        return [*((moved, ()) for _ in pointers[1:]), (moved, when)]
     if does(name) == "bulk" and len(pointers) == 2:  # a row of bytes, by its address
         width = element_bits(str(pointers[0].args[0].dtype))
-        return [_Reach(z3.simplify(reading.integer(e.args[2]) * 8 / width))] * 2
+        return [(z3.simplify(reading.integer(e.args[2]) * 8 / width), ())] * 2
     if COLLECTIVE.fullmatch(name):
         row, number = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype))), z3.IntVal(0)
         for axis in reversed([v for v in reading.recorder.variables if v.kind == "thread"]):  # x varies fastest
             single = z3.is_true(z3.simplify(axis.count == 1))
             number = number if single else axis.term + axis.count * number
         named = z3.simplify(number) % _WARP < _MATRIX_ROWS * int(e.args[1])
-        return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]
+        return [(row, (named,)), *((None, ()) for _ in pointers[1:])]
     several = ATOMIC.fullmatch(name)
-    return [_Reach(z3.IntVal(int(several[1])) if several and several[1] else None)] * len(pointers)
+    return [(z3.IntVal(int(several[1])) if several and several[1] else None, ())] * len(pointers)
 
 
 def _pointer(

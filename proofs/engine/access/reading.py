@@ -23,10 +23,9 @@ from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
 from . import intrinsics
-from .counters import interval
 from .instances import constants
-from .state import Key, LocalState, Place, place
-from .trace import Access, Context, Mode, Recorder, Region, Variable
+from .private import Key, LocalState, Place, interval, place
+from .trace import Access, Context, Mode, Region, Trace, Variable
 from .wgmma import Descriptor
 
 OF_OPERANDS = re.compile(
@@ -50,9 +49,7 @@ class Reading:
         bound: the variables that the kernel binds, which are no sizes whatever their names.
     """
 
-    def __init__(
-        self, recorder: Recorder, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]
-    ) -> None:
+    def __init__(self, recorder: Trace, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]) -> None:
         self.recorder, self.hypotheses, self.written, self._bound = recorder, hypotheses, written, bound
         self.values: dict[int, Value] = {}  # by the identity of the IR's variable
         self.regions: dict[int, tuple[str, int]] = {}  # data pointer -> allocation and byte offset in it
@@ -64,9 +61,9 @@ class Reading:
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
         self.common: set[str] = set()  # constants that are the same in all threads of a block, once the walk is over
         self._held: dict[str, int] = {}  # constants that stand for elements set before, with their data pointers
-        self._private_types: dict[
-            int, set[str]
-        ] = {}  # data pointer of a thread's own memory -> types, and how many elements
+        self._taken_as: dict[
+            int, set[tuple[str, str]]
+        ] = {}  # own memory by data pointer -> how many elements, and type
         self._stores: list[tuple[int, Terms, Context]] = []  # to a thread's own memory
         self.origins: dict[int, str] = {}  # data pointer -> the name of what is read, if that is not modelled
         self._quiet = False
@@ -254,7 +251,7 @@ class Reading:
     def keep(self, buffer: tirx.Buffer, stored: Terms | Literal[False] = False) -> None:
         """Take note of a use of a thread's own memory, or of what a store to it is a function of."""
         data, size = hash(buffer.data), z3.simplify(z3.Product([z3.IntVal(1), *map(self.constant, buffer.shape)]))
-        self._private_types.setdefault(data, set()).add((str(size), str(buffer.dtype)))
+        self._taken_as.setdefault(data, set()).add((str(size), str(buffer.dtype)))
         if stored is not False:
             self._stores.append((data, stored, self.recorder.context))
 
@@ -265,7 +262,7 @@ class Reading:
         conditions and in common loops. What is computed from block indices, loop variables, tensors that the kernel only
         reads and common buffers is common. Then the threads make the same stores in the same order.
         """
-        single = {d for d, types in self._private_types.items() if len(types) == 1 and min(types)[0] == "1"}
+        single = {d for d, types in self._taken_as.items() if len(types) == 1 and min(types)[0] == "1"}
         held, lost = single - {*given}, {0}
         while lost:
             self.common.clear()

@@ -73,11 +73,6 @@ def store(reading: Reading, e: tirx.Call) -> None:
             recorder.access(Access("write", region, indices, recorder.context, intrinsic=e.op.name))
 
 
-def adds(e: tirx.Call) -> bool:
-    """Return whether a store may add to what is there instead."""
-    return not isinstance(e.args[-2], tirx.IntImm) or int(e.args[-2]) != 0
-
-
 def _box(reading: Reading, e: tirx.Call) -> tuple[Region, list[int], list[int]] | None:
     """Return the tensor, the box, and for each dimension of the tensor its place among the box's; None if it is another."""
     descriptor, width = e.args[0], bits(str(e.args[1].args[0].dtype))

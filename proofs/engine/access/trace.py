@@ -195,9 +195,12 @@ class Branch:
 Node = Segment | Event | Loop | Branch
 
 
+_RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
+
+
 @dataclass(eq=False)
 class Trace:
-    """Everything that one kernel does, as far as it is modelled.
+    """Everything that one kernel does, as far as it is modelled, and where execution stands while it is recorded.
 
     Args:
         accesses: in program order.
@@ -209,6 +212,7 @@ class Trace:
         divisions: by divisors that vary.
         unmodelled: names of the intrinsics that are not modelled.
         elections: where threads elect one of them, if that is under a guard or in a loop.
+        variables, facts, guards: those in scope now.
     """
 
     accesses: list[Access] = field(default_factory=list)
@@ -220,15 +224,6 @@ class Trace:
     divisions: list[Division] = field(default_factory=list)
     unmodelled: set[str] = field(default_factory=set)
     elections: list[Context] = field(default_factory=list)
-
-
-_RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
-
-
-@dataclass(eq=False)
-class Recorder(Trace):
-    """The walk's state: what it has met so far, and where execution stands."""
-
     variables: list[Variable] = field(default_factory=list)
     facts: list[z3.BoolRef] = field(default_factory=list)
     guards: list[z3.BoolRef] = field(default_factory=list)

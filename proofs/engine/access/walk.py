@@ -1,10 +1,7 @@
 """One walk over a kernel at thread or device level: every access, every integer operation, every event.
 
-Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
-block-wide barriers; of asynchronous hardware, copies by cp.async, products by wgmma and stores by TMA with what puts them
-in order.
-What orders accesses is kept as events for the room `order`. Other instructions of asynchronous hardware are named in the
-trace and otherwise left out. Anything else raises Unsupported.
+What orders accesses is kept as events for the room `order`. Instructions of asynchronous hardware that are not modelled are
+named in the trace and otherwise left out. Anything else raises Unsupported.
 """
 
 from __future__ import annotations
@@ -24,10 +21,10 @@ from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
 from ..smt.constructs import constructs, value_of
-from .counters import counters
 from .intrinsics import event
+from .private import counters
 from .reading import OF_OPERANDS, Reading
-from .trace import Branch, Loop, Node, Recorder, Trace, Variable
+from .trace import Branch, Loop, Node, Trace, Variable
 
 _BARRIER = "tirx.tvm_storage_sync"
 _SILENT_ATTRIBUTES = {"thread_extent", "lexical_alloc_scope", "storage_alignment", "volatile_scope", "compute_scope"}
@@ -55,7 +52,7 @@ class _Walker(Reading):
         written = {b.data.name for b in stored(body) if b.scope() == "global"} | {v.name for v in passed(body)}
         loops, binds = (n.loop_var for n in inside if isinstance(n, tirx.For)), (tirx.Bind, tirx.Let)
         bound = frozenset(map(hash, (*loops, *(n.var for n in inside if isinstance(n, binds)))))
-        super().__init__(Recorder(), hypotheses, frozenset(written.union(hypotheses.outputs)), bound)
+        super().__init__(Trace(), hypotheses, frozenset(written.union(hypotheses.outputs)), bound)
         for name in (*hypotheses.sizes, *hypotheses.shapes):
             self.recorder.unique(name)
         self.branches: tuple[str, ...] = ()

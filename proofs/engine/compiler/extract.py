@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..base.errors import Unsupported, UnsupportedVersion
 try:
     import tilelang
     from tilelang.backend.target import determine_target
-    from tilelang.engine.lower import create_backend_context, device_codegen_without_compile, lower_to_host_device_ir
+    from tilelang.engine.lower import create_backend_context, lower_to_host_device_ir
     from tilelang.jit import JITImpl, JITKernel
     from tvm.ir.instrument import pass_instrument
     from tvm.tirx import PrimFunc
@@ -38,20 +38,15 @@ _TILE, _THREAD, _DEVICE = "tl.CanonicalizeLegacyReducer", "tl.HoistNonRestrictPa
 class Lowered:
     """One kernel after one run of the compiler, at the three levels, and the host function that launches it.
 
-    Attributes:
-        printer: what prints the CUDA of this run.
+    At the end of the run there is ``final``, of which CUDA is printed as ``build`` says: for a target, with options.
     """
 
     tile: PrimFunc
     thread: PrimFunc
     device: PrimFunc
     host: PrimFunc
-    printer: Callable[[], str]
-
-    @cached_property
-    def cuda(self) -> str:
-        """The CUDA that the compiler prints at the end of the run that these levels are of."""
-        return self.printer()
+    final: Any
+    build: tuple[Any, Any, Mapping[str, Any]]
 
 
 def require_tilelang() -> None:
@@ -97,9 +92,7 @@ def lower(
 ) -> Lowered:
     """Return a kernel lowered for ``arch`` under its own pass configs, but with bounds guards only if ``guards``.
 
-    Raises:
-        UnsupportedVersion: the installed TileLang is another one.
-        Unsupported: the kernel launches more than one device function.
+    It launches one device function, or is Unsupported; UnsupportedVersion if the installed TileLang is another one.
     """
     configs = {**plain(pass_configs), STRICT: not guards}
     return _lower(prim_func, tuple(sorted(configs.items())), arch)
@@ -143,12 +136,9 @@ def _lower(prim_func: PrimFunc, configs: tuple[tuple[str, object], ...], arch: s
     with target, tilelang.tvm.transform.PassContext(**options, instruments=[snapshots]):
         host, final, *_ = lower_to_host_device_ir(prim_func, backend)
 
-    def printer() -> str:
-        with target, tilelang.tvm.transform.PassContext(**options):
-            return str(device_codegen_without_compile(final, backend).inspect_source())
-
     tile, thread, device = (snapshots.after[name] for name in (_TILE, _THREAD, _DEVICE))
-    return Lowered(_only(tile), _only(thread), _only(device, "tirx.is_global_func"), _only(host), printer)
+    levels = _only(tile), _only(thread), _only(device, "tirx.is_global_func"), _only(host)
+    return Lowered(*levels, final, (target, backend, options))
 
 
 def _only(module: object, attribute: str | None = None) -> PrimFunc:

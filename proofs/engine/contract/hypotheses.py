@@ -75,7 +75,12 @@ class Hypotheses:
             if given and not all(z3.is_true(z3.simplify(a == b)) for a, b in zip(given, strides, strict=True)):
                 raise Unsupported(f"{spec.name}: the kernel declares strides {given}, expected {strides}")
             equalities = _same_shape(spec, shapes[spec.name], {**values, **sizes})
-            _check_free(spec, equalities, facts, set(contract.sizes))
+            for equality in equalities:  # may give names to sizes of the kernel's own, but not restrict the contract's
+                constants = (c for c in subterms([equality]) if c.decl().kind() == z3.Z3_OP_UNINTERPRETED)
+                condition = Condition("shape", str(equality), tuple(facts), equality, Site(spec.name))
+                free = {c.decl().name() for c in constants} <= {*contract.sizes}
+                if free and solve(condition, witness=False).verdict != "proved":
+                    raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")
             facts += equalities
             facts.append(_product(shapes[spec.name]) <= MEMORY)
         outputs = tuple(spec.name for spec in contract.outputs)
@@ -138,13 +143,3 @@ def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[
     if any(z3.is_false(e) for e in equalities):
         raise Unsupported(f"{spec.name}: the kernel declares shape {list(shape)}, the contract {spec.pretty}")
     return [e for e in equalities if not z3.is_true(e)]
-
-
-def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.BoolRef], sizes: set[str]) -> None:
-    """Raise Unsupported if the kernel restricts sizes of the contract; it may give names to sizes of its own."""
-    for equality in equalities:
-        constants = (c for c in subterms([equality]) if c.decl().kind() == z3.Z3_OP_UNINTERPRETED)
-        if {c.decl().name() for c in constants} <= sizes:
-            condition = Condition("shape", str(equality), tuple(facts), equality, Site(spec.name))
-            if solve(condition, witness=False).verdict != "proved":
-                raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")

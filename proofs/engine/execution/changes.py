@@ -14,8 +14,7 @@ from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import Form
 from ..semantics.algebra import Memory
-from .buffers import Buffers
-from .contents import Contents, Write
+from .contents import Buffers, Contents, Write
 
 
 class Opaque(Contents):

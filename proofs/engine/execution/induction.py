@@ -24,9 +24,8 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
-from .buffers import Buffers
 from .changes import changed_by
-from .contents import Axis, Uninitialised, Write
+from .contents import Axis, Buffers, Uninitialised, Write
 from .invariants import Determined, Formula, Ghost, Invariant, State
 from .obligations import Obligation
 
@@ -73,7 +72,13 @@ class Induction:
             self._record(self.extent, nf.form(recurrence.count), steps)
         self._establish(entry, f"at the entry of loop {self.loop!r}", [g.recurrence.initial for g in ghosts])
         before = self._stage = self.havoc(t)
-        self._iterate(iteration)
+        unchanged = [
+            m for m in contents if m.name not in {*self.changed, *self.invariant.staged} and m not in self.lost
+        ]
+        layers = {m: tuple(contents[m].layers) for m in unchanged}
+        iteration()
+        if written := sorted(m.name for m in unchanged if tuple(contents[m].layers) != layers[m]):
+            raise Unsupported(f"loop {self.loop!r} writes {', '.join(written)}, which was not found to be written")
         after = self._after = self._frozen(t + 1, lambda name, index: auxiliary[name].step(before, *index))
         when = f"after an iteration of loop {self.loop!r}"
         self._establish(after, when, [self._step(ghost, before) for ghost in ghosts], before)
@@ -105,14 +110,6 @@ class Induction:
             return self._reader(ghost, self.symbolic(number))(*index)
 
         return value
-
-    def _iterate(self, body: Callable[[], None]) -> None:
-        """Run an iteration, and check that it writes no buffer but those that were found to be written."""
-        contents, found = self.algebra.contents, {*self.changed, *self.invariant.staged}
-        kept = {m: tuple(c.layers) for m, c in contents.items() if m.name not in found and m not in self.lost}
-        body()
-        if written := sorted(m.name for m, layers in kept.items() if tuple(contents[m].layers) != layers):
-            raise Unsupported(f"loop {self.loop!r} writes {', '.join(written)}, which was not found to be written")
 
     def _frozen(self, t: Form, auxiliary: Callable[[str, tuple[Form, ...]], Form]) -> State:
         """Return what the buffers hold now, and go on to hold in this state when the kernel changes them."""

@@ -29,8 +29,7 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
 from ..semantics.semantics import Machine
-from .buffers import Buffers
-from .contents import Axis
+from .contents import Axis, Buffers
 from .induction import Induction
 from .invariants import Invariant
 from .obligations import Kind, Obligation

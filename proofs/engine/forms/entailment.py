@@ -199,8 +199,15 @@ class _Translation:
                 value = z3.Int(name)
                 self.facts += [value >= 0] if kind == "natural" else []
                 return value
-            case nf.Read(buffer, index) if buffer in self.known.elements:
-                return self._element(buffer, [self.integer(i) for i in index])
+            case nf.Read(buffer, indices) if buffer in self.known.elements:
+                index = [self.integer(i) for i in indices]
+                value = z3.Function(buffer, *[z3.IntSort()] * (len(index) + 1))(*index)
+                low, high = self.known.elements[buffer]
+                extents = map(self.integer, self.known.shapes.get(buffer, ()))
+                exists = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(index, extents, strict=False)))
+                bounds = [value >= low] if high is None else [value >= low, value < self.integer(high)]
+                self.facts.append(z3.Implies(exists, z3.And(*bounds)))
+                return value
             case nf.Apply("floordiv", (a, b)) if (b.constant or 0) > 0:
                 return self.integer(a) / self.integer(b)
             case nf.Indicator(relation, inner, True):
@@ -212,12 +219,3 @@ class _Translation:
                 values = [self.integer(v) for v in sorted(entries, key=lambda v: v.id)]
                 return reduce(lambda a, b: z3.If(a >= b, a, b), values)
         return opaque
-
-    def _element(self, buffer: str, index: list[Any]) -> Any:
-        value = z3.Function(buffer, *[z3.IntSort()] * (len(index) + 1))(*index)
-        low, high = self.known.elements[buffer]
-        extents = map(self.integer, self.known.shapes.get(buffer, ()))
-        exists = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(index, extents, strict=False)))
-        bounds = [value >= low] if high is None else [value >= low, value < self.integer(high)]
-        self.facts.append(z3.Implies(exists, z3.And(*bounds)))
-        return value

@@ -67,6 +67,8 @@ class Signs:
 class Indefinite(Unsupported):
     """Raised where an operation may give NaN, or an infinity that the values do not model."""
 
+    kind = "not a number"
+
 
 @dataclass(frozen=True, slots=True)
 class Value:

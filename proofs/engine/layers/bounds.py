@@ -21,6 +21,7 @@ from ..access.sites import can_happen
 from ..access.trace import Access, Trace
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, distinct
+from ..base.dtypes import span
 from ..base.errors import Unsupported
 from ..base.text import brief
 from ..compiler import extract
@@ -51,11 +52,8 @@ def bounds(
 
     Loads and stores to global, shared and private memory are modelled, and what intrinsics reach through pointers, as
     far as the compiler states its extent. What intrinsics do beyond that is not modelled, and is listed. An empty grid
-    is not launched, so the extents of the grid may be zero. A float cast to an integer
-    must lie between constants.
-
-    Raises:
-        Unsupported: the kernel uses something that is not modelled.
+    is not launched, so the extents of the grid may be zero. A float cast to an integer must lie between constants. What
+    else the kernel uses that is not modelled is Unsupported.
     """
     shipped = extract.shipped_with_guards(pass_configs)
     strict = extract.lower(prim_func, guards=False, pass_configs=pass_configs, arch=arch)
@@ -69,7 +67,12 @@ def bounds(
     device = walk(final.device, hypotheses)
     flat, more = _accesses("bounds", device, hypotheses)
     met = (replace(c, hypotheses=(*hypotheses.facts, *c.hypotheses)) for c in device.obligations)
-    conditions += [*flat, *met, *_sizes(final.host, hypotheses)]
+    conditions += [*flat, *met]
+    for node in (n for n in nodes(final.host.body) if isinstance(n, tirx.Bind) and n.var.name in hypotheses.sizes):
+        size, name, dtype = hypotheses.sizes[node.var.name], node.var.name, str(node.var.dtype)
+        statement = f"{name} fits {dtype}, to which the launcher narrows it"  # unchecked, from 64 bits
+        goal, site = z3.And(size >= 0, size <= span(dtype)[1]), Site(f"{name} = {node.value}".splitlines()[-1])
+        conditions.append(Condition("cast", statement, hypotheses.facts, goal, site))
     # where TMA stores to is told by descriptors, which lowering takes out of the kernel
     for access in (
         a for level in (trace, device) for a in level.accesses if a.intrinsic and a.region.scope == "global"
@@ -121,19 +124,6 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
     if len(access.indices) != len(shape):
         raise Unsupported(f"{region.name}: {len(access.indices)} indices into {len(shape)} dimensions")
     return shape
-
-
-def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:
-    """Return that each size fits the type to which the launcher narrows it, unchecked, from 64 bits."""
-    conditions: dict[str, Condition] = {}
-    for node in nodes(host.body):
-        if isinstance(node, tirx.Bind) and node.var.name in hypotheses.sizes:
-            size, width = hypotheses.sizes[node.var.name], int(str(node.var.dtype).removeprefix("int"))
-            goal = z3.And(size >= 0, size < 2 ** (width - 1))
-            statement = f"{node.var.name} fits {node.var.dtype}, to which the launcher narrows it"
-            site = Site(f"{node.var.name} = {node.value}".splitlines()[-1])
-            conditions[node.var.name] = Condition("cast", statement, hypotheses.facts, goal, site)
-    return list(conditions.values())
 
 
 def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:

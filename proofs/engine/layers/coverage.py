@@ -46,10 +46,7 @@ def coverage(
 
     Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by
     one block index or loop variable, by its quotient and remainder, or by two of them, of which one steps over a share that
-    the other goes through. Writes by other intrinsics are not modelled, and are listed.
-
-    Raises:
-        Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
+    the other goes through; others are Unsupported, and so is an output that is written by unmodelled intrinsics alone.
     """
     guards = extract.shipped_with_guards(pass_configs)
     trace = walk(extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).thread, hypotheses)

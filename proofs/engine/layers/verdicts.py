@@ -11,10 +11,6 @@ from ..base.failures import failures
 from ..base.report import Failure, Layer
 from ..compiler.source_lines import traced
 from ..execution import ranges
-from ..execution.contents import Uninitialised
-from ..forms.equations import Undecided
-from ..forms.extended import Indefinite
-from ..forms.ring import Undefined
 from ..guards.hollow import guard
 from ..order.questions import deadlock_free, order
 from ..smt.constructs import cautious
@@ -33,11 +29,10 @@ def layer(problem: Problem, name: str) -> Layer:
     start = time.perf_counter()
     try:
         shown = _SHOWN[name](problem, name)
-    except (Uninitialised, Undefined, Indefinite) as error:
-        kind = {Uninitialised: "uninitialised", Undefined: "undefined"}.get(type(error), "not a number")
-        shown = Layer(name, 1, 0, 0, 0.0, (Failure(kind, str(error)),))
-    except (Unsupported, Undecided) as error:
-        shown = Layer(name, 1, 0, 0, 0.0, (Failure("unsupported", str(error), verdict="unsupported"),))
+    except Unsupported as error:
+        failure = Failure(error.kind, str(error))
+        failure = replace(failure, verdict="unsupported") if error.kind == Unsupported.kind else failure
+        shown = Layer(name, 1, 0, 0, 0.0, (failure,))
     return replace(shown, seconds=round(time.perf_counter() - start, 3))
 
 

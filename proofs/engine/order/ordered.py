@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import z3
 
@@ -26,7 +27,7 @@ from ..base.errors import Unsupported
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import permutes_bits, without_products
-from .phases import Paths, Phases, Step
+from .phases import Phases, Step
 from .progress import BEGIN, FENCED, Lack, Progress, Steps, conflict, kind
 from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
 from .runs import Carried, Mark, Runs, Way, share_a_loop
@@ -169,8 +170,8 @@ class Ordered:
         """Return by how many iterations ``b`` must follow ``a`` for mbarriers to order them; None if none suffice."""
         assert self.phases is not None
         fenced = kind(b.access) in FENCED and kind(a.access) not in FENCED
-        paths = Paths(fenced, a.access.mode == "write", looping)
-        found = ((self.phases.graph.least(node, b.step.node, paths), later) for node, later in a.over)
+        least = partial(self.phases.graph.least, fenced=fenced, shown=a.access.mode == "write", looping=looping)
+        found = ((least(node, b.step.node), later) for node, later in a.over)
         return min((weight + later for weight, later in found if weight is not None), default=None)
 
     def _distances(

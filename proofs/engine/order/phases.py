@@ -57,24 +57,6 @@ class Edge:
     shows: bool = True
 
 
-@dataclass(frozen=True)
-class Paths:
-    """Which paths count.
-
-    Args:
-        fenced: only those with a proxy fence.
-        shown: only those at whose end all is seen that was written before them.
-        looping: also those through iterations of the loops.
-    """
-
-    fenced: bool = False
-    shown: bool = False
-    looping: bool = True
-
-
-ALL = Paths()
-
-
 class Graph:
     """Nodes in parts, and edges from a part to the same or a later one."""
 
@@ -94,15 +76,26 @@ class Graph:
         if self._parts[a] <= self._parts[b]:
             self._edges[a].append((b, edge))
 
-    def least(self, a: int, b: int, paths: Paths = ALL, orders: bool = True) -> int | None:
-        """Return the least weight of a path, of those that order all threads if ``orders``; None if there is none."""
-        key = a, paths.shown, paths.looping
+    def least(
+        self, a: int, b: int, *, orders: bool = True, fenced: bool = False, shown: bool = False, looping: bool = True
+    ) -> int | None:
+        """Return the least weight of a path; None if there is none.
+
+        Args:
+            a: where it begins.
+            b: where it ends.
+            orders: only of those that order all threads.
+            fenced: only of those with a proxy fence.
+            shown: only of those at whose end all is seen that was written before them.
+            looping: also of those through iterations of the loops.
+        """
+        key = a, shown, looping
         if key not in self._known:
-            self._known[key] = self._weights(a, paths)
-        weights, ends = self._known[key], itertools.product([b], {True, orders}, {True, paths.fenced})
+            self._known[key] = self._weights(a, shown, looping)
+        weights, ends = self._known[key], itertools.product([b], {True, orders}, {True, fenced})
         return min((weights[s] for s in ends if s in weights), default=None)
 
-    def _weights(self, a: int, paths: Paths) -> dict[State, int]:
+    def _weights(self, a: int, shown: bool, looping: bool) -> dict[State, int]:
         """Return the least weight of a path to every state."""
         weights: dict[State, int] = {(a, False, False): 0}
         layers: list[list[State]] = [[(a, False, False)], []]
@@ -111,7 +104,7 @@ class Graph:
             for node, ordered, fenced in layers[weight]:  # which grows
                 for b, edge in self._edges[node]:
                     after, total = (b, ordered or edge.orders, fenced or edge.fences), weight + edge.weight
-                    through = (paths.looping or self._parts[b] != INSIDE) and (edge.shows or not paths.shown)
+                    through = (looping or self._parts[b] != INSIDE) and (edge.shows or not shown)
                     if through and weights.get(after, total + 1) > total:
                         weights[after] = total
                         layers[total].append(after)

@@ -55,14 +55,9 @@ def order(
     met by all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed;
     "launch", that a kernel that is launched early waits.
 
-    Modelled: loads, stores, warp-wide matrix loads and stores; cp.async, its groups and waits; wgmma, its batches and waits;
-    proxy and register fences; barriers of the block or a role; mbarriers whose arrivals are all made by threads or copies
-    of theirs; atomic operations, which are in no order among themselves; stores by TMA, their groups and waits. Not modelled,
-    and listed: loads by TMA, accesses by other intrinsics, and the order they impose. Repeated writes to one output element
-    are coverage.py's. A global element that two threads exchange across a barrier is reported as a race.
-
-    Raises:
-        Unsupported: the kernel uses something that is not modelled, such as a wait for a varying number of groups.
+    Not modelled, and listed: loads by TMA, accesses by other intrinsics, and the order they impose. Repeated writes to one
+    output element are coverage.py's. A global element that two threads exchange across a barrier is reported as a race.
+    What else the kernel uses that is not modelled, such as a wait for a varying number of groups, is Unsupported.
     """
     guards = extract.shipped_with_guards(pass_configs)
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)

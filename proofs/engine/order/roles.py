@@ -250,7 +250,15 @@ def block_of(trace: Trace) -> Block:
         return _one_role(trace, initialised, threads, blocks)
     if sum(map(len, largest)) != len(threads.all()):
         raise Unsupported("a thread with two roles")
-    program = _after_the_prelude(trace.nodes)
+    at = [
+        n for n, node in enumerate(trace.nodes) if any(e.whole for e in events([node]))
+    ]  # barriers of the whole block
+    prelude, program = (trace.nodes[: at[-1]], trace.nodes[at[-1] + 1 :]) if at else ([], [])
+    if not at or not isinstance(trace.nodes[at[-1]], Event) or any(_meets(e) for e in events(prelude)):
+        raise Unsupported("roles that are not the last of what a block does")
+    for access in (a for node in prelude for a in accesses(node)):
+        if access.region.shared and access.region.scope != "shared.barrier":
+            raise Unsupported(f"shared memory before the roles: {access.context.site.text}")
     roles = tuple(_role(members, program, threads) for members in sorted(largest, key=min))
     shared = (a.context for node in program for a in accesses(node) if a.region.shared)
     for place in (*(e.context for e in events(program)), *shared):
@@ -268,18 +276,6 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
     loop, parts = _parts(trace.nodes) if phased else (None, (coarse(trace.nodes, _ORDERING), [], []))
     role = Role(threads.all(), loop, parts, "the threads of a block")
     return Block((role,), known, initialised, threads, blocks)
-
-
-def _after_the_prelude(nodes: Sequence[Node]) -> Sequence[Node]:
-    """Return what comes after the last barrier of the whole block, which is in no branch or loop."""
-    met = [n for n, node in enumerate(nodes) if any(e.whole for e in events([node]))]
-    last = met[-1] if met else -1
-    if not met or not isinstance(nodes[last], Event) or any(_meets(e) for e in events(nodes[:last])):
-        raise Unsupported("roles that are not the last of what a block does")
-    for access in (a for node in nodes[:last] for a in accesses(node)):
-        if access.region.shared and access.region.scope != "shared.barrier":
-            raise Unsupported(f"shared memory before the roles: {access.context.site.text}")
-    return nodes[last + 1 :]
 
 
 def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> Role:

@@ -152,13 +152,11 @@ class _Unfolding:
 
     def __call__(self, p: Form, keep: Sequence[str] = ()) -> Form:
         """Return the form without those functions, but for those to be kept."""
-        while inside := [self._rewritings[name] for name in sorted(self._in(p) - set(keep))]:
-            p = rewritten(p, inside)
-        return p
-
-    def _in(self, p: Form) -> set[str]:
-        functions = {a.function for a in map(nf.atom_of, nf.support(p)) if isinstance(a, nf.Apply)}
-        return functions & self._rewritings.keys()
+        while True:
+            functions = {a.function for a in map(nf.atom_of, nf.support(p)) if isinstance(a, nf.Apply)}
+            if not (inside := sorted(functions & self._rewritings.keys() - {*keep})):
+                return p
+            p = rewritten(p, [self._rewritings[name] for name in inside])
 
 
 def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., Form]]) -> Form:

@@ -4,8 +4,8 @@ The level is the tile level: the PrimFunc as its factory returns it, or after th
 threads run in lock step: between two statements every thread has finished the first. That is what a kernel free of races
 does; races are the business of another layer. Barriers therefore change no value. Products and copies that are under way
 while the threads go on are read as done where they are issued; that the kernel waits for them before it uses them is not
-looked at here. This file says what each statement means; ``expressions`` says it of expressions and memory,
-``tile_operations`` of the operations on tiles.
+looked at here. This file says what each statement means; ``expressions`` says it of expressions, memory and the
+operations on tiles.
 
 Not modelled, and rejected: pointers but for that of an atomic addition, scopes other than global, shared, fragment and
 local, tile operations under a condition that differs between threads.
@@ -26,9 +26,8 @@ from ..compiler.instructions import does, names
 from ..compiler.nodes import children, statements, stored
 from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
-from .expressions import externs
+from .expressions import TileOperations, externs
 from .loops import serial_loops as serial_loops
-from .tile_operations import TileOperations
 from .turns import MEETING, Program, programs, take_turns
 
 _SCOPES: Mapping[str, Scope] = {

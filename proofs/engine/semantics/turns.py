@@ -54,11 +54,8 @@ def programs(statement: Any, names: Collection[Any], threads: int) -> list[Progr
 def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
     """Return the roles' statements in an order in which they may run: before, in an iteration of, and after the loops.
 
-    Each turn of a role is a list of its own.
-
-    Raises:
-        Unsupported: the roles wait for one another for ever, a wait is for a phase that is not known, a barrier is met
-            under a condition, or loops differ in their range.
+    Each turn of a role is a list of its own. Unsupported are roles that wait for one another for ever, waits for a phase that
+    is not known, barriers under a condition, and loops of different ranges.
     """
     loops = [role.loop for role in roles if role.loop is not None]
     for loop in loops[1:]:

@@ -90,10 +90,7 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         reading.locals.forget({hash(pointer) for pointer in passed(e)})
         reading.reads.clear()
     source = e.args[0] if name == "tirx.reinterpret" else None
-    inputs = reading.hypotheses.shapes.keys() - reading.written  # whose elements may have any bits
-    of_input = (
-        isinstance(source, tirx.BufferLoad) and source.buffer.scope() == "global" and source.buffer.data.name in inputs
-    )
+    of_input = isinstance(source, tirx.BufferLoad) and reading.kept(source.buffer)  # whose elements may have any bits
     value = reading.opaque("reinterpret" if of_input else value_of(label), str(e.dtype))
     if isinstance(value, z3.ArithRef) and name in COUNTS:
         reading.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))

@@ -71,10 +71,9 @@ def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
 
 def _counts(stores: Sequence[Store]) -> bool:
     """Return whether the stores to a buffer are of integers of its one type, some of which it is set to."""
-    scalars = all(is_integer(str(s.buffer.dtype)) and lanes(str(s.value.dtype)) == 1 for s, _ in stores)
-    return (
-        scalars and len({str(s.buffer.dtype) for s, _ in stores}) == 1 and any(_increase(s) is None for s, _ in stores)
-    )
+    types, several = {str(s.buffer.dtype) for s, _ in stores}, any(lanes(str(s.value.dtype)) > 1 for s, _ in stores)
+    scalars = len(types) == 1 and all(map(is_integer, types)) and not several
+    return scalars and any(_increase(s) is None for s, _ in stores)
 
 
 def _bounds(stores: Sequence[Store], value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> Bounds | None:

@@ -168,9 +168,8 @@ class Reading:
             if isinstance(value, z3.ArithRef):  # between the constants that bound the float
                 (low, high), (least, most) = interval(e.value, {}), span(target)
                 if not (least - 1 < low and high < most + 1):
-                    raise Unsupported(
-                        f"a cast to {target} of a float that no constants keep within its range: {printed(e)}"
-                    )
+                    what = f"a cast to {target} of a float that no constants keep within its range"
+                    raise Unsupported(f"{what}: {printed(e)}")
                 self.recorder.facts.append(z3.And(value >= math.trunc(low), value <= math.trunc(high)))
             return value
         if target.startswith("bool"):
@@ -275,9 +274,7 @@ class Reading:
         if terms is None or any(v.kind == "lane" for v in here.variables):
             return False
         ranges = [t for v in here.variables if v.kind == "loop" for t in (v.low, v.extent) if t is not None]
-        known = {v.name for v in here.variables if v.kind in ("block", "loop")}.union(
-            self.hypotheses.sizes, self.common
-        )
+        known = {*self.hypotheses.sizes, *self.common, *(v.name for v in here.variables if v.kind in ("block", "loop"))}
         return {c.decl().name() for c in constants([*terms, *here.guards, *ranges])} <= known
 
     def integer(self, e: tirx.PrimExpr) -> z3.ArithRef:

@@ -72,12 +72,10 @@ class Induction:
             self._record(self.extent, nf.form(recurrence.count), steps)
         self._establish(entry, f"at the entry of loop {self.loop!r}", [g.recurrence.initial for g in ghosts])
         before = self._stage = self.havoc(t)
-        unchanged = [
-            m for m in contents if m.name not in {*self.changed, *self.invariant.staged} and m not in self.lost
-        ]
-        layers = {m: tuple(contents[m].layers) for m in unchanged}
+        known = {*self.changed, *self.invariant.staged}
+        layers = {m: tuple(c.layers) for m, c in contents.items() if m.name not in known and m not in self.lost}
         iteration()
-        if written := sorted(m.name for m in unchanged if tuple(contents[m].layers) != layers[m]):
+        if written := sorted(m.name for m in layers if tuple(contents[m].layers) != layers[m]):
             raise Unsupported(f"loop {self.loop!r} writes {', '.join(written)}, which was not found to be written")
         after = self._after = self._frozen(t + 1, lambda name, index: auxiliary[name].step(before, *index))
         when = f"after an iteration of loop {self.loop!r}"

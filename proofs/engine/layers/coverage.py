@@ -86,9 +86,8 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
         apart = z3.Not(conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True))))
         statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
         if a is b:
-            apart = z3.Or(
-                apart, equal(a.context.variables, second.context.variables), agree(a, second, hypotheses.sizes)
-            )
+            same = equal(a.context.variables, second.context.variables)
+            apart = z3.Or(apart, same, agree(a, second, hypotheses.sizes))
             statement = f"no two executions write the same element of {a.region.name}"
         yield sequent("uniqueness", statement, given, apart, a.context.site)
 
@@ -203,9 +202,8 @@ def _execution(
     inner = [*(v.range for v in write.inner), *tile.local_guards]
     at = [named(w) == p for w, p in zip(tile.within, place, strict=True)]
     somewhere = z3.Implies(conjunction(*in_tile), conjunction(*map(named, inner), *at))
-    hit = z3.And(
-        somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)), *(named(d.definition) for d in shares)
-    )
+    told = z3.Implies(conjunction(*exists), conjunction(*facts))
+    hit = z3.And(somewhere, told, *(named(d.definition) for d in shares))
     writes = [named(i) == e for i, e in zip(write.access.indices, element, strict=True)]
     return hit, conjunction(*exists, *map(named, context.guards), *writes)
 

@@ -245,7 +245,7 @@ class Reading:
         self._held |= held
         terms = [self.value(n) for n in inside if isinstance(n, tirx.Var)] + [lane.term for lane in self.lane.values()]
         known = len({hash(b.data) for b in loads}) == len(held) and None not in terms
-        return (*terms, *map(z3.Int, held)) if known else None  # type: ignore[arg-type]
+        return (*terms, *map(z3.Int, held)) if known else None
 
     def keep(self, buffer: tirx.Buffer, stored: Terms | Literal[False] = False) -> None:
         """Take note of a use of a thread's own memory, or of what a store to it is a function of."""

@@ -44,11 +44,7 @@ class Undecided(Unsupported):
 
 
 def equal(a: Form, b: Form) -> bool:
-    """Return whether a = b as rational functions of their atoms.
-
-    Raises:
-        Undecided: it holds at two random points modulo a prime, and the exact check would take too many terms.
-    """
+    """Return whether a = b as rational functions; Undecided if it holds at two points, and expanding it takes too long."""
     difference = a - b
     return difference is ZERO or (not differs(difference) and _vanishes(difference))
 

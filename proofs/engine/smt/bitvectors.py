@@ -65,9 +65,7 @@ def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
 def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
     """Return the same term over 64-bit vectors.
 
-    Raises:
-        Unsupported: it divides by something other than a positive constant, applies an operator without a rule, or
-            holds a number of more than 64 bits.
+    Unsupported are divisions by other than positive constants, operators without a rule, and numbers of more than 64 bits.
     """
     return _Converter().convert(term)
 
@@ -155,14 +153,11 @@ def _quotient(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
     return z3.If(z3.And(a < 0, truncated * b != a), truncated - 1, truncated)
 
 
-def _remainder(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
-    return a & (b - 1) if _exponent(b) is not None else a - b * _quotient(a, b)
-
-
 _FOLDED = {z3.Z3_OP_ADD: operator.add, z3.Z3_OP_SUB: operator.sub, z3.Z3_OP_MUL: operator.mul}
 _BOOLEAN = {z3.Z3_OP_TRUE, z3.Z3_OP_FALSE, z3.Z3_OP_AND, z3.Z3_OP_OR, z3.Z3_OP_NOT, z3.Z3_OP_IMPLIES}
 _RULES: Mapping[int, Callable[..., z3.ExprRef]] = {
-    z3.Z3_OP_UMINUS: operator.neg, z3.Z3_OP_IDIV: _quotient, z3.Z3_OP_MOD: _remainder, z3.Z3_OP_ITE: z3.If,
+    z3.Z3_OP_UMINUS: operator.neg, z3.Z3_OP_IDIV: _quotient, z3.Z3_OP_ITE: z3.If,
+    z3.Z3_OP_MOD: lambda a, b: a & (b - 1) if _exponent(b) is not None else a - b * _quotient(a, b),
     z3.Z3_OP_EQ: operator.eq, z3.Z3_OP_DISTINCT: operator.ne, z3.Z3_OP_LE: operator.le, z3.Z3_OP_LT: operator.lt,
     z3.Z3_OP_GE: operator.ge, z3.Z3_OP_GT: operator.gt,
 }  # fmt: skip

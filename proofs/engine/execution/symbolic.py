@@ -23,7 +23,7 @@ from ..base.errors import Unsupported
 from ..compiler.source_text import describe
 from ..forms import extended
 from ..forms import normal_form as nf
-from ..forms.constants import LN2, unified, unify
+from ..forms.constants import LN2, unify
 from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
@@ -114,26 +114,13 @@ class Symbols(Buffers):
         if operator in _REQUIRED:
             self.execution.types.add(dtype)
             self._require(_REQUIRED[operator], a)
-        match operator:
-            case "not":
-                return Value(ONE - a.form)
-            case "exp" | "exp2":
-                return extended.exp(Value(unified(a.form, dtype), a.finite, a.sign))
-            case "log" | "log2":
-                return Value(nf.log(a.real) * (1 if operator == "log" else 1 / LN2))
-            case "sqrt":
-                return Value(nf.apply("sqrt", a.real), computed=extended.computed(a)[0])
-            case "rsqrt":
-                return Value(1 / nf.apply("sqrt", a.real), computed="positive")
-            case "rcp":
-                return extended.divide(Value(ONE), a)
-            case "abs":
-                return extended.maximum(Value(a.real), Value(-a.real))
-            case "sigmoid":  # 1 / (1 + exp(-x)), whose exp may overflow: 1 / inf is 0
-                power = extended.exp(Value(unified(-a.form, dtype), a.finite, -a.sign))
-                return extended.divide(Value(ONE), extended.add(Value(ONE), power))
-            case "tanh" | "sin" | "cos" | "erf":
-                return Value(nf.apply(operator, a.real))
+        if operator in ("tanh", "sin", "cos", "erf"):
+            return Value(nf.apply(operator, a.real))
+        if operator == "not":
+            return Value(ONE - a.form)
+        if known := extended.FUNCTIONS.get(operator.removesuffix("2")):
+            found = known(a, dtype)
+            return Value(found.form * (1 / LN2)) if operator == "log2" else found
         raise Unsupported(f"{operator} in the symbolic reading")
 
     def binary(self, operator: Binary, a: Value, b: Value, dtype: str) -> Value:

@@ -7,13 +7,14 @@ a sum of terms of one sign has that sign.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
+from .constants import unified
 from .normal_form import ONE, ZERO, Form
 from .ring import Atom, Monomial, Polynomial, Rational, reciprocal
 
@@ -175,6 +176,19 @@ def maximum(a: Value, b: Value) -> Value:
     """Return max(a, b), where max(-inf, b) = b."""
     finite = ONE - (ONE - a.finite) * (ONE - b.finite)
     return Value(finite * nf.maximum(map(_where_finite, (a, b))), finite)
+
+
+FUNCTIONS: Mapping[str, Callable[[Value, str], Value]] = {
+    "exp": lambda a, dtype: exp(Value(unified(a.form, dtype), a.finite, a.sign)),
+    "log": lambda a, _: Value(nf.log(a.real)),
+    "sqrt": lambda a, _: Value(nf.apply("sqrt", a.real), computed=computed(a)[0]),
+    "rsqrt": lambda a, _: Value(1 / nf.apply("sqrt", a.real), computed="positive"),
+    "rcp": lambda a, _: divide(Value(ONE), a),
+    "abs": lambda a, _: maximum(Value(a.real), Value(-a.real)),
+    # 1 / (1 + exp(-x)), whose exp may overflow: 1 / inf is 0
+    "sigmoid": lambda a, dtype: divide(Value(ONE), add(Value(ONE), FUNCTIONS["exp"](negative(a), dtype))),
+}
+"""Functions of a number of some type, whose constants are unified (``constants``)."""
 
 
 def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:

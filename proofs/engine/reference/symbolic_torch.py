@@ -18,7 +18,7 @@ import torch
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
-from ..forms.constants import unified, unify
+from ..forms.constants import unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from . import pull_array as arrays
@@ -44,6 +44,11 @@ def _refused(what: str) -> Callable[..., Any]:
 def _operator(function: Callable[[SymbolicTensor, SymbolicTensor], T]) -> Callable[[SymbolicTensor, Any], T]:
     """Return a binary operator, whose right side may be a number."""
     return lambda self, other: function(self, tensor(other))
+
+
+def _of_each(name: str) -> Callable[[SymbolicTensor], SymbolicTensor]:
+    """Return the method that takes a function of each element."""
+    return lambda self: self._map(lambda a: extended.FUNCTIONS[name](a, "float64"))
 
 
 class SymbolicTensor(PullArray):
@@ -180,17 +185,7 @@ class SymbolicTensor(PullArray):
     __setitem__ = _refused("an assignment of the reference to elements")
     __bool__ = _refused("a decision of the reference on the value of a symbolic tensor")
 
-    def exp(self) -> SymbolicTensor:
-        """Return exp of each element, with exp(-inf) = 0."""
-        return self._map(lambda a: extended.exp(Value(unified(a.form, "float64"), a.finite, a.sign)))
-
-    def log(self) -> SymbolicTensor:
-        """Return log of each element."""
-        return self._map(lambda a: Value(nf.log(a.real)))
-
-    def sqrt(self) -> SymbolicTensor:
-        """Return the square root of each element."""
-        return self._map(lambda a: Value(nf.apply("sqrt", a.real)))
+    exp, log, sqrt = map(_of_each, ("exp", "log", "sqrt"))
 
     def sigmoid(self) -> SymbolicTensor:
         """Return 1 / (1 + exp(-x))."""

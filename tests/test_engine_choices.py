@@ -64,6 +64,16 @@ def test_an_equation_that_is_not_refuted_is_not_proved_by_that(monkeypatch: pyte
     assert equations.equal((x(A) + 1) / (x(B) + 1) - 1, (x(A) - x(B)) / (x(B) + 1))
 
 
+def test_only_sums_of_so_many_elements_are_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, largest = nf.summation(20, x), nf.big_maximum(100, x)
+    assert sums.all_written_out(few) is sum((x(nf.form(k)) for k in range(20)), ZERO)
+    for wrong in (lambda atom: isinstance(atom, nf.Big), lambda _: True):
+        monkeypatch.setattr(sums, "is_constant_sum", wrong)
+        monkeypatch.setattr(sums, "few_elements", lambda _: True)
+        for other in (largest, nf.summation(N, x), x(A)):
+            assert sums.all_written_out(other) is other
+
+
 @pytest.mark.parametrize("tiling", [(2, False), (3, True), (7, False), (40, True)])
 def test_no_choice_of_tiles_changes_a_sum(tiling: tuple[int, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summing, "tiling", lambda extent: tiling if extent is N else None)

@@ -194,8 +194,12 @@ def _bitwise(reading: Reading, e: tirx.Call, name: str) -> Value:
     constant = b.as_long() if z3.is_int_value(b) else None
     width = element_bits(dtype)
     if name in ("tirx.shift_left", "tirx.shift_right"):
-        if constant is None:
-            return _shift(reading, e, a, b, width)
+        if constant is None:  # the choice among all amounts that are defined
+            reading.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(b >= 0, b < width))
+            right, result = name == "tirx.shift_right", a
+            for amount in range(1, width):
+                result = z3.If(b == amount, a / 2**amount if right else a * 2**amount, result)
+            return result if right else reading.checked(e, result)
         if not 0 <= constant < width:
             raise Unsupported(f"shift by {e.args[1]}")
         scale = z3.IntVal(2**constant)
@@ -228,13 +232,3 @@ def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
         change = {"tirx.bitwise_and": part, "tirx.bitwise_or": ones - part, "tirx.bitwise_xor": ones - 2 * part}[name]
         kept = kept + 2**low * change
     return kept
-
-
-def _shift(reading: Reading, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:
-    """Return a shift by an amount that varies, as the choice among all amounts that are defined."""
-    reading.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(by >= 0, by < width))
-    right = e.op.name == "tirx.shift_right"
-    result = a
-    for amount in range(1, width):
-        result = z3.If(by == amount, a / 2**amount if right else a * 2**amount, result)
-    return result if right else reading.checked(e, result)

@@ -75,8 +75,16 @@ class Reading:
                 return z3.BoolVal(bool(e.value)) if str(e.dtype) == "bool" else z3.IntVal(int(e.value))
             case "FloatImm" | "StringImm":
                 return None
+            case "Var" | "SizeVar" if hash(e) in self.values:
+                return self.values[hash(e)]
             case "Var" | "SizeVar":
-                return self._variable(e)
+                if (
+                    hash(e) not in self._bound and e.name in self.hypotheses.sizes
+                ):  # lowering renews sizes, not their names
+                    return self.hypotheses.sizes[e.name]
+                if is_integer(str(e.dtype)):
+                    raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
+                return None
             case "Add" | "Sub" | "Mul" | "Min" | "Max":
                 return self._arithmetic(e)
             case "FloorDiv" | "FloorMod" | "Div" | "Mod":
@@ -110,15 +118,6 @@ class Reading:
             case "BufferLoad":
                 return self._load(e)
         raise Unsupported(f"expression {type(e).__name__}: {printed(e)}")
-
-    def _variable(self, e: tirx.Var) -> Value:
-        if hash(e) in self.values:
-            return self.values[hash(e)]
-        if hash(e) not in self._bound and e.name in self.hypotheses.sizes:  # lowering renews sizes, not their names
-            return self.hypotheses.sizes[e.name]
-        if is_integer(str(e.dtype)):
-            raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
-        return None
 
     def _operands(self, e: tirx.PrimExpr) -> tuple[z3.ArithRef, z3.ArithRef] | None:
         """Return two integers; None if they are no integers."""

@@ -236,8 +236,13 @@ class _Walker(Reading):
             value = self.value(s.value)
             depends = self.depends(s.value, value)
             terms = self.access("write", s.buffer, s.indices, depends)
-            if s.buffer.scope() == "global":
-                self._keep_promise(s.buffer, value)
+            low, high = self.hypotheses.promises.get(s.buffer.data.name, (None, None))
+            if s.buffer.scope() == "global" and not (low is high is None):  # the contract says where its elements lie
+                if value is None:
+                    raise Unsupported(f"{s.buffer.name}, whose elements the contract bounds, is no integer")
+                span = f"[{'' if low is None else low}, {'' if high is None else high})"
+                goal = conjunction(*within(number(value), (low, high)))
+                self.recorder.require("value", f"what is stored to {s.buffer.name} is in {span}", goal)
             if value is not None and (found := constructs([value])):
                 self.origins[hash(s.buffer.data)] = value_of(", ".join(found))
             if s.buffer.scope().startswith("local"):
@@ -245,14 +250,3 @@ class _Walker(Reading):
                 self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
             else:
                 self.reads.clear()
-
-    def _keep_promise(self, buffer: tirx.Buffer, value: z3.ExprRef | None) -> None:
-        """Require that what is stored to an output lies where the contract says its elements do."""
-        low, high = self.hypotheses.promises.get(buffer.data.name, (None, None))
-        if low is None and high is None:
-            return
-        if value is None:
-            raise Unsupported(f"{buffer.name}, whose elements the contract bounds, is no integer")
-        goals = within(number(value), (low, high))
-        span = f"[{'' if low is None else low}, {'' if high is None else high})"
-        self.recorder.require("value", f"what is stored to {buffer.name} is in {span}", conjunction(*goals))

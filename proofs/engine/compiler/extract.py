@@ -1,4 +1,4 @@
-"""The compiler's own IR of a kernel, at the three levels that the proofs read. Needs no GPU.
+"""The compiler's own IR of a kernel, however TileLang holds it, at the three levels that the proofs read. Needs no GPU.
 
 * ``tile``: tile operations intact (copy, gemm, reduce, parallel loops), after simplification, before layout inference.
 * ``thread``: explicit threads, layouts chosen, indices still one per dimension: the end of the CUDA prologue.

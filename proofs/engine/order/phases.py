@@ -177,13 +177,18 @@ class Phases:
     def conditions(self, hypotheses: Hypotheses) -> Iterator[Condition]:
         """Yield what must hold for the order to be as described, and for all waits to end."""
         yield from self._equally_often(hypotheses)
-        yield from self._reached(hypotheses)
+        threads = self._block.threads
+        for met in self._met:
+            if others := threads.others(met.event.context, met.role):
+                given = (*hypotheses.facts, *threads.plainly(met.event.context, met.role))
+                what = f"all of {met.role} reach this, every time"
+                yield sequent("phase", what, given, z3.And(*others), met.event.context.site)
         for barrier in self.barriers:
-            if met := (*barrier.arrivals, *barrier.waits):
+            if of := (*barrier.arrivals, *barrier.waits):
                 come = sum(len(s.role.threads) for s in barrier.arrivals)
                 each = "in an iteration" if barrier.looped else "at all"
                 what = f"{barrier.name} counts {barrier.count} arrivals, and {come} come {each}"
-                yield at(met[0].event.context, "phase", what, z3.BoolVal(come == barrier.count), hypotheses.facts)
+                yield at(of[0].event.context, "phase", what, z3.BoolVal(come == barrier.count), hypotheses.facts)
             if barrier.looped:
                 yield from self._in_phase(barrier, hypotheses)
             for wait in barrier.waits:
@@ -257,15 +262,6 @@ class Phases:
             goal = loop.count == renaming.variable(second).count
             what = f"{role} and {other} run their loops equally often"
             yield sequent("phase", what, given, goal, here.context.site)
-
-    def _reached(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        """Yield that every thread of a role reaches its mbarriers, in every iteration."""
-        threads = self._block.threads
-        for met in self._met:
-            if others := threads.others(met.event.context, met.role):
-                given = (*hypotheses.facts, *threads.plainly(met.event.context, met.role))
-                what = f"all of {met.role} reach this, every time"
-                yield sequent("phase", what, given, z3.And(*others), met.event.context.site)
 
     def _in_phase(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Iterator[Condition]:
         what = f"no thread arrives at {barrier.name} for the next iteration before all have arrived for this one"

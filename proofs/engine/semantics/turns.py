@@ -74,8 +74,13 @@ def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collec
 
     def stopped(statement: Any) -> bool:
         waits = _meeting(statement) and does(called(statement.value)) == "wait"
-        key = _key(statement) if waits else None
-        return waits and _parity(statement, known) == 0 and (key in _arrivals(left) or key not in met)
+        if not waits:
+            return False
+        parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(statement.value.args[1], known))
+        if not isinstance(parity, tirx.IntImm):
+            raise Unsupported(f"a wait for a phase that is not known: {parity}")
+        key = _key(statement)
+        return int(parity) == 0 and (key in _arrivals(left) or key not in met)
 
     left, known = list(map(list, parts)), dict(first)
     while any(left):
@@ -91,14 +96,6 @@ def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collec
                 yield turn
         if sum(map(len, left)) == before:
             raise Unsupported(f"roles that wait for one another for ever: {next(s[0] for s in left if s)}")
-
-
-def _parity(wait: Any, known: Mapping[Any, Any]) -> int:
-    """Return which phase a wait is for."""
-    parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(wait.value.args[1], known))
-    if not isinstance(parity, tirx.IntImm):
-        raise Unsupported(f"a wait for a phase that is not known: {parity}")
-    return int(parity)
 
 
 def _arrivals(parts: Iterable[Iterable[Any]]) -> set[Key]:

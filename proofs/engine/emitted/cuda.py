@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from tilelang.engine.lower import device_codegen_without_compile
-from tilelang.tvm.transform import PassContext
+from tvm.ir.transform import PassContext
 
 from ..base.errors import Unsupported
 from ..compiler.extract import Lowered

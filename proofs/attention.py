@@ -37,7 +37,7 @@ from .engine.forms.equations import Equation, holds
 from .engine.forms.extended import Value
 from .engine.forms.normal_form import ONE, ZERO, Form
 from .engine.forms.ring import Rewriting
-from .engine.reference.inputs import integers, symbolic_input
+from .engine.layers.comparison import integers, symbolic_input
 from .engine.reference.pull_array import Integers, deciding
 from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.verify import Compare, Compared

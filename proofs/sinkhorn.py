@@ -30,10 +30,9 @@ from .engine.forms.entailment import Facts
 from .engine.forms.extended import Value
 from .engine.forms.normal_form import Form
 from .engine.interpreter.interpret import interpret
+from .engine.layers.comparison import symbolic_input
 from .engine.layers.lemmas import Lemma, Tested, Theorem, lemma
-from .engine.reference.cutting import Cut, cutting
-from .engine.reference.inputs import symbolic_input
-from .engine.reference.recurrences import Recurrence, recurrence, resolve
+from .engine.reference.recurrences import Cut, Recurrence, cutting, recurrence, resolve
 from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared

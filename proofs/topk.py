@@ -29,8 +29,8 @@ from .engine.execution import symbolic
 from .engine.execution.invariants import Determined, Invariant
 from .engine.forms import normal_form as nf
 from .engine.forms.entailment import Facts
+from .engine.layers.comparison import symbolic_input
 from .engine.layers.lemmas import Lemma, Tested, Theorem, lemma
-from .engine.reference.inputs import symbolic_input
 from .engine.reference.pull_array import Integers
 from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.semantics.semantics import serial_loops

@@ -35,7 +35,7 @@ FINDS = (
     "smt/constructs",
     *("semantics/algebra", "semantics/loops", "access/sites", "order/possible", "order/words"),
     *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement"),
-    *("execution/invariants", "execution/obligations"),
+    *("execution/changes", "execution/invariants", "execution/obligations"),
     *("layers/examples", "layers/lemmas", "layers/mutants", "layers/row_major", "layers/tiling"),
 )
 """Modules in which no error can make a false theorem, each of which says why.

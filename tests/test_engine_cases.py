@@ -13,12 +13,11 @@ from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.execution.symbolic import block, execute
 from lemmata.proofs.engine.forms import extended
 from lemmata.proofs.engine.forms import normal_form as nf
-from lemmata.proofs.engine.forms.cases import by_cases
 from lemmata.proofs.engine.forms.entailment import Facts
-from lemmata.proofs.engine.forms.equations import holds
+from lemmata.proofs.engine.forms.equations import by_cases, holds
 from lemmata.proofs.engine.forms.extended import Indefinite, Raw, Value
 from lemmata.proofs.engine.forms.normal_form import ONE, Form
-from lemmata.proofs.engine.reference.inputs import symbolic_input
+from lemmata.proofs.engine.layers.comparison import symbolic_input
 from lemmata.proofs.engine.reference.pull_array import Integers
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evaluation import evaluate
-from lemmata.proofs.engine.forms import cases, equality, equations, summing, sums
+from lemmata.proofs.engine.forms import equations, summing, sums
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.choices import indices_of_maxima, nested_condition, open_condition, solutions
 from lemmata.proofs.engine.forms.entailment import Facts
@@ -45,7 +45,7 @@ def test_no_choice_of_a_condition_makes_a_false_equation_hold(
 ) -> None:
     other = nf.indicator("ge", N - 5, integer=of_integers)
     monkeypatch.setattr(equations, "open_condition", lambda _: number(other))
-    monkeypatch.setattr(cases, "nested_condition", lambda _: number(other))
+    monkeypatch.setattr(equations, "nested_condition", lambda _: number(other))
     assert not holds(EQUAL * x(A), EQUAL * x(N), Facts())
 
 
@@ -59,9 +59,19 @@ def test_what_varies_within_a_sum_is_no_case(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_equation_that_is_not_refuted_is_not_proved_by_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equality, "differs", lambda _: False)
-    assert not equality.equal((x(A) + 1) / (x(B) + 1), x(A) / x(B))
-    assert equality.equal((x(A) + 1) / (x(B) + 1) - 1, (x(A) - x(B)) / (x(B) + 1))
+    monkeypatch.setattr(equations, "differs", lambda _: False)
+    assert not equations.equal((x(A) + 1) / (x(B) + 1), x(A) / x(B))
+    assert equations.equal((x(A) + 1) / (x(B) + 1) - 1, (x(A) - x(B)) / (x(B) + 1))
+
+
+def test_only_sums_of_so_many_elements_are_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, largest = nf.summation(20, x), nf.big_maximum(100, x)
+    assert sums.all_written_out(few) is sum((x(nf.form(k)) for k in range(20)), ZERO)
+    for wrong in (lambda atom: isinstance(atom, nf.Big), lambda _: True):
+        monkeypatch.setattr(sums, "is_constant_sum", wrong)
+        monkeypatch.setattr(sums, "few_elements", lambda _: True)
+        for other in (largest, nf.summation(N, x), x(A)):
+            assert sums.all_written_out(other) is other
 
 
 @pytest.mark.parametrize("tiling", [(2, False), (3, True), (7, False), (40, True)])

@@ -11,11 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from evaluation import evaluate
-from lemmata.proofs.engine.forms import equality
+from lemmata.proofs.engine.forms import equations
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.entailment import Facts
-from lemmata.proofs.engine.forms.equality import Undecided, equal
-from lemmata.proofs.engine.forms.equations import holds
+from lemmata.proofs.engine.forms.equations import Undecided, equal, holds
 from lemmata.proofs.engine.forms.normal_form import ONE, ZERO, Form, indicator, read, variable
 from lemmata.proofs.engine.forms.pretty import pretty
 from lemmata.proofs.engine.forms.ring import Undefined, reciprocal
@@ -262,7 +261,7 @@ def test_an_expansion_that_is_too_large_is_no_verdict(monkeypatch: pytest.Monkey
     p, q = sum(xs, ONE), sum(xs, ONE + ONE)
     left, right = 1 / p - 1 / q, 1 / (p * q)
     assert equal(left, right)
-    monkeypatch.setattr(equality, "LIMIT", 10)
+    monkeypatch.setattr(equations, "LIMIT", 10)
     with pytest.raises(Undecided):
         equal(left, right)
     assert not equal(left, 2 * right)  # refuted without expansion

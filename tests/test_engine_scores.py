@@ -17,11 +17,11 @@ from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.entailment import Facts
 from lemmata.proofs.engine.forms.sums import all_written_out, few_written_out
-from lemmata.proofs.engine.reference.inputs import symbolic_input
+from lemmata.proofs.engine.layers.comparison import symbolic_input
 from lemmata.proofs.engine.reference.pull_array import Integers
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, tensor
 from lemmata.proofs.engine.reference.torch_functions import arange
-from lemmata.proofs.engine.semantics.externs import externs
+from lemmata.proofs.engine.semantics.expressions import externs
 from verdicts import opened
 
 tirx = tvm.tirx

@@ -13,7 +13,7 @@ from evaluation import evaluate
 from lemmata.kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.compiler.extract import lower
-from lemmata.proofs.engine.execution.contents import Opaque
+from lemmata.proofs.engine.execution.changes import Opaque
 from lemmata.proofs.engine.execution.induction import Induction
 from lemmata.proofs.engine.execution.invariants import Auxiliary, Determined, Ghost, Invariant
 from lemmata.proofs.engine.execution.symbolic import Execution, block, execute, thread
@@ -21,9 +21,8 @@ from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.equations import Equation
 from lemmata.proofs.engine.forms.normal_form import Form
 from lemmata.proofs.engine.forms.ring import at_most
-from lemmata.proofs.engine.reference.cutting import cutting
-from lemmata.proofs.engine.reference.inputs import symbolic_input
-from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
+from lemmata.proofs.engine.layers.comparison import symbolic_input
+from lemmata.proofs.engine.reference.recurrences import cutting, recurrence, resolve
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor
 from lemmata.reference.sinkhorn import sinkhorn
 from lemmata.reference.sinkhorn import sinkhorn_bwd as sinkhorn_bwd_reference

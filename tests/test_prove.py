@@ -23,9 +23,8 @@ from lemmata.proofs.engine.execution import symbolic
 from lemmata.proofs.engine.execution.invariants import Ghost, Invariant
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.extended import Value
-from lemmata.proofs.engine.reference.cutting import cutting
-from lemmata.proofs.engine.reference.inputs import symbolic_input
-from lemmata.proofs.engine.reference.recurrences import recurrence, resolve
+from lemmata.proofs.engine.layers.comparison import symbolic_input
+from lemmata.proofs.engine.reference.recurrences import cutting, recurrence, resolve
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, tensor
 from lemmata.proofs.engine.semantics.semantics import serial_loops
 from lemmata.proofs.suite import Proof, proofs

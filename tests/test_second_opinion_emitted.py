@@ -52,17 +52,17 @@ def differs(low: Lowered, text: str) -> str | None:
 @pytest.mark.parametrize(("factory", "config"), list(shipped()))
 def test_what_is_printed_synchronises_as_what_is_proved(factory: Any, config: Any) -> None:
     low = lowered(factory, config)
-    assert differs(low, low.cuda) is None
+    assert differs(low, cuda.printed(low)) is None
 
 
 def test_what_is_read_is_what_a_build_prints() -> None:
     factory, config = next(OPERATORS["sinkhorn"].shipped())
-    assert lowered(factory, config).cuda == cuda_source(factory(config), PASS_CONFIGS)
+    assert cuda.printed(lowered(factory, config)) == cuda_source(factory(config), PASS_CONFIGS)
 
 
 @cache
 def made(factory: Any, config: Any) -> str:
-    return compiled(lowered(factory, config).cuda)
+    return compiled(cuda.printed(lowered(factory, config)))
 
 
 def leaves(low: Lowered, text: str) -> str | None:
@@ -85,8 +85,8 @@ def test_every_path_through_ptx_is_one_through_what_is_proved(factory: Any, conf
 def test_so_is_every_kernel_with_a_proof(op: str) -> None:
     for proof in proofs(op):
         low = lower(proof.kernel, guards=False, pass_configs=proof.pass_configs)
-        assert differs(low, low.cuda) is None, proof.name
-        assert leaves(low, compiled(low.cuda)) is None, proof.name
+        assert differs(low, cuda.printed(low)) is None, proof.name
+        assert leaves(low, compiled(cuda.printed(low))) is None, proof.name
 
 
 LINE = r"(?m)^ *{}\n"
@@ -125,7 +125,7 @@ PLANTED = {
 def test_an_error_in_what_is_printed_is_named(name: str) -> None:
     kernel, pattern, replacement, named = PLANTED[name]
     low = lowered(*kernel)
-    wrong, count = re.subn(pattern, replacement, low.cuda, count=1)
+    wrong, count = re.subn(pattern, replacement, cuda.printed(low), count=1)
     assert count == 1
     found = differs(low, wrong)
     assert found
@@ -136,7 +136,7 @@ def test_an_error_in_what_is_printed_is_named(name: str) -> None:
 def test_nothing_can_be_left_out_of_what_is_printed() -> None:
     """One in three of the lines that synchronise, each alone."""
     low = lowered(*CSA)
-    proved, lines = ir.skeleton(low.device), low.cuda.splitlines()
+    proved, lines = ir.skeleton(low.device), cuda.printed(low).splitlines()
     synchronises = re.compile(
         r"\.(init|wait|arrive)\(|tl::(cp_async|mbarrier|warpgroup_[acrw]|wgmma|wait|fence|__sync|AllR)|__sync"
     )
@@ -160,7 +160,7 @@ def test_nothing_can_be_left_out_of_what_is_printed() -> None:
 def test_a_line_that_may_synchronise_is_refused_if_it_is_not_known(line: str) -> None:
     low = lowered(*CSA)
     with pytest.raises(Unsupported, match="emitted code"):
-        cuda.skeleton(low.cuda.replace("tl::fence_barrier_init();", f"tl::fence_barrier_init();\n  {line}"))
+        cuda.skeleton(cuda.printed(low).replace("tl::fence_barrier_init();", f"tl::fence_barrier_init();\n  {line}"))
 
 
 def test_every_instruction_that_the_proofs_order_by_is_in_the_skeleton() -> None:

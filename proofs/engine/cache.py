@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,6 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in _PACKAGES}
 
 
-@cache
-def _sources() -> str:
-    """Return the digest of all that a proof is made of: engine, operators' proofs, kernels and references."""
-    return digest(_LEMMATA, _SOURCES)
-
-
 def digest(package: Path, folders: Iterable[str]) -> str:
     """Return the SHA-256 of every Python file in some folders of a package, at any depth, with its path."""
     sha = hashlib.sha256()
@@ -41,6 +35,10 @@ def digest(package: Path, folders: Iterable[str]) -> str:
         for file in sorted((package / folder).rglob("*.py")):
             sha.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes() + b"\0")
     return sha.hexdigest()
+
+
+_sources = cache(partial(digest, _LEMMATA, _SOURCES))
+"""Returns the digest of all that a proof is made of: engine, operators' proofs, kernels and references."""
 
 
 def key(prim_func: Any, *asked: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Unpack, cast
 
@@ -13,8 +13,7 @@ from lemmata.reference.contract import Contract
 from . import cache
 from .base.report import Report
 from .compiler import extract
-from .compiler.extract import plain
-from .compiler.jit import prim_func
+from .compiler.extract import plain, prim_func
 from .layers.comparison import Compare, Compared, against
 from .layers.mutants import with_mutants
 from .layers.problem import Problem
@@ -66,28 +65,10 @@ def verify(
         raise TypeError(f"verify: expected options among {', '.join(Options.__annotations__)}, got {sorted(unknown)}")
     asked = cast(Options, {**dict.fromkeys(Options.__annotations__), **_DEFAULTS, **options})
     compare = asked["compare"] or (against(reference, contract, asked["invariants"]) if reference else None)
-    problem = _problem(kernel, contract, statics or {}, compare, asked)
-    wanted = asked_for(layers, problem.compare, problem.lemmas, problem.examples)
-    digest = _digest(problem, wanted, asked)
-    if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
-        return known
-    shown = tuple(layer(problem, name) for name in wanted)
-    name = str(problem.kernel.attrs["global_symbol"])
-    report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
-    if asked["mutate"]:
-        report = with_mutants(report, problem, asked["every"], asked["equivalents"] or {})
-    if asked["cache_key"]:
-        cache.save(digest, report)
-    return report
-
-
-def _problem(
-    kernel: Any, contract: Contract, statics: Mapping[str, float], compare: Compare | None, asked: Options
-) -> Problem:
-    """Return what is claimed, once all arguments are checked."""
+    statics = statics or {}
     check(contract, statics, asked)
     kernel, own_configs = prim_func(kernel, statics)
-    return Problem(
+    problem = Problem(
         kernel=kernel,
         contract=contract,
         statics=statics,
@@ -101,11 +82,18 @@ def _problem(
         solve=partial(solve, solver=asked["solver"], seed=asked["seed"], rlimit=asked["rlimit"]),
         smt=asked["smt"],
     )
-
-
-def _digest(problem: Problem, wanted: Sequence[str], asked: Options) -> str:
-    """Return the digest under which the verdict is kept."""
+    wanted = asked_for(layers, problem.compare, problem.lemmas, problem.examples)
     configs = sorted(problem.pass_configs.items(), key=str)
     question = problem.contract, problem.statics, wanted, configs, problem.waivers, problem.arch, problem.dead
     effort = [asked["solver"], asked["seed"], asked["rlimit"], asked["mutate"], asked["every"], asked["equivalents"]]
-    return cache.key(problem.kernel, asked["cache_key"], question, effort)
+    digest = cache.key(problem.kernel, asked["cache_key"], question, effort)
+    if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
+        return known
+    shown = tuple(layer(problem, name) for name in wanted)
+    name = str(problem.kernel.attrs["global_symbol"])
+    report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
+    if asked["mutate"]:
+        report = with_mutants(report, problem, asked["every"], asked["equivalents"] or {})
+    if asked["cache_key"]:
+        cache.save(digest, report)
+    return report

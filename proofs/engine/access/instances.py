@@ -32,13 +32,10 @@ class Renaming:
     def term(self, term: z3.ExprRef) -> z3.ExprRef:
         """Return a renamed term."""
         if term.get_id() not in self._known:
-            self._known[term.get_id()] = term, self._renamed(term)
+            names = {c.decl().name(): c for c in constants([term])}
+            pairs = [(c, z3.Const(n + self.suffix, c.sort())) for n, c in names.items() if n not in self.common]
+            self._known[term.get_id()] = term, z3.substitute(term, *pairs) if pairs else term
         return self._known[term.get_id()][1]
-
-    def _renamed(self, term: z3.ExprRef) -> z3.ExprRef:
-        names = {c.decl().name(): c for c in constants([term])}
-        pairs = [(c, z3.Const(n + self.suffix, c.sort())) for n, c in names.items() if n not in self.common]
-        return z3.substitute(term, *pairs) if pairs else term
 
     def variable(self, v: Variable) -> Variable:
         """Return a renamed variable, with its range."""
@@ -68,7 +65,7 @@ def agree(store: Access, again: Access, sizes: Collection[str]) -> z3.BoolRef:
     """Return that two executions of a store are by one block in one iteration, if that alone makes their values equal."""
     pairs = zip(store.context.variables, again.context.variables, strict=True)
     common = [(v, w) for v, w in pairs if v.kind in ("block", "loop")]
-    known = {*sizes, *(v.name for v, _ in common)}
+    known = {*sizes, *store.common, *(v.name for v, _ in common)}
     equal = store.depends is not None and {c.decl().name() for c in constants(store.depends)} <= known
     return conjunction(*(v.term == w.term for v, w in common)) if equal else z3.BoolVal(False)
 

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import z3
 from tvm import tirx
@@ -18,8 +18,10 @@ from ..compiler.instructions import ATOMIC, COLLECTIVE, COUNTS, HARMLESS, MATHEM
 from ..compiler.nodes import called, passed
 from ..smt.constructs import value_of
 from . import tma, wgmma
-from .reading import Reading, Value
 from .trace import Access, Event, Mode, Region, Variable
+
+if TYPE_CHECKING:
+    from .reading import Reading, Value
 
 _PURE = 1  # TVM's CallEffectKind of a function of its arguments alone; 0 is an annotation
 _POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_offset"}
@@ -30,17 +32,15 @@ _WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
 _BITWISE = re.compile(r"tirx\.(bitwise_(and|or|xor|not)|shift_(left|right))")
 _OF_WORDS = {"tirx.bitwise_and": operator.and_, "tirx.bitwise_or": operator.or_, "tirx.bitwise_xor": operator.xor}
 _WGMMA: Mapping[str | None, Callable[[Reading, tirx.Call], None]] = {"advance": wgmma.advance, "product": wgmma.product}
+Reach = tuple[z3.ArithRef | None, tuple[z3.BoolRef, ...]]
+"""What an instruction moves through a pointer, None for the extent that the compiler states, and when."""
 _NO_EVENTS = (None, "copy", "atomic", "hint", "publish", "bulk")
 _MASKS = {f"tl.{name}" for name in ("ballot", "ballot_sync", "activemask", "match_any_sync", "match_all_sync")}
 """Functions that give a bit for each of 32 threads."""
 
 
 def call(reading: Reading, e: tirx.Call) -> Value:
-    """Translate a call.
-
-    Raises:
-        Unsupported: the call has an effect that is not known to be harmless to the rest of the proof.
-    """
+    """Translate a call; Unsupported if it has an effect that is not known to be harmless to the rest of the proof."""
     name = getattr(e.op, "name", str(e.op))
     if _BITWISE.fullmatch(name) and str(e.dtype) != "bool":
         return _bitwise(reading, e, name)
@@ -62,7 +62,7 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
         raise Unsupported(f"intrinsic {name}")
     collective = bool(COLLECTIVE.fullmatch(name))
     label = str(e.args[0].value) if name.startswith("tirx.call_") else name
-    if does(name) == "bulk" and tma.adds(e):
+    if does(name) == "bulk" and not (isinstance(e.args[-2], tirx.IntImm) and int(e.args[-2]) == 0):
         label = f"{name} that adds"
     pointers = [a for a in e.args if isinstance(a, tirx.Call) and called(a) in _POINTERS]
     if not pure or pointers or str(e.dtype) == "handle":
@@ -73,9 +73,9 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
     for argument in e.args:
         numbers.append(None)
         if any(argument.same_as(p) for p in pointers):
-            reach = next(reaches)
-            with reading.recorder.under(*reach.when):
-                _pointer(reading, argument, label, collective, reach.elements)
+            moved, when = next(reaches)
+            with reading.recorder.under(*when):
+                _pointer(reading, argument, label, collective, moved)
         elif isinstance(argument, tirx.PrimExpr):
             numbers[-1] = reading.value(argument)
     if does(name) == "describe":
@@ -89,20 +89,14 @@ def _function(reading: Reading, e: tirx.Call, name: str) -> Value:
     if not pure:
         reading.locals.forget({hash(pointer) for pointer in passed(e)})
         reading.reads.clear()
-    value = reading.opaque("reinterpret" if _of_input(reading, e) else value_of(label), str(e.dtype))
+    source = e.args[0] if name == "tirx.reinterpret" else None
+    of_input = isinstance(source, tirx.BufferLoad) and reading.kept(source.buffer)  # whose elements may have any bits
+    value = reading.opaque("reinterpret" if of_input else value_of(label), str(e.dtype))
     if isinstance(value, z3.ArithRef) and name in COUNTS:
         reading.recorder.facts.append(z3.And(value >= 0, value <= element_bits(str(e.args[0].dtype))))
     if isinstance(value, z3.ArithRef) and name in _MASKS:
         reading.recorder.facts.append(z3.And(value >= 0, value < 2**32))
     return value
-
-
-def _of_input(reading: Reading, e: tirx.Call) -> bool:
-    """Return whether a call reads the bits of an element of an input, which may be any."""
-    source = e.args[0] if called(e) == "tirx.reinterpret" else None
-    if not isinstance(source, tirx.BufferLoad) or source.buffer.scope() != "global":
-        return False
-    return source.buffer.data.name in reading.hypotheses.shapes and source.buffer.data.name not in reading.written
 
 
 def event(reading: Reading, e: tirx.Call, numbers: Sequence[Value] = (), accesses: Sequence[Access] = ()) -> None:
@@ -115,35 +109,23 @@ def event(reading: Reading, e: tirx.Call, numbers: Sequence[Value] = (), accesse
     recorder.block.append(Event(effect, e, tuple(numbers), operands, tuple(accesses), recorder.context))
 
 
-class _Reach(NamedTuple):
-    """What an instruction moves through a pointer, if it is not the extent that the compiler states, and when."""
-
-    elements: z3.ArithRef | None = None
-    when: tuple[z3.BoolRef, ...] = ()
-
-
-def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[_Reach]:
+def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.Call]) -> list[Reach]:
     """Return the reach of each pointer. An asynchronous copy reads its source, the last one, under a condition."""
     if does(name) == "copy":
         moved, when = reading.integer(e.args[2]), tuple(map(reading.boolean, e.args[3:]))
-        return [*(_Reach(moved) for _ in pointers[1:]), _Reach(moved, when)]
+        return [*((moved, ()) for _ in pointers[1:]), (moved, when)]
     if does(name) == "bulk" and len(pointers) == 2:  # a row of bytes, by its address
         width = element_bits(str(pointers[0].args[0].dtype))
-        return [_Reach(z3.simplify(reading.integer(e.args[2]) * 8 / width))] * 2
+        return [(z3.simplify(reading.integer(e.args[2]) * 8 / width), ())] * 2
     if COLLECTIVE.fullmatch(name):
-        row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
-        named = _in_warp(reading) < _MATRIX_ROWS * int(e.args[1])
-        return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]
+        row, number = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype))), z3.IntVal(0)
+        for axis in reversed([v for v in reading.recorder.variables if v.kind == "thread"]):  # x varies fastest
+            single = z3.is_true(z3.simplify(axis.count == 1))
+            number = number if single else axis.term + axis.count * number
+        named = z3.simplify(number) % _WARP < _MATRIX_ROWS * int(e.args[1])
+        return [(row, (named,)), *((None, ()) for _ in pointers[1:])]
     several = ATOMIC.fullmatch(name)
-    return [_Reach(z3.IntVal(int(several[1])) if several and several[1] else None) for _ in pointers]
-
-
-def _in_warp(reading: Reading) -> z3.ArithRef:
-    """Return the place of a thread in its warp; x varies fastest."""
-    linear: z3.ArithRef = z3.IntVal(0)
-    for axis in reversed([v for v in reading.recorder.variables if v.kind == "thread"]):
-        linear = axis.term + axis.count * linear if not z3.is_true(z3.simplify(axis.count == 1)) else linear
-    return z3.simplify(linear) % _WARP
+    return [(z3.IntVal(int(several[1])) if several and several[1] else None, ())] * len(pointers)
 
 
 def _pointer(
@@ -212,8 +194,12 @@ def _bitwise(reading: Reading, e: tirx.Call, name: str) -> Value:
     constant = b.as_long() if z3.is_int_value(b) else None
     width = element_bits(dtype)
     if name in ("tirx.shift_left", "tirx.shift_right"):
-        if constant is None:
-            return _shift(reading, e, a, b, width)
+        if constant is None:  # the choice among all amounts that are defined
+            reading.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(b >= 0, b < width))
+            right, result = name == "tirx.shift_right", a
+            for amount in range(1, width):
+                result = z3.If(b == amount, a / 2**amount if right else a * 2**amount, result)
+            return result if right else reading.checked(e, result)
         if not 0 <= constant < width:
             raise Unsupported(f"shift by {e.args[1]}")
         scale = z3.IntVal(2**constant)
@@ -221,8 +207,11 @@ def _bitwise(reading: Reading, e: tirx.Call, name: str) -> Value:
     if name == "tirx.bitwise_and" and constant is not None and constant >= 0 and constant & (constant + 1) == 0:
         return a % (constant + 1)  # the low bits, of negative numbers too
     if dtype.startswith("uint"):
-        known = _masked(name, a, b)
-        return _natural(reading, name, a, b, dtype) if known is None else known
+        if (known := _masked(name, a, b)) is None:  # a function of both, of which only the range is known
+            known = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())(a, b)
+            most = [known <= a, known <= b] if name == "tirx.bitwise_and" else []
+            reading.recorder.facts.append(z3.And(fits(known, dtype), *most))
+        return known
     return z3.BV2Int(_OF_WORDS[name](z3.Int2BV(a, width), z3.Int2BV(b, width)), is_signed=True)
 
 
@@ -243,21 +232,3 @@ def _masked(name: str, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef | None:
         change = {"tirx.bitwise_and": part, "tirx.bitwise_or": ones - part, "tirx.bitwise_xor": ones - 2 * part}[name]
         kept = kept + 2**low * change
     return kept
-
-
-def _natural(reading: Reading, name: str, a: z3.ArithRef, b: z3.ArithRef, dtype: str) -> z3.ArithRef:
-    """Return a bitwise operation of two natural numbers that vary: a function of them, of which only the range is known."""
-    result = z3.Function(f"{name} {dtype}", z3.IntSort(), z3.IntSort(), z3.IntSort())(a, b)
-    most = [result <= a, result <= b] if name == "tirx.bitwise_and" else []
-    reading.recorder.facts.append(z3.And(fits(result, dtype), *most))
-    return result
-
-
-def _shift(reading: Reading, e: tirx.Call, a: z3.ArithRef, by: z3.ArithRef, width: int) -> Value:
-    """Return a shift by an amount that varies, as the choice among all amounts that are defined."""
-    reading.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(by >= 0, by < width))
-    right = e.op.name == "tirx.shift_right"
-    result = a
-    for amount in range(1, width):
-        result = z3.If(by == amount, a / 2**amount if right else a * 2**amount, result)
-    return result if right else reading.checked(e, result)

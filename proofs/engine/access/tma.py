@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import z3
 from tvm import tirx
@@ -15,8 +16,10 @@ from tvm import tirx
 from ..base.dtypes import bits
 from ..compiler.nodes import called
 from .instances import constants, symbols
-from .reading import Reading, Value
 from .trace import Access, Context, Region, Variable
+
+if TYPE_CHECKING:
+    from .reading import Reading, Value
 
 _DESCRIPTOR = "tl.create_tma_descriptor"
 _ATOMS = {1: 32, 2: 64, 3: 128}  # bytes of a row that is swizzled, by the kind of swizzle; 0 is none
@@ -55,17 +58,19 @@ def store(reading: Reading, e: tirx.Call) -> None:
 
     One whose descriptor is not of a whole tensor, row after row, is named as not modelled.
     """
-    if called(e.args[0]) == _DESCRIPTOR:  # which becomes a parameter of the kernel by lowering
-        box = _box(reading, e)
-        if box is None:
-            reading.recorder.unmodelled.add(f"{e.op.name} to a tensor that is not row after row")
-        else:
-            _write(reading, e, *box)
-
-
-def adds(e: tirx.Call) -> bool:
-    """Return whether a store may add to what is there instead."""
-    return not isinstance(e.args[-2], tirx.IntImm) or int(e.args[-2]) != 0
+    if called(e.args[0]) != _DESCRIPTOR:  # which becomes a parameter of the kernel by lowering
+        return
+    recorder, found = reading.recorder, _box(reading, e)
+    if found is None:
+        recorder.unmodelled.add(f"{e.op.name} to a tensor that is not row after row")
+        return
+    region, box, order = found
+    lanes = [Variable(recorder.unique("element"), "lane", z3.IntVal(0), z3.IntVal(b)) for b in box]
+    with recorder.over(*lanes):  # of the coordinates that the store gives, the fastest comes first
+        at = [reading.constant(c) + lane.term for c, lane in zip(e.args[2 : 2 + len(box)], lanes, strict=True)]
+        indices = tuple(z3.simplify(at[k]) for k in order)
+        with recorder.under(*(z3.And(i >= 0, i < n) for i, n in zip(indices, region.shape, strict=True))):
+            recorder.access(Access("write", region, indices, recorder.context, intrinsic=e.op.name))
 
 
 def _box(reading: Reading, e: tirx.Call) -> tuple[Region, list[int], list[int]] | None:
@@ -81,17 +86,6 @@ def _box(reading: Reading, e: tirx.Call) -> tuple[Region, list[int], list[int]] 
         return None
     order = dimensions(shape, [reading.constant(d) for d in dims], [reading.constant(s) for s in strides], width // 8)
     return None if order is None else (Region(tensor, "global", width, tuple(shape), tensor, 0), box, order)
-
-
-def _write(reading: Reading, e: tirx.Call, region: Region, box: Sequence[int], order: Sequence[int]) -> None:
-    """File the write of a box, at the coordinates that a store gives, of which the fastest comes first."""
-    recorder = reading.recorder
-    lanes = [Variable(recorder.unique("element"), "lane", z3.IntVal(0), z3.IntVal(b)) for b in box]
-    with recorder.over(*lanes):
-        at = [reading.constant(c) + lane.term for c, lane in zip(e.args[2 : 2 + len(box)], lanes, strict=True)]
-        indices = tuple(z3.simplify(at[k]) for k in order)
-        with recorder.under(*(z3.And(i >= 0, i < n) for i, n in zip(indices, region.shape, strict=True))):
-            recorder.access(Access("write", region, indices, recorder.context, intrinsic=e.op.name))
 
 
 def dimensions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,11 +42,7 @@ class Variable:
 
     @property
     def count(self) -> z3.ArithRef:
-        """How many values it takes.
-
-        Raises:
-            Unsupported: it is unbounded.
-        """
+        """How many values it takes; Unsupported if it is unbounded."""
         if self.extent is None:
             raise Unsupported(f"{self.name} has no bound")
         return self.extent
@@ -109,7 +105,7 @@ class Access:
     ``collective`` marks an instruction that a warp runs as one, so that any of its threads may be the one that reads or
     writes. ``intrinsic`` names an unmodelled instruction that the access belongs to; when it happens is then not known.
     ``depends`` holds terms of which the stored value is a function, the same at each execution of the statement; None
-    where it may depend on something else.
+    where it may depend on something else. ``common`` are names that mean the same in all threads of a block.
     """
 
     mode: Mode
@@ -119,6 +115,7 @@ class Access:
     collective: bool = False
     intrinsic: str | None = None
     depends: tuple[z3.ExprRef, ...] | None = None
+    common: Collection[str] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.mode} of {self.region.name}"
@@ -198,9 +195,12 @@ class Branch:
 Node = Segment | Event | Loop | Branch
 
 
+_RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
+
+
 @dataclass(eq=False)
 class Trace:
-    """Everything that one kernel does, as far as it is modelled.
+    """Everything that one kernel does, as far as it is modelled, and where execution stands while it is recorded.
 
     Args:
         accesses: in program order.
@@ -212,6 +212,7 @@ class Trace:
         divisions: by divisors that vary.
         unmodelled: names of the intrinsics that are not modelled.
         elections: where threads elect one of them, if that is under a guard or in a loop.
+        variables, facts, guards: those in scope now.
     """
 
     accesses: list[Access] = field(default_factory=list)
@@ -223,15 +224,6 @@ class Trace:
     divisions: list[Division] = field(default_factory=list)
     unmodelled: set[str] = field(default_factory=set)
     elections: list[Context] = field(default_factory=list)
-
-
-_RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
-
-
-@dataclass(eq=False)
-class Recorder(Trace):
-    """The walk's state: what it has met so far, and where execution stands."""
-
     variables: list[Variable] = field(default_factory=list)
     facts: list[z3.BoolRef] = field(default_factory=list)
     guards: list[z3.BoolRef] = field(default_factory=list)

@@ -1,10 +1,7 @@
 """One walk over a kernel at thread or device level: every access, every integer operation, every event.
 
-Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
-block-wide barriers; of asynchronous hardware, copies by cp.async, products by wgmma and stores by TMA with what puts them
-in order.
-What orders accesses is kept as events for the room `order`. Other instructions of asynchronous hardware are named in the
-trace and otherwise left out. Anything else raises Unsupported.
+What orders accesses is kept as events for the room `order`. Instructions of asynchronous hardware that are not modelled are
+named in the trace and otherwise left out. Anything else raises Unsupported.
 """
 
 from __future__ import annotations
@@ -24,11 +21,10 @@ from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
 from ..smt.constructs import constructs, value_of
-from .common import common
-from .counters import counters
 from .intrinsics import event
-from .trace import Branch, Loop, Node, Recorder, Trace, Variable
-from .translate import Translator
+from .private import counters
+from .reading import OF_OPERANDS, Reading
+from .trace import Branch, Loop, Node, Trace, Variable
 
 _BARRIER = "tirx.tvm_storage_sync"
 _SILENT_ATTRIBUTES = {"thread_extent", "lexical_alloc_scope", "storage_alignment", "volatile_scope", "compute_scope"}
@@ -37,25 +33,26 @@ _LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED}
 
 
 def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
-    """Walk one function of the compiler's IR.
-
-    Raises:
-        Unsupported: the function uses something that is not modelled.
-    """
+    """Walk one function of the compiler's IR; Unsupported if it uses something that is not modelled."""
     walker = _Walker(func, hypotheses)
     walker.launch_axes(func.body)
     walker.counters = counters(func.body, walker.over_sizes)
-    walker.common = common(func.body, walker.kept)
     walker.statement(func.body)
+    calls = (n for n in nodes(func.body) if isinstance(n, tirx.Call) and not OF_OPERANDS.fullmatch(called(n)))
+    elements = (a.buffer.data for c in calls for a in c.args if isinstance(a, tirx.BufferLoad))
+    walker.settle({hash(pointer) for pointer in (*passed(func.body), *elements)})
     return walker.recorder
 
 
-class _Walker(Translator):
+class _Walker(Reading):
     """Statements, in program order."""
 
     def __init__(self, func: tirx.PrimFunc, hypotheses: Hypotheses) -> None:
-        written = _written(func.body) | frozenset(hypotheses.outputs)
-        super().__init__(Recorder(), hypotheses, written, _bound(func.body))
+        body, inside = func.body, nodes(func.body)
+        written = {b.data.name for b in stored(body) if b.scope() == "global"} | {v.name for v in passed(body)}
+        loops, binds = (n.loop_var for n in inside if isinstance(n, tirx.For)), (tirx.Bind, tirx.Let)
+        bound = frozenset(map(hash, (*loops, *(n.var for n in inside if isinstance(n, binds)))))
+        super().__init__(Trace(), hypotheses, frozenset(written.union(hypotheses.outputs)), bound)
         for name in (*hypotheses.sizes, *hypotheses.shapes):
             self.recorder.unique(name)
         self.branches: tuple[str, ...] = ()
@@ -87,7 +84,7 @@ class _Walker(Translator):
                 self._store(s)
             case "Evaluate":
                 with self.at(printed(s.value)):
-                    (event if called(s.value) == _BARRIER else Translator.value)(self, s.value)
+                    (event if called(s.value) == _BARRIER else Reading.value)(self, s.value)
             case "AssertStmt":
                 with self.at(f"assert {printed(s.condition)}"):
                     self.boolean(s.condition)
@@ -237,34 +234,19 @@ class _Walker(Translator):
         indices = ", ".join(printed(i) for i in s.indices)
         with self.at(f"{s.buffer.name}[{indices}] = {printed(s.value)}"):
             value = self.value(s.value)
-            terms = self.access("write", s.buffer, s.indices, self.depends(s.value, value))
-            if s.buffer.scope() == "global":
-                self._keep_promise(s.buffer, value)
+            depends = self.depends(s.value, value)
+            terms = self.access("write", s.buffer, s.indices, depends)
+            low, high = self.hypotheses.promises.get(s.buffer.data.name, (None, None))
+            if s.buffer.scope() == "global" and not (low is high is None):  # the contract says where its elements lie
+                if value is None:
+                    raise Unsupported(f"{s.buffer.name}, whose elements the contract bounds, is no integer")
+                span = f"[{'' if low is None else low}, {'' if high is None else high})"
+                goal = conjunction(*within(number(value), (low, high)))
+                self.recorder.require("value", f"what is stored to {s.buffer.name} is in {span}", goal)
             if value is not None and (found := constructs([value])):
                 self.origins[hash(s.buffer.data)] = value_of(", ".join(found))
             if s.buffer.scope().startswith("local"):
+                self.keep(s.buffer, depends)
                 self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
             else:
                 self.reads.clear()
-
-    def _keep_promise(self, buffer: tirx.Buffer, value: z3.ExprRef | None) -> None:
-        """Require that what is stored to an output lies where the contract says its elements do."""
-        low, high = self.hypotheses.promises.get(buffer.data.name, (None, None))
-        if low is None and high is None:
-            return
-        if value is None:
-            raise Unsupported(f"{buffer.name}, whose elements the contract bounds, is no integer")
-        goals = within(number(value), (low, high))
-        span = f"[{'' if low is None else low}, {'' if high is None else high})"
-        self.recorder.require("value", f"what is stored to {buffer.name} is in {span}", conjunction(*goals))
-
-
-def _bound(body: tirx.Stmt) -> frozenset[int]:
-    """Return the variables that a body binds, which are no sizes whatever their names."""
-    loops = (n.loop_var for n in nodes(body) if isinstance(n, tirx.For))
-    return frozenset(map(hash, (*loops, *(n.var for n in nodes(body) if isinstance(n, (tirx.Bind, tirx.Let))))))
-
-
-def _written(s: tirx.Stmt) -> frozenset[str]:
-    """Return the data pointers of global buffers that some statement writes, or passes to an instruction that might."""
-    return frozenset(b.data.name for b in stored(s) if b.scope() == "global").union(v.name for v in passed(s))

@@ -10,21 +10,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import z3
 from tvm import tirx
 
 from ..base.errors import Unsupported
 from ..compiler.instructions import PRODUCT_OF_REGISTERS
-from .reading import Descriptor, Reading
 from .trace import Access, Context, Mode, Region, Variable
+
+if TYPE_CHECKING:
+    from .reading import Reading
 
 _ROWS = 8  # of an atom, and of what is swizzled together
 _UNIT = 16  # bytes that addresses and strides of a descriptor count
 _WIDTHS = {1: 128, 2: 64, 3: 32}  # of a row of an atom, by the kind of layout; 0 is without a swizzle
 _Step = tuple[int, z3.ArithRef]  # how many elements on, and how often
 _BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "e4m3": 1, "e5m2": 1, "int8": 1, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """An operand in shared memory.
+
+    Args:
+        region: the buffer that it is part of.
+        start: where it begins, in bytes from the beginning of the allocation.
+        width: of a row of an atom in bytes, None where the layout has no atoms.
+        strides: between atoms, in bytes: along rows (or columns), and along the sum if that comes first.
+        context: where the descriptor was made.
+        used: whether a product has read through it.
+    """
+
+    region: Region
+    start: z3.ArithRef
+    width: int | None
+    strides: tuple[int, int]
+    context: Context
+    used: bool = False
 
 
 def describe(reading: Reading, e: tirx.Call, region: Region, offset: z3.ArithRef, reach: z3.ArithRef) -> None:

@@ -2,7 +2,9 @@
 
 
 class Unsupported(Exception):
-    """Says that a kernel uses something that the engine does not model. It is never a verdict."""
+    """Says that a kernel uses something that the engine does not model. It is never a verdict; ``kind`` is how it fails."""
+
+    kind = "unsupported"
 
 
 class UnsupportedVersion(Exception):

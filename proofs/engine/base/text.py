@@ -1,4 +1,4 @@
-"""A verdict as text.
+"""A verdict as text, and terms as part of it.
 
 It is not trusted: whether a layer holds is decided in report.py, and printed here.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import z3
 
 if TYPE_CHECKING:
     from .report import Layer, Report
@@ -31,3 +33,9 @@ def layer_lines(layer: Layer, cached: bool = False) -> Iterator[str]:
     yield from (f"    {line}" for failure in layer.failures for line in str(failure).splitlines())
     yield from (f"    {statement}" for statement in layer.statements)
     yield from (f"    waived: {waiver}" for waiver in layer.waived)
+
+
+def brief(term: z3.ExprRef) -> str:
+    """Return the first words of a term, once it is simplified."""
+    words = str(z3.simplify(term)).split()
+    return " ".join(words) if len(words) <= 24 else " ".join([*words[:24], "..."])

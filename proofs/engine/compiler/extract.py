@@ -1,4 +1,4 @@
-"""The compiler's own IR of a kernel, at the three levels that the proofs read. Needs no GPU.
+"""The compiler's own IR of a kernel, however TileLang holds it, at the three levels that the proofs read. Needs no GPU.
 
 * ``tile``: tile operations intact (copy, gemm, reduce, parallel loops), after simplification, before layout inference.
 * ``thread``: explicit threads, layouts chosen, indices still one per dimension: the end of the CUDA prologue.
@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,8 @@ from ..base.errors import Unsupported, UnsupportedVersion
 try:
     import tilelang
     from tilelang.backend.target import determine_target
-    from tilelang.engine.lower import create_backend_context, device_codegen_without_compile, lower_to_host_device_ir
+    from tilelang.engine.lower import create_backend_context, lower_to_host_device_ir
+    from tilelang.jit import JITImpl, JITKernel
     from tvm.ir.instrument import pass_instrument
     from tvm.tirx import PrimFunc
 except ImportError as error:  # another release keeps them elsewhere
@@ -29,6 +30,7 @@ VERSION = "0.1.15"
 ARCH = "sm_90a"
 STRICT = "tl.disable_safe_memory_legalize"  # without it the compiler's guards hide every index error
 
+_ANNOTATED = "tilelang_pass_configs"  # what a kernel says of its own build; other pass configs come before these
 _TILE, _THREAD, _DEVICE = "tl.CanonicalizeLegacyReducer", "tl.HoistNonRestrictParams", "tl.ThreadSync"
 
 
@@ -36,20 +38,15 @@ _TILE, _THREAD, _DEVICE = "tl.CanonicalizeLegacyReducer", "tl.HoistNonRestrictPa
 class Lowered:
     """One kernel after one run of the compiler, at the three levels, and the host function that launches it.
 
-    Attributes:
-        printer: what prints the CUDA of this run.
+    At the end of the run there is ``final``, of which CUDA is printed as ``build`` says: for a target, with options.
     """
 
     tile: PrimFunc
     thread: PrimFunc
     device: PrimFunc
     host: PrimFunc
-    printer: Callable[[], str]
-
-    @cached_property
-    def cuda(self) -> str:
-        """The CUDA that the compiler prints at the end of the run that these levels are of."""
-        return self.printer()
+    final: Any
+    build: tuple[Any, Any, Mapping[str, Any]]
 
 
 def require_tilelang() -> None:
@@ -64,25 +61,45 @@ def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
     return not plain(pass_configs).get(STRICT, False)
 
 
+def prim_func(kernel: Any, statics: Mapping[str, float]) -> tuple[PrimFunc, dict[str, object]]:
+    """Return the PrimFunc of a kernel and the pass configs that the kernel itself names.
+
+    Args:
+        kernel: a PrimFunc, a function decorated with ``@tilelang.jit``, or what calling that function returns.
+        statics: values for the parameters of a decorated function, which leaves out those that it does not have.
+
+    Raises:
+        TypeError: the kernel is none of these, or a parameter of a decorated function has no value.
+    """
+    given: Mapping[str, object] = {}
+    if isinstance(kernel, JITKernel):
+        kernel, given = kernel.prim_func, kernel.pass_configs or {}
+    elif isinstance(kernel, JITImpl):
+        takes = kernel.signature.parameters
+        lacking = [name for name, p in takes.items() if p.default is p.empty and name not in statics]
+        if lacking:
+            raise TypeError(f"kernel: expected values of {', '.join(lacking)} in statics, got {sorted(statics)}")
+        named = {name: value for name, value in statics.items() if name in takes}
+        kernel, given = kernel.get_tir(**named), kernel.pass_configs or {}
+    if not isinstance(kernel, PrimFunc):
+        raise TypeError(f"kernel: expected a PrimFunc or a @tilelang.jit function, got {type(kernel).__name__}")
+    annotated = kernel.attrs.get(_ANNOTATED) if kernel.attrs else None
+    return kernel, {**plain(annotated), **plain(given)}
+
+
 def lower(
     prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
 ) -> Lowered:
     """Return a kernel lowered for ``arch`` under its own pass configs, but with bounds guards only if ``guards``.
 
-    Raises:
-        UnsupportedVersion: the installed TileLang is another one.
-        Unsupported: the kernel launches more than one device function.
+    It launches one device function, or is Unsupported; UnsupportedVersion if the installed TileLang is another one.
     """
     configs = {**plain(pass_configs), STRICT: not guards}
     return _lower(prim_func, tuple(sorted(configs.items())), arch)
 
 
 def plain(pass_configs: Mapping[Any, object] | None) -> dict[str, object]:
-    """Return pass configs by plain names, whether they came by names or as members of ``tilelang.PassConfigKey``.
-
-    Raises:
-        ValueError: TileLang has no such pass config, or it takes another type.
-    """
+    """Return pass configs by names, given so or as members of ``tilelang.PassConfigKey``; ValueError if there are none such."""
     configs = {str(getattr(key, "value", key)): value for key, value in (pass_configs or {}).items()}
     try:
         tilelang.tvm.transform.PassContext(config=configs)
@@ -119,12 +136,9 @@ def _lower(prim_func: PrimFunc, configs: tuple[tuple[str, object], ...], arch: s
     with target, tilelang.tvm.transform.PassContext(**options, instruments=[snapshots]):
         host, final, *_ = lower_to_host_device_ir(prim_func, backend)
 
-    def printer() -> str:
-        with target, tilelang.tvm.transform.PassContext(**options):
-            return str(device_codegen_without_compile(final, backend).inspect_source())
-
     tile, thread, device = (snapshots.after[name] for name in (_TILE, _THREAD, _DEVICE))
-    return Lowered(_only(tile), _only(thread), _only(device, "tirx.is_global_func"), _only(host), printer)
+    levels = _only(tile), _only(thread), _only(device, "tirx.is_global_func"), _only(host)
+    return Lowered(*levels, final, (target, backend, options))
 
 
 def _only(module: object, attribute: str | None = None) -> PrimFunc:

@@ -70,13 +70,26 @@ class Hypotheses:
             names, dtype = [str(t).removeprefix("torch.") for t in spec.dtypes], str(buffers[spec.name].dtype)
             if dtype not in names:
                 raise Unsupported(f"{spec.name}: the kernel declares {dtype}, the contract {' or '.join(names)}")
-            _check_layout(spec, buffers[spec.name], shapes[spec.name])
+            strides = [_product(shapes[spec.name][d + 1 :][::-1]) for d in range(len(shapes[spec.name]))]
+            given = [z3.simplify(_dimension(s, {})) for s in buffers[spec.name].strides]
+            if given and not all(z3.is_true(z3.simplify(a == b)) for a, b in zip(given, strides, strict=True)):
+                raise Unsupported(f"{spec.name}: the kernel declares strides {given}, expected {strides}")
             equalities = _same_shape(spec, shapes[spec.name], {**values, **sizes})
-            _check_free(spec, equalities, facts, set(contract.sizes))
+            for equality in equalities:  # may give names to sizes of the kernel's own, but not restrict the contract's
+                constants = (c for c in subterms([equality]) if c.decl().kind() == z3.Z3_OP_UNINTERPRETED)
+                condition = Condition("shape", str(equality), tuple(facts), equality, Site(spec.name))
+                free = {c.decl().name() for c in constants} <= {*contract.sizes}
+                if free and solve(condition, witness=False).verdict != "proved":
+                    raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")
             facts += equalities
             facts.append(_product(shapes[spec.name]) <= MEMORY)
         outputs = tuple(spec.name for spec in contract.outputs)
-        ranges, promises = (_element_ranges(specs, sizes) for specs in (contract.inputs, contract.outputs))
+
+        def bound(value: int | str | None) -> z3.ArithRef | None:
+            return sizes[value] if isinstance(value, str) else None if value is None else z3.IntVal(value)
+
+        ends = {spec.name: (bound(spec.elements.low), bound(spec.elements.high)) for spec in contract.tensors}
+        ranges, promises = ({s.name: ends[s.name] for s in specs} for specs in (contract.inputs, contract.outputs))
         return cls(sizes, tuple(facts), ranges, shapes, outputs, promises)
 
     def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> list[z3.BoolRef]:
@@ -130,28 +143,3 @@ def _same_shape(spec: TensorSpec, shape: Sequence[z3.ArithRef], values: Mapping[
     if any(z3.is_false(e) for e in equalities):
         raise Unsupported(f"{spec.name}: the kernel declares shape {list(shape)}, the contract {spec.pretty}")
     return [e for e in equalities if not z3.is_true(e)]
-
-
-def _check_layout(spec: TensorSpec, buffer: tirx.Buffer, shape: Sequence[z3.ArithRef]) -> None:
-    """Raise Unsupported unless the kernel takes the tensor contiguous: strides that overlap make two elements one."""
-    strides = [_product(shape[dim + 1 :][::-1]) for dim in range(len(shape))]
-    declared = [z3.simplify(_dimension(s, {})) for s in buffer.strides]
-    if declared and not all(z3.is_true(z3.simplify(a == b)) for a, b in zip(declared, strides, strict=True)):
-        raise Unsupported(f"{spec.name}: the kernel declares strides {declared}, expected {strides}")
-
-
-def _check_free(spec: TensorSpec, equalities: list[z3.BoolRef], facts: list[z3.BoolRef], sizes: set[str]) -> None:
-    """Raise Unsupported if the kernel restricts sizes of the contract; it may give names to sizes of its own."""
-    for equality in equalities:
-        constants = (c for c in subterms([equality]) if c.decl().kind() == z3.Z3_OP_UNINTERPRETED)
-        if {c.decl().name() for c in constants} <= sizes:
-            condition = Condition("shape", str(equality), tuple(facts), equality, Site(spec.name))
-            if solve(condition, witness=False).verdict != "proved":
-                raise Unsupported(f"{spec.name}: the kernel needs {equality}, which the contract leaves open")
-
-
-def _element_ranges(specs: Iterable[TensorSpec], sizes: Mapping[str, z3.ArithRef]) -> dict[str, Range]:
-    def bound(value: int | str | None) -> z3.ArithRef | None:
-        return sizes[value] if isinstance(value, str) else None if value is None else z3.IntVal(value)
-
-    return {spec.name: (bound(spec.elements.low), bound(spec.elements.high)) for spec in specs}

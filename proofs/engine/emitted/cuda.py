@@ -10,7 +10,11 @@ import ast
 import re
 from collections.abc import Iterator
 
+from tilelang.engine.lower import device_codegen_without_compile
+from tvm.ir.transform import PassContext
+
 from ..base.errors import Unsupported
+from ..compiler.extract import Lowered
 from .skeleton import Apply, Branch, Event, Loop, Name, Node, Skeleton, Term, folded
 
 _EVENTS = {
@@ -58,6 +62,13 @@ _OPERATORS: dict[type[ast.AST], str] = {
     **{ast.BitAnd: "&", ast.And: "and", ast.Or: "or", ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<="},
     **{ast.Gt: ">", ast.GtE: ">="},
 }
+
+
+def printed(low: Lowered) -> str:
+    """Return the CUDA that the compiler prints at the end of the run that the levels of a kernel are of."""
+    target, backend, options = low.build
+    with target, PassContext(**options):
+        return str(device_codegen_without_compile(low.final, backend).inspect_source())
 
 
 def term(text: str) -> Term:

@@ -15,7 +15,6 @@ iteration ``extent``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import cache, partial
 
 from ..base.errors import Unsupported
@@ -25,8 +24,8 @@ from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, rewritten
 from ..semantics.algebra import Memory
-from .buffers import Buffers
-from .contents import Axis, Opaque, Uninitialised, Write
+from .changes import changed_by
+from .contents import Axis, Buffers, Uninitialised, Write
 from .invariants import Determined, Formula, Ghost, Invariant, State
 from .obligations import Obligation
 
@@ -60,15 +59,24 @@ class Induction:
     def run(self, lower: Form, body: Callable[[Form], None]) -> None:
         """Check the entry and one iteration, and leave the state at the exit."""
         t, auxiliary, ghosts = self.t, self.invariant.auxiliary, self.invariant.ghosts
+        iteration = partial(body, lower + t)
         self.facts.bound(t, self.extent)
-        self._find_changed(lambda: body(lower + t))
+        contents, execution, kept = self.algebra.contents, self.algebra.execution, self.memories.values()
+        found = changed_by(self.algebra, lambda m: self._layer(m, partial(nf.apply, f"{m.name}@?"), None), iteration)
+        self.algebra.contents, self.algebra.execution = contents, execution
+        self.changed |= {m.name for m in found if m in kept}
+        self.lost = [m for m in contents if m in found and m not in kept]
         entry = self._entry = self._frozen(ZERO, lambda name, index: auxiliary[name].initial(self._entry, *index))
         for recurrence in (ghost.recurrence for ghost in ghosts):
             steps = f"loop {self.loop!r} runs as often as {recurrence.name} steps"
             self._record(self.extent, nf.form(recurrence.count), steps)
         self._establish(entry, f"at the entry of loop {self.loop!r}", [g.recurrence.initial for g in ghosts])
         before = self._stage = self.havoc(t)
-        self._iterate(lambda: body(lower + t))
+        known = {*self.changed, *self.invariant.staged}
+        layers = {m: tuple(c.layers) for m, c in contents.items() if m.name not in known and m not in self.lost}
+        iteration()
+        if written := sorted(m.name for m in layers if tuple(contents[m].layers) != layers[m]):
+            raise Unsupported(f"loop {self.loop!r} writes {', '.join(written)}, which was not found to be written")
         after = self._after = self._frozen(t + 1, lambda name, index: auxiliary[name].step(before, *index))
         when = f"after an iteration of loop {self.loop!r}"
         self._establish(after, when, [self._step(ghost, before) for ghost in ghosts], before)
@@ -100,29 +108,6 @@ class Induction:
             return self._reader(ghost, self.symbolic(number))(*index)
 
         return value
-
-    def _find_changed(self, body: Callable[[], None]) -> None:
-        """Guess which buffers the body writes, by running it where all of them are opaque; ``_iterate`` checks it."""
-        algebra = self.algebra
-        contents, execution = algebra.contents, algebra.execution
-        layers = {m: self._layer(m, partial(nf.apply, f"{m.name}@?"), None) for m in contents}
-        opaque = {memory: Opaque(memory.name, layer) for memory, layer in layers.items()}
-        algebra.contents = dict(opaque)
-        algebra.execution = replace(execution, writes={}, equations=[], obligations=[])
-        body()
-        changed = [memory for memory, content in opaque.items() if content.changes]
-        kept = self.memories.values()
-        self.changed |= {m.name for m in changed if m in kept}
-        self.lost = [m for m in changed if m not in kept]
-        algebra.contents, algebra.execution = contents, execution
-
-    def _iterate(self, body: Callable[[], None]) -> None:
-        """Run an iteration, and check that it writes no buffer but those that were found to be written."""
-        contents, found = self.algebra.contents, {*self.changed, *self.invariant.staged}
-        kept = {m: tuple(c.layers) for m, c in contents.items() if m.name not in found and m not in self.lost}
-        body()
-        if written := sorted(m.name for m, layers in kept.items() if tuple(contents[m].layers) != layers):
-            raise Unsupported(f"loop {self.loop!r} writes {', '.join(written)}, which was not found to be written")
 
     def _frozen(self, t: Form, auxiliary: Callable[[str, tuple[Form, ...]], Form]) -> State:
         """Return what the buffers hold now, and go on to hold in this state when the kernel changes them."""
@@ -167,18 +152,15 @@ class Induction:
             raise Unsupported(f"iteration {s} of loop {self.loop!r} has no predecessor")
         if s not in self._unfoldings:
             names = sorted(self.changed & {*self.invariant.free, *self.invariant.auxiliary})
-            self._unfoldings[s] = [self._unfolding(name, after, s) for name in names]
+
+            def value(name: str, t: Form, *index: Form) -> Form:
+                if t is not s:
+                    return nf.apply(f"{name}@{self.loop}", t, *index)
+                return nf.substitute(after.read(name, index), {nf.number(self.t): s - 1})
+
+            each = [nf.replacing(f"{name}@{self.loop}", cache(partial(value, name))) for name in names]
+            self._unfoldings[s] = each
         return rewritten(p, self._unfoldings[s])
-
-    def _unfolding(self, name: str, after: State, s: Form) -> Rewriting:
-        symbol = f"{name}@{self.loop}"
-
-        def value(t: Form, *index: Form) -> Form:
-            if t is not s:
-                return nf.apply(symbol, t, *index)
-            return nf.substitute(after.read(name, index), {nf.number(self.t): s - 1})
-
-        return nf.replacing(symbol, cache(value))
 
     def havoc(self, t: Form) -> State:
         """Replace the contents by what the invariant says of iteration t."""

@@ -8,8 +8,7 @@ from operator import attrgetter
 
 from ..forms.constants import Constants, current
 from ..forms.entailment import Facts
-from ..forms.equality import equal
-from ..forms.equations import Equation, holds
+from ..forms.equations import Equation, equal, holds
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from ..forms.ring import Rewriting, Undefined, rewritten

@@ -30,10 +30,9 @@ from ..base.conditions import Condition, Site, disjunction
 from ..forms import normal_form as nf
 from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts, Intervals
-from ..forms.extended import under
+from ..forms.extended import Signs, under
 from ..forms.normal_form import Form
 from ..forms.ring import Atom, Monomial, single
-from ..forms.signs import Signs
 from .obligations import Kind, Obligation
 from .obligations import Waiver as Waiver
 from .outcome import Execution
@@ -72,14 +71,10 @@ def unmodelled(execution: Execution) -> tuple[str, ...]:
     """Return the name of what is not shown of some denominator or operand of a logarithm, in which exp occurs."""
     operands = (o for o in dict.fromkeys(execution.obligations) if o.kind in ("nonzero", "positive"))
     exps = (o for o in operands if any(isinstance(nf.atom_of(a), nf.Exp) for a in nf.support(o.value.form)))
-    left = (o for o in exps if _floor(o, execution) is None and not _above_a_constant(o, execution))
-    return (UNDERFLOW,) if any(left) else ()
-
-
-def _above_a_constant(obligation: Obligation, execution: Execution) -> bool:
-    """Return whether a denominator is a constant that is no subnormal float, such as an eps, and what is not negative."""
-    p = execution.facts.decide_all(under(obligation.value.finite, obligation.value.form))
-    return Signs(execution.positive).form(p) is not None and p.terms.get((), 0) >= _NORMAL
+    left = (under(o.value.finite, o.value.form) for o in exps if _floor(o, execution) is None)
+    signs, forms = Signs(execution.positive), map(execution.facts.decide_all, left)
+    # what is not negative, and a constant that is no subnormal float, such as an eps
+    return (UNDERFLOW,) if any(signs.form(p) is None or p.terms.get((), 0) < _NORMAL for p in forms) else ()
 
 
 def _floor(obligation: Obligation, execution: Execution) -> Condition | None:

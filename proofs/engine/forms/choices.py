@@ -1,7 +1,7 @@
-"""Which cases an equation is split into, and for which variable an equation of integers is solved.
+"""Which cases an equation is split into, for which variable an equation of integers is solved, and which sums are written out.
 
-It is not trusted. Whoever asks splits by any condition soundly, looks at all values of any index, and checks a solution
-before using it.
+It is not trusted. Whoever asks splits by any condition soundly, looks at all values of any index, checks a solution before
+using it, and writes out any sum of so many elements.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from functools import cache
 
 from . import normal_form as nf
 from .normal_form import Form
-from .ring import children, support_of
+from .ring import Atom, Rational, children, support_of
+
+_MOST = 2**14
+"""How many elements of sums are written out at most."""
 
 
 def open_condition(p: Form) -> int | None:
@@ -54,3 +57,25 @@ def indices_of_maxima(p: Form) -> list[int]:
     support = nf.support(p)
     maxima = [n for n in support if isinstance(nf.atom_of(n), nf.Max)]
     return sorted(support - frozenset[int]().union(*map(support_of, maxima))) if maxima else []
+
+
+def is_constant_sum(atom: Atom) -> bool:
+    """Return whether an atom is a sum that may be written out: one over a constant number of elements."""
+    return isinstance(atom, nf.Big) and atom.operator == "sum" and atom.extent.constant is not None
+
+
+def few_elements(p: Form) -> bool:
+    """Return whether the elements of all sums that may be written out are few enough, taken together."""
+    return _elements(p) <= _MOST
+
+
+@cache
+def _elements(p: Form) -> Rational:
+    """Return how many elements are written out: those of sums inside a sum once for each element of that."""
+    count: Rational = 0
+    for atom in (nf.atom_of(n) for m in p.terms for n, _ in m):
+        if isinstance(atom, nf.Big):
+            count += (atom.extent.constant or 1) * (is_constant_sum(atom) + _elements(atom.body))
+        else:
+            count += sum(map(_elements, children(atom)))
+    return count

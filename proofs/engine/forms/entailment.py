@@ -104,7 +104,11 @@ class Facts:
             return False
         key = condition, self.path
         if key not in self._decided:
-            self._decided[key] = self._solve(condition)
+            translation = self._known(self.path).assuming()
+            goal = translation.integer(condition) == 1
+            claims = ((True, z3.Not(goal)), (False, goal))
+            shown = (verdict for verdict, claim in claims if unsatisfiable((*translation.facts, claim), _STEPS))
+            self._decided[key] = next(shown, None)
         return self._decided[key]
 
     def holds(self, condition: Form) -> bool:
@@ -148,14 +152,6 @@ class Facts:
     def _integers(self, p: Form) -> bool:
         whole = all(c == int(c) for c in p.terms.values())
         return whole and all(e > 0 and self._integer(a) for m in p.terms for a, e in m)
-
-    def _solve(self, condition: Form) -> bool | None:
-        translation = self._known(self.path).assuming()
-        goal = translation.integer(condition) == 1
-        for verdict, claim in ((True, z3.Not(goal)), (False, goal)):
-            if unsatisfiable((*translation.facts, claim), _STEPS):
-                return verdict
-        return None
 
     def _known(self, path: tuple[Form, ...]) -> _Translation:
         """Return what holds on a path, translated once for all paths that begin with it."""
@@ -203,8 +199,15 @@ class _Translation:
                 value = z3.Int(name)
                 self.facts += [value >= 0] if kind == "natural" else []
                 return value
-            case nf.Read(buffer, index) if buffer in self.known.elements:
-                return self._element(buffer, [self.integer(i) for i in index])
+            case nf.Read(buffer, indices) if buffer in self.known.elements:
+                index = [self.integer(i) for i in indices]
+                value = z3.Function(buffer, *[z3.IntSort()] * (len(index) + 1))(*index)
+                low, high = self.known.elements[buffer]
+                extents = map(self.integer, self.known.shapes.get(buffer, ()))
+                exists = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(index, extents, strict=False)))
+                bounds = [value >= low] if high is None else [value >= low, value < self.integer(high)]
+                self.facts.append(z3.Implies(exists, z3.And(*bounds)))
+                return value
             case nf.Apply("floordiv", (a, b)) if (b.constant or 0) > 0:
                 return self.integer(a) / self.integer(b)
             case nf.Indicator(relation, inner, True):
@@ -216,12 +219,3 @@ class _Translation:
                 values = [self.integer(v) for v in sorted(entries, key=lambda v: v.id)]
                 return reduce(lambda a, b: z3.If(a >= b, a, b), values)
         return opaque
-
-    def _element(self, buffer: str, index: list[Any]) -> Any:
-        value = z3.Function(buffer, *[z3.IntSort()] * (len(index) + 1))(*index)
-        low, high = self.known.elements[buffer]
-        extents = map(self.integer, self.known.shapes.get(buffer, ()))
-        exists = z3.And(*(z3.And(i >= 0, i < n) for i, n in zip(index, extents, strict=False)))
-        bounds = [value >= low] if high is None else [value >= low, value < self.integer(high)]
-        self.facts.append(z3.Implies(exists, z3.And(*bounds)))
-        return value

@@ -1,23 +1,74 @@
 """Values of the symbolic reading: real numbers, and infinities of one sign under a condition.
 
 A value is its form where its condition ``finite`` holds, and elsewhere an infinity of its sign. What could be NaN, such
-as -inf - -inf, or -inf times a factor of unknown sign, is rejected.
+as -inf - -inf, or -inf times a factor of unknown sign, is rejected. The sign of a form is read off its atoms: exp is positive,
+a sum of terms of one sign has that sign.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
+from .constants import unified
 from .normal_form import ONE, ZERO, Form
-from .ring import reciprocal
-from .signs import Sign
+from .ring import Atom, Monomial, Polynomial, Rational, reciprocal
+
+Sign = Literal["positive", "nonnegative"] | None
+
+
+class Signs:
+    """What is known of the sign of forms, given which uninterpreted functions are positive."""
+
+    def __init__(self, positive: frozenset[str]) -> None:
+        self._positive = positive
+        self._sign: Callable[[int], Sign] = cache(lambda number: self._atom(nf.atom_of(number)))
+
+    def form(self, p: Form) -> Sign:
+        """Return the sign of a sum, if all its terms have the same."""
+        signs = {self.monomial(m) if c > 0 else None for m, c in p.terms.items()}
+        return None if None in signs else "positive" if "positive" in signs else "nonnegative"
+
+    def monomial(self, monomial: Monomial) -> Sign:
+        """Return the sign of a product."""
+        signs = {self._power(atom, exponent) for atom, exponent in monomial}
+        return None if None in signs else "nonnegative" if "nonnegative" in signs else "positive"
+
+    def _power(self, atom: int, exponent: Rational) -> Sign:
+        sign = self._sign(atom)
+        if sign is None and exponent % 2 == 0 and exponent > 0:
+            return "nonnegative"
+        return sign if exponent > 0 or sign == "positive" else None
+
+    def _atom(self, atom: Atom) -> Sign:
+        match atom:
+            case nf.Exp():
+                return "positive"
+            case Polynomial(inner):
+                return self.form(inner)
+            case nf.Apply(function, _) if function in self._positive:
+                return "positive"
+            case nf.Apply("sqrt", (inner,)):
+                return self.form(inner)
+            case nf.Indicator() | nf.Variable(_, "natural"):
+                return "nonnegative"
+            case nf.Big("sum", _, extent, body):
+                sign = self.form(body)
+                return sign if (extent.constant or 0) >= 1 or sign is None else "nonnegative"
+            case nf.Max(entries):
+                signs = set(map(self.form, entries))
+                return "positive" if "positive" in signs else "nonnegative" if "nonnegative" in signs else None
+        return None
 
 
 class Indefinite(Unsupported):
     """Raised where an operation may give NaN, or an infinity that the values do not model."""
+
+    kind = "not a number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +155,7 @@ def multiply(a: Value, b: Value) -> Value:
     constant = factor.form.constant
     if factor.finite is not ONE or not constant:
         raise Indefinite(f"an infinity times {factor.form}, whose sign is not known")
-    sign = infinite.sign if constant > 0 else -infinite.sign
-    return Value(infinite.form * constant, infinite.finite, sign)
+    return Value(infinite.form * constant, infinite.finite, infinite.sign if constant > 0 else -infinite.sign)
 
 
 def divide(a: Value, b: Value) -> Value:
@@ -126,6 +176,19 @@ def maximum(a: Value, b: Value) -> Value:
     """Return max(a, b), where max(-inf, b) = b."""
     finite = ONE - (ONE - a.finite) * (ONE - b.finite)
     return Value(finite * nf.maximum(map(_where_finite, (a, b))), finite)
+
+
+FUNCTIONS: Mapping[str, Callable[[Value, str], Value]] = {
+    "exp": lambda a, dtype: exp(Value(unified(a.form, dtype), a.finite, a.sign)),
+    "log": lambda a, _: Value(nf.log(a.real)),
+    "sqrt": lambda a, _: Value(nf.apply("sqrt", a.real), computed=computed(a)[0]),
+    "rsqrt": lambda a, _: Value(1 / nf.apply("sqrt", a.real), computed="positive"),
+    "rcp": lambda a, _: divide(Value(ONE), a),
+    "abs": lambda a, _: maximum(Value(a.real), Value(-a.real)),
+    # 1 / (1 + exp(-x)), whose exp may overflow: 1 / inf is 0
+    "sigmoid": lambda a, dtype: divide(Value(ONE), add(Value(ONE), FUNCTIONS["exp"](negative(a), dtype))),
+}
+"""Functions of a number of some type, whose constants are unified (``constants``)."""
 
 
 def largest(*parts: tuple[Form, Callable[[Form], Value]]) -> Value:
@@ -164,13 +227,11 @@ def select(condition: Form, then: Value, otherwise: Value) -> Value:
         return then
     if condition is ZERO:
         return otherwise
-    signs = computed(then, otherwise)
+    signs, other = computed(then, otherwise), ONE - condition
     kept: Sign = None if None in signs else "nonnegative" if "nonnegative" in signs else "positive"
     then = Value(then.form, under(condition, then.finite), then.sign)
-    sign = _common_sign(then, otherwise)
-    other = ONE - condition
     finite = condition * then.finite + other * otherwise.finite
-    return Value(condition * then.form + other * otherwise.form, finite, sign, kept)
+    return Value(condition * then.form + other * otherwise.form, finite, _common_sign(then, otherwise), kept)
 
 
 def bits(a: Value) -> Value:

@@ -10,7 +10,7 @@ constructor that rewrites by these laws, and no others:
     floor((a n + b) / n) = a + floor(b / n), n constant
 
 The laws of log hold where x is positive: the range layer proves that of every logarithm of a kernel. Two forms that are not
-the same object may still denote the same function: ``equality.equal`` decides that for rational functions of the atoms.
+the same object may still denote the same function: ``equations.equal`` decides that for rational functions of the atoms.
 """
 
 from __future__ import annotations

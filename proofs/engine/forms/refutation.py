@@ -1,6 +1,6 @@
 """Forms that differ, found out quickly: their values at two random points, modulo a prime.
 
-It is not trusted. All that it can bring about is that an equation is not proved: ``equality`` asks it first, and proves
+It is not trusted. All that it can bring about is that an equation is not proved: ``equations`` asks it first, and proves
 an equation by expansion only.
 """
 

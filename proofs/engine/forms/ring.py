@@ -34,9 +34,11 @@ Monomial = tuple[tuple[int, Rational], ...]
 class Undefined(Unsupported):
     """Raised where a term has no value, such as 1/0."""
 
+    kind = "undefined"
+
 
 class Form:
-    """A sum of monomials with rational coefficients. Compare by identity, or with ``equality.equal``."""
+    """A sum of monomials with rational coefficients. Compare by identity, or with ``equations.equal``."""
 
     __slots__ = ("id", "terms")
 

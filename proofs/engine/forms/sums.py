@@ -14,22 +14,21 @@ A kernel is compared with its reference in terms of the first sums' right sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial, reduce
+from functools import partial, reduce
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
+from .choices import few_elements, is_constant_sum
 from .entailment import Facts
 from .equations import holds
+from .extended import Signs
 from .normal_form import ONE, ZERO, Form
-from .ring import Atom, Rational, Rewriting, children, common_monomial, support_of, total
-from .signs import Signs
+from .ring import Atom, Rational, Rewriting, common_monomial, support_of, total
 
 Summand = Callable[[Form, Form], Form]
 """What is summed, as a function of a tile and of an element of that tile."""
 WITHIN = "within"
 _SPLITS = 12
-_MOST = 2**14
-"""How many elements are written out at most."""
 
 
 def tiles(extent: Form, tile: int) -> Form:
@@ -50,28 +49,21 @@ def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Sum
     inside = nf.nonnegative(extent - 1 - element)
     own = nf.support(t) | nf.support(j)
 
-    def over_tiles(summand: Summand) -> Form:
-        return nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
-
     def rule(over: Form, body: Callable[[Form], Form]) -> Form | None:
         if over is not extent:
             return None
-        outer, inner = _factored(body(element), own)
+        p = body(element)  # as the product of a factor without the variables, common to its terms, and the rest
+        outside = tuple((a, e) for a, e in common_monomial(p) if own.isdisjoint(support_of(a)))
+        outer, inner = nf.monomial_form(outside), p * nf.monomial_form(tuple((a, -e) for a, e in outside))
         if holds(inside * inner, ZERO, facts, _SPLITS):
             return ZERO
         for factor, rest in ((outer, inner), (ONE, outer * inner)):
             known = (g for g, compared in summands if holds(inside * rest, compared(t, j), facts, _SPLITS))
             if (summand := next(known, None)) is not None:
-                return factor * over_tiles(summand)
+                return factor * nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
         return None
 
     return rule
-
-
-def _factored(p: Form, own: frozenset[int]) -> tuple[Form, Form]:
-    """Return a form as the product of a factor without the variables, common to its terms, and the rest."""
-    common = tuple((a, e) for a, e in common_monomial(p) if own.isdisjoint(support_of(a)))
-    return nf.monomial_form(common), p * nf.monomial_form(tuple((a, -e) for a, e in common))
 
 
 def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, change: Rewriting) -> Rewriting:
@@ -122,27 +114,13 @@ def all_written_out(p: Form) -> Form:
     Sums over tiles that lie side by side, in any order, are then the sum over all of their elements.
     """
 
-    def elements(big: nf.Big) -> Form:
-        return total(write(nf.opened(big, nf.form(k))) for k in range(int(big.extent.constant or 0)))
+    def elements(big: Atom) -> Form | None:
+        if not isinstance(big, nf.Big) or big.operator != "sum" or (size := big.extent.constant) is None:
+            return None
+        return total(write(nf.opened(big, nf.form(k))) for k in range(int(size)))
 
-    write = nf.rewriting(_is_constant_sum, elements)
-    return write(p) if _elements(p) <= _MOST else p
-
-
-def _is_constant_sum(atom: Atom) -> bool:
-    return isinstance(atom, nf.Big) and atom.operator == "sum" and atom.extent.constant is not None
-
-
-@cache
-def _elements(p: Form) -> Rational:
-    """Return how many elements are written out: those of sums inside a sum once for each element of that."""
-    count: Rational = 0
-    for atom in (nf.atom_of(n) for m in p.terms for n, _ in m):
-        if isinstance(atom, nf.Big):
-            count += (atom.extent.constant or 1) * (_is_constant_sum(atom) + _elements(atom.body))
-        else:
-            count += sum(map(_elements, children(atom)))
-    return count
+    write = nf.rewriting(is_constant_sum, elements)
+    return write(p) if few_elements(p) else p
 
 
 def counted() -> Rewriting:
@@ -160,9 +138,8 @@ def _count(p: Form, signs: Signs) -> Form | None:
     """Return how many terms of a sum of positive terms under conditions are there; None if it is no such sum."""
     result = ZERO
     for monomial, coefficient in p.terms.items():
-        counts = [_count_factor(a, e, signs) for a, e in monomial]
-        found = [count for count in counts if count is not None]
-        if coefficient <= 0 or len(found) < len(counts):
+        found = [c for a, e in monomial if (c := _count_factor(a, e, signs)) is not None]
+        if coefficient <= 0 or len(found) < len(monomial):
             return None
         result = result + reduce(Form.__mul__, found, ONE)
     return result

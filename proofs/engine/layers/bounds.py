@@ -10,7 +10,7 @@ The strict reading shows that the kernel's own indices are right; the compiler's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import z3
@@ -21,7 +21,9 @@ from ..access.sites import can_happen
 from ..access.trace import Access, Trace
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, distinct
+from ..base.dtypes import span
 from ..base.errors import Unsupported
+from ..base.text import brief
 from ..compiler import extract
 from ..compiler.nodes import nodes
 from ..contract.hypotheses import Hypotheses
@@ -50,11 +52,8 @@ def bounds(
 
     Loads and stores to global, shared and private memory are modelled, and what intrinsics reach through pointers, as
     far as the compiler states its extent. What intrinsics do beyond that is not modelled, and is listed. An empty grid
-    is not launched, so the extents of the grid may be zero. A float cast to an integer
-    must lie between constants.
-
-    Raises:
-        Unsupported: the kernel uses something that is not modelled.
+    is not launched, so the extents of the grid may be zero. A float cast to an integer must lie between constants. What
+    else the kernel uses that is not modelled is Unsupported.
     """
     shipped = extract.shipped_with_guards(pass_configs)
     strict = extract.lower(prim_func, guards=False, pass_configs=pass_configs, arch=arch)
@@ -68,9 +67,20 @@ def bounds(
     device = walk(final.device, hypotheses)
     flat, more = _accesses("bounds", device, hypotheses)
     met = (replace(c, hypotheses=(*hypotheses.facts, *c.hypotheses)) for c in device.obligations)
-    conditions += [*flat, *met, *_sizes(final.host, hypotheses)]
-    for level in (trace, device):  # where TMA stores to is told by descriptors, which lowering takes out of the kernel
-        conditions += _unknown_values(level, hypotheses)
+    conditions += [*flat, *met]
+    for node in (n for n in nodes(final.host.body) if isinstance(n, tirx.Bind) and n.var.name in hypotheses.sizes):
+        size, name, dtype = hypotheses.sizes[node.var.name], node.var.name, str(node.var.dtype)
+        statement = f"{name} fits {dtype}, to which the launcher narrows it"  # unchecked, from 64 bits
+        goal, site = z3.And(size >= 0, size <= span(dtype)[1]), Site(f"{name} = {node.value}".splitlines()[-1])
+        conditions.append(Condition("cast", statement, hypotheses.facts, goal, site))
+    # where TMA stores to is told by descriptors, which lowering takes out of the kernel
+    for access in (
+        a for level in (trace, device) for a in level.accesses if a.intrinsic and a.region.scope == "global"
+    ):
+        if hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None):
+            statement = f"what {access.intrinsic} stores to {access.region.name} is in the range of the contract"
+            given = (*hypotheses.facts, *access.context.path)
+            conditions.append(Condition("value", statement, given, z3.BoolVal(False), access.context.site))
     conditions += _launch(device, hypotheses, arch)
     return Analysis(distinct(conditions), trace.unmodelled | device.unmodelled, distinct(sites + more))
 
@@ -86,7 +96,7 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
         for number, (index, extent) in enumerate(zip(access.indices, extents, strict=True)):
             goal = z3.And(index >= 0, index < extent)
             dimension = f", dimension {number}" if len(extents) > 1 else ""
-            statement = f"{access}{dimension}: 0 <= {_brief(index)} < {_brief(extent)}"
+            statement = f"{access}{dimension}: 0 <= {brief(index)} < {brief(extent)}"
             conditions.append(Condition(kind, statement, hypothesis, goal, site))
         if region.allocation in trace.shared_bytes and region.offset:
             end = region.offset + (access.indices[-1] + 1) * (region.bits // 8)
@@ -116,40 +126,12 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
     return shape
 
 
-def _brief(term: z3.ExprRef) -> str:
-    words = str(z3.simplify(term)).split()
-    return " ".join(words) if len(words) <= 24 else " ".join([*words[:24], "..."])
-
-
-def _unknown_values(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that no instruction that is not modelled, and may store anything, stores to an output that has a range."""
-    for access in trace.accesses:
-        bounded = hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None)
-        if access.intrinsic and access.region.scope == "global" and bounded:
-            statement = f"what {access.intrinsic} stores to {access.region.name} is in the range of the contract"
-            given = (*hypotheses.facts, *access.context.path)
-            yield Condition("value", statement, given, z3.BoolVal(False), access.context.site)
-
-
-def _sizes(host: tirx.PrimFunc, hypotheses: Hypotheses) -> list[Condition]:
-    """Return that each size fits the type to which the launcher narrows it, unchecked, from 64 bits."""
-    conditions: dict[str, Condition] = {}
-    for node in nodes(host.body):
-        if isinstance(node, tirx.Bind) and node.var.name in hypotheses.sizes:
-            size, width = hypotheses.sizes[node.var.name], int(str(node.var.dtype).removeprefix("int"))
-            goal = z3.And(size >= 0, size < 2 ** (width - 1))
-            statement = f"{node.var.name} fits {node.var.dtype}, to which the launcher narrows it"
-            site = Site(f"{node.var.name} = {node.value}".splitlines()[-1])
-            conditions[node.var.name] = Condition("cast", statement, hypotheses.facts, goal, site)
-    return list(conditions.values())
-
-
 def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
     conditions = []
     for tag, variable in trace.launch.items():
         low, limit, extent = (1 if tag in _BLOCK else 0), {**_GRID, **_BLOCK}[tag], variable.count
         goal = z3.And(extent >= low, extent <= limit)
-        conditions.append(_of_launch(f"{tag} extent {_brief(extent)} is at most {limit}", goal, hypotheses, tag))
+        conditions.append(_of_launch(f"{tag} extent {brief(extent)} is at most {limit}", goal, hypotheses, tag))
     threads = z3.Product([v.count for t, v in trace.launch.items() if t in _BLOCK])
     conditions.append(_of_launch(f"at most {_THREADS} threads to a block", threads <= _THREADS, hypotheses, "threads"))
     if any("wgmma" in name for name in trace.unmodelled):

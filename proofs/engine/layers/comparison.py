@@ -12,47 +12,66 @@ from lemmata.reference.contract import Contract, TensorSpec
 from ..base.errors import Unsupported
 from ..execution.invariants import Invariant
 from ..execution.symbolic import Execution, execute
-from ..forms import normal_form
+from ..forms import extended
+from ..forms import normal_form as nf
 from ..forms.entailment import Facts
-from ..forms.equality import Undecided
 from ..forms.equations import Equation
-from ..reference.inputs import integers, symbolic_input
+from ..forms.extended import Value
+from ..forms.normal_form import Form
 from ..reference.pull_array import Integers, deciding
-from ..reference.symbolic_torch import tensor
+from ..reference.symbolic_torch import SymbolicTensor, tensor
 
 Compared = tuple[Execution, Sequence[Equation]]
 Compare = Callable[[Any, Facts], Compared]
 """Executes a kernel symbolically under some facts and compares its outputs with the reference."""
 
 
+def symbolic_input(
+    name: str,
+    shape: Sequence[Form | int],
+    integer: Integers | None = None,
+    *,
+    raw: bool = False,
+) -> SymbolicTensor:
+    """Return the input of that name, whose elements are the atoms that the kernel's reads are.
+
+    ``raw``: any floats.
+    """
+    kind = extended.Raw if raw else Value
+    return SymbolicTensor(shape, lambda *index: kind(nf.read(name, *index)), integer=integer)
+
+
+def integers(contract: Contract, spec: TensorSpec, dtype: torch.dtype) -> Integers | None:
+    """Return what a contract says of a tensor's elements as integers of a type; None of a type of floats."""
+    known = Integers.of(dtype)
+    low, high = (contract.sizes[n].high if isinstance(n, str) else n for n in (spec.elements.low, spec.elements.high))
+    if known is None or low is None:
+        return known
+    return Integers(dtype, max(known.low, low), known.high if high is None else min(known.high, high - 1))
+
+
 def facts(contract: Contract) -> Facts:
     """Return what a contract says of its sizes, shapes and elements, for the symbolic reading."""
-    bounded = [s for s in contract.inputs if (s.elements.low, s.elements.high) != (None, None)]
-    integers = {s.name: s.elements for s in bounded if s.elements.low is not None and not _of_floats(s)}
-    ranges = {name: (e.low or 0, None if e.high is None else _form(e.high)) for name, e in integers.items()}
-    shapes = {spec.name: [sum(map(_form, dim), normal_form.ZERO) for dim in spec.dims] for spec in contract.inputs}
-    known = Facts(ranges, shapes, dict(map(_interval, filter(_of_floats, bounded))))
+    ranges: dict[str, tuple[int, Form | None]] = {}
+    floats: dict[str, tuple[int | None, int | None]] = {}
+    for name, (low, high), of in ((s.name, (s.elements.low, s.elements.high), s.dtypes[0]) for s in contract.inputs):
+        if not of.is_floating_point and low is not None:
+            ranges[name] = low, None if high is None else _form(high)
+        if of.is_floating_point and isinstance(high, str):
+            raise Unsupported(f"{name}: floats below {high}, a size")
+        if of.is_floating_point and not isinstance(high, str) and (low, high) != (None, None):
+            floats[name] = low, high
+    shapes = {spec.name: [sum(map(_form, dim), nf.ZERO) for dim in spec.dims] for spec in contract.inputs}
+    known = Facts(ranges, shapes, floats)
     for name, size in contract.sizes.items():
-        known.bound(normal_form.variable(name), normal_form.form(size.high + 1))
-        known.add(normal_form.nonnegative(normal_form.variable(name) - size.low))
+        known.bound(nf.variable(name), nf.form(size.high + 1))
+        known.add(nf.nonnegative(nf.variable(name) - size.low))
     return known
 
 
-def _of_floats(spec: TensorSpec) -> bool:
-    return spec.dtypes[0].is_floating_point
-
-
-def _interval(spec: TensorSpec) -> tuple[str, tuple[int | None, int | None]]:
-    """Return a float input's name, and between which numbers the contract says that its elements lie."""
-    low, high = spec.elements.low, spec.elements.high
-    if isinstance(high, str):
-        raise Unsupported(f"{spec.name}: floats below {high}, a size")
-    return spec.name, (low, high)
-
-
-def _form(value: Any) -> normal_form.Form:
+def _form(value: Any) -> Form:
     """Return a size: a variable by its name, a number as it is."""
-    return normal_form.variable(value) if isinstance(value, str) else normal_form.form(int(value))
+    return nf.variable(value) if isinstance(value, str) else nf.form(int(value))
 
 
 def against(
@@ -69,7 +88,7 @@ def against(
         try:
             with deciding(known):
                 results = reference(*inputs)
-        except (Unsupported, Undecided):
+        except Unsupported:
             raise
         except Exception as error:  # whatever a reference does with what is no tensor of torch
             said = str(error) or type(error).__name__

@@ -46,10 +46,7 @@ def coverage(
 
     Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by
     one block index or loop variable, by its quotient and remainder, or by two of them, of which one steps over a share that
-    the other goes through. Writes by other intrinsics are not modelled, and are listed.
-
-    Raises:
-        Unsupported: tiles are laid out in another way, or an output is written by unmodelled intrinsics alone.
+    the other goes through; others are Unsupported, and so is an output that is written by unmodelled intrinsics alone.
     """
     guards = extract.shipped_with_guards(pass_configs)
     trace = walk(extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).thread, hypotheses)
@@ -62,16 +59,15 @@ def coverage(
             raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
         conditions += _uniqueness(plain, hypotheses)
         conditions += _coverage(output, plain, trace, hypotheses)
-    conditions += _inputs_kept(trace, hypotheses)
+    for region, here in ((a.region, a.context) for a in trace.accesses if a.mode == "write"):
+        if region.scope == "global" and region.allocation not in hypotheses.outputs:
+            statement, given = f"{region.name}, which is no output, is not written", (*hypotheses.facts, *here.path)
+            conditions.append(Condition("coverage", statement, given, z3.BoolVal(False), here.site))
     return Analysis(tuple(conditions), trace.unmodelled, sites(trace, hypotheses))
 
 
 def _by_dimension(access: Access, shape: Sequence[z3.ArithRef]) -> Access:
-    """Return an access by address, which is in bounds, with an index for each dimension.
-
-    Raises:
-        Unsupported: an extent but the first varies.
-    """
+    """Return an access by address, which is in bounds, by dimensions; Unsupported if an extent but the first varies."""
     strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
     if len(access.indices) == len(shape):
         return access
@@ -82,13 +78,6 @@ def _by_dimension(access: Access, shape: Sequence[z3.ArithRef]) -> Access:
     return replace(access, indices=tuple(map(z3.simplify, indices)))
 
 
-def _inputs_kept(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
-    for region, context in ((a.region, a.context) for a in trace.accesses if a.mode == "write"):
-        if region.scope == "global" and region.allocation not in hypotheses.outputs:
-            statement, given = f"{region.name}, which is no output, is not written", (*hypotheses.facts, *context.path)
-            yield Condition("coverage", statement, given, z3.BoolVal(False), context.site)
-
-
 def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Condition]:
     renaming = Renaming(frozenset(hypotheses.sizes))
     for a, b in itertools.combinations_with_replacement(writes, 2):
@@ -97,9 +86,8 @@ def _uniqueness(writes: Sequence[Access], hypotheses: Hypotheses) -> Iterator[Co
         apart = z3.Not(conjunction(*(i == j for i, j in zip(a.indices, second.indices, strict=True))))
         statement = f"no element of {a.region.name} is written again in {b.context.site.text}"
         if a is b:
-            apart = z3.Or(
-                apart, equal(a.context.variables, second.context.variables), agree(a, second, hypotheses.sizes)
-            )
+            same = equal(a.context.variables, second.context.variables)
+            apart = z3.Or(apart, same, agree(a, second, hypotheses.sizes))
             statement = f"no two executions write the same element of {a.region.name}"
         yield sequent("uniqueness", statement, given, apart, a.context.site)
 
@@ -214,9 +202,8 @@ def _execution(
     inner = [*(v.range for v in write.inner), *tile.local_guards]
     at = [named(w) == p for w, p in zip(tile.within, place, strict=True)]
     somewhere = z3.Implies(conjunction(*in_tile), conjunction(*map(named, inner), *at))
-    hit = z3.And(
-        somewhere, z3.Implies(conjunction(*exists), conjunction(*facts)), *(named(d.definition) for d in shares)
-    )
+    told = z3.Implies(conjunction(*exists), conjunction(*facts))
+    hit = z3.And(somewhere, told, *(named(d.definition) for d in shares))
     writes = [named(i) == e for i, e in zip(write.access.indices, element, strict=True)]
     return hit, conjunction(*exists, *map(named, context.guards), *writes)
 
@@ -237,26 +224,26 @@ def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]
     read, then it does not follow that this tile is hit everywhere.
     """
     free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in d.parts)]
-    settled = known | {v.name for v in write.outer}
     terms = [*(z3.substitute(b, *chosen) for b in write.tile.base), *(value for _, value in chosen)]
-    strange = {c.decl().name() for c in constants(terms)} - settled
-    strange |= {str(x) for x, _ in chosen if not any(x.eq(f) for f in free)}
-    if strange:
+    strange = {c.decl().name() for c in constants(terms)} - known - {v.name for v in write.outer}
+    if strange := strange | {str(x) for x, _ in chosen if not any(x.eq(f) for f in free)}:
         raise Unsupported(f"a tile of {write.access.region.name} that depends on {', '.join(sorted(strange))}")
 
 
 def points(variables: Sequence[Variable], guards: Sequence[z3.BoolRef]) -> int:
-    """Return the number of assignments to some variables of fixed range at which all guards hold.
-
-    Raises:
-        Unsupported: a range is not fixed, or a guard depends on something else.
-    """
+    """Return how many values of variables pass all guards; Unsupported unless ranges are fixed and guards on them alone."""
     guard = conjunction(*guards)
     names = {c.decl().name() for c in constants([guard])}
     guarded = [v for v in variables if v.name in names]
     free = math.prod(len(_values(v)) for v in variables if v.name not in names)
     terms, boxes = [v.term for v in guarded], [_values(v) for v in guarded]
-    return free * sum(_holds(guard, terms, point) for point in itertools.product(*boxes))
+    count = 0
+    for point in itertools.product(*boxes):
+        value = z3.simplify(z3.substitute(guard, *zip(terms, map(z3.IntVal, point), strict=True)))
+        if not (z3.is_true(value) or z3.is_false(value)):
+            raise Unsupported(f"a tile whose shape depends on {value}")
+        count += bool(z3.is_true(value))
+    return free * count
 
 
 def _values(v: Variable) -> range:
@@ -264,10 +251,3 @@ def _values(v: Variable) -> range:
     if not (z3.is_int_value(low) and z3.is_int_value(count)):
         raise Unsupported(f"a tile whose shape depends on {v.low if z3.is_int_value(count) else v.count}")
     return range(low.as_long(), low.as_long() + count.as_long())
-
-
-def _holds(guard: z3.BoolRef, terms: Sequence[z3.ArithRef], point: Sequence[int]) -> bool:
-    value = z3.simplify(z3.substitute(guard, *zip(terms, map(z3.IntVal, point), strict=True)))
-    if not (z3.is_true(value) or z3.is_false(value)):
-        raise Unsupported(f"a tile whose shape depends on {value}")
-    return bool(z3.is_true(value))

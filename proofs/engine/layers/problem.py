@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lemmata.reference.contract import Contract
 
@@ -49,11 +49,7 @@ class Problem:
 
     @property
     def compared(self) -> Compared:
-        """The outcome of the symbolic execution; layers L2 and range share it.
-
-        Raises:
-            Unsupported: the kernel or the reference does something that is not modelled.
-        """
+        """The outcome of the symbolic execution, which layers L2 and range share; Unsupported if not all is modelled."""
         if isinstance(self._compared, Unsupported):
             raise self._compared
         return self._compared
@@ -69,21 +65,17 @@ class Problem:
 
     def outcomes(self, name: str, conditions: Sequence[Condition]) -> list[Outcome]:
         """Return the outcomes of conditions, up to the first failure if one is enough; write them to ``smt`` first."""
-        if self.smt:
-            self._write(self.smt, name, conditions)
+        statics = "".join(f"-{key}={value:g}" for key, value in self.statics.items())
+        for number, condition in enumerate(conditions if self.smt else ()):
+            folder = cast(Path, self.smt) / f"{self.kernel.attrs['global_symbol']}{statics}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}-{number:04}-{condition.kind.replace(' ', '-')}.smt2").write_text(smt2(condition))
         outcomes = []
         for condition in conditions:
             outcomes.append(self.solve(condition))
             if self.brief and outcomes[-1].verdict != "proved":
                 break
         return outcomes
-
-    def _write(self, folder: Path, name: str, conditions: Iterable[Condition]) -> None:
-        statics = "".join(f"-{key}={value:g}" for key, value in self.statics.items())
-        folder = folder / f"{self.kernel.attrs['global_symbol']}{statics}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, condition in enumerate(conditions):
-            (folder / f"{name}-{number:04}-{condition.kind.replace(' ', '-')}.smt2").write_text(smt2(condition))
 
 
 def proved(outcomes: Iterable[Outcome]) -> int:

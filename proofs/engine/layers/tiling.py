@@ -19,6 +19,7 @@ import numpy.typing as npt
 import z3
 
 from ..access.instances import constants, symbols
+from ..access.reading import HELD
 from ..access.trace import Access, Context, Division, Variable
 from ..base.errors import Unsupported
 
@@ -77,7 +78,8 @@ def tiling(access: Access) -> Tiling:
         raise Unsupported(f"no thread passes the guards of {access.context.site}")
     low = tuple(int(v.min()) for v in values)
     edge = tuple(int(v.max() - v.min()) + 1 for v in values)
-    if access.depends is not None:
+    held = [c.decl().name() for c in constants(access.depends or ()) if c.decl().name().startswith(HELD)]
+    if access.depends is not None and {*held} <= {*access.common}:
         place = np.ravel_multi_index([v - v.min() for v in values], edge) if values else np.zeros(passing.sum(), int)
         for v in (v for v in inner if v.kind == "thread"):
             local += _first(v, grid.evaluate(v.term)[passing], place)

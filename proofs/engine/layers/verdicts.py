@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import replace
 
-from ..base.conditions import Analysis, Outcome
+from ..base.conditions import Analysis
 from ..base.errors import Unsupported
 from ..base.failures import failures
 from ..base.report import Failure, Layer
 from ..compiler.source_lines import traced
 from ..execution import ranges
-from ..execution.contents import Uninitialised
-from ..forms.equality import Undecided
-from ..forms.extended import Indefinite
-from ..forms.ring import Undefined
 from ..guards.hollow import guard
 from ..order.questions import deadlock_free, order
 from ..smt.constructs import cautious
@@ -34,26 +29,24 @@ def layer(problem: Problem, name: str) -> Layer:
     start = time.perf_counter()
     try:
         shown = _SHOWN[name](problem, name)
-    except (Uninitialised, Undefined, Indefinite) as error:
-        kind = {Uninitialised: "uninitialised", Undefined: "undefined"}.get(type(error), "not a number")
-        shown = Layer(name, 1, 0, 0, 0.0, (Failure(kind, str(error)),))
-    except (Unsupported, Undecided) as error:
-        shown = Layer(name, 1, 0, 0, 0.0, (Failure("unsupported", str(error), verdict="unsupported"),))
+    except Unsupported as error:
+        failure = Failure(error.kind, str(error))
+        failure = replace(failure, verdict="unsupported") if error.kind == Unsupported.kind else failure
+        shown = Layer(name, 1, 0, 0, 0.0, (failure,))
     return replace(shown, seconds=round(time.perf_counter() - start, 3))
-
-
-def _analysis(problem: Problem, name: str) -> Analysis:
-    """Return the conditions of layer L0 or L1."""
-    given = problem.kernel, problem.hypotheses, problem.pass_configs, problem.arch
-    analysis = bounds(*given) if name == "L0" else coverage(*given) + order(*given)
-    return analysis.burying(problem.dead)
 
 
 def _solved(problem: Problem, name: str) -> Layer:
     """Return layer L0 or L1."""
-    analysis = _analysis(problem, name)
+    given = problem.kernel, problem.hypotheses, problem.pass_configs, problem.arch
+    analysis = (bounds(*given) if name == "L0" else coverage(*given) + order(*given)).burying(problem.dead)
     last = sorted(analysis.conditions, key=lambda c: c.kind == OWN)  # they matter only where all others hold
-    outcomes, relied = _relying([*map(cautious, problem.outcomes(name, last))])
+    outcomes, relied = [*map(cautious, problem.outcomes(name, last))], []
+    failing = [o for o in outcomes if o.verdict != "proved"]
+    if all(
+        o.condition.kind == OWN for o in failing
+    ):  # what only the compiler's guards ensure, if these ensure all of it
+        outcomes, relied = [o for o in outcomes if o.verdict == "proved"], failing
     checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING
     hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
     found = (*traced(failures(outcomes), problem.kernel), *hollow.failures)
@@ -66,13 +59,6 @@ def _solved(problem: Problem, name: str) -> Layer:
         unmodelled += (COMPILERS_GUARDS,)
         said += tuple(f"relies on {COMPILERS_GUARDS}: {failure}" for failure in failures(relied))
     return Layer(name, len(outcomes), proved(outcomes), hollow.checks, 0.0, found, unmodelled, statements=said)
-
-
-def _relying(outcomes: list[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
-    """Return the outcomes, and apart those of what only the compiler's guards ensure, if these ensure all of it."""
-    relied = [o.condition.kind == OWN and o.verdict != "proved" for o in outcomes]
-    rest = [o for o, on_guards in zip(outcomes, relied, strict=True) if not on_guards]
-    return (rest, list(itertools.compress(outcomes, relied))) if proved(rest) == len(rest) else (outcomes, [])
 
 
 def _equal(problem: Problem, name: str) -> Layer:

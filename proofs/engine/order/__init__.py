@@ -13,8 +13,8 @@ before a copy of its own, keep their order within the thread; that loops end; an
 fences and barriers. Of instructions that may block and are not modelled (``setmaxnreg``, barriers within C text) it says
 nothing.
 
-The way of a question: structure.py and roles.py cut the tree of a kernel into a program for each role; runs.py follows an
-operation through one program, with its progress (progress.py); phases.py orders programs among one another by mbarriers
-(graph.py); ordered.py asks whether two accesses are ordered, and pairs.py what must hold if they are not; questions.py
-asks it of all. Layer 1 may import it.
+The way of a question: roles.py cuts the tree of a kernel into a program for each role; runs.py follows an
+operation through one program, with its progress (progress.py); phases.py orders programs among one another by
+mbarriers; ordered.py asks whether two accesses are ordered, and what must hold if they are not; questions.py asks it of
+all. Layer 1 may import it.
 """

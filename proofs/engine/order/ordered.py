@@ -1,4 +1,4 @@
-"""The question: are two accesses of a block ordered on every run, and for which distances of iterations.
+"""The question: are two accesses of a block ordered on every run, for which distances of iterations, and else of which bytes.
 
 Two accesses of one role are ordered by the runs between them (runs.py), or else by other roles (phases.py). Two of two
 roles are ordered by phases alone. If the least weight of the paths that order all threads is v from an access a to an access
@@ -14,24 +14,23 @@ otherwise than by a product is seen by one only beyond a proxy fence, which must
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import z3
 
-from ..access.instances import Renaming
-from ..access.trace import Access, Event, Segment
-from ..base.conditions import Condition, disjunction
+from ..access.instances import Renaming, agree, sequent
+from ..access.trace import Access, Context, Event, Segment
+from ..base.conditions import Condition, conjunction, disjunction
 from ..base.errors import Unsupported
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
-from .graph import Paths
-from .pairs import Unordered, apart
+from ..smt.bitvectors import permutes_bits, without_products
 from .phases import Phases, Step
-from .progress import BEGIN, FENCED, Kind, Lack, Progress, Steps, conflict, kind
-from .roles import AFTER, BEFORE, INSIDE, Block, Role
+from .progress import BEGIN, FENCED, Lack, Progress, Steps, conflict, kind
+from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
 from .runs import Carried, Mark, Runs, Way, share_a_loop
-from .structure import inside
 from .words import lacking, unmet
 
 _PLAIN = ("load", "store", "atomic")
@@ -80,13 +79,9 @@ class Ordered:
     def meetings(self, role: Role) -> Iterator[Meeting]:
         """Yield the pairs of its accesses between which something is missing on some run."""
         for way in self._ways[id(role)]:
-            lacks: dict[tuple[Progress, Kind], Lack | None] = {}
             for segment, mark in way.segments.values():
                 for first, second in _pairs(way, segment, mark):
-                    key = mark.progress, kind(second)
-                    if key not in lacks:
-                        lacks[key] = mark.progress.lacks(kind(second))
-                    if lack := lacks[key]:
+                    if lack := mark.progress.lacks(kind(second)):
                         yield Meeting(first, second, mark, lack)
 
     def within(self, role: Role, meetings: list[Meeting]) -> Iterator[Condition]:
@@ -158,18 +153,16 @@ class Ordered:
         for one, other in itertools.combinations(self.block.roles, 2):
             uses = sorted([*self._uses[id(one)], *self._uses[id(other)]], key=lambda use: use.step.part)
             for a, b in itertools.combinations(uses, 2):
-                if a.step.role is not b.step.role and conflict(a.access, b.access):
-                    yield from self._between(a, b)
-
-    def _between(self, a: Use, b: Use) -> Iterator[Condition]:
-        weights = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
-        renaming = self.block.renaming(self._hypotheses)
-        facts = self._distances(a, b, weights, renaming)
-        if facts is not None:
-            met = Unordered(a.access, renaming.access(b.access), a.access is b.access, [facts])
-            yield apart("race", unmet(a.access, b.access), met, self._hypotheses, alone=False)
-            way = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part, *weights
-            self.unordered[way] = a, b, renaming, facts
+                if a.step.role is b.step.role or not conflict(a.access, b.access):
+                    continue
+                weights = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
+                renaming = self.block.renaming(self._hypotheses)
+                facts = self._distances(a, b, weights, renaming)
+                if facts is not None:
+                    met = Unordered(a.access, renaming.access(b.access), a.access is b.access, [facts])
+                    yield apart("race", unmet(a.access, b.access), met, self._hypotheses, alone=False)
+                    way = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part, *weights
+                    self.unordered[way] = a, b, renaming, facts
 
     # By weights.
 
@@ -177,8 +170,8 @@ class Ordered:
         """Return by how many iterations ``b`` must follow ``a`` for mbarriers to order them; None if none suffice."""
         assert self.phases is not None
         fenced = kind(b.access) in FENCED and kind(a.access) not in FENCED
-        paths = Paths(fenced, a.access.mode == "write", looping)
-        found = ((self.phases.graph.least(node, b.step.node, paths), later) for node, later in a.over)
+        least = partial(self.phases.graph.least, fenced=fenced, shown=a.access.mode == "write", looping=looping)
+        found = ((least(node, b.step.node), later) for node, later in a.over)
         return min((weight + later for weight, later in found if weight is not None), default=None)
 
     def _distances(
@@ -271,7 +264,8 @@ def _pairs(way: Way, segment: Segment, mark: Mark) -> Iterator[tuple[Access, Acc
 
 def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
     """Return what a run says of the iterations of two accesses."""
-    facts = [*_sorted(mark.first), *map(renaming.term, _sorted(mark.second))]
+    first, second = (sorted(facts, key=lambda f: str(f.sexpr())) for facts in (mark.first, mark.second))
+    facts = [*first, *map(renaming.term, second)]
     if mark.carried:
         before, times = mark.carried.variable, mark.carried.times
         after = renaming.variable(before).term
@@ -279,5 +273,70 @@ def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
     return facts
 
 
-def _sorted(facts: frozenset[z3.BoolRef]) -> list[z3.BoolRef]:
-    return sorted(facts, key=lambda f: str(f.sexpr()))
+@dataclass(frozen=True)
+class Unordered:
+    """Two accesses that may meet, in some iterations.
+
+    Args:
+        first: the one.
+        second: the other, renamed.
+        itself: whether the two are one statement.
+        facts: what is known of the iterations, in each of the ways in which they may meet.
+    """
+
+    first: Access
+    second: Access
+    itself: bool
+    facts: Sequence[Sequence[z3.BoolRef]]
+
+
+def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alone: bool) -> Condition:
+    """Return that two accesses share no byte; or are by one thread, where ``alone`` makes that harmless."""
+    first, second = met.first, met.second
+    either = met.facts[0] if len(met.facts) == 1 else [disjunction(*(conjunction(*f) for f in met.facts))]
+    given = [*hypotheses.facts, *first.context.path, *second.context.path, *either]
+    goal = z3.Not(overlap(first, second))
+    if met.itself and not z3.is_false(same := agree(first, second, hypotheses.sizes)):
+        goal = z3.Or(same, goal)
+    if alone and not (first.collective or second.collective):
+        goal = z3.Or(same_execution(first.context, second.context, {"thread"}), goal)
+    elif met.itself:  # one and the same thread may stand for two, but not at once
+        pairs = zip(first.context.variables, second.context.variables, strict=True)
+        goal = z3.Or(conjunction(*(v.term == w.term for v, w in pairs if v.name != w.name)), goal)
+    if kind == "async" and any(met.facts) and permutes_bits([goal]):  # sizes matter only as far as they decide a stage
+        (*given, goal), signs = without_products([*given, goal])
+        given += signs
+    return sequent(kind, statement, given, goal, first.context.site)
+
+
+def same_execution(a: Context, b: Context, kinds: set[str]) -> z3.BoolRef:
+    """Return that the same thread, or block, executes both."""
+    ours, theirs = ([v.term for v in c.variables if v.kind in kinds] for c in (a, b))
+    if len(ours) != len(theirs):
+        raise Unsupported("accesses under different launch axes")
+    return conjunction(*(x == y for x, y in zip(ours, theirs, strict=True)))
+
+
+def overlap(a: Access, b: Access) -> z3.BoolRef:
+    """Return that the two elements share a byte."""
+    if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
+        return flat(a) == flat(b)
+    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
+
+
+def flat(a: Access) -> z3.ArithRef:
+    """Return the position in the buffer, in elements."""
+    position = a.indices[0]
+    for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
+        position = position * extent + index
+    return position
+
+
+def _byte(a: Access) -> z3.ArithRef:
+    return a.region.offset + flat(a) * _size(a)
+
+
+def _size(a: Access) -> int:
+    if a.region.bits % 8:
+        raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
+    return a.region.bits // 8

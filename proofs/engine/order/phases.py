@@ -39,11 +39,78 @@ from ..base.dtypes import number
 from ..base.errors import Unsupported
 from ..contract.hypotheses import Hypotheses
 from ..smt.solve import unsatisfiable
-from .graph import Edge, Graph
-from .roles import AFTER, BEFORE, INSIDE, Block, Role
-from .structure import inside
+from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
 
 _STEPS = 1_000_000  # of the solver, for one question about a parity
+
+
+State = tuple[int, bool, bool]  # a node; whether all threads are ordered, and a proxy fence passed, on the way there
+
+
+@dataclass(frozen=True)
+class Edge:
+    """From one node to another: how many iterations on; whether it orders all threads, or proxies, and shows writes."""
+
+    weight: int = 0
+    orders: bool = False
+    fences: bool = False
+    shows: bool = True
+
+
+class Graph:
+    """Nodes in parts, and edges from a part to the same or a later one."""
+
+    def __init__(self) -> None:
+        self._parts: list[int] = []
+        self._edges: list[list[tuple[int, Edge]]] = []
+        self._known: dict[tuple[int, bool, bool], dict[State, int]] = {}
+
+    def node(self, part: int) -> int:
+        """Add a node, and return its number."""
+        self._parts.append(part)
+        self._edges.append([])
+        return len(self._parts) - 1
+
+    def edge(self, a: int, b: int, edge: Edge) -> None:
+        """Add an edge, unless it leads back to an earlier part."""
+        if self._parts[a] <= self._parts[b]:
+            self._edges[a].append((b, edge))
+
+    def least(
+        self, a: int, b: int, *, orders: bool = True, fenced: bool = False, shown: bool = False, looping: bool = True
+    ) -> int | None:
+        """Return the least weight of a path; None if there is none.
+
+        Args:
+            a: where it begins.
+            b: where it ends.
+            orders: only of those that order all threads.
+            fenced: only of those with a proxy fence.
+            shown: only of those at whose end all is seen that was written before them.
+            looping: also of those through iterations of the loops.
+        """
+        key = a, shown, looping
+        if key not in self._known:
+            self._known[key] = self._weights(a, shown, looping)
+        weights, ends = self._known[key], itertools.product([b], {True, orders}, {True, fenced})
+        return min((weights[s] for s in ends if s in weights), default=None)
+
+    def _weights(self, a: int, shown: bool, looping: bool) -> dict[State, int]:
+        """Return the least weight of a path to every state."""
+        weights: dict[State, int] = {(a, False, False): 0}
+        layers: list[list[State]] = [[(a, False, False)], []]
+        weight = 0
+        while layers[weight]:
+            for node, ordered, fenced in layers[weight]:  # which grows
+                for b, edge in self._edges[node]:
+                    after, total = (b, ordered or edge.orders, fenced or edge.fences), weight + edge.weight
+                    through = (looping or self._parts[b] != INSIDE) and (edge.shows or not shown)
+                    if through and weights.get(after, total + 1) > total:
+                        weights[after] = total
+                        layers[total].append(after)
+            weight += 1
+            layers.append([])
+        return weights
 
 
 @dataclass(frozen=True)
@@ -110,14 +177,25 @@ class Phases:
     def conditions(self, hypotheses: Hypotheses) -> Iterator[Condition]:
         """Yield what must hold for the order to be as described, and for all waits to end."""
         yield from self._equally_often(hypotheses)
-        yield from self._reached(hypotheses)
+        threads = self._block.threads
+        for met in self._met:
+            if others := threads.others(met.event.context, met.role):
+                given = (*hypotheses.facts, *threads.plainly(met.event.context, met.role))
+                what = f"all of {met.role} reach this, every time"
+                yield sequent("phase", what, given, z3.And(*others), met.event.context.site)
         for barrier in self.barriers:
-            if barrier.arrivals or barrier.waits:
-                yield self._counted(barrier, hypotheses)
+            if of := (*barrier.arrivals, *barrier.waits):
+                come = sum(len(s.role.threads) for s in barrier.arrivals)
+                each = "in an iteration" if barrier.looped else "at all"
+                what = f"{barrier.name} counts {barrier.count} arrivals, and {come} come {each}"
+                yield at(of[0].event.context, "phase", what, z3.BoolVal(come == barrier.count), hypotheses.facts)
             if barrier.looped:
                 yield from self._in_phase(barrier, hypotheses)
             for wait in barrier.waits:
-                yield self._passed(barrier, wait, hypotheses)
+                reason = self._stuck(barrier, wait)
+                what = f"each of {wait.role} gets past this wait at {barrier.name}, in every timing"
+                what += f"; not so: {reason}" if reason else ""
+                yield at(wait.event.context, "deadlock", what, z3.BoolVal(not reason), hypotheses.facts)
 
     # The graph.
 
@@ -185,22 +263,6 @@ class Phases:
             what = f"{role} and {other} run their loops equally often"
             yield sequent("phase", what, given, goal, here.context.site)
 
-    def _reached(self, hypotheses: Hypotheses) -> Iterator[Condition]:
-        """Yield that every thread of a role reaches its mbarriers, in every iteration."""
-        threads = self._block.threads
-        for met in self._met:
-            if others := threads.others(met.event.context, met.role):
-                given = (*hypotheses.facts, *threads.plainly(met.event.context, met.role))
-                what = f"all of {met.role} reach this, every time"
-                yield sequent("phase", what, given, z3.And(*others), met.event.context.site)
-
-    def _counted(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Condition:
-        come = sum(len(s.role.threads) for s in barrier.arrivals)
-        each = "in an iteration" if barrier.looped else "at all"
-        what = f"{barrier.name} counts {barrier.count} arrivals, and {come} come {each}"
-        met = (*barrier.arrivals, *barrier.waits)[0]
-        return at(met.event.context, "phase", what, z3.BoolVal(come == barrier.count), hypotheses.facts)
-
     def _in_phase(self, barrier: Mbarrier, hypotheses: Hypotheses) -> Iterator[Condition]:
         what = f"no thread arrives at {barrier.name} for the next iteration before all have arrived for this one"
         for a, b in itertools.product(barrier.arrivals, repeat=2):
@@ -214,12 +276,6 @@ class Phases:
                 phase = "the iteration before" if behind else "its iteration"
                 what = f"this waits at {barrier.name} for the phase of {phase}"
                 yield at(wait.event.context, "phase", what, goal, hypotheses.facts)
-
-    def _passed(self, barrier: Mbarrier, wait: Met, hypotheses: Hypotheses) -> Condition:
-        reason = self._stuck(barrier, wait)
-        what = f"each of {wait.role} gets past this wait at {barrier.name}, in every timing"
-        what += f"; not so: {reason}" if reason else ""
-        return at(wait.event.context, "deadlock", what, z3.BoolVal(not reason), hypotheses.facts)
 
     def _stuck(self, barrier: Mbarrier, wait: Met) -> str:
         """Return why a wait may last for ever; nothing if it cannot."""
@@ -237,14 +293,6 @@ class Phases:
         if barrier.looped and not any(weight is not None and weight <= 1 - behind for weight in following):
             return "the phase after may end before it is seen that this one has"
         return ""
-
-
-def waits_unknown(block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that waits end, of a block whose phases are not known; what cannot be decided fails."""
-    for role in block.roles:
-        for _, event in role.events("wait"):
-            what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
-            yield at(event.context, "deadlock", what, z3.BoolVal(False), hypotheses.facts)
 
 
 def _behind(barrier: Mbarrier, wait: Met) -> int | None:

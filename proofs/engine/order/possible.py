@@ -12,11 +12,9 @@ from ..access.trace import Access, Trace
 from ..base.conditions import Condition, reachable
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
-from .ordered import Ordered
-from .pairs import Unordered, apart
+from .ordered import Ordered, Unordered, apart
 from .progress import kind
-from .roles import Block
-from .structure import accesses
+from .roles import Block, accesses
 from .words import named, unmet
 
 

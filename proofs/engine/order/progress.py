@@ -29,7 +29,7 @@ from typing import Literal
 from ..access.trace import Access, Event, Node
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does, does
-from .structure import accesses, events, pending
+from .roles import accesses, events, pending
 
 Kind = Literal["copy", "operand", "result", "bulk", "load", "store", "register", "atomic", "none"]
 Lack = tuple[str, bool]  # what is missing, and whether the access is harmless if it is by the same thread

@@ -24,13 +24,10 @@ from ..base.conditions import Analysis, Condition, Outcome, conjunction, disjunc
 from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
-from .ordered import Ordered
-from .pairs import flat, same_execution
-from .phases import waits_unknown
+from .ordered import Ordered, flat, same_execution
 from .possible import among_roles, operations
 from .progress import kind
-from .roles import Block, Role, block_of
-from .structure import accesses, events
+from .roles import Block, Role, accesses, block_of, events
 from .words import named, unmet
 
 READERS_FENCE = "proxy fence after the barrier"  # taken to do as well as one before it
@@ -58,14 +55,9 @@ def order(
     met by all; "phase", that mbarriers count as they should; "deadlock", that each wait is passed;
     "launch", that a kernel that is launched early waits.
 
-    Modelled: loads, stores, warp-wide matrix loads and stores; cp.async, its groups and waits; wgmma, its batches and waits;
-    proxy and register fences; barriers of the block or a role; mbarriers whose arrivals are all made by threads or copies
-    of theirs; atomic operations, which are in no order among themselves; stores by TMA, their groups and waits. Not modelled,
-    and listed: loads by TMA, accesses by other intrinsics, and the order they impose. Repeated writes to one output element
-    are coverage.py's. A global element that two threads exchange across a barrier is reported as a race.
-
-    Raises:
-        Unsupported: the kernel uses something that is not modelled, such as a wait for a varying number of groups.
+    Not modelled, and listed: loads by TMA, accesses by other intrinsics, and the order they impose. Repeated writes to one
+    output element are coverage.py's. A global element that two threads exchange across a barrier is reported as a race.
+    What else the kernel uses that is not modelled, such as a wait for a varying number of groups, is Unsupported.
     """
     guards = extract.shipped_with_guards(pass_configs)
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
@@ -82,18 +74,20 @@ def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
     ordered = Ordered(block, hypotheses)
     whole = (e.context for e in events(trace.nodes) if e.whole)
     conditions = [_together(here, hypotheses, "all threads of a block reach this barrier") for here in whole]
-    conditions += _elections(trace, block, hypotheses)
+    election = "all threads of a warp get to this election"
+    conditions += [_of_group(_WARP, here, block, hypotheses, election) for here in trace.elections]
     assumed: set[str] = set()
     for role in block.roles:
         meetings = list(ordered.meetings(role))
-        conditions += [*_barriers_of(role, block, hypotheses), *_products(role, ordered, hypotheses)]
-        conditions += [*_inside(role, hypotheses), *_read_in_time(role, ordered, hypotheses)]
+        conditions += [*_barriers_of(role, block, hypotheses), *_operations(role, ordered, hypotheses)]
         conditions += ordered.within(role, meetings)
         assumed |= {READERS_FENCE} if ordered.relies_on_readers(role) else set()
     if ordered.phases is not None:
         conditions += [*ordered.phases.conditions(hypotheses), *ordered.among()]
-    elif not block.phased:
-        conditions += waits_unknown(block, hypotheses)
+    elif not block.phased:  # what cannot be decided fails
+        what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
+        waits = (event for role in block.roles for _, event in role.events("wait"))
+        conditions += [at(e.context, "deadlock", what, z3.BoolVal(False), hypotheses.facts) for e in waits]
     possible = (*sites(trace, hypotheses), *operations(trace, block, hypotheses), *among_roles(ordered, hypotheses))
     modelled = MODELLED if block.phased else _ALWAYS
     return Analysis(tuple(conditions), trace.unmodelled - modelled | assumed, possible, modelled)
@@ -131,8 +125,19 @@ def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[C
             yield at(here, "barrier", what, goal, hypotheses.facts)
 
 
-def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that products are of whole warpgroups, and come after a fence of registers."""
+def _of_group(size: int, here: Context, block: Block, hypotheses: Hypotheses, what: str) -> Condition:
+    """Return that all of so many threads get there if one of them does, whatever the guards read."""
+    (thread,) = block.threads.variables
+    other = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread")).term(thread.term)
+    return _together(here, hypotheses, what, other / size == thread.term / size)
+
+
+def _operations(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
+    """Yield what copies, products and stores by TMA need of the program around them.
+
+    Products are of whole warpgroups, come after a fence of registers, and read within the buffers that their descriptors
+    were made of; stores by TMA have read shared memory before the block, and its shared memory, ends.
+    """
     products = [a for node in role.nodes for a in accesses(node) if kind(a) == "result" and a.mode == "write"]
     for context in {id(a.context.guards): a.context for a in products}.values():
         threads = ordered.block.threads.at(context)
@@ -140,42 +145,18 @@ def _products(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[
         what = f"{role}: products are of whole warpgroups"
         yield at(context, "async", what, z3.BoolVal(all(of)), hypotheses.facts)
         if ordered.block.threads.others(context, role):
-            yield _as_one(context, role, ordered.block, hypotheses)
+            what = f"{role}: all threads of a warpgroup issue this product"
+            yield _of_group(_WARPGROUP, context, ordered.block, hypotheses, what)
     for product in products:
         if ordered.unfenced(role, product):
             what = f"a warpgroup_arrive comes before this {named(product)}"
             yield at(product.context, "async", what, z3.BoolVal(False), hypotheses.facts)
-
-
-def _as_one(here: Context, role: Role, block: Block, hypotheses: Hypotheses) -> Condition:
-    """Return that all threads of a warpgroup issue a product if one does, whatever the guards read."""
-    (thread,) = block.threads.variables
-    other = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread")).term(thread.term)
-    alike = other / _WARPGROUP == thread.term / _WARPGROUP
-    return _together(here, hypotheses, f"{role}: all threads of a warpgroup issue this product", alike)
-
-
-def _read_in_time(role: Role, ordered: Ordered, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that each store by TMA has read shared memory before the block, and its shared memory, ends."""
-    for a in ordered.unread(role):
-        what = f"this {named(a)} is over before the block ends"
-        yield at(a.context, "async", what, z3.BoolVal(False), hypotheses.facts)
-
-
-def _elections(trace: Trace, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that all threads of a warp get to where they elect one of them."""
-    for here in trace.elections:
-        (thread,) = block.threads.variables
-        other = block.renaming(hypotheses, *(v.name for v in here.variables if v.kind != "thread")).term(thread.term)
-        alike = other / _WARP == thread.term / _WARP
-        yield _together(here, hypotheses, "all threads of a warp get to this election", alike)
-
-
-def _inside(role: Role, hypotheses: Hypotheses) -> Iterator[Condition]:
-    """Yield that what a product reads of shared memory lies in the buffer that its descriptor was made of."""
     for a in (a for node in role.nodes for a in accesses(node) if kind(a) == "operand"):
         goal = z3.And(a.indices[0] >= 0, a.indices[0] < a.region.shape[0])
         yield at(a.context, "async", f"this {named(a)} lies within {a.region.name}", goal, hypotheses.facts)
+    for a in ordered.unread(role):
+        what = f"this {named(a)} is over before the block ends"
+        yield at(a.context, "async", what, z3.BoolVal(False), hypotheses.facts)
 
 
 def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -184,32 +165,23 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
     known = [a for a in tensors if a.intrinsic is None or does(a.intrinsic) in ("copy", "atomic", "bulk")]
     primed = Renaming(frozenset(hypotheses.sizes))
     for a, b in itertools.combinations_with_replacement(known, 2):
-        effects = {does(a.intrinsic or ""), does(b.intrinsic or "")}
-        covered = (
-            effects <= {None, "bulk"} and a.mode == b.mode == "write" and a.region.allocation in hypotheses.outputs
-        )
-        if (
-            covered
-            or effects == {"atomic"}
-            or "write" not in (a.mode, b.mode)
-            or a.region.allocation != b.region.allocation
-        ):
+        effects, modes = {does(a.intrinsic or ""), does(b.intrinsic or "")}, {a.mode, b.mode}
+        covered = effects <= {None, "bulk"} and modes == {"write"} and a.region.allocation in hypotheses.outputs
+        apart = modes == {"read"} or a.region.allocation != b.region.allocation
+        if covered or apart or effects == {"atomic"}:
             continue
         second = primed.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
-        goal = z3.Not(_same_element(a, second))
+        pairs, alike = zip(a.indices, second.indices, strict=False), len(a.indices) == len(b.indices)
+        same = (
+            conjunction(*(i == j for i, j in pairs)) if alike else flat(a) == flat(second)
+        )  # one may take it as a row
+        goal = z3.Not(same)
         if not effects & {"copy", "bulk"}:  # in program order, if by one thread
             goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), goal)
         elif a is b:
             goal = z3.Or(equal(a.context.variables, second.context.variables), goal)
         yield sequent("race", unmet(a, second), given, goal, a.context.site)
-
-
-def _same_element(a: Access, b: Access) -> z3.BoolRef:
-    """Return that two accesses to one tensor are to one element; one of them may take the tensor as a row."""
-    if len(a.indices) == len(b.indices):
-        return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True)))
-    return flat(a) == flat(b)
 
 
 def _launch(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:

@@ -1,4 +1,4 @@
-"""Roles: which threads of a block run which program.
+"""The tree of what threads do, without what does not matter to order, and roles: which threads run which part of it.
 
 A role is a set of threads that take the same arms of the branches on the thread's number, and that meet the same
 mbarriers and barriers of part of the block. Where all threads meet the same ones, the block has one role. A role that
@@ -7,22 +7,130 @@ meets mbarriers has a part before its loop, the loop, whose iterations all roles
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import z3
 
 from ..access.instances import Renaming, symbols
-from ..access.trace import Branch, Context, Event, Loop, Node, Trace, Variable
+from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace, Variable
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does, at_mbarriers
 from ..contract.hypotheses import Hypotheses
-from .structure import accesses, coarse, events, holds, projected, unrolled
 
 BEFORE, INSIDE, AFTER = range(3)
 _CROSSING: frozenset[Does] = frozenset({"arrive", "copied", "wait"})
 _GROUPED: frozenset[Does] = frozenset({"commit", "await", "batch", "finish", "close", "drain"})
 _ORDERING: frozenset[Does] = _CROSSING | _GROUPED | {"barrier", "registers", "fence"}
+
+
+def inside(node: Node) -> Iterator[Node]:
+    """Yield the node and all nodes in it, in program order."""
+    yield node
+    blocks = node.arms if isinstance(node, Branch) else (node.body,) if isinstance(node, Loop) else ()
+    for child in itertools.chain(*blocks):
+        yield from inside(child)
+
+
+def accesses(node: Node) -> Iterator[Access]:
+    """Yield all accesses in a node, in program order."""
+    yield from (a for n in inside(node) if isinstance(n, Segment) for a in n.accesses)
+
+
+def events(nodes: Sequence[Node]) -> Iterator[Event]:
+    """Yield all events in some nodes, in program order."""
+    yield from (n for node in nodes for n in inside(node) if isinstance(n, Event))
+
+
+def holds(nodes: Sequence[Node], what: Collection[Does]) -> bool:
+    """Return whether an event that does some of these things is in some nodes."""
+    return any(e.does in what for e in events(nodes))
+
+
+def changed(node: Node, change: Callable[[Sequence[Node]], list[Node]]) -> Node:
+    """Return the node with its body changed if it is a loop, with its arms if it is a branch."""
+    if isinstance(node, Loop):
+        return Loop(node.variable, change(node.body))
+    return Branch(node.condition, (change(node.arms[0]), change(node.arms[1]))) if isinstance(node, Branch) else node
+
+
+def coarse(nodes: Sequence[Node], what: Collection[Does]) -> list[Node]:
+    """Return the nodes without events but those that do some of these things, and without loops and branches of none.
+
+    Accesses between two events then have no order.
+    """
+    result: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Segment) or not (isinstance(node, Event) or holds([node], what)):
+            if not result or not isinstance(result[-1], Segment):
+                result.append(Segment())
+            result[-1].accesses.extend(accesses(node))  # type: ignore[union-attr]
+        elif not isinstance(node, Event) or node.does in what:
+            result.append(changed(node, partial(coarse, what=what)))
+    return result
+
+
+def projected(nodes: Sequence[Node], decides: Callable[[z3.BoolRef], bool | None]) -> list[Node]:
+    """Return the nodes without arms that some threads never take; ``decides`` says which they take, None if it depends."""
+    result: list[Node] = []
+    for node in nodes:
+        taken = decides(node.condition) if isinstance(node, Branch) else None
+        if isinstance(node, Branch) and taken is not None:
+            result += projected(node.arms[0 if taken else 1], decides)
+        else:
+            result.append(changed(node, partial(projected, decides=decides)))
+    return result
+
+
+def unrolled(nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes, with loops of constant length in which waits leave varying numbers of groups unrolled."""
+    result: list[Node] = []
+    for node in (changed(n, unrolled) for n in nodes):
+        often = times(node) if isinstance(node, Loop) else None
+        if isinstance(node, Loop) and often is not None and any(pending(e) is None for e in events(node.body)):
+            for number in range(often):
+                result += _at(node.body, node.variable.term, z3.simplify(node.variable.low + number))
+        else:
+            result.append(node)
+    return result
+
+
+def _at(nodes: Sequence[Node], variable: z3.ArithRef, value: z3.ArithRef) -> list[Node]:
+    """Return the nodes in one iteration of a loop around them."""
+
+    def here(context: Context) -> Context:
+        return replace(context, guards=(*context.guards, variable == value))
+
+    def known(term: z3.ExprRef) -> z3.ExprRef:
+        return z3.simplify(z3.substitute(term, (variable, value)))
+
+    result: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Segment):
+            result.append(Segment([replace(a, context=here(a.context)) for a in node.accesses]))
+        elif isinstance(node, Event):
+            numbers = (None if n is None else known(n) for n in node.numbers)
+            result.append(replace(node, numbers=tuple(numbers), context=here(node.context)))
+        else:
+            node = changed(node, partial(_at, variable=variable, value=value))
+            result.append(replace(node, condition=known(node.condition)) if isinstance(node, Branch) else node)
+    return result
+
+
+def times(loop: Loop) -> int | None:
+    """Return how often a loop goes round, if that is constant."""
+    extent = None if loop.variable.extent is None else z3.simplify(loop.variable.extent)
+    return max(extent.as_long(), 0) if extent is not None and z3.is_int_value(extent) else None
+
+
+def pending(event: Event) -> int | None:
+    """Return how many groups a wait leaves under way, 0 for what is no wait; None if the number varies."""
+    if event.does not in ("await", "finish", "drain"):
+        return 0
+    number = z3.simplify(event.numbers[0])
+    return number.as_long() if z3.is_int_value(number) else None
 
 
 @dataclass(frozen=True)
@@ -91,11 +199,7 @@ class Threads:
         self._guards: dict[int, frozenset[int] | None] = {}
 
     def all(self) -> frozenset[int]:
-        """Return all threads.
-
-        Raises:
-            Unsupported: the block is not a row of constant length.
-        """
+        """Return all threads; Unsupported unless the block is a row of constant length."""
         if len(self.variables) != 1 or not z3.is_int_value(z3.simplify(self.variables[0].count)):
             raise Unsupported("roles in a block that is not one row of threads")
         return frozenset(range(z3.simplify(self.variables[0].count).as_long()))
@@ -120,23 +224,16 @@ class Threads:
     def of(self, guard: z3.BoolRef) -> frozenset[int] | None:
         """Return the threads that a guard admits; None if it speaks of something else."""
         if guard.get_id() not in self._guards:
-            self._guards[guard.get_id()] = self._evaluate(guard)
+            threads, (variable,) = self.all(), self.variables
+            alone = {s.name() for s in symbols([guard])} == {variable.name}  # what is read from memory is a function
+            at = {t: z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))) for t in threads if alone}
+            admitted = frozenset(t for t, holds in at.items() if z3.is_true(holds))
+            self._guards[guard.get_id()] = admitted if alone else None
         return self._guards[guard.get_id()]
-
-    def _evaluate(self, guard: z3.BoolRef) -> frozenset[int] | None:
-        threads, (variable,) = self.all(), self.variables
-        if {s.name() for s in symbols([guard])} != {variable.name}:  # what is read from memory is a function
-            return None
-        at = {t: z3.simplify(z3.substitute(guard, (variable.term, z3.IntVal(t)))) for t in threads}
-        return frozenset(t for t, holds in at.items() if z3.is_true(holds))
 
 
 def block_of(trace: Trace) -> Block:
-    """Return the roles of a kernel.
-
-    Raises:
-        Unsupported: the roles are not disjoint, meet barriers of the whole block, or have several loops with mbarriers.
-    """
+    """Return the roles of a kernel; Unsupported if they overlap, meet barriers of the whole block, or have two such loops."""
     trace = replace(trace, nodes=unrolled(trace.nodes))
     threads = Threads(trace)
     blocks = frozenset(v.name for v in trace.launch.values() if v.kind == "block")
@@ -153,7 +250,15 @@ def block_of(trace: Trace) -> Block:
         return _one_role(trace, initialised, threads, blocks)
     if sum(map(len, largest)) != len(threads.all()):
         raise Unsupported("a thread with two roles")
-    program = _after_the_prelude(trace.nodes)
+    at = [
+        n for n, node in enumerate(trace.nodes) if any(e.whole for e in events([node]))
+    ]  # barriers of the whole block
+    prelude, program = (trace.nodes[: at[-1]], trace.nodes[at[-1] + 1 :]) if at else ([], [])
+    if not at or not isinstance(trace.nodes[at[-1]], Event) or any(_meets(e) for e in events(prelude)):
+        raise Unsupported("roles that are not the last of what a block does")
+    for access in (a for node in prelude for a in accesses(node)):
+        if access.region.shared and access.region.scope != "shared.barrier":
+            raise Unsupported(f"shared memory before the roles: {access.context.site.text}")
     roles = tuple(_role(members, program, threads) for members in sorted(largest, key=min))
     shared = (a.context for node in program for a in accesses(node) if a.region.shared)
     for place in (*(e.context for e in events(program)), *shared):
@@ -171,18 +276,6 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
     loop, parts = _parts(trace.nodes) if phased else (None, (coarse(trace.nodes, _ORDERING), [], []))
     role = Role(threads.all(), loop, parts, "the threads of a block")
     return Block((role,), known, initialised, threads, blocks)
-
-
-def _after_the_prelude(nodes: Sequence[Node]) -> Sequence[Node]:
-    """Return what comes after the last barrier of the whole block, which is in no branch or loop."""
-    met = [n for n, node in enumerate(nodes) if any(e.whole for e in events([node]))]
-    last = met[-1] if met else -1
-    if not met or not isinstance(nodes[last], Event) or any(_meets(e) for e in events(nodes[:last])):
-        raise Unsupported("roles that are not the last of what a block does")
-    for access in (a for node in nodes[:last] for a in accesses(node)):
-        if access.region.shared and access.region.scope != "shared.barrier":
-            raise Unsupported(f"shared memory before the roles: {access.context.site.text}")
-    return nodes[last + 1 :]
 
 
 def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> Role:

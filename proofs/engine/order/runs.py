@@ -23,7 +23,7 @@ from ..access.instances import constants
 from ..access.tma import elections
 from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable
 from .progress import BEGIN, Progress, Steps, kind
-from .structure import inside, times
+from .roles import inside, times
 
 Facts = frozenset[z3.BoolRef]
 NONE: Facts = frozenset()
@@ -147,8 +147,13 @@ class Runs:
             elif isinstance(node, Branch):
                 for arm, other in (node.arms, node.arms[::-1]):
                     self._visit(arm, around, onward)
-                    if not any(isinstance(n, Event) and n.whole for n in inside(node)):
-                        self._beside(arm, other, around)
+                    if any(isinstance(n, Event) and n.whole for n in inside(node)):
+                        continue
+                    # operations of one arm meet those of the other, since two threads may be in different arms
+                    sources, met = ([s for n in a for s in inside(n) if isinstance(s, Segment)] for a in (arm, other))
+                    for mark in (m for source in sources for m in self._starts(source, source.accesses, around)):
+                        for segment in met:
+                            self._arrive(segment, {mark})
 
     def _starts(self, source: Segment, operations: Sequence[Access], around: tuple[Loop, ...]) -> Iterator[Mark]:
         """Yield the marks of the operations of a segment as they are issued, each on a way of its own."""
@@ -158,13 +163,6 @@ class Runs:
             self._way = Way(source, begin, elected=elections(issued))
             self._ways.append(self._way)
             yield Mark(begin, tuple(loop.variable for loop in around))
-
-    def _beside(self, arm: Sequence[Node], other: Sequence[Node], around: tuple[Loop, ...]) -> None:
-        """Let operations of one arm meet those of the other, since two threads may be in different arms."""
-        for source in (n for node in arm for n in inside(node) if isinstance(n, Segment)):
-            for mark in self._starts(source, source.accesses, around):
-                for segment in (n for node in other for n in inside(node) if isinstance(n, Segment)):
-                    self._arrive(segment, {mark})
 
     def _arrive(self, segment: Segment, marks: set[Mark]) -> None:
         for mark in marks:

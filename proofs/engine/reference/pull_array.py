@@ -112,11 +112,7 @@ class Integers(NamedTuple):
         return None if dtype.is_floating_point else cls(dtype, torch.iinfo(dtype).min, torch.iinfo(dtype).max)
 
     def settled(self) -> Integers:
-        """Return the same integers, for a use that is not the same modulo 2^n.
-
-        Raises:
-            Unsupported: they may not be their forms.
-        """
+        """Return the same integers, for a use that is not the same modulo 2^n; Unsupported if they may not be their forms."""
         whole = Integers.of(self.dtype)
         if whole and self.dtype.itemsize < 8 and not (whole.low <= self.low and self.high <= whole.high):
             raise Unsupported(f"the reference computes in {self.dtype}, where integers may wrap")
@@ -314,11 +310,7 @@ def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:
 
 
 def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
-    """Return where a slice begins and ends, as torch cuts it to the extent.
-
-    Raises:
-        Unsupported: it is not known whether there is something to cut.
-    """
+    """Return where a slice begins and ends, as torch cuts it to the extent; Unsupported if what to cut is not known."""
     if key.step not in (None, 1):
         raise Unsupported("a slice with a step")
     start, stop = (_cut(end, extent, default) for end, default in ((key.start, ZERO), (key.stop, extent)))
@@ -356,17 +348,15 @@ def reduced(array: T, dim: Any, keepdim: bool, combine: Combine) -> T:
     given = range(array.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
     dims = sorted(d % array.ndim for d in given)
     for d in reversed(dims):
-        array = _along(array, d, combine)
+
+        def element(*i: Form, t: T = array, d: int = d) -> Value:
+            return combine(t.form_shape[d], lambda k: t.value(*i[:d], k, *i[d:]))
+
+        shape = array.form_shape[:d] + array.form_shape[d + 1 :]
+        array = type(array)(shape, element, integer=settled(array).integer)
     for d in dims if keepdim else ():
         array = array.unsqueeze(d)
     return array
-
-
-def _along(array: T, d: int, combine: Combine) -> T:
-    extent = array.form_shape[d]
-    shape = array.form_shape[:d] + array.form_shape[d + 1 :]
-    element = lambda *i: combine(extent, lambda k: array.value(*i[:d], k, *i[d:]))  # noqa: E731  one expression, named for the next line
-    return type(array)(shape, element, integer=settled(array).integer)
 
 
 def total(extent: Form, element: Callable[[Form], Value]) -> Value:

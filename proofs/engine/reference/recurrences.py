@@ -1,22 +1,51 @@
-"""A reference that iterates, as a sequence of states each of which is the same function of its predecessor."""
+"""A reference that iterates, as a sequence of states each of which is the same function of its predecessor.
+
+Inside ``cutting``, the result of every softmax and of every division by a tensor is recorded, and replaced by opaque
+elements ``x0(i, j)``, ``x1(i, j)``, ... A step of the reference is then a function of its predecessor, whatever that was.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal
+from typing import Literal, NamedTuple, cast
 
 from ..base.errors import Unsupported
+from ..base.setting import Setting
 from ..forms import normal_form as nf
 from ..forms.entailment import Facts
-from ..forms.equality import equal
-from ..forms.equations import elements
+from ..forms.equations import elements, equal
+from ..forms.extended import Value
 from ..forms.normal_form import Form
 from ..forms.ring import rewritten
-from .cutting import Cut
-from .pull_array import PullArray
+from .pull_array import PullArray, T
+
+
+class Cut(NamedTuple):
+    """A softmax or division of the reference: the result, and the name of the elements that the rest of it sees."""
+
+    name: str
+    tensor: PullArray
+
+
+_cuts = Setting[list[Cut] | None](None)
+
+
+def recorded(result: T) -> T:
+    """Return a result, or its elements as a cut if there is to be one here."""
+    if _cuts.value is None:
+        return result
+    name = f"x{len(_cuts.value)}"
+    _cuts.value.append(Cut(name, result))
+    return type(result)(result.form_shape, lambda *i: Value(nf.apply(name, *i)))
+
+
+def cutting() -> AbstractContextManager[list[Cut]]:
+    """Make every softmax and every division by a tensor, inside, a cut; they are listed in order."""
+    return cast(AbstractContextManager[list[Cut]], _cuts.set_to([]))
 
 
 @dataclass(frozen=True)
@@ -123,13 +152,11 @@ class _Unfolding:
 
     def __call__(self, p: Form, keep: Sequence[str] = ()) -> Form:
         """Return the form without those functions, but for those to be kept."""
-        while inside := [self._rewritings[name] for name in sorted(self._in(p) - set(keep))]:
-            p = rewritten(p, inside)
-        return p
-
-    def _in(self, p: Form) -> set[str]:
-        functions = {a.function for a in map(nf.atom_of, nf.support(p)) if isinstance(a, nf.Apply)}
-        return functions & self._rewritings.keys()
+        while True:
+            functions = {a.function for a in map(nf.atom_of, nf.support(p)) if isinstance(a, nf.Apply)}
+            if not (inside := sorted(functions & self._rewritings.keys() - {*keep})):
+                return p
+            p = rewritten(p, [self._rewritings[name] for name in inside])
 
 
 def resolve(p: Form, cuts: Sequence[Cut], states: Mapping[str, Callable[..., Form]]) -> Form:

@@ -18,28 +18,12 @@ import torch
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
-from ..forms.constants import unified, unify
+from ..forms.constants import unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from .cutting import recorded
-from .pull_array import (
-    FUNCTIONS,
-    Element,
-    Extent,
-    Integers,
-    PullArray,
-    T,
-    broadcast,
-    broadcast_shapes,
-    hull,
-    largest,
-    natural,
-    products,
-    reduced,
-    settled,
-    together,
-    total,
-)
+from . import pull_array as arrays
+from .pull_array import Element, Extent, Integers, PullArray, T, broadcast, hull, settled, together
+from .recurrences import recorded
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool
@@ -60,6 +44,11 @@ def _refused(what: str) -> Callable[..., Any]:
 def _operator(function: Callable[[SymbolicTensor, SymbolicTensor], T]) -> Callable[[SymbolicTensor, Any], T]:
     """Return a binary operator, whose right side may be a number."""
     return lambda self, other: function(self, tensor(other))
+
+
+def _of_each(name: str) -> Callable[[SymbolicTensor], SymbolicTensor]:
+    """Return the method that takes a function of each element."""
+    return lambda self: self._map(lambda a: extended.FUNCTIONS[name](a, "float64"))
 
 
 class SymbolicTensor(PullArray):
@@ -172,23 +161,22 @@ class SymbolicTensor(PullArray):
         depth = self.form_shape[-1]
         if other.form_shape[-2] is not depth:
             raise Unsupported(f"a product of rows of {depth} with columns of {other.form_shape[-2]}")
-        lead = broadcast_shapes(self.form_shape[:-2], other.form_shape[:-2])
-        a = self.expand(*lead, *self.form_shape[-2:])
-        b = other.expand(*lead, *other.form_shape[-2:])
+        lead = arrays.broadcast_shapes(self.form_shape[:-2], other.form_shape[:-2])
+        a, b = (t.expand(*lead, *t.form_shape[-2:]) for t in (self, other))
 
         def element(*i: Form) -> Value:
-            return Value(nf.summation(depth, lambda k: a.at(*i[:-2], i[-2], k) * b.at(*i[:-2], k, i[-1])))
+            return Value(nf.summation(depth, lambda k: a.at(*i[:-1], k) * b.at(*i[:-2], k, i[-1])))
 
         shape = (*lead, self.form_shape[-2], other.form_shape[-1])
-        return SymbolicTensor(shape, element, integer=products(self, other))
+        return SymbolicTensor(shape, element, integer=arrays.products(self, other))
 
-    __ge__ = _operator(lambda a, b: _at_least(a, b))
-    __le__ = _operator(lambda a, b: _at_least(b, a))
-    __lt__ = _operator(lambda a, b: ~_at_least(a, b))
-    __gt__ = _operator(lambda a, b: ~_at_least(b, a))
+    __ge__ = _operator(lambda a, b: _compared(extended.at_least, a, b))
+    __le__ = _operator(lambda a, b: _compared(extended.at_least, b, a))
+    __lt__ = _operator(lambda a, b: ~_compared(extended.at_least, a, b))
+    __gt__ = _operator(lambda a, b: ~_compared(extended.at_least, b, a))
 
-    __eq__ = _operator(lambda a, b: _same(a, b))  # type: ignore[assignment]
-    __ne__ = _operator(lambda a, b: ~_same(a, b))  # type: ignore[assignment]
+    __eq__ = _operator(lambda a, b: _compared(extended.same, a, b))  # type: ignore[assignment]
+    __ne__ = _operator(lambda a, b: ~_compared(extended.same, a, b))  # type: ignore[assignment]
     __hash__ = object.__hash__
 
     __iadd__ = __isub__ = __imul__ = __imatmul__ = __itruediv__ = __ifloordiv__ = __imod__ = _refused(_IN_PLACE)
@@ -197,17 +185,7 @@ class SymbolicTensor(PullArray):
     __setitem__ = _refused("an assignment of the reference to elements")
     __bool__ = _refused("a decision of the reference on the value of a symbolic tensor")
 
-    def exp(self) -> SymbolicTensor:
-        """Return exp of each element, with exp(-inf) = 0."""
-        return self._map(lambda a: extended.exp(Value(unified(a.form, "float64"), a.finite, a.sign)))
-
-    def log(self) -> SymbolicTensor:
-        """Return log of each element."""
-        return self._map(lambda a: Value(nf.log(a.real)))
-
-    def sqrt(self) -> SymbolicTensor:
-        """Return the square root of each element."""
-        return self._map(lambda a: Value(nf.apply("sqrt", a.real)))
+    exp, log, sqrt = map(_of_each, ("exp", "log", "sqrt"))
 
     def sigmoid(self) -> SymbolicTensor:
         """Return 1 / (1 + exp(-x))."""
@@ -236,12 +214,8 @@ class SymbolicTensor(PullArray):
 
     def clamp(self, min: Any = None, max: Any = None) -> SymbolicTensor:
         """Return min(max(x, low), high)."""
-        result = self
-        if min is not None:
-            result = result._zip(min, extended.maximum)
-        if max is not None:
-            result = -(-result)._zip(-tensor(max), extended.maximum)
-        return result
+        result = self if min is None else self._zip(min, extended.maximum)
+        return result if max is None else -(-result)._zip(-tensor(max), extended.maximum)
 
     def masked_fill(self, mask: SymbolicTensor, value: Any) -> SymbolicTensor:
         """Return the value where the mask is set, the element elsewhere."""
@@ -250,17 +224,17 @@ class SymbolicTensor(PullArray):
     def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the sum along dimensions."""
         wide = self.long() if self.integer else self
-        return reduced(wide, dim, keepdim, total)
+        return arrays.reduced(wide, dim, keepdim, arrays.total)
 
     def mean(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the mean along dimensions."""
         if self.integer:
             raise Unsupported("the mean of integers")
-        return reduced(self, dim, keepdim, lambda n, f: Value(total(n, f).form / n))
+        return arrays.reduced(self, dim, keepdim, lambda n, f: Value(arrays.total(n, f).form / n))
 
     def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the maximum along dimensions."""
-        return reduced(self, dim, keepdim, largest)
+        return arrays.reduced(self, dim, keepdim, arrays.largest)
 
     def amin(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
         """Return the minimum along dimensions."""
@@ -279,8 +253,8 @@ class SymbolicTensor(PullArray):
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function in ``FUNCTIONS``, or the method, that bears the name of a torch function."""
         name = function.__name__
-        if name in FUNCTIONS:
-            return FUNCTIONS[name](*args, **(kwargs or {}))
+        if name in arrays.FUNCTIONS:
+            return arrays.FUNCTIONS[name](*args, **(kwargs or {}))
         method = getattr(cls, name, None) or getattr(cls, f"__{name}__", None)
         if method is None or not args:
             raise Unsupported(f"torch.{name} on a symbolic tensor")
@@ -335,7 +309,7 @@ def tensor(value: Any) -> SymbolicTensor:
     if isinstance(value, SymbolicTensor):
         return value
     if isinstance(value, Extent):
-        small = natural(value.form) and natural(2**31 - 1 - value.form)
+        small = arrays.natural(value.form) and arrays.natural(2**31 - 1 - value.form)
         integer = Integers(low=0, high=2**31 - 1) if small else Integers()
         return SymbolicTensor((), lambda: Value(value.form), integer=integer)
     if isinstance(value, Form):
@@ -351,11 +325,7 @@ def tensor(value: Any) -> SymbolicTensor:
 
 
 def filling(value: Any, into: SymbolicTensor) -> SymbolicTensor:
-    """Return a number that is written into a tensor, whose type it takes.
-
-    Raises:
-        Unsupported: it would change, or it is no number.
-    """
+    """Return a number that is written into a tensor, whose type it takes; Unsupported if it would change or is no number."""
     fill = tensor(value)
     if fill.ndim or isinstance(into, Mask) or (into.integer and not fill.integer):
         raise Unsupported(f"{value} written into a tensor of {into.integer.dtype if into.integer else 'floats'}")
@@ -373,17 +343,9 @@ def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTenso
     return SymbolicTensor(c.form_shape, lambda *i: extended.select(c.at(*i), a.value(*i), b.value(*i)), integer=integer)
 
 
-def _comparable(a: SymbolicTensor, b: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor, Truth]:
-    """Return both tensors in their common shape, and whether they are of integers, which are the forms themselves."""
+def _compared(relation: Callable[..., Form], a: SymbolicTensor, b: SymbolicTensor) -> Mask:
+    """Return where a relation holds of two tensors in their common shape; integers must be the forms themselves."""
     both = together(settled(a), settled(b))
-    return *broadcast(a, b), both is not None and all(kind.settled() for kind in both)
-
-
-def _at_least(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
-    a, b, integer = _comparable(a, b)
-    return Mask(a.form_shape, lambda *i: Value(extended.at_least(a.value(*i), b.value(*i), integer=integer)))
-
-
-def _same(a: SymbolicTensor, b: SymbolicTensor) -> Mask:
-    a, b, integer = _comparable(a, b)
-    return Mask(a.form_shape, lambda *i: Value(extended.same(a.value(*i), b.value(*i), integer=integer)))
+    whole = both is not None and all(kind.settled() for kind in both)
+    a, b = broadcast(a, b)
+    return Mask(a.form_shape, lambda *i: Value(relation(a.value(*i), b.value(*i), integer=whole)))

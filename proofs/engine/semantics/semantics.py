@@ -4,8 +4,8 @@ The level is the tile level: the PrimFunc as its factory returns it, or after th
 threads run in lock step: between two statements every thread has finished the first. That is what a kernel free of races
 does; races are the business of another layer. Barriers therefore change no value. Products and copies that are under way
 while the threads go on are read as done where they are issued; that the kernel waits for them before it uses them is not
-looked at here. This file says what each statement means; ``expressions`` says it of expressions and memory,
-``tile_operations`` of the operations on tiles.
+looked at here. This file says what each statement means; ``expressions`` says it of expressions, memory and the
+operations on tiles.
 
 Not modelled, and rejected: pointers but for that of an atomic addition, scopes other than global, shared, fragment and
 local, tile operations under a condition that differs between threads.
@@ -26,9 +26,8 @@ from ..compiler.instructions import does, names
 from ..compiler.nodes import children, statements, stored
 from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
-from .externs import externs
+from .expressions import TileOperations, externs
 from .loops import serial_loops as serial_loops
-from .tile_operations import TileOperations
 from .turns import MEETING, Program, programs, take_turns
 
 _SCOPES: Mapping[str, Scope] = {
@@ -181,15 +180,12 @@ class Machine(TileOperations[V]):
             self._written, self._accesses = {buffer.data for buffer in stored(body)}, []
             try:
                 self.execute(body)
-                self._check_independence(loop)
             finally:
                 self._written = None
-
-    def _check_independence(self, loop: Any) -> None:
-        for (data, store, is_store), (other, access, _) in itertools.product(self._accesses, repeat=2):
-            if is_store and other.same_as(data) and not self.algebra.independent(store, access):
-                name = self.memories[data].name
-                raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
+            for (data, store, is_store), (other, access, _) in itertools.product(self._accesses, repeat=2):
+                if is_store and other.same_as(data) and not self.algebra.independent(store, access):
+                    name = self.memories[data].name
+                    raise Unsupported(f"iterations may depend on one another through {name}: {describe(loop)}")
 
     def _take_turns(self, roles: Sequence[Program]) -> None:
         """Run threads of several roles, each of which does what it does while the others stand still."""
@@ -211,13 +207,9 @@ class Machine(TileOperations[V]):
         for each in itertools.chain(*after):
             self.execute(each)
 
-    def _is_thread(self, expression: Any) -> bool:
-        if self._threads is None or not isinstance(expression, tirx.Var):
-            return False
-        return self.variables.get(expression) is self._threads[0]
-
     def _conditional(self, statement: Any) -> None:
-        if found := programs(statement, self._is_thread, self._extents[0]):
+        threads = [v for v, value in self.variables.items() if self._threads and value is self._threads[0]]
+        if found := programs(statement, threads, self._extents[0]):
             self._take_turns(found)
             return
         self.algebra.site = statement.condition

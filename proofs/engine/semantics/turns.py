@@ -11,7 +11,7 @@ and that accesses which conflict are ordered, so that any other order that the b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tvm import arith, ir, tirx
@@ -32,13 +32,16 @@ class Program(NamedTuple):
     loop: Any | None
 
 
-def programs(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> list[Program]:
-    """Return the programs of the roles into which a statement splits the threads of a block; none if it does not."""
+def programs(statement: Any, names: Collection[Any], threads: int) -> list[Program]:
+    """Return the programs of the roles into which a statement splits the threads of a block; none if it does not.
+
+    ``names`` are the variables that hold the number of a thread.
+    """
     bodies: list[Any] = []
     begin = 0
     while isinstance(statement, tirx.IfThenElse) and statement.else_case is not None:
         condition = statement.condition
-        if not (isinstance(condition, tirx.LT) and is_thread(condition.a) and isinstance(condition.b, tirx.IntImm)):
+        if not (isinstance(condition, tirx.LT) and condition.a in names and isinstance(condition.b, tirx.IntImm)):
             break
         end = int(condition.b)
         if not begin < end < threads:
@@ -51,11 +54,8 @@ def programs(statement: Any, is_thread: Callable[[Any], bool], threads: int) -> 
 def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
     """Return the roles' statements in an order in which they may run: before, in an iteration of, and after the loops.
 
-    Each turn of a role is a list of its own.
-
-    Raises:
-        Unsupported: the roles wait for one another for ever, a wait is for a phase that is not known, a barrier is met
-            under a condition, or loops differ in their range.
+    Each turn of a role is a list of its own. Unsupported are roles that wait for one another for ever, waits for a phase that
+    is not known, barriers under a condition, and loops of different ranges.
     """
     loops = [role.loop for role in roles if role.loop is not None]
     for loop in loops[1:]:
@@ -74,8 +74,13 @@ def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collec
 
     def stopped(statement: Any) -> bool:
         waits = _meeting(statement) and does(called(statement.value)) == "wait"
-        key = _key(statement) if waits else None
-        return waits and _parity(statement, known) == 0 and (key in _arrivals(left) or key not in met)
+        if not waits:
+            return False
+        parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(statement.value.args[1], known))
+        if not isinstance(parity, tirx.IntImm):
+            raise Unsupported(f"a wait for a phase that is not known: {parity}")
+        key = _key(statement)
+        return int(parity) == 0 and (key in _arrivals(left) or key not in met)
 
     left, known = list(map(list, parts)), dict(first)
     while any(left):
@@ -91,14 +96,6 @@ def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collec
                 yield turn
         if sum(map(len, left)) == before:
             raise Unsupported(f"roles that wait for one another for ever: {next(s[0] for s in left if s)}")
-
-
-def _parity(wait: Any, known: Mapping[Any, Any]) -> int:
-    """Return which phase a wait is for."""
-    parity = arith.Analyzer().simplify(tirx.stmt_functor.substitute(wait.value.args[1], known))
-    if not isinstance(parity, tirx.IntImm):
-        raise Unsupported(f"a wait for a phase that is not known: {parity}")
-    return int(parity)
 
 
 def _arrivals(parts: Iterable[Iterable[Any]]) -> set[Key]:

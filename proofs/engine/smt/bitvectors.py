@@ -65,9 +65,7 @@ def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
 def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
     """Return the same term over 64-bit vectors.
 
-    Raises:
-        Unsupported: it divides by something other than a positive constant, applies an operator without a rule, or
-            holds a number of more than 64 bits.
+    Unsupported are divisions by other than positive constants, operators without a rule, and numbers of more than 64 bits.
     """
     return _Converter().convert(term)
 
@@ -110,8 +108,9 @@ class _Converter:
         if z3.is_int_value(term):
             return z3.BitVecVal(term.as_long(), WIDTH)
         kind = term.decl().kind()
-        if kind == z3.Z3_OP_BV2INT:
-            return self._from_narrow(term.arg(0))
+        if kind == z3.Z3_OP_BV2INT:  # read off a bit-vector, itself made from integers by a bitwise operation
+            narrow = self._narrow(term.arg(0))
+            return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
         if z3.is_bool(term) and term.children() and z3.is_bv(term.arg(0)):  # the sign of such a bit-vector
             return term.decl()(*(self._narrow(a) for a in term.children()))
         arguments = [self.convert(a) for a in term.children()]
@@ -124,11 +123,6 @@ class _Converter:
         if kind not in _RULES:
             raise Unsupported(f"no bit-vector reading of {term.decl().name()}")
         return _RULES[kind](*arguments)
-
-    def _from_narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
-        """Return an integer that is read off a bit-vector, itself made from integers by a bitwise operation."""
-        narrow = self._narrow(term)
-        return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
 
     def _narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
         if term.decl().kind() == z3.Z3_OP_INT2BV:
@@ -159,14 +153,11 @@ def _quotient(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
     return z3.If(z3.And(a < 0, truncated * b != a), truncated - 1, truncated)
 
 
-def _remainder(a: z3.BitVecRef, b: z3.BitVecRef) -> z3.BitVecRef:
-    return a & (b - 1) if _exponent(b) is not None else a - b * _quotient(a, b)
-
-
 _FOLDED = {z3.Z3_OP_ADD: operator.add, z3.Z3_OP_SUB: operator.sub, z3.Z3_OP_MUL: operator.mul}
 _BOOLEAN = {z3.Z3_OP_TRUE, z3.Z3_OP_FALSE, z3.Z3_OP_AND, z3.Z3_OP_OR, z3.Z3_OP_NOT, z3.Z3_OP_IMPLIES}
 _RULES: Mapping[int, Callable[..., z3.ExprRef]] = {
-    z3.Z3_OP_UMINUS: operator.neg, z3.Z3_OP_IDIV: _quotient, z3.Z3_OP_MOD: _remainder, z3.Z3_OP_ITE: z3.If,
+    z3.Z3_OP_UMINUS: operator.neg, z3.Z3_OP_IDIV: _quotient, z3.Z3_OP_ITE: z3.If,
+    z3.Z3_OP_MOD: lambda a, b: a & (b - 1) if _exponent(b) is not None else a - b * _quotient(a, b),
     z3.Z3_OP_EQ: operator.eq, z3.Z3_OP_DISTINCT: operator.ne, z3.Z3_OP_LE: operator.le, z3.Z3_OP_LT: operator.lt,
     z3.Z3_OP_GE: operator.ge, z3.Z3_OP_GT: operator.gt,
 }  # fmt: skip

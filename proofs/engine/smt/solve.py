@@ -84,11 +84,7 @@ def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
 
 
 def _check(solver: z3.Solver) -> str:
-    """Return Z3's answer. Z3 takes an interrupt as a reason not to know; here it stays one.
-
-    Raises:
-        KeyboardInterrupt: there was an interrupt.
-    """
+    """Return Z3's answer. Z3 takes an interrupt as a reason not to know; here it stays a KeyboardInterrupt."""
     answer = str(solver.check())
     if answer == "unknown" and solver.reason_unknown() == "interrupted from keyboard":
         raise KeyboardInterrupt

@@ -1,0 +1,273 @@
+"""Integers that a thread keeps in its own memory: followed through straight-line code, and how large they can get.
+
+A buffer that is only ever set to some values, or increased by some amounts, holds at most the largest value set plus the
+largest amount times the number of increases, which is at most the product of the extents of the loops around them.
+Elements are not told apart. The bounds are those of an element that has been set, which `LocalState` knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import z3
+from tvm import tirx
+from tvm.ir import structural_equal
+
+from ..base.dtypes import bits, is_integer, lanes, span
+from ..base.errors import Unsupported
+from ..compiler.instructions import COUNTS
+from ..compiler.nodes import called, children, passed
+from .trace import Variable
+
+Key = tuple[int, str]  # the identity of the data pointer, and the type it is read with
+Place = tuple[int | str, ...]  # an index; what is no constant, by its text
+Indices = tuple[z3.ArithRef, ...]
+
+_MOST = 1024  # elements that a loop is followed over
+_PASSES = 3  # a buffer may be set to what another one holds
+_TO_WHOLE_NUMBERS = {f"tirx.{name}" for name in ("floor", "ceil", "round", "nearbyint", "trunc")}
+
+Interval = tuple[Any, Any]
+Loops = tuple[tirx.PrimExpr | None, ...]  # the extents of the loops around a statement, None of a while loop
+Store = tuple[tirx.BufferStore, Loops]
+Bounds = tuple[z3.ArithRef, z3.ArithRef]
+Extent = Callable[[tirx.PrimExpr], z3.ArithRef]
+
+
+def _places(s: Any, loops: Loops = ()) -> Iterator[tuple[Any, Loops]]:
+    """Yield a statement and all statements in it, in program order, with the extents of the loops around each."""
+    yield s, loops
+    if isinstance(s, (tirx.For, tirx.While)):
+        loops = (*loops, s.extent if isinstance(s, tirx.For) else None)
+    for child in children(s):
+        yield from _places(child, loops)
+
+
+def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
+    """Return the least and the largest value of private buffers, by data pointer.
+
+    Args:
+        body: all that can touch the buffers.
+        extent: the extent of a loop as a term over the sizes; Unsupported where it depends on more.
+    """
+    found: dict[int, list[Store]] = {}
+    for s, loops in _places(body):
+        if isinstance(s, tirx.BufferStore) and s.buffer.scope().startswith("local"):
+            found.setdefault(hash(s.buffer.data), []).append((s, loops))
+    given = {hash(pointer) for pointer in passed(body)}
+    stores = {data: of for data, of in found.items() if data not in given and _counts(of)}
+    bounds: dict[int, Bounds] = {}
+    for _ in range(_PASSES):
+        constant = {data: b for data, b in bounds.items() if all(map(z3.is_int_value, b))}
+        known = {data: (low.as_long(), high.as_long()) for data, (low, high) in constant.items()}
+        found_now = {data: _bounds(of, partial(interval, known=known), extent) for data, of in stores.items()}
+        bounds = {data: b for data, b in found_now.items() if b}
+    return bounds
+
+
+def _counts(stores: Sequence[Store]) -> bool:
+    """Return whether the stores to a buffer are of integers of its one type, some of which it is set to."""
+    types, several = {str(s.buffer.dtype) for s, _ in stores}, any(lanes(str(s.value.dtype)) > 1 for s, _ in stores)
+    scalars = len(types) == 1 and all(map(is_integer, types)) and not several
+    return scalars and any(_increase(s) is None for s, _ in stores)
+
+
+def _bounds(stores: Sequence[Store], value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> Bounds | None:
+    values = [value(s.value) for s, _ in stores if _increase(s) is None]
+    low: z3.ArithRef = z3.IntVal(min(v[0] for v in values))
+    high: z3.ArithRef = z3.IntVal(max(v[1] for v in values))
+    for amount, loops in ((_increase(s), loops) for s, loops in stores):
+        if amount is None:
+            continue
+        if any(n is None for n in loops):
+            return None
+        least, most = value(amount)
+        times = z3.Product([z3.IntVal(1), *(_most(n, value, extent) for n in loops)])
+        low, high = low + times * min(least, 0), high + times * max(most, 0)
+    return z3.simplify(low), z3.simplify(high)
+
+
+def _most(n: tirx.PrimExpr, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> z3.ArithRef:
+    """Return a bound on how often a loop of that extent runs."""
+    try:
+        term = extent(n)
+    except Unsupported:
+        term = z3.IntVal(value(n)[1])
+    return z3.simplify(z3.If(term > 0, term, z3.IntVal(0)))
+
+
+def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
+    """Return ``d`` in ``x = x + d``."""
+    if isinstance(s.value, tirx.Add):
+        for same, other in ((s.value.a, s.value.b), (s.value.b, s.value.a)):
+            load = isinstance(same, tirx.BufferLoad) and same.buffer.same_as(s.buffer)
+            if load and all(structural_equal(i, j) for i, j in zip(same.indices, s.indices, strict=True)):
+                return other
+    return None
+
+
+def interval(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval:
+    """Return constants between which a number lies, read off its operators; at worst those of its type.
+
+    A float lies between infinities where no constants are known. A clamped NaN is one of the constants.
+    """
+    least, most = span(str(e.dtype)) if is_integer(str(e.dtype)) else (-math.inf, math.inf)
+    low, high = _read_off(e, known, is_integer(str(e.dtype))) or (least, most)
+    return (low, high) if least <= low and high <= most else (least, most)
+
+
+def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval], integer: bool) -> Interval | None:
+    value = partial(interval, known=known)
+    match e:
+        case tirx.IntImm() | tirx.FloatImm():
+            return e.value, e.value
+        case tirx.BufferLoad() if integer:
+            return known.get(hash(e.buffer.data))
+        case tirx.Cast() if integer and is_integer(str(e.value.dtype)):
+            return value(e.value)
+        case tirx.Select() if integer:
+            return _hull(value(e.true_value), value(e.false_value))
+        case tirx.Max() | tirx.Min():
+            choose = max if isinstance(e, tirx.Max) else min
+            (a, b), (c, d) = value(e.a), value(e.b)
+            return choose(a, c), choose(b, d)
+        case tirx.Add() | tirx.Sub() if integer:
+            (a, b), (c, d) = value(e.a), value(e.b)
+            return (a + c, b + d) if isinstance(e, tirx.Add) else (a - d, b - c)
+        case tirx.Call():
+            return _of_call(e, called(e), value)
+    return None
+
+
+def _of_call(e: tirx.Call, name: str, value: Callable[[tirx.PrimExpr], Interval]) -> Interval | None:
+    if name in _TO_WHOLE_NUMBERS:
+        low, high = value(e.args[0])
+        return (math.floor(low) if math.isfinite(low) else low), (math.ceil(high) if math.isfinite(high) else high)
+    if name == "tirx.if_then_else" and is_integer(str(e.dtype)):
+        return _hull(value(e.args[1]), value(e.args[2]))
+    if name in COUNTS:
+        return 0, bits(str(e.args[0].dtype))
+    if name in ("tirx.bitwise_and", "tirx.shift_right") and isinstance(e.args[1], tirx.IntImm):
+        (low, high), constant = value(e.args[0]), int(e.args[1].value)
+        if low >= 0 and constant >= 0:
+            return (0, min(high, constant)) if name == "tirx.bitwise_and" else (low >> constant, high >> constant)
+    return None
+
+
+def _hull(a: Interval, b: Interval) -> Interval:
+    return min(a[0], b[0]), max(a[1], b[1])
+
+
+class LocalState:
+    """The known values of thread-private integers, and the elements that have been set on every path.
+
+    A value is known from a write to the next write that may touch it: at another constant index it may not. Between two
+    writes, two reads at the same index give the same value even where that value is not known. Of what a loop writes
+    nothing is known at the start of its body; after it nothing is known but what was before and is not written in it.
+
+    Args:
+        unknown: makes a value of which only the buffer and the type are known, and whether it has been set.
+        followed: the number of elements of a buffer; None of those whose elements set are not asked for.
+    """
+
+    def __init__(self, unknown: Callable[[Key, bool], z3.ExprRef], followed: Callable[[int], int | None]) -> None:
+        self._unknown, self._followed = unknown, followed
+        self._known: dict[tuple[Key, Place], z3.ExprRef] = {}
+        self._set: dict[tuple[int, Place], Indices] = {}
+
+    def read(self, key: Key, indices: Indices) -> z3.ExprRef:
+        """Return the value at an index."""
+        at = key, place(indices)
+        if at not in self._known:
+            self._known[at] = self._unknown(key, self._is_set(self._set, key[0], at[1]))
+        return self._known[at]
+
+    def write(self, key: Key, indices: Indices, value: z3.ExprRef | None, lanes: Collection[Variable] = ()) -> None:
+        """Remember a value, which each lane stores at its own index, and forget what the write may have changed."""
+        at = place(indices)
+        self._known = {(k, i): v for (k, i), v in self._known.items() if k[0] != key[0] or (k == key and _apart(i, at))}
+        if value is not None:
+            self._known[key, at] = value
+        if self._followed(key[0]) is not None:
+            written = {(key[0], at): indices}
+            for lane in lanes:
+                written = _over(lane, written)
+            self._set |= written
+
+    def forget(self, changed: Collection[int]) -> None:
+        """Know nothing of the buffers with these data pointers."""
+        self._known = {(k, i): v for (k, i), v in self._known.items() if k[0] not in changed}
+
+    def begin(self, data: int) -> None:
+        """Know nothing of a buffer that is made, of which no element has been set."""
+        self.forget({data})
+        self._set = {(d, i): v for (d, i), v in self._set.items() if d != data}
+
+    @contextmanager
+    def loop(self, variable: Variable, changed: Collection[int]) -> Iterator[None]:
+        """Let what is inside be the body of a loop that changes the buffers with these data pointers."""
+        self.forget(changed)
+        known, before = dict(self._known), dict(self._set)
+        yield
+        self._known = known
+        self._set = before | _over(variable, {at: i for at, i in self._set.items() if at not in before})
+
+    def branch(self, condition: z3.BoolRef, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        """Run two alternatives from the same state; afterwards each value is that of the alternative taken."""
+        known, before = dict(self._known), dict(self._set)
+        then()
+        first, self._known = self._known, known
+        set_first, self._set = self._set, before
+        otherwise()
+        arms = (first, set_first), (self._known, self._set)
+        merged = {}
+        for at in dict.fromkeys([*first, *self._known]):
+            a, b = (v[at] if at in v else self._unknown(at[0], self._is_set(s, at[0][0], at[1])) for v, s in arms)
+            merged[at] = a if a.eq(b) else z3.If(condition, a, b)
+        self._known = merged
+        self._set = {at: i for at, i in self._set.items() if at in set_first}
+
+    def is_set(self, data: int) -> bool:
+        """Return whether all elements of a buffer have been set."""
+        return self._is_set(self._set, data, ())
+
+    def _is_set(self, done: Collection[tuple[int, Place]], data: int, element: Place) -> bool:
+        """Return whether an element has been set, or all elements of its buffer."""
+        if (data, element) in done:
+            return True
+        constant = sum(d == data and all(isinstance(i, int) for i in at) for d, at in done)
+        return constant == self._followed(data)
+
+
+def _over(variable: Variable, written: dict[tuple[int, Place], Indices]) -> dict[tuple[int, Place], Indices]:
+    """Return the elements that are set once a variable has taken all its values; none if it may take none."""
+    count, low = (None if t is None else z3.simplify(t) for t in (variable.extent, variable.low))
+    if count is None or not z3.is_int_value(count) or not 0 < count.as_long() <= _MOST:
+        return {}
+    elements = ((data, each) for (data, _), i in written.items() for each in _values(variable, low, count.as_long(), i))
+    return {(data, place(each)): each for data, each in elements}
+
+
+def _values(variable: Variable, low: z3.ArithRef, count: int, indices: Indices) -> Iterator[Indices]:
+    """Yield the indices at each value of a variable, once if it does not occur."""
+    for number in range(count):
+        here = tuple(z3.substitute(i, (variable.term, z3.simplify(low + number))) for i in indices)
+        yield here
+        if all(a.eq(b) for a, b in zip(here, indices, strict=True)):
+            return
+
+
+def place(indices: Indices) -> Place:
+    """Return an index as a key."""
+    values = [z3.simplify(i) for i in indices]
+    return tuple(v.as_long() if z3.is_int_value(v) else v.sexpr() for v in values)
+
+
+def _apart(a: Place, b: Place) -> bool:
+    """Return whether two indices differ for certain."""
+    pairs = zip(a, b, strict=True) if len(a) == len(b) else ()
+    return any(isinstance(i, int) and isinstance(j, int) and i != j for i, j in pairs)

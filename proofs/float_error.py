@@ -13,8 +13,8 @@ Attention without splits. For each query and head with weights p_j = exp(z_j) / 
 
 if none of these is above ``largest``: Σ |scale q_i k_i| log2(e) of a key, a maximum of these, |sink| log2(e), and |lse|. The
 counts are those of a number of tiles of 128 keys. From the second tile on each adds the same: a tile multiplies the sums by
-rescalings and adds products to them, so that a sum's count is that of the tile before and a constant more, once it is above that
-of the products.
+rescalings and adds products to them, so that a sum's count is that of the tile before and a constant more, once it is above
+that of the products.
 
 Assumed are the errors of CUDA's functions (``rounding.ULPS``), that tensor cores add with an error of less than one unit in the
 last place (``rounding.TRUNCATION``), and that nothing over- or underflows. Decode with splits and the backward are not covered.

@@ -22,6 +22,7 @@ import torch
 from lemmata.integrations.tiny import tiny_model
 from lemmata.integrations.transformers import apply_to, paths
 from lemmata.record import installed
+from lemmata.warmup import cores, kernels, side_by_side, to_disk
 
 LENGTHS = 2048, 8192
 WARM, STEPS = 3, 10
@@ -120,6 +121,7 @@ def main() -> None:
     """
     if not torch.cuda.is_available():
         raise RuntimeError("expected a CUDA device, got none")
+    list(side_by_side(((to_disk, *kernel) for kernel in kernels()), cores()))
     gpu, rows = torch.cuda.get_device_name(), []
     for length in LENGTHS:
         torch.manual_seed(0)

@@ -133,8 +133,10 @@ class Reading(ABC):
         """Return where a buffer lies."""
         data = buffer.data
         allocation, offset = self.regions.get(hash(data), (data.name, 0))
-        shape = tuple(self.constant(n) for n in buffer.shape)
-        return Region(buffer.name, buffer.scope(), bits(str(buffer.dtype)), shape, allocation, offset)
+        shape, width = tuple(self.constant(n) for n in buffer.shape), bits(str(buffer.dtype))
+        if width % 8 and not buffer.scope().startswith("local"):  # two elements of one byte are written together
+            raise Unsupported(f"{buffer.name}: elements of {width} bits")
+        return Region(buffer.name, buffer.scope(), width, shape, allocation, offset)
 
     def shared(self, buffer: tirx.Buffer, indices: tuple[z3.ArithRef, ...]) -> Value:
         """Return a value read from memory that other threads write: the same as before if nothing lies between.

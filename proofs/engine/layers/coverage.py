@@ -57,25 +57,27 @@ def coverage(
     for output in hypotheses.outputs:
         writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]
         plain = [a for a in writes if a.intrinsic is None or does(a.intrinsic) == "bulk"]
-        plain = [_by_dimension(a, hypotheses.shapes[output]) for a in plain]
-        if not plain and any(_WRITERS.fullmatch(name) for name in trace.unmodelled):
+        plain = [_by_dimension(a, hypotheses) for a in plain]
+        if not plain and output not in hypotheses.updated and any(_WRITERS.fullmatch(name) for name in trace.unmodelled):
             raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
         conditions += _uniqueness(plain, hypotheses)
-        conditions += _coverage(output, plain, trace, hypotheses)
+        if output not in hypotheses.updated:
+            conditions += _coverage(output, plain, trace, hypotheses)
     conditions += _inputs_kept(trace, hypotheses)
     return Analysis(tuple(conditions), trace.unmodelled, sites(trace, hypotheses))
 
 
-def _by_dimension(access: Access, shape: Sequence[z3.ArithRef]) -> Access:
+def _by_dimension(access: Access, hypotheses: Hypotheses) -> Access:
     """Return an access by address, which is in bounds, with an index for each dimension.
 
     Raises:
-        Unsupported: an extent but the first varies.
+        Unsupported: an extent but the first varies, or rows lie at strides of their own.
     """
+    shape = hypotheses.shapes[access.region.allocation]
     strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
     if len(access.indices) == len(shape):
         return access
-    if not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides):
+    if not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides) or access.region.allocation in hypotheses.strides:
         raise Unsupported(f"{access} by its address, in rows whose length varies")
     first, *others = (access.indices[0] / stride for stride in strides)
     indices = (first, *(i % n for i, n in zip(others, shape[1:], strict=True)))

@@ -197,7 +197,7 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
             continue
         second = primed.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
-        goal = z3.Not(_same_element(a, second))
+        goal = z3.Not(_same_element(a, second, hypotheses))
         if not effects & {"copy", "bulk"}:  # in program order, if by one thread
             goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), goal)
         elif a is b:
@@ -205,11 +205,12 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
         yield sequent("race", unmet(a, second), given, goal, a.context.site)
 
 
-def _same_element(a: Access, b: Access) -> z3.BoolRef:
+def _same_element(a: Access, b: Access, hypotheses: Hypotheses) -> z3.BoolRef:
     """Return that two accesses to one tensor are to one element; one of them may take the tensor as a row."""
     if len(a.indices) == len(b.indices):
         return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True)))
-    return flat(a) == flat(b)
+    strides = hypotheses.strides.get(a.region.allocation)
+    return flat(a, strides) == flat(b, strides)
 
 
 def _launch(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:

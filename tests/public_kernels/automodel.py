@@ -9,13 +9,14 @@ from tilelang import language as T
 
 from lemmata.reference.contract import Elements, Size
 
-from .entry import ROWS, Entry
+from .entry import Entry
 
 _MODELS = "nemo_automodel.components.models"
 _INDEXER = {"heads": 64, "index_dim": 128}
-_BATCH = Size(1, 1024)
-_CALL = {"batch": _BATCH, "seq_len": ROWS, "seq_len_kv": ROWS}
-_BSK = {"B": _BATCH, "S": ROWS, "S_kv": ROWS}
+_BATCH = Size(1, 64)
+_LONG = Size(1, 2**17)
+_CALL = {"batch": _BATCH, "seq_len": _LONG, "seq_len_kv": _LONG}
+_BSK = {"B": _BATCH, "S": _LONG, "S_kv": _LONG}
 
 
 def _symbols(*names: str) -> dict[str, object]:
@@ -25,23 +26,24 @@ def _symbols(*names: str) -> dict[str, object]:
 
 def indexer(folder: str) -> tuple[Entry, ...]:
     """Return the kernels of the indexer, which three packages have in the same words."""
-    ends = Elements(low=0, high="seq_len_kv+1")
+    ends = Elements(low=0, high="ends")
     return (
         Entry(
             f"{folder}.tilelang_indexer_fwd",
             "tl_indexer_fwd_impl",
             _INDEXER,
-            {"seq_len": ROWS, "seq_len_kv": ROWS},
+            {"seq_len": _LONG, "seq_len_kv": _LONG, "ends": Size(2, 2**17 + 1)},
             [],
             {"CuSeqLenKS": ends, "CuSeqLenKE": ends},
-            ("seq_len % 2 == 0", "seq_len_kv % 256 == 0"),
+            ("seq_len % 2 == 0", "seq_len_kv % 256 == 0", "ends == seq_len_kv + 1"),
             updated=["Logits"],
+            probes=tuple({"seq_len": s, "seq_len_kv": kv, "ends": kv + 1} for s, kv in ((1010, 1024), (2**17, 2**17))),
         ),
         Entry(
             f"{folder}.tilelang_indexer_fwd",
             "clean_logits_",
             {},
-            {"seq_len": ROWS, "seq_len_kv": ROWS},
+            {"seq_len": _LONG, "seq_len_kv": _LONG},
             [],
             updated=["Logits"],
         ),
@@ -49,7 +51,7 @@ def indexer(folder: str) -> tuple[Entry, ...]:
             f"{folder}.tilelang_indexer_bwd",
             "tl_indexer_bwd_impl",
             {"heads": 64, "dim": 128, "topk": 512},
-            {"seq_len": ROWS, "q_seq_len": ROWS},
+            {"seq_len": _LONG, "q_seq_len": _LONG},
             ["dIndexQ", "dWeights"],
             updated=["dIndexK"],
         ),
@@ -72,14 +74,14 @@ ENTRIES = (
         f"{V4}.tilelang_sparse_mla_bwd",
         "preprocess",
         {**_symbols("B", "S"), "H": 64, "D": 512},
-        {"B": _BATCH, "S": ROWS},
+        {"B": _BATCH, "S": _LONG},
         ["Delta"],
     ),
     Entry(
         f"{V4}.tilelang_sparse_mla_bwd",
         "postprocess",
         {**_symbols("B", "S_kv"), "D": 512},
-        {"B": _BATCH, "S_kv": ROWS},
+        {"B": _BATCH, "S_kv": _LONG},
         ["dKV_out"],
     ),
     Entry(
@@ -95,7 +97,7 @@ ENTRIES = (
         f"{_MODELS}.deepseek_v41.indexer",
         "_indexer_fwd",
         _INDEXER,
-        {"batch": _BATCH, "sequence": ROWS, "width": ROWS},
+        {"batch": _BATCH, "sequence": _LONG, "width": _LONG},
         ["Scores"],
     ),
     *indexer(GLM),
@@ -111,14 +113,14 @@ ENTRIES = (
         f"{GLM}.tilelang_sparse_mla_bwd",
         "preprocess",
         {**_symbols("B", "S"), "H": 64, "D": 512},
-        {"B": _BATCH, "S": ROWS},
+        {"B": _BATCH, "S": _LONG},
         ["Delta"],
     ),
     Entry(
         f"{GLM}.tilelang_sparse_mla_bwd",
         "postprocess",
         {**_symbols("B", "S_kv"), "D": 512, "D_tail": 64},
-        {"B": _BATCH, "S_kv": ROWS},
+        {"B": _BATCH, "S_kv": _LONG},
         ["dKV_out"],
     ),
     Entry(

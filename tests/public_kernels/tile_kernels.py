@@ -39,7 +39,7 @@ ENGRAM = (
         "get_engram_gate_fwd_kernel_cuda",
         {"hidden_size": 4096, "eps": 1e-6, "scalar": 1 / 64, "num_sms": _SMS},
         _N,
-        ["output", "dot_out", "gate_score", "rstd_x", "rstd_k"],
+        ["output_target", "dot_out", "gate_score", "rstd_x", "rstd_k"],
     ),
     Entry(
         "tile_kernels.engram.engram_gate_bwd_cuda",
@@ -329,7 +329,7 @@ ROPE = (
         },
         ["x"],
         {"positions": Elements(low=0, high="seqlen_ro")},
-        ("x_stride_b % 8 == 0", "x_stride_b >= seqlen * 64 * 512", "seqlen_offsets == 0"),
+        ("x_stride_b % 8 == 0", "x_stride_b >= seqlen * 64 * 512"),
     ),
 )
 

@@ -24,6 +24,9 @@ def _e4m3(*block: int) -> Made:
     return Made(_COMMON, "CastOutputConfig", arguments)
 
 
+_STRIDED = ("x", "out", "out_bf16", "residual", "residual_out", "out_sf")
+_NORM = ("mega_moe_sf_rows", *(f"{of}_batch_stride" for of in _STRIDED))
+
 ENTRIES = (
     Entry(
         "tile_kernels.quant.batched_transpose_weight_sf_cuda",
@@ -87,6 +90,7 @@ ENTRIES = (
         {**_N, "num_tokens_out": ROWS},
         ["out", "out_sf"],
         relations=("num_tokens == num_tokens_out", "num_tokens_out % 128 == 0"),
+        probes=({"num_tokens": 1024, "num_tokens_out": 1024}, {"num_tokens": 2**20, "num_tokens_out": 2**20}),
     ),
     Entry(
         "tile_kernels.quant.norm_forward_cuda",
@@ -113,6 +117,10 @@ ENTRIES = (
             *(f"{of}_batch_stride % 16 == 0" for of in ("x", "out")),
             "out_batch_stride >= num_tokens * out_stride",
         ),
+        probes=(
+            {**dict.fromkeys(_NORM, 2**22), **{f"{of}_stride": 4096 for of in _STRIDED}, "batch": 3, "num_tokens": 1009},
+            {**dict.fromkeys(_NORM, 2**28), **{f"{of}_stride": 4096 for of in _STRIDED}, "batch": 64, "num_tokens": 2**16},
+        ),
     ),
     Entry(
         "tile_kernels.quant.norm_backward_cuda",
@@ -130,7 +138,7 @@ ENTRIES = (
         {
             **{
                 "hidden": 2048,
-                "num_experts": None,
+                "num_experts": 256,
                 "alignment": 128,
                 "with_weight": True,
                 "with_routed_scaling": False,
@@ -147,7 +155,7 @@ ENTRIES = (
         {
             **{
                 "hidden": 2048,
-                "num_experts": None,
+                "num_experts": 256,
                 "alignment": 128,
                 "with_weight": True,
                 "with_routed_scaling": False,

@@ -13,8 +13,8 @@ from .automodel import indexer
 from .entry import ROWS, Entry
 
 _FOLDER = "veomni.ops.kernels.deepseek_v4"
-_BATCH = Size(1, 1024)
-_CALL = {"batch": _BATCH, "seq_len": ROWS, "seq_len_kv": ROWS}
+_BATCH, _LONG = Size(1, 64), Size(1, 2**17)
+_CALL = {"batch": _BATCH, "seq_len": _LONG, "seq_len_kv": _LONG}
 
 ENTRIES = (
     Entry(f"{_FOLDER}.quant", "act_quant_kernel", {"N": 4096}, {"M": ROWS}, ["Y", "S"]),
@@ -39,21 +39,21 @@ ENTRIES = (
         f"{_FOLDER}.tilelang_sparse_mla_bwd",
         "preprocess",
         {"B": T.dynamic("B"), "S": T.dynamic("S"), "H": 64, "D": 512},
-        {"B": _BATCH, "S": ROWS},
+        {"B": _BATCH, "S": _LONG},
         ["Delta"],
     ),
     Entry(
         f"{_FOLDER}.tilelang_sparse_mla_bwd",
         "postprocess",
         {"B": T.dynamic("B"), "S_kv": T.dynamic("S_kv"), "D": 512},
-        {"B": _BATCH, "S_kv": ROWS},
+        {"B": _BATCH, "S_kv": _LONG},
         ["dKV_out"],
     ),
     Entry(
         f"{_FOLDER}.tilelang_sparse_mla_bwd",
         "bwd",
         {**{name: T.dynamic(name) for name in ("B", "S", "S_kv")}, "H": 64, "D": 512, "topk": 512},
-        {"B": _BATCH, "S": ROWS, "S_kv": ROWS},
+        {"B": _BATCH, "S": _LONG, "S_kv": _LONG},
         ["dQ"],
         updated=["dKV", "dAttnSink"],
     ),

@@ -33,7 +33,8 @@ from .translate import Translator
 _BARRIER = "tirx.tvm_storage_sync"
 _SILENT_ATTRIBUTES = {"thread_extent", "lexical_alloc_scope", "storage_alignment", "volatile_scope", "compute_scope"}
 _SOURCE = "pragma_import_c"  # C text of the kernel's own, which may hold anything
-_LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED}
+_LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED, tirx.ForKind.PARALLEL}
+"""Loops that a thread runs itself: what is parallel has been shared out among threads before, and is printed as it stands."""
 
 
 def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
@@ -173,6 +174,10 @@ class _Walker(Translator):
             low, extent = self.integer(s.min), self.integer(s.extent)
             end = fits(low + extent, str(s.loop_var.dtype))
             self.recorder.require("overflow", f"the end of {s.loop_var.name} fits {s.loop_var.dtype}", end)
+        if s.kind != tirx.ForKind.VECTORIZED and z3.is_true(z3.simplify(extent == 1)):  # no loop
+            self.values[hash(s.loop_var)] = low
+            self.statement(s.body)
+            return
         variable = Variable(self.recorder.unique(s.loop_var.name), "loop", low, extent)
         self.values[hash(s.loop_var)] = variable.term
         with self._iteration(variable, s.body):

@@ -38,7 +38,11 @@ class Made:
 
 
 def _made(value: Any) -> Any:
-    return getattr(importlib.import_module(value.module), value.name)(**value.arguments) if isinstance(value, Made) else value
+    return (
+        getattr(importlib.import_module(value.module), value.name)(**value.arguments)
+        if isinstance(value, Made)
+        else value
+    )
 
 
 @dataclass(frozen=True)

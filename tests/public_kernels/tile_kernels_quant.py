@@ -118,8 +118,18 @@ ENTRIES = (
             "out_batch_stride >= num_tokens * out_stride",
         ),
         probes=(
-            {**dict.fromkeys(_NORM, 2**22), **{f"{of}_stride": 4096 for of in _STRIDED}, "batch": 3, "num_tokens": 1009},
-            {**dict.fromkeys(_NORM, 2**28), **{f"{of}_stride": 4096 for of in _STRIDED}, "batch": 64, "num_tokens": 2**16},
+            {
+                **dict.fromkeys(_NORM, 2**22),
+                **{f"{of}_stride": 4096 for of in _STRIDED},
+                "batch": 3,
+                "num_tokens": 1009,
+            },
+            {
+                **dict.fromkeys(_NORM, 2**28),
+                **{f"{of}_stride": 4096 for of in _STRIDED},
+                "batch": 64,
+                "num_tokens": 2**16,
+            },
         ),
     ),
     Entry(

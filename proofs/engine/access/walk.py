@@ -1,16 +1,17 @@
 """One walk over a kernel at thread or device level: every access, every integer operation, every event.
 
 Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
-block-wide barriers; of asynchronous hardware, copies by cp.async, products by wgmma and stores by TMA with what puts them
-in order.
+block-wide barriers, threads and iterations that end early; of asynchronous hardware, copies by cp.async, products by wgmma
+and stores by TMA with what puts them in order.
 What orders accesses is kept as events for the room `order`. Other instructions of asynchronous hardware are named in the
 trace and otherwise left out. Anything else raises Unsupported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -20,6 +21,7 @@ from tvm import tirx
 from ..base.conditions import Site, conjunction
 from ..base.dtypes import bits, fits, is_integer, number
 from ..base.errors import Unsupported
+from ..compiler.leaving import BREAKS, leaves, structured
 from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
@@ -27,7 +29,7 @@ from ..smt.constructs import constructs, value_of
 from .common import common
 from .counters import counters
 from .intrinsics import event
-from .trace import Branch, Loop, Node, Recorder, Trace, Variable
+from .trace import Branch, Event, Loop, Node, Recorder, Trace, Variable
 from .translate import Translator
 
 _BARRIER = "tirx.tvm_storage_sync"
@@ -43,11 +45,12 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     Raises:
         Unsupported: the function uses something that is not modelled.
     """
+    body = structured(func.body)
     walker = _Walker(func, hypotheses)
-    walker.launch_axes(func.body)
-    walker.counters = counters(func.body, walker.over_sizes)
-    walker.common = common(func.body, walker.kept)
-    walker.statement(func.body)
+    walker.launch_axes(body)
+    walker.counters = counters(body, walker.over_sizes)
+    walker.common = common(body, walker.kept)
+    walker.statement(body)
     return walker.recorder
 
 
@@ -86,6 +89,8 @@ class _Walker(Translator):
                 self._bind(s)
             case "BufferStore":
                 self._store(s)
+            case "Evaluate" if called(s.value) in BREAKS:
+                pass  # what follows in its loop stands under a guard, and so do all iterations of it
             case "Evaluate":
                 with self.at(printed(s.value)):
                     (event if called(s.value) == _BARRIER else Translator.value)(self, s.value)
@@ -198,9 +203,14 @@ class _Walker(Translator):
         loop, changed = Loop(variable, []), {hash(v) for v in (*passed(s), *(b.data for b in stored(s)))}
         self.recorder.block.append(loop)
         self.reads.clear()
-        with self.recorder.over(variable), self.recorder.into(loop.body), self.locals.loop(variable, changed):
-            yield
+        goes_on = [z3.Bool(self.recorder.unique(value_of("loop_break")))] if leaves(s) else []
+        certain = replace(variable, extent=None) if goes_on else variable  # how often it runs for certain
+        with self.recorder.over(variable), self.recorder.into(loop.body), self.locals.loop(certain, changed):
+            with self.recorder.under(*goes_on):
+                yield
         self.reads.clear()
+        if goes_on and any(_ordering(loop.body)):
+            raise Unsupported("a loop that ends early, with instructions that order accesses")
 
     def _conditional(self, s: tirx.IfThenElse) -> None:
         with self.at(f"if {printed(s.condition)}"):
@@ -262,6 +272,13 @@ class _Walker(Translator):
         goals = within(number(value), (low, high))
         span = f"[{'' if low is None else low}, {'' if high is None else high})"
         self.recorder.require("value", f"what is stored to {buffer.name} is in {span}", conjunction(*goals))
+
+
+def _ordering(block: Sequence[Node]) -> Iterator[Event]:
+    """Yield the events in a block."""
+    for node in block:
+        inner = node.arms if isinstance(node, Branch) else (node.body,) if isinstance(node, Loop) else ()
+        yield from [node] if isinstance(node, Event) else (e for arm in inner for e in _ordering(arm))
 
 
 def _bound(body: tirx.Stmt) -> frozenset[int]:

@@ -58,7 +58,11 @@ def coverage(
         writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]
         plain = [a for a in writes if a.intrinsic is None or does(a.intrinsic) == "bulk"]
         plain = [_by_dimension(a, hypotheses) for a in plain]
-        if not plain and output not in hypotheses.updated and any(_WRITERS.fullmatch(name) for name in trace.unmodelled):
+        if (
+            not plain
+            and output not in hypotheses.updated
+            and any(_WRITERS.fullmatch(name) for name in trace.unmodelled)
+        ):
             raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
         conditions += _uniqueness(plain, hypotheses)
         if output not in hypotheses.updated:
@@ -77,7 +81,10 @@ def _by_dimension(access: Access, hypotheses: Hypotheses) -> Access:
     strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
     if len(access.indices) == len(shape):
         return access
-    if not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides) or access.region.allocation in hypotheses.strides:
+    if (
+        not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides)
+        or access.region.allocation in hypotheses.strides
+    ):
         raise Unsupported(f"{access} by its address, in rows whose length varies")
     first, *others = (access.indices[0] / stride for stride in strides)
     indices = (first, *(i % n for i, n in zip(others, shape[1:], strict=True)))

@@ -222,7 +222,9 @@ def tile_of(
     return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)], shares
 
 
-def _by_start(v: Variable, outer: Sequence[Variable], chosen: Sequence[Choice]) -> Iterator[tuple[z3.ArithRef, Division]]:
+def _by_start(
+    v: Variable, outer: Sequence[Variable], chosen: Sequence[Choice]
+) -> Iterator[tuple[z3.ArithRef, Division]]:
     """Yield the block whose share holds the chosen value of a loop that goes through it, from where the share begins."""
     value = next((value for x, value in chosen if x.eq(v.term)), None)
     arms = v.low.children()[1:] if z3.is_app_of(v.low, z3.Z3_OP_ITE) else [v.low]

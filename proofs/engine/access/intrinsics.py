@@ -26,7 +26,7 @@ _POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_off
 _ELECTION = "tl.tl_shuffle_elect"
 _METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
 
-_WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
+_WARP, _MATRIX_ROWS, _ROW_BITS, _REGISTER_BITS = 32, 8, 128, 32
 _BITWISE = re.compile(r"tirx\.(bitwise_(and|or|xor|not)|shift_(left|right))")
 _OF_WORDS = {"tirx.bitwise_and": operator.and_, "tirx.bitwise_or": operator.or_, "tirx.bitwise_xor": operator.xor}
 _WGMMA: Mapping[str | None, Callable[[Reading, tirx.Call], None]] = {"advance": wgmma.advance, "product": wgmma.product}
@@ -131,9 +131,10 @@ def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.
         width = element_bits(str(pointers[0].args[0].dtype))
         return [_Reach(z3.simplify(reading.integer(e.args[2]) * 8 / width))] * 2
     if COLLECTIVE.fullmatch(name):
-        row = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype)))
-        named = _in_warp(reading) < _MATRIX_ROWS * int(e.args[1])
-        return [_Reach(row, (named,)), *(_Reach() for _ in pointers[1:])]
+        width, matrices = element_bits(str(pointers[0].args[0].dtype)), int(e.args[1])
+        named = _in_warp(reading) < _MATRIX_ROWS * matrices
+        registers = _Reach(z3.IntVal(_REGISTER_BITS * matrices // width))  # of a thread, one for each matrix
+        return [_Reach(z3.IntVal(_ROW_BITS // width), (named,)), *(registers for _ in pointers[1:])]
     several = ATOMIC.fullmatch(name)
     return [_Reach(z3.IntVal(int(several[1])) if several and several[1] else None) for _ in pointers]
 

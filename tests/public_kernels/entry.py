@@ -113,6 +113,7 @@ def _built_for_h200(folders: Iterable[Path]) -> Iterator[None]:
         patch.dict(sys.modules, dict.fromkeys(SHIMS, shim)),
         patch.object(torch.cuda, "get_device_properties", lambda *_: H200),
         patch.object(torch.cuda, "current_device", lambda: 0),
+        patch.object(torch.cuda, "is_available", lambda: True),
         patch.object(torch.cuda, "get_device_capability", lambda *_: (9, 0)),
     ):
         yield

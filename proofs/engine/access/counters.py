@@ -16,7 +16,7 @@ import z3
 from tvm import tirx
 from tvm.ir import structural_equal
 
-from ..base.dtypes import bits, is_integer, lanes, span
+from ..base.dtypes import bits, is_integer, span
 from ..base.errors import Unsupported
 from ..compiler.instructions import COUNTS
 from ..compiler.nodes import called, children, passed
@@ -39,12 +39,13 @@ class _Stores:
     added: list[tuple[tirx.PrimExpr, Loops]] = field(default_factory=list)
 
 
-def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
+def counters(body: tirx.Stmt, extent: Extent, inputs: Mapping[int, Interval]) -> dict[int, Bounds]:
     """Return the least and the largest value of private buffers, by data pointer.
 
     Args:
         body: all that can touch the buffers.
         extent: the extent of a loop as a term over the sizes; Unsupported where it depends on more.
+        inputs: the least and the largest element of tensors that the kernel only reads, by data pointer.
     """
     found: dict[int, _Stores | None] = {}
     _visit(body, (), found)
@@ -53,7 +54,7 @@ def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
     bounds: dict[int, Bounds] = {}
     for _ in range(_PASSES):
         constant = {data: b for data, b in bounds.items() if all(map(z3.is_int_value, b))}
-        known = {data: (low.as_long(), high.as_long()) for data, (low, high) in constant.items()}
+        known = {**inputs, **{data: (low.as_long(), high.as_long()) for data, (low, high) in constant.items()}}
         found_now = {data: _bounds(s, partial(interval, known=known), extent) for data, s in stores.items()}
         bounds = {data: b for data, b in found_now.items() if b}
     return bounds
@@ -92,7 +93,7 @@ def _visit(s: tirx.Stmt, loops: Loops, found: dict[int, _Stores | None]) -> None
 def _store(s: tirx.BufferStore, loops: Loops, found: dict[int, _Stores | None]) -> None:
     dtype, data = str(s.buffer.dtype), hash(s.buffer.data)
     stores = found.setdefault(data, _Stores(dtype))
-    if stores is None or stores.dtype != dtype or not is_integer(dtype) or lanes(str(s.value.dtype)) > 1:
+    if stores is None or stores.dtype != dtype or not is_integer(dtype):
         found[data] = None
     elif (amount := _increase(s)) is None:
         stores.set_to.append(s.value)
@@ -124,6 +125,8 @@ def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval | Non
             return int(e.value), int(e.value)
         case tirx.BufferLoad():
             return known.get(hash(e.buffer.data))
+        case tirx.Broadcast():
+            return value(e.value)
         case tirx.Cast() if is_integer(str(e.value.dtype)):
             return value(e.value)
         case tirx.Select():

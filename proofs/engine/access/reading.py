@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,10 +15,12 @@ from ..base.errors import Unsupported
 from ..compiler.nodes import nodes
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
+from ..smt.constructs import value_of
 from .state import Key, LocalState, Place, place
 from .trace import Access, Context, Mode, Recorder, Region, Variable
 
 Value: TypeAlias = z3.ExprRef | None
+_FOLLOWED = "private memory, of which only bounds are known"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Reading(ABC):
 
     def _private(self, key: Key, is_set: bool) -> Value:
         """Return a value read from a thread's own memory."""
-        value = self.opaque(self.origins.get(key[0], "local"), key[1])
+        value = self.opaque(self.origins.get(key[0], value_of(_FOLLOWED) if is_set else "local"), key[1])
         if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
             low, high = self.counters[key[0]]
             self.recorder.facts.append(z3.And(value >= low, value <= high))
@@ -164,6 +166,15 @@ class Reading(ABC):
         """Return whether a buffer is a tensor that the kernel only reads."""
         name = buffer.data.name
         return buffer.scope() == "global" and name in self.hypotheses.shapes and name not in self.written
+
+    def between_constants(self, buffers: Iterable[tirx.Buffer]) -> dict[int, tuple[int, int]]:
+        """Return the least and the largest element of each tensor that the kernel only reads, where that is a constant."""
+        ranges = {
+            hash(b.data): self.hypotheses.ranges.get(b.data.name, (None, None)) for b in filter(self.kept, buffers)
+        }
+        ends = {data: tuple(z3.simplify(e) for e in r if e is not None) for data, r in ranges.items()}
+        constant = {data: [e.as_long() for e in r] for data, r in ends.items() if all(map(z3.is_int_value, r))}
+        return {data: (r[0], r[1] - 1) for data, r in constant.items() if len(r) == 2}
 
     def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
         """Return the value of an integer operation, which must fit its type. An unsigned one is taken modulo 2^n."""

@@ -48,7 +48,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     body = structured(func.body)
     walker = _Walker(func, hypotheses)
     walker.launch_axes(body)
-    walker.counters = counters(body, walker.over_sizes)
+    walker.counters = counters(body, walker.over_sizes, walker.between_constants(_declared(body, func)))
     walker.common = common(body, walker.kept)
     walker.statement(body)
     return walker.recorder
@@ -205,9 +205,9 @@ class _Walker(Translator):
         self.reads.clear()
         goes_on = [z3.Bool(self.recorder.unique(value_of("loop_break")))] if leaves(s) else []
         certain = replace(variable, extent=None) if goes_on else variable  # how often it runs for certain
-        with self.recorder.over(variable), self.recorder.into(loop.body), self.locals.loop(certain, changed):
-            with self.recorder.under(*goes_on):
-                yield
+        inside = self.recorder.over(variable), self.recorder.into(loop.body), self.locals.loop(certain, changed)
+        with inside[0], inside[1], inside[2], self.recorder.under(*goes_on):
+            yield
         self.reads.clear()
         if goes_on and any(_ordering(loop.body)):
             raise Unsupported("a loop that ends early, with instructions that order accesses")
@@ -279,6 +279,11 @@ def _ordering(block: Sequence[Node]) -> Iterator[Event]:
     for node in block:
         inner = node.arms if isinstance(node, Branch) else (node.body,) if isinstance(node, Loop) else ()
         yield from [node] if isinstance(node, Event) else (e for arm in inner for e in _ordering(arm))
+
+
+def _declared(body: tirx.Stmt, func: tirx.PrimFunc) -> list[tirx.Buffer]:
+    """Return the buffers that a function has from its caller, at either level."""
+    return [*func.buffer_map.values(), *(n.buffer for n in nodes(body) if isinstance(n, tirx.DeclBuffer))]
 
 
 def _bound(body: tirx.Stmt) -> frozenset[int]:

@@ -5,7 +5,8 @@ one arena. The threads of one block run side by side; any two accesses that are 
 same thread, both reads, or of different bytes. No order within a warp is assumed.
 
 Global memory is read at thread level. A barrier does not order two blocks, so none is counted: an element that one thread
-writes must not be touched by another thread of the grid. The source of an asynchronous copy is read like any other.
+writes must not be touched by another thread of the grid. Of two accesses by one block it is unknown where there are
+barriers. The source of an asynchronous copy is read like any other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..base.conditions import Analysis, Condition, Outcome, conjunction, disjunc
 from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
+from ..smt.constructs import value_of
 from .ordered import Ordered
 from .pairs import flat, same_execution
 from .phases import waits_unknown
@@ -62,7 +64,7 @@ def order(
     proxy and register fences; barriers of the block or a role; mbarriers whose arrivals are all made by threads or copies
     of theirs; atomic operations, which are in no order among themselves; stores by TMA, their groups and waits. Not modelled,
     and listed: loads by TMA, accesses by other intrinsics, and the order they impose. Repeated writes to one output element
-    are coverage.py's. A global element that two threads exchange across a barrier is reported as a race.
+    are coverage.py's. Whether a barrier, or the end of a copy, orders two accesses of one block to global memory is not known.
 
     Raises:
         Unsupported: the kernel uses something that is not modelled, such as a wait for a varying number of groups.
@@ -202,7 +204,22 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
             goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), goal)
         elif a is b:
             goal = z3.Or(equal(a.context.variables, second.context.variables), goal)
-        yield sequent("race", unmet(a, second), given, goal, a.context.site)
+        for near, ordering in _perhaps_ordered(a, second, trace):
+            yield sequent("race", unmet(a, second), given, z3.Or(near, goal, ordering), a.context.site)
+
+
+def _perhaps_ordered(a: Access, b: Access, trace: Trace) -> Iterator[tuple[z3.BoolRef, z3.BoolRef]]:
+    """Yield the cases of two accesses to global memory: what is in another case, and what may order those in this one."""
+    copied = "copy" in (does(a.intrinsic or ""), does(b.intrinsic or "")) and a is not b
+    kinds = {"thread", "block"} if copied else {"block"}
+    near = same_execution(a.context, b.context, kinds)
+    barriers = any(e.does == "barrier" for e in events(trace.nodes)) or any("Barrier" in n for n in trace.unmodelled)
+    if copied or barriers:
+        what = "the end of a copy" if copied else "a barrier between accesses to global memory"
+        yield near, z3.BoolVal(False)
+        yield z3.Not(near), z3.Bool(value_of(what))
+    else:
+        yield z3.BoolVal(False), z3.BoolVal(False)
 
 
 def _same_element(a: Access, b: Access, hypotheses: Hypotheses) -> z3.BoolRef:

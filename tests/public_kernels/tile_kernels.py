@@ -324,8 +324,8 @@ ROPE = (
             **{"cos_sin_stride": 64, "x_stride_0": 64 * 512, "x_stride_1": 512},
         },
         {
-            **{"batch": Size(1, 1024), "seqlen": ROWS, "seqlen_ro": ROWS},
-            **{"x_stride_b": Size(0, 2**36), "positions_stride_b": Size(0, 2**30)},
+            **{"batch": Size(1, 256), "seqlen": Size(1, 2**16 - 1), "seqlen_ro": Size(1, 2**20)},
+            **{"x_stride_b": Size(0, 2**31 - 8), "positions_stride_b": Size(0, 2**30)},
         },
         ["x"],
         {"positions": Elements(low=0, high="seqlen_ro")},

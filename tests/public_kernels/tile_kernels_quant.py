@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from tilelang import language as T
 
-from lemmata.reference.contract import Size
+from lemmata.reference.contract import Elements, Size
 
 from .entry import ROWS, Entry, Made
 
@@ -158,6 +158,7 @@ ENTRIES = (
         },
         {"num_expanded_tokens": ROWS, "sf_stride": Size(16, 2**16)},
         ["out", "out_sf"],
+        {"psum_num_tokens_per_expert": Elements(low=0, high=2**30)},
     ),
     Entry(
         "tile_kernels.quant.swiglu_backward_cuda",
@@ -175,5 +176,6 @@ ENTRIES = (
         },
         {"num_expanded_tokens": ROWS, "sf_stride": Size(1, 2**16)},
         ["x_grad", "weight_grad"],
+        {"psum_num_tokens_per_expert": Elements(low=0, high=2**30)},
     ),
 )

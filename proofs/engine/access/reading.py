@@ -20,7 +20,7 @@ from .state import Key, LocalState, Place, place
 from .trace import Access, Context, Mode, Recorder, Region, Variable
 
 Value: TypeAlias = z3.ExprRef | None
-_FOLLOWED = "private memory, of which only bounds are known"
+_LOST = "private memory that a loop changes"  # how often is not known
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Reading(ABC):
         self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
         self.locals = LocalState(self._private, self._followed)
         self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
+        self.kept_by_threads: frozenset[int] = frozenset()  # data pointers of private integers that are stored
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
@@ -118,7 +119,8 @@ class Reading(ABC):
 
     def _private(self, key: Key, is_set: bool) -> Value:
         """Return a value read from a thread's own memory."""
-        value = self.opaque(self.origins.get(key[0], value_of(_FOLLOWED) if is_set else "local"), key[1])
+        lost = key[0] in self.kept_by_threads and key[0] not in self.counters
+        value = self.opaque(self.origins.get(key[0], value_of(_LOST) if lost else "local"), key[1])
         if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
             low, high = self.counters[key[0]]
             self.recorder.facts.append(z3.And(value >= low, value <= high))

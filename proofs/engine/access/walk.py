@@ -49,6 +49,7 @@ def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     walker = _Walker(func, hypotheses)
     walker.launch_axes(body)
     walker.counters = counters(body, walker.over_sizes, walker.between_constants(_declared(body, func)))
+    walker.kept_by_threads = frozenset(hash(b.data) for b in stored(body) if b.scope().startswith("local"))
     walker.common = common(body, walker.kept)
     walker.statement(body)
     return walker.recorder

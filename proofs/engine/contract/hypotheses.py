@@ -67,7 +67,7 @@ class Hypotheses:
         buffers, declared = {b.name: b for b in prim_func.buffer_map.values()}, {spec.name for spec in contract.tensors}
         facts += [arithmetic.evaluate(relation, {**values, **sizes}, _IN_Z3) for relation in contract.relations]
         scalars = {p.name for p in prim_func.params if p not in prim_func.buffer_map}
-        if both := sorted(scalars & {*sizes}):
+        if both := sorted(scalars & _of_shapes(prim_func)):
             raise Unsupported(f"{', '.join(both)}: a scalar of the kernel, a size of the contract")
         if declared != set(buffers):
             raise Unsupported(f"the contract declares tensors {sorted(declared)}, the kernel {sorted(buffers)}")
@@ -111,6 +111,15 @@ class Hypotheses:
         """Return the number of elements of a tensor, with what lies between its rows if these are at strides."""
         shape = self.shapes[tensor]
         return _reach(shape, self.strides[tensor]) if tensor in self.strides else _product(shape)
+
+
+def _of_shapes(prim_func: tirx.PrimFunc) -> set[str]:
+    """Return the names of the dimensions and strides of a kernel's tensors, scalars that are both not counted."""
+    scalars = {hash(p) for p in prim_func.params}
+    found: list[tirx.PrimExpr] = []
+    for extent in (e for b in prim_func.buffer_map.values() for e in (*b.shape, *b.strides)):
+        tirx.stmt_functor.post_order_visit(tirx.Evaluate(extent), found.append)
+    return {str(n.name) for n in found if isinstance(n, tirx.Var) and hash(n) not in scalars}
 
 
 def within(value: z3.ArithRef, interval: Range) -> list[z3.BoolRef]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, at, equal, sequent
+from ..access.instances import Renaming, at, constants, equal, sequent
 from ..access.sites import sites
 from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace
 from ..access.walk import walk
@@ -118,7 +118,10 @@ def _together(here: Context, hypotheses: Hypotheses, what: str, *alike: z3.BoolR
     threads = [v.range for v in there.variables if v.kind == "thread"]
     loops = [v.range for v in there.variables if v.kind == "loop"]
     given = (*hypotheses.facts, *here.path, *there.facts, *threads, *alike)
-    return sequent("barrier", f"{what} together", given, conjunction(*loops, *there.guards), here.site)
+    private = any(c.decl().name().startswith("local") for c in constants(here.guards))  # may be the same in all threads
+    perhaps = [z3.Bool(value_of("private memory that decides on a barrier"))] if private else []
+    goal = disjunction(conjunction(*loops, *there.guards), *perhaps)
+    return sequent("barrier", f"{what} together", given, goal, here.site)
 
 
 def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:

@@ -58,6 +58,11 @@ def indexer(folder: str) -> tuple[Entry, ...]:
     )
 
 
+_NO_FENCE = (
+    "Wrong as TileLang 0.1.15 builds it, by PTX's memory model: beyond the last iteration of its pipeline the product reads "
+    "rows that cp.async has just copied to shared memory, without a proxy fence after the wait. Within the loop there is one."
+)
+
 V4 = f"{_MODELS}.deepseek_v4.kernels"
 GLM = f"{_MODELS}.glm_moe_dsa.kernels"
 ENTRIES = (
@@ -69,6 +74,7 @@ ENTRIES = (
         _CALL,
         ["Output", "Lse"],
         {"Indices": Elements(low=0, high="seq_len_kv")},
+        wrong=_NO_FENCE,
     ),
     Entry(
         f"{V4}.tilelang_sparse_mla_bwd",

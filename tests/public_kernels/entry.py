@@ -74,6 +74,12 @@ class Entry:
     wrong: str = ""
 
     @property
+    def lines(self) -> int:
+        """How many lines the contract takes: one for each size, output, range of elements, relation and probe."""
+        stated = (self.sizes, self.outputs, self.elements, self.relations, self.updated, self.probes)
+        return sum(map(len, stated))
+
+    @property
     def name(self) -> str:
         """The name in the table."""
         return f"{self.module}:{self.factory}"

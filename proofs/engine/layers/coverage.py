@@ -161,6 +161,10 @@ def _coverage(output: str, accesses: Sequence[Access], trace: Trace, hypotheses:
     for number, write in enumerate(writes):
         if write.tile.volume != write.points and len(writes) > 1:
             raise Unsupported(f"{output}: several writes, of which one leaves gaps in its tile")
+        if write.points > write.tile.volume and any("AllReduce" in name for name in trace.unmodelled):
+            raise Unsupported(
+                f"{output} is written by several threads, perhaps with what AllReduce gives to all of them"
+            )
         yield from _onto(write)
         hit, holds = _execution(write, element, frozenset(hypotheses.sizes), f"@{number}" if number else "")
         given.append(hit)

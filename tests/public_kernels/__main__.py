@@ -30,7 +30,7 @@ def main() -> None:
     folders = tuple(path.resolve() for path in asked.folders)
     numbers = [n for n, entry in enumerate(ENTRIES) if re.search(asked.only, entry.name)]
     tasks = [Tried(n, (layer,), folders) for n in numbers for layer in LAYERS]
-    found = {r["name"]: r for r in rows()} if asked.only else {}
+    found = {r["name"]: r for r in rows()} if asked.only and ROWS_FILE.exists() else {}
     with reports(tasks, asked.jobs, asked.seconds) as each:
         for number in numbers:
             entry = ENTRIES[number]

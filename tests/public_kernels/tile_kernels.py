@@ -325,11 +325,19 @@ ROPE = (
         },
         {
             **{"batch": Size(1, 256), "seqlen": Size(1, 2**16 - 1), "seqlen_ro": Size(1, 2**20)},
-            **{"x_stride_b": Size(0, 2**31 - 8), "positions_stride_b": Size(0, 2**30)},
+            **{"x_stride_b": Size(0, 2**31 - 8), "positions_stride_b": Size(0, 2**30), "seqlen_offsets": Size(0, 0)},
         },
         ["x"],
         {"positions": Elements(low=0, high="seqlen_ro")},
         ("x_stride_b % 8 == 0", "x_stride_b >= seqlen * 64 * 512"),
+        probes=tuple(
+            {
+                **{"batch": 3, "seqlen": n, "seqlen_ro": 4096, "positions_stride_b": n},
+                "x_stride_b": n * 2**15,
+                "seqlen_offsets": 0,
+            }
+            for n in (1009, 2**15)
+        ),
     ),
 )
 

@@ -8,6 +8,7 @@ Elements are not told apart. The bounds are those of an element that has been se
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ Bounds = tuple[z3.ArithRef, z3.ArithRef]
 Extent = Callable[[tirx.PrimExpr], z3.ArithRef]
 Loops = tuple[tirx.PrimExpr | None, ...]  # the extents of the loops around a statement, None of a while loop
 
+_ALL_REDUCE = re.compile(r"tl::AllReduce<tl::(Sum|Max|Min)Op, (\d+),")
 _PASSES = 3  # a buffer may be set to what another one holds
 _TO_WHOLE_NUMBERS = {f"tirx.{name}" for name in ("floor", "ceil", "round", "nearbyint", "trunc")}
 
@@ -37,6 +39,7 @@ class _Stores:
     dtype: str
     set_to: list[tirx.PrimExpr] = field(default_factory=list)
     added: list[tuple[tirx.PrimExpr, Loops]] = field(default_factory=list)
+    factor: int | None = 1  # of how many threads' values the sum takes its place; None if nobody knows how often
 
 
 def counters(body: tirx.Stmt, extent: Extent, inputs: Mapping[int, Interval]) -> dict[int, Bounds]:
@@ -70,7 +73,13 @@ def _bounds(stores: _Stores, value: Callable[[tirx.PrimExpr], Interval], extent:
         least, most = value(amount)
         times = z3.Product([z3.IntVal(1), *(_most(n, value, extent) for n in loops)])
         low, high = low + times * min(least, 0), high + times * max(most, 0)
-    return z3.simplify(low), z3.simplify(high)
+    if stores.factor is None:
+        return None
+    if stores.factor > 1:
+        low, high = low * z3.If(low < 0, stores.factor, 1), high * z3.If(high > 0, stores.factor, 1)
+    least, most = span(stores.dtype)
+    low, high = z3.simplify(low), z3.simplify(high)
+    return None if low.eq(z3.IntVal(least)) and high.eq(z3.IntVal(most)) else (low, high)
 
 
 def _most(n: tirx.PrimExpr, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> z3.ArithRef:
@@ -95,18 +104,34 @@ def _store(s: tirx.BufferStore, loops: Loops, found: dict[int, _Stores | None]) 
     stores = found.setdefault(data, _Stores(dtype))
     if stores is None or stores.dtype != dtype or not is_integer(dtype):
         found[data] = None
+    elif factor := _finalized(s):
+        stores.factor = stores.factor * factor if not loops else None
     elif (amount := _increase(s)) is None:
         stores.set_to.append(s.value)
     else:
         stores.added.append((amount, loops))
 
 
+def _finalized(s: tirx.BufferStore) -> int | None:
+    """Return ``n`` in ``x = the sum of x over n threads``, and 1 of a maximum or minimum."""
+    call = s.value if called(s.value) == "tirx.call_extern" else None
+    reduction = _ALL_REDUCE.match(str(call.args[0].value)) if call is not None else None
+    load = call.args[1] if reduction and call is not None else None
+    if not isinstance(load, tirx.BufferLoad) or not _same_element(load, s):
+        return None
+    return int(reduction[2]) if reduction[1] == "Sum" else 1  # type: ignore[index]
+
+
+def _same_element(load: tirx.BufferLoad, s: tirx.BufferStore) -> bool:
+    same = load.buffer.same_as(s.buffer) and len(load.indices) == len(s.indices)
+    return same and all(structural_equal(i, j) for i, j in zip(load.indices, s.indices, strict=True))
+
+
 def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
     """Return ``d`` in ``x = x + d``."""
     if isinstance(s.value, tirx.Add):
         for same, other in ((s.value.a, s.value.b), (s.value.b, s.value.a)):
-            load = isinstance(same, tirx.BufferLoad) and same.buffer.same_as(s.buffer)
-            if load and all(structural_equal(i, j) for i, j in zip(same.indices, s.indices, strict=True)):
+            if isinstance(same, tirx.BufferLoad) and _same_element(same, s):
                 return other
     return None
 

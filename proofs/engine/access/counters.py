@@ -105,7 +105,7 @@ def _store(s: tirx.BufferStore, loops: Loops, found: dict[int, _Stores | None]) 
     if stores is None or stores.dtype != dtype or not is_integer(dtype):
         found[data] = None
     elif factor := _finalized(s):
-        stores.factor = stores.factor * factor if not loops else None
+        stores.factor = None if loops or stores.factor is None else stores.factor * factor
     elif (amount := _increase(s)) is None:
         stores.set_to.append(s.value)
     else:

@@ -216,9 +216,9 @@ def tile_of(
             whole = division.divisor * division.quotient + division.remainder
             chosen.append((division.dividend, z3.substitute(whole, *chosen)))
     for v in outer:
-        for x, share in _by_start(v, outer, chosen):
-            chosen.append((x, share.quotient))
-            shares.append(share)
+        for x, division in _by_start(v, outer, chosen):
+            chosen.append((x, division.quotient))
+            shares.append(division)
     return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)], shares
 
 

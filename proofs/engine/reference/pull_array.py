@@ -228,9 +228,9 @@ class PullArray:
         return _index(self, [*keys[: places[0]], *[slice(None)] * rest, *keys[places[0] + 1 :]])
 
 
-def _of_one(shape: Sequence[Any]) -> Sequence[Any]:
+def _of_one(shape: Sequence[Any]) -> tuple[Any, ...]:
     """Return a shape that is given in one piece or size by size."""
-    return tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+    return tuple(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
 
 def sizes_of(shape: Sequence[Any]) -> list[Form]:

@@ -74,7 +74,7 @@ ENTRIES = (
         _CALL,
         ["Output", "Lse"],
         {"Indices": Elements(low=0, high="seq_len_kv")},
-        wrong=_NO_FENCE,
+        judged=_NO_FENCE,
     ),
     Entry(
         f"{V4}.tilelang_sparse_mla_bwd",
@@ -114,6 +114,7 @@ ENTRIES = (
         _CALL,
         ["Output", "Lse"],
         {"Indices": Elements(low=-1, high="seq_len_kv")},
+        judged=_NO_FENCE,
     ),
     Entry(
         f"{GLM}.tilelang_sparse_mla_bwd",

@@ -59,7 +59,7 @@ class Entry:
         relations: what holds between sizes.
         updated: the names of tensors that it writes in part.
         probes: sizes that the contract must admit; by default ragged ones and the largest.
-        wrong: what is wrong with the kernel, where it truly is, in words.
+        judged: what is to be said of a refutation, in words: what is truly wrong, or that it is a false alarm.
     """
 
     module: str
@@ -71,7 +71,7 @@ class Entry:
     relations: tuple[str, ...] = ()
     updated: Collection[str] = ()
     probes: tuple[Mapping[str, int], ...] = ()
-    wrong: str = ""
+    judged: str = ""
 
     @property
     def lines(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lemmata.proofs.accepted import ACCEPTED
 from lemmata.proofs.engine.base.report import Failure, Layer, Report
-from lemmata.proofs.engine.layers.verdicts import COMPILERS_GUARDS
+from lemmata.proofs.engine.layers.verdicts import COMPILERS_GUARDS, OWN
 
 from . import automodel, tile_kernels, tile_kernels_quant, veomni
 from .entry import PACKAGES, Entry
@@ -59,13 +59,15 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if hasattr(value, "shape"):
         return str(value.dtype), list(value.shape)
-    return {n: _plain(v) for n, v in vars(value).items()} if isinstance(value, Entry) else str(value)
+    if isinstance(value, Entry):
+        return {name: _plain(v) for name, v in vars(value).items() if name != "judged"}
+    return str(value)
 
 
 def row(entry: Entry, layers: Sequence[Layer]) -> dict[str, Any]:
     """Return the row of a kernel."""
     found = {layer.name: _verdict(layer) for layer in layers}
-    return {"name": entry.name, "digest": digest(entry), "lines": entry.lines, "wrong": entry.wrong, **found}
+    return {"name": entry.name, "digest": digest(entry), "lines": entry.lines, "judged": entry.judged, **found}
 
 
 def _verdict(layer: Layer) -> dict[str, Any]:
@@ -80,7 +82,10 @@ def _verdict(layer: Layer) -> dict[str, Any]:
         relied = [s for s in layer.statements if s.startswith(f"relies on {COMPILERS_GUARDS}")]
         reason = " ".join(relied[0].split())[: 2 * _LONGEST] if relied else ""
         return {"verdict": "holds, by the compiler's guards" if relied else "holds", "reason": reason, **counts}
-    worst = min(layer.failures, key=lambda f: _ORDER.index(f.verdict) if f.verdict in _ORDER else len(_ORDER))
+    decisive = [
+        f for f in layer.failures if f.kind != OWN
+    ] or layer.failures  # the compiler's guards may help the others
+    worst = min(decisive, key=lambda f: _ORDER.index(f.verdict) if f.verdict in _ORDER else len(_ORDER))
     return {"verdict": worst.verdict, "reason": _brief(worst), **counts}
 
 
@@ -135,7 +140,7 @@ def reasons() -> str:
 
 def _why(kernel: dict[str, Any]) -> Iterator[str]:
     yield f"- **{kernel['name'].rpartition('.')[2]}** ({kernel['name'].partition('.')[0]})"
-    if kernel["wrong"]:
+    if kernel["judged"]:
         yield f"    - {kernel['wrong']}"
     for layer in ("L0", "L1"):
         if kernel[layer]["reason"]:

@@ -40,13 +40,18 @@ class LocalState:
             self._known[at] = self._unknown(key, self._is_set(self._set, key[0], at[1]))
         return self._known[at]
 
-    def write(self, key: Key, indices: Indices, value: z3.ExprRef | None, lanes: Collection[Variable] = ()) -> None:
-        """Remember a value, which each lane stores at its own index, and forget what the write may have changed."""
+    def write(
+        self, key: Key, indices: Indices, value: z3.ExprRef | None, lanes: Collection[Variable] = (), anew: bool = True
+    ) -> None:
+        """Remember a value, which each lane stores at its own index, and forget what the write may have changed.
+
+        What is not made ``anew``, but of what the buffer held, is set only if that was.
+        """
         at = place(indices)
         self._known = {(k, i): v for (k, i), v in self._known.items() if k[0] != key[0] or (k == key and _apart(i, at))}
         if value is not None:
             self._known[key, at] = value
-        if self._followed(key[0]) is not None:
+        if anew and self._followed(key[0]) is not None:
             written = {(key[0], at): indices}
             for lane in lanes:
                 written = _over(lane, written)

@@ -259,7 +259,9 @@ class _Walker(Translator):
             if value is not None and (found := constructs([value])):
                 self.origins[hash(s.buffer.data)] = value_of(", ".join(found))
             if s.buffer.scope().startswith("local"):
-                self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
+                data = hash(s.buffer.data)
+                anew = all(hash(n.buffer.data) != data for n in nodes(s.value) if isinstance(n, tirx.BufferLoad))
+                self.locals.write((data, str(s.buffer.dtype)), terms, value, self.lane.values(), anew)
             else:
                 self.reads.clear()
 

@@ -49,7 +49,7 @@ def _before(s: Any, rest: list[Any]) -> Any:
             return tirx.IfThenElse(s.condition, then, otherwise)
         case "AttrStmt" | "SBlock":
             return rebuilt(s, body=_before(s.body, rest))
-        case "SBlockRealize":
+        case "SBlockRealize" if isinstance(s.predicate, tirx.IntImm) and bool(s.predicate):
             return rebuilt(s, block=_before(s.block, rest))
         case "For" | "While" if not leaves(s, (RETURN,)):
             return _sequence([rebuilt(s, body=_before(s.body, [])), *rest])

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import arithmetic
+
 
 @dataclass(frozen=True)
 class Size:
@@ -106,9 +108,10 @@ class TensorSpec:
 
     @cached_property
     def dims(self) -> tuple[tuple[int | str, ...], ...]:
-        """The trailing dimensions, each a sum of integers and size names."""
+        """The trailing dimensions, each a sum of integers and size names, or one other piece of arithmetic."""
         words = self.shape.split()[1:] if self.leading else self.shape.split()
-        return tuple(tuple(int(t) if t.isdigit() else t for t in word.split("+")) for word in words)
+        sums = (word.split("+") if re.fullmatch(_DIM, word) else [word] for word in words)
+        return tuple(tuple(int(t) if t.isdigit() else t for t in terms) for terms in sums)
 
     @cached_property
     def pretty(self) -> str:
@@ -121,8 +124,23 @@ _RAGGED = 1009  # a prime: no multiple of any tile
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _TERM = r"(?:[A-Za-z_]\w*|\d+)"
 _DIM = rf"{_TERM}(?:\+{_TERM})*"
-_SHAPE = re.compile(rf"(?:\*[A-Za-z_]\w*|{_DIM})(?:\s+{_DIM})*")
+_SHAPE = re.compile(r"(?:\*[A-Za-z_]\w*|[^*\s]\S*)(?:\s+[^*\s]\S*)*")
 
+
+def _is_derived(term: int | str) -> bool:
+    """Return whether a term of a dimension is more than a number or a name."""
+    return isinstance(term, str) and not term.isidentifier()
+
+
+def _is_arithmetic(word: str) -> bool:
+    try:
+        return bool(arithmetic.names(word)) or word.isdigit()
+    except ValueError:
+        return False
+
+
+IN_TORCH = {"float8_e4m3": "float8_e4m3fn", "float4_e2m1fn": "float4_e2m1fn_x2"}
+"""TileLang's names of dtypes that torch names otherwise."""
 
 _PLAIN = {Tensor, torch.nn.Parameter}  # the sizes of other subclasses may be symbolic: hashing would fix them
 _Described = tuple[type, torch.Size, torch.dtype, torch.device, torch.layout]  # all that a check looks at in a tensor
@@ -140,6 +158,8 @@ class Contract:
         outputs: the tensors written.
         probes: sizes that the contract must admit, lest proofs under it say nothing: a ragged call and the largest one
             advertised.
+        relations: what holds between sizes, such as ``"tokens % 128 == 0"``.
+        updated: the outputs of which elements may keep what they held before.
     """
 
     op: str
@@ -148,6 +168,8 @@ class Contract:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     probes: tuple[Mapping[str, int], ...] = ()
+    relations: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for names, kind in ((self.sizes, Size), (self.statics, Static)):
@@ -159,11 +181,16 @@ class Contract:
         for specs in (self.inputs, self.outputs):  # a tensor that is added to is both
             if twice := [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]:
                 raise ValueError(f"{self.op}: expected a name for each tensor, got {', '.join(twice)} twice")
+        for relation in self.relations:
+            if unknown := arithmetic.names(relation) - {*self.sizes, *self.statics}:
+                raise ValueError(f"{self.op}: relation {relation!r} uses undeclared {sorted(unknown)}")
+        if strange := {*self.updated} - {spec.name for spec in self.outputs}:
+            raise ValueError(f"{self.op}: updated: expected names of outputs, got {sorted(strange)}")
 
     def _check_spec(self, spec: TensorSpec) -> None:
         """Raise TypeError or ValueError, in one line, unless the notation of a tensor is right and its sizes declared."""
-        if not _SHAPE.fullmatch(spec.shape):
-            expected = "names, numbers and sums a+b between spaces, the first perhaps *name"
+        if not _SHAPE.fullmatch(spec.shape) or not all(map(_is_arithmetic, spec.shape.lstrip("*").split())):
+            expected = "names, numbers and arithmetic of them between spaces, the first perhaps *name"
             raise ValueError(f"{self.op}: {spec.name}: expected a shape of {expected}, got {spec.shape!r}")
         if not (isinstance(spec.dtypes, tuple) and spec.dtypes and {*map(type, spec.dtypes)} == {torch.dtype}):
             raise TypeError(f"{self.op}: {spec.name}: expected a tuple of torch dtypes, got {spec.dtypes!r}")
@@ -182,6 +209,8 @@ class Contract:
         outputs: Collection[str],
         elements: Mapping[str, Elements] = MappingProxyType({}),
         probes: tuple[Mapping[str, int], ...] = (),
+        relations: tuple[str, ...] = (),
+        updated: Collection[str] = (),
     ) -> Contract:
         """Return the contract that a TileLang kernel states itself: its tensors in its order, their shapes and dtypes.
 
@@ -191,25 +220,28 @@ class Contract:
             outputs: the names of the tensors that it writes.
             elements: what the elements of inputs may be, by name; anything by default.
             probes: by default every size about 1000 above its least, and every size at its largest.
+            relations: what holds between sizes, such as ``"tokens % 128 == 0"``.
+            updated: the names of further tensors that it writes, of which elements may keep what they held before.
 
         Raises:
-            ValueError: a dimension is neither a number nor a size nor a sum, torch has no such dtype, or a name is that of
-                no tensor.
+            ValueError: a dimension is no arithmetic of sizes, torch has no such dtype, or a name is that of no tensor.
         """
         kernel = kernel.get_tir() if hasattr(kernel, "get_tir") else kernel
         op, specs = str(kernel.attrs["global_symbol"]), {}
         for buffer in kernel.buffer_map.values():
-            name, dtype = str(buffer.name), getattr(torch, str(buffer.dtype), None)
+            name, dtype = str(buffer.name), getattr(torch, IN_TORCH.get(str(buffer.dtype), str(buffer.dtype)), None)
             if not isinstance(dtype, torch.dtype):
                 raise ValueError(f"{op}: {name}: expected a dtype of torch, got {buffer.dtype}")
             shape = " ".join(str(dim).replace(" ", "") for dim in buffer.shape)
             specs[name] = TensorSpec(name, shape, (dtype,), elements.get(name, Elements()))
+        outputs = (*outputs, *updated)
         if unknown := sorted({*outputs, *elements} - {*specs}):
             raise ValueError(f"{op}: expected names among {', '.join(specs)}, got {', '.join(unknown)}")
         usual = {name: min(size.low + _RAGGED, size.high) for name, size in sizes.items()}
         largest = {name: size.high for name, size in sizes.items()}
         inputs = tuple(spec for name, spec in specs.items() if name not in outputs)
-        return cls(op, sizes, {}, inputs, tuple(specs[name] for name in outputs), probes or (usual, largest))
+        written = tuple(specs[name] for name in outputs)
+        return cls(op, sizes, {}, inputs, written, probes or (usual, largest), relations, tuple(updated))
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
@@ -258,6 +290,8 @@ class Contract:
             if device != first_device and not (spec.host and device.type == "cpu"):
                 raise ValueError(f"{self.op}: {spec.name}: expected device {first_device}, got {device}")
             self._check_shape(spec, shape, bound)
+        for spec, (_, shape, *_) in zip(self.inputs, tensors, strict=True):
+            self._check_arithmetic(spec, shape, bound)
         for name, value in statics.items():
             self.statics[name].check(f"{self.op}: {name}", value)
         return MappingProxyType(bound)
@@ -269,12 +303,23 @@ class Contract:
         if spec.leading:
             self._bind(spec, shape, spec.leading, math.prod(shape[:free]), bound)
         for dim, extent in zip(spec.dims, shape[free:], strict=True):
+            if any(_is_derived(t) for t in dim):
+                continue
             unbound = [t for t in dim if isinstance(t, str) and t not in bound]
             known = sum(bound[t] if isinstance(t, str) else t for t in dim if t not in unbound)
             if len(unbound) == 1:
                 self._bind(spec, shape, unbound[0], extent - known, bound)
             elif extent != known:
                 raise self._bad_shape(spec, shape, bound)
+
+    def _check_arithmetic(self, spec: TensorSpec, shape: torch.Size, bound: Mapping[str, int]) -> None:
+        """Check what is told by other sizes once these are known: some dimensions, and relations."""
+        for dim, extent in zip(spec.dims[::-1], shape[::-1], strict=False):
+            if _is_derived(dim[0]) and extent != arithmetic.evaluate(str(dim[0]), bound):
+                raise self._bad_shape(spec, shape, bound)
+        for relation in self.relations:
+            if arithmetic.names(relation) <= {*bound} and not arithmetic.evaluate(relation, bound):
+                raise self._bad_shape(spec, shape, bound, f" with {relation}")
 
     def _bind(self, spec: TensorSpec, shape: torch.Size, name: str, extent: int, bound: dict[str, int]) -> None:
         if bound.setdefault(name, extent) != extent:

@@ -23,6 +23,7 @@ from lemmata.proofs.accepted import ACCEPTED
 from lemmata.proofs.engine.base.report import LAYERS, Layer, Report
 from lemmata.proofs.engine.base.text import lines
 from lemmata.record import records
+from public_kernels import table as table_of_public_kernels
 from specs import SPECS
 from test_rooms import MAY
 
@@ -321,6 +322,12 @@ GENERATED: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/training.md": {"training": training},
     "docs/engine.md": {"rooms": rooms},
     "docs/proofs.md": {"verdicts": verdicts, "named": named},
+    "docs/public_kernels.md": {
+        "summary": table_of_public_kernels.summary,
+        "public verdicts": table_of_public_kernels.verdicts,
+        "reasons": table_of_public_kernels.reasons,
+        "aside": table_of_public_kernels.aside,
+    },
     **{f"docs/{name}.md": {"sources": lambda op=operator: links(op)} for name, operator in OPERATORS.items()},
 }
 

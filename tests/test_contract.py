@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lemmata.reference import arithmetic
 from lemmata.reference.contract import Contract, Elements, Size, Static, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD
 
@@ -89,3 +90,40 @@ def test_a_parameter_that_is_one_of_a_few() -> None:
 def test_a_shape_with_an_undeclared_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"undeclared \['q'\]"):
         Contract("op", {}, {}, (TensorSpec("x", "q", (torch.float32,)),), ())
+
+
+TILES = Contract(
+    op="tiles",
+    sizes={"n": Size(), "m": Size()},
+    statics={},
+    inputs=(
+        TensorSpec("scales", "(n+127)//128 2*m", (torch.float32,)),
+        TensorSpec("x", "n m", (torch.float32,)),
+    ),
+    outputs=(),
+    relations=("n % 4 == 0", "m <= n"),
+)
+
+
+def test_dimensions_told_by_others_and_relations_are_checked() -> None:
+    assert TILES.check(torch.zeros(3, 8), torch.zeros(260, 4)) == {"n": 260, "m": 4}
+
+
+@pytest.mark.parametrize(
+    ("scales", "x", "words"),
+    [
+        ((2, 8), (260, 4), r"scales: expected shape \[\(n\+127\)//128, 2\*m\], got \[2, 8\]"),
+        ((3, 7), (260, 4), r"scales: expected shape"),
+        ((3, 8), (262, 4), "with n % 4 == 0"),
+        ((1, 16), (4, 8), "with m <= n"),
+    ],
+)
+def test_what_does_not_fit_by_arithmetic_is_named(scales: tuple[int, ...], x: tuple[int, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TILES.check(torch.zeros(scales), torch.zeros(x))
+
+
+@pytest.mark.parametrize("text", ["n +", "n if m else 2", "f(n)", "1 < n < 3", "n < (m < 2)", "True", "1.5"])
+def test_what_is_no_arithmetic_of_sizes_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        arithmetic.names(text)

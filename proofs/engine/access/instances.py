@@ -15,6 +15,7 @@ import z3
 
 from ..base.conditions import Condition, Site, conjunction
 from ..smt.bitvectors import linear, permutes_bits, subterms, to_bitvectors
+from ..smt.solve import solve
 from .trace import Access, Context, Variable
 
 PRIME = "'"
@@ -91,7 +92,8 @@ def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z
     given = tuple(hypotheses)
     if permutes_bits([goal]) and linear([goal]):
         kept = linear(given)
+        bits = Condition(kind, statement, tuple(map(to_bitvectors, kept)), to_bitvectors(goal), site)
         lost = {c.get_id() for c in constants(g for g in given if not any(g.eq(k) for k in kept))}
-        if not lost & {c.get_id() for c in constants([goal])}:
-            given, goal = tuple(to_bitvectors(h) for h in kept), to_bitvectors(goal)
+        if not lost & {c.get_id() for c in constants([goal])} or solve(bits, witness=False).verdict == "proved":
+            return bits  # what was lost may matter to a refutation, but not to a proof without it
     return Condition(kind, statement, given, goal, site)

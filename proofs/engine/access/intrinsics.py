@@ -28,7 +28,7 @@ _POINTERS = {"tirx.tvm_access_ptr", "tirx.address_of", "tirx.handle_add_byte_off
 _ELECTION = "tl.tl_shuffle_elect"
 _METADATA = {"tirx.type_annotation", "tirx.likely", "tirx.large_uint_imm"}
 
-_WARP, _MATRIX_ROWS, _ROW_BITS = 32, 8, 128
+_WARP, _MATRIX_ROWS, _ROW_BITS, _REGISTER_BITS = 32, 8, 128, 32
 _BITWISE = re.compile(r"tirx\.(bitwise_(and|or|xor|not)|shift_(left|right))")
 _OF_WORDS = {"tirx.bitwise_and": operator.and_, "tirx.bitwise_or": operator.or_, "tirx.bitwise_xor": operator.xor}
 _WGMMA: Mapping[str | None, Callable[[Reading, tirx.Call], None]] = {"advance": wgmma.advance, "product": wgmma.product}
@@ -118,12 +118,13 @@ def _reaches(reading: Reading, e: tirx.Call, name: str, pointers: Sequence[tirx.
         width = element_bits(str(pointers[0].args[0].dtype))
         return [(z3.simplify(reading.integer(e.args[2]) * 8 / width), ())] * 2
     if COLLECTIVE.fullmatch(name):
-        row, number = z3.IntVal(_ROW_BITS // element_bits(str(pointers[0].args[0].dtype))), z3.IntVal(0)
+        width, matrices, number = element_bits(str(pointers[0].args[0].dtype)), int(e.args[1]), z3.IntVal(0)
         for axis in reversed([v for v in reading.recorder.variables if v.kind == "thread"]):  # x varies fastest
             single = z3.is_true(z3.simplify(axis.count == 1))
             number = number if single else axis.term + axis.count * number
-        named = z3.simplify(number) % _WARP < _MATRIX_ROWS * int(e.args[1])
-        return [(row, (named,)), *((None, ()) for _ in pointers[1:])]
+        named = z3.simplify(number) % _WARP < _MATRIX_ROWS * matrices
+        registers = z3.IntVal(_REGISTER_BITS * matrices // width)  # of a thread, one for each matrix
+        return [(z3.IntVal(_ROW_BITS // width), (named,)), *((registers, ()) for _ in pointers[1:])]
     several = ATOMIC.fullmatch(name)
     return [(z3.IntVal(int(several[1])) if several and several[1] else None, ())] * len(pointers)
 

@@ -8,6 +8,7 @@ Elements are not told apart. The bounds are those of an element that has been se
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +18,7 @@ import z3
 from tvm import tirx
 from tvm.ir import structural_equal
 
-from ..base.dtypes import bits, is_integer, lanes, span
+from ..base.dtypes import bits, is_integer, span
 from ..base.errors import Unsupported
 from ..compiler.instructions import COUNTS
 from ..compiler.nodes import called, children, passed
@@ -27,6 +28,7 @@ Key = tuple[int, str]  # the identity of the data pointer, and the type it is re
 Place = tuple[int | str, ...]  # an index; what is no constant, by its text
 Indices = tuple[z3.ArithRef, ...]
 
+_ALL_REDUCE = re.compile(r"tl::AllReduce<tl::(Sum|Max|Min)Op, (\d+),")
 _MOST = 1024  # elements that a loop is followed over
 _PASSES = 3  # a buffer may be set to what another one holds
 _TO_WHOLE_NUMBERS = {f"tirx.{name}" for name in ("floor", "ceil", "round", "nearbyint", "trunc")}
@@ -47,12 +49,13 @@ def _places(s: Any, loops: Loops = ()) -> Iterator[tuple[Any, Loops]]:
         yield from _places(child, loops)
 
 
-def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
+def counters(body: tirx.Stmt, extent: Extent, inputs: Mapping[int, Interval]) -> dict[int, Bounds]:
     """Return the least and the largest value of private buffers, by data pointer.
 
     Args:
         body: all that can touch the buffers.
         extent: the extent of a loop as a term over the sizes; Unsupported where it depends on more.
+        inputs: the least and the largest element of tensors that the kernel only reads, by data pointer.
     """
     found: dict[int, list[Store]] = {}
     for s, loops in _places(body):
@@ -63,7 +66,7 @@ def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
     bounds: dict[int, Bounds] = {}
     for _ in range(_PASSES):
         constant = {data: b for data, b in bounds.items() if all(map(z3.is_int_value, b))}
-        known = {data: (low.as_long(), high.as_long()) for data, (low, high) in constant.items()}
+        known = {**inputs, **{data: (low.as_long(), high.as_long()) for data, (low, high) in constant.items()}}
         found_now = {data: _bounds(of, partial(interval, known=known), extent) for data, of in stores.items()}
         bounds = {data: b for data, b in found_now.items() if b}
     return bounds
@@ -71,24 +74,27 @@ def counters(body: tirx.Stmt, extent: Extent) -> dict[int, Bounds]:
 
 def _counts(stores: Sequence[Store]) -> bool:
     """Return whether the stores to a buffer are of integers of its one type, some of which it is set to."""
-    types, several = {str(s.buffer.dtype) for s, _ in stores}, any(lanes(str(s.value.dtype)) > 1 for s, _ in stores)
-    scalars = len(types) == 1 and all(map(is_integer, types)) and not several
-    return scalars and any(_increase(s) is None for s, _ in stores)
+    types = {str(s.buffer.dtype) for s, _ in stores}
+    return len(types) == 1 and all(map(is_integer, types)) and any(_sets(s) for s, _ in stores)
 
 
 def _bounds(stores: Sequence[Store], value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> Bounds | None:
-    values = [value(s.value) for s, _ in stores if _increase(s) is None]
+    values = [value(s.value) for s, _ in stores if _sets(s)]
     low: z3.ArithRef = z3.IntVal(min(v[0] for v in values))
     high: z3.ArithRef = z3.IntVal(max(v[1] for v in values))
-    for amount, loops in ((_increase(s), loops) for s, loops in stores):
-        if amount is None:
-            continue
-        if any(n is None for n in loops):
+    threads = 1  # whose values the sums over threads add up
+    for s, loops in stores:
+        amount, over = _increase(s), _summed_over(s)
+        if (amount is not None and any(n is None for n in loops)) or (over is not None and loops):
             return None
-        least, most = value(amount)
-        times = z3.Product([z3.IntVal(1), *(_most(n, value, extent) for n in loops)])
+        threads *= over or 1
+        least, most = (0, 0) if amount is None else value(amount)
+        times = z3.Product([z3.IntVal(1), *(_most(n, value, extent) for n in loops if amount is not None)])
         low, high = low + times * min(least, 0), high + times * max(most, 0)
-    return z3.simplify(low), z3.simplify(high)
+    if threads > 1:
+        low, high = low * z3.If(low < 0, threads, 1), high * z3.If(high > 0, threads, 1)
+    (least, most), (low, high) = span(str(stores[0][0].buffer.dtype)), (z3.simplify(low), z3.simplify(high))
+    return None if low.eq(z3.IntVal(least)) and high.eq(z3.IntVal(most)) else (low, high)
 
 
 def _most(n: tirx.PrimExpr, value: Callable[[tirx.PrimExpr], Interval], extent: Extent) -> z3.ArithRef:
@@ -100,14 +106,29 @@ def _most(n: tirx.PrimExpr, value: Callable[[tirx.PrimExpr], Interval], extent: 
     return z3.simplify(z3.If(term > 0, term, z3.IntVal(0)))
 
 
+def _sets(s: tirx.BufferStore) -> bool:
+    return _increase(s) is None and _summed_over(s) is None
+
+
+def _summed_over(s: tirx.BufferStore) -> int | None:
+    """Return ``n`` in ``x = the sum of x over n threads``, 1 of their maximum or minimum, and None of anything else."""
+    call = s.value if called(s.value) == "tirx.call_extern" else None
+    reduction = None if call is None else _ALL_REDUCE.match(str(call.args[0].value))
+    if reduction is None or call is None or not _same_element(call.args[1], s):
+        return None
+    return int(reduction[2]) if reduction[1] == "Sum" else 1
+
+
+def _same_element(e: tirx.PrimExpr, s: tirx.BufferStore) -> bool:
+    """Return whether an expression is what a store overwrites."""
+    same = isinstance(e, tirx.BufferLoad) and e.buffer.same_as(s.buffer) and len(e.indices) == len(s.indices)
+    return same and all(structural_equal(i, j) for i, j in zip(e.indices, s.indices, strict=True))
+
+
 def _increase(s: tirx.BufferStore) -> tirx.PrimExpr | None:
     """Return ``d`` in ``x = x + d``."""
-    if isinstance(s.value, tirx.Add):
-        for same, other in ((s.value.a, s.value.b), (s.value.b, s.value.a)):
-            load = isinstance(same, tirx.BufferLoad) and same.buffer.same_as(s.buffer)
-            if load and all(structural_equal(i, j) for i, j in zip(same.indices, s.indices, strict=True)):
-                return other
-    return None
+    a, b = (s.value.a, s.value.b) if isinstance(s.value, tirx.Add) else (None, None)
+    return b if _same_element(a, s) else a if _same_element(b, s) else None
 
 
 def interval(e: tirx.PrimExpr, known: Mapping[int, Interval]) -> Interval:
@@ -127,6 +148,8 @@ def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval], integer: bool) ->
             return e.value, e.value
         case tirx.BufferLoad() if integer:
             return known.get(hash(e.buffer.data))
+        case tirx.Broadcast() if integer:
+            return value(e.value)
         case tirx.Cast() if integer and is_integer(str(e.value.dtype)):
             return value(e.value)
         case tirx.Select() if integer:
@@ -186,13 +209,18 @@ class LocalState:
             self._known[at] = self._unknown(key, self._is_set(self._set, key[0], at[1]))
         return self._known[at]
 
-    def write(self, key: Key, indices: Indices, value: z3.ExprRef | None, lanes: Collection[Variable] = ()) -> None:
-        """Remember a value, which each lane stores at its own index, and forget what the write may have changed."""
+    def write(
+        self, key: Key, indices: Indices, value: z3.ExprRef | None, lanes: Collection[Variable] = (), anew: bool = True
+    ) -> None:
+        """Remember a value, which each lane stores at its own index, and forget what the write may have changed.
+
+        What is not made ``anew``, but of what the buffer held, is set only if that was.
+        """
         at = place(indices)
         self._known = {(k, i): v for (k, i), v in self._known.items() if k[0] != key[0] or (k == key and _apart(i, at))}
         if value is not None:
             self._known[key, at] = value
-        if self._followed(key[0]) is not None:
+        if anew and self._followed(key[0]) is not None:
             written = {(key[0], at): indices}
             for lane in lanes:
                 written = _over(lane, written)

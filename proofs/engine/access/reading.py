@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import z3
@@ -22,6 +22,7 @@ from ..compiler.instructions import MATHEMATICS
 from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
+from ..smt.constructs import value_of
 from . import intrinsics
 from .instances import constants
 from .private import Key, LocalState, Place, interval, place
@@ -37,6 +38,7 @@ OF_OPERANDS = re.compile(
 HELD = "held "  # in the name of what stands for a float in private memory
 Value: TypeAlias = z3.ExprRef | None
 Terms: TypeAlias = tuple[z3.ExprRef, ...] | None
+_LOST = "private memory that a loop changes"  # how often is not known
 
 
 class Reading:
@@ -56,6 +58,7 @@ class Reading:
         self.buffers: dict[int, tirx.Buffer] = {}  # data pointer -> a buffer declared on it
         self.locals = LocalState(self._private, self._followed)
         self.counters: Mapping[int, tuple[z3.ArithRef, z3.ArithRef]] = {}  # data pointer -> least and largest value
+        self.kept_by_threads: frozenset[int] = frozenset()  # data pointers of private integers that are stored
         self.lane: dict[int, Variable] = {}
         self.descriptors: dict[int, Descriptor] = {}  # data pointer -> the operand of a product
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
@@ -316,7 +319,8 @@ class Reading:
 
     def _private(self, key: Key, is_set: bool) -> Value:
         """Return a value read from a thread's own memory."""
-        value = self.opaque(self.origins.get(key[0], "local"), key[1])
+        lost = key[0] in self.kept_by_threads and key[0] not in self.counters
+        value = self.opaque(self.origins.get(key[0], value_of(_LOST) if lost else "local"), key[1])
         if is_set and value is not None:
             self._held[value.decl().name()] = key[0]
         if is_set and key[0] in self.counters and value is not None and not z3.is_bool(value):
@@ -334,8 +338,10 @@ class Reading:
         """Return where a buffer lies."""
         data = buffer.data
         allocation, offset = self.regions.get(hash(data), (data.name, 0))
-        shape = tuple(self.constant(n) for n in buffer.shape)
-        return Region(buffer.name, buffer.scope(), bits(str(buffer.dtype)), shape, allocation, offset)
+        shape, width = tuple(self.constant(n) for n in buffer.shape), bits(str(buffer.dtype))
+        if width % 8 and not buffer.scope().startswith("local"):  # two elements of one byte are written together
+            raise Unsupported(f"{buffer.name}: elements of {width} bits")
+        return Region(buffer.name, buffer.scope(), width, shape, allocation, offset)
 
     def shared(self, buffer: tirx.Buffer, indices: tuple[z3.ArithRef, ...]) -> Value:
         """Return a value read from memory that other threads write: the same as before if nothing lies between.
@@ -364,6 +370,15 @@ class Reading:
         """Return whether a buffer is a tensor that the kernel only reads."""
         name = buffer.data.name
         return buffer.scope() == "global" and name in self.hypotheses.shapes and name not in self.written
+
+    def between_constants(self, buffers: Iterable[tirx.Buffer]) -> dict[int, tuple[int, int]]:
+        """Return the least and the largest element of each tensor that the kernel only reads, where that is a constant."""
+        ranges = {
+            hash(b.data): self.hypotheses.ranges.get(b.data.name, (None, None)) for b in filter(self.kept, buffers)
+        }
+        ends = {data: tuple(z3.simplify(e) for e in r if e is not None) for data, r in ranges.items()}
+        constant = {data: [e.as_long() for e in r] for data, r in ends.items() if all(map(z3.is_int_value, r))}
+        return {data: (r[0], r[1] - 1) for data, r in constant.items() if len(r) == 2}
 
     def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
         """Return the value of an integer operation, which must fit its type. An unsigned one is taken modulo 2^n."""

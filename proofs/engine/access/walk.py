@@ -1,13 +1,17 @@
 """One walk over a kernel at thread or device level: every access, every integer operation, every event.
 
-What orders accesses is kept as events for the room `order`. Instructions of asynchronous hardware that are not modelled are
-named in the trace and otherwise left out. Anything else raises Unsupported.
+Modelled: sequence, if, serial, unrolled, vectorised and while loops, launch axes, thread-private and shared buffers,
+block-wide barriers, threads and iterations that end early; of asynchronous hardware, copies by cp.async, products by wgmma
+and stores by TMA with what puts them in order.
+What orders accesses is kept as events for the room `order`. Other instructions of asynchronous hardware are named in the
+trace and otherwise left out. Anything else raises Unsupported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -17,6 +21,7 @@ from tvm import tirx
 from ..base.conditions import Site, conjunction
 from ..base.dtypes import bits, fits, is_integer, number
 from ..base.errors import Unsupported
+from ..compiler.leaving import BREAKS, leaves, structured
 from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
@@ -24,23 +29,26 @@ from ..smt.constructs import constructs, value_of
 from .intrinsics import event
 from .private import counters
 from .reading import OF_OPERANDS, Reading
-from .trace import Branch, Loop, Node, Trace, Variable
+from .trace import Branch, Event, Loop, Node, Trace, Variable
 
 _BARRIER = "tirx.tvm_storage_sync"
 _SILENT_ATTRIBUTES = {"thread_extent", "lexical_alloc_scope", "storage_alignment", "volatile_scope", "compute_scope"}
 _SOURCE = "pragma_import_c"  # C text of the kernel's own, which may hold anything
-_LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED}
+_LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED, tirx.ForKind.PARALLEL}
+"""Loops that a thread runs itself: what is parallel has been shared out among threads before, and is printed as it stands."""
 
 
 def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
     """Walk one function of the compiler's IR; Unsupported if it uses something that is not modelled."""
+    body = structured(func.body)
     walker = _Walker(func, hypotheses)
-    walker.launch_axes(func.body)
-    walker.counters = counters(func.body, walker.over_sizes)
-    walker.statement(func.body)
-    calls = (n for n in nodes(func.body) if isinstance(n, tirx.Call) and not OF_OPERANDS.fullmatch(called(n)))
+    walker.launch_axes(body)
+    walker.counters = counters(body, walker.over_sizes, walker.between_constants(_declared(body, func)))
+    walker.kept_by_threads = frozenset(hash(b.data) for b in stored(body) if b.scope().startswith("local"))
+    walker.statement(body)
+    calls = (n for n in nodes(body) if isinstance(n, tirx.Call) and not OF_OPERANDS.fullmatch(called(n)))
     elements = (a.buffer.data for c in calls for a in c.args if isinstance(a, tirx.BufferLoad))
-    walker.settle({hash(pointer) for pointer in (*passed(func.body), *elements)})
+    walker.settle({hash(pointer) for pointer in (*passed(body), *elements)})
     return walker.recorder
 
 
@@ -82,6 +90,8 @@ class _Walker(Reading):
                 self._bind(s)
             case "BufferStore":
                 self._store(s)
+            case "Evaluate" if called(s.value) in BREAKS:
+                pass  # what follows in its loop stands under a guard, and so do all iterations of it
             case "Evaluate":
                 with self.at(printed(s.value)):
                     (event if called(s.value) == _BARRIER else Reading.value)(self, s.value)
@@ -170,6 +180,10 @@ class _Walker(Reading):
             low, extent = self.integer(s.min), self.integer(s.extent)
             end = fits(low + extent, str(s.loop_var.dtype))
             self.recorder.require("overflow", f"the end of {s.loop_var.name} fits {s.loop_var.dtype}", end)
+        if s.kind != tirx.ForKind.VECTORIZED and z3.is_true(z3.simplify(extent == 1)):  # no loop
+            self.values[hash(s.loop_var)] = low
+            self.statement(s.body)
+            return
         variable = Variable(self.recorder.unique(s.loop_var.name), "loop", low, extent)
         self.values[hash(s.loop_var)] = variable.term
         with self._iteration(variable, s.body):
@@ -190,9 +204,14 @@ class _Walker(Reading):
         loop, changed = Loop(variable, []), {hash(v) for v in (*passed(s), *(b.data for b in stored(s)))}
         self.recorder.block.append(loop)
         self.reads.clear()
-        with self.recorder.over(variable), self.recorder.into(loop.body), self.locals.loop(variable, changed):
+        goes_on = [z3.Bool(self.recorder.unique(value_of("loop_break")))] if leaves(s) else []
+        certain = replace(variable, extent=None) if goes_on else variable  # how often it runs for certain
+        inside = self.recorder.over(variable), self.recorder.into(loop.body), self.locals.loop(certain, changed)
+        with inside[0], inside[1], inside[2], self.recorder.under(*goes_on):
             yield
         self.reads.clear()
+        if goes_on and any(_ordering(loop.body)):
+            raise Unsupported("a loop that ends early, with instructions that order accesses")
 
     def _conditional(self, s: tirx.IfThenElse) -> None:
         with self.at(f"if {printed(s.condition)}"):
@@ -246,7 +265,21 @@ class _Walker(Reading):
             if value is not None and (found := constructs([value])):
                 self.origins[hash(s.buffer.data)] = value_of(", ".join(found))
             if s.buffer.scope().startswith("local"):
+                data = hash(s.buffer.data)
+                anew = all(hash(n.buffer.data) != data for n in nodes(s.value) if isinstance(n, tirx.BufferLoad))
                 self.keep(s.buffer, depends)
-                self.locals.write((hash(s.buffer.data), str(s.buffer.dtype)), terms, value, self.lane.values())
+                self.locals.write((data, str(s.buffer.dtype)), terms, value, self.lane.values(), anew)
             else:
                 self.reads.clear()
+
+
+def _ordering(block: Sequence[Node]) -> Iterator[Event]:
+    """Yield the events in a block."""
+    for node in block:
+        inner = node.arms if isinstance(node, Branch) else (node.body,) if isinstance(node, Loop) else ()
+        yield from [node] if isinstance(node, Event) else (e for arm in inner for e in _ordering(arm))
+
+
+def _declared(body: tirx.Stmt, func: tirx.PrimFunc) -> list[tirx.Buffer]:
+    """Return the buffers that a function has from its caller, at either level."""
+    return [*func.buffer_map.values(), *(n.buffer for n in nodes(body) if isinstance(n, tirx.DeclBuffer))]

@@ -94,6 +94,15 @@ class Facts:
         finally:
             self.path = before
 
+    @contextmanager
+    def everywhere(self) -> Iterator[None]:
+        """Let only what holds always hold inside."""
+        before, self.path = self.path, ()
+        try:
+            yield
+        finally:
+            self.path = before
+
     def decide(self, condition: Form) -> bool | None:
         """Return True if the condition follows from what is known, False if its negation does, else None."""
         if condition.constant is not None:

@@ -92,7 +92,8 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
         region, site = access.region, access.context.site
         extents = _extents(access, hypotheses)
         if len(extents) == 1 and region.allocation in hypotheses.shapes:
-            hypothesis += tuple(map(grows, digits(access.indices[0], hypotheses.shapes[region.allocation])))
+            strides = hypotheses.strides.get(region.allocation)
+            hypothesis += tuple(map(grows, digits(access.indices[0], hypotheses.shapes[region.allocation], strides)))
         for number, (index, extent) in enumerate(zip(access.indices, extents, strict=True)):
             goal = z3.And(index >= 0, index < extent)
             dimension = f", dimension {number}" if len(extents) > 1 else ""

@@ -54,11 +54,16 @@ def coverage(
     for output in hypotheses.outputs:
         writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]
         plain = [a for a in writes if a.intrinsic is None or does(a.intrinsic) == "bulk"]
-        plain = [_by_dimension(a, hypotheses.shapes[output]) for a in plain]
-        if not plain and any(_WRITERS.fullmatch(name) for name in trace.unmodelled):
+        plain = [_by_dimension(a, hypotheses) for a in plain]
+        if (
+            not plain
+            and output not in hypotheses.updated
+            and any(_WRITERS.fullmatch(name) for name in trace.unmodelled)
+        ):
             raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
         conditions += _uniqueness(plain, hypotheses)
-        conditions += _coverage(output, plain, trace, hypotheses)
+        if output not in hypotheses.updated:
+            conditions += _coverage(output, plain, trace, hypotheses)
     for region, here in ((a.region, a.context) for a in trace.accesses if a.mode == "write"):
         if region.scope == "global" and region.allocation not in hypotheses.outputs:
             statement, given = f"{region.name}, which is no output, is not written", (*hypotheses.facts, *here.path)
@@ -66,12 +71,19 @@ def coverage(
     return Analysis(tuple(conditions), trace.unmodelled, sites(trace, hypotheses))
 
 
-def _by_dimension(access: Access, shape: Sequence[z3.ArithRef]) -> Access:
-    """Return an access by address, which is in bounds, by dimensions; Unsupported if an extent but the first varies."""
+def _by_dimension(access: Access, hypotheses: Hypotheses) -> Access:
+    """Return an access by address, which is in bounds, by dimensions.
+
+    Unsupported if an extent but the first varies, or rows lie at strides of their own.
+    """
+    shape = hypotheses.shapes[access.region.allocation]
     strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
     if len(access.indices) == len(shape):
         return access
-    if not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides):
+    if (
+        not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides)
+        or access.region.allocation in hypotheses.strides
+    ):
         raise Unsupported(f"{access} by its address, in rows whose length varies")
     first, *others = (access.indices[0] / stride for stride in strides)
     indices = (first, *(i % n for i, n in zip(others, shape[1:], strict=True)))
@@ -140,6 +152,10 @@ def _coverage(output: str, accesses: Sequence[Access], trace: Trace, hypotheses:
     for number, write in enumerate(writes):
         if write.tile.volume != write.points and len(writes) > 1:
             raise Unsupported(f"{output}: several writes, of which one leaves gaps in its tile")
+        if write.points > write.tile.volume and any("AllReduce" in name for name in trace.unmodelled):
+            raise Unsupported(
+                f"{output} is written by several threads, perhaps with what AllReduce gives to all of them"
+            )
         yield from _onto(write)
         hit, holds = _execution(write, element, frozenset(hypotheses.sizes), f"@{number}" if number else "")
         given.append(hit)

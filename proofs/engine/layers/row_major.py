@@ -27,11 +27,13 @@ class Digit(NamedTuple):
     stride: z3.ArithRef
 
 
-def digits(index: z3.ArithRef, shape: Sequence[z3.ArithRef]) -> Iterator[Digit]:
-    """Yield for each dimension whose stride varies the digit that an index has there."""
+def digits(
+    index: z3.ArithRef, shape: Sequence[z3.ArithRef], strides: Sequence[z3.ArithRef] | None = None
+) -> Iterator[Digit]:
+    """Yield for each dimension whose stride varies the digit that an index has there; rows follow each other by default."""
     terms = [_monomial(m) for m in _summands(z3.simplify(index, som=True))]
     for p in range(len(shape) - 1):
-        stride = z3.Product(list(shape[p + 1 :]))
+        stride = strides[p] if strides else z3.Product(list(shape[p + 1 :]))
         unit, factors = _monomial(z3.simplify(stride, som=True))
         rests = [(c // unit, rest) for c, f in terms if c % unit == 0 and (rest := _without(f, factors)) is not None]
         parts = [c * z3.Product([z3.IntVal(1), *rest]) for c, rest in rests if len(rest) <= 1]

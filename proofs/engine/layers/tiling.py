@@ -11,7 +11,7 @@ relies on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -217,7 +217,25 @@ def tile_of(
             chosen += [(p, z3.IntVal(0)) for p in parts if not _is_chosen(p, chosen)]
             whole = division.divisor * division.quotient + division.remainder
             chosen.append((division.dividend, z3.substitute(whole, *chosen)))
+    for v in outer:
+        for x, division in _by_start(v, outer, chosen):
+            chosen.append((x, division.quotient))
+            shares.append(division)
     return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)], shares
+
+
+def _by_start(
+    v: Variable, outer: Sequence[Variable], chosen: Sequence[Choice]
+) -> Iterator[tuple[z3.ArithRef, Division]]:
+    """Yield the block whose share holds the chosen value of a loop that goes through it, from where the share begins."""
+    value = next((value for x, value in chosen if x.eq(v.term)), None)
+    arms = v.low.children()[1:] if z3.is_app_of(v.low, z3.Z3_OP_ITE) else [v.low]
+    for x in (w.term for w in outer if w.kind == "block" and not _is_chosen(w.term, chosen)):
+        start = next((arm for arm in arms if any(x.eq(c) for c in constants([arm]))), None)
+        if value is not None and start is not None:
+            ends = (z3.substitute(start, (x, z3.IntVal(n))) for n in (1, 0))
+            names = (z3.Int(f"{value} {o} the share of {x}") for o in ("//", "%"))
+            yield x, Division(value, z3.simplify(next(ends) - next(ends), som=True), *names)
 
 
 def _solution(

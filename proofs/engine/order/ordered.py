@@ -324,8 +324,10 @@ def overlap(a: Access, b: Access) -> z3.BoolRef:
     return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
 
 
-def flat(a: Access) -> z3.ArithRef:
-    """Return the position in the buffer, in elements."""
+def flat(a: Access, strides: Sequence[z3.ArithRef] | None = None) -> z3.ArithRef:
+    """Return the position in the buffer, in elements; one index is a position already."""
+    if strides and len(a.indices) == len(strides):
+        return z3.Sum([i * s for i, s in zip(a.indices, strides, strict=True)])
     position = a.indices[0]
     for index, extent in zip(a.indices[1:], a.region.shape[1:], strict=True):
         position = position * extent + index

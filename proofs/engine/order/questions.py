@@ -5,7 +5,8 @@ one arena. The threads of one block run side by side; any two accesses that are 
 same thread, both reads, or of different bytes. No order within a warp is assumed.
 
 Global memory is read at thread level. A barrier does not order two blocks, so none is counted: an element that one thread
-writes must not be touched by another thread of the grid. The source of an asynchronous copy is read like any other.
+writes must not be touched by another thread of the grid. Of two accesses by one block it is unknown where there are
+barriers. The source of an asynchronous copy is read like any other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import z3
 from tvm import tirx
 
-from ..access.instances import Renaming, at, equal, sequent
+from ..access.instances import Renaming, at, constants, equal, sequent
 from ..access.sites import sites
 from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace
 from ..access.walk import walk
@@ -24,6 +25,7 @@ from ..base.conditions import Analysis, Condition, Outcome, conjunction, disjunc
 from ..compiler import extract
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
+from ..smt.constructs import value_of
 from .ordered import Ordered, flat, same_execution
 from .possible import among_roles, operations
 from .progress import kind
@@ -56,8 +58,9 @@ def order(
     "launch", that a kernel that is launched early waits.
 
     Not modelled, and listed: loads by TMA, accesses by other intrinsics, and the order they impose. Repeated writes to one
-    output element are coverage.py's. A global element that two threads exchange across a barrier is reported as a race.
-    What else the kernel uses that is not modelled, such as a wait for a varying number of groups, is Unsupported.
+    output element are coverage.py's. Whether a barrier, or the end of a copy, orders two accesses of one block to global
+    memory is not known. What else the kernel uses that is not modelled, such as a wait for a varying number of groups, is
+    Unsupported.
     """
     guards = extract.shipped_with_guards(pass_configs)
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
@@ -110,7 +113,10 @@ def _together(here: Context, hypotheses: Hypotheses, what: str, *alike: z3.BoolR
     threads = [v.range for v in there.variables if v.kind == "thread"]
     loops = [v.range for v in there.variables if v.kind == "loop"]
     given = (*hypotheses.facts, *here.path, *there.facts, *threads, *alike)
-    return sequent("barrier", f"{what} together", given, conjunction(*loops, *there.guards), here.site)
+    private = any(c.decl().name().startswith("local") for c in constants(here.guards))  # may be the same in all threads
+    perhaps = [z3.Bool(value_of("private memory that decides on a barrier"))] if private else []
+    goal = disjunction(conjunction(*loops, *there.guards), *perhaps)
+    return sequent("barrier", f"{what} together", given, goal, here.site)
 
 
 def _barriers_of(role: Role, block: Block, hypotheses: Hypotheses) -> Iterator[Condition]:
@@ -172,16 +178,35 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
             continue
         second = primed.access(b)
         given = (*hypotheses.facts, *a.context.path, *second.context.path)
-        pairs, alike = zip(a.indices, second.indices, strict=False), len(a.indices) == len(b.indices)
-        same = (
-            conjunction(*(i == j for i, j in pairs)) if alike else flat(a) == flat(second)
-        )  # one may take it as a row
-        goal = z3.Not(same)
+        goal = z3.Not(_same_element(a, second, hypotheses))
         if not effects & {"copy", "bulk"}:  # in program order, if by one thread
             goal = z3.Or(same_execution(a.context, second.context, {"thread", "block"}), goal)
         elif a is b:
             goal = z3.Or(equal(a.context.variables, second.context.variables), goal)
-        yield sequent("race", unmet(a, second), given, goal, a.context.site)
+        for near, ordering in _perhaps_ordered(a, second, trace):
+            yield sequent("race", unmet(a, second), given, z3.Or(near, goal, ordering), a.context.site)
+
+
+def _perhaps_ordered(a: Access, b: Access, trace: Trace) -> Iterator[tuple[z3.BoolRef, z3.BoolRef]]:
+    """Yield the cases of two accesses to global memory: what is in another case, and what may order those in this one."""
+    copied = "copy" in (does(a.intrinsic or ""), does(b.intrinsic or "")) and a is not b
+    kinds = {"thread", "block"} if copied else {"block"}
+    near = same_execution(a.context, b.context, kinds)
+    barriers = any(e.does == "barrier" for e in events(trace.nodes)) or any("Barrier" in n for n in trace.unmodelled)
+    if copied or barriers:
+        what = "the end of a copy" if copied else "a barrier between accesses to global memory"
+        yield near, z3.BoolVal(False)
+        yield z3.Not(near), z3.Bool(value_of(what))
+    else:
+        yield z3.BoolVal(False), z3.BoolVal(False)
+
+
+def _same_element(a: Access, b: Access, hypotheses: Hypotheses) -> z3.BoolRef:
+    """Return that two accesses to one tensor are to one element; one of them may take the tensor as a row."""
+    if len(a.indices) == len(b.indices):
+        return conjunction(*(i == j for i, j in zip(a.indices, b.indices, strict=True)))
+    strides = hypotheses.strides.get(a.region.allocation)
+    return flat(a, strides) == flat(b, strides)
 
 
 def _launch(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:

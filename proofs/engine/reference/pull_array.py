@@ -67,7 +67,7 @@ class Extent(Dispatched):
 
     def __bool__(self) -> bool:
         """Return whether it is not 0, where that is known."""
-        known = _facts.value.decide(nf.nonnegative(self.form - 1)) if _facts.value else None
+        known = facts_now.value.decide(nf.nonnegative(self.form - 1)) if facts_now.value else None
         return self._decision() if known is None else known
 
     def _decision(self, *_: Any) -> Any:
@@ -81,12 +81,12 @@ def _form(n: Any) -> Form:
     return n.form if isinstance(n, Extent) else nf.form(n)
 
 
-_facts = Setting[Facts | None](None)
+facts_now = Setting[Facts | None](None)
 
 
 def deciding(facts: Facts) -> AbstractContextManager[Facts | None]:
     """Let the facts decide, inside, whether a size is 0."""
-    return _facts.set_to(facts)
+    return facts_now.set_to(facts)
 
 
 class Device(Dispatched):
@@ -200,8 +200,7 @@ class PullArray:
 
     def expand(self, *shape: Any) -> Self:
         """Repeat dimensions of size 1, and add new ones in front."""
-        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-            shape = tuple(shape[0])
+        shape = _of_one(shape)
         new = len(shape) - self.ndim
         old = (ONE,) * new + self.form_shape
         sizes = [o if isinstance(n, int) and n == -1 else _form(n) for n, o in zip(shape, old, strict=True)]
@@ -223,6 +222,16 @@ class PullArray:
         places = [n for n, k in enumerate(keys) if k is Ellipsis] or [len(keys)]
         rest = self.ndim - sum(k is not None and k is not Ellipsis for k in keys)
         return _index(self, [*keys[: places[0]], *[slice(None)] * rest, *keys[places[0] + 1 :]])
+
+
+def _of_one(shape: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a shape that is given in one piece or size by size."""
+    return tuple(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+
+
+def sizes_of(shape: Sequence[Any]) -> list[Form]:
+    """Return the sizes of a shape that is given in one piece or size by size."""
+    return [_form(n) for n in _of_one(shape)]
 
 
 def _index(t: T, keys: list[Any]) -> T:
@@ -338,7 +347,7 @@ def natural(p: Form) -> bool:
     """Return whether a number is known to be at least 0."""
     if p.constant is not None:
         return bool(p.constant >= 0)
-    return nf.is_natural(p) or (_facts.value is not None and _facts.value.holds(nf.nonnegative(p)))
+    return nf.is_natural(p) or (facts_now.value is not None and facts_now.value.holds(nf.nonnegative(p)))
 
 
 def reduced(array: T, dim: Any, keepdim: bool, combine: Combine) -> T:

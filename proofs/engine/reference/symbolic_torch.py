@@ -22,8 +22,9 @@ from ..forms.constants import unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from . import pull_array as arrays
-from .pull_array import Element, Extent, Integers, PullArray, T, broadcast, hull, settled, together
+from .pull_array import Element, Extent, Integers, T, broadcast, hull, settled, together
 from .recurrences import recorded
+from .reshaping import Reshaping
 
 Integer: TypeAlias = int  # in the class below, int and bool are methods
 Truth: TypeAlias = bool
@@ -51,7 +52,7 @@ def _of_each(name: str) -> Callable[[SymbolicTensor], SymbolicTensor]:
     return lambda self: self._map(lambda a: extended.FUNCTIONS[name](a, "float64"))
 
 
-class SymbolicTensor(PullArray):
+class SymbolicTensor(Reshaping):
     """A pull array with the functions of a torch tensor."""
 
     def float(self) -> SymbolicTensor:
@@ -61,10 +62,9 @@ class SymbolicTensor(PullArray):
     double = bfloat16 = half = float
 
     def view(self, *shape: Any) -> SymbolicTensor:
-        """View fp32 numbers as the integers of their bits; or give a row new dimensions of size 1."""
-        if sorted(set(map(str, shape))) == ["-1", "1"] and shape.count(-1) == self.ndim == 1:
-            return self[tuple(slice(None) if n == -1 else None for n in shape)]
-        (dtype,) = shape
+        """View fp32 numbers as the integers of their bits; or give the elements other dimensions."""
+        if not isinstance(dtype := shape[0], torch.dtype):
+            return self.reshape(*shape)
         if dtype is not torch.int32 or self.integer:
             raise Unsupported(f"a view as {dtype}")
         return SymbolicTensor(self.form_shape, lambda *i: extended.bits(self.value(*i)), integer=Integers.of(dtype))

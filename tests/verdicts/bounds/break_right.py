@@ -1,4 +1,4 @@
-"""Right: a guard does what the break would."""
+"""Right: a loop is left before its index leaves the row."""
 
 import tilelang.language as T
 
@@ -8,11 +8,12 @@ n = T.dynamic("n")
 
 
 @T.prim_func
-def kernel(x: T.Tensor((n,), "float32"), out: T.Tensor((n,), "float32")):
+def kernel(x: T.Tensor((n, 4), "float32"), out: T.Tensor((n, 4), "float32")):
     with T.Kernel(n, threads=32) as block:
         for k in T.serial(8):
-            if k <= 3:
-                out[block] = x[block]
+            if k > 3:
+                T.loop_break()
+            out[block, k] = x[block, k]
 
 
 CONTRACT = contract(kernel, "out")

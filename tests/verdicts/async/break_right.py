@@ -1,0 +1,26 @@
+"""Right: each iteration copies a row and waits for it; the loop runs to its end."""
+
+import tilelang.language as T
+
+from verdicts import MANUAL, Proved, contract
+
+n = T.dynamic("n")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((n, 8, 128), "float32"), out: T.Tensor((n, 8, 128), "float32")):
+    with T.Kernel(n, threads=32) as block:
+        tx = T.get_thread_binding()
+        s = T.alloc_shared((128,), "float32")
+        for k in T.serial(8):
+            T.async_copy(x[block, k, :], s)
+            T.ptx_wait_group(0)
+            T.sync_threads()
+            for i in T.serial(4):
+                out[block, k, i * 32 + tx] = s[i * 32 + tx]
+            T.sync_threads()
+
+
+OPTIONS = {"pass_configs": MANUAL}
+CONTRACT = contract(kernel, "out")
+VERDICT = Proved("L1")

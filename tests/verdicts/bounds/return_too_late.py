@@ -1,0 +1,20 @@
+"""Wrong: the thread just beyond the end goes on."""
+
+import tilelang.language as T
+
+from verdicts import Refuted, contract
+
+n = T.dynamic("n")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((n,), "float32"), out: T.Tensor((n,), "float32")):
+    with T.Kernel(T.ceildiv(n, 32), threads=32) as block:
+        tx = T.get_thread_binding()
+        if block * 32 + tx > n:
+            T.thread_return()
+        out[block * 32 + tx] = x[block * 32 + tx]
+
+
+CONTRACT = contract(kernel, "out")
+VERDICT = Refuted("L0", bounds="read of x")

@@ -1,0 +1,23 @@
+"""Right: rows lie at a stride that the caller chooses, apart from each other; each element is written once."""
+
+import tilelang.language as T
+
+from lemmata.reference.contract import Contract, Size
+from verdicts import Proved
+
+rows, stride = T.dynamic("rows"), T.dynamic("stride")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((rows, 32), "float32"), out: T.StridedTensor((rows, 32), (stride, 1), "float32")):
+    with T.Kernel(rows, threads=32) as block:
+        tx = T.get_thread_binding()
+        out[block, tx] = x[block, tx]
+
+
+CONTRACT = Contract.of(
+    kernel,
+    sizes={"rows": Size(0, 2**24), "stride": Size(32, 2**12)},
+    outputs=["out"],
+)
+VERDICT = Proved("L0", "L1")

@@ -1,0 +1,24 @@
+"""Refused: nine pairs of sixteen numbers."""
+
+import tilelang.language as T
+
+from verdicts import Unsupported, contract
+
+n = T.dynamic("n")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((n, 16), "float32"), out: T.Tensor((n, 8), "float32")):
+    with T.Kernel(n, threads=8) as r:
+        for d in T.Parallel(8):
+            out[r, d] = x[r, d * 2] + x[r, d * 2 + 1]
+
+
+CONTRACT = contract(kernel, "out")
+
+
+def reference(x):
+    return x.unflatten(-1, (9, 2)).sum(-1)
+
+
+VERDICT = Unsupported("L2", "a view of shape")

@@ -127,7 +127,7 @@ def verdicts() -> str:
         name = re.sub(r"^(\w+)\..*\.(\w+):", r"\1 \2 ", kernel["name"])
         seconds = " + ".join(f"{kernel[layer]['seconds']:.0f}" for layer in ("L0", "L1"))
         both = (kernel[layer]["verdict"] for layer in ("L0", "L1"))
-        lines.append(f"| {name.replace('_', chr(92) + '_')} | {' | '.join(both)} | {seconds} | {kernel['lines']} |")
+        lines.append(f"| `{name}` | {' | '.join(both)} | {seconds} | {kernel['lines']} |")
     return "\n".join(lines)
 
 
@@ -141,7 +141,7 @@ def reasons() -> str:
 def _why(kernel: dict[str, Any]) -> Iterator[str]:
     yield f"- **{kernel['name'].rpartition('.')[2]}** ({kernel['name'].partition('.')[0]})"
     if kernel["judged"]:
-        yield f"    - {kernel['wrong']}"
+        yield f"    - {kernel['judged']}"
     for layer in ("L0", "L1"):
         if kernel[layer]["reason"]:
             yield f"    - {layer} {kernel[layer]['verdict']}: `{kernel[layer]['reason'].replace('`', '')}`"

@@ -13,11 +13,7 @@ def kernel(x: T.Tensor((n, 8), "float32"), out: T.Tensor((n, 32), "float32")):
         tx = T.get_thread_binding()
         c = T.alloc_local((1,), "uint32")
         c[0] = T.uint32(0)
-<<<<<<< HEAD
-        for _k in T.serial(4):
-=======
         for _ in T.serial(4):
->>>>>>> public
             c[0] = c[0] + T.uint32(1)
         out[block, tx] = x[block, T.Cast("int64", c[0])]
 

@@ -24,9 +24,9 @@ def test_each_kernel_has_a_row_of_its_contract_as_it_is() -> None:
     assert kept == {entry.name: table.digest(entry) for entry in table.ENTRIES}
 
 
-def test_two_thirds_of_them_hold_and_none_crashes() -> None:
+def test_seven_tenths_of_them_hold_and_none_crashes() -> None:
     rows = table.rows()
-    assert 3 * sum(map(table.holds, rows)) > 2 * len(rows)
+    assert sum(map(table.holds, rows)) >= 0.7 * len(rows)
     assert not [r["name"] for r in rows if "crash" in (r["L0"]["verdict"], r["L1"]["verdict"])]
 
 

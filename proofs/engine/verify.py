@@ -64,24 +64,7 @@ def verify(
     if unknown := options.keys() - Options.__annotations__.keys():
         raise TypeError(f"verify: expected options among {', '.join(Options.__annotations__)}, got {sorted(unknown)}")
     asked = cast(Options, {**dict.fromkeys(Options.__annotations__), **_DEFAULTS, **options})
-    compare = asked["compare"] or (against(reference, contract, asked["invariants"]) if reference else None)
-    statics = statics or {}
-    check(contract, statics, asked)
-    kernel, own_configs = prim_func(kernel, statics)
-    problem = Problem(
-        kernel=kernel,
-        contract=contract,
-        statics=statics,
-        compare=compare,
-        lemmas=asked["lemmas"],
-        examples=asked["examples"],
-        pass_configs={**own_configs, **plain(asked["pass_configs"])},
-        waivers=asked["waivers"],
-        dead=asked["dead"] or {},
-        arch=asked["arch"],
-        solve=partial(solve, solver=asked["solver"], seed=asked["seed"], rlimit=asked["rlimit"]),
-        smt=asked["smt"],
-    )
+    problem = _problem(kernel, contract, statics or {}, reference, asked)
     wanted = asked_for(layers, problem.compare, problem.lemmas, problem.examples)
     configs = sorted(problem.pass_configs.items(), key=str)
     question = problem.contract, problem.statics, wanted, configs, problem.waivers, problem.arch, problem.dead
@@ -97,3 +80,29 @@ def verify(
     if asked["cache_key"]:
         cache.save(digest, report)
     return report
+
+
+def _problem(
+    kernel: Any,
+    contract: Contract,
+    statics: Mapping[str, float],
+    reference: Callable[..., Tensor | tuple[Tensor, ...]] | None,
+    asked: Options,
+) -> Problem:
+    """Return what is to be proved, once the options are found to be right."""
+    check(contract, statics, asked)
+    kernel, own_configs = prim_func(kernel, statics)
+    return Problem(
+        kernel=kernel,
+        contract=contract,
+        statics=statics,
+        compare=asked["compare"] or (against(reference, contract, asked["invariants"]) if reference else None),
+        lemmas=asked["lemmas"],
+        examples=asked["examples"],
+        pass_configs={**own_configs, **plain(asked["pass_configs"])},
+        waivers=asked["waivers"],
+        dead=asked["dead"] or {},
+        arch=asked["arch"],
+        solve=partial(solve, solver=asked["solver"], seed=asked["seed"], rlimit=asked["rlimit"]),
+        smt=asked["smt"],
+    )

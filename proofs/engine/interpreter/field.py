@@ -33,8 +33,8 @@ _RING: Mapping[str, Callable[..., Tensor]] = {
     "add": torch.add, "sub": torch.sub, "rsub": torch.rsub, "mul": torch.mul, "neg": torch.neg, "matmul": torch.matmul,
 }  # fmt: skip
 _OF_EACH = {
-    "__getitem__", "unsqueeze", "squeeze", "reshape", "view", "expand", "clone", "cat", "split", "unfold", "zeros_like",
-    "new_zeros", "gather",
+    "__getitem__", "unsqueeze", "squeeze", "reshape", "view", "flatten", "unflatten", "expand", "clone", "cat", "split",
+    "unfold", "zeros_like", "new_zeros", "gather",
 }  # fmt: skip
 """Functions that move elements or make zeros: they are applied to each part."""
 _OF_DOUBLES = {"lt", "le", "gt", "ge", "eq", "ne", "isnan", "is_floating_point"}

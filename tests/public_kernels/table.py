@@ -152,4 +152,5 @@ def aside() -> str:
     names: Iterable[str] = (
         re.sub(r"<.*>", "<...>", name) for k in rows() if holds(k) for name in {*k["L0"]["aside"], *k["L1"]["aside"]}
     )
-    return "\n".join(f"- `{name}`: {count}" for name, count in Counter(names).most_common()) or "Nothing."
+    counts = sorted(Counter(names).items(), key=lambda each: (-each[1], each[0]))
+    return "\n".join(f"- `{name}`: {count}" for name, count in counts) or "Nothing."

@@ -259,6 +259,26 @@ def test_a_record_keeps_what_is_of_the_same_kernels(package, monkeypatch):
     assert info._state(found, "op") == "tests of the present kernel, figures of an earlier one"
 
 
+def test_a_package_that_is_absent_takes_nothing_from_a_record(package, monkeypatch):
+    gpu = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, total_memory=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: gpu)
+    there = {"tilelang": "1"}
+    monkeypatch.setattr(record, "installed", lambda name: there.get(name, "not installed"))
+    record.update(tests={"op[a]": "passed"})
+    there["sgl-flash-mla"] = "2"
+    record.update(tests={"op[b]": "passed"})
+    del there["sgl-flash-mla"]
+    record.update(tests={"op[c]": "passed"})
+    (found,) = record.records()
+    assert found.tests.keys() == {"op[a]", "op[b]", "op[c]"}
+    assert found.versions["sgl-flash-mla"] == "2"
+    there["tilelang"] = "3"
+    record.update(tests={"op[d]": "passed"})
+    (found,) = record.records()
+    assert found.tests.keys() == {"op[d]"}
+
+
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_file_that_is_no_record(package, content):
     (package / "bench" / "results" / "h200.json").write_text(content)

@@ -16,6 +16,7 @@ from .digest import digest
 from .operators import OPERATORS, find, of_function
 
 _PACKAGE = Path(__file__).parent
+_ABSENT = "not installed"
 _FIELDS = ("device", "versions", "kernels", "tests", "figures")
 
 
@@ -79,9 +80,9 @@ def update(
 ) -> Path:
     """Add verdicts and figures to the record of this machine's GPU; returns its file.
 
-    Under the same versions, verdicts stay of tests that name operators, all with their present kernels, and figures with the
-    digests of the kernels that they are of. A verdict replaces that of the same test, and figures those of the same ``op``:
-    with ``partly`` only those of the same shape too.
+    Under the same versions of what is installed, verdicts stay of tests that name operators, all with their present kernels,
+    and figures with the digests of the kernels that they are of. A verdict replaces that of the same test, and figures those of the
+    same ``op``: with ``partly`` only those of the same shape too.
 
     Raises:
         RuntimeError: there is no GPU.
@@ -101,7 +102,9 @@ def update(
     path = _PACKAGE / "bench" / "results" / f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower())}.json"
     if path.exists():
         old = read(path)
-        if old.versions.items() <= content["versions"].items():  # a package of which it knew nothing changed nothing
+        known = {package: v for package, v in old.versions.items() if v != _ABSENT}
+        if all(v in (_ABSENT, known.get(package, v)) for package, v in content["versions"].items()):
+            content["versions"] |= known  # a package that one of both lacks changed nothing
             content["figures"] = [f | {"kernels": old.measured(f)} for f in old.figures]
             content["tests"] = {name: v for name, v in old.tests.items() if not any(map(old.stale, _named(name)))}
     content["tests"] |= dict(tests or {})
@@ -140,7 +143,7 @@ def installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return _ABSENT
 
 
 def read(path: Path) -> Record:

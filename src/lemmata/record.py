@@ -81,8 +81,8 @@ def update(
     """Add verdicts and figures to the record of this machine's GPU; returns its file.
 
     Under the same versions of what is installed, verdicts stay of tests that name operators, all with their present kernels,
-    and figures with the digests of the kernels that they are of. A verdict replaces that of the same test, and figures those of the
-    same ``op``: with ``partly`` only those of the same shape too.
+    and figures with the digests of the kernels that they are of. A verdict replaces that of the same test, and figures those of
+    the same ``op``: with ``partly`` only those of the same shape too.
 
     Raises:
         RuntimeError: there is no GPU.

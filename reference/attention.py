@@ -49,7 +49,7 @@ GRADIENTS = (
     TensorSpec("grad_sink", "H", (F32,)),
 )
 TOTALS = RESULTS[1], TensorSpec("delta", "B S H", (F32,))
-"""Of all keys of a query, wherever they are: the lse, and Δ = out · grad_out."""
+"""The lse and Δ = out · grad_out of all keys of a query, wherever these are."""
 
 
 def in_fp32(gradients: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -298,7 +298,7 @@ def training() -> str:
         for tokens, both in itertools.groupby(record["rows"], lambda row: row["tokens"]):
             costs = {row["model"]: _cost(row) for row in both}
             rows.append([record["device"], str(tokens), costs["lemmata"], costs["transformers"]])
-    return table("card | tokens | on lemmata | untouched", rows)
+    return table("card | tokens | on lemmata | untouched", rows) if rows else "Not measured on a card yet."
 
 
 def _cost(row: Mapping[str, Any]) -> str:

@@ -392,4 +392,4 @@ class Reading:
 
 def _of_python(e: tirx.PrimExpr) -> Callable[..., z3.ExprRef]:
     """Return the operator of Python that bears the name of one of the IR's: add, sub, mul, eq, ne, lt, le, gt, ge."""
-    return getattr(operator, type(e).__name__.lower())  # type: ignore[no-any-return]
+    return getattr(operator, type(e).__name__.lower())  # type: ignore[no-any-return]  # it is a function of that name

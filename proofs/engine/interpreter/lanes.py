@@ -9,11 +9,13 @@ torch's order, and gemm multiplies in the type of its accumulator: floats agree 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from tvm import tirx
 
 from ..base.errors import Unsupported
 from ..compiler.source_text import describe
@@ -320,6 +322,13 @@ class Lanes:
         shape = ", ".join(str(n) for n in self._storage[memory].shape)
         thread = f" by thread {int(lane[0])}" if bad.ndim and bad.shape[0] > 1 else ""
         return self._fault(f"{what} {memory.name}[{element}] of shape [{shape}]{thread}")
+
+
+def sizes_of(kernel: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the symbolic dimensions of a kernel by name, as the shapes of its inputs have them."""
+    shapes = {str(b.name): b.shape for b in kernel.buffer_map.values()}
+    pairs = (pair for name, value in inputs.items() for pair in zip(shapes[name], value.shape, strict=True))
+    return {str(dim.name): torch.tensor(extent) for dim, extent in pairs if isinstance(dim, tirx.Var)}
 
 
 def _once(a: Tensor) -> Tensor:

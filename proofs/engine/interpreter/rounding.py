@@ -29,14 +29,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tvm import tirx
 
 from ..base.dtypes import is_integer
 from ..base.errors import Unsupported
 from ..compiler.source_text import describe
 from ..semantics.algebra import Binary, Comparison, Memory, Reduction, Unary
 from ..semantics.semantics import Machine
-from .lanes import Lanes, align
+from .lanes import Lanes, align, sizes_of
 
 
 class Kind(IntEnum):
@@ -111,11 +110,12 @@ class RoundingLanes(Lanes):
         self._lost: str | None = None
 
     def literal(self, value: float, dtype: str) -> Any:
-        """Return a constant: off by its rounding unless it is an integer."""
+        """Return a constant: off by its rounding unless it is an integer that floats hold."""
         if is_integer(dtype) or dtype == "bool":
             return super().literal(value, dtype)
         kind = Kind.ZERO if value == 0 else Kind.POSITIVE if value > 0 else Kind.NEGATIVE
-        return torch.tensor(complex(float(value != int(value)) if kind == Kind.POSITIVE else 0, kind))
+        exact = kind != Kind.POSITIVE or (value == int(value) and value <= 2**24)
+        return torch.tensor(complex(not exact, kind))
 
     def infinity(self, dtype: str) -> Any:
         """Return positive infinity."""
@@ -351,10 +351,7 @@ def count_roundings(
         Fault: the kernel does what none may do.
     """
     lanes = RoundingLanes(assumed)
-    shapes = {str(b.name): b.shape for b in kernel.buffer_map.values()}
-    pairs = (pair for name, value in inputs.items() for pair in zip(shapes[name], value.shape, strict=True))
-    sizes = {str(dim.name): torch.tensor(extent) for dim, extent in pairs if isinstance(dim, tirx.Var)}
-    machine: Machine[Tensor] = Machine(lanes, kernel, sizes)
+    machine: Machine[Tensor] = Machine(lanes, kernel, sizes_of(kernel, inputs))
     memories = machine.parameters()
     for name, memory in memories.items():
         if name in inputs:

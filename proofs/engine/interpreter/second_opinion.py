@@ -21,7 +21,7 @@ from ..base.errors import Unsupported
 from ..semantics.algebra import Binary, Memory, Unary
 from ..semantics.semantics import Machine
 from .field import PRIMES, PrimeField, Residues
-from .lanes import Fault, Lanes, align
+from .lanes import Fault, Lanes, align, sizes_of
 
 _AGAIN = 2  # how often other numbers are tried, where a divisor is 0 modulo the prime
 _UNARY = ("exp", "exp2", "log", "log2", "sigmoid")
@@ -80,10 +80,7 @@ class FieldLanes(Lanes):
 def run(field: PrimeField, kernel: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Run a kernel over a field and return its outputs, by name: those of its parameters that are no inputs."""
     lanes = FieldLanes(field)
-    shapes = {str(b.name): b.shape for b in kernel.buffer_map.values()}
-    pairs = (pair for name, value in inputs.items() for pair in zip(shapes[name], value.shape, strict=True))
-    sizes = {str(dim.name): torch.tensor(extent) for dim, extent in pairs if isinstance(dim, tirx.Var)}
-    machine: Machine[Tensor] = Machine(lanes, kernel, sizes)
+    machine: Machine[Tensor] = Machine(lanes, kernel, sizes_of(kernel, inputs))
     memories = machine.parameters()
     for name, memory in memories.items():
         if name in inputs:

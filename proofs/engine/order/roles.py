@@ -66,7 +66,7 @@ def coarse(nodes: Sequence[Node], what: Collection[Does]) -> list[Node]:
         if isinstance(node, Segment) or not (isinstance(node, Event) or holds([node], what)):
             if not result or not isinstance(result[-1], Segment):
                 result.append(Segment())
-            result[-1].accesses.extend(accesses(node))  # type: ignore[union-attr]
+            result[-1].accesses.extend(accesses(node))  # type: ignore[union-attr]  # the last is a segment
         elif not isinstance(node, Event) or node.does in what:
             result.append(changed(node, partial(coarse, what=what)))
     return result

@@ -32,7 +32,7 @@ class _Group(NamedTuple):
             place = place * extent + i
         found: list[Form] = []
         for extent in self.old[:0:-1]:
-            quotient = _quotient(place, int(extent.constant))  # type: ignore[arg-type]
+            quotient = _quotient(place, int(extent.constant))  # type: ignore[arg-type]  # it is known here
             found.insert(0, place - quotient * extent)
             place = quotient
         return [place, *found] if self.old else []

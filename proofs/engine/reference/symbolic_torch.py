@@ -175,8 +175,8 @@ class SymbolicTensor(Reshaping):
     __lt__ = _operator(lambda a, b: ~_compared(extended.at_least, a, b))
     __gt__ = _operator(lambda a, b: ~_compared(extended.at_least, b, a))
 
-    __eq__ = _operator(lambda a, b: _compared(extended.same, a, b))  # type: ignore[assignment]
-    __ne__ = _operator(lambda a, b: ~_compared(extended.same, a, b))  # type: ignore[assignment]
+    __eq__ = _operator(lambda a, b: _compared(extended.same, a, b))  # type: ignore[assignment]  # no bool, as torch's
+    __ne__ = _operator(lambda a, b: ~_compared(extended.same, a, b))  # type: ignore[assignment]  # no bool, as torch's
     __hash__ = object.__hash__
 
     __iadd__ = __isub__ = __imul__ = __imatmul__ = __itruediv__ = __ifloordiv__ = __imod__ = _refused(_IN_PLACE)

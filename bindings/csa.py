@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models import Model
 from ..operators import Kernel
 from ..reference import csa as reference
 from .gradients import Group, gradients, head_blocks, listed, sums
@@ -74,16 +75,16 @@ def sums_of_parts(heads: int, columns: int, window: int) -> Iterator[Kernel]:
     yield sum_listed, Config(columns, head_blocks(heads))
 
 
-def shipped() -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode, prefill and backward."""
+def shipped(model: Model) -> Iterator[Kernel]:
+    """Yield the kernels that a model launches, each with its configs: for decode, prefill and backward."""
     from ..kernels.csa import choose, csa_bwd, csa_fwd
     from ..kernels.sparse_attention_config import BackwardConfig
 
-    for heads, entries in ((64, 512), (128, 1024)):
-        for queries in (1, 4096):
-            yield from with_combine(csa_fwd, choose(queries, heads, 512, entries, 128, 512**-0.5))
-        yield csa_bwd, BackwardConfig(heads, 512, 128, 512**-0.5)
-        yield from sums_of_parts(heads, 512, 128)
+    heads, columns, window = model.heads, model.head_dim, model.window
+    for queries in (1, 4096):
+        yield from with_combine(csa_fwd, choose(queries, heads, columns, model.topk, window, model.scale))
+    yield csa_bwd, BackwardConfig(heads, columns, window, model.scale)
+    yield from sums_of_parts(heads, columns, window)
 
 
 def csa(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models import Model
 from ..operators import Kernel
 from ..reference import hca as reference
 from .gradients import Group, gradients, groups, head_blocks, sums
@@ -74,16 +75,16 @@ def sums_of_parts(heads: int, columns: int, window: int, ratio: int) -> Iterator
     yield sum_visible, Config(columns, head_blocks(heads), ratio=ratio)
 
 
-def shipped(ratio: int = 128) -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, decode, prefill and backward."""
+def shipped(model: Model) -> Iterator[Kernel]:
+    """Yield the kernels that a model launches, each with its configs: for decode, prefill and backward."""
     from ..kernels.hca import choose, hca_bwd, hca_fwd
     from ..kernels.sparse_attention_config import BackwardConfig
 
-    for heads in (64, 128):
-        for queries in (1, 4096):
-            yield from with_combine(hca_fwd, choose(queries, heads, 512, ratio, 128, 512**-0.5))
-        yield hca_bwd, BackwardConfig(heads, 512, 128, 512**-0.5, ratio)
-        yield from sums_of_parts(heads, 512, 128, ratio)
+    heads, columns, window, ratio = model.heads, model.head_dim, model.window, model.hca_ratio
+    for queries in (1, 4096):
+        yield from with_combine(hca_fwd, choose(queries, heads, columns, ratio, window, model.scale))
+    yield hca_bwd, BackwardConfig(heads, columns, window, model.scale, ratio)
+    yield from sums_of_parts(heads, columns, window, ratio)
 
 
 def hca(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..models import Model
 from ..operators import Kernel
 from ..reference import indexer as reference
 from ..reference.contract import Contract, name_of
@@ -21,17 +22,18 @@ from .topk import accepted, require
 from .topk import shipped as topk_shipped
 
 
-def shipped() -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: of the scores for decode, prefill and training."""
+def shipped(model: Model) -> Iterator[Kernel]:
+    """Yield the kernels that a model launches, each with its configs: of the scores for decode, prefill and training."""
     from ..kernels import indexer_backward as backward
     from ..kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 
-    yield backward.indexer_scores_bwd_q, backward.Config()
-    yield backward.indexer_scores_bwd_k, backward.choose(4096, 8192, 64, 128, 4)
+    sizes = model.index_heads, model.index_dim, model.csa_ratio
+    yield backward.indexer_scores_bwd_q, backward.Config(*sizes)
+    yield backward.indexer_scores_bwd_k, backward.choose(4096, 8192, *sizes)
     for chunk in (256, 2048):
-        yield indexer_scores, Config(chunk=chunk)
-        yield indexer_scores_fp8, fp8(chunk=chunk)
-    yield from topk_shipped()
+        yield indexer_scores, Config(*sizes, chunk=chunk)
+        yield indexer_scores_fp8, fp8(*sizes, chunk=chunk)
+    yield from topk_shipped(model)
 
 
 def _prepared(

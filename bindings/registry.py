@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 from torch.utils.flop_counter import register_flop_formula
 
 from ..reference.contract import Contract
+from ..shipping import bring
 from . import flops as count
 from .ambient import shielded
 from .derivative import derivative
@@ -33,6 +34,7 @@ def lazily(module: str, function: str) -> Implementation:
     @functools.cache
     def launcher() -> Implementation:
         try:
+            bring()
             found: Implementation = getattr(importlib.import_module(module), function)
         except ModuleNotFoundError as error:
             if error.name != "tilelang":

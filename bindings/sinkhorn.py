@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from ..models import Model
 from ..operators import Kernel
 from ..reference import sinkhorn as reference
 from . import flops
@@ -48,12 +49,13 @@ _fwd = define(
 )
 
 
-def shipped() -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its config."""
+def shipped(model: Model) -> Iterator[Kernel]:
+    """Yield the kernels that a model launches, each with its config."""
     from ..kernels.sinkhorn import Config, sinkhorn_bwd, sinkhorn_fwd
 
-    yield sinkhorn_fwd, Config()
-    yield sinkhorn_bwd, Config()
+    config = Config(model.streams, model.iterations, model.eps)
+    yield sinkhorn_fwd, config
+    yield sinkhorn_bwd, config
 
 
 def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models import Model
 from ..operators import Kernel
 from ..reference import swa as reference
 from . import hca
@@ -47,9 +48,9 @@ _CALLS = _SWA.bind(
 reference_bwd = _SWA.chunked_bwd
 
 
-def shipped() -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs."""
-    yield from hca.shipped(_RATIO)
+def shipped(model: Model) -> Iterator[Kernel]:
+    """Yield the kernels that a model launches, each with its configs."""
+    yield from hca.shipped(model._replace(hca_ratio=_RATIO))
 
 
 def swa(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..models import Model
 from ..operators import Kernel
 from ..reference import topk as reference
 from ..reference.topk_check import topk_check
@@ -50,15 +51,14 @@ accepted = define(
 )
 
 
-def shipped() -> Iterator[Kernel]:
-    """Yield the kernels that DeepSeek-V4 launches, each with its configs: Flash and Pro, by the length of the rows."""
+def shipped(model: Model) -> Iterator[Kernel]:
+    """Yield the kernels that a model launches, each with its configs, by the length of the rows."""
     from ..kernels.topk import Config, topk, topk_merge
 
-    for k in (512, 1024):
-        for threads in (128, 256, 512, 1024):
-            yield topk, Config(k=k, threads=threads, whole=True)
-        for threads in (128, 256):
-            yield topk_merge, Config(k=k, threads=threads, whole=True)
+    for threads in (128, 256, 512, 1024):
+        yield topk, Config(k=model.topk, threads=threads, whole=True)
+    for threads in (128, 256):
+        yield topk_merge, Config(k=model.topk, threads=threads, whole=True)
 
 
 def require(op: str, accepted: Tensor) -> None:

@@ -108,4 +108,4 @@ def test_the_command_wants_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = CliRunner().invoke(cli.app, ["warmup"])
     assert result.exit_code == 2
-    assert result.output == "lemmata warmup: expected a CUDA device, got none\n"
+    assert result.output == "lemmata warmup: expected a CUDA device or --export FOLDER, got neither\n"

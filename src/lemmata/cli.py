@@ -122,6 +122,12 @@ def warmup(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Kernels compiled at a time; by default one per core.")
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A model's config.json; by default Flash and Pro.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Compile into this folder, for LEMMATA_KERNELS; needs no GPU.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compile the kernels that DeepSeek-V4 uses, so that no request waits for a compiler."""
@@ -129,17 +135,17 @@ def warmup(
 
     built = []
     with _failing("warmup", ValueError, kept="; the kernels that are built are kept"):
-        import torch
+        from . import models, shipping
+        from . import warmup as compiling
 
-        from .warmup import cores, kernels, side_by_side, to_disk
-
-        if not torch.cuda.is_available():
-            raise ValueError("expected a CUDA device, got none")
-        wanted = [(to_disk, *kernel) for kernel in kernels(ops or ())]
-        for number, (_, factory, config) in enumerate(side_by_side(wanted, jobs or cores()), 1):
+        sizes = [models.read(model)] if model else models.DEEPSEEK_V4
+        wanted = compiling.jobs(compiling.kernels(ops or (), sizes), export)
+        for number, (_, factory, config, *_) in enumerate(compiling.side_by_side(wanted, jobs or compiling.cores()), 1):
             built.append({"kernel": factory.__name__, "config": str(config)})
             if not as_json:
                 typer.echo(f"[{number}/{len(wanted)}] built {factory.__name__} {config}")
+        if export:
+            shipping.label(export)
     if as_json:
         typer.echo(json.dumps({"built": built}, indent=1))
 

@@ -1,17 +1,19 @@
 """The operators of lemmata, each declared once. The command line, proofs, benchmarks, records, docs and tests read this.
 
 One word names an operator in every folder: what concerns it stands in ``reference/NAME.py`` (formula and contracts),
-``bindings/NAME.py`` (torch ops, the public functions, and ``shipped``, the configs that DeepSeek-V4 needs),
+``bindings/NAME.py`` (torch ops, the public functions, and ``shipped``, the configs that a model needs),
 ``proofs/NAME.py``, ``bench/NAME.py``, ``docs/NAME.md`` and ``tests/specs_NAME.py``. Importing this module loads none of them.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from .models import DEEPSEEK_V4, Model
 
 Kernel = tuple[Callable[[Any], Any], Hashable]
 """A factory, and one of its configs."""
@@ -50,10 +52,11 @@ class Operator:
         """The modules that hold its factories, by their full names."""
         return tuple(dict.fromkeys(f"lemmata.kernels.{kernel.partition(':')[0]}" for kernel in self.kernels))
 
-    def shipped(self) -> Iterator[Kernel]:
-        """Yield the kernels that calls of DeepSeek-V4 launch, each with its configs; needs TileLang."""
+    def shipped(self, models: Iterable[Model] = DEEPSEEK_V4) -> Iterator[Kernel]:
+        """Yield the kernels that calls of these models launch, each with its configs, once each; needs TileLang."""
         if self.kernels:
-            yield from self.module("bindings").shipped()
+            shipped = self.module("bindings").shipped
+            yield from dict.fromkeys(kernel for model in models for kernel in shipped(model))
 
 
 _TOPK = "topk:topk", "topk:topk_merge", "topk_check:topk_check"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..models import Model
 from ..operators import Kernel
 from ..reference import double as reference
 from .registry import define
@@ -26,7 +27,7 @@ _fwd = define(
 )
 
 
-def shipped() -> Iterator[Kernel]:
+def shipped(model: Model) -> Iterator[Kernel]:
     """Yield the kernel, with its config."""
     from ..kernels.double import Config, double_fwd
 

@@ -279,6 +279,21 @@ def test_a_package_that_is_absent_takes_nothing_from_a_record(package, monkeypat
     assert found.tests.keys() == {"op[d]"}
 
 
+def test_a_long_record_reads_the_sources_no_more_often(package, monkeypatch):
+    gpu = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, total_memory=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: gpu)
+    asked, counted = [], record.kernel_digest
+    monkeypatch.setattr(record, "kernel_digest", lambda op: asked.append(op) or counted(op))
+    counts = []
+    for tests in (1, 1000):
+        record.update(tests={f"op[{i}]": "passed" for i in range(tests)})
+        asked.clear()
+        record.update(tests={})
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_file_that_is_no_record(package, content):
     (package / "bench" / "results" / "h200.json").write_text(content)

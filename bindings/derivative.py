@@ -17,7 +17,6 @@ from torch.autograd import forward_ad
 from .ambient import untraced
 from .sharding import accept
 
-
 Implementation = Callable[..., Any]
 
 

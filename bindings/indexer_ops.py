@@ -72,9 +72,7 @@ def _seen(offset: Tensor, S: int, ratio: int) -> Tensor:
     return (offset.unsqueeze(-1) + positions).floor_divide_(ratio)
 
 
-def _best(
-    x: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], seen: Tensor, ratio: int, topk: int
-) -> Tensor:
+def _best(x: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], seen: Tensor, ratio: int, topk: int) -> Tensor:
     """Return the entries of the highest scores, or all that are seen; the scores are freed."""
     q, k, weights, k_scale, offset = x
     if k_scale is None:

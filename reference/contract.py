@@ -145,7 +145,9 @@ IN_TORCH = {"float8_e4m3": "float8_e4m3fn", "float4_e2m1fn": "float4_e2m1fn_x2"}
 
 _PLAIN = {Tensor, torch.nn.Parameter}  # the sizes of other subclasses may be symbolic: hashing would fix them
 _Described = tuple[type, torch.Size, torch.dtype, torch.device, torch.layout]  # all that a check looks at in a tensor
-_described_plain: Callable[[Tensor], _Described] = operator.attrgetter("__class__", "shape", "dtype", "device", "layout")
+_described_plain: Callable[[Tensor], _Described] = operator.attrgetter(
+    "__class__", "shape", "dtype", "device", "layout"
+)
 
 
 @dataclass(frozen=True, eq=False)

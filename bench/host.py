@@ -38,7 +38,7 @@ def without_launches() -> Iterator[None]:
     on_cpu = {name: by_key[DispatchKey.CPU] for name, by_key in IMPLEMENTATIONS.items()}
     build.build.cache_clear()
     with (
-        patch.object(build.tilelang, "compile", lambda *_, **__: nothing),
+        patch("tilelang.compile", lambda *_, **__: nothing),
         patch.object(torch.cuda, "current_device", lambda: -1),  # as a tensor on the CPU says of its own
     ):
         for by_key in IMPLEMENTATIONS.values():
@@ -59,11 +59,10 @@ def calls(*, recorded: bool = False) -> dict[str, Call]:
     indices = torch.zeros(1, 1, 512, dtype=I32)
     index = (torch.zeros(1, 1, 64, 128, dtype=BF16, requires_grad=recorded), torch.zeros(1, T, 128, dtype=BF16))
     weights, logits = torch.zeros(1, 1, 64), torch.zeros(1, 4, 4, requires_grad=recorded)
-    of_number = {"offset": CONTEXT - 1}
     found: dict[str, Call] = {
         "sinkhorn": functools.partial(lemmata.sinkhorn, logits),
         "csa": functools.partial(lemmata.csa, q, *keys, indices, sink, offset=offset),
-        "csa, offset a number": functools.partial(lemmata.csa, q, *keys, indices, sink, **of_number),
+        "csa, offset a number": functools.partial(lemmata.csa, q, *keys, indices, sink, offset=CONTEXT - 1),
         "hca": functools.partial(lemmata.hca, q, *keys, sink, offset=offset),
         "swa": functools.partial(lemmata.swa, q, keys[0], sink, offset=offset),
         "indexer_scores, bf16": functools.partial(lemmata.indexer_scores, *index, weights, offset=offset),
@@ -71,14 +70,13 @@ def calls(*, recorded: bool = False) -> dict[str, Call]:
     if recorded:
         return found
     scores, lengths = torch.zeros(1, T), torch.full((1,), T, dtype=I32)
-    fp8 = functools.partial(
-        lemmata.indexer_topk, *(x.to(FP8) for x in index), weights, k_scale=torch.ones(1, T), topk=512
-    )
+    in_fp8 = functools.partial(lemmata.indexer_topk, index[0].to(FP8), index[1].to(FP8), weights, topk=512)
+    fp8 = functools.partial(in_fp8, k_scale=torch.ones(1, T))
     return found | {
         "topk": functools.partial(lemmata.topk, scores, lengths=lengths, k=512),
         "topk, no lengths": functools.partial(lemmata.topk, scores, k=512),
         "indexer_topk, fp8": functools.partial(fp8, offset=offset),
-        "indexer_topk, fp8, offset a number": functools.partial(fp8, **of_number),
+        "indexer_topk, fp8, offset a number": functools.partial(fp8, offset=CONTEXT - 1),
         "indexer_topk, bf16": functools.partial(lemmata.indexer_topk, *index, weights, offset=offset, topk=512),
     }
 

@@ -68,7 +68,7 @@ def _of_documents(
     return call, call.packed.prepared((q, k, weights, k_scale, *bounds), offset, **statics)
 
 
-def _unscored(queries: int, offset: int | Tensor, ratio: int, topk: int) -> int:
+def _unscored(queries: int | torch.SymInt, offset: int | Tensor, ratio: int, topk: int) -> int:
     """Return how many of the first queries are known to see at most ``topk``: (offset + t + 1) // ratio <= topk."""
     if isinstance(offset, Tensor):
         return 0

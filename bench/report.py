@@ -36,7 +36,7 @@ def run(ops: Iterable[str], *, say: Callable[[str], object] | None = None) -> Me
 
     Args:
         ops: all operators, if there are none.
-        say: is told a line of each case when it is done.
+        say: is told a line before kernels are compiled, and one of each case when it is done.
 
     Raises:
         ValueError: an operator has no benchmark.
@@ -46,8 +46,11 @@ def run(ops: Iterable[str], *, say: Callable[[str], object] | None = None) -> Me
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         raise RuntimeError("expected a CUDA device of compute capability 9.0, got none of that")
     modules = [OPERATORS[op].module("bench") for op in names]
+    jobs = [job for module in modules for job in module.compilations()]
+    if say:
+        say(f"compiling {len(jobs)} kernels, unless they are on disk")
     with contextlib.suppress(Exception):  # the case that needs what did not compile will say why
-        list(side_by_side([job for module in modules for job in module.compilations()], cores()))
+        list(side_by_side(jobs, cores()))
     out = Measured([], [], [])
     suites = [list(module.cases()) for module in modules]
     number, total = 0, sum(map(len, suites))

@@ -333,6 +333,12 @@ def test_a_benchmark_is_compared_with_an_older_record(bench: list[Case], tmp_pat
     assert "expected a record of this device, H200, got one of H100" in done.output
 
 
+def test_a_benchmark_in_json_says_on_stderr_how_far_it_is(bench: list[Case]) -> None:
+    done = invoke("bench", "fake", "--json")
+    assert [figure["shape"] for figure in json.loads(done.stdout)] == ["s", "t"]
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()[1:]] == ["[1/2] op s", "[2/2] op t"]
+
+
 def test_a_benchmark_is_drawn(bench: list[Case], tmp_path: Path) -> None:
     file = tmp_path / "times.svg"
     assert invoke("bench", "fake", "--plot", str(file)).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ def bench(
         from .bench.report import draw, missed, older_figures, print_figures, run, slower
 
         older = older_figures(against) if against else []
-        measured = run(ops or (), say=None if as_json else typer.echo)
+        measured = run(ops or (), say=functools.partial(typer.echo, err=as_json))
         if plot is not None:
             draw(measured.figures, plot)
         print_figures(measured.figures, as_json=as_json)

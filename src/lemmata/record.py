@@ -106,8 +106,8 @@ def update(
         if all(v in (_ABSENT, known.get(package, v)) for package, v in content["versions"].items()):
             content["versions"] |= known  # a package that one of both lacks changed nothing
             content["figures"] = [f | {"kernels": old.measured(f)} for f in old.figures]
-            stale = set(filter(old.stale, OPERATORS))
-            content["tests"] = {name: v for name, v in old.tests.items() if not stale & _named(name)}
+            stale = set(filter(old.stale, OPERATORS))  # once: a digest reads every source that a kernel imports
+            content["tests"] = {name: v for name, v in old.tests.items() if stale.isdisjoint(_named(name))}
     content["tests"] |= dict(tests or {})
 
     def place(figure: Mapping[str, Any]) -> tuple[Any, ...]:

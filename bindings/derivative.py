@@ -87,14 +87,16 @@ def _gradient(op: OpOverload, op_bwd: OpOverload) -> tuple[Callable[..., None], 
     argument that has a gradient.
     """
     arguments, results = _names(op._schema.arguments), _names(op._schema.returns)
-    wanted = [(arguments + results).index(name) for name in _names(op_bwd._schema.arguments)[len(results) :]]
+    taken = op_bwd._schema.arguments[len(results) :]
+    wanted = [(arguments + results).index(name) for name in _names(taken)]
+    tensors = sum("Tensor" in str(argument.type) for argument in taken)
     has_gradient = [name.removeprefix("grad_") for name in _names(op_bwd._schema.returns)]
 
     def save(ctx: Any, args: tuple[Any, ...], out: Any) -> None:
         everything = (*args, *out) if isinstance(out, tuple) else (*args, out)
         values = [everything[at] for at in wanted]
-        ctx.save_for_backward(*[v for v in values if isinstance(v, Tensor)])
-        ctx.statics = [v for v in values if not isinstance(v, Tensor)]
+        ctx.save_for_backward(*values[:tensors])
+        ctx.statics = values[tensors:]
 
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         found = op_bwd(*grads, *ctx.saved_tensors, *ctx.statics)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from lemmata.bench import bars
 from lemmata.bench.timing import Figure, measure
 from lemmata.operators import OPERATORS, find
 from lemmata.record import read, update
@@ -35,7 +36,7 @@ def run(ops: Iterable[str], *, say: Callable[[str], object] | None = None) -> Me
 
     Args:
         ops: all operators, if there are none.
-        say: is told a line of each case when it is done.
+        say: is told a line before kernels are compiled, and one of each case when it is done.
 
     Raises:
         ValueError: an operator has no benchmark.
@@ -45,8 +46,11 @@ def run(ops: Iterable[str], *, say: Callable[[str], object] | None = None) -> Me
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         raise RuntimeError("expected a CUDA device of compute capability 9.0, got none of that")
     modules = [OPERATORS[op].module("bench") for op in names]
+    jobs = [job for module in modules for job in module.compilations()]
+    if say:
+        say(f"compiling {len(jobs)} kernels, unless they are on disk")
     with contextlib.suppress(Exception):  # the case that needs what did not compile will say why
-        list(side_by_side([job for module in modules for job in module.compilations()], cores()))
+        list(side_by_side(jobs, cores()))
     out = Measured([], [], [])
     suites = [list(module.cases()) for module in modules]
     number, total = 0, sum(map(len, suites))
@@ -73,10 +77,7 @@ def run(ops: Iterable[str], *, say: Callable[[str], object] | None = None) -> Me
 
 def tables(figures: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
     """Yield a table for each operator, one row a case: our time, its limit and bound, every contender's time beside it."""
-    cases: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
-    for figure in figures:
-        cases.setdefault(figure["op"], {}).setdefault(figure["shape"], {})[figure["contender"]] = figure
-    for op, rows in cases.items():
+    for op, rows in bars.panels(figures):
         names = sorted({name for row in rows.values() for name in row} - {"lemmata"})
         title = f"{op}: microseconds, burst / sustained"
         out = Table(box=None, pad_edge=False, header_style=None, title=title, title_justify="left")
@@ -147,14 +148,23 @@ def older_figures(path: Path) -> list[Mapping[str, Any]]:
     return record.figures
 
 
-def slower(figures: Iterable[Figure], older: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each case in which lemmata takes over a twentieth longer than in an older record."""
-    before = {(f["op"], f["shape"]): f["burst_us"] for f in older if f["contender"] == "lemmata"}
+def slower(figures: Iterable[Figure], older: Iterable[Mapping[str, Any]], limit: float) -> list[str]:
+    """Return a line for each time of lemmata's, burst or sustained, that is more than ``limit`` per cent above an older one."""
+    before = {(f["op"], f["shape"]): f for f in older if f["contender"] == "lemmata"}
     return [
-        f"{f.op} {f.shape}: expected at most a twentieth above the older {was} us, got {f.burst_us} us"
+        f"{f.op} {f.shape}, {kind}: expected at most {limit:g} % above the older {was} us, got {now} us"
         for f in figures
-        if f.contender == "lemmata" and (was := before.get((f.op, f.shape))) and f.burst_us > (1 + NOISY) * was
+        if f.contender == "lemmata" and (f.op, f.shape) in before
+        for kind, now in (("burst", f.burst_us), ("sustained", f.sustained_us))
+        if now > (1 + limit / 100) * (was := before[f.op, f.shape][f"{kind}_us"])
     ]
+
+
+def draw(figures: Iterable[Figure], path: Path) -> None:
+    """Write the picture of what `run` measured, as SVG."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    title = f"Device time of each case beside its contenders and its bound: {device}"
+    path.write_text(bars.picture(title, bars.panels(asdict(figure) for figure in figures)), encoding="utf-8")
 
 
 def print_figures(figures: list[Figure], *, as_json: bool) -> None:

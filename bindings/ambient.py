@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +11,16 @@ from typing import Any
 
 from torch import _C
 
-_AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCPU) | _C.DispatchKeySet(_C.DispatchKey.AutocastCUDA)
+_HIDDEN = functools.reduce(
+    operator.or_,
+    (
+        _C.DispatchKeySet(getattr(_C.DispatchKey, key))
+        for key in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor", "AutocastCPU", "AutocastCUDA")
+    ),
+)
 _WHOLE = ("none", "ieee")  # precisions of products in fp32 that are fp32's own
 _PRODUCTS = ("cuda", "matmul"), ("mkldnn", "matmul")
+_precision = _C._get_fp32_precision_getter
 
 
 def shielded(implementation: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,8 +32,8 @@ def shielded(implementation: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
-        with _C._AutoDispatchBelowAutograd(), _C._ExcludeDispatchKeyGuard(_AUTOCAST), _C.DisableTorchFunction():
-            if all([_C._get_fp32_precision_getter(*of) in _WHOLE for of in _PRODUCTS]) and not _running:  # noqa: C419
+        with _C._ExcludeDispatchKeyGuard(_HIDDEN), _C.DisableTorchFunction():
+            if not _running and _precision("cuda", "matmul") in _WHOLE and _precision("mkldnn", "matmul") in _WHOLE:
                 return implementation(*args)
             with _products_in_fp32():
                 return implementation(*args)
@@ -55,7 +63,7 @@ def _products_in_fp32() -> Iterator[None]:
     global _running
     with _lock:
         if not _running:
-            _asked[:] = [_C._get_fp32_precision_getter(*of) for of in _PRODUCTS]
+            _asked[:] = [_precision(*of) for of in _PRODUCTS]
             _set(["ieee" for _ in _PRODUCTS])
         _running += 1
     try:

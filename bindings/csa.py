@@ -23,21 +23,6 @@ def _held(x: dict[str, Tensor], window: int) -> int:
 
 _parts = lazily("lemmata.kernels.csa", "csa_parts")
 _add_listed = lazily("lemmata.kernels.gradient_sums", "add_listed")
-_kernel = widened(lazily("lemmata.kernels.csa", "csa"))
-
-
-def _launch(
-    q: Tensor,
-    window_kv: Tensor,
-    compressed_kv: Tensor,
-    indices: Tensor,
-    sink: Tensor,
-    offset: Tensor,
-    window: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    others = {"indices": indices, "sink": sink, "offset": offset, "window": window, "scale": scale}
-    return _kernel(q, window_kv, compressed_kv, **others)  # type: ignore[no-any-return]
 
 
 def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -59,7 +44,7 @@ def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, .
 _CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, reference.CSA_SHARD_BWD, _held)
 _CALLS = _CSA.bind(
     "int window, float scale",
-    _launch,
+    widened(lazily("lemmata.kernels.csa", "csa")),
     widened_backward(_backward),
 )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import _C, Tensor
+from torch._C import DispatchKey, DispatchKeySet
+from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
@@ -14,44 +17,66 @@ from torch.autograd import forward_ad
 from .ambient import untraced
 from .sharding import accept
 
+Implementation = Callable[..., Any]
 
-def derivative(op: OpOverload, op_bwd: OpOverload | None) -> Callable[..., Any]:
+
+def derivative(
+    op: OpOverload, op_bwd: OpOverload | None, implementations: Mapping[DispatchKey, Implementation]
+) -> Implementation:
     """Return what torch runs for ``op`` where it records derivatives: the implementation of its key Autograd.
 
     It lies below torch.func and torch.compile, so that eager calls and those meet the same one. A gradient is ``op_bwd``;
-    where there is none, asking for it raises. Forward mode raises at the call, unless the results are indices.
+    where there is none, asking for it raises. Forward mode raises at the call, unless the results are indices. Where
+    torch's next key is one of ``implementations``, that one is called without another dispatch.
     """
     name = op._schema.name.partition("::")[2]
 
-    def below(keyset: Any, args: tuple[Any, ...]) -> Any:
-        with _C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & _C._after_autograd_keyset, *args)
+    def redispatched(keyset: DispatchKeySet) -> Implementation:
+        def below(*args: Any) -> Any:
+            with _C._AutoDispatchBelowAutograd():
+                return op.redispatch(keyset & _C._after_autograd_keyset, *args)
+
+        return below
 
     save, backward = (_nothing, _refusal(name)) if op_bwd is None else _gradient(op, op_bwd)
 
-    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
-        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # for torch.func's levels below this one
-            out = below(keyset, args)
+    def forward(ctx: Any, below: Implementation, *args: Any) -> Any:
+        if peek_interpreter_stack() is None:
+            out = below(*args)
+        else:
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # for torch.func's levels below this one
+                out = below(*args)
         save(ctx, args, out)
         return out
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(untraced(backward))}
     recorded: Any = type(name, (torch.autograd.function._SingleLevelFunction,), methods)
 
-    def call(keyset: Any, *args: Any) -> Any:
+    def call(keyset: DispatchKeySet, *args: Any) -> Any:
         tensors = [a for a in args if isinstance(a, Tensor)]
-        accept(name, tensors)
+        below = implementations.get(_next_key(keyset.raw_repr()))
+        if below is None:
+            accept(name, tensors)
+            below = redispatched(keyset)
         if _has_tangent(tensors):
-            out = below(keyset, args)
+            out = below(*args)
             if any(o.is_floating_point() for o in (out if isinstance(out, tuple) else (out,))):  # indices have none
                 raise NotImplementedError(f"{name}: expected no tangent, got one: no derivative in forward mode")
             return out
-        if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):  # noqa: C419  faster than a generator
-            with enable_single_level_autograd_function():
-                return recorded.apply(keyset, *args)
-        return below(keyset, args)
+        if not torch.is_grad_enabled() or not any([t.requires_grad for t in tensors]):  # noqa: C419  a list is faster
+            return below(*args)
+        if peek_interpreter_stack() is None:
+            return recorded.apply(below, *args)
+        with enable_single_level_autograd_function():
+            return recorded.apply(below, *args)
 
     return untraced(call)
+
+
+@functools.cache
+def _next_key(keyset: int) -> DispatchKey:
+    """Return the key that torch would dispatch to after autograd's, of the keys of a call in their raw form."""
+    return (DispatchKeySet.from_raw_repr(keyset) & _C._after_autograd_keyset).highestPriorityTypeId()
 
 
 def _gradient(op: OpOverload, op_bwd: OpOverload) -> tuple[Callable[..., None], Callable[..., Any]]:
@@ -62,14 +87,16 @@ def _gradient(op: OpOverload, op_bwd: OpOverload) -> tuple[Callable[..., None], 
     argument that has a gradient.
     """
     arguments, results = _names(op._schema.arguments), _names(op._schema.returns)
-    wanted = [(arguments + results).index(name) for name in _names(op_bwd._schema.arguments)[len(results) :]]
+    taken = op_bwd._schema.arguments[len(results) :]
+    wanted = [(arguments + results).index(name) for name in _names(taken)]
+    tensors = sum("Tensor" in str(argument.type) for argument in taken)
     has_gradient = [name.removeprefix("grad_") for name in _names(op_bwd._schema.returns)]
 
     def save(ctx: Any, args: tuple[Any, ...], out: Any) -> None:
         everything = (*args, *out) if isinstance(out, tuple) else (*args, out)
         values = [everything[at] for at in wanted]
-        ctx.save_for_backward(*[v for v in values if isinstance(v, Tensor)])
-        ctx.statics = [v for v in values if not isinstance(v, Tensor)]
+        ctx.save_for_backward(*values[:tensors])
+        ctx.statics = values[tensors:]
 
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         found = op_bwd(*grads, *ctx.saved_tensors, *ctx.statics)
@@ -108,7 +135,7 @@ def _has_tangent(tensors: Sequence[Tensor]) -> bool:
 
     In what torch.compile traces at a level of forward_ad that began outside, tangents are lost: there each may have one.
     """
-    if torch._C._functorch.peek_interpreter_stack() is None:
+    if peek_interpreter_stack() is None:
         if forward_ad._current_level < 0:
             return False
         if any(type(t).__name__ == "FunctionalTensor" for t in tensors):

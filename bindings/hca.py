@@ -27,20 +27,6 @@ _add_visible = lazily("lemmata.kernels.gradient_sums", "add_visible")
 kernel = widened(lazily("lemmata.kernels.hca", "hca"))
 
 
-def _launch(
-    q: Tensor,
-    window_kv: Tensor,
-    compressed_kv: Tensor,
-    sink: Tensor,
-    offset: Tensor,
-    ratio: int,
-    window: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    others = {"sink": sink, "offset": offset, "ratio": ratio, "window": window, "scale": scale}
-    return kernel(q, window_kv, compressed_kv, **others)  # type: ignore[no-any-return]
-
-
 def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """Return the gradients on a GPU; ``swa`` has them from here too."""
     ratio, window, scale = statics
@@ -59,7 +45,7 @@ def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ..
 _HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, reference.HCA_SHARD_BWD, _held)
 _CALLS = _HCA.bind(
     "int ratio, int window, float scale",
-    _launch,
+    kernel,
     widened_backward(backward),
 )
 

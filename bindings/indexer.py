@@ -70,10 +70,12 @@ def _of_documents(
     return call, call.packed.prepared((q, k, weights, k_scale, *bounds), offset, **statics)
 
 
-def _unscored(queries: int, offset: int | Tensor, ratio: int, topk: int) -> int:
+def _unscored(queries: int | torch.SymInt, offset: int | Tensor, ratio: int, topk: int) -> int:
     """Return how many of the first queries are known to see at most ``topk``: (offset + t + 1) // ratio <= topk."""
     if isinstance(offset, Tensor):
         return 0
+    if isinstance(queries, int) and isinstance(offset, int):
+        return max(0, min(queries, ratio * (topk + 1) - 1 - offset))
     known = torch.sym_min(queries, ratio * (topk + 1) - 1 - offset)  # type: ignore[no-untyped-call]
     return torch.sym_max(0, known)  # type: ignore[no-any-return, no-untyped-call]
 

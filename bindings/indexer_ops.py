@@ -48,21 +48,39 @@ def _select_cuda(
     unscored: int = 0,
 ) -> Tensor:
     """Run both kernels, on as many queries at a time as the workspace holds the scores of."""
-    seen = reference.visible(offset, q.shape[1], ratio).clamp_(0, k.shape[1]).int()
+    B, S = q.shape[:2]
+    seen = _seen(offset, S, ratio)
     if k.shape[1] <= topk:
-        return reference.everything(seen, topk)
-    out = q.new_empty((*q.shape[:2], topk), dtype=torch.int32)
-    out[:, :unscored] = reference.everything(seen[:, :unscored], topk)
-    for b, s in chunks.groups(q, unscored, chunks.held(k, topk, workspace)):
-        at = offset[b] + s.start
-        if k_scale is None:
-            scores = _scores_kernel(q[b, s], k[b], weights[b, s], at, ratio)
-        else:
-            scores = _fp8_kernel(q[b, s], k[b], weights[b, s], k_scale[b], at, ratio)
-        best = _topk_kernel(scores.flatten(0, 1), seen[b, s].flatten(), topk, True)
-        del scores  # before the next ones are allocated
-        out[b, s] = best.unflatten(0, seen[b, s].shape)
+        return reference.everything(seen.clamp_(max=k.shape[1]), topk)
+    rows = chunks.held(k, topk, workspace)
+    if rows >= B * S and not unscored:
+        return _best((q, k, weights, k_scale, offset), seen, ratio, topk)
+    out = q.new_empty((B, S, topk), dtype=torch.int32)
+    out[:, :unscored] = reference.everything(seen[:, :unscored].clamp(max=k.shape[1]), topk)
+    for b, s in chunks.groups(q, unscored, rows):
+        scale = None if k_scale is None else k_scale[b]
+        part = q[b, s], k[b], weights[b, s], scale, offset[b] + s.start
+        out[b, s] = _best(part, seen[b, s], ratio, topk)
     return out
+
+
+def _seen(offset: Tensor, S: int, ratio: int) -> Tensor:
+    """Return how many entries each query sees, int32 [B, S], in few launches: what exceeds the cache, the kernel leaves out."""
+    if S == 1:
+        return (offset + 1).floor_divide_(ratio).unsqueeze(-1)
+    positions = torch.arange(1, S + 1, dtype=torch.int32, device=offset.device)
+    return (offset.unsqueeze(-1) + positions).floor_divide_(ratio)
+
+
+def _best(x: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], seen: Tensor, ratio: int, topk: int) -> Tensor:
+    """Return the entries of the highest scores, or all that are seen; the scores are freed."""
+    q, k, weights, k_scale, offset = x
+    if k_scale is None:
+        scores = _scores_kernel(q, k, weights, offset, ratio)
+    else:
+        scores = _fp8_kernel(q, k, weights, k_scale, offset, ratio)
+    best: Tensor = _topk_kernel(scores.view(-1, k.shape[1]), seen.reshape(-1), topk, True)
+    return best.view(*seen.shape, topk)
 
 
 def _fake_scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:

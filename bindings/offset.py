@@ -11,18 +11,16 @@ from .registry import plain
 
 def for_each_sequence(op: str, offset: int | Tensor, q: Tensor) -> Tensor:
     """Return the offset as a tensor, int32 ``[B]``; a tensor is left to the contract, which reads no elements."""
-    return _whole(op, offset, q, q.shape[:1])
+    return offset if isinstance(offset, Tensor) else _whole(op, offset, q, q.shape[:1])
 
 
 def for_each_document(op: str, offset: int | Tensor, q: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Return the same for packed documents, int32 ``[documents]``, which have one bound more."""
-    return _whole(op, offset, q, (max(cu_seqlens.numel() - 1, 0),))
+    return offset if isinstance(offset, Tensor) else _whole(op, offset, q, (max(cu_seqlens.numel() - 1, 0),))
 
 
-def _whole(op: str, offset: int | Tensor, q: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the offset as a tensor of this shape."""
-    if isinstance(offset, Tensor):
-        return offset
+def _whole(op: str, offset: int, q: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return an int as a tensor of this shape."""
     offset = plain(offset)
     if isinstance(offset, bool) or not isinstance(offset, int):
         raise TypeError(f"{op}: offset: expected an int or an int32 tensor, got {type(offset).__name__}")

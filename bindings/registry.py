@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey
 from torch._ops import OpOverload
 from torch.utils.flop_counter import register_flop_formula
 
@@ -45,16 +46,21 @@ def lazily(module: str, function: str) -> Implementation:
         return found
 
     def call(*args: Any, **named: Any) -> Any:
-        device = next(arg.device for arg in args if isinstance(arg, Tensor))
-        with torch.cuda.device(device):  # the launch goes to the current device
-            return launcher()(*args, **named)
+        return launcher()(*args, **named)
 
     return call
 
 
-def _unless(idle: Implementation, reference: Implementation, kernel: Implementation) -> Implementation:
-    def call(*args: Any) -> Any:
-        return reference(*args) if idle(*args) else kernel(*args)
+def _on_cuda(kernel: Implementation, idle: Implementation | None, reference: Implementation) -> Implementation:
+    """Return what runs on CUDA tensors: the kernel on their device, or the reference where a kernel has nothing to do."""
+
+    def call(first: Tensor, *args: Any) -> Any:
+        if idle is not None and idle(first, *args):
+            return reference(first, *args)
+        if first.get_device() == torch.cuda.current_device():  # where the launch goes
+            return kernel(first, *args)
+        with torch.cuda.device(first.device):
+            return kernel(first, *args)
 
     return call
 
@@ -89,17 +95,22 @@ def define(
     qualified = f"lemmata::{name}"
     torch.library.define(qualified, schema)
     overload: OpOverload = getattr(torch.ops.lemmata, name).default
-    cuda = lazily(*kernel) if isinstance(kernel, tuple) else kernel
-    torch.library.impl(qualified, "CPU", shielded(reference))
-    torch.library.impl(qualified, "CUDA", shielded(_unless(idle, reference, cuda) if idle else cuda))
+    cuda = _on_cuda(lazily(*kernel) if isinstance(kernel, tuple) else kernel, idle, reference)
+    by_key = IMPLEMENTATIONS[name] = {DispatchKey.CPU: shielded(reference), DispatchKey.CUDA: shielded(cuda)}
+    for key, implementation in by_key.items():
+        torch.library.impl(qualified, key.name, implementation)
     torch.library.register_fake(qualified, fake)
-    _LIBRARY.impl(name, derivative(overload, gradient), "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
+    recorded = derivative(overload, gradient, by_key)
+    _LIBRARY.impl(name, recorded, "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
     if vmap:
         torch.library.register_vmap(qualified, vmap(overload))
     register_flop_formula(overload.overloadpacket)(flops)
     shardable(overload, shards)
     return overload
 
+
+IMPLEMENTATIONS: dict[str, dict[DispatchKey, Implementation]] = {}
+"""What runs below autograd, by operator and key."""
 
 _LIBRARY = torch.library.Library("lemmata", "FRAGMENT")  # type: ignore[no-untyped-call]  # its registrations live as long as it
 
@@ -119,13 +130,14 @@ def check(contract: Contract, *tensors: Tensor, **statics: float) -> None:
 
 def plain(value: Any) -> Any:
     """Return Python's number for one of numpy's, and anything else as it is."""
-    if type(value) in (int, float, bool) or torch.compiler.is_compiling() or isinstance(value, _SYMBOLS):
+    if type(value) in _PYTHONS or torch.compiler.is_compiling() or isinstance(value, _SYMBOLS):
         return value
     if isinstance(value, numbers.Integral):
         return operator.index(value)
     return float(value) if isinstance(value, numbers.Real) else value
 
 
+_PYTHONS = {int, float, bool, type(None), Tensor}
 _SYMBOLS = torch.SymInt, torch.SymFloat, torch.SymBool
 
 

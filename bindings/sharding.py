@@ -44,7 +44,7 @@ def accept(op: str, tensors: Sequence[Tensor | None]) -> None:
     Raises:
         TypeError: there are DTensors and others.
     """
-    if all([type(t) in _PLAIN for t in tensors]) or "torch.distributed.tensor" not in sys.modules:  # noqa: C419
+    if _PLAIN.issuperset(map(type, tensors)) or "torch.distributed.tensor" not in sys.modules:
         return
     from torch.distributed.tensor import DTensor
 

@@ -56,8 +56,11 @@ class Attention:
         if q.is_nested:
             raise TypeError(f"{self.name}: q: expected a strided tensor, got a nested one")
         offset = for_each_sequence(self.name, offset, q)
-        check(self.contract, q, *others, offset, **statics, **({} if scale is None else {"scale": scale}))
-        return offset, q.shape[-1] ** -0.5 if scale is None else scale
+        if scale is None:
+            check(self.contract, q, *others, offset, **statics)
+            return offset, q.shape[-1] ** -0.5
+        check(self.contract, q, *others, offset, **statics, scale=scale)
+        return offset, scale
 
     def bind(self, statics: str, launcher: Implementation, backward: Backward) -> Calls:
         """Define the torch ops and return the calls of them.
@@ -173,7 +176,7 @@ class Calls:
     ) -> tuple[Tensor, Tensor]:
         """Check a call and make it, on packed documents if there are bounds; ``statics`` are those before the scale."""
         scale, statics = plain(scale), {name: plain(value) for name, value in statics.items()}
-        if any(bound is not None for bound in bounds):
+        if any([bound is not None for bound in bounds]):  # noqa: C419  a list is faster than a generator
             return self.packed(q, *others, *bounds, offset=offset, **statics, scale=scale)  # type: ignore[no-any-return]
         at, scale = self.attention.prepared(q, others, offset, scale, **statics)
         return self.of_batch(q, *others, at, *statics.values(), scale)  # type: ignore[no-any-return]
@@ -244,12 +247,11 @@ def widened(launcher: Implementation) -> Implementation:
     In a kernel of 64 columns the compiler has two roles meet at one barrier, as the proofs found.
     """
 
-    def call(q: Tensor, window_kv: Tensor, compressed_kv: Tensor, **others: Any) -> tuple[Tensor, Tensor]:
+    def call(q: Tensor, window_kv: Tensor, compressed_kv: Tensor, *others: Any) -> Any:
         missing = _NARROWEST - q.shape[-1]
         if missing <= 0:
-            out, lse = launcher(q, window_kv, compressed_kv, **others)
-            return out, lse
-        out, lse = launcher(*(pad(x, (0, missing)) for x in (q, window_kv, compressed_kv)), **others)
+            return launcher(q, window_kv, compressed_kv, *others)
+        out, lse = launcher(*(pad(x, (0, missing)) for x in (q, window_kv, compressed_kv)), *others)
         return out[..., : q.shape[-1]].contiguous(), lse
 
     return call

@@ -26,8 +26,7 @@ def _launch(
     q: Tensor, window_kv: Tensor, sink: Tensor, offset: Tensor, window: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     no_entries = q.new_empty((q.shape[0], 0, q.shape[-1]))
-    others = {"sink": sink, "offset": offset, "ratio": _RATIO, "window": window, "scale": scale}
-    return hca.kernel(q, window_kv, no_entries, **others)  # type: ignore[no-any-return]
+    return hca.kernel(q, window_kv, no_entries, sink, offset, _RATIO, window, scale)  # type: ignore[no-any-return]
 
 
 def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:

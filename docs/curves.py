@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import svg
+from lemmata.bench import svg
 
 HERE = Path(__file__).parent
 LEFT, TOP, WIDTH, HEIGHT, OVER = 44, 44, 460, 250, 10

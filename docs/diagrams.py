@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import svg
+from lemmata.bench import svg
 
 
 def verdict() -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import svg
+from lemmata.bench import svg
 
 WIDTH, LEFT, RIGHT, ROW = 520, 16, 504, 38
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import svg
+from lemmata.bench import svg
 
 WIDE, HIGH = 112, 40
 

@@ -11,55 +11,33 @@ from typing import Any
 import curves
 import diagrams
 import engine_diagrams
-import svg
-from dots import WIDTH, Panel, Row, Words, plot
+from dots import Panel, Row, Words, plot
+from lemmata.bench import bars
 from lemmata.operators import OPERATORS, Operator
 from lemmata.record import Record, kernel_digest, records
 
 FOLDER = Path(__file__).parent / "pictures"
 ERRORS = FOLDER.parent / "errors.json"
 
-Case = dict[str, Mapping[str, Any]]
-"""The figures of one case by contender."""
-
 
 def times(operator: Operator) -> str:
-    """Return the picture of an operator's times on each card, on a logarithmic axis, beside contenders and bounds."""
-    panels = [
-        Panel(_of(record, operator), [_row(name, case) for name, case in found.items()])
-        for record in records()
-        if (found := _cases(record, operator))
-    ]
-    title = f"{operator.title}: device time of each case beside its contenders and its bound"
-    if not panels:
-        return svg.picture(WIDTH, 40, title, [svg.text(10, 24, "no record holds a figure yet", "soft")])
-    right = "the fastest contender's time / lemmata's"
-    return plot(
-        panels, Words(title, "lemmata", "a contender", "the least that the hardware allows", right, "{:.6g} us")
-    )
+    """Return the picture of an operator's times on each card, beside contenders and bounds."""
+    found = ((record, _cases(record, operator)) for record in records())
+    panels = [bars.Panel(_of(record, operator), cases) for record, cases in found if cases]
+    return bars.picture(f"{operator.title}: device time of each case beside its contenders and its bound", panels)
 
 
 def _of(record: Record, operator: Operator) -> str:
     return f"{record.device['name']}{', of an earlier kernel' if record.behind(operator.name) else ''}"
 
 
-def _cases(record: Record, operator: Operator) -> dict[str, Case]:
-    found: dict[str, Case] = {}
+def _cases(record: Record, operator: Operator) -> dict[str, dict[str, Mapping[str, Any]]]:
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for figure in record.figures:
         if figure["op"] in operator.functions:
             name = figure["shape"] if len(operator.functions) == 1 else f"{figure['op']}, {figure['shape']}"
             found.setdefault(name, {})[figure["contender"]] = figure
     return found
-
-
-def _row(name: str, case: Case) -> Row:
-    ours, bound = case["lemmata"]["burst_us"], case["lemmata"]["bound_us"]
-    others = sorted(((n, f["burst_us"]) for n, f in case.items() if n != "lemmata"), key=lambda other: other[1])
-    if not others:
-        return Row(name, ours, others, bound, "no contender", "soft")
-    ratio = others[0][1] / ours
-    words = f"{others[0][0]}: " + (f"{ratio:.1f} x" if ratio >= 1 else f"{ratio:.2f} x, slower")
-    return Row(name, ours, others, bound, words, "" if ratio >= 1 else "bold slow")
 
 
 def errors() -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -144,6 +145,9 @@ IN_TORCH = {"float8_e4m3": "float8_e4m3fn", "float4_e2m1fn": "float4_e2m1fn_x2"}
 
 _PLAIN = {Tensor, torch.nn.Parameter}  # the sizes of other subclasses may be symbolic: hashing would fix them
 _Described = tuple[type, torch.Size, torch.dtype, torch.device, torch.layout]  # all that a check looks at in a tensor
+_described_plain: Callable[[Tensor], _Described] = operator.attrgetter(
+    "__class__", "shape", "dtype", "device", "layout"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,10 +266,9 @@ class Contract:
             TypeError: an argument is not a tensor, or has the wrong dtype or kind.
             ValueError: a shape, a value or a device does not fit. One line: the argument, what was expected, what came.
         """
-        if all([type(t) in _PLAIN for t in tensors]):  # noqa: C419  a list is faster than a generator
+        if _PLAIN.issuperset(map(type, tensors)):
             try:
-                key = tuple([(type(t), t.shape, t.dtype, t.device, t.layout) for t in tensors])
-                return self._cached_check(key, **statics)
+                return self._cached_check(tuple(map(_described_plain, tensors)), **statics)
             except (TypeError, RuntimeError):  # a static without a hash, or a nested tensor, which has no shape
                 pass
         return self._check(tuple([_described(t) for t in tensors]), statics)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from lemmata.bench import indexer, report, timing, topk
+from lemmata.bench import bars, indexer, report, timing, topk
 from lemmata.bench.roofline import bound
 from lemmata.bindings import chunks
 from lemmata.operators import OPERATORS, Operator
@@ -185,6 +185,24 @@ def test_tables_of_several_operators():
     assert "other: microseconds, burst / sustained" in text
     assert "| op | t | 2.00 | 1.0 (memory) | none | | |" in report.markdown(figures)
     assert report.missed([FIGURE]) == ["op s: expected at most 1.5 us, got 2.0 us"]
+
+
+def test_bars_are_as_long_as_times():
+    """Of a planted error too: a sustained time in the place of a burst."""
+    ours, theirs = FIGURE.__dict__, FIGURE.__dict__ | {"contender": "peer", "burst_us": 4.0, "sustained_us": 5.0}
+
+    def lengths(*figures):
+        drawn = bars.picture("title", bars.panels(figures))
+        found = re.findall(
+            rf'<rect x="{bars.LEFT}" y="[\d.]+" width="([\d.]+)" height="{bars.BAR}" class="([a-z ]+)"', drawn
+        )
+        return {kind: float(width) / (bars.RIGHT - bars.LEFT) for width, kind in found}
+
+    found = lengths(ours, theirs)
+    assert found == pytest.approx({"ours pale": 0.5, "ours": 0.4, "rival pale": 1.0, "rival": 0.8}, abs=1e-3)
+    assert lengths(ours | {"burst_us": 2.5}, theirs) != pytest.approx(found, abs=1e-3)
+    assert "0.80 x, slower" in bars.picture("title", bars.panels([ours | {"burst_us": 5.0}, theirs]))
+    assert "no contender" in bars.picture("title", bars.panels([ours]))
 
 
 def test_the_case_that_the_documentation_times(monkeypatch, capsys):

@@ -321,13 +321,33 @@ def test_a_benchmark_is_compared_with_an_older_record(bench: list[Case], tmp_pat
     (tmp_path / "older.json").write_text(json.dumps(older))
     done = invoke("bench", "fake", "--against", str(tmp_path / "older.json"))
     assert done.exit_code == 1
-    assert "op s: expected at most a twentieth above the older 1.5 us, got 2.0 us" in done.output
-    assert "op t: expected" not in done.output
+    assert "op s, burst: expected at most 5 % above the older 1.5 us, got 2.0 us" in done.output
+    assert "op s, sustained: expected" not in done.output
+    assert "op t, burst: expected" not in done.output
+    assert invoke("bench", "fake", "--against", str(tmp_path / "older.json"), "--limit", "33").exit_code == 1
+    assert invoke("bench", "fake", "--against", str(tmp_path / "older.json"), "--limit", "34").exit_code == 0
     older["device"]["name"] = "H100"
     (tmp_path / "older.json").write_text(json.dumps(older))
     done = invoke("bench", "fake", "--against", str(tmp_path / "older.json"))
     assert done.exit_code == 2
     assert "expected a record of this device, H200, got one of H100" in done.output
+
+
+def test_a_benchmark_in_json_says_on_stderr_how_far_it_is(bench: list[Case]) -> None:
+    done = invoke("bench", "fake", "--json")
+    assert [figure["shape"] for figure in json.loads(done.stdout)] == ["s", "t"]
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()[1:]] == ["[1/2] op s", "[2/2] op t"]
+
+
+def test_a_benchmark_is_drawn(bench: list[Case], tmp_path: Path) -> None:
+    file = tmp_path / "times.svg"
+    assert invoke("bench", "fake", "--plot", str(file)).exit_code == 0
+    drawn = file.read_text()
+    ElementTree.fromstring(drawn)
+    assert drawn.count(f"{FIGURE.burst_us:.3g} / {FIGURE.sustained_us:.3g} us") == len(bench)
+    done = invoke("bench", "fake", "--plot", str(tmp_path / "absent" / "times.svg"))
+    assert done.exit_code == 2
+    assert "expected a path in an existing folder" in done.output
 
 
 def test_what_is_shown_fits_sixty_columns() -> None:

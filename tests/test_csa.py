@@ -167,17 +167,16 @@ def test_narrow_heads_are_filled_up() -> None:
     """What the launcher of the kernel is given, and what becomes of its result."""
     widths = []
 
-    def launcher(*tensors: torch.Tensor, **others: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        widths.append({x.shape[-1] for x in tensors})
-        return csa.csa(*tensors, **others)
+    def launcher(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        widths.append({x.shape[-1] for x in args[:3]})
+        return csa.csa(*args)
 
     generator = torch.Generator().manual_seed(1)
     for D in (64, 128):
         q, window_kv, entries = (torch.randn(*s, D, generator=generator) for s in ((2, 3, 8), (2, 5), (2, 4)))
-        named = {"indices": torch.randint(-1, 5, (2, 3, 6)).int(), "sink": torch.randn(8)}
-        named |= {"offset": torch.tensor([0, 9]).int(), "window": 4, "scale": 0.125}
-        got = widened(launcher)(q, window_kv, entries, **named)
-        for a, b in zip(got, csa.csa(q, window_kv, entries, **named), strict=True):
+        others = torch.randint(-1, 5, (2, 3, 6)).int(), torch.randn(8), torch.tensor([0, 9]).int(), 4, 0.125
+        got = widened(launcher)(q, window_kv, entries, *others)
+        for a, b in zip(got, csa.csa(q, window_kv, entries, *others), strict=True):
             torch.testing.assert_close(a, b)
             assert a.is_contiguous()
     assert widths == [{128}, {128}]

@@ -78,7 +78,13 @@ def test_the_wheel_owns_one_top_level_name(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"lemmata"}
     records = {f"bench/results/{path.name}" for path in (ROOT / "bench" / "results").iterdir()}
-    for needed in {"py.typed", "kernels/sinkhorn.py", "proofs/engine/__init__.py", "proofs/__init__.pyi"} | records:
+    for needed in {
+        "py.typed",
+        "bench/picture.css",
+        "kernels/sinkhorn.py",
+        "proofs/engine/__init__.py",
+        "proofs/__init__.pyi",
+    } | records:
         assert f"lemmata/{needed}" in names
 
     ours = {f"lemmata/{f.relative_to(ROOT / 'src' / 'lemmata')}" for f in (ROOT / "src" / "lemmata").rglob("*.py")}

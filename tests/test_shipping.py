@@ -81,7 +81,9 @@ def bring(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_folder_that_holds_no_kernels_is_refused(bring, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"LEMMATA_KERNELS: expected a folder that `lemmata warmup --export` wrote, got "):
+    with pytest.raises(
+        ValueError, match=r"LEMMATA_KERNELS: expected a folder that `lemmata warmup --export` wrote, got "
+    ):
         bring(tmp_path)
     (tmp_path / "lemmata.json").write_text("{")
     with pytest.raises(ValueError, match="LEMMATA_KERNELS: expected a folder"):
@@ -94,7 +96,9 @@ def test_kernels_of_another_origin_are_refused(bring, tmp_path: Path, name: str)
     bring(tmp_path)
     path = tmp_path / "lemmata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: "another"}))
-    with pytest.raises(ValueError, match=f"LEMMATA_KERNELS: expected kernels of {name} .*, got another; write them again"):
+    with pytest.raises(
+        ValueError, match=f"LEMMATA_KERNELS: expected kernels of {name} .*, got another; write them again"
+    ):
         bring(tmp_path)
 
 

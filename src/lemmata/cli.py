@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -100,17 +101,23 @@ def bench(
     against: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="An older record to compare with.")
     ] = None,
+    limit: Annotated[float, typer.Option(min=0, help="Per cent that a time may be above the older one.")] = 5.0,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the times there, as SVG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Time the kernels on this GPU beside their peers, and write the figures into its record."""
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise typer.BadParameter(f"expected a path in an existing folder, got {plot}", param_hint="--plot")
     kept = "; the cases that are done are in the record"
-    with _failing("bench", ValueError, RuntimeError, ImportError, kept=kept):
-        from .bench.report import missed, older_figures, print_figures, run, slower
+    with _failing("bench", ValueError, RuntimeError, ImportError, OSError, kept=kept):
+        from .bench.report import draw, missed, older_figures, print_figures, run, slower
 
         older = older_figures(against) if against else []
-        measured = run(ops or (), say=None if as_json else typer.echo)
+        measured = run(ops or (), say=functools.partial(typer.echo, err=as_json))
+        if plot is not None:
+            draw(measured.figures, plot)
         print_figures(measured.figures, as_json=as_json)
-    wrong = [*measured.failed, *missed(measured.figures), *slower(measured.figures, older)]
+    wrong = [*measured.failed, *missed(measured.figures), *slower(measured.figures, older, limit)]
     for line in (*measured.absent, *wrong):
         typer.echo(f"lemmata bench: {line}", err=True)
     raise typer.Exit(1 if wrong else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import io
 import sys
@@ -25,6 +26,7 @@ def digest(modules: Iterable[str]) -> str:
     return out.hexdigest()
 
 
+@functools.cache
 def code(source: bytes) -> bytes:
     """Return a source without its comments, docstrings and empty lines; the same bytes under each version of Python."""
     lines = list(map(bytearray, source.splitlines()))
@@ -82,12 +84,21 @@ def _file(module: str) -> Path | None:
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
     """Yield the full names of what a source imports, wherever in it; of a name that may be a module, both readings."""
+    for module, names in _statements(source, package):
+        yield from (f"{module}.{name}" for name in names)
+        if not names or not all(_file(f"{module}.{name}") for name in names):
+            yield module
+
+
+@functools.cache
+def _statements(source: bytes, package: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the modules that a source imports, by their full names, and what it imports from each; nothing if it is all."""
+    found: list[tuple[str, tuple[str, ...]]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [(alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-            if not all(_file(f"{module}.{alias.name}") for alias in node.names):
-                yield module
+            found.append((module, tuple(alias.name for alias in node.names)))
+    return tuple(found)

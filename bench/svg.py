@@ -44,6 +44,12 @@ def dot(x: float, y: float, radius: float, kind: str, title: str = "") -> str:
     return f'<circle cx="{x:.1f}" cy="{y:g}" r="{radius:g}"{_class(kind)}>{words}</circle>'
 
 
+def bar(x: float, y: float, width: float, height: float, kind: str, title: str = "") -> str:
+    """Return a bar to the right of x, with words that a pointer above it shows."""
+    words = f"<title>{escape(title)}</title>" if title else ""
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:.1f}" height="{height:g}"{_class(kind)}>{words}</rect>'
+
+
 def box(x: float, y: float, width: float, height: float, lines: Iterable[str], kind: str = "box") -> str:
     """Return a box with lines of text in its middle, the first of them bold."""
     lines = list(lines)

@@ -7,8 +7,8 @@ threads and iterations of a parallel loop are one symbolic one. A sequential loo
 or cut by an ``Invariant``.
 
 A buffer in shared memory, or a fragment, may be used by explicit threads in their own lane only: where one dimension of
-every index is the thread variable itself. A buffer of the kernel that is both read and written in global memory is
-rejected.
+every index is the thread variable itself. A buffer in global memory may be read until it is written: what is read then
+was there before, since no thread touches what another one writes, which layer L1 proves. A later read is rejected.
 """
 
 from __future__ import annotations

@@ -266,7 +266,10 @@ class Symbols(Buffers):
         if loop in self.invariants:
             if loop in self.execution.inductions or self.inducing:
                 raise Unsupported(f"loop {loop!r} with an invariant runs more than once or inside another such loop")
-            induction = Induction(self, loop, self.invariants[loop], extent.form)
+            runs = extent.form
+            if not self.facts.holds(nf.nonnegative(runs)):  # a loop of fewer iterations than none runs none
+                runs = nf.maximum([runs, ZERO])
+            induction = Induction(self, loop, self.invariants[loop], runs)
             self.inducing = self.execution.inductions[loop] = induction
             induction.run(lower.form, lambda t: body(Value(t)))
             self.inducing = None

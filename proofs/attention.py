@@ -355,12 +355,12 @@ def _outcome(claim: Claim, at: Block, extent: Form, done: Execution) -> Iterator
                 yield from done.compare(name, wanted(number), spreading, counted, meaning=meaning)
 
 
-def inputs(cfg: Config, whole: Contract) -> Mapping[str, SymbolicTensor]:
-    """Return the inputs of a contract by name, symbolic."""
+def inputs(cfg: Any, whole: Contract) -> Mapping[str, SymbolicTensor]:
+    """Return the inputs of a contract by name, symbolic; a config has the static parameters."""
 
     def size(n: int | str) -> Form:
         if isinstance(n, str):
-            return nf.form(getattr(cfg, n)) if n in ("H", "D", "splits") else nf.variable(n)
+            return nf.form(getattr(cfg, n)) if n in whole.statics else nf.variable(n)
         return nf.form(n)
 
     return {

@@ -1,28 +1,47 @@
-"""What is claimed of the kernels that sum for a backward of attention (kernels/gradient_sums.py)."""
+"""What is claimed of the kernels that sum for a backward of attention (kernels/gradient_sums.py).
+
+A block adds to a row of the totals its parts x_0, x_1, ..., x_{m-1}, those that the reference adds to it. Before iteration i
+its sum is that of the total and x_n for n < 16 i, where x_n = 0 for n >= m. This is shown twice: over the reals, where the
+result is the reference's; and with an addition of which nothing is known but x + 0 = x, where it is
+
+    ((total + x_0) + x_1) + ... + x_{m-1},
+
+so that the floats are added one after the other in this order, each once, and nothing else is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..kernels import gradient_sums
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.gradient_sums import Config
+from ..kernels.gradient_sums import AHEAD, Config
 from ..kernels.sparse_attention_config import PANEL
-from ..reference.attention import BF16, F32, I32, OFFSET, SIZES, STATICS
+from ..reference.attention import BF16, F32, I32, OFFSET, SIZES, STATICS, in_window_bwd
 from ..reference.contract import Contract, Elements, Size, Static, TensorSpec
+from ..reference.indexer import visible
+from .attention import inputs
 from .attention_backward import BLOCKS
-from .engine.base.report import LAYERS
+from .engine.execution.in_order import InOrder, plus
+from .engine.execution.invariants import Determined, Invariant
+from .engine.execution.symbolic import block, execute
 from .engine.forms import normal_form as nf
+from .engine.forms import sums
 from .engine.forms.entailment import Facts
+from .engine.forms.extended import Value
+from .engine.forms.normal_form import ZERO, Form
+from .engine.forms.sums import Stretch
 from .engine.layers.comparison import against
+from .engine.reference.pull_array import deciding
+from .engine.reference.symbolic_torch import tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
 
 _D = {"D": STATICS["D"]}
-_SAFE = ("L0", "L1", "range")
 
 
 def _product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -83,18 +102,151 @@ def _by_panels(kernel: Any, known: Facts) -> Compared:
         return against(_product, DELTA)(kernel, known)
 
 
-def _proof(op: str, factory: Callable[[Config], Any], claimed: Contract, cfg: Config, compare: Compare | None = None
-           ) -> Proof:  # fmt: skip
+# Which parts a row has
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the totals, and its parts in order.
+
+    Attributes:
+        index: of the row.
+        first: the first part, as the kernel counts parts.
+        end: one more than the last.
+        part: from such a count, and a column, to an element.
+        over: how many parts the reference looks at for the row.
+        stretch: which of these are the row's.
+    """
+
+    index: tuple[Form, ...]
+    first: Form
+    end: Form
+    part: Callable[[Form, Form], Form]
+    over: Form
+    stretch: Stretch
+
+    def total(self, d: Form) -> Form:
+        """Return what the row is at first."""
+        return nf.read("total", *self.index, d)
+
+    def x(self, n: Form, d: Form) -> Form:
+        """Return x_n, written as 0 times the last part for n >= m."""
+        there = nf.nonnegative(self.end - self.first - 1 - n)
+        return there * self.part(_least(self.first + n, self.end - 1), d)
+
+    def added(self, n: Form, d: Form) -> Form:
+        """Return the total and the first n of x, added up in their order."""
+        if n is ZERO:
+            return self.total(d)
+        if n.terms.get((), 0) < 1:
+            return nf.apply("added", n, d)
+        return plus(self.added(n - 1, d), self.x(n - 1, d))
+
+
+def _least(*forms: Form) -> Form:
+    return -nf.maximum([-form for form in forms])
+
+
+def of_window(cfg: Config) -> Row:
+    """Return the parts of a row of the window's keys: that of the query s is in its slot r - (P + s) + window - 1."""
+    b, r, S = block("y"), block("x"), nf.variable("S")
+    own = r - nf.variable("P")  # the query whose own token this is
+    first, end = nf.maximum([own, ZERO]), _least(own + cfg.window, S)
+    last = own + cfg.window - 1
+
+    def part(s: Form, d: Form) -> Form:
+        return nf.read("parts", b, s, last - s, ZERO, d)
+
+    return Row((b, r), first, end, part, nf.form(cfg.window), Stretch(last - first, -1, end - first))
+
+
+def of_list(cfg: Config) -> Row:
+    """Return the parts that are listed for a row."""
+    r, N = block("x"), nf.variable("N")
+    first, end = nf.read("starts", r), _least(nf.read("ends", r), N)
+
+    def part(n: Form, d: Form) -> Form:
+        return nf.read("parts", nf.read("order", n), ZERO, d)
+
+    return Row((r,), first, end, part, N, Stretch(first, 1, end - first))
+
+
+def of_entry(cfg: Config) -> Row:
+    """Return the parts of an entry: those of the queries that see it."""
+    b, e, S = block("y"), block("x"), nf.variable("S")
+    first = _least(nf.maximum([cfg.ratio * (e + 1) - 1 - nf.read("offset", b), ZERO]), S)
+
+    def part(s: Form, d: Form) -> Form:
+        return nf.read("parts", b, s, e, ZERO, d)
+
+    return Row((b, e), first, S, part, S, Stretch(first, 1, S - first))
+
+
+def _window(cfg: Config, parts: Any, total: Any) -> Any:
+    """Return the totals and the parts that queries have of each row."""
+    return total + in_window_bwd(parts.sum(3), total)
+
+
+def _listed(cfg: Config, parts: Any, order: Any, starts: Any, ends: Any, total: Any) -> Any:
+    """Return the totals and the parts that are listed for each row."""
+    n = torch.arange(order.shape[0], device=order.device)
+    listed = (n >= starts.unsqueeze(-1)) & (n < ends.unsqueeze(-1))
+    return total + torch.where(listed[:, :, None, None], parts[order], 0.0).sum((1, 2))
+
+
+def _visible(cfg: Config, parts: Any, offset: Any, total: Any) -> Any:
+    """Return the totals and the parts that queries have of each entry which they see."""
+    _, S, T, *_ = parts.shape
+    seen = torch.arange(T, device=offset.device) < visible(offset, S, cfg.ratio).unsqueeze(-1)
+    return total + torch.where(seen[:, :, :, None, None], parts, 0.0).sum((1, 3))
+
+
+# The proofs
+
+
+def compare(cfg: Config, contract: Contract, row: Callable[[Config], Row], reference: Callable[..., Any]) -> Compare:
+    """Return the comparison of a kernel that adds to totals with a reference, and of its order with that of the parts."""
+
+    def compared(kernel: Any, known: Facts) -> Compared:
+        at, sizes = row(cfg), {"R": nf.variable("P") + nf.variable("S")} if "P" in contract.sizes else {}
+
+        def invariant(value: Callable[[Form, Form], Form]) -> Mapping[str, Invariant]:
+            acc = Determined(lambda s, d: value(AHEAD * s.t, d))
+            return {"i": Invariant(determined={"acc": acc})}
+
+        def summed(n: Form, d: Form) -> Form:
+            return at.total(d) + nf.summation(n, lambda k: at.x(k, d))
+
+        done = execute(kernel, sizes=sizes, invariants=invariant(summed), facts=known)
+        length = AHEAD * done.inductions["i"].extent
+
+        def wanted(*index: Form) -> Value:
+            given = inputs(cfg, contract)
+            rule = sums.along(at.over, at.stretch, (length, lambda n: at.x(n, index[-1])), known)
+            with nf.ruled(rule):
+                return tensor(reference(cfg, *given.values())).value(*index)
+
+        equations = list(done.equations)
+        with deciding(known):
+            equations += done.compare("total", wanted)
+        ordered = execute(kernel, sizes=sizes, invariants=invariant(at.added), facts=known, reading=InOrder)
+        in_order = ordered.compare("total", lambda *index: at.added(length, index[-1]))
+        equations += [replace(e, statement=f"in order: {e.statement}") for e in (*ordered.equations, *in_order)]
+        return done, equations
+
+    return compared
+
+
+def _proof(op: str, factory: Callable[[Config], Any], claimed: Contract, cfg: Config, compare: Compare) -> Proof:
     given = {name: getattr(cfg, name) for name in claimed.statics}
-    layers = _SAFE if compare is None else LAYERS
-    return Proof(op, factory(cfg), claimed, given, compare, PASS_CONFIGS, layers=layers)
+    return Proof(op, factory(cfg), claimed, given, compare, PASS_CONFIGS)
 
 
 def summing(op: str, cfg: Config) -> Iterator[Proof]:
     """Yield what is claimed of the sums of an operator's backward."""
     yield _proof(op, gradient_sums.delta, DELTA, cfg, _by_panels)
-    yield _proof(op, gradient_sums.sum_window, WINDOW, cfg)
+    yield _proof(op, gradient_sums.sum_window, WINDOW, cfg, compare(cfg, WINDOW, of_window, _window))
     if op == "csa":
-        yield _proof(op, gradient_sums.sum_listed, LISTED, cfg)
+        yield _proof(op, gradient_sums.sum_listed, LISTED, cfg, compare(cfg, LISTED, of_list, _listed))
     else:
-        yield _proof(op, gradient_sums.sum_visible, VISIBLE, cfg)
+        yield _proof(op, gradient_sums.sum_visible, VISIBLE, cfg, compare(cfg, VISIBLE, of_entry, _visible))

@@ -187,8 +187,7 @@ def compare(cfg: Config, of: Reference = reference.indexer_scores_bwd) -> Compar
 
 def _outcome(at: Block, of: Reference, done: Execution) -> Iterator[Equation]:
     """Yield that what the kernel leaves is the reference's."""
-    sizes: Any = at.cfg  # which has H and D
-    given = inputs(sizes, OF_QUERIES)
+    given = inputs(at.cfg, OF_QUERIES)
 
     def wanted(output: int) -> Callable[..., Value]:
         def element(b: Form, s: Form, h: Form, *column: Form) -> Value:

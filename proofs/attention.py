@@ -77,6 +77,11 @@ def at_least(a: Form | int, b: Form | int) -> Form:
     return nf.indicator("ge", nf.form(a) - b, integer=True)
 
 
+def least(*forms: Form) -> Form:
+    """Return the smallest of several numbers."""
+    return -nf.maximum([-form for form in forms])
+
+
 def either(a: Form, b: Form) -> Form:
     """Return whether one of two conditions holds."""
     return ONE - (ONE - a) * (ONE - b)

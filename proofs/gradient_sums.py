@@ -24,7 +24,7 @@ from ..kernels.sparse_attention_config import PANEL
 from ..reference.attention import BF16, F32, I32, OFFSET, SIZES, STATICS, in_window_bwd
 from ..reference.contract import Contract, Elements, Size, Static, TensorSpec
 from ..reference.indexer import visible
-from .attention import inputs
+from .attention import inputs, least
 from .attention_backward import BLOCKS
 from .engine.execution.in_order import InOrder, plus
 from .engine.execution.invariants import Determined, Invariant
@@ -132,7 +132,7 @@ class Row:
     def x(self, n: Form, d: Form) -> Form:
         """Return x_n, written as 0 times the last part for n >= m."""
         there = nf.nonnegative(self.end - self.first - 1 - n)
-        return there * self.part(_least(self.first + n, self.end - 1), d)
+        return there * self.part(least(self.first + n, self.end - 1), d)
 
     def added(self, n: Form, d: Form) -> Form:
         """Return the total and the first n of x, added up in their order."""
@@ -143,15 +143,11 @@ class Row:
         return plus(self.added(n - 1, d), self.x(n - 1, d))
 
 
-def _least(*forms: Form) -> Form:
-    return -nf.maximum([-form for form in forms])
-
-
 def of_window(cfg: Config) -> Row:
     """Return the parts of a row of the window's keys: that of the query s is in its slot r - (P + s) + window - 1."""
     b, r, S = block("y"), block("x"), nf.variable("S")
     own = r - nf.variable("P")  # the query whose own token this is
-    first, end = nf.maximum([own, ZERO]), _least(own + cfg.window, S)
+    first, end = nf.maximum([own, ZERO]), least(own + cfg.window, S)
     last = own + cfg.window - 1
 
     def part(s: Form, d: Form) -> Form:
@@ -163,7 +159,7 @@ def of_window(cfg: Config) -> Row:
 def of_list(cfg: Config) -> Row:
     """Return the parts that are listed for a row."""
     r, N = block("x"), nf.variable("N")
-    first, end = nf.read("starts", r), _least(nf.read("ends", r), N)
+    first, end = nf.read("starts", r), least(nf.read("ends", r), N)
 
     def part(n: Form, d: Form) -> Form:
         return nf.read("parts", nf.read("order", n), ZERO, d)
@@ -174,7 +170,7 @@ def of_list(cfg: Config) -> Row:
 def of_entry(cfg: Config) -> Row:
     """Return the parts of an entry: those of the queries that see it."""
     b, e, S = block("y"), block("x"), nf.variable("S")
-    first = _least(nf.maximum([cfg.ratio * (e + 1) - 1 - nf.read("offset", b), ZERO]), S)
+    first = least(nf.maximum([cfg.ratio * (e + 1) - 1 - nf.read("offset", b), ZERO]), S)
 
     def part(s: Form, d: Form) -> Form:
         return nf.read("parts", b, s, e, ZERO, d)

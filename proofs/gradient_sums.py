@@ -20,9 +20,11 @@ import torch
 from ..kernels import gradient_sums
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.gradient_sums import AHEAD, Config
-from ..kernels.sparse_attention_config import PANEL
+from ..kernels.sparse_attention_config import PANEL, BackwardConfig
+from ..reference import hca
 from ..reference.attention import BF16, F32, I32, OFFSET, SIZES, STATICS, in_window_bwd
 from ..reference.contract import Contract, Elements, Size, Static, TensorSpec
+from ..reference.hca import HCA_SHARD_BWD
 from ..reference.indexer import visible
 from .attention import inputs, least
 from .attention_backward import BLOCKS
@@ -32,13 +34,15 @@ from .engine.execution.symbolic import block, execute
 from .engine.forms import normal_form as nf
 from .engine.forms import sums
 from .engine.forms.entailment import Facts
+from .engine.forms.equations import Equation, holds
 from .engine.forms.extended import Value
 from .engine.forms.normal_form import ZERO, Form
 from .engine.forms.sums import Stretch
-from .engine.layers.comparison import against
+from .engine.layers.comparison import against, facts
 from .engine.reference.pull_array import deciding
 from .engine.reference.symbolic_torch import tensor
 from .engine.verify import Compare, Compared
+from .gradient_lemmas import ROUNDED
 from .suite import Proof
 
 _D = {"D": STATICS["D"]}
@@ -200,11 +204,27 @@ def _visible(cfg: Config, parts: Any, offset: Any, total: Any) -> Any:
 # The proofs
 
 
-def compare(cfg: Config, contract: Contract, row: Callable[[Config], Row], reference: Callable[..., Any]) -> Compare:
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed of a kernel that adds to totals.
+
+    Args:
+        contract: the kernel's.
+        row: the parts of a block's row.
+        reference: from the config and the inputs, the totals.
+    """
+
+    contract: Contract
+    row: Callable[[Config], Row]
+    reference: Callable[..., Any]
+
+
+def compare(cfg: Config, claim: Claim) -> Compare:
     """Return the comparison of a kernel that adds to totals with a reference, and of its order with that of the parts."""
+    contract = claim.contract
 
     def compared(kernel: Any, known: Facts) -> Compared:
-        at, sizes = row(cfg), {"R": nf.variable("P") + nf.variable("S")} if "P" in contract.sizes else {}
+        at, sizes = claim.row(cfg), {"R": nf.variable("P") + nf.variable("S")} if "P" in contract.sizes else {}
 
         def invariant(value: Callable[[Form, Form], Form]) -> Mapping[str, Invariant]:
             acc = Determined(lambda s, d: value(AHEAD * s.t, d))
@@ -220,7 +240,7 @@ def compare(cfg: Config, contract: Contract, row: Callable[[Config], Row], refer
             given = inputs(cfg, contract)
             rule = sums.along(at.over, at.stretch, (length, lambda n: at.x(n, index[-1])), known)
             with nf.ruled(rule):
-                return tensor(reference(cfg, *given.values())).value(*index)
+                return tensor(claim.reference(cfg, *given.values())).value(*index)
 
         equations = list(done.equations)
         with deciding(known):
@@ -233,16 +253,45 @@ def compare(cfg: Config, contract: Contract, row: Callable[[Config], Row], refer
     return compared
 
 
-def _proof(op: str, factory: Callable[[Config], Any], claimed: Contract, cfg: Config, compare: Compare) -> Proof:
+def _of_hca(cfg: Config) -> Iterator[Equation]:
+    """Yield that the gradients of the keys in the reference of hca are the sums of its parts."""
+    known, statics = facts(HCA_SHARD_BWD), (cfg.ratio, cfg.window, BackwardConfig().scale)
+    given = inputs(BackwardConfig(D=cfg.D, window=cfg.window, ratio=cfg.ratio), HCA_SHARD_BWD)
+    of: Any = hca.hca_shard_bwd, hca.hca_parts
+    with deciding(known), nf.splitting(2):
+        gradients, parts = (each(*given.values(), *statics) for each in of)
+        sums_of_parts = in_window_bwd(parts[1], given["window_kv"]), parts[2].sum(1)  # type: ignore[arg-type]
+        index = nf.fresh("b"), nf.fresh("row"), nf.fresh("d")
+        for name, whole, summed in zip(("window", "entries"), gradients[1:3], sums_of_parts, strict=True):
+            a, b = tensor(whole).at(*index), tensor(summed).at(*index)
+            yield Equation(f"the gradient of the {name} is the sum of the parts", holds(a, b, known), a, b)
+
+
+def with_whole(cfg: Config, claim: Claim) -> Compare:
+    """Return the same comparison, and that the sums of parts are the gradients of hca."""
+
+    def compared(kernel: Any, known: Facts) -> Compared:
+        done, equations = compare(cfg, claim)(kernel, known)
+        return done, [*equations, *_of_hca(cfg)]
+
+    return compared
+
+
+def _proof(op: str, factory: Callable[[Config], Any], claimed: Contract, cfg: Config, compare: Compare, **more: Any
+           ) -> Proof:  # fmt: skip
     given = {name: getattr(cfg, name) for name in claimed.statics}
-    return Proof(op, factory(cfg), claimed, given, compare, PASS_CONFIGS)
+    return Proof(op, factory(cfg), claimed, given, compare, PASS_CONFIGS, **more)
 
 
 def summing(op: str, cfg: Config) -> Iterator[Proof]:
-    """Yield what is claimed of the sums of an operator's backward."""
+    """Yield what is claimed of the sums of an operator's backward; that of swa has no entries."""
+    rounded: dict[str, Any] = {"lemmas": (ROUNDED,)}
+    window = compare(cfg, Claim(WINDOW, of_window, _window))
     yield _proof(op, gradient_sums.delta, DELTA, cfg, _by_panels)
-    yield _proof(op, gradient_sums.sum_window, WINDOW, cfg, compare(cfg, WINDOW, of_window, _window))
+    yield _proof(op, gradient_sums.sum_window, WINDOW, cfg, window, **rounded)
     if op == "csa":
-        yield _proof(op, gradient_sums.sum_listed, LISTED, cfg, compare(cfg, LISTED, of_list, _listed))
-    else:
-        yield _proof(op, gradient_sums.sum_visible, VISIBLE, cfg, compare(cfg, VISIBLE, of_entry, _visible))
+        listed = compare(cfg, Claim(LISTED, of_list, _listed))
+        yield _proof(op, gradient_sums.sum_listed, LISTED, cfg, listed, **rounded)
+    if op == "hca":
+        seen = with_whole(cfg, Claim(VISIBLE, of_entry, _visible))
+        yield _proof(op, gradient_sums.sum_visible, VISIBLE, cfg, seen, **rounded)

@@ -168,6 +168,8 @@ class Buffers:
             if memory.name in self._written:
                 raise Unsupported(f"{memory.name} in global memory is read after it is written: {describe(self.site)}")
             self._read.append((self.site, memory.name, place))
+            if memory.name in self.execution.infinite:
+                return extended.infinity(1)
             element = nf.read(memory.name, *place)
             return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
         self._check_lane(memory, place, None)

@@ -61,6 +61,7 @@ def execute(
     invariants: Mapping[str, Invariant] | None = None,
     facts: Facts | None = None,
     raw: Sequence[str] = (),
+    infinite: Sequence[str] = (),
     reading: type[Symbols] | None = None,
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
@@ -71,13 +72,14 @@ def execute(
         invariants: for loops to be cut, by loop name (``semantics.serial_loops``).
         facts: what the contract says of the sizes and of integer inputs.
         raw: float inputs of which the kernel uses only the bits; their elements may be any float.
+        infinite: float inputs whose elements are all +inf.
         reading: the algebra, if it is another one than ``Symbols``.
 
     Raises:
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
-    execution = Execution(facts if facts is not None else Facts(), frozenset(raw))
+    execution = Execution(facts if facts is not None else Facts(), frozenset(raw), frozenset(infinite))
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
     algebra = (reading or Symbols)(execution, invariants or {})

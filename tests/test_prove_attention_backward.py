@@ -11,14 +11,16 @@ import pytest
 import tilelang.language as T
 
 from lemmata.kernels import gradient_sums as kernels
+from lemmata.kernels import sparse_attention_backward
 from lemmata.kernels.gradient_sums import AHEAD
 from lemmata.kernels.hca import hca_bwd
-from lemmata.kernels.sparse_attention_config import BackwardConfig
+from lemmata.kernels.sparse_attention_config import F32, HEADS, BackwardConfig
 from lemmata.proofs import csa, gradient_sums, hca
 from lemmata.proofs.engine.guards.mutate import Mutant, mutants
 from lemmata.proofs.engine.verify import verify
 
 SMALL = BackwardConfig(D=128, window=64)
+LOAD_WEIGHT = sparse_attention_backward.load_weight
 PLANTED = {
     "parts without dz": "dropped statement @ T.wgmma_gemm(T.region(dz_shared[0, 0], 1, 64, 64), T.region(q_shared[1",
     "another entry's slot": "slot = (t - 1) * 64 + j -> slot = (t - 1) * 64 + j + 1, line",
@@ -49,6 +51,22 @@ def test_planted_errors_are_refuted(error: str) -> None:
     report = verify(wrong, proof.contract, statics=proof.statics, compare=proof.compare, pass_configs=proof.pass_configs,
                     waivers=proof.waivers, layers=["L2"])  # fmt: skip
     assert {failure.kind for failure in report.failures} == {"equivalence"}
+
+
+@T.macro
+def with_an_lse_of_0(cfg, at, heads, lse, weight):
+    LOAD_WEIGHT(cfg, at, heads, lse, weight)
+    for h in T.Parallel(HEADS):
+        lse[h] = T.if_then_else(lse[h] < T.infinity(F32), lse[h], 0)
+
+
+def test_a_query_without_keys_that_has_gradients_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = hca._backward(SMALL)
+    monkeypatch.setattr(sparse_attention_backward, "load_weight", with_an_lse_of_0)
+    report = verify(hca_bwd(SMALL), proof.contract, statics=proof.statics, compare=proof.compare,
+                    pass_configs=proof.pass_configs, waivers=proof.waivers, layers=["L2"])  # fmt: skip
+    assert report.failures
+    assert all(failure.statement.startswith("without a key") for failure in report.failures)
 
 
 SUMS = gradient_sums.Config(D=128)

@@ -45,6 +45,7 @@ from .engine.verify import Compare, Compared
 from .gradient_lemmas import ROUNDED
 from .suite import Proof
 
+LOOP, ACC = "i", "acc"  # in the kernels
 _D = {"D": STATICS["D"]}
 
 
@@ -228,13 +229,13 @@ def compare(cfg: Config, claim: Claim) -> Compare:
 
         def invariant(value: Callable[[Form, Form], Form]) -> Mapping[str, Invariant]:
             acc = Determined(lambda s, d: value(AHEAD * s.t, d))
-            return {"i": Invariant(determined={"acc": acc})}
+            return {LOOP: Invariant(determined={ACC: acc})}
 
         def summed(n: Form, d: Form) -> Form:
             return at.total(d) + nf.summation(n, lambda k: at.x(k, d))
 
         done = execute(kernel, sizes=sizes, invariants=invariant(summed), facts=known)
-        length = AHEAD * done.inductions["i"].extent
+        length = AHEAD * done.inductions[LOOP].extent
 
         def wanted(*index: Form) -> Value:
             given = inputs(cfg, contract)

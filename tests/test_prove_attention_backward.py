@@ -18,6 +18,7 @@ from lemmata.kernels.sparse_attention_config import F32, HEADS, BackwardConfig
 from lemmata.proofs import csa, gradient_sums, hca
 from lemmata.proofs.engine.guards.mutate import Mutant, mutants
 from lemmata.proofs.engine.verify import verify
+from test_kernel_names import occurring
 
 SMALL = BackwardConfig(D=128, window=64)
 LOAD_WEIGHT = sparse_attention_backward.load_weight
@@ -81,6 +82,11 @@ def test_the_sums(op: str) -> None:
         names.append(report.kernel)
     entries = {"csa": ["sum_listed"], "hca": ["sum_visible"], "swa": []}
     assert names == ["delta", "sum_window", *entries[op]]
+
+
+@pytest.mark.parametrize("factory", [kernels.sum_window, kernels.sum_listed, kernels.sum_visible])
+def test_the_names_that_proofs_of_sums_bind_occur(factory: Any) -> None:
+    assert {gradient_sums.LOOP, gradient_sums.ACC} <= occurring(factory(SUMS))
 
 
 @T.macro

@@ -246,9 +246,10 @@ def compare(cfg: Config, claim: Claim) -> Compare:
         equations = list(done.equations)
         with deciding(known):
             equations += done.compare("total", wanted)
-        ordered = execute(kernel, sizes=sizes, invariants=invariant(at.added), facts=known, reading=InOrder)
-        in_order = ordered.compare("total", lambda *index: at.added(length, index[-1]))
-        equations += [replace(e, statement=f"in order: {e.statement}") for e in (*ordered.equations, *in_order)]
+        if all(equation.holds for equation in equations):
+            ordered = execute(kernel, sizes=sizes, invariants=invariant(at.added), facts=known, reading=InOrder)
+            in_order = ordered.compare("total", lambda *index: at.added(length, index[-1]))
+            equations += [replace(e, statement=f"in order: {e.statement}") for e in (*ordered.equations, *in_order)]
         return done, equations
 
     return compared

@@ -81,21 +81,21 @@ class Block:
         """The first entry."""
         return ALL_ROWS * block("x")
 
-    def ends(self) -> tuple[Form, Form]:
-        """Return the first pair of queries of the split, and one more than the last."""
-        first, end = (nf.floordiv(PAIRS * y, self.cfg.splits) for y in (self.split, self.split + 1))
+    def ends(self, split: Form) -> tuple[Form, Form]:
+        """Return the first pair of queries of a split, and one more than the last."""
+        first, end = (nf.floordiv(PAIRS * y, self.cfg.splits) for y in (split, split + 1))
         return first, end
 
     @cached_property
     def begin(self) -> Form:
         """The first pair of queries of which one may see one of the entries."""
         oldest = nf.maximum([self.cfg.ratio * (self.first + 1) - 1 - self.offset, ZERO])
-        return nf.maximum([self.ends()[0], nf.floordiv(oldest, PAIR)])
+        return nf.maximum([self.ends(self.split)[0], nf.floordiv(oldest, PAIR)])
 
     @property
     def extent(self) -> Form:
         """How many pairs of queries there are."""
-        return nf.maximum([self.ends()[1], self.begin]) - self.begin
+        return nf.maximum([self.ends(self.split)[1], self.begin]) - self.begin
 
     @cached_property
     def offset(self) -> Form:
@@ -115,7 +115,7 @@ class Block:
         """Forget of the split's ends all but that they lie within the pairs, for nothing else matters."""
         if self.cfg.splits > 1:
             facts.bound(self.split, nf.form(self.cfg.splits))
-            first, end = self.ends()
+            first, end = self.ends(self.split)
             facts.forget((first, end), (at_least(first, 0), at_least(end, first), at_least(PAIRS, end)))
 
     def query(self, u: Form, i: Form, h: Form, d: Form) -> Form:
@@ -204,9 +204,9 @@ def compare(cfg: Config, of: Reference = reference.indexer_scores_bwd) -> Compar
     return compared
 
 
-def of_split(at: Block, grad_out: Any) -> Any:
-    """Return the gradient of the scores, 0 but for the queries of a block's split."""
-    first, end = (SymbolicTensor((), lambda f=f: Value(f), integer=Integers()) for f in at.ends())
+def of_split(ends: tuple[Form, Form], grad_out: Any) -> Any:
+    """Return the gradient of the scores, 0 but for the queries of a split."""
+    first, end = (SymbolicTensor((), lambda f=f: Value(f), integer=Integers()) for f in ends)
     pair: Any = torch.arange(grad_out.shape[1], device=grad_out.device) // PAIR
     inside = (pair >= first) & (pair < end)
     return torch.where(inside.unsqueeze(-1), grad_out, 0.0)
@@ -228,10 +228,11 @@ def _linear(cfg: Config, of: Reference) -> Equation:
 
 def _outcome(at: Block, of: Reference, done: Execution) -> Iterator[Equation]:
     """Yield that what the kernel leaves is the reference's."""
-    given = inputs(at.cfg, OF_KEYS)
-    given = {**given, "grad_out": of_split(at, given["grad_out"])}
+    x = inputs(at.cfg, OF_KEYS)
 
-    def wanted(b: Form, _: Form, entry: Form, d: Form) -> Value:
+    def wanted(b: Form, split: Form, entry: Form, d: Form) -> Value:
+        given = {**x, "grad_out": of_split(at.ends(split), x["grad_out"])}
+
         def summand(u: Form) -> Form:
             return at.written_out(at.summand(at.begin + u, entry - at.first, d))
 

@@ -85,6 +85,7 @@ def test_a_gradient_that_is_not_linear_is_refused() -> None:
 
 PLANTED = {
     "a split with queries of those before": "T.max(iterations * by // 8, oldest // 2) -> oldest // 2,",
+    "the sums of another split": "sums[bz, by, entry, d] = ... -> sums[bz, by + 1, entry, d]",
     "queries skipped that see an entry": "constant @ oldest // 2 -> T.FloorDiv(oldest, 1)",
 }
 

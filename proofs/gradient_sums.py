@@ -1,8 +1,8 @@
 """What is claimed of the kernels that sum for a backward of attention (kernels/gradient_sums.py).
 
-A block adds to a row of the totals its parts x_0, x_1, ..., x_{m-1}, those that the reference adds to it. Before iteration i
-its sum is that of the total and x_n for n < 16 i, where x_n = 0 for n >= m. This is shown twice: over the reals, where the
-result is the reference's; and with an addition of which nothing is known but x + 0 = x, where it is
+A block adds to a row of the totals its parts x_0, x_1, ..., x_{m-1}, those that the reference adds to it, query by query.
+Before iteration i its sum is that of the total and x_n for n < 16 i, where x_n = 0 for n >= m. This is shown twice: over the
+reals, where the result is the reference's; and with an addition of which nothing is known but x + 0 = x, where it is
 
     ((total + x_0) + x_1) + ... + x_{m-1},
 
@@ -112,21 +112,23 @@ def _by_panels(kernel: Any, known: Facts) -> Compared:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the totals, and its parts in order.
+    """A row of the totals, and its parts in order: for each query as many as its heads make blocks.
 
     Attributes:
+        blocks: how many these are.
         index: of the row.
-        first: the first part, as the kernel counts parts.
+        first: the first query that has parts, or the first number of a list.
         end: one more than the last.
-        part: from such a count, and a column, to an element.
-        over: how many parts the reference looks at for the row.
+        part: from that, a block and a column to an element.
+        over: how many slots, numbers or queries the reference looks at for the row.
         stretch: which of these are the row's.
     """
 
+    blocks: int
     index: tuple[Form, ...]
     first: Form
     end: Form
-    part: Callable[[Form, Form], Form]
+    part: Callable[[Form, Form, Form], Form]
     over: Form
     stretch: Stretch
 
@@ -134,10 +136,19 @@ class Row:
         """Return what the row is at first."""
         return nf.read("total", *self.index, d)
 
+    def _part(self, k: Form, block: Form, d: Form) -> Form:
+        """Return a part of the k-th query, written as 0 times one of the last where there is none."""
+        there = nf.nonnegative(self.end - self.first - 1 - k)
+        return there * self.part(least(self.first + k, self.end - 1), block, d)
+
+    def of(self, k: Form, d: Form) -> Form:
+        """Return the parts of the k-th query together."""
+        return nf.summation(self.blocks, lambda block: self._part(k, block, d))
+
     def x(self, n: Form, d: Form) -> Form:
-        """Return x_n, written as 0 times the last part for n >= m."""
-        there = nf.nonnegative(self.end - self.first - 1 - n)
-        return there * self.part(least(self.first + n, self.end - 1), d)
+        """Return x_n."""
+        k = nf.floordiv(n, self.blocks)
+        return self._part(k, n - self.blocks * k, d)
 
     def added(self, n: Form, d: Form) -> Form:
         """Return the total and the first n of x, added up in their order."""
@@ -155,10 +166,10 @@ def of_window(cfg: Config) -> Row:
     first, end = nf.maximum([own, ZERO]), least(own + cfg.window, S)
     last = own + cfg.window - 1
 
-    def part(s: Form, d: Form) -> Form:
-        return nf.read("parts", b, s, last - s, ZERO, d)
+    def part(s: Form, heads: Form, d: Form) -> Form:
+        return nf.read("parts", b, s, last - s, heads, d)
 
-    return Row((b, r), first, end, part, nf.form(cfg.window), Stretch(last - first, -1, end - first))
+    return Row(cfg.blocks, (b, r), first, end, part, nf.form(cfg.window), Stretch(last - first, -1, end - first))
 
 
 def of_list(cfg: Config) -> Row:
@@ -166,10 +177,10 @@ def of_list(cfg: Config) -> Row:
     r, N = block("x"), nf.variable("N")
     first, end = nf.read("starts", r), least(nf.read("ends", r), N)
 
-    def part(n: Form, d: Form) -> Form:
-        return nf.read("parts", nf.read("order", n), ZERO, d)
+    def part(n: Form, heads: Form, d: Form) -> Form:
+        return nf.read("parts", nf.read("order", n), heads, d)
 
-    return Row((r,), first, end, part, N, Stretch(first, 1, end - first))
+    return Row(cfg.blocks, (r,), first, end, part, N, Stretch(first, 1, end - first))
 
 
 def of_entry(cfg: Config) -> Row:
@@ -177,10 +188,10 @@ def of_entry(cfg: Config) -> Row:
     b, e, S = block("y"), block("x"), nf.variable("S")
     first = least(nf.maximum([cfg.ratio * (e + 1) - 1 - nf.read("offset", b), ZERO]), S)
 
-    def part(s: Form, d: Form) -> Form:
-        return nf.read("parts", b, s, e, ZERO, d)
+    def part(s: Form, heads: Form, d: Form) -> Form:
+        return nf.read("parts", b, s, e, heads, d)
 
-    return Row((b, e), first, S, part, S, Stretch(first, 1, S - first))
+    return Row(cfg.blocks, (b, e), first, S, part, S, Stretch(first, 1, S - first))
 
 
 def _window(cfg: Config, parts: Any, total: Any) -> Any:
@@ -228,18 +239,20 @@ def compare(cfg: Config, claim: Claim) -> Compare:
         at, sizes = claim.row(cfg), {"R": nf.variable("P") + nf.variable("S")} if "P" in contract.sizes else {}
 
         def invariant(value: Callable[[Form, Form], Form]) -> Mapping[str, Invariant]:
-            acc = Determined(lambda s, d: value(AHEAD * s.t, d))
-            return {LOOP: Invariant(determined={ACC: acc})}
+            return {LOOP: Invariant(determined={ACC: Determined(lambda s, d: value(s.t, d))})}
 
-        def summed(n: Form, d: Form) -> Form:
-            return at.total(d) + nf.summation(n, lambda k: at.x(k, d))
+        def summed(t: Form, d: Form) -> Form:
+            return at.total(d) + nf.summation(AHEAD // cfg.blocks * t, lambda k: at.of(k, d))
+
+        def added(t: Form, d: Form) -> Form:
+            return at.added(AHEAD * t, d)
 
         done = execute(kernel, sizes=sizes, invariants=invariant(summed), facts=known)
-        length = AHEAD * done.inductions[LOOP].extent
+        runs = done.inductions[LOOP].extent
 
         def wanted(*index: Form) -> Value:
             given = inputs(cfg, contract)
-            rule = sums.along(at.over, at.stretch, (length, lambda n: at.x(n, index[-1])), known)
+            rule = sums.along(at.over, at.stretch, (AHEAD // cfg.blocks * runs, lambda k: at.of(k, index[-1])), known)
             with nf.ruled(rule):
                 return tensor(claim.reference(cfg, *given.values())).value(*index)
 
@@ -247,8 +260,8 @@ def compare(cfg: Config, claim: Claim) -> Compare:
         with deciding(known):
             equations += done.compare("total", wanted)
         if all(equation.holds for equation in equations):
-            ordered = execute(kernel, sizes=sizes, invariants=invariant(at.added), facts=known, reading=InOrder)
-            in_order = ordered.compare("total", lambda *index: at.added(length, index[-1]))
+            ordered = execute(kernel, sizes=sizes, invariants=invariant(added), facts=known, reading=InOrder)
+            in_order = ordered.compare("total", lambda *index: added(runs, index[-1]))
             equations += [replace(e, statement=f"in order: {e.statement}") for e in (*ordered.equations, *in_order)]
         return done, equations
 
@@ -291,12 +304,16 @@ EQUIVALENTS = {
 }
 
 
+def products(op: str, cfg: Config) -> Proof:
+    """Return what is claimed of the kernel that multiplies and sums over columns."""
+    return _proof(op, gradient_sums.delta, DELTA, cfg, _by_panels)
+
+
 def summing(op: str, cfg: Config) -> Iterator[Proof]:
-    """Yield what is claimed of the sums of an operator's backward; that of swa has no entries."""
+    """Yield what is claimed of the sums of parts in an operator's backward; that of swa has no entries."""
     rounded: dict[str, Any] = {"lemmas": (ROUNDED,)}
-    tried: dict[str, Any] = {**rounded, "mutate": True, "every": 4, "equivalents": EQUIVALENTS}
+    tried = rounded | ({"mutate": True, "every": 4, "equivalents": EQUIVALENTS} if cfg.blocks == 1 else {})
     window = compare(cfg, Claim(WINDOW, of_window, _window))
-    yield _proof(op, gradient_sums.delta, DELTA, cfg, _by_panels)
     yield _proof(op, gradient_sums.sum_window, WINDOW, cfg, window, **(tried if op == "csa" else rounded))
     if op == "csa":
         listed = compare(cfg, Claim(LISTED, of_list, _listed))

@@ -15,7 +15,7 @@ from ..reference.hca import HCA
 from . import hca
 from .attention_lemmas import WINDOW
 from .combine import combined
-from .gradient_sums import summing
+from .gradient_sums import products, summing
 from .suite import Proof
 
 
@@ -25,4 +25,5 @@ def proofs() -> Iterator[Proof]:
     yield replace(hca._proof(Config(ratio=1, splits=5)), op="swa")
     yield combined("swa", HCA, Config(splits=5))
     yield replace(hca._backward(BackwardConfig(ratio=1)), op="swa")
+    yield products("swa", gradient_sums.Config())
     yield from summing("swa", gradient_sums.Config())

@@ -73,15 +73,20 @@ def test_a_query_without_keys_that_has_gradients_is_refuted(monkeypatch: pytest.
 SUMS = gradient_sums.Config(D=128)
 
 
-@pytest.mark.parametrize("op", ["csa", "hca", "swa"])
-def test_the_sums(op: str) -> None:
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize(("op", "entries"), [("csa", ["sum_listed"]), ("hca", ["sum_visible"]), ("swa", [])])
+def test_the_sums(op: str, entries: list[str], blocks: int) -> None:
     names = []
-    for proof in gradient_sums.summing(op, SUMS):
+    for proof in gradient_sums.summing(op, replace(SUMS, blocks=blocks)):
         report = proof.run(layers=["L1", "L2", "range", "lemmas"], fresh=True)
         assert report.holds, "\n".join(map(str, report.failures))
         names.append(report.kernel)
-    entries = {"csa": ["sum_listed"], "hca": ["sum_visible"], "swa": []}
-    assert names == ["delta", "sum_window", *entries[op]]
+    assert names == ["sum_window", *entries]
+
+
+def test_the_product() -> None:
+    report = gradient_sums.products("swa", SUMS).run(layers=["L1", "L2", "range"], fresh=True)
+    assert report.holds, "\n".join(map(str, report.failures))
 
 
 @pytest.mark.parametrize("factory", [kernels.sum_window, kernels.sum_listed, kernels.sum_visible])
@@ -105,7 +110,7 @@ def without_the_last(cfg, acc, ahead):
 
 @pytest.mark.parametrize(("add", "words"), [(backwards, "in order: acc"), (without_the_last, "acc")])
 def test_parts_in_another_order_or_left_out_are_refuted(add: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (_, proof) = gradient_sums.summing("swa", SUMS)
+    (proof,) = gradient_sums.summing("swa", SUMS)
     monkeypatch.setattr(kernels, "_add", add)
     wrong = verify(kernels.sum_window(SUMS), proof.contract, statics=proof.statics, compare=proof.compare,
                    pass_configs=proof.pass_configs, layers=["L2"])  # fmt: skip

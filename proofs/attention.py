@@ -77,6 +77,11 @@ def at_least(a: Form | int, b: Form | int) -> Form:
     return nf.indicator("ge", nf.form(a) - b, integer=True)
 
 
+def least(*forms: Form) -> Form:
+    """Return the smallest of several numbers."""
+    return -nf.maximum([-form for form in forms])
+
+
 def either(a: Form, b: Form) -> Form:
     """Return whether one of two conditions holds."""
     return ONE - (ONE - a) * (ONE - b)
@@ -355,12 +360,12 @@ def _outcome(claim: Claim, at: Block, extent: Form, done: Execution) -> Iterator
                 yield from done.compare(name, wanted(number), spreading, counted, meaning=meaning)
 
 
-def inputs(cfg: Config, whole: Contract) -> Mapping[str, SymbolicTensor]:
-    """Return the inputs of a contract by name, symbolic."""
+def inputs(cfg: Any, whole: Contract) -> Mapping[str, SymbolicTensor]:
+    """Return the inputs of a contract by name, symbolic; a config has the static parameters."""
 
     def size(n: int | str) -> Form:
         if isinstance(n, str):
-            return nf.form(getattr(cfg, n)) if n in ("H", "D", "splits") else nf.variable(n)
+            return nf.form(getattr(cfg, n)) if n in whole.statics else nf.variable(n)
         return nf.form(n)
 
     return {

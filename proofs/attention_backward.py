@@ -33,7 +33,7 @@ from .engine.forms.constants import unify
 from .engine.forms.entailment import Facts
 from .engine.forms.equations import Equation
 from .engine.forms.extended import Value
-from .engine.forms.normal_form import ONE, Form
+from .engine.forms.normal_form import ONE, ZERO, Form
 from .engine.reference.pull_array import deciding
 from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.verify import Compare, Compared
@@ -93,18 +93,18 @@ class Block(attention.Block):
         head = self.head(h)
         return nf.summation(s.t, lambda u: nf.summation(self.cfg.tile, lambda j: self.of_key(u, j, head, column)))
 
-    @property
-    def invariants(self) -> Mapping[str, Invariant]:
-        """What holds before each iteration of each loop; nothing in that over the tiles of entries that are not seen."""
-        return {NAMES.tile: self.invariant()} | ({NAMES.unseen: Invariant()} if self.about else {})
+    def invariants(self, keys: bool) -> Mapping[str, Invariant]:
+        """Return what holds before each iteration of each loop, where the query has keys, or none.
 
-    def invariant(self) -> Invariant:
-        """Return what holds before each iteration of the loop over tiles."""
+        Nothing is said of the loop over the tiles of entries that are not seen.
+        """
+        return {NAMES.tile: self._over_tiles(keys)} | ({NAMES.unseen: Invariant()} if self.about else {})
 
+    def _over_tiles(self, keys: bool) -> Invariant:
         def acc(g: int) -> Determined:
             def value(s: State, h: Form, d: Form) -> Form:
                 column = d + g * self.cfg.columns
-                return self.present(column) * self.acc(s, h, column)
+                return self.present(column) * self.acc(s, h, column) if keys else ZERO
 
             return Determined(value)
 
@@ -169,13 +169,24 @@ def compare(claim: Claim, here: Callable[[], Block]) -> Compare:
             extent = cfg.window_tiles + sums.tiles(at.listed, cfg.tile)
             sizes = {"R": nf.variable("P") + nf.variable("S")}
             at.forget(extent, known)
-            done = execute(kernel, sizes=sizes, invariants=at.invariants, facts=known)
+            done = execute(kernel, sizes=sizes, invariants=at.invariants(keys=True), facts=known)
             equations = list(done.equations)
             if all(equation.holds for equation in equations):
                 equations += _outcome(claim, at, extent, done)
+                without = execute(
+                    kernel, sizes=sizes, invariants=at.invariants(keys=False), facts=known, infinite=("lse",)
+                )
+                equations += _without_keys(without)
             return done, equations
 
     return compared
+
+
+def _without_keys(done: Execution) -> Iterator[Equation]:
+    """Yield that the gradients of a query are 0 if its lse is +inf, which says that it has no key."""
+    zeros = (done.compare(name, lambda *_: ZERO) for name in ("grad_q", "window_parts", "entry_parts"))
+    for equation in (*done.equations, *(e for each in zeros for e in each)):
+        yield replace(equation, statement=f"without a key: {equation.statement}")
 
 
 def _outcome(claim: Claim, at: Block, extent: Form, done: Execution) -> Iterator[Equation]:

@@ -92,9 +92,12 @@ ENTRIES = Theorem(
     "causality", "A query attends to entry j < T exactly if ratio (j + 1) <= position + 1: to none that ends after it, and to "
     "each other one.", _entries, "layer L2 says that these are the first floor((position + 1) / ratio) that there are",
 )  # fmt: skip
+PARTITION = Theorem(
+    "partition", "Of n tiles each is in exactly one of r splits, those from floor(n y / r) to floor(n (y + 1) / r).",
+    _partition, "induction over the splits: each begins where the one before ends",
+)  # fmt: skip
 SPLIT: tuple[Lemma, ...] = (
-    Theorem("partition", "Of n tiles each is in exactly one of r splits, those from floor(n y / r) to floor(n (y + 1) / r).",
-            _partition, "induction over the splits: each begins where the one before ends"),
+    PARTITION,
     Theorem("splits", "What combine makes of the splits are out and lse of all keys: for the row_max, row_sum and acc of a "
             "split, exp(row_max) row_sum is m, the sum of exp z, and exp(row_max) acc is v, that of exp z k.", _splits,
             "induction over the splits, which by partition share out the tiles; layer L2 says what each kernel computes"),

@@ -20,7 +20,7 @@ from .engine.forms import normal_form as nf
 from .engine.forms.normal_form import Form
 from .engine.reference.symbolic_torch import SymbolicTensor
 from .engine.verify import Compare
-from .gradient_sums import summing
+from .gradient_sums import products, summing
 from .suite import Proof
 
 K, T = nf.variable("K"), nf.variable("T")
@@ -83,4 +83,6 @@ def proofs() -> Iterator[Proof]:
     yield _proof(Config(splits=3))
     yield combined("csa", CSA, Config(splits=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)
     yield _backward(BackwardConfig())
-    yield from summing("csa", gradient_sums.Config())
+    yield products("csa", gradient_sums.Config())
+    for blocks in (1, 2):  # of up to 64 heads
+        yield from summing("csa", gradient_sums.Config(blocks=blocks))

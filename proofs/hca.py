@@ -21,7 +21,7 @@ from .engine.forms import normal_form as nf
 from .engine.forms.normal_form import ZERO, Form
 from .engine.reference.symbolic_torch import SymbolicTensor
 from .engine.verify import Compare
-from .gradient_sums import summing
+from .gradient_sums import products, summing
 from .suite import Proof
 
 T = nf.variable("T")
@@ -82,4 +82,6 @@ def proofs() -> Iterator[Proof]:
     yield _proof(Config(splits=5))
     yield combined("hca", HCA, Config(splits=5))
     yield _backward(BackwardConfig())
-    yield from summing("hca", gradient_sums.Config())
+    yield products("hca", gradient_sums.Config())
+    for blocks in (1, 2):  # of up to 64 heads
+        yield from summing("hca", gradient_sums.Config(blocks=blocks))

@@ -1,6 +1,7 @@
 """What is claimed of the kernels of the backward of the Lightning Indexer's scores (kernels/indexer_backward.py).
 
-In the kernel of q and the weights, for 64 heads, block n of the rows is query 4 x + n of block x. With
+What is claimed of the one of the keys stands in a file of its own. In the one of q and the weights, for 64 heads, block n of
+the rows is query 4 x + n of block x. With
 
     key(u, j) = k of entry e = 128 u + j, 0 if the last of the block's queries does not see it,
     grad(u, j, n) = dI of query n and entry e, 0 if the query does not see it, or is none,
@@ -22,8 +23,10 @@ from typing import Any
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.indexer_backward import ROWS, TILE, Config, indexer_scores_bwd_k, indexer_scores_bwd_q
 from ..reference import indexer as reference
-from ..reference.contract import Contract, Static, TensorSpec
-from .attention import at_least, inputs
+from ..reference.contract import Contract
+from . import indexer_backward_keys as keys
+from .attention import at_least, inputs, least
+from .attention_lemmas import PARTITION
 from .engine.execution.invariants import Determined, Invariant, State
 from .engine.execution.symbolic import Execution, block, execute
 from .engine.forms import normal_form as nf
@@ -41,22 +44,12 @@ from .suite import Proof
 ACC, TILES, KEYS, GRADS = ("acc0", "acc1", "acc2", "acc3"), "t", "tile_shared", "grad_shared"  # in the kernel
 PAIR = 2 * TILE  # entries of an iteration
 
-_OF_Q, _OF_K, _OF_WEIGHTS = reference.SCORES_BWD.outputs
+_OF_Q, _, _OF_WEIGHTS = reference.SCORES_BWD.outputs
 OF_QUERIES = replace(reference.SCORES_BWD, op="indexer_scores_bwd_q", outputs=(_OF_Q, _OF_WEIGHTS))
-OF_KEYS = replace(
-    reference.SCORES_BWD,
-    op="indexer_scores_bwd_k",
-    statics={**reference.SCORES_BWD.statics, "splits": Static(int, 1, 8)},
-    outputs=(TensorSpec("sums", "B splits T D", (reference.F32,)),),
-)
 S, T = nf.variable("S"), nf.variable("T")
 
 Reference = Callable[..., Any]
 """From the inputs and the ratio, the gradients of q, k and the weights."""
-
-
-def _least(*forms: Form) -> Form:
-    return -nf.maximum([-form for form in forms])
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class Block:
     @cached_property
     def seen(self) -> Form:
         """How many entries the last query sees."""
-        return _least(self.visible(_least(self.first + self.cfg.queries, S)), T)
+        return least(self.visible(least(self.first + self.cfg.queries, S)), T)
 
     @property
     def extent(self) -> Form:
@@ -97,7 +90,7 @@ class Block:
     def grad(self, u: Form, j: Form, n: Form) -> Form:
         """Return what ``grad`` stands for."""
         query, entry = self.first + n, PAIR * u + j
-        sees = at_least(_least(self.visible(query + 1), self.seen) - 1, entry)
+        sees = at_least(least(self.visible(query + 1), self.seen) - 1, entry)
         return at_least(S - 1, query) * sees * nf.read("grad_out", self.b, query, entry)
 
     @property
@@ -187,8 +180,7 @@ def compare(cfg: Config, of: Reference = reference.indexer_scores_bwd) -> Compar
 
 def _outcome(at: Block, of: Reference, done: Execution) -> Iterator[Equation]:
     """Yield that what the kernel leaves is the reference's."""
-    sizes: Any = at.cfg  # which has H and D
-    given = inputs(sizes, OF_QUERIES)
+    given = inputs(at.cfg, OF_QUERIES)
 
     def wanted(output: int) -> Callable[..., Value]:
         def element(b: Form, s: Form, h: Form, *column: Form) -> Value:
@@ -205,14 +197,20 @@ def _outcome(at: Block, of: Reference, done: Execution) -> Iterator[Equation]:
         yield from done.compare("grad_weights", wanted(2), spreading)
 
 
-def _proof(factory: Any, contract: Contract, cfg: Config, compare: Compare | None = None) -> Proof:
+def _proof(factory: Any, contract: Contract, cfg: Config, compare: Compare, **more: Any) -> Proof:
     given = {name: getattr(cfg, name) for name in contract.statics}
-    layers = ("L0", "L1") if compare is None else ("L0", "L1", "L2")
-    return Proof("indexer", factory(cfg), contract, given, compare, PASS_CONFIGS, layers=layers)
+    return Proof("indexer", factory(cfg), contract, given, compare, PASS_CONFIGS, **more)
+
+
+EQUIVALENTS = {
+    "grid @ for bx in 0:(T_1 + 255) // 256 -> for bx in 0:(T_1 + 255) // 256 + 1": "its guards skip a block beyond the entries",
+}
 
 
 def proofs() -> Iterator[Proof]:
     """Yield the kernels of DeepSeek-V4's sizes, that of the keys with one split of the queries and with several."""
     yield _proof(indexer_scores_bwd_q, OF_QUERIES, Config(), compare(Config()))
-    yield _proof(indexer_scores_bwd_k, OF_KEYS, Config())
-    yield _proof(indexer_scores_bwd_k, OF_KEYS, Config(splits=8))
+    yield _proof(indexer_scores_bwd_k, keys.OF_KEYS, Config(), keys.compare(Config()))
+    several = Config(splits=8)
+    more: dict[str, Any] = {"lemmas": (PARTITION,), "mutate": True, "every": 183, "equivalents": EQUIVALENTS}
+    yield _proof(indexer_scores_bwd_k, keys.OF_KEYS, several, keys.compare(several), **more)

@@ -1,6 +1,7 @@
 """What is claimed of the kernels of sliding-window attention: those of hca, launched with no entries and a ratio of 1.
 
-They are proved for any number of entries, none among them, where the reference of hca is that of swa.
+They are proved for any number of entries, none among them, where the reference of hca is that of swa. The sums of a
+backward without entries are those of the window alone.
 """
 
 from __future__ import annotations
@@ -8,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..kernels.sparse_attention_config import Config
+from ..kernels import gradient_sums
+from ..kernels.sparse_attention_config import BackwardConfig, Config
 from ..reference.hca import HCA
 from . import hca
 from .attention_lemmas import WINDOW
 from .combine import combined
+from .gradient_sums import products, summing
 from .suite import Proof
 
 
 def proofs() -> Iterator[Proof]:
-    """Yield all keys in one split, and in five splits that another kernel combines."""
+    """Yield all keys in one split, and in five splits that another kernel combines; then the backward."""
     yield replace(hca._proof(Config(ratio=1), lemmas=(WINDOW,)), op="swa")
     yield replace(hca._proof(Config(ratio=1, splits=5)), op="swa")
     yield combined("swa", HCA, Config(splits=5))
+    yield replace(hca._backward(BackwardConfig(ratio=1)), op="swa")
+    yield products("swa", gradient_sums.Config())
+    yield from summing("swa", gradient_sums.Config())

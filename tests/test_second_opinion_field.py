@@ -1,6 +1,7 @@
 """The second opinion over prime fields: on every kernel whose equality is proved, and on wrong ones, of which it must tell."""
 
 # No `from __future__ import annotations`: TileLang could not resolve the sizes that only annotations name.
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, partial
@@ -66,6 +67,23 @@ def of_scores_backward(p: Proof) -> Question:
     return {"reference": reference, "sizes": {"B": 2, "S": 5, "T": 300}, "given": offsets(1100, 100)}
 
 
+def of_scores_backward_of_keys(p: Proof) -> Question:
+    """An odd number of queries, some of whose splits are empty, and a block of entries that is not full."""
+    splits, ratio = int(p.statics["splits"]), int(p.statics["ratio"])
+
+    def reference(grad_out: Any, *others: Any) -> Any:
+        pairs = -(-grad_out.shape[1] // 2)
+        pair = (torch.arange(grad_out.shape[1]) // 2).unsqueeze(-1)
+        ends = [pairs * y // splits for y in range(splits + 1)]
+        inside = [(pair >= a) & (pair < b) for a, b in itertools.pairwise(ends)]
+        each = (
+            indexer_reference.indexer_scores_bwd(torch.where(i, grad_out, 0.0), *others, ratio=ratio) for i in inside
+        )
+        return torch.cat([of_k.unsqueeze(1) for _, of_k, _ in each], 1)
+
+    return {"reference": reference, "sizes": {"B": 1, "S": 5, "T": 70}, "given": offsets(272)}
+
+
 def of_attention(p: Proof) -> Question:
     """A window whose first token is missing, and a tile of entries that is not full."""
     ratio, listed = p.statics.get("ratio"), {"K": 140} if "csa" in p.contract.op else {}
@@ -114,10 +132,49 @@ def of_delta(p: Proof) -> Question:
     return {"reference": lambda x, y: (x * y).sum(-1), "sizes": {"N": 3}}
 
 
+def of_window_sum(p: Proof) -> Question:
+    """Rows before the first query, and of more parts than are read at once."""
+    window = int(p.statics["window"])
+
+    def reference(parts: Any, total: Any) -> Any:
+        row, s, slot = (torch.arange(n) for n in (total.shape[1], parts.shape[1], window))
+        past = total.shape[1] - parts.shape[1]
+        here = row.view(-1, 1, 1) == past + s.view(-1, 1) + slot - (window - 1)
+        return total + torch.einsum("rsi,bsind->brd", here.double(), parts)
+
+    return {"reference": reference, "sizes": {"B": 1, "S": 18, "P": 3}}
+
+
+def of_list_sum(p: Proof) -> Question:
+    """Rows without a part, of more than are read at once, and of a list that would end beyond all parts."""
+    ends = {"starts": [0, 3, 3, 20, 50], "ends": [3, 3, 20, 60, 40]}
+    given = {name: torch.tensor(of, dtype=torch.int32) for name, of in ends.items()}
+
+    def reference(parts: Any, order: Any, starts: Any, ends: Any, total: Any) -> Any:
+        n = torch.arange(len(order))
+        listed = (n >= starts.unsqueeze(-1)) & (n < ends.unsqueeze(-1))
+        return total + torch.einsum("rn,nbd->rd", listed.double(), parts[order])
+
+    return {"reference": reference, "sizes": {"N": 40, "R": 5}, "given": given}
+
+
+def of_visible_sum(p: Proof) -> Question:
+    """An entry that all queries see, one that some do, and one that none does."""
+
+    def reference(parts: Any, offset: Any, total: Any) -> Any:
+        seen = indexer_reference.visible(offset, parts.shape[1], int(p.statics["ratio"])).unsqueeze(-1)
+        seen = torch.arange(total.shape[1]) < seen
+        return total + torch.einsum("bse,bsend->bed", seen.double(), parts)
+
+    return {"reference": reference, "sizes": {"B": 1, "S": 20, "T": 3}, "given": offsets(250)}
+
+
 QUESTIONS: dict[str, Callable[[Proof], Question]] = {
     **dict.fromkeys(("sinkhorn_fwd", "sinkhorn_bwd"), of_sinkhorn),
     **dict.fromkeys(("indexer_scores", "indexer_scores_fp8"), of_scores),
-    **{"indexer_scores_bwd_q": of_scores_backward, "combine": of_combine, "delta": of_delta},
+    **{"indexer_scores_bwd_q": of_scores_backward, "indexer_scores_bwd_k": of_scores_backward_of_keys},
+    **{"combine": of_combine, "delta": of_delta},
+    **{"sum_window": of_window_sum, "sum_listed": of_list_sum, "sum_visible": of_visible_sum},
     **dict.fromkeys(("csa_fwd", "hca_fwd"), of_attention),
     **dict.fromkeys(("csa_bwd", "hca_bwd"), of_attention_backward),
 }

@@ -154,7 +154,8 @@ class Buffers:
         self._axes: list[Axis] = []
         self._threads = frozenset[int]()  # thread variables of more than one thread
         self._lanes: dict[Memory[Value], dict[int, Form]] = {}
-        self._read: set[str] = set()
+        self._written: set[str] = set()  # in global memory, also by an iteration of a loop that was only tried
+        self._read: list[tuple[object, str, tuple[Form, ...]]] = []  # there, with the statement
 
     def allocate(self, memory: Memory[Value]) -> None:
         """Make a buffer without content."""
@@ -164,8 +165,11 @@ class Buffers:
         """Return an element of an input as an atom, or what has been written."""
         place = self._place(memory, index)
         if memory.scope == "global":
-            self._read.add(memory.name)
-            self._check_in_place(memory)
+            if memory.name in self._written:
+                raise Unsupported(f"{memory.name} in global memory is read after it is written: {describe(self.site)}")
+            self._read.append((self.site, memory.name, place))
+            if memory.name in self.execution.infinite:
+                return extended.infinity(1)
             element = nf.read(memory.name, *place)
             return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
         self._check_lane(memory, place, None)
@@ -187,7 +191,9 @@ class Buffers:
         if memory.scope == "global":
             write = Write(place, axes, path, value, describe(self.site))
             self.execution.writes.setdefault(memory.name, []).append(write)
-            self._check_in_place(memory)
+            self._written.add(memory.name)
+            if any(name == memory.name and site is self.site and i != place for site, name, i in self._read):
+                raise Unsupported(f"a statement moves elements of {memory.name} in place: {describe(self.site)}")
             return
         self._check_lane(memory, place, frozenset().union(*map(nf.support, (value.form, value.finite, *path))))
         self.contents[memory].write(Write(place, axes, path, value))
@@ -195,10 +201,6 @@ class Buffers:
     def lane(self, memory: Memory[Value]) -> dict[int, Form]:
         """Return the dimensions of a buffer along which each explicit thread keeps to its own index."""
         return self._lanes.get(memory, {})
-
-    def _check_in_place(self, memory: Memory[Value]) -> None:
-        if memory.name in self._read and memory.name in self.execution.writes:
-            raise Unsupported(f"{memory.name} in global memory is both read and written")
 
     def _check_lane(self, memory: Memory[Value], place: tuple[Form, ...], stored: frozenset[int] | None) -> None:
         """Check that threads use a buffer that they share in their own lane only; a store depends on atoms ``stored``."""

@@ -33,12 +33,14 @@ class Execution:
         externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
         unmodelled: the waits for products and copies under way, which no condition is about.
         raw: the float inputs whose elements may be any float; those of the others are taken to be finite.
+        infinite: but for those of these, which are all +inf.
         types: the types that it converts numbers to, and those in which it takes exp and the like.
         constants: the float constants, and how far they are from the numbers that they are taken for.
     """
 
     facts: Facts
     raw: frozenset[str] = frozenset()
+    infinite: frozenset[str] = frozenset()
     writes: dict[str, list[Write]] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
     obligations: list[Obligation] = field(default_factory=list)

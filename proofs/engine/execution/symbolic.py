@@ -7,8 +7,8 @@ threads and iterations of a parallel loop are one symbolic one. A sequential loo
 or cut by an ``Invariant``.
 
 A buffer in shared memory, or a fragment, may be used by explicit threads in their own lane only: where one dimension of
-every index is the thread variable itself. A buffer of the kernel that is both read and written in global memory is
-rejected.
+every index is the thread variable itself. A buffer in global memory may be read until it is written: what is read then
+was there before, since no thread touches what another one writes, which layer L1 proves. A later read is rejected.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def execute(
     invariants: Mapping[str, Invariant] | None = None,
     facts: Facts | None = None,
     raw: Sequence[str] = (),
+    infinite: Sequence[str] = (),
+    reading: type[Symbols] | None = None,
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
 
@@ -70,15 +72,17 @@ def execute(
         invariants: for loops to be cut, by loop name (``semantics.serial_loops``).
         facts: what the contract says of the sizes and of integer inputs.
         raw: float inputs of which the kernel uses only the bits; their elements may be any float.
+        infinite: float inputs whose elements are all +inf.
+        reading: the algebra, if it is another one than ``Symbols``.
 
     Raises:
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
-    execution = Execution(facts if facts is not None else Facts(), frozenset(raw))
+    execution = Execution(facts if facts is not None else Facts(), frozenset(raw), frozenset(infinite))
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
-    algebra = Symbols(execution, invariants or {})
+    algebra = (reading or Symbols)(execution, invariants or {})
     machine = Machine(algebra, prim_func, values)
     if unknown := set(invariants or {}) - set(machine.loops.values()):
         raise ValueError(f"no loop is named {sorted(unknown)}; there are {sorted(machine.loops.values())}")
@@ -266,7 +270,10 @@ class Symbols(Buffers):
         if loop in self.invariants:
             if loop in self.execution.inductions or self.inducing:
                 raise Unsupported(f"loop {loop!r} with an invariant runs more than once or inside another such loop")
-            induction = Induction(self, loop, self.invariants[loop], extent.form)
+            runs = extent.form
+            if not self.facts.holds(nf.nonnegative(runs)):  # a loop of fewer iterations than none runs none
+                runs = nf.maximum([runs, ZERO])
+            induction = Induction(self, loop, self.invariants[loop], runs)
             self.inducing = self.execution.inductions[loop] = induction
             induction.run(lower.form, lambda t: body(Value(t)))
             self.inducing = None

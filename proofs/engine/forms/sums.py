@@ -3,6 +3,8 @@
 With [c] for 1 where c holds and 0 elsewhere,
 
     Sum_{k < n} f(k) = Sum_{t < T} Sum_{j < N} g(t, j)    if [t N + j < n] f(t N + j) = g(t, j) for t < T = ⌈n/N⌉, j < N
+    Sum_{k < K} f(k) = Sum_{n < N} g(n)    if g(n) = [n < m] f(a ± n), 0 <= a ± n < K for n < m, f(k) = 0 for all other k,
+                                           and m <= N or m < 1
     Sum_{i < m} f(i) = Sum_{u < n} [a <= u < a + m] f(u - a)    if 0 <= a and a + m <= n
     Sum_{i < c + n} f(i) = Sum_{i < c} f(i) + Sum_{i < n} f(c + i), c constant
     Sum_{k < n} f(k) = f(0) + ... + f(n - 1), n constant
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from typing import Literal, NamedTuple
 
 from ..base.errors import Unsupported
 from . import normal_form as nf
@@ -62,6 +65,43 @@ def by_tiles(extent: Form, tile: int, facts: Facts, summands: Sequence[tuple[Sum
             if (summand := next(known, None)) is not None:
                 return factor * nf.summation(tiles(extent, tile), lambda t: nf.summation(tile, partial(summand, t)))
         return None
+
+    return rule
+
+
+class Stretch(NamedTuple):
+    """Indices from ``first`` on, up or down, ``extent`` of them, none if that is less than 1."""
+
+    first: Form
+    step: Literal[1, -1]
+    extent: Form
+
+
+def along(extent: Form, stretch: Stretch, summand: tuple[Form, Callable[[Form], Form]], facts: Facts) -> nf.Rule:
+    """Return the rule that a sum over an extent is that of ``summand``, since what is summed is 0 but along a stretch.
+
+    ``summand`` is a number of indices and a function g of them. The rule says nothing of other sums.
+    """
+    (first, step, m), (length, g) = stretch, summand
+    k, n = nf.fresh("k"), nf.fresh("n")
+    facts.bound(k, extent)
+    facts.bound(n, length)
+    number, place = (k - first) * step, first + step * n
+    here = nf.nonnegative(number) * nf.nonnegative(m - 1 - number)
+    inside = nf.nonnegative(m - 1 - n)
+    longer = nf.nonnegative(m - 1) * nf.nonnegative(m - 1 - length)
+    exists = nf.nonnegative(place) * nf.nonnegative(extent - 1 - place)
+
+    def rule(over: Form, body: Callable[[Form], Form]) -> Form | None:
+        if over is not extent or not facts.holds(ONE - longer):
+            return None
+        elsewhere, there, summed = body(k), body(place), g(n)
+        with facts.assuming(inside):
+            shown = facts.holds(exists) and holds(there, summed, facts, _SPLITS)
+        for condition, value in ((ONE - here, elsewhere), (ONE - inside, summed)):
+            with facts.assuming(condition):
+                shown = shown and holds(value, ZERO, facts, _SPLITS)
+        return nf.summation(length, g) if shown else None
 
     return rule
 

@@ -78,7 +78,7 @@ class FieldLanes(Lanes):
 
 
 def run(field: PrimeField, kernel: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Run a kernel over a field and return its outputs, by name: those of its parameters that are no inputs."""
+    """Run a kernel over a field and return what its parameters hold then, by name; inputs are changed where it writes them."""
     lanes = FieldLanes(field)
     machine: Machine[Tensor] = Machine(lanes, kernel, sizes_of(kernel, inputs))
     memories = machine.parameters()
@@ -88,7 +88,7 @@ def run(field: PrimeField, kernel: Any, inputs: Mapping[str, Any]) -> Mapping[st
         else:
             lanes.allocate(memory)
     machine.run()
-    return {name: lanes.result(memory) for name, memory in memories.items() if name not in inputs}
+    return {name: lanes.result(memory) for name, memory in memories.items()}
 
 
 def _drawn(field: PrimeField, spec: TensorSpec, sizes: Mapping[str, float], random: torch.Generator) -> Any:

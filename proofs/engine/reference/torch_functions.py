@@ -16,7 +16,7 @@ from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from .pull_array import FUNCTIONS, Integers, hull, products
+from .pull_array import FUNCTIONS, Integers, hull, natural, products, sizes_of
 from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, filling, tensor, where
 
 
@@ -90,13 +90,14 @@ def pad(
     t: SymbolicTensor, amounts: Sequence[Integer], mode: str = "constant", value: float | None = None
 ) -> SymbolicTensor:
     """Pad the last dimensions with a constant, as torch.nn.functional.pad does."""
-    if mode != "constant" or min(amounts) < 0:
-        raise Unsupported(f"pad {tuple(amounts)} of mode {mode}")
+    sizes = sizes_of(amounts)
+    if mode != "constant" or not all(map(natural, sizes)):
+        raise Unsupported(f"pad {tuple(map(str, sizes))} of mode {mode}")
     if len(amounts) > 2:
         inner = pad(t.transpose(-1, -len(amounts) // 2), amounts[-2:], mode, value)
         return pad(inner.transpose(-1, -len(amounts) // 2), amounts[:-2], mode, value)
-    before, after = amounts
-    if before == after == 0:
+    before, after = sizes
+    if before is after is ZERO:
         return t
     *lead, extent = t.form_shape
     fill = filling(value or 0, t)
@@ -114,6 +115,32 @@ def cat(tensors: Sequence[SymbolicTensor], dim: Integer = 0) -> Joined:
     if dim not in (-1, tensors[0].ndim - 1):
         raise Unsupported(f"torch.cat along dimension {dim}")
     return Joined(tensors)
+
+
+def unfold_backward(
+    t: SymbolicTensor, sizes: Sequence[Any], dim: Integer, size: Integer, step: Integer
+) -> SymbolicTensor:
+    """Return, for each element that ``unfold`` read, the sum of ``t`` over the stretches that it is in."""
+    if step != 1 or t.integer:
+        raise Unsupported(f"unfold_backward of integers or with step {step}")
+    d = dim % (t.ndim - 1)
+    stretches = t.form_shape[d]
+    shape = sizes_of(sizes)
+    if [*t.form_shape[:d], stretches + size - 1, *t.form_shape[d + 1 : -1], nf.form(size)] != [
+        *shape,
+        t.form_shape[-1],
+    ]:
+        raise Unsupported(f"unfold_backward of shape {list(map(str, t.form_shape))} into {list(map(str, shape))}")
+
+    def element(*i: Form) -> Value:
+        def part(k: Form) -> Form:
+            first = i[d] - k
+            there = nf.nonnegative(first) * nf.nonnegative(stretches - 1 - first)
+            return there * t.at(*i[:d], first, *i[d + 1 :], k)
+
+        return Value(nf.summation(size, part))
+
+    return SymbolicTensor(shape, element)
 
 
 def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
@@ -141,6 +168,7 @@ def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
 
 FUNCTIONS |= {
     **{"arange": arange, "pad": pad, "where": where, "einsum": einsum, "cat": cat},
+    "unfold_backward": unfold_backward,
     "zeros_like": lambda t: t.new_zeros(*t.form_shape),
     "rsub": lambda a, b: tensor(b) - a,
     "maximum": lambda a, b: tensor(a)._zip(b, extended.maximum),

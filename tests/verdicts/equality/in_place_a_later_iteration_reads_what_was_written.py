@@ -1,0 +1,28 @@
+"""Refused: the second iteration reads the 1 that the first one wrote."""
+
+from dataclasses import replace
+
+import tilelang.language as T
+
+from verdicts import Unsupported, contract
+
+n = T.dynamic("n")
+
+
+@T.prim_func
+def kernel(x: T.Tensor((n, 2), "float32"), out: T.Tensor((n, 2), "float32")):
+    with T.Kernel(n, threads=1) as r:
+        for i in T.serial(2):
+            out[r, i] = x[r, 0]
+            x[r, i] = 1.0
+
+
+CONTRACT = contract(kernel, "out", "x")
+CONTRACT = replace(CONTRACT, inputs=CONTRACT.outputs[1:])
+
+
+def reference(x):
+    return x[:, :1] + x * 0, x * 0 + 1
+
+
+VERDICT = Unsupported("L2", "x")

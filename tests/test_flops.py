@@ -30,10 +30,17 @@ def afresh(call: Call, backward: bool) -> int:
     return 2 * B * S * candidates * (core_H * core_D + 3 * H * D) if backward else 0
 
 
+def mixed(call: Call, backward: bool) -> int:
+    """Products of the streams with the weights that each of them has, that of the layer's result included."""
+    hc = call.tensors[0].shape[-2]
+    return (4 if backward else 2) * (hc + 1) * call.tensors[0].numel()
+
+
 BESIDES: dict[str, Besides] = {
     "sinkhorn": lambda call, backward: (
         (12 if backward else 4) * int(call.statics["iterations"]) * call.tensors[0].numel()
     ),
+    "mhc_post": mixed,
     "indexer_scores": lambda call, backward: (4 if backward else 2) * dots(call),
     "indexer_scores_fp8": lambda call, _: 2 * dots(call),
     "indexer_topk": lambda call, _: 2 * dots(call),

@@ -1,8 +1,7 @@
-"""``lemmata.mhc_post``."""
+"""``lemmata.mhc_pre``, ``lemmata.mhc_post``, ``lemmata.mhc_head``."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,21 +9,13 @@ from torch import Tensor
 
 from ..operators import Kernel
 from ..reference import mhc as reference
+from ..reference.contract import Contract
 from .flops import Shape
-from .registry import Implementation, check, define
-from .vmap import leading
+from .registry import check, define, plain
+from .tokens import contiguous, in_chunks, said
+from .vmap import leading, one_by_one
 
 _POST = "lemmata.kernels.mhc_post"
-
-
-def _contiguous(reference: Implementation) -> Implementation:
-    """Return the reference on contiguous tensors, so that strides change no bit, and results are contiguous."""
-
-    @functools.wraps(reference)
-    def call(*args: Any) -> Any:
-        return reference(*(a.contiguous() if isinstance(a, Tensor) else a for a in args))
-
-    return call
 
 
 def _empty_like(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -58,7 +49,7 @@ _post_bwd = define(
     "mhc_post_bwd",
     "(Tensor grad_out, Tensor x, Tensor y, Tensor post, Tensor comb)"
     " -> (Tensor grad_x, Tensor grad_y, Tensor grad_post, Tensor grad_comb)",
-    reference=_contiguous(reference.mhc_post_bwd),
+    reference=contiguous(reference.mhc_post_bwd),
     kernel=(_POST, "backward"),
     fake=_fake_post_bwd,
     vmap=leading,
@@ -68,12 +59,113 @@ _post_bwd = define(
 _post_fwd = define(
     "mhc_post_fwd",
     "(Tensor x, Tensor y, Tensor post, Tensor comb) -> (Tensor out)",
-    reference=_contiguous(reference.mhc_post),
+    reference=contiguous(reference.mhc_post),
     kernel=(_POST, "forward"),
     fake=_fake_post,
     vmap=leading,
     gradient=_post_bwd,
     flops=_flops_of_post,
+    shards="leading",
+)
+
+
+def _fake_pre(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    _checked(reference.MHC_PRE, x, *args)
+    hc = x.shape[-2]
+    y, post = x.new_empty((*x.shape[:-2], x.shape[-1])), args[0].new_empty(x.shape[:-1])
+    return y, post, post.new_empty((*x.shape[:-2], hc, hc))
+
+
+def _fake_head(x: Tensor, *args: Any) -> Tensor:
+    _checked(reference.MHC_HEAD, x, *args)
+    return x.new_empty((*x.shape[:-2], x.shape[-1]))
+
+
+def _fake_pre_bwd(*args: Any) -> tuple[Tensor, ...]:
+    _checked(reference.MHC_PRE_BWD, *args)
+    return _empty_like(*args[3:7])
+
+
+def _fake_head_bwd(*args: Any) -> tuple[Tensor, ...]:
+    _checked(reference.MHC_HEAD_BWD, *args)
+    return _empty_like(*args[1:5])
+
+
+def _checked(contract: Contract, *args: Any) -> None:
+    """Check tensors and, after them, those static parameters that no shape tells."""
+    count = len(contract.inputs)
+    names = [name for name in contract.statics if name not in reference.STATICS]
+    contract.check(*args[:count], **dict(zip(names, args[count:], strict=True)))
+
+
+def _flops_of_reading(x: Shape, fn: Shape, products: int) -> int:
+    """Return those of ``products`` products with fn, and of as many of the streams with their weights."""
+    count = 2 * products * (fn[0] + 1)
+    for size in x:
+        count *= size
+    return count
+
+
+def _flops_of_streams(x: Shape, fn: Shape, *_: Any, **__: Any) -> int:
+    """Return those of a product with fn, and of the sum of the streams."""
+    return _flops_of_reading(x, fn, 1)
+
+
+def _flops_of_pre_bwd(
+    grad_y: Shape, grad_post: Shape, grad_comb: Shape, x: Shape, fn: Shape, *_: Any, **__: Any
+) -> int:
+    """Return those of three products with fn: the forward's again, and two into the gradients."""
+    return _flops_of_reading(x, fn, 3)
+
+
+def _flops_of_head_bwd(grad_y: Shape, x: Shape, fn: Shape, *_: Any, **__: Any) -> int:
+    """Return those of three products with fn, as for ``mhc_pre``."""
+    return _flops_of_reading(x, fn, 3)
+
+
+_WEIGHTS = "Tensor fn, Tensor scale, Tensor base"
+_GRADS = "(Tensor grad_x, Tensor grad_fn, Tensor grad_scale, Tensor grad_base)"
+_pre_bwd = define(
+    "mhc_pre_bwd",
+    f"(Tensor grad_y, Tensor grad_post, Tensor grad_comb, Tensor x, {_WEIGHTS}, int iterations, float eps,"
+    f" float norm_eps) -> {_GRADS}",
+    reference=in_chunks(reference.MHC_PRE_BWD, reference.mhc_pre_bwd),
+    kernel=said("mhc_pre", in_chunks(reference.MHC_PRE_BWD, reference.mhc_pre_bwd)),
+    fake=_fake_pre_bwd,
+    vmap=one_by_one,
+    flops=_flops_of_pre_bwd,
+    shards="leading",
+)
+_pre_fwd = define(
+    "mhc_pre_fwd",
+    f"(Tensor x, {_WEIGHTS}, int iterations, float eps, float norm_eps) -> (Tensor y, Tensor post, Tensor comb)",
+    reference=in_chunks(reference.MHC_PRE, reference.mhc_pre),
+    kernel=said("mhc_pre", in_chunks(reference.MHC_PRE, reference.mhc_pre)),
+    fake=_fake_pre,
+    vmap=one_by_one,
+    gradient=_pre_bwd,
+    flops=_flops_of_streams,
+    shards="leading",
+)
+_head_bwd = define(
+    "mhc_head_bwd",
+    f"(Tensor grad_y, Tensor x, {_WEIGHTS}, float eps, float norm_eps) -> {_GRADS}",
+    reference=in_chunks(reference.MHC_HEAD_BWD, reference.mhc_head_bwd),
+    kernel=said("mhc_head", in_chunks(reference.MHC_HEAD_BWD, reference.mhc_head_bwd)),
+    fake=_fake_head_bwd,
+    vmap=one_by_one,
+    flops=_flops_of_head_bwd,
+    shards="leading",
+)
+_head_fwd = define(
+    "mhc_head_fwd",
+    f"(Tensor x, {_WEIGHTS}, float eps, float norm_eps) -> (Tensor y)",
+    reference=in_chunks(reference.MHC_HEAD, reference.mhc_head),
+    kernel=said("mhc_head", in_chunks(reference.MHC_HEAD, reference.mhc_head)),
+    fake=_fake_head,
+    vmap=one_by_one,
+    gradient=_head_bwd,
+    flops=_flops_of_streams,
     shards="leading",
 )
 
@@ -114,3 +206,81 @@ def mhc_post(x: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """
     check(reference.MHC_POST, x, y, post, comb)
     return _post_fwd(x, y, post, comb)  # type: ignore[no-any-return]
+
+
+def mhc_pre(
+    x: Tensor,
+    fn: Tensor,
+    scale: Tensor,
+    base: Tensor,
+    *,
+    iterations: int = 20,
+    eps: float = 1e-6,
+    norm_eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a layer's input and the coefficients of ``lemmata.mhc_post`` after it, from the residual streams.
+
+    All streams of a token are one vector. ``mu = fn @ x * rsqrt(mean(x ** 2) + norm_eps)`` has ``hc * hc + 2 * hc`` numbers:
+    ``pre = sigmoid(scale[0] * mu + base) + eps`` of the first hc, ``post = 2 * sigmoid(scale[1] * mu + base)`` of the next
+    hc, and ``comb``, which is ``lemmata.sinkhorn`` of ``scale[2] * mu + base`` of the others, by rows. The layer's input is
+    ``y = sum over i of pre[i] * x[i]``, summed in fp32 and rounded once; the layer's own norm comes after it.
+
+    Args:
+        x: ``[..., hc, hidden]`` bf16, the streams; hc from 2 to 8, hidden a multiple of 64 up to 8192. Any strides, as of all
+            tensors here; the leading dimensions may be empty.
+        fn: ``[hc * hc + 2 * hc, hc * hidden]`` fp32, the projections.
+        scale: ``[3]`` fp32, of pre, post and comb.
+        base: ``[hc * hc + 2 * hc]`` fp32, added to the projections.
+        iterations: of Sinkhorn, 1 to 100. DeepSeek-V4 uses 20.
+        eps: added to pre, and as in ``lemmata.sinkhorn``, 1e-12 to 1.
+        norm_eps: added to the mean of the squares, 1e-12 to 1.
+
+    Returns:
+        ``y`` ``[..., hidden]`` bf16, ``post`` ``[..., hc]`` and ``comb`` ``[..., hc, hc]`` fp32, contiguous. Differentiable
+        once, with respect to all four tensors. Bitwise deterministic, with its gradients; a token's results and the gradient
+        of its streams do not depend on other tokens.
+
+    There is no kernel for it yet: a GPU runs the PyTorch reference too, on 256 tokens at a time, and says so once.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.
+        ValueError: a shape, a device or a parameter does not fit.
+
+    Formula: arXiv 2606.19348, section 2.2, with order, eps and rounding of DeepSeek-V4's released inference code.
+    """
+    iterations, eps, norm_eps = plain(iterations), plain(eps), plain(norm_eps)
+    check(reference.MHC_PRE, x, fn, scale, base, iterations=iterations, eps=eps, norm_eps=norm_eps)
+    return _pre_fwd(x, fn, scale, base, iterations, eps, norm_eps)  # type: ignore[no-any-return]
+
+
+def mhc_head(
+    x: Tensor, fn: Tensor, scale: Tensor, base: Tensor, *, eps: float = 1e-6, norm_eps: float = 1e-6
+) -> Tensor:
+    """Return the residual streams as one, before the last norm of a model.
+
+    The sum of the streams with weights ``sigmoid(scale * mu + base) + eps``, with ``mu`` as in ``lemmata.mhc_pre``, of
+    projections of its own.
+
+    Args:
+        x: ``[..., hc, hidden]`` bf16, as for ``lemmata.mhc_pre``. Any strides, as of all tensors here.
+        fn: ``[hc, hc * hidden]`` fp32, the projections.
+        scale: ``[1]`` fp32.
+        base: ``[hc]`` fp32, added to the projections.
+        eps: added to the weights, 1e-12 to 1.
+        norm_eps: added to the mean of the squares, 1e-12 to 1.
+
+    Returns:
+        ``[..., hidden]`` bf16, contiguous. Differentiable once, with respect to all four tensors. Bitwise deterministic, with
+        its gradients; a token's result and the gradient of its streams do not depend on other tokens.
+
+    There is no kernel for it yet: a GPU runs the PyTorch reference too, on 256 tokens at a time, and says so once.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.
+        ValueError: a shape, a device or a parameter does not fit.
+
+    Formula: the head of DeepSeek-V4's released inference code.
+    """
+    eps, norm_eps = plain(eps), plain(norm_eps)
+    check(reference.MHC_HEAD, x, fn, scale, base, eps=eps, norm_eps=norm_eps)
+    return _head_fwd(x, fn, scale, base, eps, norm_eps)  # type: ignore[no-any-return]

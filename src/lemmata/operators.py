@@ -68,7 +68,7 @@ OPERATORS = {
     operator.name: operator
     for operator in (
         Operator("sinkhorn", "Sinkhorn", ("sinkhorn",), ("sinkhorn:sinkhorn_fwd", "sinkhorn:sinkhorn_bwd")),
-        Operator("mhc", "Hyper-connections", ("mhc_post",), _MHC),
+        Operator("mhc", "Hyper-connections", ("mhc_pre", "mhc_post", "mhc_head"), _MHC),
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), ()),

@@ -15,7 +15,7 @@ from .registry import check, define, plain
 from .tokens import contiguous, in_chunks, said
 from .vmap import leading, one_by_one
 
-_POST = "lemmata.kernels.mhc_post"
+_PRE, _POST = "lemmata.kernels.mhc_pre", "lemmata.kernels.mhc_post"
 
 
 def _empty_like(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ _pre_fwd = define(
     "mhc_pre_fwd",
     f"(Tensor x, {_WEIGHTS}, int iterations, float eps, float norm_eps) -> (Tensor y, Tensor post, Tensor comb)",
     reference=in_chunks(reference.MHC_PRE, reference.mhc_pre),
-    kernel=said("mhc_pre", in_chunks(reference.MHC_PRE, reference.mhc_pre)),
+    kernel=(_PRE, "forward"),
     fake=_fake_pre,
     vmap=one_by_one,
     gradient=_pre_bwd,
@@ -161,7 +161,7 @@ _head_fwd = define(
     "mhc_head_fwd",
     f"(Tensor x, {_WEIGHTS}, float eps, float norm_eps) -> (Tensor y)",
     reference=in_chunks(reference.MHC_HEAD, reference.mhc_head),
-    kernel=said("mhc_head", in_chunks(reference.MHC_HEAD, reference.mhc_head)),
+    kernel=(_PRE, "head"),
     fake=_fake_head,
     vmap=one_by_one,
     gradient=_head_bwd,
@@ -172,11 +172,16 @@ _head_fwd = define(
 
 def shipped() -> Iterator[Kernel]:
     """Yield the kernels that DeepSeek-V4 launches, each with its config: Flash's width, then Pro's."""
-    from ..kernels.mhc_post import Config, mhc_post_bwd, mhc_post_fwd
+    from ..kernels import mhc_post, mhc_pre
 
     for hidden in (4096, 7168):
-        yield mhc_post_fwd, Config(hidden=hidden)
-        yield mhc_post_bwd, Config(hidden=hidden)
+        streams = mhc_post.Config(hidden=hidden)
+        yield mhc_post.mhc_post_fwd, streams
+        yield mhc_post.mhc_post_bwd, streams
+        yield mhc_pre.mhc_weigh, streams
+        for head, gates in ((False, mhc_pre.mhc_gates), (True, mhc_pre.mhc_head_gates)):
+            for factory in (mhc_pre.mhc_split, mhc_pre.mhc_project, gates):
+                yield factory, mhc_pre.Config(hidden=hidden, head=head)
 
 
 def mhc_post(x: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
@@ -240,7 +245,7 @@ def mhc_pre(
         once, with respect to all four tensors. Bitwise deterministic, with its gradients; a token's results and the gradient
         of its streams do not depend on other tokens.
 
-    There is no kernel for it yet: a GPU runs the PyTorch reference too, on 256 tokens at a time, and says so once.
+    The gradient has no kernel yet: a GPU runs the PyTorch reference for it, on 256 tokens at a time, and says so once.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.
@@ -273,7 +278,7 @@ def mhc_head(
         ``[..., hidden]`` bf16, contiguous. Differentiable once, with respect to all four tensors. Bitwise deterministic, with
         its gradients; a token's result and the gradient of its streams do not depend on other tokens.
 
-    There is no kernel for it yet: a GPU runs the PyTorch reference too, on 256 tokens at a time, and says so once.
+    The gradient has no kernel yet: a GPU runs the PyTorch reference for it, on 256 tokens at a time, and says so once.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.

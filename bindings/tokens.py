@@ -63,11 +63,11 @@ def in_chunks(contract: Contract, reference: Implementation) -> Implementation:
 
 
 def said(op: str, run: Implementation) -> Implementation:
-    """Return what CUDA runs of an operator without a kernel: the same, and a word on it at the first call."""
+    """Return what CUDA runs of an operator whose gradient has no kernel: the same, and a word on it at the first call."""
 
     @functools.wraps(run)
     def call(*args: Any) -> Any:
-        say_once(f"{op}: it has no kernel yet: the PyTorch reference runs, on {TOKENS} tokens at a time")
+        say_once(f"{op}: its gradient has no kernel yet: the PyTorch reference runs, on {TOKENS} tokens at a time")
         return run(*args)
 
     return call

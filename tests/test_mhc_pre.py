@@ -112,13 +112,13 @@ def test_nan_stays_in_its_token(device: torch.device) -> None:
         assert torch.equal(spoiled[[0, 2]], result[[0, 2]])
 
 
-def test_what_has_no_kernel_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gradient_without_a_kernel_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     registry.say_once.cache_clear()
     run = said("mhc_pre", lambda x: x + 1)
     with caplog.at_level(logging.WARNING, "lemmata"):
         assert [run(1), run(2)] == [2, 3]
     assert [r.message for r in caplog.records] == [
-        f"mhc_pre: it has no kernel yet: the PyTorch reference runs, on {TOKENS} tokens at a time"
+        f"mhc_pre: its gradient has no kernel yet: the PyTorch reference runs, on {TOKENS} tokens at a time"
     ]
 
 

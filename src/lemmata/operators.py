@@ -61,7 +61,14 @@ _SUMS = "gradient_sums:delta", "gradient_sums:sum_window"
 _CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:sum_listed"
 _HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
-_MHC = "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
+_READING = (
+    "mhc_pre:mhc_split",
+    "mhc_pre:mhc_project",
+    "mhc_pre:mhc_gates",
+    "mhc_pre:mhc_head_gates",
+    "mhc_pre:mhc_weigh",
+)
+_MHC = *_READING, "sinkhorn:sinkhorn_fwd", "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
 _SCORES_BWD = "indexer_backward:indexer_scores_bwd_q", "indexer_backward:indexer_scores_bwd_k"
 
 OPERATORS = {

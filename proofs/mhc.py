@@ -98,8 +98,8 @@ def _exact() -> tuple[bool, str]:
 
 
 EXACT: tuple[Lemma, ...] = (
-    Tested("parts", "The three parts of bf16 that mhc_split writes of an fp32 add up to it, for 4096 random numbers of magnitudes "
-           "from 1e-30 to 1e30; what fills up the rows is 0.", _exact),
+    Tested("parts", "The three parts of bf16 that mhc_split writes of an fp32 add up to it, for 4096 random numbers of "
+           "magnitudes from 1e-30 to 1e30; what fills up the rows is 0.", _exact),
 )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _weighted(x: torch.Tensor, pre: torch.Tensor) -> torch.Tensor:
 def _reading(cfg: mhc_pre.Config, layers: tuple[str, ...] = LAYERS) -> Iterator[Proof]:
     """Yield the kernels that project the streams and make coefficients of that."""
     gates = mhc_pre.mhc_head_gates if cfg.head else mhc_pre.mhc_gates
-    given = {"hc": cfg.hc, "hidden": cfg.hidden}
+    given = {"hc": cfg.hc, "hidden": cfg.hidden} | ({"head": 1} if cfg.head else {})
     in_products = (cfg.columns // cfg.splits, mhc_pre.COLUMNS, False), (mhc_pre.COLUMNS, mhc_pre.WIDTH, False)
     lemmas = EXACT if "L2" in layers else ()
     safe = (*SAFE, "lemmas")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -110,6 +111,65 @@ def test_nan_stays_in_its_token(device: torch.device) -> None:
     for spoiled, result in zip(lemmata.mhc_pre(x, *weights), clean, strict=True):
         assert spoiled[1].isnan().all()
         assert torch.equal(spoiled[[0, 2]], result[[0, 2]])
+
+
+@pytest.mark.parametrize(("count", "hc", "hidden"), [(5, 4, 64), (3, 3, 64), (17, 4, 192)])
+def test_the_launchers_with_interpreted_kernels(
+    count: int, hc: int, hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All kernels as on a GPU: coefficients are as exact as those of the reference in fp32, which rounds products too."""
+    run: Any = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
+    kernels, build = (importlib.import_module(f"lemmata.kernels.{name}") for name in ("mhc_pre", "build"))
+    for module in (kernels, build):
+        monkeypatch.setattr(module, "build", lambda factory, cfg: lambda *tensors: run(factory(cfg), *tensors))
+    call = call_of(count, hc, hidden, rows_of("mhc_pre", hc))
+    wide = [t.double() for t in call]
+    found, wanted = kernels.forward(*call, 20, 1e-6, 1e-6), mhc.mhc_pre(*wide)
+    for got, want, plain in zip(found, wanted, mhc.mhc_pre(*call), strict=True):
+        assert got.shape == want.shape
+        assert (got - want).abs().max() <= 2 * (plain - want).abs().max()
+        assert (got * 1.01 - want).abs().max() > 2 * (plain - want).abs().max(), "a wrong scale would pass"
+    of_head = (wide[0], wide[1][:hc], wide[2][:1], wide[3][:hc])
+    got = kernels.head(call[0], call[1][:hc], call[2][:1], call[3][:hc], 1e-6, 1e-6)
+    assert (got - mhc.mhc_head(*of_head)).abs().max() <= 2.0**-8 * got.abs().max()
+
+
+def test_the_projection_runs_on_tensor_cores() -> None:
+    resources = pytest.importorskip("lemmata.bench.resources")
+    kernels: Any = importlib.import_module("lemmata.kernels.mhc_pre")
+    from lemmata.kernels.build import PASS_CONFIGS
+
+    text = resources.cuda_source(kernels.mhc_project(kernels.Config()), PASS_CONFIGS)
+    assert resources.tile_operations(text) == {"wgmma_ss kBFloat16"}
+    assert ", 64, 80, 16, false" in text, "all coefficients in one product"
+
+
+def test_no_tokens_launch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tilelang")
+    kernels = importlib.import_module("lemmata.kernels.mhc_pre")
+    monkeypatch.setattr(kernels, "build", lambda *_: pytest.fail("a kernel for no tokens"))
+    x, *weights = call_of(0, 4, 64, 24)
+    assert [t.shape for t in kernels.forward(x, *weights, 20, 1e-6, 1e-6)] == [(0, 64), (0, 4), (0, 4, 4)]
+    assert kernels.head(x, weights[0][:4], weights[1][:1], weights[2][:4], 1e-6, 1e-6).shape == (0, 64)
+
+
+@pytest.mark.gpu
+def test_the_interpreter_agrees_with_the_compiled_kernels() -> None:
+    """What the proofs take the projection to mean is what the compiled one does, to the rounding of tensor cores."""
+    run: Any = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
+    kernels: Any = importlib.import_module("lemmata.kernels.mhc_pre")
+    from lemmata.kernels.build import build
+
+    cfg = kernels.Config(hidden=192)
+    x, fn, *_ = call_of(70, 4, 192, 24)
+    parts = torch.empty(cfg.wide, cfg.columns, dtype=torch.bfloat16)
+    run(kernels.mhc_split(cfg), fn, parts)
+    sums = torch.empty(70, cfg.splits, cfg.wide), torch.empty(70, cfg.splits)
+    run(kernels.mhc_project(cfg), x.view(70, -1), parts, *sums)
+    on_gpu = [t.cuda() for t in (x.view(70, -1), parts, *map(torch.empty_like, sums))]
+    build(kernels.mhc_project, cfg)(*on_gpu)
+    for ours, theirs in zip(sums, on_gpu[2:], strict=True):
+        assert (ours - theirs.cpu()).abs().max() <= 2.0**-18 * ours.abs().max()
 
 
 def test_a_gradient_without_a_kernel_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

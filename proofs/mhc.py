@@ -129,7 +129,8 @@ def _gates(cfg: mhc_pre.Config) -> tuple[Contract, Formula]:
         if cfg.head:
             return pre
         post = 2 * (mu[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]).sigmoid()
-        return pre, post, (mu[:, 2 * hc :] * scale[2] + base[2 * hc :]).unflatten(-1, (hc, hc))
+        logits = mu[:, 2 * hc :] * scale[2] + base[2 * hc :]
+        return pre, post, logits.unflatten(-1, (hc, hc))  # type: ignore[no-untyped-call]
 
     inputs = (
         *_sums(cfg, Elements(low=0)),

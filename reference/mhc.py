@@ -179,8 +179,8 @@ def mhc_pre(
     hc = x.shape[-2]
     projection = _Projection.of(x, fn, norm_eps)
     logits = projection.u * projection.factor * _of_each(scale, hc) + base
-    of_pre, of_post, of_comb = logits.split((hc, hc, hc * hc), -1)
-    comb = sinkhorn(of_comb.unflatten(-1, (hc, hc)), iterations, eps)
+    of_pre, of_post, of_comb = torch.split(logits, [hc, hc, hc * hc], -1)
+    comb = sinkhorn(of_comb.reshape(*of_comb.shape[:-1], hc, hc), iterations, eps)
     return _weighted(x, of_pre.sigmoid() + eps), 2 * of_post.sigmoid(), comb
 
 
@@ -203,19 +203,19 @@ def mhc_pre_bwd(
     hc = x.shape[-2]
     projection, of_each = _Projection.of(x, fn, norm_eps), _of_each(scale, hc)
     mu = projection.u * projection.factor
-    of_pre, of_post, of_comb = (mu * of_each + base).split((hc, hc, hc * hc), -1)
+    of_pre, of_post, of_comb = torch.split(mu * of_each + base, [hc, hc, hc * hc], -1)
     sigmoid, post = of_pre.sigmoid(), 2 * of_post.sigmoid()
     grad_x, grad_pre = _weighted_bwd(grad_y, x, sigmoid + eps)
     sections = (
         grad_pre * sigmoid * (1 - sigmoid),
         grad_post * post * (1 - post / 2),
-        sinkhorn_bwd(grad_comb, of_comb.unflatten(-1, (hc, hc)), iterations, eps).flatten(-2),
+        sinkhorn_bwd(grad_comb, of_comb.reshape(*of_comb.shape[:-1], hc, hc), iterations, eps).flatten(-2),
     )
     grad = torch.cat(sections, -1)
     of_x, grad_fn = projection.backward(grad * of_each, fn, norm_eps)
-    each = _summed(grad * mu).split((hc, hc, hc * hc))
+    each = torch.split(_summed(grad * mu), [hc, hc, hc * hc])
     grad_scale = torch.stack([section.sum() for section in each])
-    return (grad_x + of_x.unflatten(-1, x.shape[-2:])).type_as(x), grad_fn, grad_scale, _summed(grad)
+    return (grad_x + of_x.reshape(x.shape)).type_as(x), grad_fn, grad_scale, _summed(grad)
 
 
 def _of_each(scale: Tensor, hc: int) -> Tensor:
@@ -245,5 +245,5 @@ def mhc_head_bwd(
     grad_x, grad_pre = _weighted_bwd(grad_y, x, sigmoid + eps)
     grad = grad_pre * sigmoid * (1 - sigmoid)
     of_x, grad_fn = projection.backward(grad * scale, fn, norm_eps)
-    of_x = (grad_x + of_x.unflatten(-1, x.shape[-2:])).type_as(x)
+    of_x = (grad_x + of_x.reshape(x.shape)).type_as(x)
     return of_x, grad_fn, _summed(grad * mu).sum().unsqueeze(0), _summed(grad)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,35 @@ def test_leading_shapes(device: torch.device, op: str, shape: tuple[int, ...]) -
     for a, b in zip(out, flat, strict=True) if op == "mhc_pre" else [(out, flat)]:
         assert a.shape == (*shape, *b.shape[1:])
         assert torch.equal(a.reshape(b.shape), b)
+
+
+CONFIG = SimpleNamespace(hc_mult=4, hidden_size=64, hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6)
+
+
+@pytest.mark.parametrize("op", ["mhc_pre", "mhc_head"])
+def test_the_released_modules_compute_the_same(op: str) -> None:
+    """Those of transformers, on streams in bf16, and their gradients, which they round more often."""
+    modeling = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4")
+    x, *weights = call_of(6, 4, 64, rows_of(op, 4))
+    module = (modeling.DeepseekV4HyperConnection if op == "mhc_pre" else modeling.DeepseekV4HyperHead)(CONFIG)
+    names = ("fn", "scale", "base") if op == "mhc_pre" else ("hc_fn", "hc_scale", "hc_base")
+    for name, weight in zip(names, weights, strict=True):
+        setattr(module, name, torch.nn.Parameter(weight.clone()))
+    streams = x.clone().unsqueeze(0).requires_grad_()
+    theirs = module(streams)
+    theirs = (theirs[2], theirs[0], theirs[1]) if op == "mhc_pre" else (theirs,)
+    leaves = [t.requires_grad_() for t in (x, *weights)]
+    ours = getattr(lemmata, op)(*leaves)
+    ours = ours if op == "mhc_pre" else (ours,)
+    for got, want in zip(ours, theirs, strict=True):
+        near = (2.0**-8, 2.0**-8) if got.dtype == torch.bfloat16 else (1e-6, 1e-6)
+        torch.testing.assert_close(got, want.squeeze(0), rtol=near[0], atol=near[1])
+        assert not torch.allclose(got.float() * 1.02, want.squeeze(0).float(), rtol=near[0], atol=near[1])
+    of_theirs = [streams, *(getattr(module, name) for name in names)]
+    wanted = torch.autograd.grad(sum(t.float().square().sum() for t in theirs), of_theirs)
+    found = torch.autograd.grad(sum(t.float().square().sum() for t in ours), leaves)
+    for got, want in zip(found, wanted, strict=True):
+        assert (got - want.reshape(got.shape)).norm() <= 2.0**-6 * want.norm()
 
 
 def test_nan_stays_in_its_token(device: torch.device) -> None:

@@ -29,6 +29,7 @@ _OF_HEADS = {
     "delta": 2,
     "sink": 0,
 }  # the dimension of the heads, by names without ``grad_``
+_PARAMETERS = {"sink", "fn", "scale", "base"}  # what is the same for all tokens
 _FEWEST_HEADS = 8  # in a shard: that of the contracts
 _OPERATORS: list[tuple[OpOverload, Shards]] = []
 
@@ -70,7 +71,10 @@ def _placements(op: OpOverload, shards: Shards, *args: Any) -> list[tuple[list[A
     from torch.distributed.tensor import Replicate, Shard
 
     def of_batch(name: str) -> Any:
-        return Replicate() if name == "sink" else Shard(0)
+        return of_leading(name, 0)
+
+    def of_leading(name: str, dim: int) -> Any:
+        return Replicate() if name in _PARAMETERS else Shard(dim)
 
     def of_heads(name: str) -> Any:
         if name not in _OF_HEADS:
@@ -79,7 +83,9 @@ def _placements(op: OpOverload, shards: Shards, *args: Any) -> list[tuple[list[A
 
     ways: list[Callable[[str], Any]] = [lambda _: Replicate()]
     if shards == "leading":
-        ways += [lambda _, dim=dim: Shard(dim) for dim in range(len(args[0].shape) - 2)]  # type: ignore[misc]
+        names = [a.name for a in op._schema.arguments]
+        widest = args[names.index("x") if "x" in names else 0]
+        ways += [functools.partial(of_leading, dim=dim) for dim in range(len(widest.shape) - 2)]
     elif shards in ("batch", "heads"):
         ways.append(of_batch)
     if shards in ("heads", "heads of tokens"):

@@ -27,10 +27,11 @@ def merged(overload: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
 
 
 def leading(overload: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
-    """Make the rule of an operator with one result that takes any leading dimensions: the batch is one more of them."""
+    """Make the rule of an operator that takes any leading dimensions: the batch is one more of them."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return overload(*_in_front(info.batch_size, in_dims, args)), 0
+        results = overload(*_in_front(info.batch_size, in_dims, args))
+        return results, (0,) * len(results) if isinstance(results, tuple) else 0
 
     return rule
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lemmata.reference.arithmetic import evaluate
 from lemmata.reference.contract import Contract, TensorSpec
 
 EDGES = (0, 1, 2, 3, 31, 32, 33, 65)  # around a warp, which is a block of the smallest kernels
@@ -93,7 +94,7 @@ def make(
     known = {**sizes, **{n: int(v) for n, v in configuration.items()}}
     tensors = []
     for at, spec in enumerate(contract.inputs):
-        shape = [sum(known[t] if isinstance(t, str) else t for t in dim) for dim in spec.dims]
+        shape = [sum(evaluate(t, known) if isinstance(t, str) else t for t in dim) for dim in spec.dims]
         if spec.leading:
             shape = [*((sizes[spec.leading],) if leading is None else leading), *shape]
         tensors.append(fill(tuple(shape), spec, sizes, seed + 1000 * at, magnitude))
@@ -138,7 +139,8 @@ def invalid_calls(contract: Contract, good: Call, optional: tuple[str, ...] = ()
             yield spoil(tensor.to(dtype), f"{dtype}", TypeError)
         yield spoil(tensor.to_sparse() if tensor.dtype is torch.float32 else [], "not strided", TypeError)
         yield spoil(torch.zeros((), dtype=tensor.dtype), "no dimension", ValueError)
-        yield spoil(torch.zeros(len(spec.dims) - 1 or 1, dtype=tensor.dtype), "too few dimensions", ValueError)
+        if spec.dims != ((1,),):
+            yield spoil(torch.zeros(len(spec.dims) - 1 or 1, dtype=tensor.dtype), "too few dimensions", ValueError)
         free = contract.sizes.keys() - bound - {n for dim in spec.dims[:-1] for n in dim}
         if not free & set(spec.dims[-1]):
             yield spoil(torch.cat([tensor, tensor[..., :1]], -1), "one dimension longer", ValueError)

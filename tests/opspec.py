@@ -59,6 +59,7 @@ class OpSpec:
         exact: inputs are such that no sum is rounded, as results that are decisions must be equal.
         optional: arguments that may be None.
         edges: for some sizes, the values to draw from, where others would be but more work.
+        compiled: the first size that torch.compile sees, no other dimension's, which it would take for the same.
     """
 
     name: str
@@ -82,6 +83,7 @@ class OpSpec:
     exact: bool = False
     optional: tuple[str, ...] = ()
     edges: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    compiled: int = 3
 
     def __repr__(self) -> str:
         return self.name

@@ -133,7 +133,7 @@ def each(rank: int, port: int) -> None:
         mixed(mesh)
         for spec in SPECS:
             run(spec, mesh)
-            if spec.differentiable and spec.operator != "sinkhorn":
+            if spec.differentiable and spec.operator not in ("sinkhorn", "mhc"):
                 documents(spec, mesh)
             if spec.operator in ("csa", "hca", "swa"):
                 keys_elsewhere(spec, mesh)

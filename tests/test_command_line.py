@@ -56,8 +56,11 @@ def test_the_command_says_its_help_without_torch(tmp_path: Path) -> None:
 def test_operators_go_by_their_names_and_by_those_of_their_functions() -> None:
     assert find("indexer_topk") is find("indexer_scores") is find("indexer")
     assert set(names()) == {*OPERATORS, *(f for operator in OPERATORS.values() for f in operator.functions)}
-    with pytest.raises(ValueError, match=r"op: expected one of sinkhorn, topk, indexer, indexer_scores, .*, got 'mhc'"):
-        find("mhc")
+    with pytest.raises(
+        ValueError,
+        match=r"op: expected one of sinkhorn, mhc, mhc_pre, .*, topk, indexer, indexer_scores, .*, got 'muon'",
+    ):
+        find("muon")
 
 
 @pytest.mark.parametrize("command", ["prove", "bench", "warmup"])

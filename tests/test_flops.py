@@ -30,10 +30,24 @@ def afresh(call: Call, backward: bool) -> int:
     return 2 * B * S * candidates * (core_H * core_D + 3 * H * D) if backward else 0
 
 
+def mixed(call: Call, backward: bool) -> int:
+    """Products of the streams with the weights that each of them has, that of the layer's result included."""
+    hc = call.tensors[0].shape[-2]
+    return (4 if backward else 2) * (hc + 1) * call.tensors[0].numel()
+
+
+def weighted(call: Call, backward: bool) -> int:
+    """The sum of the streams with their weights, and three times as much backward."""
+    return (6 if backward else 2) * call.tensors[0].numel()
+
+
 BESIDES: dict[str, Besides] = {
     "sinkhorn": lambda call, backward: (
         (12 if backward else 4) * int(call.statics["iterations"]) * call.tensors[0].numel()
     ),
+    "mhc_pre": weighted,
+    "mhc_post": mixed,
+    "mhc_head": weighted,
     "indexer_scores": lambda call, backward: (4 if backward else 2) * dots(call),
     "indexer_scores_fp8": lambda call, _: 2 * dots(call),
     "indexer_topk": lambda call, _: 2 * dots(call),
@@ -66,7 +80,8 @@ def test_the_count_of_the_backward(spec: OpSpec, device: torch.device) -> None:
     call = spec.sample(4).to(device)
     g = torch.ones_like(spec.run(call))
     backward = counted(lambda: spec.grads(spec.op, call, g)) - counted(lambda: spec.run(call))
-    ratio = {"indexer_scores": 3, "csa": 2.5, "hca": 2.5, "swa": 2.5}  # products backward for each forward
+    thrice, with_scores = ("indexer_scores", "mhc_pre", "mhc_head"), ("csa", "hca", "swa")
+    ratio = dict.fromkeys(thrice, 3.0) | dict.fromkeys(with_scores, 2.5)  # products backward for each forward
     of_products = products(spec, call.to("cpu")) * ratio.get(spec.name, 0)
     assert backward == of_products + BESIDES.get(spec.name, lambda *_: 0)(call, True)
 

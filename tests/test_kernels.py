@@ -9,7 +9,18 @@ import pytest
 import tilelang.language as T
 
 from lemmata.bench.resources import Resources, cuda_source, read_report, resources, tile_operations
-from lemmata.kernels import combine, csa, hca, indexer, indexer_backward, sinkhorn, sparse_attention_config, topk
+from lemmata.kernels import (
+    combine,
+    csa,
+    hca,
+    indexer,
+    indexer_backward,
+    mhc_post,
+    mhc_pre,
+    sinkhorn,
+    sparse_attention_config,
+    topk,
+)
 from lemmata.kernels.build import PASS_CONFIGS
 
 exhaustive = pytest.mark.exhaustive  # sizes further from those that ship, of the same text
@@ -32,6 +43,18 @@ def combine_of(D: int) -> Kernel:
     return combine.combine, sparse_attention_config.Config(64, D, splits=5)
 
 
+def streams_of(*sizes: tuple[int, int]) -> list[Kernel]:
+    """The kernels of hyper-connections for some numbers of streams and widths."""
+    of_streams = mhc_post.mhc_post_fwd, mhc_post.mhc_post_bwd, mhc_pre.mhc_weigh
+    reading = mhc_pre.mhc_split, mhc_pre.mhc_project, mhc_pre.mhc_gates
+    found: list[Kernel] = []
+    for size in sizes:
+        found += [(factory, mhc_post.Config(*size)) for factory in of_streams]
+        found += [(factory, mhc_pre.Config(*size)) for factory in reading]
+        found.append((mhc_pre.mhc_head_gates, mhc_pre.Config(*size, head=True)))
+    return found
+
+
 SMALL = {
     "sinkhorn": sinkhorn_of((4, 20), (8, 20)),
     "topk": [
@@ -40,6 +63,7 @@ SMALL = {
         (topk.topk_merge, topk.Config(512, "float32", 256, True)),
     ],
     "combine": [combine_of(512)],
+    "mhc": streams_of((4, 4096)),
 }
 OTHER_SMALL = {
     "sinkhorn": sinkhorn_of((2, 20), (3, 20), (4, 1), (5, 20), (6, 20), (7, 20), (8, 100)),
@@ -49,6 +73,7 @@ OTHER_SMALL = {
         (topk.topk_merge, topk.Config(2048, "bfloat16", 128)),
     ],
     "combine": [combine_of(64)],
+    "mhc": streams_of((4, 7168), (2, 64), (3, 4096), (5, 4096), (6, 64), (7, 4096), (8, 8192)),
 }
 # what DeepSeek-V4 uses, then the sizes that are furthest from it; the length of a chunk changes a loop's bound only
 SCORES = [

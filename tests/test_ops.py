@@ -215,7 +215,7 @@ def test_compile_fullgraph_with_dynamic_shapes(spec: OpSpec, device: torch.devic
     compiled = torch.compile(spec.op, fullgraph=True, dynamic=True, backend=frames)
     compilations = []
     for more in (0, 1, 60):
-        sizes = {name: 3 + i + more for i, name in enumerate(spec.contract.sizes)}
+        sizes = {name: spec.compiled + i + more for i, name in enumerate(spec.contract.sizes)}
         call = spec.sample(**sizes, seed=more).to(device)
         g = ones(spec, call)
         out, grads = spec.grads(compiled, call, g)

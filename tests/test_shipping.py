@@ -122,7 +122,7 @@ def test_the_sizes_of_a_config_are_read(tmp_path: Path) -> None:
     rates = {"compressed_sparse_attention": 8, "heavily_compressed_attention": 64}
     path = config(tmp_path / "config.json", num_attention_heads=16, compress_rates=rates, index_topk=256, hc_mult=2)
     assert models.read(path) == Model(heads=16, csa_ratio=8, hca_ratio=64, topk=256, streams=2)
-    path = config(path, num_attention_heads=128, index_topk=1024, compress_ratios=[0, 128, 4, 128, 0])
+    path = config(path, num_attention_heads=128, index_topk=1024, hidden_size=7168, compress_ratios=[0, 128, 4, 128, 0])
     assert models.read(path) == models.DEEPSEEK_V4[1]
 
 

@@ -11,8 +11,8 @@ pytest.importorskip("tilelang")
 from typer.testing import CliRunner
 
 from lemmata import cli, warmup
-from lemmata.bindings import csa, hca, swa
-from lemmata.kernels import build, combine, indexer, topk
+from lemmata.bindings import swa
+from lemmata.kernels import build, combine, csa, hca, indexer, topk
 
 LENGTHS = [1, 100, 4096, 5000, 10_000, 20_000, 32_768, 40_000, 2**17, 2**18]  # 2^18 entries are 2^20 tokens
 
@@ -66,8 +66,8 @@ def test_attention_is_built(asked, monkeypatch, queries, heads, k):
     indices, offset = empty(2, queries, k, dtype=torch.int32), empty(2, dtype=torch.int32)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     for out, lse in (
-        csa._launch(q, window_kv, entries, indices, sink, offset, 128, 512**-0.5),
-        hca._launch(q, window_kv, entries, sink, offset, 128, 128, 512**-0.5),
+        csa.csa(q, window_kv, entries, indices, sink, offset, 128, 512**-0.5),
+        hca.hca(q, window_kv, entries, sink, offset, 128, 128, 512**-0.5),
         swa._launch(q, window_kv, sink, offset, 128, 512**-0.5),
     ):
         assert (out.shape, lse.shape) == (q.shape, q.shape[:3])

@@ -15,7 +15,8 @@ class Model(NamedTuple):
         heads, head_dim, window: of the attention.
         csa_ratio, hca_ratio: how many tokens make an entry, in layers of each kind.
         index_heads, index_dim, topk: of the indexer: its heads, their width, and how many entries it selects.
-        streams, iterations, eps: of the hyper-connections: how many streams, and their Sinkhorn normalisation.
+        streams, hidden, iterations, eps, norm_eps: of the hyper-connections: how many streams, how wide they are, their
+            Sinkhorn normalisation, and the eps of the norm before them.
     """
 
     heads: int = 64
@@ -27,8 +28,10 @@ class Model(NamedTuple):
     index_dim: int = 128
     topk: int = 512
     streams: int = 4
+    hidden: int = 4096
     iterations: int = 20
     eps: float = 1e-6
+    norm_eps: float = 1e-6
 
     @property
     def scale(self) -> float:
@@ -36,7 +39,7 @@ class Model(NamedTuple):
         return float(self.head_dim**-0.5)
 
 
-DEEPSEEK_V4 = Model(), Model(heads=128, topk=1024)
+DEEPSEEK_V4 = Model(), Model(heads=128, topk=1024, hidden=7168)
 """Flash and Pro."""
 
 _NAMES = {
@@ -47,8 +50,10 @@ _NAMES = {
     "index_head_dim": "index_dim",
     "index_topk": "topk",
     "hc_mult": "streams",
+    "hidden_size": "hidden",
     "hc_sinkhorn_iters": "iterations",
     "hc_eps": "eps",
+    "rms_norm_eps": "norm_eps",
 }
 
 
@@ -94,6 +99,7 @@ def _refused(model: Model) -> Iterator[str]:
     """Yield what the contracts of the operators say against the sizes."""
     from .reference.hca import HCA
     from .reference.indexer import SELECT
+    from .reference.mhc import MHC_PRE
     from .reference.sinkhorn import FORWARD
 
     limits = {
@@ -106,8 +112,10 @@ def _refused(model: Model) -> Iterator[str]:
         "index_dim": SELECT.statics["D"],
         "topk": SELECT.statics["topk"],
         "streams": FORWARD.statics["n"],
+        "hidden": MHC_PRE.statics["hidden"],
         "iterations": FORWARD.statics["iterations"],
         "eps": FORWARD.statics["eps"],
+        "norm_eps": MHC_PRE.statics["norm_eps"],
     }
     for name, limit in limits.items():
         try:

@@ -64,12 +64,21 @@ _SUMS = "gradient_sums:delta", "gradient_sums:sum_window"
 _CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:sum_listed"
 _HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
+_READING = (
+    "mhc_pre:mhc_split",
+    "mhc_pre:mhc_project",
+    "mhc_pre:mhc_gates",
+    "mhc_pre:mhc_head_gates",
+    "mhc_pre:mhc_weigh",
+)
+_MHC = *_READING, "sinkhorn:sinkhorn_fwd", "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
 _SCORES_BWD = "indexer_backward:indexer_scores_bwd_q", "indexer_backward:indexer_scores_bwd_k"
 
 OPERATORS = {
     operator.name: operator
     for operator in (
         Operator("sinkhorn", "Sinkhorn", ("sinkhorn",), ("sinkhorn:sinkhorn_fwd", "sinkhorn:sinkhorn_bwd")),
+        Operator("mhc", "Hyper-connections", ("mhc_pre", "mhc_post", "mhc_head"), _MHC),
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), ()),

@@ -1,0 +1,224 @@
+"""What only the parts need that read the streams: before a layer, and at the head of a model."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lemmata
+from lemmata.bindings import registry
+from lemmata.bindings.tokens import TOKENS, said
+from lemmata.reference import mhc
+from lemmata.reference.sinkhorn import sinkhorn
+
+Formula = Callable[..., Any]
+
+
+def call_of(tokens: int, hc: int, hidden: int, rows: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Inputs of a call: the streams, and projections of about unit variance."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, hc, hidden, generator=generator).bfloat16()
+    fn = torch.randn(rows, hc * hidden, generator=generator) * (hc * hidden) ** -0.5
+    scale = torch.randn(3 if rows > hc else 1, generator=generator)
+    return x, fn, scale, torch.randn(rows, generator=generator)
+
+
+def rows_of(op: str, hc: int) -> int:
+    return hc * (hc + 2) if op == "mhc_pre" else hc
+
+
+def closed(forward: Formula, backward: Formula) -> Formula:
+    """The reference with its closed form for a derivative."""
+
+    class Closed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *tensors):  # type: ignore[no-untyped-def]
+            ctx.save_for_backward(*tensors)
+            return forward(*tensors)
+
+        @staticmethod
+        def backward(ctx, *grads):  # type: ignore[no-untyped-def]
+            return backward(*grads, *ctx.saved_tensors)
+
+    return Closed.apply
+
+
+@pytest.mark.parametrize("op", ["mhc_pre", "mhc_head"])
+def test_gradcheck_of_the_reference(op: str) -> None:
+    for hc in (2, 3):
+        tensors = [t.double().requires_grad_() for t in call_of(2, hc, 5, rows_of(op, hc))]
+        assert torch.autograd.gradcheck(closed(getattr(mhc, op), getattr(mhc, f"{op}_bwd")), tensors)
+
+
+def test_zero_scales_give_the_coefficients_of_the_released_code(device: torch.device) -> None:
+    """post of 1, comb of nearly 1/4, pre of 0.5 + eps, so that the layer's input is half the sum of the streams."""
+    x, fn, scale, base = (t.to(device) for t in call_of(3, 4, 64, 24))
+    y, post, comb = lemmata.mhc_pre(x, fn, torch.zeros_like(scale), torch.zeros_like(base))
+    assert torch.equal(post, torch.ones_like(post))
+    torch.testing.assert_close(comb, torch.full_like(comb, 0.24999976), rtol=1e-6, atol=0)
+    torch.testing.assert_close(y.float(), (x.float() * 0.500001).sum(-2), rtol=2.0**-8, atol=2.0**-8)
+
+
+def test_comb_is_sinkhorn_of_its_logits_by_rows(device: torch.device) -> None:
+    x, fn, scale, base = (t.to(device) for t in call_of(5, 4, 64, 24))
+    comb = lemmata.mhc_pre(x, torch.zeros_like(fn), scale, base)[2]
+    want = sinkhorn(base[8:].view(4, 4)).expand(5, 4, 4)
+    torch.testing.assert_close(comb, want, rtol=1e-6, atol=1e-7)
+    assert (comb.sum(-2) - 1).abs().max() < 2e-6, "columns are normalised last"
+    assert not torch.allclose(comb, want.mT, rtol=1e-3)
+
+
+def test_the_length_of_streams_does_not_matter(device: torch.device) -> None:
+    x, *weights = (t.to(device) for t in call_of(5, 4, 64, 24))
+    _, post, comb = lemmata.mhc_pre(x, *weights, norm_eps=1e-12)
+    _, longer, others = lemmata.mhc_pre(x * 8, *weights, norm_eps=1e-12)
+    torch.testing.assert_close((longer, others), (post, comb), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["mhc_pre", "mhc_head"])
+@pytest.mark.parametrize("count", [1, TOKENS - 1, TOKENS, TOKENS + 1])
+def test_one_token_after_the_other_is_the_same(device: torch.device, op: str, count: int) -> None:
+    x, *weights = (t.to(device) for t in call_of(count, 4, 64, rows_of(op, 4)))
+    together = getattr(lemmata, op)(x, *weights)
+    alone = [getattr(lemmata, op)(x[at], *weights) for at in (0, count // 2, count - 1)]
+    for i, result in enumerate(together if op == "mhc_pre" else (together,)):
+        for at, one in zip((0, count // 2, count - 1), alone, strict=True):
+            assert torch.equal(result[at], one[i] if op == "mhc_pre" else one)
+
+
+@pytest.mark.parametrize("op", ["mhc_pre", "mhc_head"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (2, 3, 5)])
+def test_leading_shapes(device: torch.device, op: str, shape: tuple[int, ...]) -> None:
+    x, *weights = (t.to(device) for t in call_of(int(torch.tensor(shape).prod()), 4, 64, rows_of(op, 4)))
+    out = getattr(lemmata, op)(x.view(*shape, 4, 64), *weights)
+    flat = getattr(lemmata, op)(x, *weights)
+    for a, b in zip(out, flat, strict=True) if op == "mhc_pre" else [(out, flat)]:
+        assert a.shape == (*shape, *b.shape[1:])
+        assert torch.equal(a.reshape(b.shape), b)
+
+
+CONFIG = SimpleNamespace(hc_mult=4, hidden_size=64, hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6)
+
+
+@pytest.mark.parametrize("op", ["mhc_pre", "mhc_head"])
+def test_the_released_modules_compute_the_same(op: str) -> None:
+    """Those of transformers, on streams in bf16, and their gradients, which they round more often."""
+    modeling = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4")
+    x, *weights = call_of(6, 4, 64, rows_of(op, 4))
+    module = (modeling.DeepseekV4HyperConnection if op == "mhc_pre" else modeling.DeepseekV4HyperHead)(CONFIG)
+    names = ("fn", "scale", "base") if op == "mhc_pre" else ("hc_fn", "hc_scale", "hc_base")
+    for name, weight in zip(names, weights, strict=True):
+        setattr(module, name, torch.nn.Parameter(weight.clone()))
+    streams = x.clone().unsqueeze(0).requires_grad_()
+    theirs = module(streams)
+    theirs = (theirs[2], theirs[0], theirs[1]) if op == "mhc_pre" else (theirs,)
+    leaves = [t.requires_grad_() for t in (x, *weights)]
+    ours = getattr(lemmata, op)(*leaves)
+    ours = ours if op == "mhc_pre" else (ours,)
+    for got, want in zip(ours, theirs, strict=True):
+        near = (2.0**-8, 2.0**-8) if got.dtype == torch.bfloat16 else (1e-6, 1e-6)
+        torch.testing.assert_close(got, want.squeeze(0), rtol=near[0], atol=near[1])
+        assert not torch.allclose(got.float() * 1.02, want.squeeze(0).float(), rtol=near[0], atol=near[1])
+    of_theirs = [streams, *(getattr(module, name) for name in names)]
+    wanted = torch.autograd.grad(sum(t.float().square().sum() for t in theirs), of_theirs)
+    found = torch.autograd.grad(sum(t.float().square().sum() for t in ours), leaves)
+    for got, want in zip(found, wanted, strict=True):
+        assert (got - want.reshape(got.shape)).norm() <= 2.0**-6 * want.norm()
+
+
+def test_nan_stays_in_its_token(device: torch.device) -> None:
+    x, *weights = (t.to(device) for t in call_of(3, 4, 64, 24))
+    clean = lemmata.mhc_pre(x, *weights)
+    x = x.clone()
+    x[1, 2, 7] = torch.nan
+    for spoiled, result in zip(lemmata.mhc_pre(x, *weights), clean, strict=True):
+        assert spoiled[1].isnan().all()
+        assert torch.equal(spoiled[[0, 2]], result[[0, 2]])
+
+
+@pytest.mark.parametrize(("count", "hc", "hidden"), [(5, 4, 64), (3, 3, 64), (17, 4, 192)])
+def test_the_launchers_with_interpreted_kernels(
+    count: int, hc: int, hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All kernels as on a GPU: coefficients are as exact as those of the reference in fp32, which rounds products too."""
+    run: Any = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
+    kernels, build = (importlib.import_module(f"lemmata.kernels.{name}") for name in ("mhc_pre", "build"))
+    for module in (kernels, build):
+        monkeypatch.setattr(module, "build", lambda factory, cfg: lambda *tensors: run(factory(cfg), *tensors))
+    call = call_of(count, hc, hidden, rows_of("mhc_pre", hc))
+    wide = [t.double() for t in call]
+    found, wanted = kernels.forward(*call, 20, 1e-6, 1e-6), mhc.mhc_pre(*wide)
+    for got, want, plain in zip(found, wanted, mhc.mhc_pre(*call), strict=True):
+        assert got.shape == want.shape
+        assert (got - want).abs().max() <= 2 * (plain - want).abs().max()
+        assert (got * 1.01 - want).abs().max() > 2 * (plain - want).abs().max(), "a wrong scale would pass"
+    of_head = (wide[0], wide[1][:hc], wide[2][:1], wide[3][:hc])
+    got = kernels.head(call[0], call[1][:hc], call[2][:1], call[3][:hc], 1e-6, 1e-6)
+    assert (got - mhc.mhc_head(*of_head)).abs().max() <= 2.0**-8 * got.abs().max()
+
+
+def test_the_projection_runs_on_tensor_cores() -> None:
+    resources = pytest.importorskip("lemmata.bench.resources")
+    kernels: Any = importlib.import_module("lemmata.kernels.mhc_pre")
+    from lemmata.kernels.build import PASS_CONFIGS
+
+    text = resources.cuda_source(kernels.mhc_project(kernels.Config()), PASS_CONFIGS)
+    assert resources.tile_operations(text) == {"wgmma_ss kBFloat16"}
+    assert ", 64, 80, 16, false" in text, "all coefficients in one product"
+
+
+def test_no_tokens_launch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tilelang")
+    kernels = importlib.import_module("lemmata.kernels.mhc_pre")
+    monkeypatch.setattr(kernels, "build", lambda *_: pytest.fail("a kernel for no tokens"))
+    x, *weights = call_of(0, 4, 64, 24)
+    assert [t.shape for t in kernels.forward(x, *weights, 20, 1e-6, 1e-6)] == [(0, 64), (0, 4), (0, 4, 4)]
+    assert kernels.head(x, weights[0][:4], weights[1][:1], weights[2][:4], 1e-6, 1e-6).shape == (0, 64)
+
+
+@pytest.mark.gpu
+def test_the_interpreter_agrees_with_the_compiled_kernels() -> None:
+    """What the proofs take the projection to mean is what the compiled one does, to the rounding of tensor cores."""
+    run: Any = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
+    kernels: Any = importlib.import_module("lemmata.kernels.mhc_pre")
+    from lemmata.kernels.build import build
+
+    cfg = kernels.Config(hidden=192)
+    x, fn, *_ = call_of(70, 4, 192, 24)
+    parts = torch.empty(cfg.wide, cfg.columns, dtype=torch.bfloat16)
+    run(kernels.mhc_split(cfg), fn, parts)
+    sums = torch.empty(70, cfg.splits, cfg.wide), torch.empty(70, cfg.splits)
+    run(kernels.mhc_project(cfg), x.view(70, -1), parts, *sums)
+    on_gpu = [t.cuda() for t in (x.view(70, -1), parts, *map(torch.empty_like, sums))]
+    build(kernels.mhc_project, cfg)(*on_gpu)
+    for ours, theirs in zip(sums, on_gpu[2:], strict=True):
+        assert (ours - theirs.cpu()).abs().max() <= 2.0**-18 * ours.abs().max()
+
+
+def test_a_gradient_without_a_kernel_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    registry.say_once.cache_clear()
+    run = said("mhc_pre", lambda x: x + 1)
+    with caplog.at_level(logging.WARNING, "lemmata"):
+        assert [run(1), run(2)] == [2, 3]
+    assert [r.message for r in caplog.records] == [
+        f"mhc_pre: its gradient has no kernel yet: the PyTorch reference runs, on {TOKENS} tokens at a time"
+    ]
+
+
+def test_the_parts_make_a_block(device: torch.device) -> None:
+    """A layer between them that adds nothing leaves mixed streams; the gradient reaches every weight."""
+    x, *weights = (t.to(device).requires_grad_() for t in call_of(7, 4, 64, 24))
+    y, post, comb = lemmata.mhc_pre(x, *weights)
+    out = lemmata.mhc_post(x, torch.zeros_like(y), post, comb)
+    want = torch.einsum("nio,nih->noh", comb, x.float())
+    torch.testing.assert_close(out.float(), want, rtol=2.0**-8, atol=2.0**-8)
+    out = lemmata.mhc_post(x, y, post, comb)
+    grads = torch.autograd.grad(out.float().square().sum(), (x, *weights))
+    assert all(grad.isfinite().all() and grad.any() for grad in grads)

@@ -17,7 +17,8 @@ from torch import Tensor
 from lemmata.bench.peers import difference, find
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
-from lemmata.bindings.mhc import mhc_post, shipped
+from lemmata.bindings.mhc import mhc_post
+from lemmata.operators import OPERATORS
 from lemmata.reference import mhc as reference
 from lemmata.warmup import Job, to_disk
 
@@ -31,12 +32,9 @@ _PEER, _GEMM = "tile_kernels.mhc", "deep_gemm"
 
 
 def compilations() -> Iterator[Job]:
-    """Yield what to compile beforehand: all that ships, and Sinkhorn."""
-    from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
-
-    for factory, config in shipped():
+    """Yield what to compile beforehand: all that ships."""
+    for factory, config in OPERATORS["mhc"].shipped():
         yield to_disk, factory, config
-    yield to_disk, sinkhorn_fwd, Config(HC, ITERATIONS, EPS)
 
 
 def inputs(tokens: int, hidden: int, device: str = "cuda") -> tuple[Tensor, ...]:

@@ -81,7 +81,7 @@ def proofs() -> Iterator[Proof]:
     yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=140)
     yield _proof(Config(splits=5))
     yield combined("hca", HCA, Config(splits=5))
-    yield _backward(BackwardConfig())
+    yield _backward(BackwardConfig(), mutate=True, every=459)
     yield products("hca", gradient_sums.Config())
     for blocks in (1, 2):  # of up to 64 heads
         yield from summing("hca", gradient_sums.Config(blocks=blocks))

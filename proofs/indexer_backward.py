@@ -209,8 +209,8 @@ EQUIVALENTS = {
 
 def proofs() -> Iterator[Proof]:
     """Yield the kernels of DeepSeek-V4's sizes, that of the keys with one split of the queries and with several."""
-    yield _proof(indexer_scores_bwd_q, OF_QUERIES, Config(), compare(Config()))
+    yield _proof(indexer_scores_bwd_q, OF_QUERIES, Config(), compare(Config()), mutate=True, every=177)
     yield _proof(indexer_scores_bwd_k, keys.OF_KEYS, Config(), keys.compare(Config()))
     several = Config(splits=8)
-    more: dict[str, Any] = {"lemmas": (PARTITION,), "mutate": True, "every": 183, "equivalents": EQUIVALENTS}
+    more: dict[str, Any] = {"lemmas": (PARTITION,), "mutate": True, "every": 61, "equivalents": EQUIVALENTS}
     yield _proof(indexer_scores_bwd_k, keys.OF_KEYS, several, keys.compare(several), **more)

@@ -29,7 +29,12 @@ PLANTED = {
 
 
 @pytest.mark.parametrize(
-    ("module", "cfg"), [(csa, SMALL), (hca, SMALL), (hca, replace(SMALL, ratio=1))], ids=["csa", "hca", "swa"]
+    ("module", "cfg"),
+    [
+        pytest.param(csa, SMALL, id="csa"),
+        pytest.param(hca, SMALL, id="hca"),
+        pytest.param(hca, replace(SMALL, ratio=1), id="swa", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_the_kernels_are_their_references(module: ModuleType, cfg: BackwardConfig) -> None:
     report = module._backward(cfg).run(layers=["L2", "range"], fresh=True)

@@ -53,7 +53,7 @@ def run(request: Request) -> bool:
     Raises:
         ValueError: a name or a layer is unknown.
     """
-    suite = list(asked(request.names, ACCEPTED, request.options))
+    suite = list(asked(request.names, ACCEPTED, request.options, apart=request.seconds is not None))
     if not suite:
         raise ValueError("op: expected at least one proof, got none")
     console = Console(highlight=False, soft_wrap=True)

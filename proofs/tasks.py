@@ -15,8 +15,8 @@ from .engine.base.report import LAYERS, Accepted, Report
 from .engine.verify import verify
 from .suite import Proof, proofs
 
-_TOGETHER = (("L0",), ("L1",), ("L2", "range"), ("lemmas",), ("run",))
-"""Layers that share work: L2 and range are read off one symbolic execution."""
+_TOGETHER = (("L0", "L1"), ("L2", "range"), ("lemmas",), ("run",))
+"""Layers that share work: L0 and L1 are read off one run of the compiler, L2 and range off one symbolic execution."""
 
 
 class Task(Protocol):
@@ -87,8 +87,16 @@ class Asked:
     accepted: tuple[Accepted, ...]
 
 
-def asked(names: Iterable[str], accepted: Iterable[Accepted], options: Mapping[str, Any]) -> Iterator[Asked]:
+def asked(
+    names: Iterable[str], accepted: Iterable[Accepted], options: Mapping[str, Any], apart: bool = False
+) -> Iterator[Asked]:
     """Yield the kernels to prove: of operators, public functions and ``FILE.py:KERNEL``, or all that ship.
+
+    Args:
+        names: theirs.
+        accepted: what layers of lemmata's own kernels may leave aside.
+        options: those of ``verify``.
+        apart: whether L0 and L1 are tasks of their own, since each may take so long, though they share the compiler's run.
 
     Raises:
         ValueError: a name, a layer or a file is none.
@@ -100,20 +108,22 @@ def asked(names: Iterable[str], accepted: Iterable[Accepted], options: Mapping[s
         for number, proof in enumerate(proofs(op)):
             layers = tuple(proof.claimed(options.get("layers")))
             whole = Shipped(op, number, layers, options)
-            parts = [whole] if options.get("mutate") else [replace(whole, layers=part) for part in _parts(layers)]
+            parts = (
+                [whole] if options.get("mutate") else [replace(whole, layers=part) for part in _parts(layers, apart)]
+            )
             if layers:
                 yield Asked(proof.name, tuple(parts), tuple(accepted))
     for name in theirs:
-        yield _in_file(name, options)
+        yield _in_file(name, options, apart)
 
 
-def _parts(layers: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    for together in _TOGETHER:
+def _parts(layers: Iterable[str], apart: bool) -> Iterator[tuple[str, ...]]:
+    for together in (("L0",), ("L1",), *_TOGETHER[1:]) if apart else _TOGETHER:
         if part := tuple(layer for layer in layers if layer in together):
             yield part
 
 
-def _in_file(name: str, options: Mapping[str, Any]) -> Asked:
+def _in_file(name: str, options: Mapping[str, Any], apart: bool) -> Asked:
     """Return what is asked of a kernel in a file: every layer that applies, or those of ``options``.
 
     The file names a ``contract``. It may name a ``reference``, the ``options`` of ``verify``, and as ``accepted`` what
@@ -130,7 +140,7 @@ def _in_file(name: str, options: Mapping[str, Any]) -> Asked:
     layers = [layer for layer in LAYERS if layer in (options.get("layers") or apply)]
     kept = {key: value for key, value in options.items() if key != "layers"}
     whole = kept.get("mutate") or found.get("options", {}).get("mutate")
-    parts = [tuple(layers)] if whole else _parts(layers)
+    parts = [tuple(layers)] if whole else _parts(layers, apart)
     accepted = tuple(found.get("accepted", ()))
     if wrong := [each for each in accepted if not isinstance(each, Accepted)]:
         raise ValueError(f"op: expected accepted in {file} to hold objects of Accepted, got {wrong[0]!r}")

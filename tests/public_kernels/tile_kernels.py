@@ -40,7 +40,6 @@ ENGRAM = (
         {"hidden_size": 4096, "eps": 1e-6, "scalar": 1 / 64, "num_sms": _SMS},
         _N,
         ["output_target", "dot_out", "gate_score", "rstd_x", "rstd_k"],
-        judged="A false alarm: whether a tile is fetched hangs on the number of the iteration, which L1 leaves open.",
     ),
     Entry(
         "tile_kernels.engram.engram_gate_bwd_cuda",

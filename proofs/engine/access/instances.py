@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import z3
 
@@ -78,8 +79,12 @@ def constants(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
 
 def symbols(terms: Iterable[z3.ExprRef]) -> list[z3.FuncDeclRef]:
     """Return the uninterpreted constants and functions that occur in the terms."""
-    found = {t.decl().get_id(): t.decl() for t in subterms(terms) if t.decl().kind() == z3.Z3_OP_UNINTERPRETED}
-    return list(found.values())
+    return list({d.get_id(): d for term in terms for d in _symbols(term)}.values())
+
+
+@lru_cache(maxsize=2**14)  # two conditions share most of their hypotheses
+def _symbols(term: z3.ExprRef) -> tuple[z3.FuncDeclRef, ...]:
+    return tuple(t.decl() for t in subterms([term]) if t.decl().kind() == z3.Z3_OP_UNINTERPRETED)
 
 
 def at(context: Context, kind: str, statement: str, goal: z3.BoolRef, facts: Iterable[z3.BoolRef]) -> Condition:
@@ -91,9 +96,8 @@ def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z
     """Return a condition in the theory that suits its goal: bit-vectors where an index permutes bits, else integers."""
     given = tuple(hypotheses)
     if permutes_bits([goal]) and linear([goal]):
-        kept = linear(given)
-        bits = Condition(kind, statement, tuple(map(to_bitvectors, kept)), to_bitvectors(goal), site)
-        lost = {c.get_id() for c in constants(g for g in given if not any(g.eq(k) for k in kept))}
+        bits = Condition(kind, statement, tuple(map(to_bitvectors, linear(given))), to_bitvectors(goal), site)
+        lost = {c.get_id() for c in constants(g for g in given if not linear([g]))}
         if not lost & {c.get_id() for c in constants([goal])} or solve(bits, witness=False).verdict == "proved":
             return bits  # what was lost may matter to a refutation, but not to a proof without it
     return Condition(kind, statement, given, goal, site)

@@ -8,7 +8,7 @@ negation too. And mutants must die (``mutation``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import z3
@@ -67,11 +67,15 @@ def _possible(condition: Condition) -> Condition:
     return replace(condition, kind="reachable", goal=_NEVER)
 
 
-def _failures(checks: Iterable[tuple[Condition, str]], solve: Solve) -> Iterator[Failure]:
-    answers: dict[tuple[int, ...], str] = {}  # one set of hypotheses serves many sites
-    for check, meaning in checks:
-        key = (check.goal.get_id(), *(h.get_id() for h in check.hypotheses))
+def _failures(checks: Sequence[tuple[Condition, str]], solve: Solve) -> Iterator[Failure]:
+    """Yield the checks that fail. What is true together is true of fewer hypotheses too, so the longest are asked first."""
+    given = [frozenset(h.get_id() for h in check.hypotheses) for check, _ in checks]
+    answers: dict[frozenset[int], str] = {}
+    for number in sorted(range(len(checks)), key=lambda n: -len(given[n])):
+        key = given[number]
         if key not in answers:
-            answers[key] = solve(check, witness=False).verdict
+            known = any(key < other and answer == "refuted" for other, answer in answers.items())
+            answers[key] = "refuted" if known else solve(checks[number][0], witness=False).verdict
+    for (check, meaning), key in zip(checks, given, strict=True):
         if answers[key] != "refuted":  # "refuted" means that there is an execution
             yield Failure("hollow", f"{meaning}: {check.statement}", str(check.site), answers[key])

@@ -92,7 +92,7 @@ class Ordered:
             renaming = self._renaming(m)
             elsewhere = self._elsewhere(uses, m, renaming)
             if elsewhere is not None:
-                key = id(m.first), id(m.second), m.mark.common, m.lack[1]
+                key = id(m.first), id(m.second), m.mark.common, m.lack[1], m.mark.forgets
                 found.setdefault(key, []).append((m, [*_relation(m.mark, renaming), *elsewhere]))
         for runs in found.values():
             m, missing = runs[0][0], [each.lack[0] for each, _ in runs]

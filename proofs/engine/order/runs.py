@@ -3,8 +3,13 @@
 A program is what the threads of one role do. A run is followed from a segment of accesses, through straight code, both
 arms of a branch, and round loops until nothing new comes. Where runs meet, each progress that is possible is kept. A
 condition that all threads of a block decide alike is remembered where its arms lead to different progress. How often a
-loop has gone round is counted, as far as copies and products can be under way, then known to be at least that. All that
-is left out makes more runs possible, never fewer.
+loop has gone round is counted, as far as copies and products can be under way, then known to be at least that.
+
+What a run has decided in an iteration is true of that iteration's number. Once the iteration is over, it is said of the
+number as counted: of so many after the first, or after the operation's own, or of the last. So nothing is said of the wrong
+iteration, and a run is left out only if what it has decided is false as it stands: no thread takes it. Where the number is
+not known, the decision is forgotten, which makes more runs possible, never fewer. A pair of accesses that only such a run
+leads to is proved apart as any other, but if it is not, that is unknown and no refutation.
 
 Between two barriers of all its threads, two of them may be at any two places that a run without a barrier connects, in
 either order, or in two arms of one branch. So two accesses are ordered if every run from one to the other has what
@@ -22,11 +27,16 @@ import z3
 from ..access.instances import constants
 from ..access.tma import elections
 from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable
+from ..smt.constructs import value_of
 from .progress import BEGIN, Progress, Steps, kind
 from .roles import inside, times
 
 Facts = frozenset[z3.BoolRef]
 NONE: Facts = frozenset()
+FORGOTTEN = z3.Bool(value_of("what is decided in an iteration that is not counted"))
+"""Says of a run that it may not exist. It may be true or false, so that no proof can hang on it."""
+
+_MOST = 32  # marks of one progress; they may double with each decision
 
 
 @dataclass(frozen=True)
@@ -60,28 +70,38 @@ class Mark:
     first: Facts = NONE
     second: Facts = NONE
 
+    @property
+    def forgets(self) -> bool:
+        """Whether it is left open that there is such a run."""
+        return FORGOTTEN in self.first | self.second
+
     def knowing(self, *facts: z3.BoolRef) -> Mark:
         """Return the mark with facts about the iterations that the point is in."""
         return replace(self, second=self.second | {*facts})
 
-    def without(self, variable: Variable) -> Mark:
-        """Return the mark outside the iteration of a loop, or in another one."""
-        return replace(self, second=frozenset(f for f in self.second if variable.name not in _names(f)))
-
     def leaving(self, loop: Loop) -> Mark:
         """Return the mark out of a loop around the operation, whose own iteration is the last unless it has gone round."""
-        outer = _outside(self.common, loop)
         times, exactly = (self.carried.times, self.carried.exactly) if self.carried else (0, True)
         begun = loop.variable.term + times
         last = [] if loop.variable.extent is None else [begun == _last(loop) if exactly else begun <= _last(loop)]
-        return Mark(self.progress, outer, None, self.first | {*last} | (NONE if self.carried else self.second), NONE)
+        return Mark(self.progress, _outside(self.common, loop), None, self._over(loop) | {*last}, NONE)
 
     def round(self, loop: Loop, far: int) -> Mark:
         """Return the mark in the next iteration of a loop around the operation."""
-        outer = _outside(self.common, loop)
+        carried = self.carried.again(far) if self.carried else Carried(loop.variable, 1)
+        skipped = NONE if carried.exactly else _decides(loop)
+        return Mark(self.progress, _outside(self.common, loop), carried, self._over(loop) | skipped, NONE)
+
+    def _over(self, loop: Loop) -> Facts:
+        """Return what is said of the operation's iterations once an iteration of a loop around it is over."""
         if self.carried is None:
-            return Mark(self.progress, outer, Carried(loop.variable, 1), self.first | self.second, NONE)
-        return Mark(self.progress, outer, self.carried.again(far), self.first, NONE)
+            return self.first | self.second
+        number = loop.variable.term + self.carried.times if self.carried.exactly else None
+        return self.first | _over(self.second, loop.variable, number)
+
+    def without(self, variable: Variable, number: z3.ArithRef | None, here: z3.BoolRef) -> Mark:
+        """Return the mark outside an iteration of a loop, of which ``here`` says what its number is, if it is known."""
+        return replace(self, second=_over(self.second - {here}, variable, number))
 
 
 @dataclass
@@ -196,27 +216,32 @@ class Runs:
         """Return the marks after a loop that the operation is not in, run not at all, or any number of times."""
         v, often = loop.variable, times(loop)
         ends: dict[Mark, set[int]] = {m: {0} for m in marks} if not often else {}
-        todo, done = ({m.knowing(v.term == v.low) for m in marks} if often != 0 else set()), set()
+        here, low = v.term == v.low, self._alike(v.low)
+        todo, done = ({m.knowing(here) for m in marks} if often != 0 else set()), set()
         for number in itertools.count(1):
             done |= todo
-            after = {m.without(v) for m in self._through(loop.body, todo)}
-            if often is None or number >= min(often, self._far):
-                for mark in after:
-                    ends.setdefault(mark, set()).add(min(number, self._far))
-            here = v.term == v.low + number if number < self._far else v.term >= v.low + self._far
-            todo = {m.knowing(here) for m in after} - done
+            passed = self._through(loop.body, todo)
+            counted = low + (number - 1) if low is not None and number <= self._far else None
+            if often is None or number >= min(often, self._far + 1):
+                last = counted if counted is not None or v.extent is None else self._alike(_last(loop))
+                for mark in _possible(m.without(v, last, here) for m in passed):
+                    ends.setdefault(mark, set()).add(min(number, self._far + 1))
+            after = _possible(m.without(v, counted, here) for m in passed)
+            far = number >= self._far
+            here = v.term >= v.low + self._far if far else v.term == v.low + number
+            todo = {m.knowing(here, *(_decides(loop) if far or low is None else NONE)) for m in after} - done
             if not todo or number == often:
                 return {m for end, numbers in ends.items() for m in self._gone_round(loop, end, numbers)}
         raise AssertionError
 
     def _gone_round(self, loop: Loop, mark: Mark, numbers: set[int]) -> Iterator[Mark]:
         """Yield a mark after so many iterations, or so many others; it knows which, unless any number leads to it."""
-        if times(loop) is not None or loop.variable.extent is None or len(numbers) > self._far:
+        if times(loop) is not None or loop.variable.extent is None or len(numbers) > self._far + 1:
             yield mark
             return
         count = loop.variable.count
         for number in sorted(numbers):
-            term = count <= 0 if number == 0 else count == number if number < self._far else count >= number
+            term = count <= 0 if number == 0 else count == number if number <= self._far else count >= number
             fact = z3.simplify(term)
             yield mark.knowing(fact) if self._decided_alike(fact) else mark
 
@@ -227,13 +252,17 @@ class Runs:
         while todo:
             done |= todo
             after = self._through(loop.body, todo)
-            ends |= {m.leaving(loop) for m in after}
-            todo = {m.round(loop, self._far) for m in after} - done
+            ends |= _possible(m.leaving(loop) for m in after)
+            todo = _possible(m.round(loop, self._far) for m in after) - done
         return ends
 
     def _decided_alike(self, condition: z3.BoolRef) -> bool:
         """Return whether all threads of a block that are in one iteration find the same."""
         return _names(condition) <= self._uniform
+
+    def _alike(self, number: z3.ArithRef) -> z3.ArithRef | None:
+        """Return a number if all threads of a block that are in one iteration find the same."""
+        return number if _names(number) <= self._uniform else None
 
 
 def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
@@ -243,7 +272,29 @@ def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
     return bool(ours & theirs)
 
 
-def _names(term: z3.BoolRef) -> set[str]:
+def _over(facts: Facts, variable: Variable, number: z3.ArithRef | None) -> Facts:
+    """Return what is still known once an iteration of a loop is over, of which this is the number, or None if unknown."""
+    of = frozenset(f for f in facts if variable.name in _names(f))
+    said = () if number is None else (z3.simplify(z3.substitute(f, (variable.term, number))) for f in of)
+    return facts - of | {f for f in said if not z3.is_true(f)}
+
+
+def _decides(loop: Loop) -> Facts:
+    """Return that something is forgotten in iterations that are not counted, if the number decides anything in a loop."""
+    branches = (n for node in loop.body for n in inside(node) if isinstance(n, Branch))
+    return frozenset({FORGOTTEN}) if any(loop.variable.name in _names(b.condition) for b in branches) else NONE
+
+
+def _possible(marks: Iterable[Mark]) -> set[Mark]:
+    """Return the marks but for those of runs that have decided what is plainly false; too many are told apart no more."""
+    found: dict[Mark, set[Mark]] = {}
+    for m in marks:
+        if not any(map(z3.is_false, m.first | m.second)):
+            found.setdefault(replace(m, first=frozenset({FORGOTTEN}), second=NONE), set()).add(m)
+    return {m for alike, of in found.items() for m in (of if len(of) <= _MOST else {alike})}
+
+
+def _names(term: z3.ExprRef) -> set[str]:
     return {c.decl().name() for c in constants([term])}
 
 

@@ -20,7 +20,7 @@ from .witness import of_cvc5, of_z3
 Z3_STEPS = 10_000_000  # rlimit; the conditions of the kernels in the tests need some 100,000 at most
 CVC5_STEPS = 200_000  # rlimit-per
 SECOND_SEED = 42
-_PART = 50  # of how many z3's plain solver takes one, before its tactics take the rest
+_FEW = 200_000  # rlimit, of z3's plain solver; its tactics have the rest, but take longer than small questions do
 
 _VERDICTS: Mapping[str, Verdict] = {"unsat": "proved", "sat": "refuted", "unknown": "unknown"}
 Answer = tuple[Verdict, Mapping[str, int] | None]
@@ -74,20 +74,22 @@ def _quoted(script: str) -> str:
 
 
 def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
-    context = z3.Context()
+    context, few = z3.Context(), min(rlimit, _FEW)
     terms = [term.translate(context) for term in (*condition.hypotheses, z3.Not(condition.goal))]
-    few = rlimit // _PART
-    for make, steps in (
-        (z3.SimpleSolver, few),
-        (z3.Solver, rlimit - few),
-    ):  # tactics take longer than small questions do
-        solver = make(ctx=context)
+    for solver, steps in ((_plain(context), few), (z3.Solver(ctx=context), max(rlimit - few, 1))):  # 0 is no bound
         solver.set("random_seed", seed)
         solver.set("rlimit", steps)
         solver.add(*terms)
         if (verdict := _VERDICTS[_check(solver)]) != "unknown":
             break
     return verdict, of_z3(solver.model(), terms) if witness and verdict == "refuted" else None
+
+
+def _plain(context: z3.Context | None = None) -> z3.Solver:
+    """Return Z3's solver without tactics. It cannot tell an interrupt from too many steps, and leaves it to Python."""
+    solver = z3.SimpleSolver(ctx=context)
+    solver.set("ctrl_c", False)
+    return solver
 
 
 def _check(solver: z3.Solver) -> str:
@@ -119,7 +121,7 @@ def unsatisfiable(terms: Iterable[z3.BoolRef], steps: int) -> bool:
 
     The terms stay in the context of who asks, so that small questions cost little.
     """
-    solver = z3.SimpleSolver()  # no tactics, which take longer than small questions do
+    solver = _plain()
     solver.set("rlimit", steps)
     solver.add(*terms)
     return _check(solver) == "unsat"

@@ -72,7 +72,7 @@ def test_an_unknown_operator_is_an_error_of_one_line(command: str, monkeypatch: 
 
 
 def test_a_command_that_lacks_a_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(ops: object) -> None:
+    def absent(ops: object, models: object) -> None:
         raise ModuleNotFoundError("No module named 'tilelang'", name="tilelang")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -100,7 +100,7 @@ def test_warmup_counts_what_it_builds_and_says_it_in_json(monkeypatch: pytest.Mo
     def double() -> None: ...
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(warmup, "kernels", lambda ops: [(double, "a"), (double, "b")])
+    monkeypatch.setattr(warmup, "kernels", lambda ops, models: [(double, "a"), (double, "b")])
     monkeypatch.setattr(warmup, "side_by_side", lambda jobs, processes: iter(jobs))
     assert invoke("warmup").output == "[1/2] built double a\n[2/2] built double b\n"
     built = json.loads(invoke("warmup", "--json").output)["built"]
@@ -172,7 +172,7 @@ def test_what_a_file_asks_for_holds(file: Path, monkeypatch: pytest.MonkeyPatch)
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(tasks, "verify", asked)
     invoke("prove", f"{file}:double", "--seed", "3")
-    assert [call["layers"] for call in calls] == [("L0",), ("L1",), ("L2", "range")]
+    assert [call["layers"] for call in calls] == [("L0", "L1"), ("L2", "range")]
     assert all((call["mutate"], call["seed"]) == (False, 3) for call in calls)
     file.write_text(DOUBLE + "options |= {'mutate': True, 'seed': 5}\n")
     tasks._module.cache_clear()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import lemmata
-from lemmata.bindings.mhc import shipped
+from lemmata.operators import OPERATORS
 from lemmata.reference.mhc import mhc_post, mhc_post_bwd
 from specs_mhc import MHC_POST
 
@@ -118,7 +118,7 @@ def test_every_access_to_streams_is_of_16_bytes_and_happens_once() -> None:
     cuda_source = pytest.importorskip("lemmata.bench.resources").cuda_source
     from lemmata.kernels.build import PASS_CONFIGS
 
-    for factory, config in (kernel for kernel in shipped() if kernel[0].__name__ in ONCE):
+    for factory, config in (kernel for kernel in OPERATORS["mhc"].shipped() if kernel[0].__name__ in ONCE):
         text = cuda_source(factory(config), PASS_CONFIGS)
         for name in ONCE[factory.__name__]:
             every, wide = (

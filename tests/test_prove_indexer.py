@@ -59,7 +59,7 @@ def test_every_kernel_that_ships_is_proved(proof: Any) -> None:
 
 
 def test_causality_is_printed_as_a_theorem() -> None:
-    (bf16, e4m3) = [proof for proof in proofs("indexer") if proof.lemmas]
+    (bf16, e4m3) = [p for p in proofs("indexer") if p.lemmas and "_bwd" not in p.contract.op]
     for proof in (bf16, e4m3):
         (layer,) = proof.run(layers=["lemmas"], fresh=True).layers
         assert layer.holds

@@ -12,11 +12,12 @@ import pytest
 import tilelang.language as T
 import torch
 
+from lemmata.kernels import mhc_pre
 from lemmata.kernels.combine import combine
 from lemmata.kernels.sinkhorn import Config as SinkhornConfig
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.operators import OPERATORS
-from lemmata.proofs import csa, hca, second_opinion, sinkhorn, verify
+from lemmata.proofs import csa, hca, mhc, second_opinion, sinkhorn, verify
 from lemmata.proofs.combine import added
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.forms import normal_form, ring
@@ -27,6 +28,7 @@ from lemmata.proofs.suite import Proof, proofs
 from lemmata.reference import csa as csa_reference
 from lemmata.reference import hca as hca_reference
 from lemmata.reference import indexer as indexer_reference
+from lemmata.reference import mhc as mhc_reference
 from lemmata.reference import sinkhorn as sinkhorn_reference
 from lemmata.reference.topk_check import topk_check
 from verdicts import STRICT, Proved, contract, opened
@@ -169,7 +171,26 @@ def of_visible_sum(p: Proof) -> Question:
     return {"reference": reference, "sizes": {"B": 1, "S": 20, "T": 3}, "given": offsets(250)}
 
 
+def of_streams(p: Proof) -> Question:
+    """Streams of two tokens, after a layer or before it."""
+    of = {
+        "mhc_post": mhc_reference.mhc_post,
+        "mhc_post_bwd": mhc_reference.mhc_post_bwd,
+        "mhc_weigh": mhc._weighted,
+    }
+    return {"reference": of[p.contract.op], "sizes": {"tokens": 2}}
+
+
+def of_coefficients(p: Proof) -> Question:
+    """What is projected of two tokens, or the coefficients from that."""
+    cfg = mhc_pre.Config(int(p.statics["hc"]), int(p.statics["hidden"]), head="head" in p.statics)
+    _, of = mhc._project(cfg) if p.contract.op == "mhc_project" else mhc._gates(cfg)
+    return {"reference": of, "sizes": {"tokens": 2}}
+
+
 QUESTIONS: dict[str, Callable[[Proof], Question]] = {
+    **dict.fromkeys(("mhc_post_fwd", "mhc_post_bwd", "mhc_weigh"), of_streams),
+    **dict.fromkeys(("mhc_project", "mhc_gates", "mhc_head_gates"), of_coefficients),
     **dict.fromkeys(("sinkhorn_fwd", "sinkhorn_bwd"), of_sinkhorn),
     **dict.fromkeys(("indexer_scores", "indexer_scores_fp8"), of_scores),
     **{"indexer_scores_bwd_q": of_scores_backward, "indexer_scores_bwd_k": of_scores_backward_of_keys},
@@ -190,7 +211,8 @@ def proved_equal() -> list[Any]:
 
     def marks(p: Proof) -> Any:
         of = p.statics
-        other = of.get("n", 2) != 2, of.get("chunk") == 2048, of.get("splits") == 5, p.op == "swa"
+        streams = of.get("hidden") == 7168 or of.get("hc", 4) != 4
+        other = of.get("n", 2) != 2, of.get("chunk") == 2048, of.get("splits") == 5, p.op == "swa", streams
         return [exhaustive] if any(other) else []
 
     every = [p for op in OPERATORS for p in proofs(op) if "L2" in p.claimed()]
@@ -212,6 +234,19 @@ def test_what_is_proved_equal_is_equal_over_prime_fields(proof: Proof) -> None:
         **QUESTIONS[name(proof)](proof),
     }
     assert second_opinion(**asked) == []
+
+
+@pytest.mark.parametrize("factor", [lambda s: s, lambda s: s.sqrt()], ids=["a root for its inverse", "no norm"])
+def test_coefficients_with_another_norm_are_told(factor: Callable[[Any], Any]) -> None:
+    (proof,) = (p for p in mhc._reading(mhc_pre.Config()) if p.contract.op == "mhc_gates")
+    asked = of_coefficients(proof)
+
+    def wrong(sums: Any, squares: Any, *others: Any) -> Any:
+        s = squares.sum(1) / (4 * 4096) + 1e-6
+        return asked["reference"](sums * factor(s).unsqueeze(-1).unsqueeze(-1), squares, *others)
+
+    question = {**asked, "reference": wrong}
+    assert second_opinion(kernel=proof.kernel, contract=proof.contract, statics=proof.statics, **question) != []
 
 
 SMALL = Config(64, 64, 64, 0.125)

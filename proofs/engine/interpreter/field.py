@@ -127,9 +127,22 @@ class PrimeField:
         """Return log(x)."""
         return self.ring(torch.mul, self.log2(x), 1 / _LOG2E)
 
+    def sqrt(self, x: Any) -> Residues:
+        """Return √x as the power (p + 1) / 4. Then √(x y) = √x √y, but √x √x = x for half of all residues only."""
+        y, _, near = self.number(x).parts
+        half = _residue(_lookup(self._logarithms, y, y != 0) * ((self.moduli[0] + 1) // 4), self.moduli[1])
+        root = torch.where(y == 0, 0.0, _lookup(self._powers, half))
+        return Residues(self, [root, _unknown(near), near.sqrt()])
+
+    def rsqrt(self, x: Any) -> Residues:
+        """Return 1 / √x."""
+        return self.div(1, self.sqrt(x))
+
     def sigmoid(self, x: Any) -> Residues:
-        """Return 1 / (1 + exp(-x))."""
-        return self.div(1, self.ring(torch.add, self.exp(self.ring(torch.neg, x)), 1))
+        """Return 1 / (1 + exp(-x)); of a quotient, which is no exponent, an unknown function of its residue modulo p."""
+        y, exponent, near = self.number(x).parts
+        known = Residues(self, [y, torch.where(exponent.isnan(), y, exponent), near])
+        return self.div(1, self.ring(torch.add, self.exp(self.ring(torch.neg, known)), 1))
 
     def softmax(self, x: Any, dim: int) -> Residues:
         """Return exp(x) over its sum."""

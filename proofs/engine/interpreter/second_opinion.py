@@ -24,7 +24,7 @@ from .field import PRIMES, PrimeField, Residues
 from .lanes import Fault, Lanes, align, sizes_of
 
 _AGAIN = 2  # how often other numbers are tried, where a divisor is 0 modulo the prime
-_UNARY = ("exp", "exp2", "log", "log2", "sigmoid")
+_UNARY = ("exp", "exp2", "log", "log2", "sigmoid", "sqrt", "rsqrt")
 _BINARY = {"div": "div", "max": "fmax", "maxnan": "maximum"}
 
 

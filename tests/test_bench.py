@@ -188,7 +188,7 @@ def test_tables_of_several_operators():
 
 
 def test_bars_are_as_long_as_times():
-    """Of a planted error too: a sustained time in the place of a burst."""
+    """A planted error is told too: a sustained time in the place of a burst."""
     ours, theirs = FIGURE.__dict__, FIGURE.__dict__ | {"contender": "peer", "burst_us": 4.0, "sustained_us": 5.0}
 
     def lengths(*figures):

@@ -305,6 +305,17 @@ def _cost(row: Mapping[str, Any]) -> str:
     return "out of memory" if row["ms"] is None else f"{row['ms']:.0f} ms, {row['gib']:.1f} GiB"
 
 
+def automodel() -> str:
+    """Return what a training step of AutoModel's costs on each card, from what ``bench/automodel.py`` writes."""
+    rows = []
+    for path in sorted((ROOT / "bench" / "results" / "automodel").glob("*.json")):
+        record = json.loads(path.read_text())
+        for step in record["steps"]:
+            cost = f"{step['ms']:.0f} ms", f"{step['peak_mib'] / 1024:.1f} GiB", f"{step['loss']:.4f}"
+            rows.append([record["device"], str(record["tokens"]), step["contender"], *cost])
+    return table("card | tokens | on | time | memory | loss", rows)
+
+
 def rooms() -> str:
     """Return the first paragraphs of the engine's rooms, from the lowest room up."""
     parts = []
@@ -320,6 +331,7 @@ GENERATED: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/install.md": {"cards": cards},
     "docs/figures.md": {"faster": faster, "figures": figures},
     "docs/training.md": {"training": training},
+    "docs/automodel.md": {"automodel": automodel},
     "docs/engine.md": {"rooms": rooms},
     "docs/proofs.md": {"verdicts": verdicts, "named": named},
     "docs/public_kernels.md": {

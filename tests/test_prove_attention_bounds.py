@@ -17,7 +17,7 @@ from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import attention
 from lemmata.proofs.engine.base.conditions import Condition
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.guards.mutate import Mutant, mutants
+from lemmata.proofs.engine.guards.mutate import Candidate, candidates
 from lemmata.proofs.engine.guards.same_code import same_code
 from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.proofs.engine.layers.coverage import coverage
@@ -41,14 +41,14 @@ def hypotheses(factory: Callable[[Config], Any], cfg: Config) -> Hypotheses:
 
 def wrong(cfg: Config, error: str) -> Any:
     """The last of csa's mutants with this in its name."""
-    *_, last = (m.prim_func for m in of_csa(cfg) if error in m.name)
-    return last
+    *_, last = (m for m in of_csa(cfg) if error in m.name)
+    return last.make()
 
 
 @cache
-def of_csa(cfg: Config) -> list[Mutant]:
-    """All mutants."""
-    return mutants(csa_fwd(cfg))
+def of_csa(cfg: Config) -> list[Candidate]:
+    """All mutants, none of them made yet."""
+    return list(candidates(csa_fwd(cfg)))
 
 
 def refuted(conditions: Iterable[Condition], about: str) -> list[Condition]:
@@ -152,10 +152,9 @@ def test_results_written_twice_or_never_are_refuted(error: str, kinds: set[str])
 def test_mutants_of_which_the_compiler_makes_the_same_code() -> None:
     """A loop over a fragment has the fragment's extent, whatever it says; another grid is another launch."""
     kernel = combine(Config(8, 64, splits=5))
-    by_name = {m.name: m.prim_func for m in mutants(kernel)}
 
     def same(change: str) -> bool:
-        changed = next(f for name, f in by_name.items() if name.startswith(change))
+        changed = next(m.make() for m in candidates(kernel) if m.name.startswith(change))
         return same_code(kernel, changed, pass_configs=PASS_CONFIGS)
 
     assert same("loop end @ for g in 0:5 -> for g in 0:6")

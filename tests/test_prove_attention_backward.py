@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tilelang.language as T
+from tilelang import tvm
 
 from lemmata.kernels import gradient_sums as kernels
 from lemmata.kernels import sparse_attention_backward
@@ -84,7 +85,7 @@ def test_the_sums(op: str, kernel: str, blocks: int) -> None:
     """Of the two of csa and of hca the second, since the first is that of swa."""
     of_window, *others = gradient_sums.summing(op, replace(SUMS, blocks=blocks))
     (of_swa,) = gradient_sums.summing("swa", replace(SUMS, blocks=blocks))
-    assert structural_equal(of_window.kernel, of_swa.kernel)
+    assert tvm.ir.structural_equal(of_window.kernel, of_swa.kernel)
     assert (of_window.contract, of_window.statics, of_window.layers) == (of_swa.contract, of_swa.statics, of_swa.layers)
     (proof,) = others or [of_window]
     report = proof.run(layers=["L1", "L2", "range", "lemmas"], fresh=True)

@@ -1,6 +1,8 @@
-"""Profiles, threads, and the GPU record: what `pytest -m gpu` saw goes into bench/results."""
+"""Profiles, threads, kernels lowered once, and the GPU record: what `pytest -m gpu` saw goes into bench/results."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -45,6 +47,22 @@ def _record() -> None:
 
         update(tests=_verdicts)
     _verdicts.clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _lowered_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Lower each large kernel once for all tests and workers; without the engine there is nothing to lower."""
+    extract = sys.modules.get("lemmata.proofs.engine.compiler.extract")
+    if extract is None:
+        yield
+        return
+    from lowering import kept
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract, "_lower", kept(extract._lower, shared / "lowered"))
+        yield
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

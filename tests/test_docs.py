@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from claims import proofs
 from engine_diagrams import IMPORTS, ROOMS
 from lemmata.bench import pages as cache
 from lemmata.operators import OPERATORS, of_function
-from lemmata.proofs.suite import proofs
 from links import broken, clicks
 from pages import ENGINE, GENERATED, ROOT, VERDICTS, files, fill, is_of, kept
 from test_rooms import MAY

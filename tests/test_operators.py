@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import lemmata
+from claims import proofs
 from lemmata.operators import OPERATORS, Operator, find, of_function
-from lemmata.proofs.suite import proofs
 from lemmata.reference.contract import Contract
 from specs import SPECS
 

@@ -13,6 +13,7 @@ import tilelang.language as T
 import torch
 from typer.testing import CliRunner
 
+from claims import proofs
 from lemmata.cli import app
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
@@ -27,7 +28,7 @@ from lemmata.proofs.engine.layers.comparison import symbolic_input
 from lemmata.proofs.engine.reference.recurrences import cutting, recurrence, resolve
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor, tensor
 from lemmata.proofs.engine.semantics.semantics import serial_loops
-from lemmata.proofs.suite import Proof, proofs
+from lemmata.proofs.suite import Proof
 from lemmata.reference.contract import Contract, Size, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD, sinkhorn
 from verdicts import opened

@@ -16,7 +16,7 @@ from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import combine, csa, hca
 from lemmata.proofs.attention_lemmas import ENTRIES, SPLIT, WINDOW
 from lemmata.proofs.attention_splits import sums_in_split
-from lemmata.proofs.engine.guards.mutate import Mutant, mutants
+from lemmata.proofs.engine.guards.mutate import Candidate, candidates
 from lemmata.proofs.engine.interpreter.interpret import interpret
 from lemmata.proofs.engine.smt.solve import solve
 from lemmata.proofs.engine.verify import verify
@@ -74,16 +74,16 @@ PLANTED_IN_SPLITS = [
 ]
 
 
-@cache  # it takes seconds to list them
-def of_hca(cfg: Config) -> list[Mutant]:
-    """All mutants."""
-    return mutants(hca_fwd(cfg))
+@cache
+def of_hca(cfg: Config) -> list[Candidate]:
+    """All mutants, none of them made yet."""
+    return list(candidates(hca_fwd(cfg)))
 
 
 def refuted(error: str, *layers: str, cfg: Config = SMALL) -> set[str]:
     """The kinds of failures of some layers on the mutant of HCA with that in its name."""
     proof = hca._proof(cfg)
-    wrong = next(m.prim_func for m in of_hca(cfg) if error in m.name)
+    wrong = next(m.make() for m in of_hca(cfg) if error in m.name)
     report = verify(
         wrong,
         proof.contract,

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
+from claims import proofs
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.indexer import Config, fp8, indexer_scores, indexer_scores_fp8
 from lemmata.proofs import interpret
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.guards.mutate import Mutant, mutants
+from lemmata.proofs.engine.guards.mutate import Candidate, candidates
 from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.proofs.engine.layers.coverage import coverage
 from lemmata.proofs.engine.order.questions import READERS_FENCE
 from lemmata.proofs.engine.smt.solve import solve
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.indexer import compare
-from lemmata.proofs.suite import proofs
 from lemmata.reference import indexer as reference
 
 ASYNCHRONOUS = {
@@ -84,15 +84,15 @@ PLANTED_IN_VALUES = [  # and what fails in L2
 STATICS = {"H": SMALL.H, "D": SMALL.D, "ratio": SMALL.ratio}
 
 
-@cache  # it takes seconds to list them
-def of_small() -> list[Mutant]:
-    """All mutants."""
-    return mutants(indexer_scores(SMALL))
+@cache
+def of_small() -> list[Candidate]:
+    """All mutants, none of them made yet."""
+    return list(candidates(indexer_scores(SMALL)))
 
 
 def of_small_with(error: str) -> Any:
     """The first of them with this in its name."""
-    return next(m.prim_func for m in of_small() if error in m.name)
+    return next(m.make() for m in of_small() if error in m.name)
 
 
 @pytest.mark.parametrize(("error", "kind"), PLANTED)

@@ -11,7 +11,7 @@ pytest.importorskip("tilelang")
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.indexer_backward import Config, indexer_scores_bwd_k, indexer_scores_bwd_q
 from lemmata.proofs import indexer_backward, indexer_backward_keys
-from lemmata.proofs.engine.guards.mutate import mutants
+from lemmata.proofs.engine.guards.mutate import candidates
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.indexer_backward import OF_QUERIES, proofs
 from lemmata.proofs.indexer_backward_keys import OF_KEYS
@@ -98,7 +98,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("error", PLANTED)
 def test_planted_errors_of_the_splits_are_refuted(error: str) -> None:
-    wrong = next(m.prim_func for m in mutants(OF_K.kernel) if PLANTED[error] in m.name)
+    wrong = next(m.make() for m in candidates(OF_K.kernel) if PLANTED[error] in m.name)
     assert {failure.kind for failure in OF_K.verified(kernel=wrong).failures} == {"equivalence"}
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from lemmata.proofs.engine.guards.mutate import Mutant, mutants
-from lemmata.proofs.suite import Proof, proofs
+from claims import proofs
+from lemmata.proofs.engine.guards.mutate import Candidate, candidates
+from lemmata.proofs.suite import Proof
 
 SHIPPED = "hc=4 hidden=4096"
 
@@ -43,10 +44,10 @@ def test_no_two_proofs_have_one_name() -> None:
     assert len(by_name()) == len(list(proofs("mhc")))
 
 
-@cache  # it takes seconds to list them
-def of_kernel(name: str) -> list[Mutant]:
-    """All mutants of a kernel of the shipped width."""
-    return mutants(by_name()[f"{name} {SHIPPED}"].kernel)
+@cache
+def of_kernel(name: str) -> list[Candidate]:
+    """All mutants of a kernel of the shipped width, none of them made yet."""
+    return list(candidates(by_name()[f"{name} {SHIPPED}"].kernel))
 
 
 PLANTED = [  # the kernel, the error by a part of its name, the layer that sees it, and as what
@@ -66,7 +67,7 @@ PLANTED = [  # the kernel, the error by a part of its name, the layer that sees 
 
 @pytest.mark.parametrize(("kernel", "error", "layer", "kind"), PLANTED)
 def test_planted_errors_are_refuted(kernel: str, error: str, layer: str, kind: str) -> None:
-    wrong = next(m.prim_func for m in of_kernel(kernel) if error in m.name)
+    wrong = next(m.make() for m in of_kernel(kernel) if error in m.name)
     report = replace(by_name()[f"{kernel} {SHIPPED}"], kernel=wrong).run(layers=[layer], fresh=True)
     assert not report.holds
     assert any(kind in failure.kind for failure in report.failures), report.failures

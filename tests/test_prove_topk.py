@@ -11,6 +11,7 @@ import torch
 import z3
 from torch import Tensor
 
+from claims import proofs
 from lemmata.kernels import radix
 from lemmata.kernels import topk as select
 from lemmata.kernels.build import PASS_CONFIGS
@@ -20,12 +21,12 @@ from lemmata.proofs.command import summary
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.base.text import lines
 from lemmata.proofs.engine.execution.symbolic import execute
-from lemmata.proofs.engine.guards.mutation import mutants
+from lemmata.proofs.engine.guards.mutate import candidates
 from lemmata.proofs.engine.interpreter.interpret import Fault, interpret
 from lemmata.proofs.engine.layers.lemmas import Examples, lemma
 from lemmata.proofs.engine.smt.solve import solve
 from lemmata.proofs.engine.verify import verify
-from lemmata.proofs.suite import Proof, proofs
+from lemmata.proofs.suite import Proof
 from lemmata.proofs.table import mutation_table
 from lemmata.proofs.topk_runs import FEW, INF, MINUS, NAN, ONE, examples
 from lemmata.reference import topk_check as criterion
@@ -147,11 +148,11 @@ def test_ties_that_are_all_taken_do_not_go_unseen(monkeypatch: pytest.MonkeyPatc
 
 def test_every_barrier_is_needed() -> None:
     cfg = select.Config(40, threads=128)
-    without = [m for m in mutants(select.topk(cfg)) if m.operator == "dropped barrier"]
+    without = [m.make() for m in candidates(select.topk(cfg)) if m.operator == "dropped barrier"]
     assert len(without) == 8
     for mutant in without:
         with pytest.raises(Fault, match="a race"):
-            list(examples(cfg).check(mutant.prim_func))
+            list(examples(cfg).check(mutant))
 
 
 def test_a_run_is_no_proof_and_says_so() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from claims import proofs
 from lemmata.bench.resources import cuda_source
 from lemmata.bench.resources import ptx as compiled
 from lemmata.kernels import indexer, topk_check
@@ -22,7 +23,6 @@ from lemmata.proofs.engine.emitted.comparison import difference
 from lemmata.proofs.engine.emitted.paths import strays
 from lemmata.proofs.engine.emitted.ptx import Step, flow
 from lemmata.proofs.engine.emitted.skeleton import Branch, Event, Loop, Name, Node, Skeleton
-from lemmata.proofs.suite import proofs
 
 exhaustive = pytest.mark.exhaustive
 SLOW = "csa_bwd", "hca_fwd", "hca_bwd", "indexer_scores", "indexer_scores_bwd_q", "indexer_scores_bwd_k", "topk_check"

@@ -12,6 +12,7 @@ import pytest
 import tilelang.language as T
 import torch
 
+from claims import proofs
 from lemmata.kernels import mhc_pre
 from lemmata.kernels.combine import combine
 from lemmata.kernels.sinkhorn import Config as SinkhornConfig
@@ -21,10 +22,10 @@ from lemmata.proofs import csa, hca, mhc, second_opinion, sinkhorn, verify
 from lemmata.proofs.combine import added
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.forms import normal_form, ring
-from lemmata.proofs.engine.guards.mutate import Mutant, mutants
+from lemmata.proofs.engine.guards.mutate import Candidate, candidates, mutants
 from lemmata.proofs.engine.interpreter.interpret import Fault
 from lemmata.proofs.engine.interpreter.second_opinion import run
-from lemmata.proofs.suite import Proof, proofs
+from lemmata.proofs.suite import Proof
 from lemmata.reference import csa as csa_reference
 from lemmata.reference import hca as hca_reference
 from lemmata.reference import indexer as indexer_reference
@@ -394,16 +395,16 @@ OF_HCA = (  # by a part of the name; L2 refutes each
 NO_MAXIMUM = "dropped operand @ T.max(reduced[h], row_max_shared[0, h]) -> row_max_shared[0, h]"  # equal over the reals
 
 
-@cache  # it takes seconds to list them
-def of_hca() -> list[Mutant]:
-    return mutants(hca._proof(SMALL).kernel)
+@cache
+def of_hca() -> list[Candidate]:
+    return list(candidates(hca._proof(SMALL).kernel))
 
 
 @pytest.mark.parametrize("error", [*OF_HCA, NO_MAXIMUM])
 def test_mutants_of_attention(error: str) -> None:
     proof, asked = small("hca")
     asked["given"] = offsets(20000, 40)
-    wrong = next(m.prim_func for m in of_hca() if error in m.name)
+    wrong = next(m.make() for m in of_hca() if error in m.name)
     assert bool(second_opinion(wrong, proof.contract, **asked)) == (error != NO_MAXIMUM)
 
 

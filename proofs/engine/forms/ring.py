@@ -299,6 +299,7 @@ class Rewriting:
     def __init__(self, replacement: Callable[[int], Form | None], targets: Callable[[frozenset[int]], Numbers]) -> None:
         self._replacement, self._find = replacement, targets
         self._memo: dict[Form, Form] = {}
+        self._powers: dict[tuple[int, Rational], Form] = {}
         self._targets: set[int] = set()
 
     def __call__(self, p: Form) -> Form:
@@ -322,14 +323,19 @@ class Rewriting:
                 kept[monomial] = coefficient
                 continue
             term = of_terms({tuple(p for p in monomial if p not in changed): coefficient})
-            for atom, exponent in changed:
-                value = self._replacement(atom) if atom in self._targets else None
-                # The body of a sum is rewritten at a fresh index. Its atoms are new, and may be targets.
-                change = self if _ATOMS[atom].binds else self._visit
-                rebuilt = _ATOMS[atom]._rebuild_power(exponent, change) if value is None else value**exponent
-                term = term * rebuilt
+            for power in changed:
+                if power not in self._powers:
+                    self._powers[power] = self._power(*power)
+                term = term * self._powers[power]
             summands.append(term)
         return total((*summands, of_terms(kept)))
+
+    def _power(self, atom: int, exponent: Rational) -> Form:
+        value = self._replacement(atom) if atom in self._targets else None
+        if value is not None:
+            return value**exponent
+        # The body of a sum is rewritten at a fresh index. Its atoms are new, and may be targets.
+        return _ATOMS[atom]._rebuild_power(exponent, self if _ATOMS[atom].binds else self._visit)
 
 
 def substitute(p: Form, values: Mapping[int, Form]) -> Form:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +71,27 @@ class Mutant:
     prim_func: PrimFunc
 
 
+class Candidate(NamedTuple):
+    """A mutant that is not made yet, nor compared with others: its name, as far as that does not number those alike."""
+
+    name: str
+    operator: str
+    site: Place
+    make: Callable[[], PrimFunc]
+
+
+def candidates(prim_func: PrimFunc) -> Iterator[Candidate]:
+    """Yield every error that the operators know in a PrimFunc, in the order of the source, without making the function.
+
+    Raises:
+        Unsupported: the function holds a TIR node that the engine does not know.
+    """
+    params = tuple(prim_func.buffer_map[p] for p in prim_func.params if p in prim_func.buffer_map)
+    site = cache(_site)
+    for edit, stmt, make in _in_statement(prim_func.body, _whole(prim_func), Scope(buffers=params)):
+        yield Candidate(_name(edit, site(stmt)), edit.operator, site(stmt), make)
+
+
 def mutants(prim_func: PrimFunc) -> list[Mutant]:
     """Return every mutant of a PrimFunc, as its kernel factory returns it, in the order of the source.
 
@@ -79,20 +101,29 @@ def mutants(prim_func: PrimFunc) -> list[Mutant]:
     Raises:
         Unsupported: the function holds a TIR node that the engine does not know.
     """
-    params = tuple(prim_func.buffer_map[p] for p in prim_func.params if p in prim_func.buffer_map)
-    return _distinct(prim_func, _in_statement(prim_func.body, _whole(prim_func), Scope(buffers=params)))
+    is_new = _novelty(prim_func)
+    names: Counter[str] = Counter()
+    result = []
+    for name, operator, site, make in candidates(prim_func):
+        if is_new(changed := make()):
+            names[name] += 1
+            unique = name if names[name] == 1 else f"{name}, occurrence {names[name]}"
+            result.append(Mutant(unique, operator, site, changed))
+    return result
 
 
-_Found = tuple[Edit, Node, PrimFunc]  # the edit, the statement as it was, the whole function after it
+_Found = tuple[
+    Edit, Node, Callable[[], PrimFunc]
+]  # the edit, the statement as it was, what makes the function after it
 
 
 def _in_statement(stmt: Node, put: Put, scope: Scope) -> Iterator[_Found]:
     for edit in statement_edits(stmt, scope):
         if not _assigns_itself(edit.node):  # the same as deleting it
-            yield edit, stmt, put(edit.node)
+            yield edit, stmt, partial(put, edit.node)
     target = element(stmt) if isinstance(stmt, tirx.BufferStore) else None
     for edit, changed in _in_expressions(stmt, replace(scope, target=target)):
-        yield edit, stmt, put(changed)
+        yield edit, stmt, partial(put, changed)
     inner = _entering(stmt, scope)
     for child, put_child in children(stmt):
         if isinstance(child, tirx.Stmt):
@@ -114,8 +145,8 @@ def _in_expressions(node: Node, scope: Scope) -> Iterator[tuple[Edit, Node]]:
             if not _assigns_itself(changed):
                 yield edit, changed
         for edit, changed in _in_expressions(child, scope):
-            if not _assigns_itself(put(changed)):
-                yield edit, put(changed)
+            if not _assigns_itself(whole := put(changed)):
+                yield edit, whole
 
 
 def _is_index(node: Node, position: int) -> bool:
@@ -166,22 +197,6 @@ def _whole(prim_func: PrimFunc) -> Put:
         return changed
 
     return put
-
-
-def _distinct(original: PrimFunc, found: Iterator[_Found]) -> list[Mutant]:
-    """Return the mutants, named, without structural duplicates."""
-    is_new = _novelty(original)
-    names: Counter[str] = Counter()
-    result = []
-    for edit, stmt, prim_func in found:
-        if not is_new(prim_func):
-            continue
-        site = _site(stmt)
-        name = _name(edit, site)
-        names[name] += 1
-        unique = name if names[name] == 1 else f"{name}, occurrence {names[name]}"
-        result.append(Mutant(unique, edit.operator, site, prim_func))
-    return result
 
 
 def _novelty(original: PrimFunc) -> Callable[[PrimFunc], bool]:

@@ -230,7 +230,7 @@ def test_the_generic_tests_run_on_a_new_operator(tree: Path, call: str, found: s
     file = tree / "bindings/double.py"
     right = file.read_text()
     file.write_text(right.replace("_fwd(x)", call))
-    only = ["-q", "-p", "no:xdist", "tests/test_ops.py", "-k", "double and test_values"]
+    only = ["-q", "-p", "no:xdist", "--assert=plain", "tests/test_ops.py", "-k", "double and test_values"]
     done = run(tree, "-m", "pytest", *only)
     file.write_text(right)
     assert found in done.stdout, done.stdout

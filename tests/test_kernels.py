@@ -105,7 +105,7 @@ OTHER_BACKWARD: list[Kernel] = [
 
 
 def source(factory: Any, config: Any) -> str:
-    """What a build prints, off the lowering that the proofs read."""
+    """Return the CUDA that a build prints, from the lowering that the proofs read."""
     return printed(lower(factory(config), guards=False, pass_configs=PASS_CONFIGS))
 
 

@@ -82,7 +82,7 @@ SUMS = gradient_sums.Config(D=128)
 @pytest.mark.parametrize("blocks", [1, 2])
 @pytest.mark.parametrize(("op", "kernel"), [("csa", "sum_listed"), ("hca", "sum_visible"), ("swa", "sum_window")])
 def test_the_sums(op: str, kernel: str, blocks: int) -> None:
-    """Of the two of csa and of hca the second, since the first is that of swa."""
+    """csa and hca sum over the window by the kernel of swa, which is proved once; the second of theirs is their own."""
     of_window, *others = gradient_sums.summing(op, replace(SUMS, blocks=blocks))
     (of_swa,) = gradient_sums.summing("swa", replace(SUMS, blocks=blocks))
     assert tvm.ir.structural_equal(of_window.kernel, of_swa.kernel)

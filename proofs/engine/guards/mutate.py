@@ -112,9 +112,8 @@ def mutants(prim_func: PrimFunc) -> list[Mutant]:
     return result
 
 
-_Found = tuple[
-    Edit, Node, Callable[[], PrimFunc]
-]  # the edit, the statement as it was, what makes the function after it
+# the edit, the statement as it was, what makes the function after it
+_Found = tuple[Edit, Node, Callable[[], PrimFunc]]
 
 
 def _in_statement(stmt: Node, put: Put, scope: Scope) -> Iterator[_Found]:

@@ -17,9 +17,11 @@ from . import chunks
 from .indexer_ops import fp8_fwd, packed_scores, packed_topk, scores_fwd, topk_fwd
 from .offset import for_each_sequence
 from .packed import PackedCall
-from .registry import check, checks_results, plain
+from .registry import check, checks_results, plain, short
 from .topk import accepted, require
 from .topk import shipped as topk_shipped
+
+_scores_call, _fp8_call, _topk_call = short(scores_fwd), short(fp8_fwd), short(topk_fwd)
 
 
 def shipped(model: Model) -> Iterator[Kernel]:
@@ -156,8 +158,8 @@ def indexer_scores(
     offset = _prepared("indexer_scores", contracts, (q, k, weights, k_scale), offset, ratio=ratio)
     if k_scale is not None:
         _refuse_gradient(q=q, k=k, weights=weights, k_scale=k_scale)
-        return fp8_fwd(q, k, weights, k_scale, offset, ratio)  # type: ignore[no-any-return]
-    return scores_fwd(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
+        return _fp8_call(q, k, weights, k_scale, offset, ratio)  # type: ignore[no-any-return]
+    return _scores_call(q, k, weights, offset, ratio)  # type: ignore[no-any-return]
 
 
 def indexer_topk(
@@ -213,7 +215,7 @@ def indexer_topk(
         return _topk_of_documents((*inputs, cu_seqlens, cu_entries), offset, ratio, topk, workspace)
     at = _prepared("indexer_topk", contracts, inputs, offset, ratio=ratio, topk=topk, workspace=workspace)
     checks = checks_results("indexer_topk", q, k)
-    indices: Tensor = topk_fwd(
+    indices: Tensor = _topk_call(
         q, k, weights, k_scale, at, ratio, topk, workspace, _unscored(q.shape[1], offset, ratio, topk)
     )
     if checks:

@@ -49,38 +49,35 @@ def _select_cuda(
 ) -> Tensor:
     """Run both kernels, on as many queries at a time as the workspace holds the scores of."""
     B, S = q.shape[:2]
-    seen = _seen(offset, S, ratio)
     if k.shape[1] <= topk:
-        return reference.everything(seen.clamp_(max=k.shape[1]), topk)
+        return reference.everything(reference.visible(offset, S, ratio).clamp_(0, k.shape[1]), topk)
     rows = chunks.held(k, topk, workspace)
     if rows >= B * S and not unscored:
-        return _best((q, k, weights, k_scale, offset), seen, ratio, topk)
-    out = q.new_empty((B, S, topk), dtype=torch.int32)
-    out[:, :unscored] = reference.everything(seen[:, :unscored].clamp(max=k.shape[1]), topk)
+        return _best((q, k, weights, k_scale, offset), offset if S == 1 else _positions(offset, S), ratio, topk)
+    out, positions = q.new_empty((B, S, topk), dtype=torch.int32), _positions(offset, S)
+    seen = reference.visible(offset, unscored, ratio)
+    out[:, :unscored] = reference.everything(seen.clamp_(0, k.shape[1]), topk)
     for b, s in chunks.groups(q, unscored, rows):
         scale = None if k_scale is None else k_scale[b]
         part = q[b, s], k[b], weights[b, s], scale, offset[b] + s.start
-        out[b, s] = _best(part, seen[b, s], ratio, topk)
+        out[b, s] = _best(part, positions[b, s], ratio, topk)
     return out
 
 
-def _seen(offset: Tensor, S: int, ratio: int) -> Tensor:
-    """Return how many entries each query sees, int32 [B, S], in few launches: what exceeds the cache, the kernel leaves out."""
-    if S == 1:
-        return (offset + 1).floor_divide_(ratio).unsqueeze(-1)
-    positions = torch.arange(1, S + 1, dtype=torch.int32, device=offset.device)
-    return (offset.unsqueeze(-1) + positions).floor_divide_(ratio)
+def _positions(offset: Tensor, S: int) -> Tensor:
+    """Return the position of each query, int32 [B, S]."""
+    return offset.unsqueeze(-1) + torch.arange(S, dtype=torch.int32, device=offset.device)
 
 
-def _best(x: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], seen: Tensor, ratio: int, topk: int) -> Tensor:
+def _best(x: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], positions: Tensor, ratio: int, topk: int) -> Tensor:
     """Return the entries of the highest scores, or all that are seen; the scores are freed."""
     q, k, weights, k_scale, offset = x
     if k_scale is None:
         scores = _scores_kernel(q, k, weights, offset, ratio)
     else:
         scores = _fp8_kernel(q, k, weights, k_scale, offset, ratio)
-    best: Tensor = _topk_kernel(scores.view(-1, k.shape[1]), seen.reshape(-1), topk, True)
-    return best.view(*seen.shape, topk)
+    best: Tensor = _topk_kernel(scores.view(-1, k.shape[1]), positions.reshape(-1), topk, ratio)
+    return best.view(*q.shape[:2], topk)
 
 
 def _fake_scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:

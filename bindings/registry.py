@@ -24,6 +24,7 @@ from .ambient import shielded
 from .derivative import derivative
 from .flops import Formula
 from .sharding import Shards, accept, shardable
+from .shortcut import shortened
 from .vmap import Rule
 
 Implementation = Callable[..., Any]
@@ -107,6 +108,11 @@ def define(
     register_flop_formula(overload.overloadpacket)(flops)
     shardable(overload, shards)
     return overload
+
+
+def short(overload: OpOverload) -> Implementation:
+    """Return what calls the operator, past torch's dispatcher where that would add nothing."""
+    return shortened(overload, IMPLEMENTATIONS[overload._schema.name.partition("::")[2]])
 
 
 IMPLEMENTATIONS: dict[str, dict[DispatchKey, Implementation]] = {}

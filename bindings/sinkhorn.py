@@ -10,7 +10,7 @@ from ..models import Model
 from ..operators import Kernel
 from ..reference import sinkhorn as reference
 from . import flops
-from .registry import check, define, plain
+from .registry import check, define, plain, short
 from .vmap import leading
 
 _KERNELS = "lemmata.kernels.sinkhorn"
@@ -47,6 +47,7 @@ _fwd = define(
     flops=flops.sinkhorn,
     shards="leading",
 )
+_call = short(_fwd)
 
 
 def shipped(model: Model) -> Iterator[Kernel]:
@@ -85,4 +86,4 @@ def sinkhorn(logits: Tensor, *, iterations: int = 20, eps: float = 1e-6) -> Tens
     """
     iterations, eps = plain(iterations), plain(eps)
     check(reference.FORWARD, logits, iterations=iterations, eps=eps)
-    return _fwd(logits, iterations, eps)  # type: ignore[no-any-return]
+    return _call(logits, iterations, eps)  # type: ignore[no-any-return]

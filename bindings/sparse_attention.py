@@ -18,7 +18,7 @@ from ..reference.packed import packed
 from . import chunks, flops
 from .offset import for_each_sequence
 from .packed import Packed, PackedCall
-from .registry import Implementation, check, define, plain
+from .registry import Implementation, check, define, plain, short
 from .shard_backward import ShardBackward
 from .vmap import one_by_one
 
@@ -83,8 +83,8 @@ class Attention:
         bwd, packed_bwd = self._bind("bwd", self.backward, statics, (self.chunked_bwd, bwd_on_cuda))
         shard = self._bind("shard_bwd", self.shard_backward, statics, (self._chunked_shard_bwd, shard_bwd_on_cuda))
         forward = self._chunked, launcher
-        fwd = self._bind("fwd", self.contract, statics, forward, (bwd, packed_bwd.op))
-        return Calls(self, *fwd, ShardBackward(self.shard_backward, *shard))
+        fwd, packed_fwd = self._bind("fwd", self.contract, statics, forward, (bwd, packed_bwd.op))
+        return Calls(self, short(fwd), packed_fwd, ShardBackward(self.shard_backward, *shard))
 
     def _bind(
         self,
@@ -161,7 +161,7 @@ class Calls:
     """The calls of an operator of the family: on a batch, on packed documents, and its backward for shards of the keys."""
 
     attention: Attention
-    of_batch: OpOverload
+    of_batch: Implementation
     packed: PackedCall
     shard_bwd: ShardBackward
 

@@ -11,14 +11,17 @@ from ..models import Model
 from ..operators import Kernel
 from ..reference import topk as reference
 from ..reference.topk_check import topk_check
-from .registry import check, checks_results, define, plain
+from .registry import check, checks_results, define, plain, short
 from .vmap import merged
 
 _INT = torch.int32
 
 
-def _fake(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
-    reference.TOPK.check(scores, lengths, k=k)
+def _fake(scores: Tensor, lengths: Tensor | None, k: int) -> Tensor:
+    if lengths is None:
+        reference.WHOLE.check(scores, k=k)
+    else:
+        reference.TOPK.check(scores, lengths, k=k)
     return scores.new_empty((scores.shape[0], k), dtype=_INT)
 
 
@@ -31,15 +34,16 @@ def _idle(scores: Tensor, *_: object) -> bool:
     return not scores.numel()
 
 
-_fwd = define(
+_select = define(
     "topk_fwd",
-    "(Tensor scores, Tensor lengths, int k) -> Tensor",
+    "(Tensor scores, Tensor? lengths, int k) -> Tensor",
     reference=reference.topk,
     kernel=("lemmata.kernels.topk", "select"),
     fake=_fake,
     idle=_idle,
     vmap=merged,
 )
+_fwd = short(_select)
 accepted = define(
     "topk_check",
     "(Tensor scores, Tensor lengths, Tensor indices) -> Tensor",
@@ -56,9 +60,9 @@ def shipped(model: Model) -> Iterator[Kernel]:
     from ..kernels.topk import Config, topk, topk_merge
 
     for threads in (128, 256, 512, 1024):
-        yield topk, Config(k=model.topk, threads=threads, whole=True)
+        yield topk, Config(k=model.topk, threads=threads, ratio=model.csa_ratio)
     for threads in (128, 256):
-        yield topk_merge, Config(k=model.topk, threads=threads, whole=True)
+        yield topk_merge, Config(k=model.topk, threads=threads, ratio=model.csa_ratio)
 
 
 def require(op: str, accepted: Tensor) -> None:
@@ -93,12 +97,14 @@ def topk(scores: Tensor, *, lengths: Tensor | None = None, k: int) -> Tensor:
 
     The rule of ties is lemmata's own: that of ``torch.topk``, which DeepSeek-V4's released code calls, is unspecified.
     """
-    if lengths is None and isinstance(scores, Tensor) and not scores.is_nested and scores.ndim:
-        lengths = scores.new_full(scores.shape[:1], scores.shape[-1], dtype=_INT)
     k = plain(k)
-    check(reference.TOPK, scores, lengths, k=k)  # type: ignore[arg-type]
+    if lengths is None:
+        check(reference.WHOLE, scores, k=k)
+    else:
+        check(reference.TOPK, scores, lengths, k=k)
     checks = checks_results("topk", scores)
     indices: Tensor = _fwd(scores, lengths, k)
     if checks:
-        require("topk", accepted(scores, lengths, indices))
+        given = scores.new_full(scores.shape[:1], scores.shape[-1], dtype=_INT) if lengths is None else lengths
+        require("topk", accepted(scores, given, indices))
     return indices

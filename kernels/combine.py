@@ -5,9 +5,12 @@ With row_max = max_g row_max_g and w_g = exp(row_max_g - row_max):
     lse = row_max + log Σ w_g row_sum_g,    out = Σ w_g acc_g / (Σ w_g row_sum_g + exp(sink - row_max))
 """
 
-import tilelang.language as T
+from typing import NamedTuple
 
-from .build import aligned, build
+import tilelang.language as T
+import torch
+
+from .build import Launch, aligned, build
 from .sparse_attention_config import BF16, F32, LOG2E, Config
 
 
@@ -52,16 +55,31 @@ def combine(cfg: Config) -> T.PrimFunc:
     return combine
 
 
-def launch(factory, cfg: Config, inputs, sink):
+class Plan(NamedTuple):
+    """The kernels of a call, and how many splits of the keys and numbers of a row of them there are between the two."""
+
+    attend: Launch
+    combine: Launch | None
+    splits: int
+    stats: int
+
+
+def plan(factory, cfg: Config) -> Plan:
+    """Return the plan of an operator's kernel; one split is not combined."""
+    combined = build(combine, Config(cfg.H, cfg.D, splits=cfg.splits)) if cfg.splits > 1 else None
+    return Plan(build(factory, cfg), combined, cfg.splits, cfg.stats)
+
+
+def launch(plan: Plan, inputs, sink):
     """Run an operator's kernel on its inputs, of which the first is q, and combine its splits; return ``out`` and ``lse``."""
     q, *_ = inputs = [aligned(x) for x in inputs]
     b, s, h, d = q.shape
-    out, lse = q.new_empty(q.shape), sink.new_empty((b, s, h))
-    if cfg.splits == 1:
-        build(factory, cfg)(*inputs, out.unsqueeze(1), lse.view(b, 1, 1, s, h))
+    out, lse = torch.empty_like(q), sink.new_empty((b, s, h))
+    if plan.combine is None:
+        plan.attend(*inputs, out.unsqueeze(1), lse.view(b, 1, 1, s, h))
         return out, lse
-    accs = sink.new_empty((b, cfg.splits, s, h, d))
-    stats = sink.new_empty((b, cfg.splits, cfg.stats, s, h))
-    build(factory, cfg)(*inputs, accs, stats)
-    build(combine, Config(h, d, splits=cfg.splits))(accs, stats, aligned(sink), out, lse)
+    accs = sink.new_empty((b, plan.splits, s, h, d))
+    stats = sink.new_empty((b, plan.splits, plan.stats, s, h))
+    plan.attend(*inputs, accs, stats)
+    plan.combine(accs, stats, aligned(sink), out, lse)
     return out, lse

@@ -3,8 +3,8 @@
 import tilelang.language as T
 
 from . import sparse_attention_backward as backward
-from .build import aligned, build
-from .combine import launch
+from .build import aligned, build, planned
+from .combine import Plan, launch, plan
 from .sparse_attention import EXP2, THREADS, Block, Keys, Output, attend
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, BackwardConfig, Config, with_splits
 
@@ -96,11 +96,16 @@ def choose(S: int, H: int, D: int, K: int, window: int, scale: float) -> Config:
     return with_splits(cfg, S, -(-tiles // 2))
 
 
+@planned
+def _plan(S: int, H: int, D: int, K: int, window: int, scale: float) -> Plan:
+    return plan(csa_fwd, choose(S, H, D, K, window, scale))
+
+
 def csa(q, window_kv, compressed_kv, indices, sink, offset, window: int, scale: float):
     """Launch ``csa_fwd`` on CUDA tensors; return ``out`` and ``lse``."""
     _, s, h, d = q.shape
-    cfg = choose(s, h, d, indices.shape[2], window, scale)
-    return launch(csa_fwd, cfg, (q, window_kv, compressed_kv, indices, sink, offset), sink)
+    kernels = _plan(s, h, d, indices.shape[2], window, scale)
+    return launch(kernels, (q, window_kv, compressed_kv, indices, sink, offset), sink)
 
 
 def csa_parts(grads, q, keys, indices, sink, offset, stats, grad_q, *, window: int, scale: float):

@@ -3,8 +3,8 @@
 import tilelang.language as T
 
 from . import sparse_attention_backward as backward
-from .build import aligned, build
-from .combine import launch
+from .build import aligned, build, planned
+from .combine import Plan, launch, plan
 from .sparse_attention import EXP2, THREADS, Block, Keys, Output, attend
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, MAX_SPLITS, BackwardConfig, Config, with_splits
 
@@ -89,11 +89,15 @@ def choose(S: int, H: int, D: int, ratio: int, window: int, scale: float) -> Con
     return with_splits(Config(H, D, window, scale, ratio), S, MAX_SPLITS)
 
 
+@planned
+def _plan(S: int, H: int, D: int, ratio: int, window: int, scale: float) -> Plan:
+    return plan(hca_fwd, choose(S, H, D, ratio, window, scale))
+
+
 def hca(q, window_kv, compressed_kv, sink, offset, ratio: int, window: int, scale: float):
     """Launch ``hca_fwd`` on CUDA tensors; return ``out`` and ``lse``."""
     _, s, h, d = q.shape
-    cfg = choose(s, h, d, ratio, window, scale)
-    return launch(hca_fwd, cfg, (q, window_kv, compressed_kv, sink, offset), sink)
+    return launch(_plan(s, h, d, ratio, window, scale), (q, window_kv, compressed_kv, sink, offset), sink)
 
 
 def hca_parts(grads, q, keys, sink, offset, stats, grad_q, *, ratio: int, window: int, scale: float):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tilelang.language as T
 
-from .build import aligned, build
+from .build import Launch, aligned, build, planned
 
 F32 = "float32"
 COLUMNS = 128  # of a product: queries times heads
@@ -220,19 +220,31 @@ def _chunk(b: int, s: int, t: int, queries: int) -> int:
     return 2048 if long >= 1024 and t >= 2048 else 256
 
 
+@planned
+def _plan(h: int, d: int, ratio: int, chunk: int) -> Launch:
+    return build(indexer_scores, Config(h, d, ratio, chunk=chunk))
+
+
+@planned
+def _plan_fp8(h: int, d: int, ratio: int, chunk: int) -> Launch:
+    return build(indexer_scores_fp8, fp8(h, d, ratio, chunk))
+
+
 def scores(q, k, weights, offset, ratio: int):
     """Launch ``indexer_scores`` on CUDA tensors; return the scores."""
     b, s, h, d = q.shape
-    cfg = Config(h, d, ratio, chunk=_chunk(b, s, k.shape[1], COLUMNS // h))
-    out = weights.new_empty((b, s, k.shape[1]))
-    build(indexer_scores, cfg)(aligned(q), aligned(k), aligned(weights), aligned(offset), out)
+    t = k.shape[1]
+    out = weights.new_empty((b, s, t))
+    kernel = _plan(h, d, ratio, _chunk(b, s, t, COLUMNS // h))
+    kernel(aligned(q), aligned(k), aligned(weights), aligned(offset), out)
     return out
 
 
 def scores_fp8(q, k, weights, k_scale, offset, ratio: int):
     """Launch ``indexer_scores_fp8`` on CUDA tensors; return the scores."""
     b, s, h, d = q.shape
-    cfg = fp8(h, d, ratio, _chunk(b, s, k.shape[1], COLUMNS // h))
-    out = weights.new_empty((b, s, k.shape[1]))
-    build(indexer_scores_fp8, cfg)(aligned(q), aligned(k), aligned(weights), aligned(k_scale), aligned(offset), out)
+    t = k.shape[1]
+    out = weights.new_empty((b, s, t))
+    kernel = _plan_fp8(h, d, ratio, _chunk(b, s, t, COLUMNS // h))
+    kernel(aligned(q), aligned(k), aligned(weights), aligned(k_scale), aligned(offset), out)
     return out

@@ -16,7 +16,7 @@ DIGIT, BINS, PASSES = 11, 2048, 3  # three digits cover a key
 EDGE, TOP, WANTED, STATUS = 0, 1, 2, 3  # where the search keeps its numbers
 OPEN = 0  # the search goes on
 ALL = 1  # it ends: all keys from the edge on are wanted
-CUT = 2  # it ends: all keys above the edge are wanted, and some that equal it
+CUT = 2  # it ends: all keys above the first from the edge on are wanted, and some that equal that one
 NARROWER = 3  # it goes on within a bin; it is OPEN modulo 3
 LEAST, GREATEST = 0x00800001, 0xFF800000  # keys of the least finite score and of +inf; -inf and NaN would lie outside
 
@@ -117,11 +117,12 @@ def bound_edge(k, threads, memory, thread):
 
 
 @T.macro
-def raise_edge(threads, memory, thread):
+def raise_edge(zeros, threads, memory, thread):
     """Raise the edge until the search ends.
 
     A histogram of the keys from edge to top tells the bin of the last key wanted. The search ends if all keys of that bin
-    are wanted, or if the bin is a single key. Else it goes on within the bin.
+    are wanted, or if the bin has room for one key alone, all keys being multiples of 2^zeros. Else it goes on within the
+    bin.
     """
     keys, sums, search, histogram, totals = memory.keys, memory.sums, memory.search, memory.histogram, memory.totals
     bins = BINS // threads
@@ -161,7 +162,7 @@ def raise_edge(threads, memory, thread):
                     status = T.if_then_else(
                         wanted == before + counts[q],
                         T.uint32(ALL),
-                        T.if_then_else(shift == T.uint32(0), T.uint32(CUT), T.uint32(NARROWER)),
+                        T.if_then_else(shift <= T.uint32(zeros), T.uint32(CUT), T.uint32(NARROWER)),
                     )
                     wanted -= before
                 before += counts[q]

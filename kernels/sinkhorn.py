@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import tilelang.language as T
 
-from .build import launch, row_loop
+from .build import build, launch, planned, row_loop
 
 F32 = "float32"
 
@@ -202,11 +202,21 @@ def sinkhorn_bwd(cfg: Config) -> T.PrimFunc:
     return sinkhorn_bwd
 
 
+@planned
+def _forward(n: int, iterations: int, eps: float):
+    return build(sinkhorn_fwd, Config(n, iterations, eps))
+
+
+@planned
+def _backward(n: int, iterations: int, eps: float):
+    return build(sinkhorn_bwd, Config(n, iterations, eps))
+
+
 def forward(logits, iterations: int, eps: float):
     """Launch ``sinkhorn_fwd`` on a CUDA tensor [..., n, n]; return the normalised matrices."""
-    return launch(sinkhorn_fwd, Config(logits.shape[-1], iterations, eps), logits)
+    return launch(_forward(logits.shape[-1], iterations, eps), logits)
 
 
 def backward(grad_out, logits, iterations: int, eps: float):
     """Launch ``sinkhorn_bwd`` on CUDA tensors [..., n, n]; return the gradient of the logits."""
-    return launch(sinkhorn_bwd, Config(logits.shape[-1], iterations, eps), grad_out, logits)
+    return launch(_backward(logits.shape[-1], iterations, eps), grad_out, logits)

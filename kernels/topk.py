@@ -5,16 +5,20 @@ never selected. The search of kernels/radix.py ends with an edge. The keys above
 all selected or only the first by index. Ballots write the selection as bits in the order of the indices, and a prefix sum
 gives each index its place.
 
+How many entries a row has comes with it, or is all of them, or is told by the position of a query: the entries that it sees.
+
 A row longer than a piece is cut into pieces, and the k first of all are selected from the selections of the pieces. These
 are listed by index, so that ties still go to the smaller index.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import tilelang.language as T
+import torch
 
-from .build import aligned, build
+from .build import Launch, aligned, build, planned
 from .radix import (
     BINS,
     CUT,
@@ -35,12 +39,21 @@ from .radix import (
 
 @dataclass(frozen=True)
 class Config:
-    """The operator's k and the dtype of the scores; the threads of a block; a choice."""
+    """The operator's k and the dtype of the scores; the threads of a block; what the rows are.
+
+    With a ratio other than 0 row r is that of the query at position ``lengths[r]``, which sees ``(lengths[r] + 1) // ratio``
+    entries; a row of at most k of them is taken whole, with NaN and -inf.
+    """
 
     k: int = 512
     dtype: str = "float32"
     threads: int = 1024  # each holds 32 keys
-    whole: bool = False  # whether rows of at most k entries are taken whole, with NaN and -inf
+    ratio: int = 0
+
+    @property
+    def zeros(self) -> int:
+        """Return how many low bits are 0 in every key."""
+        return 16 if self.dtype == "bfloat16" else 0
 
     @property
     def piece(self) -> int:
@@ -64,6 +77,13 @@ class Piece(NamedTuple):
     length: Any  # of the row
     entries: Any
     L: Any
+
+
+@T.macro
+def length_of(cfg, lengths, row, M, L):
+    """Return how many entries a row has, from 0 to L; one that lengths do not reach has all."""
+    told = lengths[row] if cfg.ratio == 0 else (lengths[row] + 1) // cfg.ratio
+    return T.max(T.min(T.if_then_else(row < M, told, L), L), 0)
 
 
 @T.macro
@@ -103,6 +123,8 @@ def write_selection(cfg, tensors, at, memory, thread):
     selected, equal = T.alloc_var(U32), T.alloc_var(U32)
     count, place, entry = T.alloc_var(I32), T.alloc_var(I32), T.alloc_var(I32)
     edge = search[EDGE]
+    if cfg.zeros:
+        edge = (edge + T.uint32(2**cfg.zeros - 1)) & T.uint32(2**32 - 2**cfg.zeros)  # the first key from the edge on
     wanted = search[WANTED]
     masks[1, thread] = T.uint32(0)
     T.sync_threads()
@@ -146,13 +168,13 @@ def write_selection(cfg, tensors, at, memory, thread):
 
 @T.macro
 def select_piece(cfg, tensors, at):
-    """Write the k first of a piece, or the whole row if it has at most k entries and the config says so."""
+    """Write the k first of a piece, or the whole row if it is a query's and has at most k entries."""
     keys, sums = T.alloc_local((WARP,), U32), T.alloc_local((2,), U32)
     histogram, search = T.alloc_shared((BINS,), I32), T.alloc_shared((4,), U32)
     totals, masks = T.alloc_shared((cfg.threads // WARP,), U32), T.alloc_shared((2, cfg.threads), U32)
     memory = Memory(keys, sums, histogram, search, totals, masks)
     thread, slot = T.get_thread_binding(), T.alloc_var(I32)
-    if cfg.whole and at.length <= cfg.k:
+    if cfg.ratio != 0 and at.length <= cfg.k:
         for j in T.serial(T.ceildiv(cfg.k, cfg.threads)):
             slot = j * cfg.threads + thread
             if slot < cfg.k:
@@ -160,18 +182,18 @@ def select_piece(cfg, tensors, at):
     else:
         load(cfg, tensors, at, keys, thread)
         bound_edge(cfg.k, cfg.threads, memory, thread)
-        raise_edge(cfg.threads, memory, thread)
+        raise_edge(cfg.zeros, cfg.threads, memory, thread)
         write_selection(cfg, tensors, at, memory, thread)
 
 
 def topk(cfg: Config) -> T.PrimFunc:
     """Select the k first of each of the N pieces of a row."""
-    R, L, N = T.dynamic("R"), T.dynamic("T"), T.dynamic("N")
+    R, L, M, N = T.dynamic("R"), T.dynamic("T"), T.dynamic("M"), T.dynamic("N")
 
     @T.prim_func
-    def topk(scores: T.Tensor((R, L), cfg.dtype), lengths: T.Tensor((R,), I32), out: T.Tensor((R, N, cfg.k), I32)):
+    def topk(scores: T.Tensor((R, L), cfg.dtype), lengths: T.Tensor((M,), I32), out: T.Tensor((R, N, cfg.k), I32)):
         with T.Kernel(R, N, threads=cfg.threads) as (row, piece):
-            length = T.max(T.min(lengths[row], L), 0)
+            length = length_of(cfg, lengths, row, M, L)
             entries = length - piece * cfg.piece
             select_piece(cfg, Tensors(scores, None, out), Piece(row, piece, length, entries, L))
 
@@ -180,17 +202,17 @@ def topk(cfg: Config) -> T.PrimFunc:
 
 def topk_merge(cfg: Config) -> T.PrimFunc:
     """Select the k first of each of the N pieces of the candidates, which are indices in order, then -1."""
-    R, L, C, N = T.dynamic("R"), T.dynamic("T"), T.dynamic("C"), T.dynamic("N")
+    R, L, M, C, N = T.dynamic("R"), T.dynamic("T"), T.dynamic("M"), T.dynamic("C"), T.dynamic("N")
 
     @T.prim_func
     def topk_merge(
         scores: T.Tensor((R, L), cfg.dtype),
-        lengths: T.Tensor((R,), I32),
+        lengths: T.Tensor((M,), I32),
         candidates: T.Tensor((R, C), I32),
         out: T.Tensor((R, N, cfg.k), I32),
     ):
         with T.Kernel(R, N, threads=cfg.threads) as (row, piece):
-            length = T.max(T.min(lengths[row], L), 0)
+            length = length_of(cfg, lengths, row, M, L)
             entries = C - piece * cfg.piece
             select_piece(cfg, Tensors(scores, candidates, out), Piece(row, piece, length, entries, L))
 
@@ -202,16 +224,44 @@ def _threads(entries: int, most: int) -> int:
     return min(most, max(128, 1 << (-(-entries // WARP) - 1).bit_length()))
 
 
-def select(scores, lengths, k: int, whole: bool = False):
-    """Launch ``topk`` on CUDA tensors, then ``topk_merge`` until a row has one piece; return the indices, [R, k]."""
-    rows, length = scores.shape
-    scores, lengths, dtype = aligned(scores), aligned(lengths), str(scores.dtype).removeprefix("torch.")
-    cfg = Config(k, dtype, _threads(length, 1024), whole)
-    out = lengths.new_empty((rows, -(-length // cfg.piece), k))
-    build(topk, cfg)(scores, lengths, out)
-    while out.shape[1] > 1:
+class Step(NamedTuple):
+    """A kernel of a call and the pieces of a row that it leaves."""
+
+    kernel: Launch
+    pieces: int
+
+
+@planned
+def _plan(columns: int, dtype: torch.dtype, k: int, ratio: int) -> list[Step]:
+    """Return the kernels that rows of so many columns take, until one piece is left of each."""
+    name = str(dtype).removeprefix("torch.")
+    cfg = Config(k, name, _threads(columns, 1024), ratio)
+    steps = [Step(build(topk, cfg), -(-columns // cfg.piece))]
+    while (pieces := steps[-1].pieces) > 1:
+        cfg = Config(k, name, _threads(pieces * k, 256), ratio)
+        steps.append(Step(build(topk_merge, cfg), -(-pieces * k // cfg.piece)))
+    return steps
+
+
+@functools.cache
+def _no_lengths(device: torch.device) -> torch.Tensor:
+    """Return a tensor of no elements, which is never read nor written, so that any call may have it."""
+    return torch.empty(0, dtype=torch.int32, device=device)
+
+
+def select(scores, lengths, k: int, ratio: int = 0):
+    """Launch ``topk`` on CUDA tensors, then ``topk_merge`` until a row has one piece; return the indices, [R, k].
+
+    Without lengths, None, every row has all entries.
+    """
+    rows, columns = scores.shape
+    scores = aligned(scores)
+    lengths = _no_lengths(scores.device) if lengths is None else aligned(lengths)
+    first, *merges = _plan(columns, scores.dtype, k, ratio)
+    out = lengths.new_empty((rows, first.pieces, k))
+    first.kernel(scores, lengths, out)
+    for kernel, pieces in merges:
         candidates = out.view(rows, -1)
-        cfg = Config(k, dtype, _threads(candidates.shape[1], 256), whole)
-        out = lengths.new_empty((rows, -(-candidates.shape[1] // cfg.piece), k))
-        build(topk_merge, cfg)(scores, lengths, candidates, out)
+        out = lengths.new_empty((rows, pieces, k))
+        kernel(scores, lengths, candidates, out)
     return out.view(rows, k)

@@ -41,18 +41,20 @@ from .topk_runs import examples
 selection: Callable[..., Any] = criterion.selection  # of tensors that are not torch.Tensor
 ahead: Callable[..., Any] = criterion.ahead
 check: Callable[..., Any] = criterion.topk_check
+_LENGTHS = TensorSpec("lengths", "M", (torch.int32,), Elements(high=2**31 - 1))  # or positions, to which 1 is added
 PIECES = replace(
     TOPK,
-    sizes={**TOPK.sizes, "N": Size(0, 2**13)},  # pieces of a row
+    sizes={**TOPK.sizes, "M": Size(), "N": Size(0, 2**13)},  # rows that have a length, pieces of a row
+    inputs=(TOPK.inputs[0], _LENGTHS),
     outputs=(replace(TOPK.outputs[0], shape="R N k"),),
-    probes=({"R": 37, "T": 1009, "N": 3}, {"R": 2**16, "T": 2**20, "N": 256}),
+    probes=({"R": 37, "T": 1009, "M": 37, "N": 3}, {"R": 2**16, "T": 2**20, "M": 0, "N": 256}),
 )
 MERGE = replace(
     PIECES,
     op="topk_merge",
     sizes={**PIECES.sizes, "C": Size()},
     inputs=(*PIECES.inputs, TensorSpec("candidates", "R C", (torch.int32,), Elements(-1, "T"))),
-    probes=({"R": 37, "T": 1009, "C": 24, "N": 3}, {"R": 2**16, "T": 2**20, "C": 2**19, "N": 256}),
+    probes=({"R": 37, "T": 1009, "M": 0, "C": 24, "N": 3}, {"R": 2**16, "T": 2**20, "M": 2**16, "C": 2**19, "N": 256}),
 )
 ROWS, COLUMNS = nf.variable("R"), nf.variable("T")
 
@@ -275,7 +277,7 @@ LEMMAS: tuple[Lemma, ...] = (
 
 
 _LANES = "T.shfl_xor_sync(4294967295, least[0], T.shift_left(1, s), 32)"
-_LAST = "T.if_then_else(shift[0] == 0, 2, 3)"
+_LAST = "T.if_then_else(shift[0] <= 0, 2, 3)"
 _WHOLE = "wanted[0] == before[0] + counts[q]"
 EQUIVALENTS = {  # of k = 40 and 128 threads
     "other operator @ bits + 2147483648 -> bits - 2147483648": "modulo 2^32 they are the same",
@@ -315,8 +317,8 @@ def proofs() -> Iterator[Proof]:
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"))
     yield _select(select.Config())
-    yield _select(select.Config(2048, "bfloat16", 512, whole=True))
+    yield _select(select.Config(2048, "bfloat16", 512, ratio=4))
     yield _merge(select.Config(threads=256))
-    yield _merge(select.Config(2048, "bfloat16", 256, whole=True))
+    yield _merge(select.Config(2048, "bfloat16", 256, ratio=4))
     run = select.Config(40, threads=128)
     yield _select(run, layers=("L0", "run"), examples=examples(run), mutate=True, every=8, equivalents=EQUIVALENTS)

@@ -24,6 +24,8 @@ _ROWS = (
 TOPK = Contract(
     "topk", _SIZES, _STATICS, _ROWS, (TensorSpec("out", "R k", (torch.int32,), Elements(-1, "T")),), _PROBES
 )
+WHOLE = Contract("topk", _SIZES, _STATICS, _ROWS[:1], TOPK.outputs, _PROBES)
+"""Of rows without lengths, which have all T entries."""
 CHECK = Contract(
     "topk_check",
     _SIZES,
@@ -34,11 +36,13 @@ CHECK = Contract(
 )
 
 
-def topk(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
-    """Return the indices [R, k] of the k largest entries of each row [R, T]."""
+def topk(scores: Tensor, lengths: Tensor | None, k: int) -> Tensor:
+    """Return the indices [R, k] of the k largest entries of each row [R, T]; without lengths, of all of them."""
     T = scores.shape[-1]
     index = torch.arange(T, device=scores.device)
-    valid = (index < lengths.unsqueeze(-1)) & (scores > float("-inf"))  # false of NaN
+    valid = scores > float("-inf")  # false of NaN
+    if lengths is not None:
+        valid = valid & (index < lengths.unsqueeze(-1))
     key = torch.where(valid, scores + 0.0, float("-inf"))  # -0.0 + 0.0 is 0.0
     order = key.argsort(dim=-1, descending=True, stable=True)[:, :k]
     selected = torch.where(index[:k] < valid.sum(-1, keepdim=True), order, T).sort(-1).values

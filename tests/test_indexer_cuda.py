@@ -29,9 +29,10 @@ def scores_kernel(*inputs: Any) -> Tensor:
     return out
 
 
-def topk_kernel(scores: Tensor, lengths: Tensor, k: int, whole: bool) -> Tensor:
-    assert whole
-    assert lengths.dtype is torch.int32
+def topk_kernel(scores: Tensor, positions: Tensor, k: int, ratio: int) -> Tensor:
+    assert positions.dtype is torch.int32
+    assert positions.shape == scores.shape[:1]
+    lengths = ((positions + 1) // ratio).clamp(0, scores.shape[1])
     short = (lengths <= k).unsqueeze(-1)
     return torch.where(short, indexer.everything(lengths, k), topk.topk(scores, lengths, k))
 

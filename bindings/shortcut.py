@@ -24,7 +24,7 @@ def shortened(op: OpOverload, implementations: Mapping[DispatchKey, Implementati
     """Return what calls the operator: one of its implementations, by device, or torch's dispatcher."""
 
     def call(first: Tensor, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or not _alone([first, *(a for a in args if isinstance(a, Tensor))]):
+        if torch.compiler.is_compiling() or not _alone([first, *[a for a in args if isinstance(a, Tensor)]]):
             return op(first, *args)
         if first.is_cuda:
             return implementations[DispatchKey.CUDA](first, *args)
@@ -43,6 +43,6 @@ def _alone(tensors: list[Tensor]) -> bool:
         and not _C._len_torch_function_stack()
         and peek_interpreter_stack() is None
         and forward_ad._current_level < 0
-        and not torch.autograd._profiler_enabled()
+        and not _C._autograd._profiler_enabled()
         and _C._get_tracing_state() is None
     )

@@ -25,7 +25,6 @@ PASS_CONFIGS = {
     "tl.disable_warp_specialized": True,
 }
 
-
 Launch = Callable[..., None]
 """A compiled kernel: it takes its tensors, results last, and returns once it is launched."""
 
@@ -43,8 +42,9 @@ def compiled(factory: Callable[[Config], T.PrimFunc], config: Config) -> tilelan
 
 @functools.cache
 def build(factory: Callable[[Config], T.PrimFunc], config: Config) -> Launch:
-    """Return the kernel for the current GPU, compiled once for each process and config."""
-    return entry(compiled(factory, config))
+    """Return the kernel for the current GPU, compiled once for each process and config, with a warning if that takes long."""
+    with announced(f"{factory.__name__} {config}"):
+        return entry(compiled(factory, config))
 
 
 def entry(kernel: tilelang.JITKernel) -> Launch:

@@ -74,12 +74,12 @@ def launch(plan: Plan, inputs, sink):
     """Run an operator's kernel on its inputs, of which the first is q, and combine its splits; return ``out`` and ``lse``."""
     q, *_ = inputs = [aligned(x) for x in inputs]
     b, s, h, d = q.shape
-    out, lse = torch.empty_like(q), sink.new_empty((b, s, h))
+    out, lse = torch.empty_like(q), sink.new_empty(b, s, h)
     if plan.combine is None:
         plan.attend(*inputs, out.unsqueeze(1), lse.view(b, 1, 1, s, h))
         return out, lse
-    accs = sink.new_empty((b, plan.splits, s, h, d))
-    stats = sink.new_empty((b, plan.splits, plan.stats, s, h))
+    accs = sink.new_empty(b, plan.splits, s, h, d)
+    stats = sink.new_empty(b, plan.splits, plan.stats, s, h)
     plan.attend(*inputs, accs, stats)
     plan.combine(accs, stats, aligned(sink), out, lse)
     return out, lse

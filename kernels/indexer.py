@@ -234,7 +234,7 @@ def scores(q, k, weights, offset, ratio: int):
     """Launch ``indexer_scores`` on CUDA tensors; return the scores."""
     b, s, h, d = q.shape
     t = k.shape[1]
-    out = weights.new_empty((b, s, t))
+    out = weights.new_empty(b, s, t)
     kernel = _plan(h, d, ratio, _chunk(b, s, t, COLUMNS // h))
     kernel(aligned(q), aligned(k), aligned(weights), aligned(offset), out)
     return out
@@ -244,7 +244,7 @@ def scores_fp8(q, k, weights, k_scale, offset, ratio: int):
     """Launch ``indexer_scores_fp8`` on CUDA tensors; return the scores."""
     b, s, h, d = q.shape
     t = k.shape[1]
-    out = weights.new_empty((b, s, t))
+    out = weights.new_empty(b, s, t)
     kernel = _plan_fp8(h, d, ratio, _chunk(b, s, t, COLUMNS // h))
     kernel(aligned(q), aligned(k), aligned(weights), aligned(k_scale), aligned(offset), out)
     return out

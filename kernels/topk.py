@@ -82,8 +82,13 @@ class Piece(NamedTuple):
 @T.macro
 def length_of(cfg, lengths, row, M, L):
     """Return how many entries a row has, from 0 to L; one that lengths do not reach has all."""
-    told = lengths[row] if cfg.ratio == 0 else (lengths[row] + 1) // cfg.ratio
-    return T.max(T.min(T.if_then_else(row < M, told, L), L), 0)
+    return T.max(
+        T.min(
+            T.if_then_else(row < M, lengths[row] if cfg.ratio == 0 else (lengths[row] + 1) // cfg.ratio, L),
+            L,
+        ),
+        0,
+    )
 
 
 @T.macro
@@ -258,10 +263,10 @@ def select(scores, lengths, k: int, ratio: int = 0):
     scores = aligned(scores)
     lengths = _no_lengths(scores.device) if lengths is None else aligned(lengths)
     first, *merges = _plan(columns, scores.dtype, k, ratio)
-    out = lengths.new_empty((rows, first.pieces, k))
+    out = lengths.new_empty(rows, first.pieces, k)
     first.kernel(scores, lengths, out)
     for kernel, pieces in merges:
         candidates = out.view(rows, -1)
-        out = lengths.new_empty((rows, pieces, k))
+        out = lengths.new_empty(rows, pieces, k)
         kernel(scores, lengths, candidates, out)
     return out.view(rows, k)

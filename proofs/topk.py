@@ -22,7 +22,7 @@ from ..kernels import topk as select
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.topk_check import NAMES, Config, topk_check
 from ..reference import topk_check as criterion
-from ..reference.contract import Elements, Size, TensorSpec
+from ..reference.contract import Contract, Elements, Size, TensorSpec
 from ..reference.topk import CHECK, TOPK, topk
 from .engine.base.conditions import Condition
 from .engine.execution import symbolic
@@ -41,7 +41,8 @@ from .topk_runs import examples
 selection: Callable[..., Any] = criterion.selection  # of tensors that are not torch.Tensor
 ahead: Callable[..., Any] = criterion.ahead
 check: Callable[..., Any] = criterion.topk_check
-_LENGTHS = TensorSpec("lengths", "M", (torch.int32,), Elements(high=2**31 - 1))  # or positions, to which 1 is added
+_LENGTHS = TensorSpec("lengths", "M", (torch.int32,))
+_POSITIONS = replace(_LENGTHS, elements=Elements(high=2**31 - 1))  # to which 1 is added
 PIECES = replace(
     TOPK,
     sizes={**TOPK.sizes, "M": Size(), "N": Size(0, 2**13)},  # rows that have a length, pieces of a row
@@ -305,11 +306,18 @@ def _select(cfg: select.Config, **more: Any) -> Proof:
 
     Where it writes depends on other threads' counts, so that coverage and races are not proved of it.
     """
-    return Proof("topk", select.topk(cfg), PIECES, {"k": cfg.k}, None, PASS_CONFIGS, **{"layers": ("L0",), **more})
+    return Proof(
+        "topk", select.topk(cfg), _of_rows(PIECES, cfg), {"k": cfg.k}, None, PASS_CONFIGS, **{"layers": ("L0",), **more}
+    )
 
 
 def _merge(cfg: select.Config) -> Proof:
-    return Proof("topk", select.topk_merge(cfg), MERGE, {"k": cfg.k}, None, PASS_CONFIGS, layers=("L0",))
+    return Proof("topk", select.topk_merge(cfg), _of_rows(MERGE, cfg), {"k": cfg.k}, None, PASS_CONFIGS, layers=("L0",))
+
+
+def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
+    """Return the contract of a kernel whose rows have lengths, or queries at positions."""
+    return replace(contract, inputs=tuple(_POSITIONS if cfg.ratio and x is _LENGTHS else x for x in contract.inputs))
 
 
 def proofs() -> Iterator[Proof]:

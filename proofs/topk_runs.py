@@ -87,6 +87,7 @@ def cases(piece: int) -> Iterator[Case]:
     yield "close numbers", torch.stack([_close(piece - 7)]), (piece,)
     yield "all equal", torch.ones(1, 3 * piece // 4), (2**31 - 1,)
     yield "lengths of 0, below, of few entries", _random(4 * 70, 2).view(4, 70), (0, -3, 3, 69)
+    yield "a row that lengths do not reach", torch.stack([_random(70, 6), _random(70, 7)]), (55,)
     yield "none valid", torch.stack([_few(70, 3, (INF + MINUS, INF + 1, INF + 1 + MINUS, NAN))]), (70,)
     few_lanes = [32 * warp + lane for warp in range(4) for lane in (0, 16, 24, 28, 30, 31, 1, 2, 3)]
     warps = [*range(32), 32, 64, 96], [0, 32, 64, *range(96, 128)]
@@ -100,6 +101,7 @@ def right(kernel: Any, cfg: Config, scores: Tensor, lengths: Tensor) -> bool:
     rows, width = scores.shape
     out = torch.empty(rows, -(-width // cfg.piece), cfg.k, dtype=torch.int32)
     interpret(kernel, scores, lengths, out, races=True, longest=LONGEST)
+    lengths = torch.cat([lengths, lengths.new_full((rows - len(lengths),), width)])
     for p in range(out.shape[1]):
         first = p * cfg.piece
         selected = torch.where(out[:, p] >= 0, out[:, p] - first, out[:, p])

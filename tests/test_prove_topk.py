@@ -29,6 +29,7 @@ from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.suite import Proof
 from lemmata.proofs.table import mutation_table
 from lemmata.proofs.topk_runs import FEW, INF, MINUS, NAN, ONE, examples
+from lemmata.reference import indexer
 from lemmata.reference import topk_check as criterion
 from lemmata.reference.topk import CHECK, topk
 from verdicts import opened
@@ -102,9 +103,9 @@ def test_the_keys_are_what_the_theorems_say() -> None:
 # The selection kernel, run
 
 
-def selected(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+def selected(scores: Tensor, lengths: Tensor, k: int, ratio: int = 0) -> Tensor:
     """What the interpreted kernels select, in pieces that are merged, as ``select`` launches them."""
-    cfg = select.Config(k, str(scores.dtype).removeprefix("torch."), threads=128)
+    cfg = select.Config(k, str(scores.dtype).removeprefix("torch."), threads=128, ratio=ratio)
     rows, length = scores.shape
     out = torch.empty(rows, -(-length // cfg.piece), k, dtype=torch.int32)
     interpret(select.topk(cfg), scores, lengths, out, races=True)
@@ -137,6 +138,35 @@ def test_pieces_are_merged_as_the_reference_selects(k: int, dtype: torch.dtype) 
     scores = torch.where(row > 0, few(row.shape[1], *FEW), row).to(dtype)
     lengths = torch.tensor([2 * 4096 - 1], dtype=torch.int32)
     assert torch.equal(selected(scores, lengths, k), topk(scores, lengths, k))
+
+
+def test_rows_that_have_no_length_are_whole() -> None:
+    scores = torch.randn(2, 2 * 4096 + 5, generator=torch.Generator().manual_seed(0))
+    none, one = torch.empty(0, dtype=torch.int32), torch.tensor([70], dtype=torch.int32)
+    whole = topk(scores, None, 40)
+    assert torch.equal(selected(scores, none, 40), whole)
+    assert torch.equal(selected(scores, one, 40), torch.cat([topk(scores[:1], one, 40), whole[1:]]))
+
+
+def test_a_position_tells_what_a_query_sees() -> None:
+    positions = torch.tensor([-9, 0, 2, 3, 18, 19, 22, 23, 24, 279, 2**30], dtype=torch.int32)
+    scores = ROWS[:1].expand(len(positions), -1).contiguous()
+    scores[:, 1] = float("nan")
+    lengths = ((positions + 1) // 4).clamp(0, 70)
+    expected = torch.where((lengths <= 5)[:, None], indexer.everything(lengths, 5), topk(scores, lengths, 5))
+    assert torch.equal(selected(scores, positions, 5, ratio=4), expected)
+    assert not torch.equal(topk(scores, lengths, 5), expected), "NaN is selected where all are"
+
+
+def test_the_search_in_bf16_ends_with_the_first_bin_of_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge lies below the key that it stands for, unless it is rounded up: the planted error leaves that out."""
+    scores = torch.tensor([[1.0, 1.0, 1.0078125, 3.0, -2.0, 1.0, 1.0078125]]).bfloat16()
+    lengths = torch.tensor([7], dtype=torch.int32)
+    assert torch.equal(selected(scores, lengths, 4), topk(scores, lengths, 4))
+    search = select.raise_edge
+    monkeypatch.setattr(select, "raise_edge", lambda zeros, *more: search(16, *more))
+    monkeypatch.setattr(select.Config, "zeros", 0)
+    assert not torch.equal(selected(scores, lengths, 4), topk(scores, lengths, 4))
 
 
 def test_ties_that_are_all_taken_do_not_go_unseen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,9 @@ from lemmata.models import Model
 from lemmata.operators import OPERATORS
 
 SERVER = """
+import gc
+import logging
+
 import tilelang.cuda.target
 from tilelang.jit import JITKernel
 
@@ -25,21 +28,32 @@ from lemmata.kernels.build import build
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 
 tilelang.cuda.target._detect_torch_cuda_arch = lambda: "sm_90a"  # what TileLang asks a GPU for
-compiled = []
-of_source = JITKernel.__init__
+happened = [""]
+compile = JITKernel._compile_and_create_adapter
+
+
+class Kept(logging.Handler):
+    def emit(self, record):
+        happened.append(f"{record.levelname} {record.getMessage()}")
 
 
 def seen(self, *args, **named):
-    if not named.get("from_database"):
-        compiled.append(args)
-    of_source(self, *args, **named)
+    happened.append("compiled")
+    return compile(self, *args, **named)
 
 
-JITKernel.__init__ = seen
+JITKernel._compile_and_create_adapter = seen
+logging.getLogger("lemmata").addHandler(Kept())
 shipping.bring()
-build(sinkhorn_fwd, Config())
-print("compiled", len(compiled))
+kernel = build(sinkhorn_fwd, Config())
+gc.collect()
+try:
+    kernel()
+except RuntimeError as error:
+    happened.append(str(error))
+print(*happened, sep="\\n> ")
 """
+REFUSED = "sinkhorn_fwd: num_args should be 2"  # so the function outlives what it was taken from
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +65,25 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def served(cache: Path, kernels: Path | None) -> str:
-    """Return what a server prints that builds a kernel, with an empty cache."""
+def served(cache: Path, kernels: Path | None) -> list[str]:
+    """Return what happens in a server that builds a kernel, with an empty cache, and calls it without arguments."""
     named = {} if kernels is None else {shipping.VARIABLE: str(kernels)}
     kept = {name: value for name, value in os.environ.items() if name != shipping.VARIABLE}
     environment = kept | {"TILELANG_CACHE_DIR": str(cache)} | named
     done = subprocess.run([sys.executable, "-c", SERVER], env=environment, capture_output=True, text=True, check=True)
-    return done.stdout
+    return [line.removeprefix("> ") for line in done.stdout.splitlines() if line.startswith("> ")]
 
 
 def test_a_server_with_shipped_kernels_compiles_nothing(exported: Path, tmp_path: Path) -> None:
-    assert "compiled 0" in served(tmp_path / "with", exported)
-    assert "compiled 1" in served(tmp_path / "without", None)
+    (refusal,) = served(tmp_path / "with", exported)
+    assert REFUSED in refusal
+
+
+def test_a_call_that_must_compile_says_so_before(tmp_path: Path) -> None:
+    said, compiled, refusal = served(tmp_path, None)
+    assert (compiled, REFUSED in refusal) == ("compiled", True)
+    for words in ("WARNING compiling sinkhorn_fwd Config(n=4", "some seconds", "`lemmata warmup`", "LEMMATA_KERNELS"):
+        assert words in said
 
 
 @pytest.fixture

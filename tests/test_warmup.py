@@ -87,7 +87,7 @@ def test_the_command_builds_them(monkeypatch):
             yield job
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(build, "build", lambda *pair: built.append(pair))
+    monkeypatch.setattr(build, "compiled", lambda *pair: built.append(pair))
     monkeypatch.setattr(warmup, "side_by_side", in_this_process)
     result = CliRunner().invoke(cli.app, ["warmup", "--jobs", "3"])
     assert result.exit_code == 0, result.output

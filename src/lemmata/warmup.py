@@ -45,9 +45,9 @@ def jobs(wanted: Iterable[Kernel], folder: Path | None) -> list[Job]:
 
 def to_disk(factory: Callable[[Any], Any], config: Hashable) -> None:
     """Compile a kernel, unless TileLang has it on disk."""
-    from .kernels.build import build
+    from .kernels.build import compiled
 
-    build(factory, config)
+    compiled(factory, config)
 
 
 def side_by_side(jobs: Iterable[Job], processes: int) -> Iterator[Job]:

@@ -60,9 +60,9 @@ def streams_of(*sizes: tuple[int, int]) -> list[Kernel]:
 SMALL = {
     "sinkhorn": sinkhorn_of((4, 20), (8, 20)),
     "topk": [
-        (topk.topk, topk.Config(512, "float32", 128, True)),
-        (topk.topk, topk.Config(512, "float32", 1024, True)),
-        (topk.topk_merge, topk.Config(512, "float32", 256, True)),
+        (topk.topk, topk.Config(512, "float32", 128, 4)),
+        (topk.topk, topk.Config(512, "float32", 1024, 4)),
+        (topk.topk_merge, topk.Config(512, "float32", 256, 4)),
     ],
     "combine": [combine_of(512)],
     "mhc": streams_of((4, 4096)),

@@ -18,7 +18,7 @@ from .vmap import merged
 _KERNELS = "lemmata.kernels.indexer"
 _scores_kernel, _fp8_kernel = lazily(_KERNELS, "scores"), lazily(_KERNELS, "scores_fp8")
 _bwd_kernel = lazily("lemmata.kernels.indexer_backward", "scores_bwd")
-_topk_kernel = lazily("lemmata.kernels.topk", "select")
+_topk_kernel = lazily("lemmata.kernels.topk", "select_pieces")
 # heads and width for which TileLang fails to compile the backward, and the heads with which it does
 _FILLED_UP = {(16, 128): 32, (32, 64): 64}
 
@@ -76,8 +76,9 @@ def _best(x: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], positions: Te
         scores = _scores_kernel(q, k, weights, offset, ratio)
     else:
         scores = _fp8_kernel(q, k, weights, k_scale, offset, ratio)
-    best: Tensor = _topk_kernel(scores.view(-1, k.shape[1]), positions.reshape(-1), topk, ratio)
-    return best.view(*q.shape[:2], topk)
+    rows = positions if positions.ndim == 1 else positions.reshape(-1)
+    best: Tensor = _topk_kernel(scores.view(-1, k.shape[1]), rows, topk, ratio)
+    return best if q.shape[1] == 1 else best.view(*q.shape[:2], topk)
 
 
 def _fake_scores(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int) -> Tensor:

@@ -254,11 +254,13 @@ def _no_lengths(device: torch.device) -> torch.Tensor:
     return torch.empty(0, dtype=torch.int32, device=device)
 
 
-def select(scores, lengths, k: int, ratio: int = 0):
-    """Launch ``topk`` on CUDA tensors, then ``topk_merge`` until a row has one piece; return the indices, [R, k].
+def select(scores, lengths, k: int):
+    """Launch the kernels on CUDA tensors; return the indices, [R, k]. Without lengths, None, every row has all entries."""
+    return select_pieces(scores, lengths, k, 0).view(-1, k)
 
-    Without lengths, None, every row has all entries.
-    """
+
+def select_pieces(scores, lengths, k: int, ratio: int):
+    """Launch ``topk``, then ``topk_merge`` until a row has one piece; return the indices, [R, 1, k]."""
     rows, columns = scores.shape
     scores = aligned(scores)
     lengths = _no_lengths(scores.device) if lengths is None else aligned(lengths)
@@ -269,4 +271,4 @@ def select(scores, lengths, k: int, ratio: int = 0):
         candidates = out.view(rows, -1)
         out = lengths.new_empty(rows, pieces, k)
         kernel(scores, lengths, candidates, out)
-    return out.view(rows, k)
+    return out

@@ -76,6 +76,17 @@ def test_arithmetic_on_the_host_path_would_be_seen(monkeypatch: pytest.MonkeyPat
     assert launches.total() > 2
 
 
+def test_what_a_call_launches_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lemmata.kernels import csa
+
+    chosen: list[int] = []
+    right = csa.choose
+    monkeypatch.setattr(csa, "choose", lambda queries, *sizes: (chosen.append(queries), right(queries, *sizes))[1])
+    for _ in range(3):
+        calls()["csa"]()
+    assert chosen == [1]
+
+
 def test_a_mode_is_not_passed_by() -> None:
     """What stands between autograd and the implementation is asked, as a dispatch mode here, which gives another result."""
 

@@ -34,7 +34,7 @@ def topk_kernel(scores: Tensor, positions: Tensor, k: int, ratio: int) -> Tensor
     assert positions.shape == scores.shape[:1]
     lengths = ((positions + 1) // ratio).clamp(0, scores.shape[1])
     short = (lengths <= k).unsqueeze(-1)
-    return torch.where(short, indexer.everything(lengths, k), topk.topk(scores, lengths, k))
+    return torch.where(short, indexer.everything(lengths, k), topk.topk(scores, lengths, k)).unsqueeze(1)
 
 
 @pytest.fixture(autouse=True)

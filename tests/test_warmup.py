@@ -54,7 +54,7 @@ def test_the_scores_are_built(asked, queries, entries):
 @pytest.mark.parametrize("entries", LENGTHS)
 @pytest.mark.parametrize("k", [512, 1024])
 def test_the_selection_is_built(asked, k, entries):
-    topk.select(empty(3, entries, dtype=torch.float32), empty(3, dtype=torch.int32), k, ratio=4)
+    topk.select_pieces(empty(3, entries, dtype=torch.float32), empty(3, dtype=torch.int32), k, 4)
     assert asked
     assert asked <= set(warmup.kernels())
 

@@ -280,6 +280,8 @@ LEMMAS: tuple[Lemma, ...] = (
 _LANES = "T.shfl_xor_sync(4294967295, least[0], T.shift_left(1, s), 32)"
 _LAST = "T.if_then_else(shift[0] <= 0, 2, 3)"
 _WHOLE = "wanted[0] == before[0] + counts[q]"
+_BEYOND = "what lanes from 4 on add, no lane before them sees"
+_FEW = "with fewer keys than are wanted the edge stays below all of them"
 EQUIVALENTS = {  # of k = 40 and 128 threads
     "other operator @ bits + 2147483648 -> bits - 2147483648": "modulo 2^32 they are the same",
     "stride @ g * 32 -> g * 33": "the keys of a thread are one group: g is 0",
@@ -292,6 +294,23 @@ EQUIVALENTS = {  # of k = 40 and 128 threads
         "if all of the bin are wanted, so are all that equal its edge",
     "dropped guard @ if search[3] == 2 -> always": "where all from the edge on are wanted, so are all that equal it",
     "constant @ T.min(lane, 3) -> T.min(lane, 4), occurrence 2": "lanes from 4 on read nothing",
+    'other operator @ T.infinity("float32") * -1 -> T.infinity("float32") / -1': "the same infinity",
+    "constant @ first + 4096 -> first + 4097": "loads that need no guard have one",
+    "constant @ most[0] = 1 -> most[0] = 0": "the maxima of groups are at least 1",
+    "constant @ most_of_group[0] = 1 -> most_of_group[0] = 2": "no key is 1",
+    "loop end @ for s in 0:1 -> for s in 0:0": "every other lane is a group of its own: 64 of them bound the edge",
+    "wrong buffer @ least[0] -> most[0], occurrence 2": "the keys of a thread are one group: both are its largest",
+    "loop start @ for s in 1:5 -> for s in 0:5": "both lanes of a group have the same",
+    "constant @ thread % 4 -> thread % 3": "the groups of three warps, 48, bound the edge too",
+    "off by one @ lane < 4 -> lane <= 4": _BEYOND,
+    "constant @ T.if_then_else(lane < 4, totals[T.min(lane, 3)], 0) -> "
+    "T.if_then_else(lane < 4, totals[T.min(lane, 3)], 1), occurrence 2": _BEYOND,
+    "wrong buffer @ running[0] -> running[0]": "the variable of the same name holds the same sum",
+    "constant @ thread == 0 -> thread == -1": _FEW,
+    "dropped statement @ status[0] = 1": _FEW,
+    "loop end @ for s in 0:5 -> for s in 0:6, occurrence 4": "no lane has one 32 before it",
+    'constant @ T.min(T.clz(T.reinterpret("int32", lowest[0])), 31) -> T.min(T.clz(T.reinterpret("int32", lowest[0])), 32)':
+        "a word with a bit set has at most 31 zeros before it",
     "dropped operand @ j * 128 -> j": "there are more threads than indices: j is 0",
 }  # fmt: skip
 

@@ -92,6 +92,10 @@ def cases(piece: int) -> Iterator[Case]:
     few_lanes = [32 * warp + lane for warp in range(4) for lane in (0, 16, 24, 28, 30, 31, 1, 2, 3)]
     warps = [*range(32), 32, 64, 96], [0, 32, 64, *range(96, 128)]
     yield "the largest in few threads", torch.stack([_threads(piece, t) for t in (few_lanes, *warps)]), (piece,) * 3
+    half_of_each_warp = [32 * warp + lane for warp in range(4) for lane in range(0, 16, 2)]
+    half_of_the_warps = [32 * warp + lane for warp in (0, 2) for lane in range(0, 32, 2)]
+    some_groups = half_of_each_warp, half_of_the_warps
+    yield "the largest in some of the groups", torch.stack([_threads(piece, t) for t in some_groups]), (piece,) * 2
     width = 2 * piece + 9
     yield "three pieces", torch.stack([_random(width, 4), _few(width, 5)]), (2**31 - 1, piece + 9)
 

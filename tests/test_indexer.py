@@ -284,7 +284,7 @@ def test_checked_mode(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> 
     wrong = right.clone()
     wrong[1, 45] = right[1, 44]
     assert not torch.equal(wrong, right)
-    monkeypatch.setattr("lemmata.bindings.indexer.topk_fwd", lambda *_: wrong)
+    monkeypatch.setattr("lemmata.bindings.indexer._topk_call", lambda *_: wrong)
     with pytest.raises(RuntimeError, match=r"indexer_topk of sequence 1 from query 42 on: result: .* row \[3\]"):
         lemmata.indexer_topk(**tensors, **arguments)
 

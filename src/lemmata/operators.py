@@ -82,6 +82,7 @@ OPERATORS = {
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), ()),
+        Operator("compressor", "KV compressor", ("compress",), ("compressor:compress_fwd",)),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA, ("csa_shard_bwd",)),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA, ("hca_shard_bwd",)),
         Operator("swa", "Sliding-window attention", ("swa",), _HCA, ("swa_shard_bwd",)),

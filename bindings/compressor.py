@@ -144,7 +144,7 @@ _bwd = define(
     "compress_bwd",
     f"(Tensor grad_out, {_TENSORS}, Tensor offset, int past, float eps) -> {_GRADS}",
     reference=contiguous(reference.compress_bwd),
-    kernel=(_KERNEL, "backward"),
+    kernel=("lemmata.kernels.compressor_backward", "backward"),
     fake=_fake_bwd,
     vmap=one_by_one,
     flops=_flops_bwd,
@@ -185,10 +185,13 @@ _packed_fwd = define(
 def shipped(model: Model) -> Iterator[Kernel]:
     """Yield the kernels that a model launches, each with its config: those of attention and of the indexer."""
     from ..kernels.compressor import Config, forward_kernels
+    from ..kernels.compressor_backward import backward_kernels
 
     kinds = (model.csa_ratio, model.head_dim), (model.hca_ratio, model.head_dim), (model.csa_ratio, model.index_dim)
     for ratio, width in kinds:
-        yield from forward_kernels(Config(ratio, width, ratio == model.csa_ratio, eps=model.norm_eps))
+        cfg = Config(ratio, width, ratio == model.csa_ratio, eps=model.norm_eps)
+        yield from forward_kernels(cfg)
+        yield from backward_kernels(cfg)
 
 
 def _positions(rotation: Tensor, offset: int, entries: int, ratio: int) -> None:

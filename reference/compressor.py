@@ -170,6 +170,39 @@ def compress(
     return entries(x, x.T, eps, dtype)
 
 
+class Gradients(NamedTuple):
+    """Of the values and logits of candidates, [B, T, n, D], and what each entry adds to that of norm_weight, [B, T, D]."""
+
+    values: Tensor
+    logits: Tensor
+    weight: Tensor
+
+
+def through_norm(grad_out: Tensor, pooled: Tensor, x: Given, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the gradient of what was pooled, and what each entry adds to that of norm_weight.
+
+    A rotation's gradient is turned back by its angle. With g the gradient of y and r = rsqrt(mean(x²) + eps): that of x is
+    r norm_weight g - x r³ mean(x norm_weight g), and that of norm_weight Σ g x r.
+    """
+    rounded, r, _ = normalised(pooled, x, eps, dtype)
+    g = rotate(grad_out.type_as(pooled), x, inverse=True)
+    scaled = x.norm_weight * g
+    return r * scaled - rounded * r**3 * (rounded * scaled).mean(-1, keepdim=True), g * rounded * r
+
+
+def through_pool(of_pooled: Tensor, pooled: Pooled) -> tuple[Tensor, Tensor]:
+    """Return the gradients of candidates: with G that of what they make, p G of a value and p (value - pooled) G of a logit."""
+    of_values = pooled.weights * of_pooled.unsqueeze(2)
+    return of_values, of_values * (pooled.values - pooled.total.unsqueeze(2))
+
+
+def candidate_gradients(grad_out: Tensor, x: Given, T: int, eps: float, dtype: torch.dtype) -> Gradients:
+    """Return the gradients of the candidates of the first T entries. What is rounded has that of what it was before."""
+    pooled = pool(x, T)
+    of_pooled, of_weight = through_norm(grad_out, pooled.total, x, eps, dtype)
+    return Gradients(*through_pool(of_pooled, pooled), of_weight)
+
+
 def compress_bwd(
     grad_out: Tensor,
     kv: Tensor,
@@ -182,23 +215,12 @@ def compress_bwd(
     eps: float = 1e-6,
     dtype: torch.dtype = BF16,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of kv, gate, ape and norm_weight, in closed form.
-
-    A rotation's gradient is turned back by its angle. With g the gradient of y and r = rsqrt(mean(x²) + eps): that of x is
-    G = r norm_weight g - x r³ mean(x norm_weight g), and that of norm_weight Σ g x r. A candidate's value has p G and its
-    logit p (value - pooled) G. What is rounded has the gradient of what it was before.
-    """
-    given = Given(kv, gate, ape, norm_weight, rotation, offset, past)
-    pooled = pool(given, given.T)
-    x, r, _ = normalised(pooled.total, given, eps, dtype)
-    g = rotate(grad_out.type_as(kv), given, inverse=True)
-    scaled = norm_weight * g
-    of_pooled = (r * scaled - x * r**3 * (x * scaled).mean(-1, keepdim=True)).unsqueeze(2)
-    of_values = pooled.weights * of_pooled
-    of_logits = of_values * (pooled.values - pooled.total.unsqueeze(2))
-    grad_gate = scattered(of_logits, given)
-    whole = grad_gate[:, : past + given.T * given.ratio].unflatten(1, (-1, given.ratio))
-    return scattered(of_values, given), grad_gate, whole.sum((0, 1)), (g * x * r).sum((0, 1))
+    """Return the gradients of kv, gate, ape and norm_weight, in closed form."""
+    x = Given(kv, gate, ape, norm_weight, rotation, offset, past)
+    of = candidate_gradients(grad_out, x, x.T, eps, dtype)
+    grad_gate = scattered(of.logits, x)
+    whole = grad_gate[:, : past + x.T * x.ratio].unflatten(1, (-1, x.ratio))
+    return scattered(of.values, x), grad_gate, whole.sum((0, 1)), of.weight.sum((0, 1))
 
 
 def scattered(grad: Tensor, x: Given) -> Tensor:

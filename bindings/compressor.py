@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +28,9 @@ _GRADS = "(Tensor grad_kv, Tensor grad_gate, Tensor grad_ape, Tensor grad_norm_w
 
 def _packed(contract: Contract) -> Contract:
     """Return the contract on packed documents, whose entries follow one another."""
-    flat, entries = packed(replace(contract, outputs=())), TensorSpec("out", "T D", (torch.bfloat16,))
-    return replace(flat, sizes={**flat.sizes, "T": contract.sizes["S"]}, outputs=(entries,))
+    flat = packed(replace(contract, outputs=()))
+    results = tuple(TensorSpec(spec.name, "T D", spec.dtypes) for spec in contract.outputs)
+    return replace(flat, sizes={**flat.sizes, "T": contract.sizes["S"]}, outputs=results)
 
 
 _PACKED, _PACKED_OVERLAP = _packed(reference.COMPRESS), _packed(reference.OVERLAP)
@@ -58,11 +59,16 @@ def _checked(contracts: tuple[Contract, Contract], *args: Any, first: int = 0) -
     _admits(past, ape.shape[0], kv.shape[-2], contract is contracts[1])
 
 
-def _fake(*args: Any) -> Tensor:
+def _fake(*args: Any) -> tuple[Tensor, Tensor]:
     _checked((reference.COMPRESS, reference.OVERLAP), *args)
     kv, _, ape, norm_weight, *_, past, _ = args
     T = (kv.shape[1] - past) // ape.shape[0]
-    return kv.new_empty((kv.shape[0], T, norm_weight.shape[0]), dtype=torch.bfloat16)
+    return _two(kv, (kv.shape[0], T, norm_weight.shape[0]))
+
+
+def _two(like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return memory for entries, and for what they were pooled to."""
+    return like.new_empty(shape, dtype=torch.bfloat16), like.new_empty(shape, dtype=torch.bfloat16)
 
 
 def _fake_bwd(*args: Any) -> tuple[Tensor, ...]:
@@ -70,11 +76,11 @@ def _fake_bwd(*args: Any) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in args[1:5])
 
 
-def _fake_packed(*args: Any) -> Tensor:
+def _fake_packed(*args: Any) -> tuple[Tensor, Tensor]:
     *tensors, entries, eps = args
     contract = _contract(tensors[0], tensors[3], _PACKED, _PACKED_OVERLAP)
     contract.check(*tensors, eps=eps)
-    return tensors[0].new_empty((entries, tensors[3].shape[0]), dtype=torch.bfloat16)
+    return _two(tensors[0], (entries, tensors[3].shape[0]))
 
 
 def _fake_packed_bwd(*args: Any) -> tuple[Tensor, ...]:
@@ -94,55 +100,54 @@ def _flops_bwd(grad_out: Shape, *args: Any, **more: Any) -> int:
     return 3 * _flops(*args, **more)
 
 
-def _documents(
-    x: tuple[Tensor, ...], cu_seqlens: Tensor, offset: Tensor, grad_out: Tensor | None = None
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the tensors of each run of documents of one length as a batch; those of its gradient first, if there is one."""
+def _documents(x: list[Tensor], cu_seqlens: Tensor, offset: Tensor, *of_entries: Tensor) -> Iterator[list[list[Tensor]]]:
+    """Yield, of each run of documents of one length, the operator's tensors as a batch, and what is of its entries."""
     kv, gate, ape, norm_weight, rotation = x
-    before = 0
+    first = 0
     for run in runs("compress", {"cu_seqlens": cu_seqlens}, kv.shape[0], 0):
         length = (run.tokens.stop - run.tokens.start) // run.sequences
-        rows = (t[run.tokens].unflatten(0, (run.sequences, length)) for t in (kv, gate))  # type: ignore[no-untyped-call]
-        given = *rows, ape, norm_weight, rotation, offset[run.documents]
-        if grad_out is None:
-            yield given
-        else:
-            count = length // ape.shape[0]
-            after = before + run.sequences * count
-            yield grad_out[before:after].unflatten(0, (run.sequences, count)), *given  # type: ignore[no-untyped-call]
-            before = after
+        count = length // ape.shape[0]
+        end = first + run.sequences * count
+        rows = [t[run.tokens].unflatten(0, (run.sequences, length)) for t in (kv, gate)]  # type: ignore[no-untyped-call]
+        theirs = [t[first:end].unflatten(0, (run.sequences, count)) for t in of_entries]  # type: ignore[no-untyped-call]
+        yield [[*rows, ape, norm_weight, rotation, offset[run.documents]], theirs]
+        first = end
 
 
-def _run_packed(*args: Any) -> Tensor:
+def _run_packed(*args: Any) -> tuple[Tensor, ...]:
     """Call the operator on each run of documents; their entries follow one another."""
     *x, cu_seqlens, offset, entries, eps = args
-    parts = [_fwd(*each, 0, eps).flatten(0, 1) for each in _documents(tuple(x), cu_seqlens, offset)]
-    out = x[0].new_empty((entries, x[3].shape[0]), dtype=torch.bfloat16)
-    found = sum(part.shape[0] for part in parts)
-    if found != entries:
-        raise ValueError(f"compress: entries: expected {found}, the whole blocks of all documents, got {entries}")
-    return torch.cat(parts, out=out) if parts else out
+    results, first = _two(x[0], (entries, x[3].shape[0])), 0
+    for given, _ in _documents(x, cu_seqlens, offset):
+        parts = [part.flatten(0, 1) for part in _fwd(*given, 0, eps)]
+        end = first + parts[0].shape[0]
+        for result, part in zip(results, parts, strict=True):
+            if end <= entries:
+                result[first:end] = part
+        first = end
+    if first != entries:
+        raise ValueError(f"compress: entries: expected {first}, the whole blocks of all documents, got {entries}")
+    return results
 
 
 def _run_packed_bwd(*args: Any) -> tuple[Tensor, ...]:
     """Call the operator of the gradients on each run of documents; what is of no document has the sum over the runs."""
-    grad_out, *x, cu_seqlens, offset, _, eps = args
-    results = tuple(t.new_zeros(t.shape) for t in x[:4])
-    first = 0
-    for each in _documents(tuple(x), cu_seqlens, offset, grad_out):
-        of_kv, of_gate, *sums = _bwd(*each, 0, eps)
-        rows = of_kv.shape[0] * of_kv.shape[1]
-        for total, part in zip(results, (of_kv, of_gate), strict=False):
-            total[first : first + rows] = part.flatten(0, 1)
-        for total, part in zip(results[2:], sums, strict=True):
-            total += part
-        first += rows
+    grad_out, *x, cu_seqlens, offset, pooled, _, eps = args
+    results, first = tuple(t.new_zeros(t.shape) for t in x[:4]), 0
+    for given, (of_out, of_pooled) in _documents(x, cu_seqlens, offset, grad_out, pooled):
+        *of_rows, of_ape, of_weight = _bwd(of_out, *given, of_pooled, 0, eps)
+        end = first + of_rows[0].shape[0] * of_rows[0].shape[1]
+        for total, part in zip(results, of_rows, strict=False):
+            total[first:end] = part.flatten(0, 1)
+        results[2].add_(of_ape)
+        results[3].add_(of_weight)
+        first = end
     return results
 
 
 _bwd = define(
     "compress_bwd",
-    f"(Tensor grad_out, {_TENSORS}, Tensor offset, int past, float eps) -> {_GRADS}",
+    f"(Tensor grad_out, {_TENSORS}, Tensor offset, Tensor pooled, int past, float eps) -> {_GRADS}",
     reference=contiguous(reference.compress_bwd),
     kernel=("lemmata.kernels.compressor_backward", "backward"),
     fake=_fake_bwd,
@@ -151,7 +156,7 @@ _bwd = define(
 )
 _fwd = define(
     "compress_fwd",
-    f"({_TENSORS}, Tensor offset, int past, float eps) -> (Tensor out)",
+    f"({_TENSORS}, Tensor offset, int past, float eps) -> (Tensor out, Tensor pooled)",
     reference=contiguous(reference.compress),
     kernel=(_KERNEL, "forward"),
     fake=_fake,
@@ -161,7 +166,8 @@ _fwd = define(
 )
 _packed_bwd = define(
     "compress_packed_bwd",
-    f"(Tensor grad_out, {_TENSORS}, Tensor cu_seqlens, Tensor offset, SymInt entries, float eps) -> {_GRADS}",
+    f"(Tensor grad_out, {_TENSORS}, Tensor cu_seqlens, Tensor offset, Tensor pooled, SymInt entries, float eps)"
+    f" -> {_GRADS}",
     reference=_run_packed_bwd,
     kernel=_run_packed_bwd,
     fake=_fake_packed_bwd,
@@ -171,7 +177,7 @@ _packed_bwd = define(
 )
 _packed_fwd = define(
     "compress_packed_fwd",
-    f"({_TENSORS}, Tensor cu_seqlens, Tensor offset, SymInt entries, float eps) -> (Tensor out)",
+    f"({_TENSORS}, Tensor cu_seqlens, Tensor offset, SymInt entries, float eps) -> (Tensor out, Tensor pooled)",
     reference=_run_packed,
     kernel=_run_packed,
     fake=_fake_packed,
@@ -272,7 +278,7 @@ def compress(
         _admits(past, ratio, kv.shape[1], overlap)
         if not isinstance(offset, Tensor):
             _positions(rotation, plain(offset), (kv.shape[1] - past) // ratio, ratio)
-        return _fwd(*tensors, past, eps)  # type: ignore[no-any-return]
+        return _fwd(*tensors, past, eps)[0]  # type: ignore[no-any-return]
     if past:
         raise ValueError(f"compress: past: expected 0 with cu_seqlens, got {past}")
     starts = for_each_document("compress", offset, kv, cu_seqlens)
@@ -281,4 +287,4 @@ def compress(
     bounds = on_host("compress", CU_SEQLENS, cu_seqlens)
     if entries is None:
         entries = int((bounds.diff() // ratio).sum())
-    return _packed_fwd(kv, gate, ape, norm_weight, rotation, bounds, starts, entries, eps)  # type: ignore[no-any-return]
+    return _packed_fwd(kv, gate, ape, norm_weight, rotation, bounds, starts, entries, eps)[0]  # type: ignore[no-any-return]

@@ -212,6 +212,7 @@ def compress_fwd(cfg: Config) -> T.PrimFunc:
         rotation: T.Tensor((positions, cfg.pairs, 2), F32),
         offset: T.Tensor((B,), I32),
         out: T.Tensor((B, L, cfg.D), BF16),
+        pooled: T.Tensor((B, L, cfg.D), BF16),
     ):
         with T.Kernel(L, B, threads=cfg.threads) as (i, b):
             at = entry(cfg, i, b, offset)
@@ -221,9 +222,13 @@ def compress_fwd(cfg: Config) -> T.PrimFunc:
             if cfg.overlap:
                 load_before(at, kv, gate, ape, before)
             total, acc, x = (T.alloc_fragment(shape, F32) for _ in range(3))
+            rounded = T.alloc_fragment(shape, BF16)
             pool(cfg, own, before, total, acc)
             for t, j in T.Parallel(*shape):
-                x[t, j] = T.cast(T.cast(acc[t, j] / total[t, j], BF16), F32)
+                rounded[t, j] = acc[t, j] / total[t, j]
+            for t, j in T.Parallel(*shape):
+                pooled[b, i, t * cfg.width + j] = rounded[t, j]
+            T.copy(rounded, x)
             finish(at, x, norm_weight, rotation, offset, out)
 
     return compress_fwd
@@ -324,16 +329,16 @@ def table(rotation):
 
 
 def forward(kv, gate, ape, norm_weight, rotation, offset, past: int, eps: float):
-    """Launch the kernels on CUDA tensors; return the entries."""
+    """Launch the kernels on CUDA tensors; return the entries, and what they were pooled to."""
     cfg = config(kv, ape, norm_weight, rotation, past, eps)
-    out = kv.new_empty((kv.shape[0], (kv.shape[1] - past) // cfg.ratio, cfg.D), dtype=torch.bfloat16)
+    shape = kv.shape[0], (kv.shape[1] - past) // cfg.ratio, cfg.D
+    out, pooled = (kv.new_empty(shape, dtype=torch.bfloat16) for _ in range(2))
     if not out.numel():
-        return out
+        return out, pooled
     kv, gate, ape, norm_weight, offset = map(aligned, (kv, gate, ape, norm_weight, offset))
     if cfg.few:
-        build(compress_fwd, cfg)(kv, gate, ape, norm_weight, table(rotation), offset, out)
+        build(compress_fwd, cfg)(kv, gate, ape, norm_weight, table(rotation), offset, out, pooled)
     else:
-        pooled = torch.empty_like(out)
         build(compress_pool, cfg)(kv, gate, ape, offset, pooled)
         build(compress_norm, cfg)(pooled, norm_weight, table(rotation), offset, out)
-    return out
+    return out, pooled

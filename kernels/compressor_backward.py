@@ -1,14 +1,14 @@
 """Gradients of the KV compressor (formula: reference/compressor.py).
 
-Each element of values and logits is a candidate of one entry, and the block of that entry has its gradient alone. Of few
-candidates, ``compress_bwd`` does all at once: it pools again, turns the gradient back, goes through the norm, and writes the
-gradients of the candidates. Of more, ``compress_pool`` pools again, ``compress_norm_bwd`` goes through rotation and norm, and
-``compress_pool_bwd`` through the pooling, 64 channels at a time.
+``compress_norm_bwd`` goes back through rotation and norm, from what the forward has pooled. Each element of values and logits is
+a candidate of one entry, so that its gradient has one term: of few candidates ``compress_few_bwd`` takes the softmax again and writes
+the gradients, of more ``compress_pool_bwd`` does, 64 channels at a time.
 
 The gradients of ape and norm_weight are sums over all entries of what these kernels write, which torch takes, in an order that
 depends on the shapes alone.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tilelang.language as T
@@ -24,7 +24,6 @@ from .compressor import (
     WIDTH,
     Candidates,
     Config,
-    compress_pool,
     config,
     entry,
     load_before,
@@ -32,7 +31,6 @@ from .compressor import (
     load_slice,
     mean_square,
     pool,
-    pool_slice,
     table,
 )
 
@@ -79,66 +77,6 @@ def through_norm(cfg, norm_weight, of):
         of.of_weight[t, j] = of.g[t, j] * of.x[t, j] * T.rsqrt(mean[0] + cfg.eps)
 
 
-def compress_bwd(cfg: Config) -> T.PrimFunc:
-    """Compute the gradients of values and logits, and what each entry adds to that of the norm's weight."""
-    B, S, L, positions = T.dynamic("B"), T.dynamic("S"), T.dynamic("T"), T.dynamic("positions")
-    shape, ratio, D, width = (cfg.threads, cfg.width), cfg.ratio, cfg.D, cfg.width
-    own_channels = cfg.wide - D
-
-    @T.prim_func
-    def compress_bwd(
-        grad_out: T.Tensor((B, L, D), BF16),
-        kv: T.Tensor((B, S, cfg.wide), F32),
-        gate: T.Tensor((B, S, cfg.wide), F32),
-        ape: T.Tensor((ratio, cfg.wide), F32),
-        norm_weight: T.Tensor((D,), F32),
-        rotation: T.Tensor((positions, cfg.pairs, 2), F32),
-        offset: T.Tensor((B,), I32),
-        grad_kv: T.Tensor((B, S, cfg.wide), F32),
-        grad_gate: T.Tensor((B, S, cfg.wide), F32),
-        of_weight: T.Tensor((B, L, D), F32),
-    ):
-        with T.Kernel(L, B, threads=cfg.threads) as (i, b):
-            at = entry(cfg, i, b, offset)
-            own = Candidates(*(T.alloc_fragment((ratio, *shape), F32) for _ in range(2)))
-            before = Candidates(*(T.alloc_fragment((ratio, *shape), F32) for _ in range(2)))
-            load_own(at, kv, gate, ape, own)
-            if cfg.overlap:
-                load_before(at, kv, gate, ape, before)
-            total, acc, pooled = (T.alloc_fragment(shape, F32) for _ in range(3))
-            pool(cfg, own, before, total, acc)
-            norm = Norm(*(T.alloc_fragment(shape, F32) for _ in range(4)))
-            for t, j in T.Parallel(*shape):
-                pooled[t, j] = acc[t, j] / total[t, j]
-            for t, j in T.Parallel(*shape):
-                norm.x[t, j] = T.cast(T.cast(pooled[t, j], BF16), F32)
-            turn_back(at, grad_out, rotation, offset, norm.g)
-            through_norm(cfg, norm_weight, norm)
-            for t, j in T.Parallel(*shape):
-                of_weight[b, i, t * width + j] = norm.of_weight[t, j]
-            for r, t, j in T.Parallel(ratio, *shape):
-                own.logits[r, t, j] = own.logits[r, t, j] / total[t, j] * norm.of_x[t, j]
-            for r, t, j in T.Parallel(ratio, *shape):
-                grad_kv[b, at.row + r, own_channels + t * width + j] = own.logits[r, t, j]
-            for r, t, j in T.Parallel(ratio, *shape):
-                grad_gate[b, at.row + r, own_channels + t * width + j] = own.logits[r, t, j] * (
-                    own.values[r, t, j] - pooled[t, j]
-                )
-            if cfg.overlap:
-                for r, t, j in T.Parallel(ratio, *shape):
-                    before.logits[r, t, j] = before.logits[r, t, j] / total[t, j] * norm.of_x[t, j]
-                for r, t, j in T.Parallel(ratio, *shape):
-                    if at.row >= ratio:
-                        grad_kv[b, at.row - ratio + r, t * width + j] = before.logits[r, t, j]
-                for r, t, j in T.Parallel(ratio, *shape):
-                    if at.row >= ratio:
-                        grad_gate[b, at.row - ratio + r, t * width + j] = before.logits[r, t, j] * (
-                            before.values[r, t, j] - pooled[t, j]
-                        )
-
-    return compress_bwd
-
-
 def compress_norm_bwd(cfg: Config) -> T.PrimFunc:
     """Compute the gradients of what was pooled, and what each entry adds to that of the norm's weight."""
     B, L, positions = T.dynamic("B"), T.dynamic("T"), T.dynamic("positions")
@@ -166,6 +104,70 @@ def compress_norm_bwd(cfg: Config) -> T.PrimFunc:
                 of_pooled[b, i, t * width + j] = norm.of_x[t, j]
 
     return compress_norm_bwd
+
+
+@T.macro
+def through_weights(cfg, of, pooled, grad):
+    """Put the gradients of logits in the place of the values, and those of values in that of the weights, without their sum.
+
+    ``grad`` is the gradient of what was pooled over the sum of the weights.
+    """
+    for r in T.unroll(cfg.ratio):
+        for t, j in T.Parallel(cfg.threads, cfg.width):
+            of.logits[r, t, j] *= grad[t, j]
+        for t, j in T.Parallel(cfg.threads, cfg.width):
+            of.values[r, t, j] = of.logits[r, t, j] * (of.values[r, t, j] - pooled[t, j])
+
+
+@T.macro
+def store_rows(at, first, start, of, grad_kv, grad_gate):
+    """Write the gradients of candidates into a block's rows from ``first`` on, and channels from ``start`` on."""
+    cfg = at.cfg
+    for r in T.unroll(cfg.ratio):
+        for t, j in T.Parallel(cfg.threads, cfg.width):
+            grad_kv[at.b, first + r, start + t * cfg.width + j] = of.logits[r, t, j]
+        for t, j in T.Parallel(cfg.threads, cfg.width):
+            grad_gate[at.b, first + r, start + t * cfg.width + j] = of.values[r, t, j]
+
+
+def compress_few_bwd(cfg: Config) -> T.PrimFunc:
+    """Compute the gradients of values and logits from those of what they pool to."""
+    B, S, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("T")
+    shape, ratio = (cfg.threads, cfg.width), cfg.ratio
+
+    @T.prim_func
+    def compress_few_bwd(
+        of_pooled: T.Tensor((B, L, cfg.D), F32),
+        kv: T.Tensor((B, S, cfg.wide), F32),
+        gate: T.Tensor((B, S, cfg.wide), F32),
+        ape: T.Tensor((ratio, cfg.wide), F32),
+        offset: T.Tensor((B,), I32),
+        grad_kv: T.Tensor((B, S, cfg.wide), F32),
+        grad_gate: T.Tensor((B, S, cfg.wide), F32),
+    ):
+        with T.Kernel(L, B, threads=cfg.threads) as (i, b):
+            at = entry(cfg, i, b, offset)
+            own = Candidates(*(T.alloc_fragment((ratio, *shape), F32) for _ in range(2)))
+            before = Candidates(*(T.alloc_fragment((ratio, *shape), F32) for _ in range(2)))
+            total, acc, grad = (T.alloc_fragment(shape, F32) for _ in range(3))
+            load_own(at, kv, gate, ape, own)
+            if cfg.overlap:
+                load_before(at, kv, gate, ape, before)
+            for t, j in T.Parallel(*shape):
+                grad[t, j] = of_pooled[b, i, t * cfg.width + j]
+            pool(cfg, own, before, total, acc)
+            for t, j in T.Parallel(*shape):
+                acc[t, j] = acc[t, j] / total[t, j]
+            for t, j in T.Parallel(*shape):
+                grad[t, j] = grad[t, j] / total[t, j]
+            through_weights(cfg, own, acc, grad)
+            store_rows(at, at.row, cfg.wide - cfg.D, own, grad_kv, grad_gate)
+            if cfg.overlap:
+                through_weights(cfg, before, acc, grad)
+                if at.row >= ratio:
+                    store_rows(at, at.row - ratio, 0, before, grad_kv, grad_gate)
+
+    return compress_few_bwd
 
 
 def compress_pool_bwd(cfg: Config) -> T.PrimFunc:
@@ -215,36 +217,26 @@ def compress_pool_bwd(cfg: Config) -> T.PrimFunc:
     return compress_pool_bwd
 
 
-def backward_kernels(cfg: Config):
+def backward_kernels(cfg: Config) -> Iterator[tuple[Any, Config]]:
     """Yield the kernels that compute gradients, each with its config."""
-    for factory in (compress_bwd,) if cfg.few else (compress_pool, compress_norm_bwd, compress_pool_bwd):
+    for factory in (compress_norm_bwd, compress_few_bwd if cfg.few else compress_pool_bwd):
         yield factory, cfg
 
 
-def backward(grad_out, kv, gate, ape, norm_weight, rotation, offset, past: int, eps: float):
+def backward(grad_out, kv, gate, ape, norm_weight, rotation, offset, pooled, past: int, eps: float):
     """Launch the kernels on CUDA tensors; return the gradients of kv, gate, ape and norm_weight."""
     cfg = config(kv, ape, norm_weight, rotation, past, eps)
-    B, entries, D = grad_out.shape
-    grads = torch.empty_like(kv, memory_format=torch.contiguous_format), torch.empty(kv.shape, device=kv.device)
-    blocks = past + entries * cfg.ratio
+    grads = tuple(torch.empty(kv.shape, device=kv.device) for _ in range(2))
+    blocks = past + grad_out.shape[1] * cfg.ratio
     for grad in grads:  # where no candidate is: tokens after the last block, and halves of the first and of the last one
         grad[:, :past].zero_()
         grad[:, max(blocks - cfg.ratio, 0) :].zero_()
-    of_weight = norm_weight.new_zeros((B, entries, D))
+    of_pooled, of_weight = (norm_weight.new_empty(grad_out.shape) for _ in range(2))
     if grad_out.numel():
-        tensors = *map(aligned, (kv, gate, ape)), aligned(norm_weight), table(rotation), aligned(offset)
-        _launch(cfg, aligned(grad_out), tensors, grads, of_weight)
+        kv, gate, ape, norm_weight, offset = map(aligned, (kv, gate, ape, norm_weight, offset))
+        of_norm = aligned(grad_out), aligned(pooled), norm_weight, table(rotation), offset
+        build(compress_norm_bwd, cfg)(*of_norm, of_pooled, of_weight)
+        factory = compress_few_bwd if cfg.few else compress_pool_bwd
+        build(factory, cfg)(of_pooled, kv, gate, ape, offset, *grads)
     of_ape = grads[1][:, :blocks].unflatten(1, (-1, cfg.ratio)).sum((0, 1))
     return *grads, of_ape, of_weight.sum((0, 1))
-
-
-def _launch(cfg: Config, grad_out, tensors, grads, of_weight):
-    """Launch the kernels of a call that has entries."""
-    kv, gate, ape, norm_weight, rotation, offset = tensors
-    if cfg.few:
-        build(compress_bwd, cfg)(grad_out, *tensors, *grads, of_weight)
-        return
-    pooled, of_pooled = torch.empty_like(grad_out), torch.empty_like(of_weight)
-    build(compress_pool, cfg)(kv, gate, ape, offset, pooled)
-    build(compress_norm_bwd, cfg)(grad_out, pooled, norm_weight, rotation, offset, of_pooled, of_weight)
-    build(compress_pool_bwd, cfg)(of_pooled, kv, gate, ape, offset, *grads)

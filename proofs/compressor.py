@@ -1,7 +1,8 @@
 """What is claimed of the kernels of the KV compressor.
 
-``compress_fwd`` is compared with the reference as it stands. Of more candidates, ``compress_pool`` and ``compress_norm`` are each
-compared with their part of it, and one put after the other is the reference. Softmaxes are compared over the reals, where it does
+``compress_fwd`` is compared with the reference as it stands. The others are each compared with their part of it, and one put
+after the other they are the reference: ``compress_pool`` and ``compress_norm`` of the forward; of the backward ``compress_norm_bwd`` and
+one that goes through the pooling. The sums over all entries, of ape's and the weight's gradients, are torch's. Softmaxes are compared over the reals, where it does
 not matter what is subtracted from the logits.
 """
 
@@ -46,7 +47,7 @@ _ROOM = ("T*ratio+past <= S",)  # all entries' blocks are there
 
 FLAGSHIPS = Config(), Config(128, overlap=False), Config(D=128)
 """Those of attention, and of the indexer."""
-OTHERS = Config(past=4), Config(2, 64, pairs=4), Config(1, 64, pairs=4), Config(3, 256, False, 8), Config(128, 64, past=128), Config(33, overlap=False)
+OTHERS = Config(past=4), Config(2, 64, pairs=4), Config(3, 256, False, 8), Config(128, 64, past=128), Config(33, overlap=False)
 """With the block before; few and many tokens of a block, with overlap and without."""
 
 FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compiler, in narrower accesses"
@@ -68,9 +69,11 @@ def _contract(cfg: Config, name: str, inputs: tuple[TensorSpec, ...], *outputs: 
 
 def _whole(cfg: Config) -> tuple[Contract, Formula]:
     def of(*tensors: Any) -> Any:
-        return reference.entries(reference.Given(*tensors, cfg.past), _entries(), cfg.eps, BF16)
+        given = reference.Given(*tensors, cfg.past)
+        pooled = reference.pool(given, _entries()).total
+        return reference.entries(pooled, given, cfg.eps, BF16), pooled
 
-    return _contract(cfg, "compress_fwd", tuple(_inputs(cfg).values()), _OUT), of
+    return _contract(cfg, "compress_fwd", tuple(_inputs(cfg).values()), _OUT, _POOLED), of
 
 
 def _pool(cfg: Config) -> tuple[Contract, Formula]:
@@ -86,20 +89,9 @@ def _norm(cfg: Config) -> tuple[Contract, Formula]:
     x = _inputs(cfg)
 
     def of(pooled: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
-        given = _given_pooled(cfg, pooled, norm_weight, rotation, offset)
-        return reference.rotate(reference.normalised(pooled, given, cfg.eps, BF16)[2], given).to(BF16)
+        return reference.entries(pooled, _given_pooled(cfg, pooled, norm_weight, rotation, offset), cfg.eps, BF16)
 
     return _contract(cfg, "compress_norm", (_POOLED, x["norm_weight"], x["rotation"], x["offset"]), _OUT), of
-
-
-def _whole_bwd(cfg: Config) -> tuple[Contract, Formula]:
-    def of(grad_out: Any, *tensors: Any) -> Any:
-        given = reference.Given(*tensors, cfg.past)
-        found = reference.candidate_gradients(grad_out, given, _entries(), cfg.eps, BF16)
-        return found.values, found.logits, found.weight
-
-    inputs = (_GRAD_OUT, *_inputs(cfg).values())
-    return _contract(cfg, "compress_bwd", inputs, *_of_candidates(cfg), _OF_WEIGHT), of
 
 
 def _norm_bwd(cfg: Config) -> tuple[Contract, Formula]:
@@ -107,7 +99,7 @@ def _norm_bwd(cfg: Config) -> tuple[Contract, Formula]:
 
     def of(grad_out: Any, pooled: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
         given = _given_pooled(cfg, pooled, norm_weight, rotation, offset)
-        return reference.through_norm(grad_out, pooled, given, cfg.eps, BF16)
+        return reference.through_norm(grad_out, pooled, given, cfg.eps)
 
     inputs = _GRAD_OUT, _POOLED, x["norm_weight"], x["rotation"], x["offset"]
     return _contract(cfg, "compress_norm_bwd", inputs, _OF_POOLED, _OF_WEIGHT), of
@@ -121,7 +113,8 @@ def _pool_bwd(cfg: Config) -> tuple[Contract, Formula]:
         return reference.through_pool(of_pooled, pooled)
 
     inputs = _OF_POOLED, x["kv"], x["gate"], x["ape"], x["offset"]
-    return _contract(cfg, "compress_pool_bwd", inputs, *_of_candidates(cfg)), of
+    name = "compress_few_bwd" if cfg.few else "compress_pool_bwd"
+    return _contract(cfg, name, inputs, *_of_candidates(cfg)), of
 
 
 def _of_candidates(cfg: Config) -> tuple[TensorSpec, ...]:
@@ -203,8 +196,8 @@ def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
         kernels.compress_fwd: (_whole(cfg), of_norm),
         kernels.compress_pool: (_pool(cfg), ()),
         kernels.compress_norm: (_norm(cfg), of_norm),
-        backward.compress_bwd: (_whole_bwd(cfg), of_norm),
         backward.compress_norm_bwd: (_norm_bwd(cfg), of_norm),
+        backward.compress_few_bwd: (_pool_bwd(cfg), ()),
         backward.compress_pool_bwd: (_pool_bwd(cfg), ()),
     }
     given = {"ratio": cfg.ratio, "D": cfg.D, "overlap": int(cfg.overlap), "pairs": cfg.pairs, "past": cfg.past}

@@ -55,17 +55,16 @@ def _inputs(halves: str) -> tuple[TensorSpec, ...]:
     )
 
 
-OUT = TensorSpec("out", "B (S-past)//ratio D", (BF16,))
-GRAD_OUT = TensorSpec("grad_out", "B (S-past)//ratio D", (BF16,))
+OUT, POOLED = (TensorSpec(name, "B (S-past)//ratio D", (BF16,)) for name in ("out", "pooled"))
 
 
 def _contracts(halves: str) -> tuple[Contract, Contract]:
     """Return the contracts of the operator, with overlap or without, and of its backward."""
     inputs = _inputs(halves)
     grads = tuple(TensorSpec(f"grad_{spec.name}", spec.shape, spec.dtypes) for spec in inputs[:4])
-    back = (TensorSpec("grad_out", "B T D", (BF16,)), *inputs)
+    back = (TensorSpec("grad_out", "B T D", (BF16,)), *inputs, TensorSpec("pooled", "B T D", (BF16,)))
     return (
-        Contract("compress", SIZES, STATICS, inputs, (OUT,), PROBES),
+        Contract("compress", SIZES, STATICS, inputs, (OUT, POOLED), PROBES),
         Contract("compress_bwd", SIZES | {"T": SIZES["S"]}, STATICS, back, grads),
     )
 
@@ -139,16 +138,17 @@ def rotate(y: Tensor, x: Given, *, inverse: bool = False) -> Tensor:
     return torch.where(turned, y * cos + other, y)
 
 
-def normalised(pooled: Tensor, x: Given, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what was pooled, rounded, rsqrt of its mean square, and the normalised, rounded."""
-    rounded = pooled.to(dtype).type_as(pooled)
-    r = ((rounded * rounded).mean(-1, keepdim=True) + eps).rsqrt()
-    return rounded, r, (x.norm_weight * (rounded * r)).to(dtype).type_as(pooled)
+def normalised(pooled: Tensor, x: Given, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what was pooled and rounded, rsqrt of its mean square, and the normalised, all in the dtype of the arithmetic."""
+    wide = pooled.type_as(x.norm_weight)
+    r = ((wide * wide).mean(-1, keepdim=True) + eps).rsqrt()
+    return wide, r, x.norm_weight * (wide * r)
 
 
-def entries(x: Given, T: int, eps: float, dtype: torch.dtype) -> Tensor:
-    """Return the first T entries, rounded to ``dtype``."""
-    return rotate(normalised(pool(x, T).total, x, eps, dtype)[2], x).to(dtype)
+def entries(pooled: Tensor, x: Given, eps: float, dtype: torch.dtype) -> Tensor:
+    """Return the entries of what was pooled, normalised, rotated and rounded to ``dtype``."""
+    y = normalised(pooled, x, eps)[2].to(dtype)
+    return rotate(y.type_as(x.norm_weight), x).to(dtype)
 
 
 def compress(
@@ -161,31 +161,26 @@ def compress(
     past: int = 0,
     eps: float = 1e-6,
     dtype: torch.dtype = BF16,
-) -> Tensor:
-    """Return the entries [B, T, D]; the formula of this module's docstring, rounded to ``dtype``.
+) -> tuple[Tensor, Tensor]:
+    """Return the entries [B, T, D], and what was pooled, which their gradient needs; both rounded to ``dtype``.
 
-    The first ``past`` rows, a block or none, are of tokens before the first of which an entry is made.
+    The formula is that of this module's docstring. The first ``past`` rows, a block or none, are of tokens before the first of
+    which an entry is made.
     """
     x = Given(kv, gate, ape, norm_weight, rotation, offset, past)
-    return entries(x, x.T, eps, dtype)
+    pooled = pool(x, x.T).total.to(dtype)
+    return entries(pooled, x, eps, dtype), pooled
 
 
-class Gradients(NamedTuple):
-    """Of the values and logits of candidates, [B, T, n, D], and what each entry adds to that of norm_weight, [B, T, D]."""
-
-    values: Tensor
-    logits: Tensor
-    weight: Tensor
-
-
-def through_norm(grad_out: Tensor, pooled: Tensor, x: Given, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def through_norm(grad_out: Tensor, pooled: Tensor, x: Given, eps: float) -> tuple[Tensor, Tensor]:
     """Return the gradient of what was pooled, and what each entry adds to that of norm_weight.
 
     A rotation's gradient is turned back by its angle. With g the gradient of y and r = rsqrt(mean(x²) + eps): that of x is
-    r norm_weight g - x r³ mean(x norm_weight g), and that of norm_weight Σ g x r.
+    r norm_weight g - x r³ mean(x norm_weight g), and that of norm_weight Σ g x r. What is rounded has the gradient of what it
+    was before.
     """
-    rounded, r, _ = normalised(pooled, x, eps, dtype)
-    g = rotate(grad_out.type_as(pooled), x, inverse=True)
+    rounded, r, _ = normalised(pooled, x, eps)
+    g = rotate(grad_out.type_as(rounded), x, inverse=True)
     scaled = x.norm_weight * g
     return r * scaled - rounded * r**3 * (rounded * scaled).mean(-1, keepdim=True), g * rounded * r
 
@@ -196,13 +191,6 @@ def through_pool(of_pooled: Tensor, pooled: Pooled) -> tuple[Tensor, Tensor]:
     return of_values, of_values * (pooled.values - pooled.total.unsqueeze(2))
 
 
-def candidate_gradients(grad_out: Tensor, x: Given, T: int, eps: float, dtype: torch.dtype) -> Gradients:
-    """Return the gradients of the candidates of the first T entries. What is rounded has that of what it was before."""
-    pooled = pool(x, T)
-    of_pooled, of_weight = through_norm(grad_out, pooled.total, x, eps, dtype)
-    return Gradients(*through_pool(of_pooled, pooled), of_weight)
-
-
 def compress_bwd(
     grad_out: Tensor,
     kv: Tensor,
@@ -211,16 +199,17 @@ def compress_bwd(
     norm_weight: Tensor,
     rotation: Tensor,
     offset: Tensor,
+    pooled: Tensor,
     past: int = 0,
     eps: float = 1e-6,
-    dtype: torch.dtype = BF16,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of kv, gate, ape and norm_weight, in closed form."""
     x = Given(kv, gate, ape, norm_weight, rotation, offset, past)
-    of = candidate_gradients(grad_out, x, x.T, eps, dtype)
-    grad_gate = scattered(of.logits, x)
+    of_pooled, of_weight = through_norm(grad_out, pooled, x, eps)
+    of_values, of_logits = through_pool(of_pooled, pool(x, x.T))
+    grad_gate = scattered(of_logits, x)
     whole = grad_gate[:, : past + x.T * x.ratio].unflatten(1, (-1, x.ratio))
-    return scattered(of.values, x), grad_gate, whole.sum((0, 1)), of.weight.sum((0, 1))
+    return scattered(of_values, x), grad_gate, whole.sum((0, 1)), of_weight.sum((0, 1))
 
 
 def scattered(grad: Tensor, x: Given) -> Tensor:

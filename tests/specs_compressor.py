@@ -132,17 +132,17 @@ def _plain(*tensors: Tensor, past: int, eps: float) -> Tensor:
 
 def _gate(of: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """The reference with other logits."""
-    return lambda kv, gate, *t, **s: compressor.compress(kv, of(gate), *t, **s)
+    return lambda kv, gate, *t, **s: compressor.compress(kv, of(gate), *t, **s)[0]
 
 
 def _ape(of: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """The reference with other biases."""
-    return lambda kv, gate, ape, *t, **s: compressor.compress(kv, gate, of(ape), *t, **s)
+    return lambda kv, gate, ape, *t, **s: compressor.compress(kv, gate, of(ape), *t, **s)[0]
 
 
 def _turned(of: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """The reference with other angles."""
-    return lambda kv, gate, ape, w, rotation, *t, **s: compressor.compress(kv, gate, ape, w, of(rotation), *t, **s)
+    return lambda kv, gate, ape, w, rotation, *t, **s: compressor.compress(kv, gate, ape, w, of(rotation), *t, **s)[0]
 
 
 def _swapped(x: Tensor) -> Tensor:
@@ -163,8 +163,8 @@ PLANTED: dict[str, Callable[..., Tensor]] = {
     "logits in bf16": _gate(lambda gate: gate.bfloat16().float()),
     "turned the other way": _turned(lambda rotation: rotation * torch.tensor([1.0, -1.0], device=rotation.device)),
     "angles of the next position": _turned(lambda rotation: rotation.roll(-1, 0)),
-    "the norm's eps of 1": lambda *t, past, eps: compressor.compress(*t, past, 1.0),
-    "the next token": lambda kv, *t, **s: compressor.compress(kv.roll(1, 1), *t, **s),
+    "the norm's eps of 1": lambda *t, past, eps: compressor.compress(*t, past, 1.0)[0],
+    "the next token": lambda kv, *t, **s: compressor.compress(kv.roll(1, 1), *t, **s)[0],
 }
 PLAIN = OpSpec(
     name="compress",
@@ -204,10 +204,10 @@ OVERLAP = replace(
     | {
         "halves exchanged": lambda kv, gate, ape, *t, **s: compressor.compress(
             _swapped(kv), _swapped(gate), _swapped(ape), *t, **s
-        ),
+        )[0],
         "no block before": lambda kv, gate, ape, w, *t, **s: compressor.compress(
             kv[..., w.shape[0] :], gate[..., w.shape[0] :], ape[:, w.shape[0] :], w, *t, **s
-        ),
+        )[0],
     },
 )
 SPECS = (PLAIN, OVERLAP)

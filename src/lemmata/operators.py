@@ -76,8 +76,8 @@ _COMPRESSOR = (
     "compressor:compress_fwd",
     "compressor:compress_pool",
     "compressor:compress_norm",
-    "compressor_backward:compress_bwd",
     "compressor_backward:compress_norm_bwd",
+    "compressor_backward:compress_few_bwd",
     "compressor_backward:compress_pool_bwd",
 )
 _SCORES_BWD = "indexer_backward:indexer_scores_bwd_q", "indexer_backward:indexer_scores_bwd_k"

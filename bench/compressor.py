@@ -1,7 +1,7 @@
 """The KV compressor at DeepSeek-V4's widths: lemmata, torch.compile of the reference.
 
-Each case has 32768 tokens, or one block, which decode pools: of CSA's attention (4 tokens with overlap, 512 channels) and of its
-indexer (128 channels), and of HCA (128 tokens).
+Each case has 32768 tokens, or one block: of CSA's attention (4 tokens with overlap, 512 channels) and of its indexer (128
+channels), and of HCA (128 tokens).
 
 ``lemmata bench compressor`` takes device time on a GPU; ``pytest bench/compressor.py`` the time of eager calls anywhere.
 """
@@ -87,12 +87,13 @@ def cases() -> Iterator[Case]:
 def test_eager_call(benchmark: BenchmarkFixture, direction: str, tokens: int) -> None:
     """Return what one call of the public function costs its caller, waiting for the device included."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    *leaves, rotation, _ = inputs(tokens, "C4, 128", device)
+    kv, gate, ape, norm_weight, rotation, _ = inputs(tokens, "C4, 128", device)
+    leaves = kv, gate, ape, norm_weight
     for leaf in leaves:
         leaf.requires_grad_(direction == "backward")
 
     def step() -> None:
-        out = compress(*leaves, rotation)
+        out = compress(kv, gate, ape, norm_weight, rotation)
         if direction == "backward":
             torch.autograd.grad(out, leaves, out.detach())
         if device == "cuda":

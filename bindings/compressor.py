@@ -100,7 +100,9 @@ def _flops_bwd(grad_out: Shape, *args: Any, **more: Any) -> int:
     return 3 * _flops(*args, **more)
 
 
-def _documents(x: list[Tensor], cu_seqlens: Tensor, offset: Tensor, *of_entries: Tensor) -> Iterator[list[list[Tensor]]]:
+def _documents(
+    x: list[Tensor], cu_seqlens: Tensor, offset: Tensor, *of_entries: Tensor
+) -> Iterator[list[list[Tensor]]]:
     """Yield, of each run of documents of one length, the operator's tensors as a batch, and what is of its entries."""
     kv, gate, ape, norm_weight, rotation = x
     first = 0
@@ -225,8 +227,8 @@ def compress(
 ) -> Tensor:
     """Pool each block of ``ratio`` tokens into one entry, normalise and rotate it: the KV compressor of DeepSeek-V4.
 
-    ``gate`` plus ``ape``, by the token's place in its block, are logits of a softmax over the candidates of an entry, channel by
-    channel. Without overlap the candidates are the tokens of its block. With overlap, they are the second halves of these
+    ``gate`` plus ``ape``, by the token's place in its block, are logits of a softmax over the candidates of an entry, channel
+    by channel. Without overlap the candidates are the tokens of its block. With overlap, they are the second halves of these
     rows and the first halves of the rows of the block before, and the first block has none before it. The pooled values are
     rounded to bf16, normalised (``norm_weight * x * rsqrt(mean(x ** 2) + eps)``), rounded, rotated and rounded. Tokens after
     the last whole block make no entry, and have no gradient.
@@ -282,9 +284,9 @@ def compress(
     if past:
         raise ValueError(f"compress: past: expected 0 with cu_seqlens, got {past}")
     starts = for_each_document("compress", offset, kv, cu_seqlens)
-    tensors = kv, gate, ape, norm_weight, rotation, cu_seqlens, starts
-    check(_PACKED_OVERLAP if overlap else _PACKED, *tensors, eps=eps)
+    x = kv, gate, ape, norm_weight, rotation
+    check(_PACKED_OVERLAP if overlap else _PACKED, *x, cu_seqlens, starts, eps=eps)
     bounds = on_host("compress", CU_SEQLENS, cu_seqlens)
     if entries is None:
         entries = int((bounds.diff() // ratio).sum())
-    return _packed_fwd(kv, gate, ape, norm_weight, rotation, bounds, starts, entries, eps)[0]  # type: ignore[no-any-return]
+    return _packed_fwd(*x, bounds, starts, entries, eps)[0]  # type: ignore[no-any-return]

@@ -19,7 +19,11 @@ from .build import aligned, build
 
 BF16, F32, I32 = "bfloat16", "float32", "int32"
 FEW = 16  # candidates that a thread holds
-GROUPS, LANES, WIDTH = 16, 16, 4  # of compress_pool: threads that share candidates, and channels, and channels of a thread
+GROUPS, LANES, WIDTH = (
+    16,
+    16,
+    4,
+)  # of compress_pool: threads that share candidates, and channels, and channels of a thread
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Gradients of the KV compressor (formula: reference/compressor.py).
 
-``compress_norm_bwd`` goes back through rotation and norm, from what the forward has pooled. Each element of values and logits is
-a candidate of one entry, so that its gradient has one term: of few candidates ``compress_few_bwd`` takes the softmax again and writes
-the gradients, of more ``compress_pool_bwd`` does, 64 channels at a time.
+``compress_norm_bwd`` goes back through rotation and norm, from what the forward has pooled. Each element of values and logits
+is a candidate of one entry, so that its gradient has one term: of few candidates ``compress_few_bwd`` takes the softmax again
+and writes the gradients, of more ``compress_pool_bwd`` does, 64 channels at a time.
 
 The gradients of ape and norm_weight are sums over all entries of what these kernels write, which torch takes, in an order that
 depends on the shapes alone.
@@ -210,9 +210,7 @@ def compress_pool_bwd(cfg: Config) -> T.PrimFunc:
             for n, t, j in T.Parallel(*every):
                 c = first + T.if_then_else(n < ahead, 0, cfg.wide - cfg.D) + t * WIDTH + j
                 if n < cfg.candidates and at.row - ahead + n >= 0:
-                    grad_gate[b, at.row - ahead + n, c] = kept[n, t, j] * (
-                        of.values[n, t, j] - acc[t, j] / total[t, j]
-                    )
+                    grad_gate[b, at.row - ahead + n, c] = kept[n, t, j] * (of.values[n, t, j] - acc[t, j] / total[t, j])
 
     return compress_pool_bwd
 
@@ -228,7 +226,9 @@ def backward(grad_out, kv, gate, ape, norm_weight, rotation, offset, pooled, pas
     cfg = config(kv, ape, norm_weight, rotation, past, eps)
     grads = tuple(torch.empty(kv.shape, device=kv.device) for _ in range(2))
     blocks = past + grad_out.shape[1] * cfg.ratio
-    for grad in grads:  # where no candidate is: tokens after the last block, and halves of the first and of the last one
+    for (
+        grad
+    ) in grads:  # where no candidate is: tokens after the last block, and halves of the first and of the last one
         grad[:, :past].zero_()
         grad[:, max(blocks - cfg.ratio, 0) :].zero_()
     of_pooled, of_weight = (norm_weight.new_empty(grad_out.shape) for _ in range(2))

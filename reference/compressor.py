@@ -208,15 +208,20 @@ def compress_bwd(
     of_pooled, of_weight = through_norm(grad_out, pooled, x, eps)
     of_values, of_logits = through_pool(of_pooled, pool(x, x.T))
     grad_gate = scattered(of_logits, x)
-    whole = grad_gate[:, : past + x.T * x.ratio].unflatten(1, (-1, x.ratio))
-    return scattered(of_values, x), grad_gate, whole.sum((0, 1)), of_weight.sum((0, 1))
+    blocks = in_blocks(grad_gate, past // x.ratio + x.T, x.ratio)
+    return scattered(of_values, x), grad_gate, blocks.sum((0, 1)), of_weight.sum((0, 1))
+
+
+def in_blocks(rows: Tensor, blocks: int, ratio: int) -> Tensor:
+    """Return a view of the first rows as blocks of ``ratio`` rows each."""
+    return rows[:, : blocks * ratio].view(rows.shape[0], blocks, ratio, rows.shape[-1])
 
 
 def scattered(grad: Tensor, x: Given) -> Tensor:
     """Return the gradient of rows from that of candidates: each is one half of a row, and has it alone; others have 0."""
     total = torch.zeros_like(x.kv)
-    rows = total[:, : x.past + grad.shape[1] * x.ratio].unflatten(1, (-1, x.ratio))
     blocks = x.past // x.ratio  # before the first entry's own
+    rows = in_blocks(total, blocks + grad.shape[1], x.ratio)
     rows[:, blocks:, :, -x.D :] = grad[:, :, -x.ratio :]
     if x.kv.shape[-1] > x.D:
         first = 1 - blocks  # entry of which the block before has rows

@@ -54,7 +54,9 @@ class Entries:
         pairs, longer, there = rotation.shape[1], torch.ones_like(x), (position < len(rotation))[:, None]
         if there.any():
             found = rotation[position.clamp(max=len(rotation) - 1)]
-            tail = torch.view_as_complex(y[:, -2 * pairs :].reshape(-1, pairs, 2)) * torch.view_as_complex(found.contiguous())
+            tail = torch.view_as_complex(y[:, -2 * pairs :].reshape(-1, pairs, 2)) * torch.view_as_complex(
+                found.contiguous()
+            )
             turned = torch.cat([y[:, : -2 * pairs], torch.view_as_real(tail).flatten(1)], -1)
             longer[:, -2 * pairs :] = found.abs().sum(-1).repeat_interleave(2, -1)
             y, longer = torch.where(there, turned, y), longer.where(there, 1.0)

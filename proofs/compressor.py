@@ -2,8 +2,9 @@
 
 ``compress_fwd`` is compared with the reference as it stands. The others are each compared with their part of it, and one
 put after the other they are the reference: ``compress_pool`` and ``compress_norm`` of the forward; of the backward
-``compress_norm_bwd``, and one kernel that goes through the pooling. The sums over all entries, in the gradients of ape and of the
-norm's weight, are torch's. Softmaxes are compared over the reals, where it does not matter what is subtracted from the logits.
+``compress_norm_bwd``, and one kernel that goes through the pooling. The sums over all entries, in the gradients of ape and of
+the norm's weight, are torch's. Softmaxes are compared over the reals, where it does not matter what is subtracted from the
+logits.
 
 Of more than 16 candidates whose number 16 does not divide, or with overlap, and of 64 channels, bounds, coverage and races are
 claimed alone.

@@ -213,9 +213,9 @@ def test_calls_that_do_not_fit_are_named() -> None:
     ):
         with pytest.raises((ValueError, TypeError), match=f"^compress: {message}"):
             lemmata.compress(*x, **named)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="^compress: past: expected at most 3, the number of rows, got 4"):
+    with pytest.raises(ValueError, match=r"^compress: past: expected at most 3, the number of rows, got 4"):
         lemmata.compress(x[0][:, :3], x[1][:, :3], *x[2:], past=4)
-    with pytest.raises(TypeError, match="^compress: ape: expected a tensor, got list"):
+    with pytest.raises(TypeError, match=r"^compress: ape: expected a tensor, got list"):
         lemmata.compress(*x[:2], [], *x[3:])  # type: ignore[arg-type]
 
 
@@ -296,7 +296,7 @@ def test_the_packed_operator(device: torch.device, overlap: bool) -> None:
     opcheck(torch.ops.lemmata.compress_packed_fwd.default, (*leaves, *tensors[4:], entries, 1e-6))
     with pytest.raises(ValueError, match=f"^compress: entries: expected {entries}, the whole blocks .*, got 3"):
         lemmata.compress(**x, entries=3)
-    with pytest.raises(ValueError, match="^compress: cu_seqlens: expected 49 as the last bound, got 48"):
+    with pytest.raises(ValueError, match=r"^compress: cu_seqlens: expected 49 as the last bound, got 48"):
         lemmata.compress(**x | {"cu_seqlens": x["cu_seqlens"].clamp(max=48)})
     with FlopCounterMode(display=False) as counter:
         lemmata.compress(**x)

@@ -15,15 +15,12 @@ from typing import Any, NamedTuple
 import tilelang.language as T
 import torch
 
-from .build import aligned, build
+from .build import Launch, aligned, build, planned
 
 BF16, F32, I32 = "bfloat16", "float32", "int32"
 FEW = 16  # candidates that a thread holds
-GROUPS, LANES, WIDTH = (
-    16,
-    16,
-    4,
-)  # of compress_pool: threads that share candidates, and channels, and channels of a thread
+GROUPS, LANES = 16, 16  # of compress_pool: threads that share out candidates, and that share out channels
+WIDTH = 4  # channels of each
 
 
 @dataclass(frozen=True)
@@ -319,6 +316,12 @@ def forward_kernels(cfg: Config) -> Iterator[tuple[Any, Config]]:
         yield factory, cfg
 
 
+@planned
+def _plan(cfg: Config) -> list[Launch]:
+    """Return the kernels of a call, in their order."""
+    return [build(factory, each) for factory, each in forward_kernels(cfg)]
+
+
 def config(kv, ape, norm_weight, rotation, past: int, eps: float) -> Config:
     """Return the static parameters of a call."""
     D = norm_weight.shape[0]
@@ -329,7 +332,9 @@ def table(rotation):
     """Return the table of angles, of which there must be a row: one of no rotation, if there is none."""
     if rotation.shape[0]:
         return aligned(rotation)
-    return torch.tensor([1.0, 0.0], device=rotation.device).expand(1, rotation.shape[1], 2).contiguous()
+    still = rotation.new_zeros(1, *rotation.shape[1:])
+    still[..., 0] = 1
+    return still
 
 
 def forward(kv, gate, ape, norm_weight, rotation, offset, past: int, eps: float):
@@ -340,9 +345,10 @@ def forward(kv, gate, ape, norm_weight, rotation, offset, past: int, eps: float)
     if not out.numel():
         return out, pooled
     kv, gate, ape, norm_weight, offset = map(aligned, (kv, gate, ape, norm_weight, offset))
-    if cfg.few:
-        build(compress_fwd, cfg)(kv, gate, ape, norm_weight, table(rotation), offset, out, pooled)
-    else:
-        build(compress_pool, cfg)(kv, gate, ape, offset, pooled)
-        build(compress_norm, cfg)(pooled, norm_weight, table(rotation), offset, out)
+    first, *norm = _plan(cfg)
+    if not norm:
+        first(kv, gate, ape, norm_weight, table(rotation), offset, out, pooled)
+        return out, pooled
+    first(kv, gate, ape, offset, pooled)
+    norm[0](pooled, norm_weight, table(rotation), offset, out)
     return out, pooled

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tilelang.language as T
 import torch
 
-from .build import aligned, build
+from .build import Launch, aligned, build, planned
 from .compressor import (
     BF16,
     F32,
@@ -221,22 +221,26 @@ def backward_kernels(cfg: Config) -> Iterator[tuple[Any, Config]]:
         yield factory, cfg
 
 
+@planned
+def _plan(cfg: Config) -> list[Launch]:
+    """Return the kernels of a call, in their order."""
+    return [build(factory, each) for factory, each in backward_kernels(cfg)]
+
+
 def backward(grad_out, kv, gate, ape, norm_weight, rotation, offset, pooled, past: int, eps: float):
     """Launch the kernels on CUDA tensors; return the gradients of kv, gate, ape and norm_weight."""
     cfg = config(kv, ape, norm_weight, rotation, past, eps)
     grads = tuple(torch.empty(kv.shape, device=kv.device) for _ in range(2))
     blocks = past + grad_out.shape[1] * cfg.ratio
-    for (
-        grad
-    ) in grads:  # where no candidate is: tokens after the last block, and halves of the first and of the last one
+    for grad in grads:  # no candidates: tokens after the last block, and halves of the first and of the last one
         grad[:, :past].zero_()
         grad[:, max(blocks - cfg.ratio, 0) :].zero_()
     of_pooled, of_weight = (norm_weight.new_empty(grad_out.shape) for _ in range(2))
     if grad_out.numel():
         kv, gate, ape, norm_weight, offset = map(aligned, (kv, gate, ape, norm_weight, offset))
+        back_norm, back_pool = _plan(cfg)
         of_norm = aligned(grad_out), aligned(pooled), norm_weight, table(rotation), offset
-        build(compress_norm_bwd, cfg)(*of_norm, of_pooled, of_weight)
-        factory = compress_few_bwd if cfg.few else compress_pool_bwd
-        build(factory, cfg)(of_pooled, kv, gate, ape, offset, *grads)
+        back_norm(*of_norm, of_pooled, of_weight)
+        back_pool(of_pooled, kv, gate, ape, offset, *grads)
     of_ape = grads[1][:, :blocks].unflatten(1, (-1, cfg.ratio)).sum((0, 1))
     return *grads, of_ape, of_weight.sum((0, 1))

@@ -17,7 +17,7 @@ from ..reference.packed import CU_SEQLENS, packed
 from .flops import Shape
 from .offset import for_each_document, for_each_sequence
 from .packed import on_host, runs
-from .registry import check, define, plain
+from .registry import check, define, plain, short
 from .tokens import contiguous
 from .vmap import one_by_one
 
@@ -166,6 +166,7 @@ _fwd = define(
     gradient=_bwd,
     flops=_flops,
 )
+_call = short(_fwd)
 _packed_bwd = define(
     "compress_packed_bwd",
     f"(Tensor grad_out, {_TENSORS}, Tensor cu_seqlens, Tensor offset, Tensor pooled, SymInt entries, float eps)"
@@ -280,7 +281,7 @@ def compress(
         _admits(past, ratio, kv.shape[1], overlap)
         if not isinstance(offset, Tensor):
             _positions(rotation, plain(offset), (kv.shape[1] - past) // ratio, ratio)
-        return _fwd(*tensors, past, eps)[0]  # type: ignore[no-any-return]
+        return _call(*tensors, past, eps)[0]  # type: ignore[no-any-return]
     if past:
         raise ValueError(f"compress: past: expected 0 with cu_seqlens, got {past}")
     starts = for_each_document("compress", offset, kv, cu_seqlens)

@@ -6,7 +6,7 @@ import importlib
 import re
 from contextlib import nullcontext
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -191,6 +191,81 @@ def test_at_position_0_the_past_counts_for_nothing(device: torch.device) -> None
     assert torch.equal(lemmata.compress(*x, past=4), out)
     assert torch.equal(lemmata.compress(x[0][:, 4:], x[1][:, 4:], *x[2:]), out)
     assert lemmata.compress(*x, past=4, offset=4)[:, 0].isnan().all()
+
+
+class Kept(NamedTuple):
+    """What a sequence keeps between calls: rows from the block before the open one on, and the open block's position."""
+
+    kv: Tensor
+    gate: Tensor
+    start: int
+
+
+def fed(kept: Kept, rows: tuple[Tensor, ...], weights: list[Tensor], past: int) -> tuple[Tensor, Kept]:
+    """The entries that further rows finish, and what is kept then."""
+    ratio = len(weights[0])
+    kv, gate = (torch.cat(both, 1) for both in zip(kept[:2], rows, strict=True))
+    out = lemmata.compress(kv, gate, *weights, offset=kept.start, past=past, overlap=past > 0)
+    done = out.shape[1] * ratio
+    return out, Kept(kv[:, done:], gate[:, done:], kept.start + done)
+
+
+@KINDS
+@given(
+    chunks=st.lists(st.integers(0, 9) | st.just(1), min_size=1, max_size=14),
+    ratio=st.sampled_from([2, 4, 20]),
+    stale=st.booleans(),
+)
+def test_decode_is_prefill_in_chunks_of_any_size(
+    device: torch.device, overlap: bool, chunks: list[int], ratio: int, stale: bool
+) -> None:
+    """Token by token too; what an earlier sequence left counts for nothing, and drafts that are taken back leave nothing."""
+    kv, gate, *weights = (t.to(device) for t in call_of(2, sum(chunks), ratio, overlap, positions=160))
+    past = ratio if overlap else 0
+    left = torch.full((2, past, kv.shape[-1]), torch.nan if stale else 0.0, device=device)
+    kept, found = Kept(left, left, 0), []
+    for rows in zip(kv.split(chunks, 1), gate.split(chunks, 1), strict=True):
+        fed(kept, tuple(t.flip(1) + 1 for t in rows), weights, past)  # drafts
+        out, kept = fed(kept, rows, weights, past)
+        found.append(out)
+    assert torch.equal(torch.cat(found, 1), lemmata.compress(kv, gate, *weights, overlap=overlap))
+    assert kept.kv.shape[1] == past + sum(chunks) % ratio
+
+
+def test_a_wrong_state_is_seen(device: torch.device) -> None:
+    """Entries differ if the block before is lost, or if the open block is taken to begin elsewhere."""
+    kv, gate, *weights = (t.to(device) for t in call_of(1, 12, 4, True))
+    want = lemmata.compress(kv, gate, *weights)[:, 1:]
+    kept = Kept(kv[:, :5], gate[:, :5], 4)
+    assert torch.equal(fed(kept, (kv[:, 5:], gate[:, 5:]), weights, 4)[0], want)
+    for wrong in (Kept(kept.kv.roll(1, 1), kept.gate, 4), Kept(kept.kv, kept.gate, 0), Kept(kept.kv, kept.gate, 8)):
+        assert not torch.equal(fed(wrong, (kv[:, 5:], gate[:, 5:]), weights, 4)[0], want)
+
+
+@KINDS
+@pytest.mark.parametrize("past", [False, True])
+def test_an_operator_of_no_entries_has_gradients_of_zero(device: torch.device, overlap: bool, past: bool) -> None:
+    for tokens in range(4):
+        S = tokens + 4 * (past and overlap)
+        leaves = [t.to(device).requires_grad_() for t in call_of(2, S, 4, overlap)[:4]]
+        rotation = call_of(1, 0, 4, overlap)[4].to(device)
+        out = lemmata.compress(*leaves, rotation, past=4 * (past and overlap), overlap=overlap)
+        assert out.shape == (2, 0, 64)
+        for leaf, grad in zip(leaves, torch.autograd.grad(out.sum(), leaves), strict=True):
+            assert grad.shape == leaf.shape
+            assert not grad.any()
+
+
+@KINDS
+def test_a_logit_of_minus_infinity_weighs_nothing(device: torch.device, overlap: bool) -> None:
+    x = [t.to(device) for t in call_of(1, 8, 4, overlap)]
+    x[1][:, 1] = -torch.inf
+    out = lemmata.compress(*x, overlap=overlap)
+    assert not out.isnan().any()
+    x[0][:, 1] += 1
+    assert torch.equal(lemmata.compress(*x, overlap=overlap), out)
+    x[1][:, :4] = -torch.inf
+    assert lemmata.compress(*x, overlap=overlap)[:, 0].isnan().all()
 
 
 @KINDS

@@ -243,7 +243,8 @@ def compress(
         rotation: ``[positions, pairs, 2]`` fp32, cosine and sine of the angles of each position from 0 on:
             ``torch.view_as_real(freqs_cis)`` of the released code. The last ``2 * pairs`` channels rotate in pairs of
             neighbours, pairs one of 4, 8, 16, 32. Entry i has the angles of position ``offset + i * ratio``, that of its
-            block's first token. An entry whose position has no row does not rotate.
+            block's first token. An entry whose position has no row does not rotate; of a batch whose offset is an int, that
+            raises, unless there are no rows at all.
         cu_seqlens: int32 ``[documents + 1]``, from 0 to N, read by the host: document d has the tokens ``cu_seqlens[d]`` to
             ``cu_seqlens[d + 1] - 1`` of flat tensors ``[N, ...]``, blocks of its own, and ``length // ratio`` entries, which
             follow those of the document before in ``[T, D]``. Offsets are ``[documents]``, and there is no past. Each
@@ -260,7 +261,8 @@ def compress(
         ``[B, (S - past) // ratio, D]`` bf16, contiguous. Differentiable once, with respect to the first four. Bitwise
         deterministic, with its gradients; an entry depends on its candidates only, and not on the batch.
 
-    A NaN or an infinity among an entry's candidates spoils that entry, and no entry of which it is no candidate.
+    A logit of -inf weighs nothing, unless all of a channel are. Any other NaN or infinity among an entry's candidates spoils
+    that entry, and no entry of which it is no candidate.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tilelang.language as T
-import torch
 
 from .build import Launch, aligned, build, planned
 from .compressor import (
@@ -230,7 +229,7 @@ def _plan(cfg: Config) -> list[Launch]:
 def backward(grad_out, kv, gate, ape, norm_weight, rotation, offset, pooled, past: int, eps: float):
     """Launch the kernels on CUDA tensors; return the gradients of kv, gate, ape and norm_weight."""
     cfg = config(kv, ape, norm_weight, rotation, past, eps)
-    grads = tuple(torch.empty(kv.shape, device=kv.device) for _ in range(2))
+    grads = tuple(kv.new_empty(kv.shape) for _ in range(2))
     blocks = past + grad_out.shape[1] * cfg.ratio
     for grad in grads:  # no candidates: tokens after the last block, and halves of the first and of the last one
         grad[:, :past].zero_()

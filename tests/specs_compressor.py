@@ -202,6 +202,7 @@ OVERLAP = replace(
         {"ratio": 4, "D": 64, "pairs": 32, "past": 4, "eps": 1e-6},
         {"ratio": 2, "D": 128, "pairs": 4, "past": 0, "eps": 1e-6},
     ),
+    edges=PLAIN.edges | {"S": (4, 5, 6, 7, 8, 9, 12, 33)},  # the past is there; fewer rows are in test_compressor.py
     wrong=PLANTED
     | {
         "halves exchanged": lambda kv, gate, ape, *t, **s: compressor.compress(

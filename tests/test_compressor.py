@@ -450,6 +450,21 @@ def _agree(ratio: int, overlap: bool, past: int, D: int, positions: int) -> None
         assert (found * 1.01 - wanted).abs().max() > 2.0**-18 * wanted.abs().max(), "a wrong scale would pass"
 
 
+def test_gradients_are_fp32_whatever_the_default_dtype_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreted(monkeypatch)
+    x, offset = call_of(1, 5, 2, False), torch.zeros(1, dtype=torch.int32)
+    g = torch.ones(1, 2, 64).bfloat16()
+    wanted = BACKWARD.backward(g, *x, offset, g, 0, 1e-6)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = BACKWARD.backward(g, *x, offset, g, 0, 1e-6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for grad, want in zip(found, wanted, strict=True):
+        assert grad.dtype == torch.float32
+        assert torch.equal(grad, want)
+
+
 ROWS = {
     "compress_fwd": {"kv": 2, "gate": 2},
     "compress_pool": {"kv": 1, "gate": 1},

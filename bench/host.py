@@ -60,12 +60,15 @@ def calls(*, recorded: bool = False) -> dict[str, Call]:
     indices = torch.zeros(1, 1, 512, dtype=I32)
     index = (torch.zeros(1, 1, 64, 128, dtype=BF16, requires_grad=recorded), torch.zeros(1, T, 128, dtype=BF16))
     weights, logits = torch.zeros(1, 1, 64), torch.zeros(1, 4, 4, requires_grad=recorded)
+    rows = torch.zeros(1, 2 * RATIO, 1024, requires_grad=recorded), torch.zeros(1, 2 * RATIO, 1024)
+    of_entries = torch.zeros(RATIO, 1024), torch.zeros(512), torch.zeros(CONTEXT, 32, 2)
     found: dict[str, Call] = {
         "sinkhorn": functools.partial(lemmata.sinkhorn, logits),
         "csa": functools.partial(lemmata.csa, q, *keys, indices, sink, offset=offset),
         "csa, offset a number": functools.partial(lemmata.csa, q, *keys, indices, sink, offset=CONTEXT - 1),
         "hca": functools.partial(lemmata.hca, q, *keys, sink, offset=offset),
         "swa": functools.partial(lemmata.swa, q, keys[0], sink, offset=offset),
+        "compress": functools.partial(lemmata.compress, *rows, *of_entries, offset=offset, past=RATIO),
         "indexer_scores, bf16": functools.partial(lemmata.indexer_scores, *index, weights, offset=offset),
     }
     if recorded:

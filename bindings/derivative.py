@@ -82,24 +82,27 @@ def _next_key(keyset: int) -> DispatchKey:
 def _gradient(op: OpOverload, op_bwd: OpOverload) -> tuple[Callable[..., None], Callable[..., Any]]:
     """Return what is saved of a call of ``op``, and its backward by ``op_bwd``.
 
-    The names in the schemas say how both belong together. ``op_bwd`` takes ``grad_<result>`` for each result of ``op``,
-    then any arguments and results of ``op`` by their own names, tensors first. It returns ``grad_<argument>`` for each
-    argument that has a gradient.
+    The names in the schemas say how both belong together. ``op_bwd`` takes ``grad_<result>`` for each result of ``op``
+    that has a derivative, which are the first ones, then any arguments and results of ``op`` by their own names, tensors
+    first. It returns ``grad_<argument>`` for each argument that has a gradient.
     """
     arguments, results = _names(op._schema.arguments), _names(op._schema.returns)
-    taken = op_bwd._schema.arguments[len(results) :]
+    derived = sum(f"grad_{name}" in _names(op_bwd._schema.arguments) for name in results)
+    taken = op_bwd._schema.arguments[derived:]
     wanted = [(arguments + results).index(name) for name in _names(taken)]
     tensors = sum("Tensor" in str(argument.type) for argument in taken)
     has_gradient = [name.removeprefix("grad_") for name in _names(op_bwd._schema.returns)]
 
     def save(ctx: Any, args: tuple[Any, ...], out: Any) -> None:
         everything = (*args, *out) if isinstance(out, tuple) else (*args, out)
+        if derived < len(results):
+            ctx.mark_non_differentiable(*out[derived:])
         values = [everything[at] for at in wanted]
         ctx.save_for_backward(*values[:tensors])
         ctx.statics = values[tensors:]
 
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        found = op_bwd(*grads, *ctx.saved_tensors, *ctx.statics)
+        found = op_bwd(*grads[:derived], *ctx.saved_tensors, *ctx.statics)
         by_name = dict(zip(has_gradient, found if isinstance(found, tuple) else (found,), strict=True))
         return None, *(by_name.get(name) for name in arguments)
 

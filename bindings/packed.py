@@ -141,7 +141,7 @@ class Packed:
         if any(spec.name == "offset" for spec in specs):
             x["offset"] = for_each_document(op, offset, x["q"], x["cu_seqlens"])
         check(self.contract, *(x[spec.name] for spec in specs), **self._declared(statics))
-        return [_on_host(op, spec, x[spec.name]) for spec in specs]
+        return [on_host(op, spec, x[spec.name]) for spec in specs]
 
     def each(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Run, list[Tensor]]]:
         """Yield the runs, and views of what is theirs of the tensors that the operator on a batch takes."""
@@ -239,7 +239,7 @@ def _in_columns(spec: TensorSpec) -> bool:
     return len(spec.dims) > 1 and spec.dims[-1] == ("T",)
 
 
-def _on_host(op: str, spec: TensorSpec, tensor: Tensor) -> Tensor:
+def on_host(op: str, spec: TensorSpec, tensor: Tensor) -> Tensor:
     """Return bounds on the CPU, where a run is told from another; and anything else as it is."""
     if not spec.host or tensor.device.type in ("cpu", "meta"):
         return tensor

@@ -29,7 +29,7 @@ _OF_HEADS = {
     "delta": 2,
     "sink": 0,
 }  # the dimension of the heads, by names without ``grad_``
-_PARAMETERS = {"sink", "fn", "scale", "base"}  # what is the same for all tokens
+_PARAMETERS = {"sink", "fn", "scale", "base", "ape", "norm_weight", "rotation"}  # what is the same for all tokens
 _FEWEST_HEADS = 8  # in a shard: that of the contracts
 _OPERATORS: list[tuple[OpOverload, Shards]] = []
 

@@ -157,7 +157,8 @@ def invalid_calls(contract: Contract, good: Call, optional: tuple[str, ...] = ()
     for name in good.statics:
         limits = contract.statics[name]
         step = 1 if limits.kind is int else limits.low / 2
-        for value in (limits.low - step, limits.high + 1, 0, -1, float("nan") if limits.kind is float else -5):
+        values = limits.low - step, limits.high + 1, 0, -1, float("nan") if limits.kind is float else -5
+        for value in (v for v in values if not limits.admits(v)):
             yield replace(good, statics=good.statics | {name: value}, label=str(value), error=ValueError, argument=name)
         for wrong in ("1", *([] if name in optional else [None]), True, 1.5 if limits.kind is int else 1j):
             yield replace(good, statics=good.statics | {name: wrong}, label=repr(wrong), error=TypeError, argument=name)

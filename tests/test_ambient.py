@@ -100,9 +100,9 @@ def results(
     out = out if isinstance(out, tuple) else (out,)
     if not leaves:
         return out
-    g = [torch.ones_like(o) for o in out]
+    derived = [o for o in out if o.requires_grad]  # an operator may return what only its backward is about
     with backward:
-        return *out, *torch.autograd.grad(out, leaves, g)
+        return *out, *torch.autograd.grad(derived, leaves, [torch.ones_like(o) for o in derived])
 
 
 def same(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:

@@ -41,6 +41,11 @@ def weighted(call: Call, backward: bool) -> int:
     return (6 if backward else 2) * call.tensors[0].numel()
 
 
+def pooled(call: Call, backward: bool) -> int:
+    """A bias, a sum of weights, and a product that is added up, for each channel of a token; three times as much backward."""
+    return (12 if backward else 4) * call.tensors[0].numel()
+
+
 BESIDES: dict[str, Besides] = {
     "sinkhorn": lambda call, backward: (
         (12 if backward else 4) * int(call.statics["iterations"]) * call.tensors[0].numel()
@@ -51,6 +56,8 @@ BESIDES: dict[str, Besides] = {
     "indexer_scores": lambda call, backward: (4 if backward else 2) * dots(call),
     "indexer_scores_fp8": lambda call, _: 2 * dots(call),
     "indexer_topk": lambda call, _: 2 * dots(call),
+    "compress": pooled,
+    "compress_overlap": pooled,
     "indexer_loss": afresh,
     "indexer_loss_dense": afresh,
 }

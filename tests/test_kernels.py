@@ -11,6 +11,8 @@ import tilelang.language as T
 from lemmata.bench.resources import Resources, read_report, resources, tile_operations
 from lemmata.kernels import (
     combine,
+    compressor,
+    compressor_backward,
     csa,
     hca,
     indexer,
@@ -57,6 +59,15 @@ def streams_of(*sizes: tuple[int, int]) -> list[Kernel]:
     return found
 
 
+def compressor_of(*configs: compressor.Config) -> list[Kernel]:
+    """All kernels of the KV compressor, of few candidates or of more."""
+    return [
+        kernel
+        for config in configs
+        for kernel in (*compressor.forward_kernels(config), *compressor_backward.backward_kernels(config))
+    ]
+
+
 SMALL = {
     "sinkhorn": sinkhorn_of((4, 20), (8, 20)),
     "topk": [
@@ -66,6 +77,7 @@ SMALL = {
     ],
     "combine": [combine_of(512)],
     "mhc": streams_of((4, 4096)),
+    "compressor": compressor_of(compressor.Config(), compressor.Config(128, overlap=False)),
 }
 OTHER_SMALL = {
     "sinkhorn": sinkhorn_of((2, 20), (3, 20), (4, 1), (5, 20), (6, 20), (7, 20), (8, 100)),
@@ -75,6 +87,7 @@ OTHER_SMALL = {
         (topk.topk_merge, topk.Config(2048, "bfloat16", 128)),
     ],
     "combine": [combine_of(64)],
+    "compressor": compressor_of(*(compressor.Config(*size) for size in ((4, 512, True, 32, 4), (8,), (128, 64)))),
     "mhc": streams_of((4, 7168), (2, 64), (3, 4096), (5, 4096), (6, 64), (7, 4096), (8, 8192)),
 }
 # what DeepSeek-V4 uses, as the tests of the proofs have it, then the sizes that are furthest from it; the length of a chunk

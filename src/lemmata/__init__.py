@@ -17,6 +17,7 @@ def _is_command() -> bool:
 
 
 if TYPE_CHECKING or not _is_command():
+    from .bindings.compressor import compress
     from .bindings.csa import csa, csa_shard_bwd
     from .bindings.hca import hca, hca_shard_bwd
     from .bindings.indexer import indexer_scores, indexer_topk
@@ -27,6 +28,7 @@ if TYPE_CHECKING or not _is_command():
     from .bindings.topk import topk
 
 __all__ = [
+    "compress",
     "csa",
     "csa_shard_bwd",
     "hca",

@@ -72,6 +72,14 @@ _READING = (
     "mhc_pre:mhc_weigh",
 )
 _MHC = *_READING, "sinkhorn:sinkhorn_fwd", "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
+_COMPRESSOR = (
+    "compressor:compress_fwd",
+    "compressor:compress_pool",
+    "compressor:compress_norm",
+    "compressor_backward:compress_norm_bwd",
+    "compressor_backward:compress_few_bwd",
+    "compressor_backward:compress_pool_bwd",
+)
 _SCORES_BWD = "indexer_backward:indexer_scores_bwd_q", "indexer_backward:indexer_scores_bwd_k"
 
 OPERATORS = {
@@ -82,6 +90,7 @@ OPERATORS = {
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), ()),
+        Operator("compressor", "KV compressor", ("compress",), _COMPRESSOR),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA, ("csa_shard_bwd",)),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA, ("hca_shard_bwd",)),
         Operator("swa", "Sliding-window attention", ("swa",), _HCA, ("swa_shard_bwd",)),

@@ -191,7 +191,7 @@ class Linear:
                 self.facts += [unknown >= low] if low is not None else []
                 self.facts += [unknown <= high] if high is not None else []
             case nf.Big("max", _, extent, _):
-                for condition, value in (nf.conditional(nf.opened(atom, nf.form(k))) for k in _few(extent)):
+                for condition, value in (nf.conditional(nf.opened(atom, nf.form(k))) for k in _few(extent, _CASES)):
                     self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
             case nf.Indicator(relation, inner, integer):
                 self.facts.append(z3.Or(unknown == 0, unknown == 1))
@@ -201,10 +201,10 @@ class Linear:
                     self.facts += [self.real(c) <= unknown for c in _each(inner + 1) if _is_condition(c)]
 
 
-def _few(extent: Form) -> range:
+def _few(extent: Form, most: int = nf.LONGEST_MAX) -> range:
     """Return the values below an extent, if it is constant and small."""
     size = extent.constant
-    return range(int(size) if size is not None and size <= nf.LONGEST_MAX else 0)
+    return range(int(size) if size is not None and size <= most else 0)
 
 
 def _each(p: Form) -> Iterator[Form]:

@@ -55,8 +55,13 @@ def indices_of_maxima(p: Form) -> list[int]:
     A maximum of which they are an index is then at least its entry at each of their values.
     """
     support = nf.support(p)
-    maxima = [n for n in support if isinstance(nf.atom_of(n), nf.Max)]
+    maxima = [n for n in support if isinstance(atom := nf.atom_of(n), nf.Max) or _is_big_maximum(atom)]
     return sorted(support - frozenset[int]().union(*map(support_of, maxima))) if maxima else []
+
+
+def _is_big_maximum(atom: Atom) -> bool:
+    """Return whether an atom is a maximum that is not written out."""
+    return isinstance(atom, nf.Big) and atom.operator == "max"
 
 
 def is_constant_sum(atom: Atom) -> bool:

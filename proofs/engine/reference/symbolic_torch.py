@@ -185,7 +185,7 @@ class SymbolicTensor(Reshaping):
     __setitem__ = _refused("an assignment of the reference to elements")
     __bool__ = _refused("a decision of the reference on the value of a symbolic tensor")
 
-    exp, log, sqrt = map(_of_each, ("exp", "log", "sqrt"))
+    exp, log, sqrt, rsqrt = map(_of_each, ("exp", "log", "sqrt", "rsqrt"))
 
     def sigmoid(self) -> SymbolicTensor:
         """Return 1 / (1 + exp(-x))."""

@@ -1,0 +1,221 @@
+"""What is claimed of the kernels of the KV compressor.
+
+``compress_fwd`` is compared with the reference as it stands. The others are each compared with their part of it, and one
+put after the other they are the reference: ``compress_pool`` and ``compress_norm`` of the forward; of the backward
+``compress_norm_bwd``, and one kernel that goes through the pooling. The sums over all entries, in the gradients of ape and of
+the norm's weight, are torch's. Softmaxes are compared over the reals, where it does not matter what is subtracted from the
+logits.
+
+Of more than 16 candidates whose number 16 does not divide, or with overlap, and of 64 channels, bounds, coverage and races are
+claimed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from ..kernels import compressor as kernels
+from ..kernels import compressor_backward as backward
+from ..kernels.build import PASS_CONFIGS
+from ..kernels.compressor import Config
+from ..reference import compressor as reference
+from ..reference.compressor import BF16, F32, STATICS
+from ..reference.contract import Contract, Size, Static, TensorSpec
+from ..reference.indexer import OFFSETS
+from .engine.base.errors import Unsupported
+from .engine.base.report import LAYERS
+from .engine.execution.symbolic import block, execute
+from .engine.forms import normal_form as nf
+from .engine.forms.entailment import Facts
+from .engine.forms.extended import Value
+from .engine.forms.normal_form import Form
+from .engine.layers.comparison import against, integers, symbolic_input
+from .engine.reference.pull_array import Extent, deciding
+from .engine.verify import Compare, Compared
+from .suite import Proof
+
+Formula = Callable[..., Any]
+SAFE = ("L0", "L1")
+_STATICS = {name: STATICS[name] for name in ("ratio", "D", "pairs", "past")} | {"overlap": Static(int, 0, 1)}
+SIZES = {"B": Size(1, 65535), "S": Size(1, 2**30 - 1), "T": Size(1, 2**30 - 1), "positions": Size(1, 2**24)}
+"""Of calls that launch a kernel: there are entries, and a row of angles."""
+PROBES = ({"B": 3, "S": 1009, "T": 3, "positions": 4099}, {"B": 1, "S": 2**20, "T": 2**10, "positions": 2**20})
+F32_ONLY = (F32,)
+_POOLED, _OUT, _GRAD_OUT = (TensorSpec(name, "B T D", (BF16,)) for name in ("pooled", "out", "grad_out"))
+_OF_POOLED, _OF_WEIGHT = (TensorSpec(name, "B T D", F32_ONLY) for name in ("of_pooled", "of_weight"))
+_ROOM = ("T*ratio+past <= S",)  # all entries' blocks are there
+
+FLAGSHIPS = Config(), Config(128, overlap=False), Config(D=128)
+"""Those of attention, and of the indexer."""
+OTHERS = Config(past=4), Config(2, 128, pairs=4), Config(3, 256, False, 8)
+"""With the block before; further numbers of tokens and channels, with overlap and without."""
+SAFE_ALONE = Config(2, 64, pairs=4), Config(128, 64, past=128), Config(33, overlap=False)
+
+
+def _inputs(cfg: Config) -> dict[str, TensorSpec]:
+    return {spec.name: spec for spec in (reference.OVERLAP if cfg.overlap else reference.COMPRESS).inputs}
+
+
+def _contract(cfg: Config, name: str, inputs: tuple[TensorSpec, ...], *outputs: TensorSpec) -> Contract:
+    """Return a kernel's contract, of the sizes that its tensors have, with no more entries than positions."""
+    text = " ".join(spec.shape for spec in (*inputs, *outputs))
+    names = [size for size in SIZES if size in text.split()]
+    sizes = {size: SIZES[size] for size in names} | {"T": Size(1, OFFSETS // cfg.ratio)}
+    probes = tuple({size: probe[size] for size in names} for probe in PROBES)
+    updated = tuple(spec.name for spec in outputs if spec.name in ("grad_kv", "grad_gate"))
+    return Contract(name, sizes, _STATICS, inputs, outputs, probes, _ROOM if "S" in names else (), updated)
+
+
+def _whole(cfg: Config) -> tuple[Contract, Formula]:
+    def of(kv: Any, gate: Any, ape: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
+        given = reference.Given(kv, gate, ape, norm_weight, rotation, offset, cfg.past)
+        pooled = reference.pool(given, _entries()).total
+        return reference.entries(pooled, given, cfg.eps, BF16), pooled
+
+    return _contract(cfg, "compress_fwd", tuple(_inputs(cfg).values()), _OUT, _POOLED), of
+
+
+def _pool(cfg: Config) -> tuple[Contract, Formula]:
+    x = _inputs(cfg)
+
+    def of(kv: Any, gate: Any, ape: Any, offset: Any) -> Any:
+        return reference.pool(_given_rows(cfg, kv, gate, ape, offset), _entries()).total
+
+    return _contract(cfg, "compress_pool", (x["kv"], x["gate"], x["ape"], x["offset"]), _POOLED), of
+
+
+def _norm(cfg: Config) -> tuple[Contract, Formula]:
+    x = _inputs(cfg)
+
+    def of(pooled: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
+        return reference.entries(pooled, _given_pooled(cfg, pooled, norm_weight, rotation, offset), cfg.eps, BF16)
+
+    return _contract(cfg, "compress_norm", (_POOLED, x["norm_weight"], x["rotation"], x["offset"]), _OUT), of
+
+
+def _norm_bwd(cfg: Config) -> tuple[Contract, Formula]:
+    x = _inputs(cfg)
+
+    def of(grad_out: Any, pooled: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
+        given = _given_pooled(cfg, pooled, norm_weight, rotation, offset)
+        return reference.through_norm(grad_out, pooled, given, cfg.eps)
+
+    inputs = _GRAD_OUT, _POOLED, x["norm_weight"], x["rotation"], x["offset"]
+    return _contract(cfg, "compress_norm_bwd", inputs, _OF_POOLED, _OF_WEIGHT), of
+
+
+def _pool_bwd(cfg: Config) -> tuple[Contract, Formula]:
+    x = _inputs(cfg)
+
+    def of(of_pooled: Any, kv: Any, gate: Any, ape: Any, offset: Any) -> Any:
+        pooled = reference.pool(_given_rows(cfg, kv, gate, ape, offset), _entries())
+        return reference.through_pool(of_pooled, pooled)
+
+    inputs = _OF_POOLED, x["kv"], x["gate"], x["ape"], x["offset"]
+    name = "compress_few_bwd" if cfg.few else "compress_pool_bwd"
+    return _contract(cfg, name, inputs, *_of_candidates(cfg)), of
+
+
+def _of_candidates(cfg: Config) -> tuple[TensorSpec, ...]:
+    """Return the gradients of values and logits, which keep what they are where no candidate is."""
+    return tuple(TensorSpec(f"grad_{name}", _inputs(cfg)[name].shape, F32_ONLY) for name in ("kv", "gate"))
+
+
+def _given_rows(cfg: Config, kv: Any, gate: Any, ape: Any, offset: Any) -> reference.Given:
+    """Return what pooling takes; of a norm's weight the width alone is asked."""
+    return reference.Given(kv, gate, ape, kv[0, 0, : cfg.D], kv, offset, cfg.past)
+
+
+def _given_pooled(cfg: Config, pooled: Any, norm_weight: Any, rotation: Any, offset: Any) -> reference.Given:
+    """Return what norm and rotation take; of ape the length alone is asked."""
+    ape = pooled.new_zeros(cfg.ratio, cfg.D)
+    return reference.Given(pooled, pooled, ape, norm_weight, rotation, offset, cfg.past)
+
+
+def _entries() -> Any:
+    """Return the number of entries, which no input has for a dimension."""
+    return Extent(nf.variable("T"))
+
+
+def _tiled(of: Formula, contract: Contract, tilings: tuple[tuple[int, int], ...]) -> Compare:
+    """Return the comparison with a reference whose sums are taken tile by tile: extent and tile."""
+
+    def compare(kernel: Any, known: Facts) -> Compared:
+        with ExitStack() as stack:
+            for extent, tile in tilings:
+                stack.enter_context(nf.tiled(extent, tile))
+            return against(of, contract)(kernel, known)
+
+    return compare
+
+
+def _of_candidates_compared(cfg: Config, of: Formula, contract: Contract) -> Compare:
+    """Return the comparison of a backward whose reference returns the gradients of candidates, [B, T, n, D].
+
+    The block of entry i writes that of its candidate n into row past + i ratio - (candidates - ratio) + n, where the
+    reference's ``scattered`` puts it: into the second half of the row if the candidate is of the entry's own block.
+    """
+
+    def compare(kernel: Any, known: Facts) -> Compared:
+        shapes = {b.name: [getattr(n, "name", n) for n in b.shape] for b in kernel.buffer_map.values()}
+        forms = {
+            name: [nf.variable(n) if isinstance(n, str) else nf.form(int(n)) for n in s] for name, s in shapes.items()
+        }
+        given = [symbolic_input(s.name, forms[s.name], integers(contract, s, s.dtypes[0])) for s in contract.inputs]
+        with deciding(known), nf.tiled(cfg.D, cfg.width):
+            results = dict(zip((spec.name for spec in contract.outputs), of(*given), strict=True))
+            execution = execute(kernel, facts=known)
+            equations = list(execution.equations)
+            for name, result in results.items():
+                wanted = _in_rows(cfg, result, known) if name in contract.updated else result.value
+                equations += execution.compare(name, wanted)
+        return execution, equations
+
+    return compare
+
+
+def _in_rows(cfg: Config, grad: Any, known: Facts) -> Callable[..., Value]:
+    """Return, from an index of rows that the block of an entry writes, the gradient of the candidate that it is."""
+
+    def wanted(b: Form, row: Form, c: Form) -> Value:
+        i, ahead = block("x"), cfg.candidates - cfg.ratio
+        own = known.decide(nf.nonnegative(c - (cfg.wide - cfg.D)))
+        if own is None:
+            raise Unsupported(f"a write of which it is not known in which half of a row it is: {c}")
+        value: Value = grad.value(b, i, row - (cfg.past + cfg.ratio * i - ahead), c - (cfg.wide - cfg.D if own else 0))
+        return value
+
+    return wanted
+
+
+def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterator[Proof]:
+    """Yield the kernels that make entries, and those of the gradients."""
+    of_norm = ((cfg.D, cfg.width),)
+    claims: dict[Any, tuple[tuple[Contract, Formula], tuple[tuple[int, int], ...]]] = {
+        kernels.compress_fwd: (_whole(cfg), of_norm),
+        kernels.compress_pool: (_pool(cfg), ()),
+        kernels.compress_norm: (_norm(cfg), of_norm),
+        backward.compress_norm_bwd: (_norm_bwd(cfg), of_norm),
+        backward.compress_few_bwd: (_pool_bwd(cfg), ()),
+        backward.compress_pool_bwd: (_pool_bwd(cfg), ()),
+    }
+    given = {"ratio": cfg.ratio, "D": cfg.D, "overlap": int(cfg.overlap), "pairs": cfg.pairs, "past": cfg.past}
+    for factory in dict.fromkeys(f for f, _ in (*kernels.forward_kernels(cfg), *backward.backward_kernels(cfg))):
+        (contract, of), tilings = claims[factory]
+        candidates = bool(contract.updated)
+        compare = _of_candidates_compared(cfg, of, contract) if candidates else _tiled(of, contract, tilings)
+        claimed = compare if "L2" in layers else None
+        yield Proof("compressor", factory(cfg), contract, given, claimed, PASS_CONFIGS, layers=layers, **more)
+
+
+def proofs() -> Iterator[Proof]:
+    """Yield the shipped kernels and other shapes."""
+    mutants: dict[str, Any] = {"mutate": True, "every": 8}
+    for cfg, more in zip(FLAGSHIPS, (mutants, mutants, {}), strict=True):
+        yield from _kernels(cfg, **more)
+    for cfg in OTHERS:
+        yield from _kernels(cfg)
+    for cfg in SAFE_ALONE:
+        yield from _kernels(cfg, SAFE)

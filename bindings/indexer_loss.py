@@ -13,7 +13,7 @@ from torch import Tensor
 from ..reference import indexer_loss as reference
 from ..reference.contract import Contract
 from ..reference.packed import packed
-from . import chunks, flops
+from . import chunks, flops, listed_loss
 from .offset import for_each_sequence
 from .packed import Packed, PackedCall
 from .registry import Implementation, check, define, plain, say_once
@@ -62,6 +62,7 @@ class _Form:
         parts: the gradients of q, of rows of k and of weights.
         add: adds those of rows to a total, [1, T + 1, D], of which the last row is dropped.
         held: from the tensors to the elements of the largest array of one query.
+        kernels: what CUDA runs for the loss and its gradients; None: the reference.
     """
 
     name: str
@@ -71,16 +72,20 @@ class _Form:
     parts: Callable[..., tuple[Tensor, Tensor, Tensor]]
     add: Callable[[Tensor, Tensor, Named], None]
     held: Callable[[Named], int]
+    kernels: tuple[Implementation, Implementation] | None = None
 
     def bind(self, statics: str) -> tuple[Implementation, PackedCall]:
         """Define the torch ops, with these static parameters in torch's notation; return the forward of either layout."""
         inputs, given = (_tensors(contract) for contract in (self.contract, self.backward))
+        on_cuda = self.kernels or (_said(self._forward), _said(self._backward))
+        nothing = listed_loss.idle if self.kernels else None
         formulas = flops.indexer_loss(inputs, products=1), flops.indexer_loss(given, products=3)
         bwd = define(
             f"{self.name}_bwd",
             f"({_schema(given)}, {statics}) -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
             reference=self._backward,
-            kernel=_said(self._backward),
+            kernel=on_cuda[1],
+            idle=nothing,
             fake=self._fake_bwd,
             vmap=one_by_one,
             flops=formulas[1],
@@ -89,7 +94,8 @@ class _Form:
             f"{self.name}_fwd",
             f"({_schema(inputs)}, {statics}) -> (Tensor out)",
             reference=self._forward,
-            kernel=_said(self._forward),
+            kernel=on_cuda[0],
+            idle=nothing,
             fake=self._fake,
             vmap=one_by_one,
             gradient=bwd,
@@ -154,7 +160,9 @@ def _said(run: Implementation) -> Implementation:
 
     @functools.wraps(run)
     def call(*args: Any) -> Any:
-        say_once("indexer_loss: it has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
+        say_once(
+            "indexer_loss: without indices it has no kernel yet: the PyTorch reference runs, in chunks of bounded memory"
+        )
         return run(*args)
 
     return call
@@ -181,6 +189,7 @@ _LISTED = _Form(
     reference.indexer_loss_parts,
     _add_listed,
     _held_by_list,
+    (listed_loss.forward, listed_loss.backward),
 )
 _DENSE = _Form(
     "indexer_loss_dense",

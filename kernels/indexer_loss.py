@@ -20,16 +20,16 @@ import tilelang.language as T
 
 from .build import aligned, build
 from .indexer import MAX_NAN
-from .indexer_loss_rows import LOWEST, losses
-from .sparse_attention import ASYNC, EXP2, THREADS, WARPGROUP, exp2
-from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E
+from .indexer_loss_rows import LOWEST
+from .sparse_attention import ASYNC, EXP2, THREADS, WARPGROUP, exp2, row_layout
+from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
 
 LN2 = 1 / LOG2E
 
 
 @dataclass(frozen=True)
 class Config:
-    """The heads and columns of the vectors that are multiplied; the scale counts for the teacher only."""
+    """The heads and columns, a multiple of 64, of the vectors that are multiplied; the scale counts for the teacher only."""
 
     H: int = 64
     D: int = 128
@@ -39,11 +39,6 @@ class Config:
     def head_blocks(self) -> int:
         """Return how many blocks share the heads of a query."""
         return -(-self.H // HEADS)
-
-    @property
-    def panel(self) -> int:
-        """Return how many columns of a row are copied at once."""
-        return min(self.D, 64)
 
     @property
     def blocks(self) -> int:
@@ -97,18 +92,6 @@ class Consumer(NamedTuple):
     largest: Any  # [slot]
 
 
-def row_layout(panel: int) -> T.Fragment:
-    """Return the layout that gives row j of half a tile to the threads that copy it, 16 bytes of a panel each."""
-    threads = panel * 2 // 16
-    rows_at_once = WARPGROUP // threads
-    return T.Fragment(
-        (KEYS,),
-        forward_thread_fn=lambda j, copy: j % rows_at_once * threads + copy,
-        forward_index_fn=lambda j: j // rows_at_once,
-        replicate=threads,
-    )
-
-
 @T.macro
 def gather(cfg, at, t, g, tensors, rows, shared):
     """Copy the rows that half g of tile t names, once its buffer is free."""
@@ -116,10 +99,10 @@ def gather(cfg, at, t, g, tensors, rows, shared):
     for j in T.Parallel(KEYS):
         rows[j] = T.if_then_else(slot + j < tensors.indices.shape[2], tensors.indices[at.b, at.s, slot + j], -1)
     T.barrier_wait(shared.keys_free[g], 1 - t % 2)
-    for p in T.unroll(cfg.D // cfg.panel):
-        for j, d in T.Parallel(KEYS, cfg.panel, annotations=ASYNC):
-            shared.keys[g, j, p * cfg.panel + d] = T.if_then_else(
-                rows[j] >= 0 and rows[j] < tensors.rows.shape[1], tensors.rows[at.b, rows[j], p * cfg.panel + d], 0
+    for p in T.unroll(cfg.D // PANEL):
+        for j, d in T.Parallel(KEYS, PANEL, annotations=ASYNC):
+            shared.keys[g, j, p * PANEL + d] = T.if_then_else(
+                rows[j] >= 0 and rows[j] < tensors.rows.shape[1], tensors.rows[at.b, rows[j], p * PANEL + d], 0
             )
     T.cp_async_barrier_noinc(shared.keys_ready[g])
 
@@ -128,11 +111,11 @@ def gather(cfg, at, t, g, tensors, rows, shared):
 def producer(cfg, at, tensors, shared):
     """Copy the heads of the query, zeros for those that are none, and gather the rows of all tiles."""
     rows = T.alloc_fragment((KEYS,), I32)
-    T.annotate_layout({rows: row_layout(cfg.panel)})
-    for p in T.unroll(cfg.D // cfg.panel):
-        for h, d in T.Parallel(HEADS, cfg.panel, annotations=ASYNC):
-            shared.q[h, p * cfg.panel + d] = T.if_then_else(
-                at.heads * HEADS + h < cfg.H, tensors.q[at.b, at.s, at.heads * HEADS + h, p * cfg.panel + d], 0
+    T.annotate_layout({rows: row_layout()})
+    for p in T.unroll(cfg.D // PANEL):
+        for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
+            shared.q[h, p * PANEL + d] = T.if_then_else(
+                at.heads * HEADS + h < cfg.H, tensors.q[at.b, at.s, at.heads * HEADS + h, p * PANEL + d], 0
             )
     T.cp_async_barrier_noinc(shared.q_ready)
     for t in T.serial(at.tiles):
@@ -270,9 +253,7 @@ def loss_student(cfg: Config) -> T.PrimFunc:
     return loss_student
 
 
-
-
-def logarithms(core_q, compressed_kv, indices, sink, lse, scale: float):
+def log_masses(core_q, compressed_kv, indices, sink, lse, scale: float):
     """Launch ``loss_teacher`` on CUDA tensors; return what it writes, [B, S, blocks of heads, K]."""
     b, s, h, d = core_q.shape
     cfg = Config(h, d, scale)
@@ -287,9 +268,3 @@ def listed_scores(q, k, weights, indices):
     scores = weights.new_empty(b, s, 1, indices.shape[2])
     build(loss_student, Config(h, d))(*map(aligned, (q, k, weights, indices)), scores)
     return scores
-
-
-def loss(q, k, weights, core_q, compressed_kv, indices, sink, lse, scale: float):
-    """Launch the kernels of the loss on CUDA tensors; return the loss of each query."""
-    log_mass = logarithms(core_q, compressed_kv, indices, sink, lse, scale)
-    return losses(log_mass, listed_scores(q, k, weights, indices))

@@ -19,10 +19,9 @@ import tilelang.language as T
 from tilelang.layout import make_swizzled_layout
 
 from .build import aligned, build
-from .indexer_loss import Block, Config, Shared, Tensors, listed_scores, logarithms, producer
-from .indexer_loss_rows import scores_gradient
+from .indexer_loss import Block, Config, Shared, Tensors, producer
 from .sparse_attention import THREADS, WARPGROUP
-from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS
+from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, PANEL
 
 
 class Results(NamedTuple):
@@ -77,12 +76,12 @@ def compute_factors(cfg, me, exchange):
 @T.macro
 def write_parts(cfg, me, at, t, p, exchange, results):
     """Write panel p of the parts of half a tile, so that whole rows are stored."""
-    for j, d in T.Parallel(KEYS, cfg.panel):
+    for j, d in T.Parallel(KEYS, PANEL):
         exchange.stage[me.g, j, d] = me.part[j, d]
-    for j, d in T.Parallel(KEYS, cfg.panel):
+    for j, d in T.Parallel(KEYS, PANEL):
         slot = (2 * t + me.g) * KEYS + j
         if slot < results.parts.shape[2]:
-            results.parts[at.b, at.s, slot, 0, p * cfg.panel + d] = exchange.stage[me.g, j, d]
+            results.parts[at.b, at.s, slot, 0, p * PANEL + d] = exchange.stage[me.g, j, d]
 
 
 @T.macro
@@ -101,16 +100,16 @@ def add_tile(cfg, me, at, t, tensors, shared, exchange, results):
     T.fence_proxy_async()
     T.barrier_arrive(exchange.factors_ready[me.g])
     T.barrier_wait(exchange.factors_ready[me.g], t % 2)
-    for p in T.unroll(cfg.D // cfg.panel):
+    for p in T.unroll(cfg.D // PANEL):
         T.wgmma_gemm(
             exchange.factors[me.g, :, :],
-            shared.q[:, p * cfg.panel : (p + 1) * cfg.panel],
+            shared.q[:, p * PANEL : (p + 1) * PANEL],
             me.part,
             transpose_A=True,
             clear_accum=True,
         )
         T.wait_wgmma(0)
-        T.warpgroup_fence_operand(me.part, num_regs=KEYS * cfg.panel // WARPGROUP)
+        T.warpgroup_fence_operand(me.part, num_regs=KEYS * PANEL // WARPGROUP)
         write_parts(cfg, me, at, t, p, exchange, results)
     T.warpgroup_fence_operand(me.acc, num_regs=HEADS * cfg.D // WARPGROUP)
     T.barrier_arrive(shared.keys_free[me.g])
@@ -162,7 +161,7 @@ def differentiate(cfg, at, tensors, results):
     q_ready = T.alloc_barrier(WARPGROUP)
     keys_ready, keys_free = T.alloc_barrier([WARPGROUP] * 2), T.alloc_barrier([WARPGROUP] * 2)
     shared = Shared(q_shared, k_shared, q_ready, keys_ready, keys_free)
-    factors_shared, stage_shared = T.alloc_shared((2, HEADS, KEYS), BF16), T.alloc_shared((2, KEYS, cfg.panel), BF16)
+    factors_shared, stage_shared = T.alloc_shared((2, HEADS, KEYS), BF16), T.alloc_shared((2, KEYS, PANEL), BF16)
     T.annotate_layout({stage_shared: make_swizzled_layout(stage_shared)})
     acc_shared, weights_shared = T.alloc_shared((HEADS, cfg.D), F32), T.alloc_shared((HEADS,), F32, scope="shared")
     factors_ready, sums_ready = T.alloc_barrier([WARPGROUP] * 2), T.alloc_barrier([WARPGROUP])
@@ -174,7 +173,7 @@ def differentiate(cfg, at, tensors, results):
     dots0, dots1 = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), F32)
     factors0, factors1 = T.alloc_fragment((HEADS, KEYS), BF16), T.alloc_fragment((HEADS, KEYS), BF16)
     scaled0, scaled1 = T.alloc_fragment((HEADS, KEYS), BF16), T.alloc_fragment((HEADS, KEYS), BF16)
-    part0, part1 = T.alloc_fragment((KEYS, cfg.panel), F32), T.alloc_fragment((KEYS, cfg.panel), F32)
+    part0, part1 = T.alloc_fragment((KEYS, PANEL), F32), T.alloc_fragment((KEYS, PANEL), F32)
     reduced0, reduced1 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
     thread = T.get_thread_binding()
     if thread < WARPGROUP:
@@ -208,3 +207,14 @@ def loss_bwd_listed(cfg: Config) -> T.PrimFunc:
             differentiate(cfg, at, tensors, Results(grad_q, grad_weights, parts))
 
     return loss_bwd_listed
+
+
+def gradients(grad_scores, q, k, weights, indices):
+    """Launch ``loss_bwd_listed`` on CUDA tensors; return the gradients of q and weights, and the parts of that of k."""
+    b, s, h, d = q.shape
+    grad_q, grad_weights = q.new_empty(q.shape), weights.new_empty(weights.shape)
+    parts = q.new_empty(b, s, indices.shape[2], 1, d)
+    build(loss_bwd_listed, Config(h, d))(
+        *map(aligned, (grad_scores, q, k, weights, indices)), grad_q, grad_weights, parts
+    )
+    return grad_q, grad_weights, parts

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tilelang.language as T
 
-from .build import build
+from .build import aligned, build
 from .indexer import MAX_NAN
 from .sparse_attention_config import F32
 
@@ -159,5 +159,5 @@ def losses(log_mass, scores):
 def scores_gradient(grad_out, log_mass, scores):
     """Launch ``loss_scores_bwd`` on CUDA tensors; return the gradient of the scores, [B, S, K]."""
     grad_scores = scores.new_empty(*scores.shape[:2], scores.shape[3])
-    build(loss_scores_bwd, Config(log_mass.shape[2]))(grad_out, log_mass, scores, grad_scores)
+    build(loss_scores_bwd, Config(log_mass.shape[2]))(aligned(grad_out), log_mass, scores, grad_scores)
     return grad_scores

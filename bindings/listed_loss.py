@@ -1,7 +1,7 @@
 """The indexer's loss over listed entries on a GPU: kernels, for as many queries at a time as a workspace holds.
 
-No bit of a result depends on the size of the workspace: a query's loss is its own, and the parts of the gradients of keys are added
-up in fp32 in the order of the queries.
+No bit of a result depends on the size of the workspace: a query's loss is its own, and the parts of the gradients of keys are
+added up in fp32 in the order of the queries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loss of each query from its candidates' logarithms (formula: reference/indexer_loss.py).
 
-A block of threads takes one query. Of the slots j of its list it has the teacher's logarithms a_j, up to two for as many blocks of
-heads, which are added as exponentials, and the scores I_j, -inf where a slot names no entry. It goes through them three times, for
+A block of threads takes one query. Of the slots j of its list it has the scores I_j, and the teacher's logarithms a_j of one or
+two blocks of heads, which are added as exponentials; -inf where a slot names no entry. It goes through them three times, for
 
     max a, max I,    A = log Σ exp a, Z = log Σ exp I,    Σ P (log P - log S)  with  log P = a - A,  log S = I - Z,
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models import Model
+from ..operators import Kernel
 from ..reference import indexer_loss as reference
 from ..reference.contract import Contract
 from ..reference.packed import packed
@@ -204,6 +206,23 @@ _listed, _packed_listed = _LISTED.bind("float scale")
 _dense, _packed_dense = _DENSE.bind("int ratio, float scale")
 
 
+def shipped(model: Model) -> Iterator[Kernel]:
+    """Yield the kernels that a model launches, each with its config: of the loss over lists, and of its gradients."""
+    from ..kernels import indexer_loss_rows as rows
+    from ..kernels.gradient_sums import Config as SumConfig
+    from ..kernels.gradient_sums import sum_listed
+    from ..kernels.indexer_loss import Config, loss_student, loss_teacher
+    from ..kernels.indexer_loss_backward import loss_bwd_listed
+
+    core, student = Config(model.heads, model.head_dim, model.scale), Config(model.index_heads, model.index_dim)
+    yield loss_teacher, core
+    yield loss_student, student
+    yield rows.loss_rows, rows.Config(core.head_blocks)
+    yield rows.loss_scores_bwd, rows.Config(core.head_blocks)
+    yield loss_bwd_listed, student
+    yield sum_listed, SumConfig(student.D)
+
+
 def indexer_loss(
     q: Tensor,
     k: Tensor,
@@ -252,9 +271,10 @@ def indexer_loss(
         taken as it is, and its four tensors have no gradient. The derivative of relu at 0 is 0. Bitwise deterministic; a
         query's loss does not depend on other queries and sequences, nor a sequence's gradients on other sequences.
 
-    No S x T matrix is held: what runs, on a CPU and on a GPU, is the PyTorch reference, for as many queries at a time as 64
-    MiB hold. What is no candidate of a query changes nothing, NaN included. The loss of a query with a candidate, or a tensor
-    of its own, that is NaN or infinite is not specified.
+    No S x T matrix is held. On a GPU kernels compute the loss over ``indices`` and its gradients. Without ``indices``, and on a
+    CPU, the PyTorch reference runs, for as many queries at a time as 64 MiB hold. What is no candidate of a query
+    changes nothing, NaN included. The loss of a query with a candidate, or a tensor of its own, that is NaN or infinite is not
+    specified.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.

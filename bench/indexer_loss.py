@@ -1,8 +1,9 @@
-"""The indexer's loss with DeepSeek-V4-Flash's widths: the PyTorch reference in chunks, plain torch.
+"""The indexer's loss with DeepSeek-V4-Flash's widths: kernels over a list, the PyTorch reference in chunks, plain torch.
 
 A chunk of 4096 queries at the end of a sequence of 4 T tokens: 512 of T entries for each query, and for the warm-up all that
-it sees. lemmata has no kernel of it yet. Plain torch is what one writes from the formula: all rows of all queries are gathered,
-products are in bf16, the softmax is in fp32, and autograd differentiates it. Gradients are timed with the loss that they need.
+it sees, of which lemmata has no kernel yet. Plain torch is what one writes from the formula: all rows of all queries are
+gathered, products are in bf16, the softmax is in fp32, and autograd differentiates it. Gradients are timed with the loss that
+they need.
 
 ``lemmata bench indexer_loss`` takes device time on a GPU; ``pytest bench/indexer_loss.py`` the time of eager calls anywhere.
 """
@@ -21,8 +22,9 @@ from torch import Tensor
 from lemmata.bench.peers import difference
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
-from lemmata.bindings.indexer_loss import indexer_loss
-from lemmata.warmup import Job
+from lemmata.bindings.indexer_loss import indexer_loss, shipped
+from lemmata.models import DEEPSEEK_V4
+from lemmata.warmup import Job, to_disk
 
 H, D, CORE_H, CORE_D, RATIO, K = 64, 128, 64, 512, 4, 512
 QUERIES, SCALE = 4096, CORE_D**-0.5
@@ -48,8 +50,9 @@ Loss = Callable[[Inputs, int], Tensor]
 
 
 def compilations() -> Iterator[Job]:
-    """Yield nothing: there is no kernel."""
-    yield from ()
+    """Yield what to compile beforehand: the kernels that the cases over a list launch."""
+    flash, _ = DEEPSEEK_V4
+    yield from ((to_disk, *kernel) for kernel in shipped(flash))
 
 
 def inputs(queries: int, entries: int, listed: bool, device: str = "cuda") -> Inputs:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models import Model
+from ..operators import Kernel
 from ..reference import indexer_loss as reference
 from ..reference.contract import Contract
 from ..reference.packed import packed
-from . import chunks, flops
+from . import chunks, flops, listed_loss
 from .offset import for_each_sequence
 from .packed import Packed, PackedCall
 from .registry import Implementation, check, define, plain, say_once
@@ -62,6 +64,7 @@ class _Form:
         parts: the gradients of q, of rows of k and of weights.
         add: adds those of rows to a total, [1, T + 1, D], of which the last row is dropped.
         held: from the tensors to the elements of the largest array of one query.
+        kernels: what CUDA runs for the loss and its gradients; None: the reference.
     """
 
     name: str
@@ -71,16 +74,20 @@ class _Form:
     parts: Callable[..., tuple[Tensor, Tensor, Tensor]]
     add: Callable[[Tensor, Tensor, Named], None]
     held: Callable[[Named], int]
+    kernels: tuple[Implementation, Implementation] | None = None
 
     def bind(self, statics: str) -> tuple[Implementation, PackedCall]:
         """Define the torch ops, with these static parameters in torch's notation; return the forward of either layout."""
         inputs, given = (_tensors(contract) for contract in (self.contract, self.backward))
+        on_cuda = self.kernels or (_said(self._forward), _said(self._backward))
+        nothing = listed_loss.idle if self.kernels else None
         formulas = flops.indexer_loss(inputs, products=1), flops.indexer_loss(given, products=3)
         bwd = define(
             f"{self.name}_bwd",
             f"({_schema(given)}, {statics}) -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
             reference=self._backward,
-            kernel=_said(self._backward),
+            kernel=on_cuda[1],
+            idle=nothing,
             fake=self._fake_bwd,
             vmap=one_by_one,
             flops=formulas[1],
@@ -89,7 +96,8 @@ class _Form:
             f"{self.name}_fwd",
             f"({_schema(inputs)}, {statics}) -> (Tensor out)",
             reference=self._forward,
-            kernel=_said(self._forward),
+            kernel=on_cuda[0],
+            idle=nothing,
             fake=self._fake,
             vmap=one_by_one,
             gradient=bwd,
@@ -154,7 +162,9 @@ def _said(run: Implementation) -> Implementation:
 
     @functools.wraps(run)
     def call(*args: Any) -> Any:
-        say_once("indexer_loss: it has no kernel yet: the PyTorch reference runs, in chunks of bounded memory")
+        say_once(
+            "indexer_loss: without indices it has no kernel yet: the PyTorch reference runs, in chunks of bounded memory"
+        )
         return run(*args)
 
     return call
@@ -181,6 +191,7 @@ _LISTED = _Form(
     reference.indexer_loss_parts,
     _add_listed,
     _held_by_list,
+    (listed_loss.forward, listed_loss.backward),
 )
 _DENSE = _Form(
     "indexer_loss_dense",
@@ -193,6 +204,23 @@ _DENSE = _Form(
 )
 _listed, _packed_listed = _LISTED.bind("float scale")
 _dense, _packed_dense = _DENSE.bind("int ratio, float scale")
+
+
+def shipped(model: Model) -> Iterator[Kernel]:
+    """Yield the kernels that a model launches, each with its config: of the loss over lists, and of its gradients."""
+    from ..kernels import indexer_loss_rows as rows
+    from ..kernels.gradient_sums import Config as SumConfig
+    from ..kernels.gradient_sums import sum_listed
+    from ..kernels.indexer_loss import Config, loss_student, loss_teacher
+    from ..kernels.indexer_loss_backward import loss_bwd_listed
+
+    core, student = Config(model.heads, model.head_dim, model.scale), Config(model.index_heads, model.index_dim)
+    yield loss_teacher, core
+    yield loss_student, student
+    yield rows.loss_rows, rows.Config(core.head_blocks)
+    yield rows.loss_scores_bwd, rows.Config(core.head_blocks)
+    yield loss_bwd_listed, student
+    yield sum_listed, SumConfig(student.D)
 
 
 def indexer_loss(
@@ -243,9 +271,10 @@ def indexer_loss(
         taken as it is, and its four tensors have no gradient. The derivative of relu at 0 is 0. Bitwise deterministic; a
         query's loss does not depend on other queries and sequences, nor a sequence's gradients on other sequences.
 
-    No S x T matrix is held: what runs, on a CPU and on a GPU, is the PyTorch reference, for as many queries at a time as 64
-    MiB hold. What is no candidate of a query changes nothing, NaN included. The loss of a query with a candidate, or a tensor
-    of its own, that is NaN or infinite is not specified.
+    No S x T matrix is held. On a GPU kernels compute the loss over ``indices`` and its gradients. Without ``indices``, and on a
+    CPU, the PyTorch reference runs, for as many queries at a time as 64 MiB hold. What is no candidate of a query
+    changes nothing, NaN included. The loss of a query with a candidate, or a tensor of its own, that is NaN or infinite is not
+    specified.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.

@@ -83,10 +83,15 @@ def _dots(q: Tensor, keys: Keys) -> Tensor:
     return torch.where(keys.seen.unsqueeze(2), q @ keys.of_each_query(q).mT, 0.0)
 
 
+def scores_of(q: Tensor, weights: Tensor, keys: Keys) -> Tensor:
+    """Return the scores I, [B, S, n], -inf where a slot has no candidate."""
+    scores = (weights.unsqueeze(-1) * _dots(q.type_as(weights), keys).relu()).sum(2)
+    return torch.where(keys.seen, scores, -math.inf)
+
+
 def log_student(q: Tensor, weights: Tensor, keys: Keys) -> Tensor:
     """Return log S, [B, S, n]."""
-    scores = (weights.unsqueeze(-1) * _dots(q.type_as(weights), keys).relu()).sum(2)
-    return _log_normalised(torch.where(keys.seen, scores, -math.inf))
+    return _log_normalised(scores_of(q, weights, keys))
 
 
 def divergence(log_p: Tensor, log_s: Tensor) -> Tensor:

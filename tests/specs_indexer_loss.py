@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from unittest import mock
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import lemmata
-from lemmata.reference import indexer_loss
+from lemmata.reference import csa, indexer_loss
 from opspec import Array, OpSpec
 from specs_attention import HALF, TINY, changed, index_counts, past_counts
 
@@ -114,6 +115,25 @@ def _wide(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 _listed, _dense = _wide(indexer_loss.indexer_loss), _wide(indexer_loss.indexer_loss_dense)
 
 
+def _in_bf16(
+    q: Tensor,
+    k: Tensor,
+    weights: Tensor,
+    core_q: Tensor,
+    compressed_kv: Tensor,
+    indices: Tensor,
+    sink: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> Tensor:
+    """The loss over a list as a model in bf16 computes it in torch: the indexer's products and their gradients are rounded."""
+    keys = csa._selected(k.bfloat16(), indices)
+    scores = (weights.unsqueeze(-1) * indexer_loss._dots(q.bfloat16(), keys).relu()).sum(2)
+    log_s = indexer_loss._log_normalised(torch.where(keys.seen, scores, -math.inf))
+    log_p = indexer_loss.log_teacher(core_q, csa._selected(compressed_kv, indices), sink, lse, scale)
+    return indexer_loss.divergence(log_p, log_s)
+
+
 _right = indexer_loss.divergence
 
 
@@ -192,6 +212,7 @@ INDEXER_LOSS = OpSpec(
     oracle_bwd=lambda g, *arrays, **statics: listed(*arrays, **statics).gradients(g),
     scale=lambda *arrays, **statics: listed(*arrays, **statics).scales(),
     scale_bwd=lambda g, *arrays, **statics: listed(*arrays, **statics).gradient_scales(g),
+    plain_bwd=_in_bf16,
     optional=("scale", "indices"),
     edges={"B": (0, 1, 2, 3)},
 )

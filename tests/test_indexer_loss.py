@@ -18,7 +18,6 @@ from torch import Tensor
 
 import lemmata
 from inputs import VALUES, Call, make
-from lemmata import info
 from lemmata.bench import indexer_loss as bench
 from lemmata.bindings import indexer_loss as bindings
 from lemmata.bindings.registry import say_once
@@ -358,22 +357,17 @@ def test_results_unlike_plain_torchs_are_not_timed(monkeypatch: pytest.MonkeyPat
                 bench.agree(make, offset, True)
 
 
-def test_nothing_is_claimed_to_be_proved() -> None:
-    command = pytest.importorskip("lemmata.proofs.command", exc_type=ImportError)  # needs the solvers
-    with pytest.raises(ValueError, match="op: expected at least one proof, got none"):
-        command.run(command.Request(("indexer_loss",), 1, None, True, None, None, {}))
-    assert info.gather().backends["indexer_loss"]["cuda"] in ("none: torch finds no CUDA device", "reference")
-
-
 @pytest.mark.gpu
-def test_a_gpu_says_once_that_the_reference_runs(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gpu_says_once_that_the_reference_runs_without_indices(caplog: pytest.LogCaptureFixture) -> None:
     say_once.cache_clear()
-    x = case(INDEXER_LOSS, torch.device("cuda"))
+    cuda = torch.device("cuda")
     with caplog.at_level(logging.WARNING, logger="lemmata"):
+        graded(case(INDEXER_LOSS, cuda))
+        assert not [record for record in caplog.records if "reference runs" in record.message]
         for _ in range(2):
-            graded(x)
+            graded(case(INDEXER_LOSS_DENSE, cuda))
     assert [record.message for record in caplog.records if "reference runs" in record.message] == [
-        "indexer_loss: it has no kernel yet: the PyTorch reference runs, in chunks of bounded memory"
+        "indexer_loss: without indices it has no kernel yet: the PyTorch reference runs, in chunks of bounded memory"
     ]
 
 

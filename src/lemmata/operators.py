@@ -80,6 +80,8 @@ _COMPRESSOR = (
     "compressor_backward:compress_few_bwd",
     "compressor_backward:compress_pool_bwd",
 )
+_LOSS = "indexer_loss:loss_teacher", "indexer_loss:loss_student", "indexer_loss_rows:loss_rows"
+_LOSS_BWD = "indexer_loss_rows:loss_scores_bwd", "indexer_loss_backward:loss_bwd_listed", "gradient_sums:sum_listed"
 _SCORES_BWD = "indexer_backward:indexer_scores_bwd_q", "indexer_backward:indexer_scores_bwd_k"
 
 OPERATORS = {
@@ -89,8 +91,8 @@ OPERATORS = {
         Operator("mhc", "Hyper-connections", ("mhc_pre", "mhc_post", "mhc_head"), _MHC),
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
-        Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), ()),
         Operator("compressor", "KV compressor", ("compress",), _COMPRESSOR),
+        Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), (*_LOSS, *_LOSS_BWD)),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA, ("csa_shard_bwd",)),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA, ("hca_shard_bwd",)),
         Operator("swa", "Sliding-window attention", ("swa",), _HCA, ("swa_shard_bwd",)),

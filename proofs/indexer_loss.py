@@ -1,0 +1,174 @@
+"""What is claimed of the kernels of the indexer's loss over listed entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ..kernels.build import PASS_CONFIGS
+from ..kernels.indexer_loss import Config, loss_student, loss_teacher
+from ..kernels.indexer_loss_backward import loss_bwd_listed
+from ..kernels.indexer_loss_rows import Config as RowConfig
+from ..kernels.indexer_loss_rows import loss_rows, loss_scores_bwd
+from ..kernels.sparse_attention_config import KEYS as HALF
+from ..kernels.sparse_attention_config import PANEL
+from ..reference import csa
+from ..reference import indexer_loss as reference
+from ..reference.attention import BF16, F32
+from ..reference.contract import Contract, Static, TensorSpec
+from ..reference.indexer_loss import LISTED
+from .attention import at_least, index_or_none, inputs
+from .engine.execution.invariants import Determined, Invariant, State
+from .engine.execution.symbolic import block, execute
+from .engine.forms import normal_form as nf
+from .engine.forms.entailment import Facts
+from .engine.forms.normal_form import Form
+from .engine.reference.pull_array import deciding
+from .engine.reference.symbolic_torch import SymbolicTensor, tensor
+from .engine.verify import Compare, Compared
+from .suite import Proof
+
+TILE = 2 * HALF  # slots of an iteration
+
+_BLOCKS = Static(int, 1, 2)
+_MASSES = TensorSpec("log_mass", "B S blocks K", (F32,))
+_SCORES = TensorSpec("scores", "B S 1 K", (F32,))
+_GRAD_SCORES = TensorSpec("grad_scores", "B S K", (F32,))
+_ROW_SIZES = {name: LISTED.sizes[name] for name in "BSK"}
+_ROW_PROBES = tuple({name: probe[name] for name in "BSK"} for probe in LISTED.probes)
+
+
+def _part(op: str, names: tuple[str, ...], statics: dict[str, Static], *outputs: TensorSpec) -> Contract:
+    """Return the contract of a kernel that reads some of the inputs of the loss, or gradients of scores before them."""
+    known = {spec.name: spec for spec in (_GRAD_SCORES, *LISTED.inputs)}
+    return replace(LISTED, op=op, statics=statics, inputs=tuple(known[name] for name in names), outputs=outputs)
+
+
+_OF_CORE = {name: LISTED.statics[name] for name in ("core_H", "core_D", "scale")}
+_OF_INDEXER = {name: LISTED.statics[name] for name in "HD"}
+TEACHER = _part(
+    "loss_teacher",
+    ("core_q", "compressed_kv", "indices", "sink", "lse"),
+    {**_OF_CORE, "blocks": _BLOCKS},
+    _MASSES,
+)
+STUDENT = _part("loss_student", ("q", "k", "weights", "indices"), _OF_INDEXER, _SCORES)
+GRADIENTS = _part(
+    "loss_bwd_listed",
+    ("grad_scores", "q", "k", "weights", "indices"),
+    _OF_INDEXER,
+    TensorSpec("grad_q", "B S H D", (BF16,)),
+    TensorSpec("grad_weights", "B S H", (F32,)),
+    TensorSpec("parts", "B S K 1 D", (BF16,)),
+)
+ROWS = Contract(
+    "loss_rows",
+    _ROW_SIZES,
+    {"blocks": _BLOCKS},
+    (_MASSES, _SCORES),
+    LISTED.outputs,
+    _ROW_PROBES,
+)
+ROWS_BWD = replace(
+    ROWS,
+    op="loss_scores_bwd",
+    inputs=(TensorSpec("grad_out", "B S", (F32,)), _MASSES, _SCORES),
+    outputs=(_GRAD_SCORES,),
+)
+
+
+K, T = nf.variable("K"), nf.variable("T")
+CASES = at_least(T, 1), nf.indicator("eq", T, integer=True)  # what the reference distinguishes
+KEYS, LOOP = "k_shared", "t"  # in the kernels
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of threads, of one query and up to 64 of its heads.
+
+    Attributes:
+        rows: the tensor whose rows are listed.
+        heads: how many blocks share the heads of a query.
+    """
+
+    rows: str
+    heads: int = 1
+
+    @cached_property
+    def b(self) -> Form:
+        """The sequence."""
+        return block("y")
+
+    @cached_property
+    def s(self) -> Form:
+        """The query."""
+        return nf.floordiv(block(), self.heads)
+
+    def row(self, slot: Form) -> Form:
+        """Return the row that a slot names, or -1."""
+        index = index_or_none(at_least(K - 1, slot), nf.read("indices", self.b, self.s, slot))
+        return index_or_none(at_least(T - 1, index), index)
+
+    def key(self, u: Form, j: Form, d: Form) -> Form:
+        """Return what ``key`` stands for: element d of the row in slot j of tile u, 0 where there is none."""
+        row = self.row(TILE * u + j)
+        return at_least(row, 0) * nf.read(self.rows, self.b, row, d)
+
+    def invariant(self) -> Invariant:
+        """Return what holds in each iteration: the producer has filled the tile."""
+
+        def key(s: State, half: Form, j: Form, d: Form) -> Form:
+            return nf.apply("key", s.t, HALF * half + j, d)
+
+        return Invariant(staged={KEYS: Determined(key, parts={0: 1, 2: PANEL})}, definitions={"key": self.key})
+
+
+def _reduced(at: Block, contract: Contract, sizes: Any, wanted: Callable[..., SymbolicTensor]) -> Compare:
+    """Return the comparison of a kernel of the loop over tiles with what it writes for each slot."""
+
+    def compared(kernel: Any, known: Facts) -> Compared:
+        with ExitStack() as stack:
+            stack.enter_context(nf.splitting(2))
+            stack.enter_context(nf.tiled(TILE, HALF))
+            done = execute(kernel, invariants={LOOP: at.invariant()}, facts=known)
+            equations = list(done.equations)
+            if all(equation.holds for equation in equations):
+                given = inputs(sizes, contract)
+                written_out = nf.replacing("key", at.key)
+                for case in CASES:
+                    with known.assuming(case), deciding(known):
+                        result = tensor(wanted(*given.values()))
+                        equations += done.compare(contract.outputs[0].name, result.value, written_out)
+            return done, equations
+
+    return compared
+
+
+def _scores(q: Any, k: Any, weights: Any, indices: Any) -> Any:
+    return reference.scores_of(q, weights, csa._selected(k, indices)).unsqueeze(2)
+
+
+def of_student(cfg: Config) -> Compare:
+    """Return the comparison of the student's kernel with the scores in the reference."""
+    return _reduced(Block("k"), STUDENT, cfg, _scores)
+
+
+def _proof(factory: Any, cfg: Any, contract: Contract, **more: Any) -> Proof:
+    of = {"core_H": "H", "core_D": "D", "blocks": "blocks" if isinstance(cfg, RowConfig) else "head_blocks"}
+    given = {name: getattr(cfg, of.get(name, name)) for name in contract.statics}
+    return Proof("indexer_loss", factory(cfg), contract, given, more.pop("compare", None), PASS_CONFIGS, **more)
+
+
+def proofs() -> Iterator[Proof]:
+    """Yield the kernels of DeepSeek-V4's sizes."""
+    scale = 512**-0.5
+    for heads in (64, 128):
+        yield _proof(loss_teacher, Config(heads, 512, scale), TEACHER)
+    yield _proof(loss_student, Config(), STUDENT, compare=of_student(Config()))
+    for blocks in (1, 2):
+        yield _proof(loss_rows, RowConfig(blocks), ROWS)
+        yield _proof(loss_scores_bwd, RowConfig(blocks), ROWS_BWD)
+    yield _proof(loss_bwd_listed, Config(), GRADIENTS)

@@ -265,4 +265,83 @@ MHC_HEAD = OpSpec(
     scale_bwd=lambda g, *arrays, **statics: head(*arrays, **statics).gradient_scales(g),
 )
 
-SPECS = (MHC_PRE, MHC_POST, MHC_HEAD)
+
+
+class Between:
+    """The way from a layer's result to the next layer's normalised input, in fp64; the streams are rounded, as they are read."""
+
+    def __init__(self, *arrays: Array, iterations: int, eps: float, norm_eps: float) -> None:
+        x, y, post, comb, *weights, self.weight = arrays
+        self.given, self.streams = (x, y, post, comb), post_oracle(x, y, post, comb)
+        self.reading = Reading((in_bf16(self.streams), *weights), eps, norm_eps, iterations)
+        self.y = self.reading.results[0].detach().numpy()
+        self.root = np.sqrt(np.square(self.y).mean(-1, keepdims=True) + norm_eps)
+
+    @property
+    def flat(self) -> Array:
+        return self.streams.reshape(*self.streams.shape[:-2], self.streams.shape[-2] * self.streams.shape[-1])  # type: ignore[no-any-return]
+
+    def out(self) -> Array:
+        rest = self.reading.out()[..., self.y.shape[-1] :]
+        return np.concatenate([self.flat, self.y / self.root * self.weight, rest], -1)
+
+    def scale(self) -> Array:
+        """As for ``mhc_pre``, and one element of the streams, at a tie, may be rounded the other way."""
+        hc, reading = self.reading.hc, self.reading
+        streams = post_scale(*self.given)
+        normed, fn, each = reading.normed.detach(), reading.leaves[1].detach(), reading.each.detach()
+        other = (normed.unsqueeze(-2) * fn).abs().amax(-1) * each.abs()
+        size = (other + HALF * reading.size.detach()).numpy()
+        pre = reading.pre.detach().numpy() + (reading.slope.numpy() * size)[..., :hc]
+        y = np.einsum("...i,...ih->...h", pre, streams) / self.root * np.abs(self.weight) + TINY
+        largest = size[..., 2 * hc :].max(-1, keepdims=True)
+        comb = np.broadcast_to(largest, (*largest.shape[:-1], hc * hc))
+        return np.concatenate([streams.reshape(self.flat.shape), y, size[..., hc : 2 * hc], comb], -1)
+
+
+def in_a_row(results: tuple[Tensor, ...]) -> Tensor:
+    """The results side by side, in fp32."""
+    out, y, post, comb = results
+    return torch.cat([out.flatten(-2).float(), y.float(), post, comb.flatten(-2)], -1)
+
+
+def _post_pre(*tensors: Tensor, **statics: Any) -> Tensor:
+    return in_a_row(mhc.mhc_post_pre(*tensors, **statics))
+
+
+def from_before(x: Tensor, y: Tensor, post: Tensor, comb: Tensor, *weights: Tensor, **statics: Any) -> Tensor:
+    """The next layer's input from the streams before the layer."""
+    _, z, p, c = mhc.mhc_post_pre(x, torch.zeros_like(y), post, torch.eye(x.shape[-2]).expand_as(comb), *weights, **statics)
+    return in_a_row((mhc.mhc_post(x, y, post, comb), z, p, c))
+
+
+MHC_POST_PRE = OpSpec(
+    name="mhc_post_pre",
+    operator="mhc",
+    op=lambda *tensors, **statics: in_a_row(lemmata.mhc_post_pre(*tensors, **statics)),
+    overload=torch.ops.lemmata.mhc_post_pre_fwd.default,
+    contract=mhc.MHC_POST_PRE,
+    sizes={"tokens": 24},
+    large={"tokens": 1031},
+    batch="tokens",
+    configurations=(
+        {"hc": 4, "hidden": 64, "iterations": 20, "eps": 1e-6, "norm_eps": 1e-6},
+        {"hc": 2, "hidden": 128, "iterations": 1, "eps": 1e-3, "norm_eps": 1e-3},
+        {"hc": 3, "hidden": 192, "iterations": 5, "eps": 1e-6, "norm_eps": 1e-6},
+        {"hc": 8, "hidden": 64, "iterations": 20, "eps": 1e-6, "norm_eps": 1e-6},
+    ),
+    reference=_post_pre,
+    oracle=lambda *arrays, **statics: Between(*arrays, **statics).out(),
+    wrong={
+        "comb not transposed": lambda x, y, post, comb, *t, **s: _post_pre(x, y, post, comb.mT, *t, **s),
+        "no norm": lambda *t, **s: _post_pre(*t[:-1], torch.zeros_like(t[-1]), **s),
+        "another column's weight": lambda *t, **s: _post_pre(*t[:-1], t[-1].roll(1), **s),
+        "the streams before the layer": from_before,
+        "the norm's eps of 1": unnormalised(lambda x, fn, *t, **s: _post_pre(x, fn, *t, **s)),
+        "scales in another order": lambda *t, **s: _post_pre(*t[:5], t[5].roll(1), *t[6:], **s),
+    },
+    scale=lambda *arrays, **statics: Between(*arrays, **statics).scale(),
+    compiled=5,
+)
+
+SPECS = (MHC_PRE, MHC_POST, MHC_POST_PRE, MHC_HEAD)

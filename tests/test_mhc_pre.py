@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor
 
 import lemmata
-from lemmata.bindings import registry
-from lemmata.bindings.tokens import TOKENS, said
+from lemmata.bindings.tokens import TOKENS
 from lemmata.reference import mhc
 from lemmata.reference.sinkhorn import sinkhorn
 
@@ -200,16 +198,6 @@ def test_the_interpreter_agrees_with_the_compiled_kernels() -> None:
     build(kernels.mhc_project, cfg)(*on_gpu)
     for ours, theirs in zip(sums, on_gpu[2:], strict=True):
         assert (ours - theirs.cpu()).abs().max() <= 2.0**-18 * ours.abs().max()
-
-
-def test_a_gradient_without_a_kernel_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    registry.say_once.cache_clear()
-    run = said("mhc_pre", lambda x: x + 1)
-    with caplog.at_level(logging.WARNING, "lemmata"):
-        assert [run(1), run(2)] == [2, 3]
-    assert [r.message for r in caplog.records] == [
-        f"mhc_pre: its gradient has no kernel yet: the PyTorch reference runs, on {TOKENS} tokens at a time"
-    ]
 
 
 def test_the_parts_make_a_block(device: torch.device) -> None:

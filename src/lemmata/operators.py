@@ -64,21 +64,28 @@ _SUMS = "gradient_sums:delta", "gradient_sums:sum_window"
 _CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:sum_listed"
 _HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
-_READING = (
-    "mhc_pre:mhc_split",
-    "mhc_pre:mhc_project",
-    "mhc_pre:mhc_gates",
-    "mhc_pre:mhc_head_gates",
-    "mhc_pre:mhc_weigh",
+_READING = "mhc_pre:mhc_project", "mhc_pre:mhc_weigh", "mhc_pre:mhc_head_weigh"
+_READING_BWD = (
+    "mhc_pre_backward:mhc_project_bwd",
+    "mhc_pre_backward:mhc_normalise",
+    "mhc_pre_backward:mhc_head_normalise",
+    "sinkhorn:sinkhorn_bwd",
+    "mhc_pre_backward:mhc_gates_bwd",
+    "mhc_pre_backward:mhc_head_gates_bwd",
+    "mhc_pre_backward:mhc_read_bwd",
+    "mhc_pre_backward:mhc_sum_gates",
+    "mhc_pre_backward:mhc_add_chunks",
+    "mhc_pre_backward:mhc_add_gates",
 )
-_MHC = *_READING, "sinkhorn:sinkhorn_fwd", "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
+_BETWEEN = "mhc_post_pre:mhc_mix", "mhc_post_pre:mhc_weigh_norm"
+_MHC = *_READING, *_READING_BWD, "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd", *_BETWEEN
 _SCORES_BWD = "indexer_backward:indexer_scores_bwd_q", "indexer_backward:indexer_scores_bwd_k"
 
 OPERATORS = {
     operator.name: operator
     for operator in (
         Operator("sinkhorn", "Sinkhorn", ("sinkhorn",), ("sinkhorn:sinkhorn_fwd", "sinkhorn:sinkhorn_bwd")),
-        Operator("mhc", "Hyper-connections", ("mhc_pre", "mhc_post", "mhc_head"), _MHC),
+        Operator("mhc", "Hyper-connections", ("mhc_pre", "mhc_post", "mhc_post_pre", "mhc_head"), _MHC),
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), ()),

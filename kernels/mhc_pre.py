@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tilelang.language as T
 
 from . import sinkhorn
-from .build import aligned, build, row_loop
+from .build import Launch, aligned, build, planned, row_loop
 from .mhc_post import Columns, load_streams, store_row
 from .mhc_post import Config as Streams
 from .sinkhorn import column_step, row_step, softmax, start
@@ -30,7 +30,17 @@ THREADS, WIDTH = 128, 8  # columns of which a thread sums the squares
 
 @dataclass(frozen=True)
 class Config:
-    """How many streams there are, how wide they are, the eps of the weights and of the norm, the head or not; of Sinkhorn; of the backward."""
+    """What the kernels of a site, or of the head of a model, are made for.
+
+    Attributes:
+        hc: how many streams there are.
+        hidden: how wide each is.
+        eps: added to the weights, and that of Sinkhorn.
+        norm_eps: added to the mean of the squares.
+        head: whether this is the head.
+        iterations: of Sinkhorn.
+        chunks: of the tokens, in the backward.
+    """
 
     hc: int = 4
     hidden: int = 4096
@@ -294,33 +304,52 @@ def mhc_head_weigh(cfg: Config) -> T.PrimFunc:
     return mhc_head_weigh
 
 
-def project(x, fn, cfg: Config):
-    """Launch ``mhc_project`` on the streams of all tokens; return the sums and the sums of squares."""
-    sums, squares = fn.new_empty((len(x), cfg.splits, cfg.rows)), fn.new_empty((len(x), cfg.splits))
-    build(mhc_project, cfg)(x, fn, sums, squares)
-    return sums, squares
+class Plan(NamedTuple):
+    """What a forward launches, and the sizes of what it keeps in between."""
+
+    splits: int
+    rows: int
+    project: Launch
+    weigh: Launch
+
+
+@planned
+def _plan(hc: int, hidden: int, eps: float, norm_eps: float, iterations: int) -> Plan:
+    cfg = Config(hc, hidden, eps, norm_eps, iterations=iterations)
+    return Plan(cfg.splits, cfg.rows, build(mhc_project, cfg), build(mhc_weigh, cfg))
+
+
+@planned
+def _head_plan(hc: int, hidden: int, eps: float, norm_eps: float) -> Plan:
+    cfg = Config(hc, hidden, eps, norm_eps, head=True)
+    return Plan(cfg.splits, cfg.rows, build(mhc_project, cfg), build(mhc_head_weigh, cfg))
+
+
+def _run(plan: Plan, x, fn, scale, base, *results):
+    """Launch both kernels on the streams of all tokens."""
+    tokens = len(x)
+    x, fn, scale, base = map(aligned, (x, fn, scale, base))
+    sums, squares = fn.new_empty((tokens, plan.splits, plan.rows)), fn.new_empty((tokens, plan.splits))
+    plan.project(x, fn, sums, squares)
+    plan.weigh(x, sums, squares, scale, base, *results)
 
 
 def forward(x, fn, scale, base, iterations: int, eps: float, norm_eps: float):
     """Launch the kernels on CUDA tensors; return a layer's input, post and comb."""
     *leading, hc, hidden = x.shape
-    cfg = Config(hc, hidden, eps, norm_eps, iterations=iterations)
     y, post, comb = x.new_empty((*leading, hidden)), *(fn.new_empty((*leading, hc, *more)) for more in ((), (hc,)))
-    x, fn, scale, base = map(aligned, (x, fn, scale, base))
-    x = x.view(-1, hc, hidden)
-    if len(x):
+    if y.numel():
         results = y.view(-1, hidden), post.view(-1, hc), comb.view(-1, hc, hc)
-        build(mhc_weigh, cfg)(x, *project(x, fn, cfg), scale, base, *results)
+        plan = _plan(hc, hidden, eps, norm_eps, iterations)
+        _run(plan, x.reshape(-1, hc, hidden), fn, scale, base, *results)
     return y, post, comb
 
 
 def head(x, fn, scale, base, eps: float, norm_eps: float):
     """Launch the kernels of the head on CUDA tensors; return the streams as one."""
     *leading, hc, hidden = x.shape
-    cfg = Config(hc, hidden, eps, norm_eps, head=True)
     y = x.new_empty((*leading, hidden))
-    x, fn, scale, base = map(aligned, (x, fn, scale, base))
-    x = x.view(-1, hc, hidden)
-    if len(x):
-        build(mhc_head_weigh, cfg)(x, *project(x, fn, cfg), scale, base, y.view(-1, hidden))
+    if y.numel():
+        plan = _head_plan(hc, hidden, eps, norm_eps)
+        _run(plan, x.reshape(-1, hc, hidden), fn, scale, base, y.view(-1, hidden))
     return y

@@ -46,7 +46,7 @@ from .mhc_pre import (
 WARP, GATED = 32, 32  # threads of a block of few numbers; tokens of a block of mhc_gates_bwd
 CHUNKS = {16: 256, 4: 32, 1: 0}  # chunks of the gradient of fn, and tiles of tokens from which on there are so many
 SUMMED, AHEAD = 64, 16  # chunks of the sums for scale and base; tokens that are read before they are added
-QUAD = 4  # columns that a thread of mhc_add_chunks has
+QUAD = 4  # columns that a thread of mhc_add_chunks has; half as many where warps would not divide all columns
 
 
 def mhc_project_bwd(cfg: Config) -> T.PrimFunc:
@@ -95,6 +95,11 @@ def mhc_project_bwd(cfg: Config) -> T.PrimFunc:
     return mhc_project_bwd
 
 
+def of_token(cfg: Config) -> int:
+    """Return how many threads have a token's coefficients: a warp, unless these are more."""
+    return WARP if cfg.rows <= WARP else THREADS
+
+
 class Token(NamedTuple):
     """What the backward keeps of a token."""
 
@@ -140,7 +145,7 @@ def mhc_normalise(cfg: Config) -> T.PrimFunc:
         grad_pre: T.Tensor((tokens, hc), F32),
         logits: T.Tensor((tokens, hc, hc), F32),
     ):
-        with T.Kernel(tokens, threads=WARP) as token:
+        with T.Kernel(tokens, threads=of_token(cfg)) as token:
             mu_shared = T.alloc_shared((rows,), F32)
             keep(cfg, token, Coefficients(sums, squares, scale, base), dots, mu_shared, Token(mu, factor, grad_pre))
             for a, b in T.Parallel(hc, hc):
@@ -164,7 +169,7 @@ def mhc_head_normalise(cfg: Config) -> T.PrimFunc:
         factor: T.Tensor((tokens,), F32),
         grad_pre: T.Tensor((tokens, hc), F32),
     ):
-        with T.Kernel(tokens, threads=WARP) as token:
+        with T.Kernel(tokens, threads=of_token(cfg)) as token:
             mu_shared = T.alloc_shared((rows,), F32)
             keep(cfg, token, Coefficients(sums, squares, None, None), dots, mu_shared, Token(mu, factor, grad_pre))
 
@@ -400,20 +405,21 @@ def mhc_sum_gates(cfg: Config) -> T.PrimFunc:
 def mhc_add_chunks(cfg: Config) -> T.PrimFunc:
     """Add up the gradients of fn of all chunks, in their order."""
     rows, columns = cfg.rows, cfg.columns
+    taken = WARP * QUAD if columns % (WARP * QUAD) == 0 else WARP * QUAD // 2
 
     @T.prim_func
     def mhc_add_chunks(
         parts: T.Tensor((cfg.chunks, rows, columns), F32),
         grad_fn: T.Tensor((rows, columns), F32),
     ):
-        with T.Kernel(columns // (WARP * QUAD), rows, threads=WARP) as (block, m):
-            acc = T.alloc_fragment((WARP * QUAD,), F32)
+        with T.Kernel(columns // taken, rows, threads=WARP) as (block, m):
+            acc = T.alloc_fragment((taken,), F32)
             T.clear(acc)
             for n in T.unroll(cfg.chunks):
-                for k in T.Parallel(WARP * QUAD):
-                    acc[k] += parts[n, m, block * WARP * QUAD + k]
-            for k in T.Parallel(WARP * QUAD):
-                grad_fn[m, block * WARP * QUAD + k] = acc[k]
+                for k in T.Parallel(taken):
+                    acc[k] += parts[n, m, block * taken + k]
+            for k in T.Parallel(taken):
+                grad_fn[m, block * taken + k] = acc[k]
 
     return mhc_add_chunks
 
@@ -499,7 +505,9 @@ def _kept(cfg, call):
 def _results(cfg, call):
     """Return what the gates' backward writes, uninitialised."""
     tokens, rows = len(call.x), cfg.rows
-    return Results(_empty(call, tokens, cfg.hc), _empty(call, tokens, rows), _empty(call, tokens), _empty(call, tokens, rows))
+    return Results(
+        _empty(call, tokens, cfg.hc), _empty(call, tokens, rows), _empty(call, tokens), _empty(call, tokens, rows)
+    )
 
 
 def _gradients(cfg, call, of, mu, shape):

@@ -17,7 +17,7 @@ from ..reference import mhc as reference
 from ..reference.contract import Contract
 from .engine.base.report import LAYERS
 from .mhc_backward import backward, chunked
-from .mhc_pre import SAFE, between, reading, tiled
+from .mhc_pre import SAFE, reading, tiled
 from .suite import Proof
 
 Factory = Callable[[Any], Any]
@@ -28,8 +28,8 @@ _POST: tuple[tuple[Factory, Contract, Formula], ...] = (
 )
 SHIPPED = Config(), Config(hidden=7168)
 OTHER_STREAMS = tuple(Config(hc) for hc in (2, 3, 8))
-OTHERS = *(Config(hc) for hc in (5, 6, 7)), Config(hidden=64), Config(hidden=1088), Config(8, 8192)
-"""Further numbers of streams; the narrowest, a width that ends within a step, and the widest."""
+OTHERS = *(Config(hc) for hc in (5, 6, 7)), Config(hidden=64), Config(3, 64), Config(hidden=1088), Config(8, 8192)
+"""Further numbers of streams; the narrowest, also of an odd number; a width that ends within a step, and the widest."""
 
 
 FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compiler, in narrower accesses"
@@ -53,11 +53,12 @@ def _post(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterato
         yield Proof("mhc", factory(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, **more)
 
 
-def _every(cfg: Config, layers: tuple[str, ...] = LAYERS, *, chunks: tuple[int, ...] = (1,), **more: Any) -> Iterator[Proof]:
+def _every(
+    cfg: Config, layers: tuple[str, ...] = LAYERS, *, chunks: tuple[int, ...] = (1,), **more: Any
+) -> Iterator[Proof]:
     """Yield all kernels for a number of streams and a width, the backward's with these numbers of chunks."""
     yield from _post(cfg, layers, **more)
     before = mhc_pre.Config(cfg.hc, cfg.hidden)
-    yield from between(before, layers, **more)
     for head in (False, True):
         reads = replace(before, head=head)
         yield from reading(reads, layers, **more)

@@ -1,8 +1,8 @@
 """What is claimed of the backward of what reads the residual streams (kernels/mhc_pre_backward.py).
 
-Most kernels are compared with their own step of the formula, in torch. Two go through the tokens of a chunk, tile by tile; tile u
-of the chunk is tile τ(u) of all. In the one that reads the streams the sums have before iteration t, for column k of a block
-and coefficient m, with 0 in place of what lies beyond the last token,
+Most kernels are compared with their own step of the formula, in torch. Two go through the tokens of a chunk, tile by tile;
+tile u of the chunk is tile τ(u) of all. In the one that reads the streams the sums have before iteration t, for column k of
+a block and coefficient m, with 0 in place of what lies beyond the last token,
 
     acc_fn[k, m] = Σ_{u < t} Σ_{r < 64} ū(64 τ(u) + r, m) x(64 τ(u) + r, k),
 
@@ -22,6 +22,7 @@ import z3
 
 from ..kernels import mhc_pre_backward as kernels
 from ..kernels.build import PASS_CONFIGS
+from ..kernels.mhc_pre import COLUMNS, TOKENS
 from ..reference import mhc as reference
 from ..reference.contract import Contract, Elements, Static
 from .attention import at_least
@@ -48,7 +49,7 @@ Reading = tuple[Any, Contract, Formula]
 
 def _side_by_side(parts: list[Any]) -> Any:
     """Return tensors put together along their last dimension: torch.cat, also of symbolic ones, whose elements can be taken."""
-    if isinstance(parts[0], torch.Tensor):
+    if not isinstance(parts[0], SymbolicTensor):
         return torch.cat(parts, -1)
     sizes = [int(part.form_shape[-1].constant) for part in parts]
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
@@ -113,7 +114,12 @@ def _gates(cfg: Config) -> Reading:
         grad_u = _side_by_side([part * factor.unsqueeze(-1) for part in of_mu])
         return sigmoid + cfg.eps, grad_u, -radial * factor * factor / cfg.columns, _side_by_side(grads)
 
-    results = of_tokens("pre", hc), of_tokens("grad_u", cfg.rows), of_tokens("shrink"), of_tokens("grad_gates", cfg.rows)
+    results = (
+        of_tokens("pre", hc),
+        of_tokens("grad_u", cfg.rows),
+        of_tokens("shrink"),
+        of_tokens("grad_gates", cfg.rows),
+    )
     inputs = *_kept(cfg), *weights(cfg)[1:]
     if cfg.head:
         return kernels.mhc_head_gates_bwd, step("mhc_head_gates_bwd", inputs, results), of
@@ -146,7 +152,7 @@ def _add_gates(cfg: Config) -> Reading:
 def _in_turn() -> Sequence[Condition]:
     """Prove that tile u r + y is the u-th of chunk y of r, and of no other, and that a chunk has those below n."""
     r, u, v, y, z, n, extent = z3.Ints("r u v y z n extent")
-    chunks = r >= 1, 0 <= y, y < r, 0 <= z, z < r
+    chunks = r >= 1, y >= 0, y < r, z >= 0, z < r
     quotient = z3.And(r * extent <= n + r - 1 - y, n + r - 1 - y < r * extent + r)
     products = z3.Implies(u + 1 <= extent, r * u + r <= r * extent), z3.Implies(u >= extent, r * u >= r * extent)
     return [
@@ -202,7 +208,7 @@ class Chunk:
 
 
 def _read(cfg: Config) -> tuple[Contract, Compare]:
-    hidden, columns = cfg.hidden, kernels.COLUMNS
+    hidden, columns = cfg.hidden, COLUMNS
     grad, (fn, *_) = reference.MHC_PRE_BWD.inputs[0], weights(cfg)
     given = of_tokens("pre", cfg.hc), of_tokens("grad_u", cfg.rows), of_tokens("shrink")
     results = reference.gradient_of(reference.X), of_all("parts", cfg.chunks, cfg.rows, cfg.columns)
@@ -222,7 +228,7 @@ def _read(cfg: Config) -> tuple[Contract, Compare]:
         return Value(direct + radial + nf.summation(cfg.rows, projection))
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        chunk = Chunk.in_turn(kernels.TOKENS, cfg.chunks)
+        chunk = Chunk.in_turn(TOKENS, cfg.chunks)
         stream, first = block("y"), columns * block("z")
 
         def acc(s: State, k: Form, m: Form) -> Form:
@@ -253,9 +259,7 @@ def _sum_gates(cfg: Config) -> tuple[Contract, Compare]:
         chunk = Chunk.in_a_row(kernels.AHEAD, kernels.SUMMED, known)
         summands = {"of_base": of_base, "of_scale": of_scale}
         invariant = Invariant(
-            determined={
-                name: Determined(lambda s, m, of=of: chunk.summed(s.t, of(m))) for name, of in summands.items()
-            }
+            determined={name: Determined(lambda s, m, of=of: chunk.summed(s.t, of(m))) for name, of in summands.items()}
         )
         done = execute(kernel, invariants={"t": invariant}, facts=known)
 
@@ -271,8 +275,8 @@ def backward(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
     """Yield the kernels of the gradients of a layer's input and coefficients, or of the head."""
     given, wide = statics(cfg), "L2" in layers
     for factory, contract, of in (_project(cfg), _normalise(cfg), _gates(cfg), _add_gates(cfg)):
-        compare = tiled(of, contract, BY_GROUPS) if wide else None
-        yield Proof("mhc", factory(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, **more)
+        equal = tiled(of, contract, BY_GROUPS) if wide else None
+        yield Proof("mhc", factory(cfg), contract, given, equal, PASS_CONFIGS, layers=layers, **more)
     lemmas = (PARTITION,) if wide else ()
     contract, compare = _sum_gates(cfg)
     yield Proof("mhc", kernels.mhc_sum_gates(cfg), contract, given, compare if wide else None, PASS_CONFIGS,
@@ -289,5 +293,5 @@ def chunked(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Itera
     factory, contract, of = _add_chunks(cfg)
     contract = Contract(contract.op, {}, {**reference.STATICS, "chunks": Static(int, 1, 16)}, contract.inputs,
                         contract.outputs, contract.probes)  # fmt: skip
-    compare = tiled(of, contract) if wide else None
-    yield Proof("mhc", factory(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, **more)
+    added = tiled(of, contract) if wide else None
+    yield Proof("mhc", factory(cfg), contract, given, added, PASS_CONFIGS, layers=layers, **more)

@@ -1,12 +1,10 @@
-"""What is claimed of the kernels that read the residual streams, forward (kernels/mhc_pre.py, kernels/mhc_post_pre.py).
+"""What is claimed of the kernels that read the residual streams, forward (kernels/mhc_pre.py).
 
 Each is compared with its own step of the formula, in torch:
 
     mhc_project      the products of each split of the columns with fn, and the sums of squares
-    mhc_mix          the streams after a layer, and the same of them
     mhc_weigh        the splits added up, times 1 / sqrt(mean + norm_eps), through scale, base and sigmoids; Sinkhorn of the
                      logits; and the sum of the streams with their weights
-    mhc_weigh_norm   the same, and the norm of that sum
 
 Put one after the other, these steps are the reference's formula. Where a loop follows, the weights and the logits of a token
 are abbreviated, by ``pre`` and ``logit``, and Sinkhorn is in lock step with the reference, as in proofs/sinkhorn.py.
@@ -22,14 +20,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..kernels import mhc_post_pre, mhc_pre
+from ..kernels import mhc_pre
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.sinkhorn import NAMES
 from ..reference import mhc as reference
 from ..reference.contract import Contract, Elements, Size, TensorSpec
 from ..reference.sinkhorn import sinkhorn
 from .engine.base.report import LAYERS
-from .engine.execution.invariants import Determined, Ghost, Invariant, State
+from .engine.execution.invariants import Determined, Ghost, Invariant
 from .engine.execution.symbolic import block, execute
 from .engine.forms import normal_form as nf
 from .engine.forms.entailment import Facts
@@ -70,7 +68,10 @@ def step(op: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...
     return Contract(op, TOKENS, reference.STATICS, inputs, outputs, reference.PROBES)
 
 
-def of_tokens(name: str, *dims: int, elements: Elements = Elements()) -> TensorSpec:
+ANY = Elements()
+
+
+def of_tokens(name: str, *dims: int, elements: Elements = ANY) -> TensorSpec:
     """Return a tensor of fp32 with something for each token."""
     return TensorSpec(name, " ".join(("tokens", *map(str, dims))), F32, elements)
 
@@ -82,7 +83,8 @@ def of_all(name: str, *dims: int) -> TensorSpec:
 
 def statics(cfg: Config) -> dict[str, float]:
     """Return the static parameters that name a proof."""
-    return {"hc": cfg.hc, "hidden": cfg.hidden} | ({"head": 1} if cfg.head else {})
+    given: dict[str, float] = {"hc": cfg.hc, "hidden": cfg.hidden}
+    return given | ({"head": 1} if cfg.head else {})
 
 
 def weights(cfg: Config) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
@@ -104,11 +106,14 @@ def projected(cfg: Config, x: torch.Tensor, fn: torch.Tensor, *others: torch.Ten
     return (
         reduce(add, sums),
         reduce(add, squares),
-        *(reduce(add, [torch.einsum("nisk,nsk->nsi", x[:, :, :, t], row[:, :, t]) for t in range(cfg.tiles)]) for row in rows),
+        *(
+            reduce(add, [torch.einsum("nisk,nsk->nsi", x[:, :, :, t], row[:, :, t]) for t in range(cfg.tiles)])
+            for row in rows
+        ),
     )
 
 
-def sums_of(cfg: Config, elements: Elements = Elements()) -> tuple[TensorSpec, TensorSpec]:
+def sums_of(cfg: Config, elements: Elements = ANY) -> tuple[TensorSpec, TensorSpec]:
     """Return the products and the sums of squares, which those that read them know not to be negative."""
     return of_tokens("sums", cfg.splits, cfg.rows), of_tokens("squares", cfg.splits, elements=elements)
 
@@ -120,15 +125,6 @@ BY_GROUPS: Tiling = (mhc_pre.COLUMNS, mhc_pre.WIDTH, False)
 def _project(cfg: Config) -> tuple[Contract, Formula]:
     contract = step("mhc_project", (reference.X, weights(cfg)[0]), sums_of(cfg))
     return contract, lambda x, fn: projected(cfg, x, fn)
-
-
-def _mix(cfg: Config) -> tuple[Contract, Formula]:
-    def of(x: torch.Tensor, y: torch.Tensor, post: torch.Tensor, comb: torch.Tensor, fn: torch.Tensor) -> Any:
-        out = reference.mhc_post(x, y, post, comb)
-        return out, *projected(cfg, out, fn)
-
-    inputs = *reference.MHC_POST.inputs, weights(cfg)[0]
-    return step("mhc_mix", inputs, (reference.OUT, *sums_of(cfg))), of
 
 
 def _exact() -> tuple[bool, str]:
@@ -209,14 +205,14 @@ def lock_step(cuts: Any, at: Form) -> Invariant:
     )
 
 
-def weighing(cfg: Config, contract: Contract, norm: bool) -> Compare:
+def weighing(cfg: Config, contract: Contract) -> Compare:
     """Return the comparison of a kernel that makes coefficients and sums the streams with their weights."""
 
     def compare(kernel: Any, known: Facts) -> Compared:
         given, at = _inputs(contract, kernel), block()
         found = _coefficients(cfg, *(given[name] for name in ("sums", "squares", "scale", "base")))
         wanted = _wanted(cfg, given, found)
-        loops, through = list(serial_loops(kernel).values()), _through(cfg, found, norm)
+        loops, through = list(serial_loops(kernel).values()), _through(cfg, found)
         if cfg.head:
             done = execute(kernel, invariants={loops[0]: through}, facts=known)
             return done, [*done.equations, *done.compare("y", wanted["y"].value)]
@@ -232,46 +228,31 @@ def weighing(cfg: Config, contract: Contract, norm: bool) -> Compare:
             equations += done.compare("comb", lambda *i: resolve(comb.at(*i), cuts, states))
         return done, equations
 
-    def with_norm(kernel: Any, known: Facts) -> Compared:
-        width, threads = cfg.streams.width, 2 * mhc_pre.THREADS
-        with nf.tiled(cfg.hidden, width), nf.tiled(cfg.hidden // width, threads, strided=True):
-            return compare(kernel, known)
-
-    return with_norm if norm else compare
+    return compare
 
 
 def _wanted(cfg: Config, given: dict[str, SymbolicTensor], found: Coefficients) -> dict[str, Any]:
     """Return what a kernel writes beside ``comb``, with the weights of the streams abbreviated."""
     pre: Any = _abbreviated("pre", found.pre)
     y = (pre.unsqueeze(-1) * given["x"]).sum(1)
-    if "weight" in given:
-        y = reference.normed(y, given["weight"], cfg.norm_eps)  # type: ignore[arg-type]
     return {"y": tensor(y)} | ({} if cfg.head else {"post": tensor(found.post)})
 
 
-def _through(cfg: Config, found: Coefficients, norm: bool) -> Invariant:
-    """Return what holds in the loop that sums the streams: the weights and logits of the token, and the sum so far."""
+def _through(cfg: Config, found: Coefficients) -> Invariant:
+    """Return what holds in the loop that sums the streams: the weights and logits of the token."""
     at = block()
     fixed = {"weights": Determined(lambda s, i: nf.apply("pre", at, i))}
     if not cfg.head:
         fixed["logits"] = Determined(lambda s, _, a, b: nf.apply("logit", at, a, b))
 
-    def summed(s: State, n: Form, t: Form, j: Form) -> Form:
-        c = (n * 2 * mhc_pre.THREADS + t) * cfg.streams.width + j
-        there = nf.nonnegative(cfg.hidden - 1 - c)
-        return nf.summation(s.t, lambda i: nf.apply("pre", at, i) * there * nf.read("x", at, i, c))
-
-    if norm:
-        fixed["acc"] = Determined(summed)
     return Invariant(determined=fixed, definitions=found.definitions)
 
 
-def _weigh(cfg: Config, norm: bool = False) -> Contract:
+def _weigh(cfg: Config) -> Contract:
     inputs = reference.X, *sums_of(cfg, Elements(low=0)), *weights(cfg)[1:]
     if cfg.head:
         return step("mhc_head_weigh", inputs, (reference.Y,))
-    more = (reference.NORM_WEIGHT,) if norm else ()
-    return step("mhc_weigh_norm" if norm else "mhc_weigh", (*inputs, *more), reference.MHC_PRE.outputs)
+    return step("mhc_weigh", inputs, reference.MHC_PRE.outputs)
 
 
 def reading(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterator[Proof]:
@@ -280,18 +261,9 @@ def reading(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Itera
     contract, of = _project(cfg)
     compare = tiled(of, contract, BY_GROUPS) if wide else None
     lemmas = EXACT if wide else ()
-    yield Proof("mhc", mhc_pre.mhc_project(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, lemmas=lemmas, **more)
+    yield Proof(
+        "mhc", mhc_pre.mhc_project(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, lemmas=lemmas, **more
+    )
     factory = mhc_pre.mhc_head_weigh if cfg.head else mhc_pre.mhc_weigh
-    compare = weighing(cfg, _weigh(cfg), norm=False) if wide else None
+    compare = weighing(cfg, _weigh(cfg)) if wide else None
     yield Proof("mhc", factory(cfg), _weigh(cfg), given, compare, PASS_CONFIGS, layers=layers, **more)
-
-
-def between(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterator[Proof]:
-    """Yield the kernels from a layer's result to the next layer's normalised input."""
-    given, wide = statics(cfg), "L2" in layers
-    contract, of = _mix(cfg)
-    compare = tiled(of, contract, BY_GROUPS) if wide else None
-    yield Proof("mhc", mhc_post_pre.mhc_mix(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, **more)
-    contract = _weigh(cfg, norm=True)
-    compare = weighing(cfg, contract, norm=True) if wide else None
-    yield Proof("mhc", mhc_post_pre.mhc_weigh_norm(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, **more)

@@ -120,15 +120,6 @@ def _contracts(
 
 MHC_PRE, MHC_PRE_BWD = _contracts("mhc_pre", _PARAMETERS, PRE_WEIGHTS, (Y, POST, COMB))
 MHC_HEAD, MHC_HEAD_BWD = _contracts("mhc_head", _NORMS, HEAD_WEIGHTS, (Y,))
-NORM_WEIGHT = TensorSpec("weight", "hidden", (F32,))
-MHC_POST_PRE = Contract(
-    "mhc_post_pre",
-    SIZES,
-    STATICS | _PARAMETERS,
-    (X, Y, POST, COMB, *PRE_WEIGHTS, NORM_WEIGHT),
-    (OUT, *(TensorSpec(f"next_{spec.name}", spec.shape, spec.dtypes) for spec in (Y, POST, COMB))),
-    PROBES,
-)
 
 
 @dataclass(frozen=True)
@@ -230,31 +221,6 @@ def mhc_pre_bwd(
 def _of_each(scale: Tensor, hc: int) -> Tensor:
     """Return the scale of each coefficient: the first of those of pre, the second of post's, the third of comb's."""
     return torch.cat([scale[0].expand(hc), scale[1].expand(hc), scale[2].expand(hc * hc)])
-
-
-def normed(x: Tensor, weight: Tensor, norm_eps: float) -> Tensor:
-    """Return a layer's input after the layer's own norm: divided by the root of the mean of its squares, times a weight."""
-    wide = x.type_as(weight)
-    return (wide / ((wide * wide).sum(-1, keepdim=True) / wide.shape[-1] + norm_eps).sqrt() * weight).type_as(x)
-
-
-def mhc_post_pre(
-    x: Tensor,
-    y: Tensor,
-    post: Tensor,
-    comb: Tensor,
-    fn: Tensor,
-    scale: Tensor,
-    base: Tensor,
-    weight: Tensor,
-    iterations: int = 20,
-    eps: float = 1e-6,
-    norm_eps: float = 1e-6,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the streams after a layer, and the next layer's input, normalised, with its post and comb."""
-    out = mhc_post(x, y, post, comb)
-    z, next_post, next_comb = mhc_pre(out, fn, scale, base, iterations, eps, norm_eps)
-    return out, normed(z, weight, norm_eps), next_post, next_comb
 
 
 def mhc_head(x: Tensor, fn: Tensor, scale: Tensor, base: Tensor, eps: float = 1e-6, norm_eps: float = 1e-6) -> Tensor:

@@ -47,7 +47,6 @@ BESIDES: dict[str, Besides] = {
     ),
     "mhc_pre": weighted,
     "mhc_post": mixed,
-    "mhc_post_pre": lambda call, backward: mixed(call, backward) + weighted(call, backward),
     "mhc_head": weighted,
     "indexer_scores": lambda call, backward: (4 if backward else 2) * dots(call),
     "indexer_scores_fp8": lambda call, _: 2 * dots(call),

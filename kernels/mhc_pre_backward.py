@@ -239,7 +239,7 @@ def through_norm(cfg, block, of, into):
     for i in T.Parallel(GATED):
         if block * GATED + i < tokens:
             factor = of.kept.factor[block * GATED + i]
-            into.shrink[block * GATED + i] = radial[i] * factor * factor * (-1 / cfg.columns)
+            into.shrink[block * GATED + i] = -radial[i] * factor * factor / cfg.columns
 
 
 def mhc_gates_bwd(cfg: Config) -> T.PrimFunc:

@@ -6,31 +6,52 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+from torch._ops import OpOverload
 
 from ..models import Model
 from ..operators import Kernel
 from ..reference import mhc as reference
-from ..reference.contract import Contract
-from .flops import Shape
-from .registry import check, define, plain
-from .tokens import contiguous, in_chunks, said
-from .vmap import leading, one_by_one
+from ..reference.contract import Contract, TensorSpec
+from .flops import Formula, Shape
+from .registry import Implementation, check, define, plain
+from .tokens import contiguous, in_chunks
+from .vmap import Rule, leading, one_by_one
 
 _PRE, _POST = "lemmata.kernels.mhc_pre", "lemmata.kernels.mhc_post"
+_PRE_BWD = "lemmata.kernels.mhc_pre_backward"
 
 
-def _empty_like(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
+def _parameters(contract: Contract) -> list[str]:
+    """Return the static parameters that no shape tells; a call has them after the tensors."""
+    return [name for name in contract.statics if name not in reference.STATICS]
 
 
-def _fake_post(x: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
-    reference.MHC_POST.check(x, y, post, comb)
-    return x.new_empty(x.shape)
+def _schema(contract: Contract) -> str:
+    """Return an operator's arguments and results in torch's notation."""
+    statics = (f"{contract.statics[name].kind.__name__} {name}" for name in _parameters(contract))
+    arguments = ", ".join((*(f"Tensor {spec.name}" for spec in contract.inputs), *statics))
+    return f"({arguments}) -> ({', '.join(f'Tensor {spec.name}' for spec in contract.outputs)})"
 
 
-def _fake_post_bwd(grad_out: Tensor, x: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> tuple[Tensor, ...]:
-    reference.MHC_POST_BWD.check(grad_out, x, y, post, comb)
-    return _empty_like(x, y, post, comb)
+def _fake(contract: Contract) -> Implementation:
+    """Return what gives the shapes and dtypes of an operator's results: a gradient is as what it is the gradient of."""
+
+    def call(*args: Any) -> Any:
+        count = len(contract.inputs)
+        contract.check(*args[:count], **dict(zip(_parameters(contract), args[count:], strict=True)))
+        given = dict(zip((spec.name for spec in contract.inputs), args[:count], strict=True))
+        x = given["x"]
+        sizes = dict(zip(("hc", "hidden"), x.shape[-2:], strict=True))
+
+        def shape(spec: TensorSpec) -> tuple[int, ...]:
+            if (of := spec.name.removeprefix("grad_")) != spec.name:
+                return tuple(given[of].shape)
+            return *x.shape[:-2], *(sizes[str(name)] for (name,) in spec.dims)
+
+        results = tuple(x.new_empty(shape(spec), dtype=spec.dtypes[0]) for spec in contract.outputs)
+        return results if len(results) > 1 else results[0]
+
+    return call
 
 
 def _flops_of_post(x: Shape, y: Shape, post: Shape, *_: Shape, **__: object) -> int:
@@ -44,59 +65,6 @@ def _flops_of_post(x: Shape, y: Shape, post: Shape, *_: Shape, **__: object) -> 
 def _flops_of_post_bwd(grad_out: Shape, x: Shape, y: Shape, post: Shape, *_: Shape, **__: object) -> int:
     """Return twice the forward's: products for the gradients of what is mixed, and for those of the coefficients."""
     return 2 * _flops_of_post(x, y, post)
-
-
-_post_bwd = define(
-    "mhc_post_bwd",
-    "(Tensor grad_out, Tensor x, Tensor y, Tensor post, Tensor comb)"
-    " -> (Tensor grad_x, Tensor grad_y, Tensor grad_post, Tensor grad_comb)",
-    reference=contiguous(reference.mhc_post_bwd),
-    kernel=(_POST, "backward"),
-    fake=_fake_post_bwd,
-    vmap=leading,
-    flops=_flops_of_post_bwd,
-    shards="leading",
-)
-_post_fwd = define(
-    "mhc_post_fwd",
-    "(Tensor x, Tensor y, Tensor post, Tensor comb) -> (Tensor out)",
-    reference=contiguous(reference.mhc_post),
-    kernel=(_POST, "forward"),
-    fake=_fake_post,
-    vmap=leading,
-    gradient=_post_bwd,
-    flops=_flops_of_post,
-    shards="leading",
-)
-
-
-def _fake_pre(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    _checked(reference.MHC_PRE, x, *args)
-    hc = x.shape[-2]
-    y, post = x.new_empty((*x.shape[:-2], x.shape[-1])), args[0].new_empty(x.shape[:-1])
-    return y, post, post.new_empty((*x.shape[:-2], hc, hc))
-
-
-def _fake_head(x: Tensor, *args: Any) -> Tensor:
-    _checked(reference.MHC_HEAD, x, *args)
-    return x.new_empty((*x.shape[:-2], x.shape[-1]))
-
-
-def _fake_pre_bwd(*args: Any) -> tuple[Tensor, ...]:
-    _checked(reference.MHC_PRE_BWD, *args)
-    return _empty_like(*args[3:7])
-
-
-def _fake_head_bwd(*args: Any) -> tuple[Tensor, ...]:
-    _checked(reference.MHC_HEAD_BWD, *args)
-    return _empty_like(*args[1:5])
-
-
-def _checked(contract: Contract, *args: Any) -> None:
-    """Check tensors and, after them, those static parameters that no shape tells."""
-    count = len(contract.inputs)
-    names = [name for name in contract.statics if name not in reference.STATICS]
-    contract.check(*args[:count], **dict(zip(names, args[count:], strict=True)))
 
 
 def _flops_of_reading(x: Shape, fn: Shape, products: int) -> int:
@@ -124,65 +92,49 @@ def _flops_of_head_bwd(grad_y: Shape, x: Shape, fn: Shape, *_: Any, **__: Any) -
     return _flops_of_reading(x, fn, 3)
 
 
-_WEIGHTS = "Tensor fn, Tensor scale, Tensor base"
-_GRADS = "(Tensor grad_x, Tensor grad_fn, Tensor grad_scale, Tensor grad_base)"
-_pre_bwd = define(
-    "mhc_pre_bwd",
-    f"(Tensor grad_y, Tensor grad_post, Tensor grad_comb, Tensor x, {_WEIGHTS}, int iterations, float eps,"
-    f" float norm_eps) -> {_GRADS}",
-    reference=in_chunks(reference.MHC_PRE_BWD, reference.mhc_pre_bwd),
-    kernel=said("mhc_pre", in_chunks(reference.MHC_PRE_BWD, reference.mhc_pre_bwd)),
-    fake=_fake_pre_bwd,
-    vmap=one_by_one,
-    flops=_flops_of_pre_bwd,
-    shards="leading",
-)
-_pre_fwd = define(
-    "mhc_pre_fwd",
-    f"(Tensor x, {_WEIGHTS}, int iterations, float eps, float norm_eps) -> (Tensor y, Tensor post, Tensor comb)",
-    reference=in_chunks(reference.MHC_PRE, reference.mhc_pre),
-    kernel=(_PRE, "forward"),
-    fake=_fake_pre,
-    vmap=one_by_one,
-    gradient=_pre_bwd,
-    flops=_flops_of_streams,
-    shards="leading",
-)
-_head_bwd = define(
-    "mhc_head_bwd",
-    f"(Tensor grad_y, Tensor x, {_WEIGHTS}, float eps, float norm_eps) -> {_GRADS}",
-    reference=in_chunks(reference.MHC_HEAD_BWD, reference.mhc_head_bwd),
-    kernel=said("mhc_head", in_chunks(reference.MHC_HEAD_BWD, reference.mhc_head_bwd)),
-    fake=_fake_head_bwd,
-    vmap=one_by_one,
-    flops=_flops_of_head_bwd,
-    shards="leading",
-)
-_head_fwd = define(
-    "mhc_head_fwd",
-    f"(Tensor x, {_WEIGHTS}, float eps, float norm_eps) -> (Tensor y)",
-    reference=in_chunks(reference.MHC_HEAD, reference.mhc_head),
-    kernel=(_PRE, "head"),
-    fake=_fake_head,
-    vmap=one_by_one,
-    gradient=_head_bwd,
-    flops=_flops_of_streams,
-    shards="leading",
-)
+def _define(
+    contract: Contract, run: Implementation, kernel: tuple[str, str], flops: Formula, gradient: OpOverload | None = None
+) -> OpOverload:
+    """Define the operator of a contract; one with a tensor that all tokens share takes them some at a time."""
+    shared = not all(spec.leading for spec in contract.inputs)
+    rule: Rule = one_by_one if shared else leading
+    return define(
+        contract.op if contract.op.endswith("_bwd") else f"{contract.op}_fwd",
+        _schema(contract),
+        reference=in_chunks(contract, run) if shared else contiguous(run),
+        kernel=kernel,
+        fake=_fake(contract),
+        vmap=rule,
+        gradient=gradient,
+        flops=flops,
+        shards="leading",
+    )
+
+
+_post_bwd = _define(reference.MHC_POST_BWD, reference.mhc_post_bwd, (_POST, "backward"), _flops_of_post_bwd)
+_post_fwd = _define(reference.MHC_POST, reference.mhc_post, (_POST, "forward"), _flops_of_post, _post_bwd)
+_pre_bwd = _define(reference.MHC_PRE_BWD, reference.mhc_pre_bwd, (_PRE_BWD, "backward"), _flops_of_pre_bwd)
+_pre_fwd = _define(reference.MHC_PRE, reference.mhc_pre, (_PRE, "forward"), _flops_of_streams, _pre_bwd)
+_head_bwd = _define(reference.MHC_HEAD_BWD, reference.mhc_head_bwd, (_PRE_BWD, "head_backward"), _flops_of_head_bwd)
+_head_fwd = _define(reference.MHC_HEAD, reference.mhc_head, (_PRE, "head"), _flops_of_streams, _head_bwd)
 
 
 def shipped(model: Model) -> Iterator[Kernel]:
     """Yield the kernels that a model launches, each with its config."""
-    from ..kernels import mhc_post, mhc_pre, sinkhorn
+    from ..kernels import mhc_post, mhc_pre, mhc_pre_backward, sinkhorn
 
     streams = mhc_post.Config(model.streams, model.hidden)
     yield mhc_post.mhc_post_fwd, streams
     yield mhc_post.mhc_post_bwd, streams
-    yield mhc_pre.mhc_weigh, streams
-    for head, gates in ((False, mhc_pre.mhc_gates), (True, mhc_pre.mhc_head_gates)):
-        for factory in (mhc_pre.mhc_split, mhc_pre.mhc_project, gates):
-            yield factory, mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, head)
-    yield sinkhorn.sinkhorn_fwd, sinkhorn.Config(model.streams, model.iterations, model.eps)
+    before = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, iterations=model.iterations)
+    for factory in (mhc_pre.mhc_project, mhc_pre.mhc_weigh):
+        yield factory, before
+    head = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, head=True)
+    for factory in (mhc_pre.mhc_project, mhc_pre.mhc_head_weigh):
+        yield factory, head
+    yield from mhc_pre_backward.launched(before)
+    yield from mhc_pre_backward.launched(head)
+    yield sinkhorn.sinkhorn_bwd, sinkhorn.Config(model.streams, model.iterations, model.eps)
 
 
 def mhc_post(x: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
@@ -246,8 +198,6 @@ def mhc_pre(
         once, with respect to all four tensors. Bitwise deterministic, with its gradients; a token's results and the gradient
         of its streams do not depend on other tokens.
 
-    The gradient has no kernel yet: a GPU runs the PyTorch reference for it, on 256 tokens at a time, and says so once.
-
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.
         ValueError: a shape, a device or a parameter does not fit.
@@ -278,8 +228,6 @@ def mhc_head(
     Returns:
         ``[..., hidden]`` bf16, contiguous. Differentiable once, with respect to all four tensors. Bitwise deterministic, with
         its gradients; a token's result and the gradient of its streams do not depend on other tokens.
-
-    The gradient has no kernel yet: a GPU runs the PyTorch reference for it, on 256 tokens at a time, and says so once.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.

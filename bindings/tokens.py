@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..reference.contract import Contract
-from .registry import Implementation, say_once
+from .registry import Implementation
 
 TOKENS = 256  # of a chunk
 
@@ -58,17 +58,6 @@ def in_chunks(contract: Contract, reference: Implementation) -> Implementation:
             for spec, column in zip(contract.outputs, columns, strict=True)
         )
         return results if len(results) > 1 else results[0]
-
-    return call
-
-
-def said(op: str, run: Implementation) -> Implementation:
-    """Return what CUDA runs of an operator whose gradient has no kernel: the same, and a word on it at the first call."""
-
-    @functools.wraps(run)
-    def call(*args: Any) -> Any:
-        say_once(f"{op}: its gradient has no kernel yet: the PyTorch reference runs, on {TOKENS} tokens at a time")
-        return run(*args)
 
     return call
 

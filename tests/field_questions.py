@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from lemmata.kernels import mhc_pre
+from lemmata.kernels import mhc_pre, mhc_pre_backward
 from lemmata.kernels.combine import combine
 from lemmata.kernels.sparse_attention_config import Config
-from lemmata.proofs import mhc
+from lemmata.proofs import mhc_backward
+from lemmata.proofs import mhc_pre as mhc_proofs
 from lemmata.proofs.combine import added
 from lemmata.proofs.engine.interpreter.second_opinion import run
 from lemmata.proofs.suite import Proof
@@ -21,6 +23,7 @@ from lemmata.reference import hca as hca_reference
 from lemmata.reference import indexer as indexer_reference
 from lemmata.reference import mhc as mhc_reference
 from lemmata.reference import sinkhorn as sinkhorn_reference
+from lemmata.reference.topk_check import topk_check
 
 Question = dict[str, Any]  # arguments of second_opinion beside kernel and contract, or in their place
 
@@ -159,25 +162,93 @@ def of_visible_sum(p: Proof) -> Question:
 
 
 def of_streams(p: Proof) -> Question:
-    """Streams of two tokens, after a layer or before it."""
-    of = {
-        "mhc_post": mhc_reference.mhc_post,
-        "mhc_post_bwd": mhc_reference.mhc_post_bwd,
-        "mhc_weigh": mhc._weighted,
-    }
+    """Streams of two tokens, after a layer."""
+    of = {"mhc_post": mhc_reference.mhc_post, "mhc_post_bwd": mhc_reference.mhc_post_bwd}
     return {"reference": of[p.contract.op], "sizes": {"tokens": 2}}
 
 
-def of_coefficients(p: Proof) -> Question:
-    """What is projected of two tokens, or the coefficients from that."""
-    cfg = mhc_pre.Config(int(p.statics["hc"]), int(p.statics["hidden"]), head="head" in p.statics)
-    _, of = mhc._project(cfg) if p.contract.op == "mhc_project" else mhc._gates(cfg)
-    return {"reference": of, "sizes": {"tokens": 2}}
+def config_of(p: Proof) -> mhc_pre.Config:
+    """What the kernel is made for."""
+    hc, hidden, chunks = (int(p.statics.get(name, 1)) for name in ("hc", "hidden", "chunks"))
+    return mhc_pre.Config(hc, hidden, head="head" in p.statics, chunks=chunks)
+
+
+def of_projections(p: Proof) -> Question:
+    """What is projected of two tokens, or the coefficients' gradients from that, as the claims have it."""
+    of = {
+        "mhc_project": mhc_proofs._project,
+        "mhc_project_bwd": mhc_backward._project,
+        "mhc_normalise": mhc_backward._normalise,
+        "mhc_head_normalise": mhc_backward._normalise,
+        "mhc_gates_bwd": mhc_backward._gates,
+        "mhc_head_gates_bwd": mhc_backward._gates,
+        "mhc_add_chunks": mhc_backward._add_chunks,
+        "mhc_add_gates": mhc_backward._add_gates,
+    }
+    return {
+        "reference": of[p.contract.op](config_of(p))[-1],
+        "sizes": {"tokens": 2} if "tokens" in p.contract.sizes else {},
+    }
+
+
+def of_weighing(p: Proof) -> Question:
+    """Coefficients of two tokens, with Sinkhorn, and the sums of their streams."""
+    cfg = config_of(p)
+    hc = cfg.hc
+
+    def reference(x: Any, sums: Any, squares: Any, scale: Any, base: Any) -> Any:
+        mu = sums.sum(1) / (squares.sum(1) / cfg.columns + cfg.norm_eps).sqrt().unsqueeze(-1)
+        pre = (mu[:, :hc] * scale[0] + base[:hc]).sigmoid() + cfg.eps
+        y = (pre.unsqueeze(-1) * x).sum(1)
+        if cfg.head:
+            return y
+        post = (mu[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]).sigmoid() * 2
+        logits = (mu[:, 2 * hc :] * scale[2] + base[2 * hc :]).unflatten(-1, (hc, hc))
+        return y, post, sinkhorn_reference.sinkhorn(logits, cfg.iterations, cfg.eps)
+
+    return {"reference": reference, "sizes": {"tokens": 2}}
+
+
+def of_reading_backward(p: Proof) -> Question:
+    """A tile of tokens and a part of another, in chunks that take turns, some of them empty; of streams of one tile's width."""
+    cfg = replace(config_of(p), hidden=mhc_pre.COLUMNS)
+    tokens = 70
+
+    def reference(grad_y: Any, x: Any, fn: Any, pre: Any, grad_u: Any, shrink: Any) -> Any:
+        of_x = pre.unsqueeze(-1) * grad_y.unsqueeze(1) + shrink.unsqueeze(-1).unsqueeze(-1) * x
+        of_x = of_x + (grad_u @ fn).unflatten(-1, (cfg.hc, cfg.hidden))
+        turn = torch.arange(tokens) // 64 % cfg.chunks == torch.arange(cfg.chunks).unsqueeze(-1)
+        return of_x, torch.einsum("ct,tm,tk->cmk", turn.double(), grad_u, x.flatten(1))
+
+    asked = {"kernel": mhc_pre_backward.mhc_read_bwd(cfg), "contract": mhc_backward._read(cfg)[0]}
+    return {
+        **asked,
+        "reference": reference,
+        "sizes": {"tokens": tokens},
+        "statics": {**p.statics, "hidden": cfg.hidden},
+    }
+
+
+def of_gate_sums(p: Proof) -> Question:
+    """Three times sixteen tokens, the last not full: most of the chunks are empty."""
+    tokens, tiles, chunks = 40, 3, 64
+
+    def reference(grad_gates: Any, mu: Any) -> Any:
+        tile, chunk = torch.arange(tokens) // 16, torch.arange(chunks).unsqueeze(-1)
+        inside = ((tile >= tiles * chunk // chunks) & (tile < tiles * (chunk + 1) // chunks)).double()
+        each = (torch.einsum("ct,tm->cm", inside, of) for of in (grad_gates, grad_gates * mu))
+        return torch.cat([of.unsqueeze(1) for of in each], 1)
+
+    return {"reference": reference, "sizes": {"tokens": tokens}}
 
 
 QUESTIONS: dict[str, Callable[[Proof], Question]] = {
-    **dict.fromkeys(("mhc_post_fwd", "mhc_post_bwd", "mhc_weigh"), of_streams),
-    **dict.fromkeys(("mhc_project", "mhc_gates", "mhc_head_gates"), of_coefficients),
+    **dict.fromkeys(("mhc_post_fwd", "mhc_post_bwd"), of_streams),
+    **dict.fromkeys(("mhc_project", "mhc_project_bwd", "mhc_add_chunks", "mhc_add_gates"), of_projections),
+    **dict.fromkeys(("mhc_normalise", "mhc_head_normalise", "mhc_gates_bwd", "mhc_head_gates_bwd"), of_projections),
+    **dict.fromkeys(("mhc_weigh", "mhc_head_weigh"), of_weighing),
+    **{"mhc_read_bwd": of_reading_backward, "mhc_sum_gates": of_gate_sums},
+    "topk_check": lambda _: {"reference": topk_check, "sizes": {"R": 1, "T": 9}},
     **dict.fromkeys(("sinkhorn_fwd", "sinkhorn_bwd"), of_sinkhorn),
     **dict.fromkeys(("indexer_scores", "indexer_scores_fp8"), of_scores),
     **{"indexer_scores_bwd_q": of_scores_backward, "indexer_scores_bwd_k": of_scores_backward_of_keys},

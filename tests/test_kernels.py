@@ -19,6 +19,7 @@ from lemmata.kernels import (
     indexer_backward,
     mhc_post,
     mhc_pre,
+    mhc_pre_backward,
     sinkhorn,
     sparse_attention_config,
     topk,
@@ -49,13 +50,15 @@ def combine_of(D: int) -> Kernel:
 
 def streams_of(*sizes: tuple[int, int]) -> list[Kernel]:
     """The kernels of hyper-connections for some numbers of streams and widths."""
-    of_streams = mhc_post.mhc_post_fwd, mhc_post.mhc_post_bwd, mhc_pre.mhc_weigh
-    reading = mhc_pre.mhc_split, mhc_pre.mhc_project, mhc_pre.mhc_gates
+    of_streams = mhc_post.mhc_post_fwd, mhc_post.mhc_post_bwd
+    reading = mhc_pre.mhc_project, mhc_pre.mhc_weigh
     found: list[Kernel] = []
     for size in sizes:
         found += [(factory, mhc_post.Config(*size)) for factory in of_streams]
         found += [(factory, mhc_pre.Config(*size)) for factory in reading]
-        found.append((mhc_pre.mhc_head_gates, mhc_pre.Config(*size, head=True)))
+        found.append((mhc_pre.mhc_head_weigh, mhc_pre.Config(*size, head=True)))
+        found += mhc_pre_backward.launched(mhc_pre.Config(*size))
+        found += mhc_pre_backward.launched(mhc_pre.Config(*size, head=True))
     return found
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
 import lemmata
-from lemmata.bindings import registry
-from lemmata.bindings.tokens import TOKENS, said
+from inputs import Call
+from lemmata.bindings.tokens import TOKENS
 from lemmata.reference import mhc
 from lemmata.reference.sinkhorn import sinkhorn
+from opspec import OpSpec
+from specs_mhc import MHC_HEAD, MHC_PRE, join
 
 Formula = Callable[..., Any]
 
@@ -143,25 +145,92 @@ def test_nan_stays_in_its_token(device: torch.device) -> None:
         assert torch.equal(spoiled[[0, 2]], result[[0, 2]])
 
 
-@pytest.mark.parametrize(("count", "hc", "hidden"), [(5, 4, 64), (3, 3, 64), (17, 4, 192)])
-def test_the_launchers_with_interpreted_kernels(
-    count: int, hc: int, hidden: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All kernels as on a GPU: coefficients are as exact as those of the reference in fp32, which rounds products too."""
+class Launchers(NamedTuple):
+    """The modules of the launchers."""
+
+    forward: Any
+    backward: Any
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launchers]:
+    """The launchers as on a GPU, with every kernel interpreted."""
     run: Any = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
-    kernels, build = (importlib.import_module(f"lemmata.kernels.{name}") for name in ("mhc_pre", "build"))
-    for module in (kernels, build):
-        monkeypatch.setattr(module, "build", lambda factory, cfg: lambda *tensors: run(factory(cfg), *tensors))
-    call = call_of(count, hc, hidden, rows_of("mhc_pre", hc))
-    wide = [t.double() for t in call]
-    found, wanted = kernels.forward(*call, 20, 1e-6, 1e-6), mhc.mhc_pre(*wide)
-    for got, want, plain in zip(found, wanted, mhc.mhc_pre(*call), strict=True):
-        assert got.shape == want.shape
-        assert (got - want).abs().max() <= 2 * (plain - want).abs().max()
-        assert (got * 1.01 - want).abs().max() > 2 * (plain - want).abs().max(), "a wrong scale would pass"
-    of_head = (wide[0], wide[1][:hc], wide[2][:1], wide[3][:hc])
-    got = kernels.head(call[0], call[1][:hc], call[2][:1], call[3][:hc], 1e-6, 1e-6)
-    assert (got - mhc.mhc_head(*of_head)).abs().max() <= 2.0**-8 * got.abs().max()
+    build: Any = importlib.import_module("lemmata.kernels.build")
+    modules = {name: importlib.import_module(f"lemmata.kernels.{name}") for name in (*LAUNCHERS, "sinkhorn")}
+    build.forget()
+    for module in modules.values():
+        monkeypatch.setattr(module, "build", lambda factory, cfg: functools.partial(run, factory(cfg)))
+    yield Launchers(*(modules[name] for name in LAUNCHERS))
+    build.forget()
+
+
+LAUNCHERS = "mhc_pre", "mhc_pre_backward"
+EVERY = [
+    pytest.param(spec, at, id=f"{spec} {at}") for spec in (MHC_PRE, MHC_HEAD) for at in range(len(spec.configurations))
+]
+
+
+@pytest.mark.parametrize(("spec", "at"), EVERY)
+@pytest.mark.parametrize("count", [1, 70])
+def test_the_forward_as_on_a_gpu(spec: OpSpec, at: int, count: int, interpreted: Launchers) -> None:
+    """Both kernels, as exact as the reference in fp32; of one token, of a tile and of more."""
+    call = spec.sample(count, at=at, seed=3)
+    launch = interpreted.forward.forward if spec is MHC_PRE else interpreted.forward.head
+    found = launch(*call.tensors, **call.statics)
+    out = join(found) if spec is MHC_PRE else found
+    assert spec.error(call, out) <= spec.tolerance_of(call)
+    assert spec.error(call, out * 1.02) > spec.tolerance_of(call), "a wrong scale would pass"
+
+
+CHUNKED = [pytest.param(spec, 1, 4, id=f"{spec} in 4 chunks") for spec in (MHC_PRE, MHC_HEAD)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "at", "chunks"), [*(pytest.param(*each.values, 1, id=each.id) for each in EVERY), *CHUNKED]
+)
+def test_the_backward_as_on_a_gpu(
+    spec: OpSpec, at: int, chunks: int, interpreted: Launchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All kernels, as exact as the reference in fp32, of one chunk, and of more than there are tiles."""
+    monkeypatch.setattr(interpreted.backward, "CHUNKS", {chunks: 0})
+    call = spec.sample(5 if chunks == 1 else 150, at=at, seed=3)
+    tolerance = spec.tolerance("cpu", at)[1]
+    grads = gradients(interpreted, spec, call, *(results := normal_results(spec, call)))
+    assert spec.error_bwd(call, joined(results), list(grads)) <= tolerance
+    for which in range(len(grads)):
+        wrong = [grad * (1.05 if at == which else 1) for at, grad in enumerate(grads)]
+        assert spec.error_bwd(call, joined(results), wrong) > tolerance, f"a wrong scale of gradient {which} would pass"
+
+
+def normal_results(spec: OpSpec, call: Call) -> tuple[Tensor, ...]:
+    """Gradients of all results of a call, at random."""
+    generator = torch.Generator().manual_seed(5)
+    found = getattr(mhc, spec.name)(*call.tensors, **call.statics)
+    return tuple(
+        torch.randn(t.shape, generator=generator).to(t.dtype) for t in (found if isinstance(found, tuple) else (found,))
+    )
+
+
+def joined(results: tuple[Tensor, ...]) -> Tensor:
+    """Results as the record of the operator has them."""
+    return join(results) if len(results) == 3 else results[0]
+
+
+def gradients(kernels: Launchers, spec: OpSpec, call: Call, *results: Tensor) -> tuple[Tensor, ...]:
+    """What the launcher of a backward returns."""
+    run = kernels.backward.backward if spec is MHC_PRE else kernels.backward.head_backward
+    return run(*results, *call.tensors, **call.statics)  # type: ignore[no-any-return]
+
+
+def test_chunks_of_tokens() -> None:
+    """More of them the more tiles there are, at least 8 to each, and as many as are proved and built beforehand."""
+    pytest.importorskip("tilelang")
+    backward: Any = importlib.import_module("lemmata.kernels.mhc_pre_backward")
+    found = {
+        tokens: backward.chunks_of(tokens) for tokens in (1, 64, 31 * 64, 31 * 64 + 1, 255 * 64, 255 * 64 + 1, 2**24)
+    }
+    assert found == {1: 1, 64: 1, 31 * 64: 1, 31 * 64 + 1: 4, 255 * 64: 4, 255 * 64 + 1: 16, 2**24: 16}
 
 
 def test_the_projection_runs_on_tensor_cores() -> None:
@@ -171,16 +240,26 @@ def test_the_projection_runs_on_tensor_cores() -> None:
 
     text = resources.cuda_source(kernels.mhc_project(kernels.Config()), PASS_CONFIGS)
     assert resources.tile_operations(text) == {"wgmma_ss kBFloat16"}
-    assert ", 64, 80, 16, false" in text, "all coefficients in one product"
+    assert ", 64, 32, 16, false" in text, "all coefficients in one product"
 
 
 def test_no_tokens_launch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tilelang")
-    kernels = importlib.import_module("lemmata.kernels.mhc_pre")
-    monkeypatch.setattr(kernels, "build", lambda *_: pytest.fail("a kernel for no tokens"))
+    kernels, backward = (importlib.import_module(f"lemmata.kernels.{name}") for name in LAUNCHERS)
+    for module in (kernels, backward):
+        monkeypatch.setattr(module, "build", lambda *_: pytest.fail("a kernel for no tokens"))
     x, *weights = call_of(0, 4, 64, 24)
-    assert [t.shape for t in kernels.forward(x, *weights, 20, 1e-6, 1e-6)] == [(0, 64), (0, 4), (0, 4, 4)]
-    assert kernels.head(x, weights[0][:4], weights[1][:1], weights[2][:4], 1e-6, 1e-6).shape == (0, 64)
+    results = kernels.forward(x, *weights, 20, 1e-6, 1e-6)
+    assert [t.shape for t in results] == [(0, 64), (0, 4), (0, 4, 4)]
+    of_head = x, weights[0][:4], weights[1][:1], weights[2][:4]
+    y = kernels.head(*of_head, 1e-6, 1e-6)
+    assert y.shape == (0, 64)
+    for grads, inputs in (
+        (backward.backward(*results, x, *weights, 20, 1e-6, 1e-6), (x, *weights)),
+        (backward.head_backward(y, *of_head, 1e-6, 1e-6), of_head),
+    ):
+        assert [grad.shape for grad in grads] == [t.shape for t in inputs]
+        assert not any(grad.any() for grad in grads)
 
 
 @pytest.mark.gpu
@@ -192,24 +271,29 @@ def test_the_interpreter_agrees_with_the_compiled_kernels() -> None:
 
     cfg = kernels.Config(hidden=192)
     x, fn, *_ = call_of(70, 4, 192, 24)
-    parts = torch.empty(cfg.wide, cfg.columns, dtype=torch.bfloat16)
-    run(kernels.mhc_split(cfg), fn, parts)
-    sums = torch.empty(70, cfg.splits, cfg.wide), torch.empty(70, cfg.splits)
-    run(kernels.mhc_project(cfg), x.view(70, -1), parts, *sums)
-    on_gpu = [t.cuda() for t in (x.view(70, -1), parts, *map(torch.empty_like, sums))]
+    sums = torch.empty(70, cfg.splits, cfg.rows), torch.empty(70, cfg.splits)
+    run(kernels.mhc_project(cfg), x, fn, *sums)
+    on_gpu = [t.cuda() for t in (x, fn, *map(torch.empty_like, sums))]
     build(kernels.mhc_project, cfg)(*on_gpu)
     for ours, theirs in zip(sums, on_gpu[2:], strict=True):
         assert (ours - theirs.cpu()).abs().max() <= 2.0**-18 * ours.abs().max()
 
 
-def test_a_gradient_without_a_kernel_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    registry.say_once.cache_clear()
-    run = said("mhc_pre", lambda x: x + 1)
-    with caplog.at_level(logging.WARNING, "lemmata"):
-        assert [run(1), run(2)] == [2, 3]
-    assert [r.message for r in caplog.records] == [
-        f"mhc_pre: its gradient has no kernel yet: the PyTorch reference runs, on {TOKENS} tokens at a time"
-    ]
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [1, 300, 31 * 64 + 1, 255 * 64 + 1])
+def test_gradients_on_a_gpu_in_chunks(tokens: int) -> None:
+    """However many chunks the tokens make: as exact as the reference in fp32, and the same at the next call."""
+    x, *weights = call_of(tokens, 4, 192, 24)
+    grads = tuple(torch.randn_like(t) for t in mhc.mhc_pre(x, *weights))
+    on_gpu = [t.cuda() for t in (*grads, x, *weights)]
+    op = torch.ops.lemmata.mhc_pre_bwd.default
+    found, again = op(*on_gpu, 20, 1e-6, 1e-6), op(*on_gpu, 20, 1e-6, 1e-6)
+    wide = [t.double() for t in on_gpu]
+    wanted = mhc.mhc_pre_bwd(*wide)
+    plain = mhc.mhc_pre_bwd(*on_gpu)
+    for got, same, want, other in zip(found, again, wanted, plain, strict=True):
+        assert torch.equal(got, same)
+        assert (got - want).norm() <= 2 * (other - want).norm() + 2.0**-20 * want.norm()
 
 
 def test_the_parts_make_a_block(device: torch.device) -> None:

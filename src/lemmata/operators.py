@@ -64,14 +64,20 @@ _SUMS = "gradient_sums:delta", "gradient_sums:sum_window"
 _CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:sum_listed"
 _HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
-_READING = (
-    "mhc_pre:mhc_split",
-    "mhc_pre:mhc_project",
-    "mhc_pre:mhc_gates",
-    "mhc_pre:mhc_head_gates",
-    "mhc_pre:mhc_weigh",
+_READING = "mhc_pre:mhc_project", "mhc_pre:mhc_weigh", "mhc_pre:mhc_head_weigh"
+_READING_BWD = (
+    "mhc_pre_backward:mhc_project_bwd",
+    "mhc_pre_backward:mhc_normalise",
+    "mhc_pre_backward:mhc_head_normalise",
+    "sinkhorn:sinkhorn_bwd",
+    "mhc_pre_backward:mhc_gates_bwd",
+    "mhc_pre_backward:mhc_head_gates_bwd",
+    "mhc_pre_backward:mhc_read_bwd",
+    "mhc_pre_backward:mhc_sum_gates",
+    "mhc_pre_backward:mhc_add_chunks",
+    "mhc_pre_backward:mhc_add_gates",
 )
-_MHC = *_READING, "sinkhorn:sinkhorn_fwd", "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
+_MHC = *_READING, *_READING_BWD, "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
 _COMPRESSOR = (
     "compressor:compress_fwd",
     "compressor:compress_pool",
@@ -91,8 +97,8 @@ OPERATORS = {
         Operator("mhc", "Hyper-connections", ("mhc_pre", "mhc_post", "mhc_head"), _MHC),
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
-        Operator("compressor", "KV compressor", ("compress",), _COMPRESSOR),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), (*_LOSS, *_LOSS_BWD)),
+        Operator("compressor", "KV compressor", ("compress",), _COMPRESSOR),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA, ("csa_shard_bwd",)),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA, ("hca_shard_bwd",)),
         Operator("swa", "Sliding-window attention", ("swa",), _HCA, ("swa_shard_bwd",)),

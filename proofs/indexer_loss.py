@@ -1,4 +1,11 @@
-"""What is claimed of the kernels of the indexer's loss over listed entries."""
+"""What is claimed of the kernels of the indexer's loss over listed entries.
+
+Bounds and order, L0 and L1, of all of them; of ``loss_student`` also that its scores are the reference's, L2 and range.
+
+It is not claimed of the others that they compute what the reference does. Of the teacher the engine would have to know that
+log(exp a + exp b) is what a maximum and a logarithm make of it. Of the rows it would need an invariant of sums relative to a
+maximum, which an earlier loop found, and of the gradients one of the sums over tiles: neither is written.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ gradient of y and a bar for a gradient (formula: reference/mhc.py),
 7. ``mhc_add_chunks`` and ``mhc_add_gates``: the sums of the chunks, in their order.
 
 Where both factors of a product are in fp32, each is three numbers of bf16, and the six products of them that are not below
-what fp32 rounds are added. No float atomics: how tokens are chunked depends on their number alone, so that results repeat bit
+what fp32 rounds are added. Tensor cores cut off what their sums cannot hold, so the smallest numbers come first, and their sum
+for f̄n is that of one tile, which is added in fp32. No float atomics: how tokens are chunked depends on their number alone, so that results repeat bit
 for bit.
 """
 
@@ -340,6 +341,7 @@ def mhc_read_bwd(cfg: Config) -> T.PrimFunc:
             u_parts = T.alloc_shared((PARTS, TOKENS, padded), BF16)
             fn_parts = T.alloc_shared((1, PARTS, padded, COLUMNS), BF16)
             acc_x, acc_fn = T.alloc_fragment((TOKENS, COLUMNS), F32), T.alloc_fragment((COLUMNS, padded), F32)
+            of_tile = T.alloc_fragment((COLUMNS, padded), F32)
             split_up(cfg, fn, stream * hidden + tile * COLUMNS, fn_parts)
             T.clear(acc_fn)
             for t in T.serial((T.ceildiv(tokens, TOKENS) + cfg.chunks - 1 - chunk) // cfg.chunks):
@@ -353,10 +355,14 @@ def mhc_read_bwd(cfg: Config) -> T.PrimFunc:
                     (x_shared, grad_shared, u_parts, pre_shared, shrink_shared),
                 )
                 T.clear(acc_x)
-                for p in T.unroll(PARTS):
+                T.clear(of_tile)
+                for smaller in T.unroll(PARTS):
+                    p = PARTS - 1 - smaller
                     for q in T.unroll(PARTS - p):
                         T.gemm(u_parts[p, :, :], fn_parts[0, q, :, :], acc_x, policy=T.GemmWarpPolicy.FullRow)
-                    T.gemm(x_shared, u_parts[p, :, :], acc_fn, transpose_A=True, policy=T.GemmWarpPolicy.FullRow)
+                    T.gemm(x_shared, u_parts[p, :, :], of_tile, transpose_A=True, policy=T.GemmWarpPolicy.FullRow)
+                for k, m in T.Parallel(COLUMNS, padded):
+                    acc_fn[k, m] += of_tile[k, m]
                 for r, k in T.Parallel(TOKENS, COLUMNS):
                     acc_x[r, k] += pre_shared[r] * grad_shared[r, k] + shrink_shared[r] * x_shared[r, k]
                 T.copy(acc_x, out_shared)

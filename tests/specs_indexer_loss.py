@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -115,7 +116,19 @@ def _wide(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 _listed, _dense = _wide(indexer_loss.indexer_loss), _wide(indexer_loss.indexer_loss_dense)
 
 
-def _in_bf16(
+class _GradientInBf16(torch.autograd.Function):
+    """The number itself, whose gradient is rounded to bf16, as a product on tensor cores takes it."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad.bfloat16().to(grad.dtype)
+
+
+def _gradients_in_bf16(
     q: Tensor,
     k: Tensor,
     weights: Tensor,
@@ -126,9 +139,10 @@ def _in_bf16(
     lse: Tensor,
     scale: float,
 ) -> Tensor:
-    """The loss over a list as a model in bf16 computes it in torch: the indexer's products and their gradients are rounded."""
+    """The loss over a list by scores in fp32; torch multiplies their gradients in bf16, as it rounds those of listed rows."""
     keys = csa._selected(k.bfloat16(), indices)
-    scores = (weights.unsqueeze(-1) * indexer_loss._dots(q.bfloat16(), keys).relu()).sum(2)
+    dots: Tensor = _GradientInBf16.apply(indexer_loss._dots(q.type_as(weights), keys))  # type: ignore[no-untyped-call]
+    scores = (weights.unsqueeze(-1) * dots.relu()).sum(2)
     log_s = indexer_loss._log_normalised(torch.where(keys.seen, scores, -math.inf))
     log_p = indexer_loss.log_teacher(core_q, csa._selected(compressed_kv, indices), sink, lse, scale)
     return indexer_loss.divergence(log_p, log_s)
@@ -212,7 +226,7 @@ INDEXER_LOSS = OpSpec(
     oracle_bwd=lambda g, *arrays, **statics: listed(*arrays, **statics).gradients(g),
     scale=lambda *arrays, **statics: listed(*arrays, **statics).scales(),
     scale_bwd=lambda g, *arrays, **statics: listed(*arrays, **statics).gradient_scales(g),
-    plain_bwd=_in_bf16,
+    plain_bwd=_gradients_in_bf16,
     optional=("scale", "indices"),
     edges={"B": (0, 1, 2, 3)},
 )

@@ -89,7 +89,10 @@ def test_all_that_is_seen_may_be_listed(device: torch.device) -> None:
     entry = torch.arange(35, device=device)
     indices = torch.where(entry < seen.unsqueeze(-1), entry, -1).int()
     for a, b in zip(*(_flat(graded(x | {"indices": some})) for some in (None, indices)), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-2 if a.dtype is torch.bfloat16 else 1e-5, atol=1e-5)
+        if device.type == "cpu":
+            torch.testing.assert_close(a, b, rtol=1e-2 if a.dtype is torch.bfloat16 else 1e-5, atol=1e-5)
+        else:  # the kernel of a list multiplies gradients in bf16, and the reference, over all that is seen, in fp32
+            assert (a - b).norm() <= (2.0**-7 if a.dtype is torch.bfloat16 else 2.0**-16) * a.norm()
     late, _ = graded(x | {"offset": x["offset"] + x["ratio"]})
     assert not torch.allclose(late, graded(x)[0])
 

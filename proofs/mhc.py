@@ -28,8 +28,10 @@ _POST: tuple[tuple[Factory, Contract, Formula], ...] = (
 )
 SHIPPED = Config(), Config(hidden=7168)
 OTHER_STREAMS = tuple(Config(hc) for hc in (2, 3, 8))
-OTHERS = *(Config(hc) for hc in (5, 6, 7)), Config(hidden=64), Config(3, 64), Config(hidden=1088), Config(8, 8192)
-"""Further numbers of streams; the narrowest, also of an odd number; a width that ends within a step, and the widest."""
+OTHERS = *(Config(hc) for hc in (5, 6, 7)), Config(hidden=64), Config(3, 64)
+"""Further numbers of streams; the narrowest, also of an odd number."""
+AFTER = Config(hidden=1088), Config(8, 8192)
+"""After a layer, also a width that ends within a step, and the widest."""
 
 
 FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compiler, in narrower accesses"
@@ -76,3 +78,5 @@ def proofs() -> Iterator[Proof]:
         yield from _every(cfg)
     for cfg in OTHERS:
         yield from _every(cfg, SAFE)
+    for cfg in AFTER:
+        yield from _post(cfg, SAFE)

@@ -14,10 +14,10 @@ gradient of y and a bar for a gradient (formula: reference/mhc.py),
 6. ``mhc_sum_gates``: the sums for scale and base over chunks of the tokens.
 7. ``mhc_add_chunks`` and ``mhc_add_gates``: the sums of the chunks, in their order.
 
-Where both factors of a product are in fp32, each is three numbers of bf16, and the six products of them that are not below
-what fp32 rounds are added. Tensor cores cut off what their sums cannot hold, so the smallest numbers come first, and their sum
-for f̄n is that of one tile, which is added in fp32. No float atomics: how tokens are chunked depends on their number alone, so that results repeat bit
-for bit.
+Where both factors of a product are in fp32, each is three numbers of bf16, and the six products of them that are not below what
+fp32 rounds are added. Tensor cores cut off what their sums cannot hold, so the smallest numbers come first, and their sum for
+f̄n is that of one tile, which is added in fp32. No float atomics: how tokens are chunked depends on their number alone, so that
+results repeat bit for bit.
 """
 
 from dataclasses import replace

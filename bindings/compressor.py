@@ -270,7 +270,20 @@ def compress(
 
     Formula: arXiv 2606.19348, section 2.3.1, with the rounding of DeepSeek-V4's released inference code.
     """
-    past, eps = plain(past), plain(eps)
+    given = kv, gate, ape, norm_weight, rotation
+    return _compress(given, (cu_seqlens, entries), offset, plain(past), overlap, plain(eps))
+
+
+def _compress(
+    given: tuple[Tensor, ...],
+    documents: tuple[Tensor | None, int | None],
+    offset: int | Tensor,
+    past: int,
+    overlap: bool | None,
+    eps: float,
+) -> Tensor:
+    """Call the op on a batch, or on packed documents, once its contract admits the tensors."""
+    (kv, gate, ape, norm_weight, rotation), (cu_seqlens, entries) = given, documents
     for name, tensor in (("kv", kv), ("ape", ape)):  # what an offset and a contract are chosen by
         if not isinstance(tensor, Tensor):
             raise TypeError(f"compress: {name}: expected a tensor, got {type(tensor).__name__}")

@@ -272,9 +272,8 @@ def indexer_loss(
         query's loss does not depend on other queries and sequences, nor a sequence's gradients on other sequences.
 
     No S x T matrix is held. On a GPU kernels compute the loss over ``indices`` and its gradients. Without ``indices``, and on a
-    CPU, the PyTorch reference runs, for as many queries at a time as 64 MiB hold. What is no candidate of a query
-    changes nothing, NaN included. The loss of a query with a candidate, or a tensor of its own, that is NaN or infinite is not
-    specified.
+    CPU, the PyTorch reference runs, for as many queries at a time as 64 MiB hold. What is no candidate of a query changes
+    nothing, NaN included. The loss of a query with a candidate or a tensor that is NaN or infinite is not specified.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.

@@ -220,8 +220,8 @@ def compress(
     rotation: Tensor,
     *,
     cu_seqlens: Tensor | None = None,
-    entries: int | None = None,
     offset: int | Tensor = 0,
+    entries: int | None = None,
     past: int = 0,
     overlap: bool | None = None,
     eps: float = 1e-6,
@@ -249,9 +249,9 @@ def compress(
             ``cu_seqlens[d + 1] - 1`` of flat tensors ``[N, ...]``, blocks of its own, and ``length // ratio`` entries, which
             follow those of the document before in ``[T, D]``. Offsets are ``[documents]``, and there is no past. Each
             document has the results and gradients that it has alone; those of ape and norm_weight are sums. None: a batch.
-        entries: with cu_seqlens, the number T of all entries, where torch.compile must know it; None: counted.
         offset: the absolute position of the first token of the first block, 0 to 2^30 - 1: an int, or an int32 tensor
             ``[B]``, whose elements are not checked.
+        entries: with cu_seqlens, the number T of all entries, where torch.compile must know it; None: counted.
         past: how many of the rows are before that: 0, or with overlap ratio, the block before; at an offset below ratio it
             counts for nothing. So a shard of a sequence, given its neighbour's last block, has the entries of the whole.
         overlap: None: whether ratio is 4, as in DeepSeek-V4.

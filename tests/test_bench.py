@@ -61,7 +61,7 @@ def asked(monkeypatch):
 
 
 def test_the_kernels_of_topk_are_compiled_beforehand(asked):
-    from lemmata.kernels.topk import select
+    from lemmata.kernels.topk import select_pieces
 
     for shape in topk.SHAPES:
         select(*topk.inputs(*shape, device="meta"), topk.K)
@@ -71,7 +71,7 @@ def test_the_kernels_of_topk_are_compiled_beforehand(asked):
 def test_the_kernels_of_the_indexer_are_compiled_beforehand(asked):
     from lemmata.kernels.indexer import scores, scores_fp8
     from lemmata.kernels.indexer_backward import scores_bwd
-    from lemmata.kernels.topk import select
+    from lemmata.kernels.topk import select_pieces
 
     for case in indexer.cases():
         dtype, entries = case.shape.split(" ")[-4], int(case.shape.split(" ")[-1])
@@ -85,7 +85,7 @@ def test_the_kernels_of_the_indexer_are_compiled_beforehand(asked):
         q, k, weights, k_scale, offset = tensors
         for b, s in chunks.groups(q, 0, chunks.held(k, indexer.K, indexer.WORKSPACE)):
             of_group = scores_fp8(q[b, s], k[b], weights[b, s], k_scale[b], offset[b], 4).flatten(0, 1)
-            select(of_group, torch.empty(len(of_group), dtype=torch.int32, device="meta"), indexer.K, True)
+            select_pieces(of_group, torch.empty(len(of_group), dtype=torch.int32, device="meta"), indexer.K, 4)
     kernels = {job[1:] for job in indexer.compilations() if len(job) == 3}
     assert asked == kernels
 

@@ -48,7 +48,7 @@ def compilations() -> Iterator[Job]:
     yield to_disk, indexer.indexer_scores_fp8, indexer.fp8()
     yield to_disk, indexer_backward.indexer_scores_bwd_q, indexer_backward.Config()
     yield to_disk, indexer_backward.indexer_scores_bwd_k, indexer_backward.choose(QUERIES, 8192, H, D, RATIO)
-    yield to_disk, topk.topk, topk.Config(K, "float32", 1024, True)
+    yield to_disk, topk.topk, topk.Config(K, "float32", 1024, ratio=4)
     if find("deep_gemm"):
         yield (_compile_deep_gemm,)
 

@@ -61,7 +61,7 @@ def asked(monkeypatch):
 
 
 def test_the_kernels_of_topk_are_compiled_beforehand(asked):
-    from lemmata.kernels.topk import select_pieces
+    from lemmata.kernels.topk import select
 
     for shape in topk.SHAPES:
         select(*topk.inputs(*shape, device="meta"), topk.K)

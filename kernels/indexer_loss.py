@@ -21,7 +21,7 @@ import tilelang.language as T
 from .build import aligned, build
 from .indexer import MAX_NAN
 from .indexer_loss_rows import LOWEST
-from .sparse_attention import ASYNC, EXP2, THREADS, WARPGROUP, exp2, row_layout
+from .sparse_attention import ASYNC, EXP2, THREADS, WARPGROUP, HalfTile, exp2, row_layout
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
 
 LN2 = 1 / LOG2E
@@ -93,12 +93,13 @@ class Consumer(NamedTuple):
 
 
 @T.macro
-def gather(cfg, at, t, g, tensors, rows, shared):
-    """Copy the rows that half g of tile t names, once its buffer is free."""
-    slot = (2 * t + g) * KEYS
+def gather(cfg, tile, tensors, rows, shared):
+    """Copy the rows that half g of a tile names, once its buffer is free."""
+    at, g = tile.at, tile.g
+    slot = (2 * tile.t + g) * KEYS
     for j in T.Parallel(KEYS):
         rows[j] = T.if_then_else(slot + j < tensors.indices.shape[2], tensors.indices[at.b, at.s, slot + j], -1)
-    T.barrier_wait(shared.keys_free[g], 1 - t % 2)
+    T.barrier_wait(shared.keys_free[g], 1 - tile.t % 2)
     for p in T.unroll(cfg.D // PANEL):
         for j, d in T.Parallel(KEYS, PANEL, annotations=ASYNC):
             shared.keys[g, j, p * PANEL + d] = T.if_then_else(
@@ -119,8 +120,8 @@ def producer(cfg, at, tensors, shared):
             )
     T.cp_async_barrier_noinc(shared.q_ready)
     for t in T.serial(at.tiles):
-        gather(cfg, at, t, 0, tensors, rows, shared)
-        gather(cfg, at, t, 1, tensors, rows, shared)
+        gather(cfg, HalfTile(at, t, 0), tensors, rows, shared)
+        gather(cfg, HalfTile(at, t, 1), tensors, rows, shared)
 
 
 @T.macro

@@ -20,7 +20,7 @@ from tilelang.layout import make_swizzled_layout
 
 from .build import aligned, build
 from .indexer_loss import Block, Config, Shared, Tensors, producer
-from .sparse_attention import THREADS, WARPGROUP
+from .sparse_attention import THREADS, WARPGROUP, HalfTile
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, PANEL
 
 
@@ -41,6 +41,15 @@ class Exchange(NamedTuple):
     weights: Any  # and for dw
     factors_ready: Any  # [g]
     sums_ready: Any  # the sums of consumer 1 are written
+
+
+class Memory(NamedTuple):
+    """What both consumers of a block read and write."""
+
+    tensors: Tensors
+    shared: Shared
+    exchange: Exchange
+    results: Results
 
 
 class Consumer(NamedTuple):
@@ -74,19 +83,22 @@ def compute_factors(cfg, me, exchange):
 
 
 @T.macro
-def write_parts(cfg, me, at, t, p, exchange, results):
+def write_parts(me, tile, p, memory):
     """Write panel p of the parts of half a tile, so that whole rows are stored."""
+    at, stage, parts = tile.at, memory.exchange.stage, memory.results.parts
     for j, d in T.Parallel(KEYS, PANEL):
-        exchange.stage[me.g, j, d] = me.part[j, d]
+        stage[me.g, j, d] = me.part[j, d]
     for j, d in T.Parallel(KEYS, PANEL):
-        slot = (2 * t + me.g) * KEYS + j
-        if slot < results.parts.shape[2]:
-            results.parts[at.b, at.s, slot, 0, p * PANEL + d] = exchange.stage[me.g, j, d]
+        slot = (2 * tile.t + me.g) * KEYS + j
+        if slot < parts.shape[2]:
+            parts[at.b, at.s, slot, 0, p * PANEL + d] = stage[me.g, j, d]
 
 
 @T.macro
-def add_tile(cfg, me, at, t, tensors, shared, exchange, results):
-    """Add half g of tile t to the sums, and write its parts."""
+def add_tile(cfg, me, tile, memory):
+    """Add half a tile to the sums, and write its parts."""
+    at, t = tile.at, tile.t
+    tensors, shared, exchange = memory.tensors, memory.shared, memory.exchange
     for j in T.Parallel(KEYS):
         slot = (2 * t + me.g) * KEYS + j
         me.grads[j] = T.if_then_else(slot < tensors.out.shape[2], tensors.out[at.b, at.s, slot], 0)
@@ -110,13 +122,13 @@ def add_tile(cfg, me, at, t, tensors, shared, exchange, results):
         )
         T.wait_wgmma(0)
         T.warpgroup_fence_operand(me.part, num_regs=KEYS * PANEL // WARPGROUP)
-        write_parts(cfg, me, at, t, p, exchange, results)
+        write_parts(me, tile, p, memory)
     T.warpgroup_fence_operand(me.acc, num_regs=HEADS * cfg.D // WARPGROUP)
     T.barrier_arrive(shared.keys_free[me.g])
 
 
 @T.macro
-def share_sums(cfg, me, exchange):
+def share_sums(me, exchange):
     """Hand the sums of consumer 1 to consumer 0."""
     T.copy(me.acc, exchange.acc)
     T.copy(me.grad_weights, exchange.weights)
@@ -138,20 +150,21 @@ def write_sums(cfg, me, at, exchange, results):
 
 
 @T.macro
-def consumer(cfg, me, at, tensors, shared, exchange, results):
+def consumer(cfg, me, at, memory):
     """Go through half g of each tile, and write the results."""
+    tensors = memory.tensors
     for h in T.Parallel(HEADS):
         me.weights[h] = T.if_then_else(h < cfg.H, tensors.per_head[0][at.b, at.s, T.min(h, cfg.H - 1)], 0)
     T.fill(me.acc, 0)
     T.fill(me.grad_weights, 0)
-    T.barrier_wait(shared.q_ready, 0)
+    T.barrier_wait(memory.shared.q_ready, 0)
     T.fence_proxy_async()
     for t in T.serial(at.tiles):
-        add_tile(cfg, me, at, t, tensors, shared, exchange, results)
+        add_tile(cfg, me, HalfTile(at, t, me.g), memory)
     if me.g == 1:
-        share_sums(cfg, me, exchange)
+        share_sums(me, memory.exchange)
     else:
-        write_sums(cfg, me, at, exchange, results)
+        write_sums(cfg, me, at, memory.exchange, memory.results)
 
 
 @T.macro
@@ -166,6 +179,7 @@ def differentiate(cfg, at, tensors, results):
     acc_shared, weights_shared = T.alloc_shared((HEADS, cfg.D), F32), T.alloc_shared((HEADS,), F32, scope="shared")
     factors_ready, sums_ready = T.alloc_barrier([WARPGROUP] * 2), T.alloc_barrier([WARPGROUP])
     exchange = Exchange(factors_shared, stage_shared, acc_shared, weights_shared, factors_ready, sums_ready)
+    memory = Memory(tensors, shared, exchange, results)
     acc0, acc1 = T.alloc_fragment((HEADS, cfg.D), F32), T.alloc_fragment((HEADS, cfg.D), F32)
     sums0, sums1 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
     weights0, weights1 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
@@ -180,10 +194,10 @@ def differentiate(cfg, at, tensors, results):
         producer(cfg, at, tensors, shared)
     elif thread < 2 * WARPGROUP:
         me = Consumer(0, acc0, sums0, weights0, grads0, dots0, factors0, scaled0, part0, reduced0)
-        consumer(cfg, me, at, tensors, shared, exchange, results)
+        consumer(cfg, me, at, memory)
     else:
         other = Consumer(1, acc1, sums1, weights1, grads1, dots1, factors1, scaled1, part1, reduced1)
-        consumer(cfg, other, at, tensors, shared, exchange, results)
+        consumer(cfg, other, at, memory)
 
 
 def loss_bwd_listed(cfg: Config) -> T.PrimFunc:

@@ -40,7 +40,7 @@ Formula = Callable[..., Any]
 SAFE = ("L0", "L1")
 _STATICS = {name: STATICS[name] for name in ("ratio", "D", "pairs", "past")} | {"overlap": Static(int, 0, 1)}
 SIZES = {"B": Size(1, 65535), "S": Size(1, 2**30 - 1), "T": Size(1, 2**30 - 1), "positions": Size(1, 2**24)}
-"""Of calls that launch a kernel: there are entries, and a row of angles."""
+"""What holds of a call that launches a kernel: there are entries, and a row of angles."""
 PROBES = ({"B": 3, "S": 1009, "T": 3, "positions": 4099}, {"B": 1, "S": 2**20, "T": 2**10, "positions": 2**20})
 F32_ONLY = (F32,)
 _POOLED, _OUT, _GRAD_OUT = (TensorSpec(name, "B T D", (BF16,)) for name in ("pooled", "out", "grad_out"))

@@ -25,7 +25,7 @@ TOPK = Contract(
     "topk", _SIZES, _STATICS, _ROWS, (TensorSpec("out", "R k", (torch.int32,), Elements(-1, "T")),), _PROBES
 )
 WHOLE = Contract("topk", _SIZES, _STATICS, _ROWS[:1], TOPK.outputs, _PROBES)
-"""Of rows without lengths, which have all T entries."""
+"""The contract for rows without lengths, which have all T entries."""
 CHECK = Contract(
     "topk_check",
     _SIZES,

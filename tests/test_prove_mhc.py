@@ -37,7 +37,7 @@ def test_every_kernel_that_ships_is_proved(proof: Proof) -> None:
     assert report.holds, "\n".join(map(str, report.failures))
     layers = {layer.name: layer for layer in report.layers}
     assert set(layers) >= {"L0", "L1"}
-    assert layers["L0"].guards > 10
+    assert layers["L0"].guards > 20
     assert "L2" in layers or not proof.name.endswith(SHIPPED)
 
 

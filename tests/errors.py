@@ -57,7 +57,7 @@ def _whole(factory: Callable[..., Any], ratio: int = 1) -> Callable[..., tuple[T
     def launched(q: Tensor, *others: Tensor, window: int, scale: float, **_: float) -> tuple[Tensor, Tensor]:
         config = Config(q.shape[2], q.shape[3], window, scale, ratio)
         inputs = (q, *others) if len(others) > 3 else (q, others[0], others[0][:, :0], *others[1:])
-        return combine.launch(factory, config, inputs, others[-2])  # type: ignore[no-any-return]
+        return combine.launch(combine.plan(factory, config), inputs, others[-2])  # type: ignore[no-any-return]
 
     return launched
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lemmata.kernels import mhc_pre, mhc_pre_backward
+from lemmata.kernels import compressor, mhc_pre, mhc_pre_backward
 from lemmata.kernels.combine import combine
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import mhc_backward
@@ -18,9 +18,11 @@ from lemmata.proofs import mhc_pre as mhc_proofs
 from lemmata.proofs.combine import added
 from lemmata.proofs.engine.interpreter.second_opinion import run
 from lemmata.proofs.suite import Proof
+from lemmata.reference import compressor as compressor_reference
 from lemmata.reference import csa as csa_reference
 from lemmata.reference import hca as hca_reference
 from lemmata.reference import indexer as indexer_reference
+from lemmata.reference import indexer_loss as loss_reference
 from lemmata.reference import mhc as mhc_reference
 from lemmata.reference import sinkhorn as sinkhorn_reference
 from lemmata.reference.topk_check import topk_check
@@ -182,7 +184,6 @@ def of_projections(p: Proof) -> Question:
         "mhc_head_normalise": mhc_backward._normalise,
         "mhc_gates_bwd": mhc_backward._gates,
         "mhc_head_gates_bwd": mhc_backward._gates,
-        "mhc_add_chunks": mhc_backward._add_chunks,
         "mhc_add_gates": mhc_backward._add_gates,
     }
     return {
@@ -229,6 +230,14 @@ def of_reading_backward(p: Proof) -> Question:
     }
 
 
+def of_added_chunks(p: Proof) -> Question:
+    """The sums of chunks for streams of one tile's width."""
+    cfg = replace(config_of(p), hidden=mhc_pre.COLUMNS)
+    factory, contract, of = mhc_backward._add_chunks(cfg)
+    statics = {**p.statics, "hidden": cfg.hidden}
+    return {"kernel": factory(cfg), "contract": contract, "reference": of, "sizes": {}, "statics": statics}
+
+
 def of_gate_sums(p: Proof) -> Question:
     """Three times sixteen tokens, the last not full: most of the chunks are empty."""
     tokens, tiles, chunks = 40, 3, 64
@@ -242,16 +251,91 @@ def of_gate_sums(p: Proof) -> Question:
     return {"reference": reference, "sizes": {"tokens": tokens}}
 
 
+def compressor_of(p: Proof) -> compressor.Config:
+    """What the kernel is made for."""
+    ratio, D, pairs, past = (int(p.statics[name]) for name in ("ratio", "D", "pairs", "past"))
+    return compressor.Config(ratio, D, bool(p.statics["overlap"]), pairs, past)
+
+
+def of_pooling(p: Proof) -> Question:
+    """Two entries of a sequence's beginning and two of a later part, and a token that makes none; the last has no angles."""
+    cfg, entries = compressor_of(p), 2
+    sizes = {"B": 2, "S": cfg.past + entries * cfg.ratio + 1, "T": entries, "positions": 3 * cfg.ratio}
+    asked = {"sizes": {name: sizes[name] for name in p.contract.sizes}, "given": offsets(0, 2 * cfg.ratio)}
+    asked["statics"] = {**p.statics, "2*D": 2 * cfg.D}  # the width of rows of two halves, as shapes have it
+
+    def given(rows: Any, gate: Any, ape: Any, offset: Any) -> compressor_reference.Given:
+        return compressor_reference.Given(rows, gate, ape, rows[0, 0, : cfg.D], rows, offset, cfg.past)
+
+    def pool(kv: Any, gate: Any, ape: Any, offset: Any) -> Any:
+        return compressor_reference.pool(given(kv, gate, ape, offset), entries)
+
+    def norm(pooled: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
+        root = ((pooled * pooled).sum(-1, keepdim=True) / cfg.D + cfg.eps).rsqrt()
+        return turned(norm_weight * pooled * root, rotation, offset)
+
+    def turned(y: Any, rotation: Any, offset: Any, *, inverse: bool = False) -> Any:
+        ape = torch.zeros(cfg.ratio, 1)
+        x = compressor_reference.Given(y, y, ape, y[0, 0], rotation, offset, cfg.past)
+        return compressor_reference.rotate(y, x, inverse=inverse)
+
+    def norm_bwd(grad_out: Any, pooled: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
+        root = ((pooled * pooled).sum(-1, keepdim=True) / cfg.D + cfg.eps).rsqrt()
+        g = turned(grad_out, rotation, offset, inverse=True)
+        mean = (pooled * norm_weight * g).sum(-1, keepdim=True) / cfg.D
+        return root * norm_weight * g - pooled * root * root * root * mean, g * pooled * root
+
+    def pool_bwd(of_pooled: Any, kv: Any, gate: Any, ape: Any, offset: Any, *grads: Any) -> Any:
+        of_candidates = compressor_reference.through_pool(of_pooled, pool(kv, gate, ape, offset))
+        return tuple(in_rows(before, of) for before, of in zip(grads, of_candidates, strict=True))
+
+    def in_rows(before: Any, of: Any) -> Any:
+        """Return gradients of rows: own halves of all entries' blocks, first halves of the blocks before them; others stay."""
+        parts = [before[:, : cfg.past, -cfg.D :], of[:, :, -cfg.ratio :].flatten(1, 2), before[:, -1:, -cfg.D :]]
+        own = torch.cat(parts, 1)
+        if not cfg.overlap:
+            return own
+        first = 1 - cfg.past // cfg.ratio  # entry whose block before is there
+        read = of[:, first:, : cfg.ratio].flatten(1, 2)
+        return torch.cat([torch.cat([read, before[:, read.shape[1] :, : cfg.D]], 1), own], -1)
+
+    def whole(kv: Any, gate: Any, ape: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
+        pooled = pool(kv, gate, ape, offset).total
+        return norm(pooled, norm_weight, rotation, offset), pooled
+
+    of = {
+        "compress_fwd": whole,
+        "compress_pool": lambda *x: pool(*x).total,
+        "compress_norm": norm,
+        "compress_norm_bwd": norm_bwd,
+        "compress_few_bwd": pool_bwd,
+        "compress_pool_bwd": pool_bwd,
+    }
+    return {**asked, "reference": of[p.contract.op]}
+
+
+def of_listed_scores(p: Proof) -> Question:
+    """A tile of slots and a part of another; a few of them name no entry."""
+
+    def reference(q: Any, k: Any, weights: Any, indices: Any) -> Any:
+        return loss_reference.scores_of(q, weights, csa_reference._selected(k, indices)).unsqueeze(2)
+
+    return {"reference": reference, "sizes": {"B": 1, "S": 2, "T": 90, "K": 140}}
+
+
 QUESTIONS: dict[str, Callable[[Proof], Question]] = {
     **dict.fromkeys(("mhc_post_fwd", "mhc_post_bwd"), of_streams),
-    **dict.fromkeys(("mhc_project", "mhc_project_bwd", "mhc_add_chunks", "mhc_add_gates"), of_projections),
+    **dict.fromkeys(("mhc_project", "mhc_project_bwd", "mhc_add_gates"), of_projections),
     **dict.fromkeys(("mhc_normalise", "mhc_head_normalise", "mhc_gates_bwd", "mhc_head_gates_bwd"), of_projections),
     **dict.fromkeys(("mhc_weigh", "mhc_head_weigh"), of_weighing),
-    **{"mhc_read_bwd": of_reading_backward, "mhc_sum_gates": of_gate_sums},
+    **{"mhc_read_bwd": of_reading_backward, "mhc_add_chunks": of_added_chunks, "mhc_sum_gates": of_gate_sums},
     "topk_check": lambda _: {"reference": topk_check, "sizes": {"R": 1, "T": 9}},
     **dict.fromkeys(("sinkhorn_fwd", "sinkhorn_bwd"), of_sinkhorn),
     **dict.fromkeys(("indexer_scores", "indexer_scores_fp8"), of_scores),
     **{"indexer_scores_bwd_q": of_scores_backward, "indexer_scores_bwd_k": of_scores_backward_of_keys},
+    **dict.fromkeys(("compress_fwd", "compress_pool", "compress_norm", "compress_norm_bwd"), of_pooling),
+    **dict.fromkeys(("compress_few_bwd", "compress_pool_bwd"), of_pooling),
+    "loss_student": of_listed_scores,
     **{"combine": of_combine, "delta": of_delta},
     **{"sum_window": of_window_sum, "sum_listed": of_list_sum, "sum_visible": of_visible_sum},
     **dict.fromkeys(("csa_fwd", "hca_fwd"), of_attention),

@@ -61,7 +61,7 @@ def hca_in_floats(*tensors: Tensor) -> tuple[Tensor, Tensor]:
     if tensors[0].is_cuda:
         return lemmata.hca(*tensors[:4], ratio=SMALL.ratio, offset=tensors[4], window=SMALL.window, scale=SMALL.scale)
     with interpreted():
-        return combine.launch(hca_fwd, SMALL, tensors, tensors[3])  # type: ignore[no-any-return]
+        return combine.launch(combine.plan(hca_fwd, SMALL), tensors, tensors[3])  # type: ignore[no-any-return]
 
 
 def over_the_reals(q: Tensor, window_kv: Tensor, compressed_kv: Tensor, sink: Tensor) -> tuple[Tensor, ...]:

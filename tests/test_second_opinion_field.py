@@ -17,7 +17,7 @@ from lemmata.kernels import mhc_pre
 from lemmata.kernels.sinkhorn import Config as SinkhornConfig
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.operators import OPERATORS
-from lemmata.proofs import csa, hca, second_opinion, sinkhorn, verify
+from lemmata.proofs import compressor, csa, hca, second_opinion, sinkhorn, verify
 from lemmata.proofs import mhc_pre as mhc
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.forms import normal_form, ring
@@ -68,6 +68,28 @@ def test_what_is_proved_equal_is_equal_over_prime_fields(proof: Proof) -> None:
             second_opinion(**asked)
     else:
         assert second_opinion(**asked) == []
+
+
+@pytest.mark.parametrize(
+    "kernel", ["compress_fwd", "compress_norm", "compress_norm_bwd", "compress_few_bwd", "compress_pool"]
+)
+def test_entries_in_another_order_are_told(kernel: str) -> None:
+    proof = next(p for p in compressor.proofs() if name(p) == kernel)
+    asked = QUESTIONS[kernel](proof)
+
+    def wrong(*inputs: Any) -> Any:
+        found = asked["reference"](*inputs)
+        turned = [torch.cat([x[:, 1:], x[:, :1]], 1) for x in (found if isinstance(found, tuple) else (found,))]
+        return tuple(turned)
+
+    question = {
+        "kernel": proof.kernel,
+        "contract": proof.contract,
+        "statics": proof.statics,
+        **asked,
+        "reference": wrong,
+    }
+    assert second_opinion(**question) != []
 
 
 @pytest.mark.parametrize("factor", [lambda s: s, lambda s: s.sqrt()], ids=["a root for its inverse", "no norm"])

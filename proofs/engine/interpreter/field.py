@@ -155,6 +155,10 @@ class PrimeField:
         pairs = zip(self.number(then).parts, self.number(otherwise).parts, strict=True)
         return Residues(self, [torch.where(condition, a, b) for a, b in pairs])
 
+    def masked_fill(self, x: Any, mask: Tensor, value: Any) -> Residues:
+        """Return a value where the mask says so."""
+        return self.where(mask, value, x)
+
     def fmax(self, a: Any, b: Any) -> Residues:
         """Return the larger of two numbers; of a number and a NaN the number."""
         x, y = self.number(a), self.number(b)

@@ -77,10 +77,16 @@ class FieldLanes(Lanes):
         return storage.data.reshape(storage.shape)
 
 
-def run(field: PrimeField, kernel: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Run a kernel over a field and return what its parameters hold then, by name; inputs are changed where it writes them."""
+def run(
+    field: PrimeField, kernel: Any, inputs: Mapping[str, Any], sizes: Mapping[str, int] | None = None
+) -> Mapping[str, Any]:
+    """Run a kernel over a field and return what its parameters hold then, by name; inputs are changed where it writes them.
+
+    The shapes of the inputs tell the kernel's sizes; ``sizes`` has those that no input has.
+    """
     lanes = FieldLanes(field)
-    machine: Machine[Tensor] = Machine(lanes, kernel, sizes_of(kernel, inputs))
+    further = {name: torch.tensor(size) for name, size in (sizes or {}).items()}
+    machine: Machine[Tensor] = Machine(lanes, kernel, further | sizes_of(kernel, inputs))
     memories = machine.parameters()
     for name, memory in memories.items():
         if name in inputs:
@@ -146,7 +152,8 @@ def second_opinion(
         kernel: the PrimFunc, as its factory returns it, whose parameters bear the names of the contract's tensors; or a
             function from a field and the inputs by name to the outputs by name, which may `run` several kernels.
         contract: what the kernel takes and returns.
-        reference: plain torch on the inputs, in the contract's order, to all outputs.
+        reference: plain torch to all outputs, on the inputs in the contract's order, and then on what those outputs held before
+            of which elements may keep that.
         sizes: those of the call.
         statics: the static parameters that shapes name.
         given: inputs that are to be so; the others are drawn.
@@ -160,10 +167,12 @@ def second_opinion(
 
     def differences(prime: int, again: int = 0) -> list[str]:
         field, random = PrimeField(prime, seed + again), torch.Generator().manual_seed(prime + seed + again)
-        inputs = {spec.name: _drawn(field, spec, known, random) for spec in contract.inputs} | dict(given or {})
+        before = [spec for spec in contract.outputs if spec.name in contract.updated]
+        drawn = {spec.name: _drawn(field, spec, known, random) for spec in (*contract.inputs, *before)}
+        inputs = drawn | dict(given or {})
         try:
             wanted = reference(*inputs.values())
-            got = run(field, kernel, inputs) if isinstance(kernel, tirx.PrimFunc) else kernel(field, inputs)
+            got = run(field, kernel, inputs, sizes) if isinstance(kernel, tirx.PrimFunc) else kernel(field, inputs)
             pairs = zip(contract.outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True)
             found = [_difference(spec.name, got[spec.name], value) for spec, value in pairs]
         except Unsupported:

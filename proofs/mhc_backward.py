@@ -1,8 +1,9 @@
-"""What is claimed of the backward of what reads the residual streams (kernels/mhc_pre_backward.py).
+"""What is claimed of the backward of what reads the residual streams.
 
-Most kernels are compared with their own step of the formula, in torch. Two go through the tokens of a chunk, tile by tile;
-tile u of the chunk is tile τ(u) of all. In the one that reads the streams the sums have before iteration t, for column k of
-a block and coefficient m, with 0 in place of what lies beyond the last token,
+The kernels stand in kernels/mhc_pre_backward.py and kernels/mhc_gates_backward.py. Most are compared with their own step of
+the formula, in torch. Two go through the tokens of a chunk, tile by tile; tile u of the chunk is tile τ(u) of all. In the one
+that reads the streams the sums have before iteration t, for column k of a block and coefficient m, with 0 in place of what
+lies beyond the last token,
 
     acc_fn[k, m] = Σ_{u < t} Σ_{r < 64} ū(64 τ(u) + r, m) x(64 τ(u) + r, k),
 
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 import z3
 
+from ..kernels import mhc_gates_backward as gates
 from ..kernels import mhc_pre_backward as kernels
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.mhc_pre import COLUMNS, TOKENS
@@ -91,9 +93,9 @@ def _normalise(cfg: Config) -> Reading:
 
     inputs = *sums_of(cfg, Elements(low=0)), of_tokens("dots", cfg.splits, hc)
     if cfg.head:
-        return kernels.mhc_head_normalise, step("mhc_head_normalise", inputs, _kept(cfg)), of
+        return gates.mhc_head_normalise, step("mhc_head_normalise", inputs, _kept(cfg)), of
     contract = step("mhc_normalise", (*inputs, *weights(cfg)[1:]), (*_kept(cfg), of_tokens("logits", hc, hc)))
-    return kernels.mhc_normalise, contract, of
+    return gates.mhc_normalise, contract, of
 
 
 def _gates(cfg: Config) -> Reading:
@@ -122,9 +124,9 @@ def _gates(cfg: Config) -> Reading:
     )
     inputs = *_kept(cfg), *weights(cfg)[1:]
     if cfg.head:
-        return kernels.mhc_head_gates_bwd, step("mhc_head_gates_bwd", inputs, results), of
+        return gates.mhc_head_gates_bwd, step("mhc_head_gates_bwd", inputs, results), of
     others = of_tokens("grad_post", hc), of_tokens("grad_logits", hc, hc)
-    return kernels.mhc_gates_bwd, step("mhc_gates_bwd", (*others, *inputs), results), of
+    return gates.mhc_gates_bwd, step("mhc_gates_bwd", (*others, *inputs), results), of
 
 
 def _add_chunks(cfg: Config) -> Reading:
@@ -137,13 +139,13 @@ def _add_gates(cfg: Config) -> Reading:
     hc, rows, sections = cfg.hc, cfg.rows, 1 if cfg.head else 3
 
     def of(parts: Any) -> Any:
-        of_base, of_scale = (reduce(add, [parts[n, w] for n in range(kernels.SUMMED)]) for w in (0, 1))
+        of_base, of_scale = (reduce(add, [parts[n, w] for n in range(gates.SUMMED)]) for w in (0, 1))
         each = [range(hc), range(hc, 2 * hc), range(2 * hc, rows)][:sections]
         return _side_by_side([reduce(add, [of_scale[m : m + 1] for m in section]) for section in each]), of_base
 
     results = of_all("grad_scale", sections), of_all("grad_base", rows)
-    inputs = (of_all("sums", kernels.SUMMED, 2, rows),)
-    return kernels.mhc_add_gates, Contract("mhc_add_gates", {}, reference.STATICS, inputs, results, ({}, {})), of
+    inputs = (of_all("sums", gates.SUMMED, 2, rows),)
+    return gates.mhc_add_gates, Contract("mhc_add_gates", {}, reference.STATICS, inputs, results, ({}, {})), of
 
 
 # Chunks of the tokens
@@ -247,7 +249,7 @@ def _read(cfg: Config) -> tuple[Contract, Compare]:
 
 def _sum_gates(cfg: Config) -> tuple[Contract, Compare]:
     inputs = of_tokens("grad_gates", cfg.rows), of_tokens("mu", cfg.rows)
-    contract = step("mhc_sum_gates", inputs, (of_all("sums", kernels.SUMMED, 2, cfg.rows),))
+    contract = step("mhc_sum_gates", inputs, (of_all("sums", gates.SUMMED, 2, cfg.rows),))
 
     def of_base(m: Form) -> Callable[[Form], Form]:
         return lambda token: nf.read("grad_gates", token, m)
@@ -256,7 +258,7 @@ def _sum_gates(cfg: Config) -> tuple[Contract, Compare]:
         return lambda token: nf.read("grad_gates", token, m) * nf.read("mu", token, m)
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        chunk = Chunk.in_a_row(kernels.AHEAD, kernels.SUMMED, known)
+        chunk = Chunk.in_a_row(gates.AHEAD, gates.SUMMED, known)
         summands = {"of_base": of_base, "of_scale": of_scale}
         invariant = Invariant(
             determined={name: Determined(lambda s, m, of=of: chunk.summed(s.t, of(m))) for name, of in summands.items()}
@@ -279,7 +281,7 @@ def backward(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
         yield Proof("mhc", factory(cfg), contract, given, equal, PASS_CONFIGS, layers=layers, **more)
     lemmas = (PARTITION,) if wide else ()
     contract, compare = _sum_gates(cfg)
-    yield Proof("mhc", kernels.mhc_sum_gates(cfg), contract, given, compare if wide else None, PASS_CONFIGS,
+    yield Proof("mhc", gates.mhc_sum_gates(cfg), contract, given, compare if wide else None, PASS_CONFIGS,
                 layers=layers, lemmas=lemmas, **more)  # fmt: skip
 
 

@@ -67,15 +67,15 @@ _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
 _READING = "mhc_pre:mhc_project", "mhc_pre:mhc_weigh", "mhc_pre:mhc_head_weigh"
 _READING_BWD = (
     "mhc_pre_backward:mhc_project_bwd",
-    "mhc_pre_backward:mhc_normalise",
-    "mhc_pre_backward:mhc_head_normalise",
+    "mhc_gates_backward:mhc_normalise",
+    "mhc_gates_backward:mhc_head_normalise",
     "sinkhorn:sinkhorn_bwd",
-    "mhc_pre_backward:mhc_gates_bwd",
-    "mhc_pre_backward:mhc_head_gates_bwd",
+    "mhc_gates_backward:mhc_gates_bwd",
+    "mhc_gates_backward:mhc_head_gates_bwd",
     "mhc_pre_backward:mhc_read_bwd",
-    "mhc_pre_backward:mhc_sum_gates",
+    "mhc_gates_backward:mhc_sum_gates",
     "mhc_pre_backward:mhc_add_chunks",
-    "mhc_pre_backward:mhc_add_gates",
+    "mhc_gates_backward:mhc_add_gates",
 )
 _MHC = *_READING, *_READING_BWD, "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
 _COMPRESSOR = (

@@ -1,7 +1,7 @@
-"""The indexer's loss with DeepSeek-V4-Flash's widths: kernels over a list, the PyTorch reference in chunks, plain torch.
+"""The indexer's loss with DeepSeek-V4-Flash's widths: lemmata, plain torch.
 
 A chunk of 4096 queries at the end of a sequence of 4 T tokens: 512 of T entries for each query, and for the warm-up all that
-it sees, of which lemmata has no kernel yet. Plain torch is what one writes from the formula: all rows of all queries are
+it sees. Plain torch is what one writes from the formula: all rows of all queries are
 gathered, products are in bf16, the softmax is in fp32, and autograd differentiates it. Gradients are timed with the loss that
 they need.
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from lemmata.bench.peers import difference
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
+from lemmata.bindings.indexer import shipped as indexer_shipped
 from lemmata.bindings.indexer_loss import indexer_loss, shipped
 from lemmata.models import DEEPSEEK_V4
 from lemmata.warmup import Job, to_disk
@@ -50,9 +51,9 @@ Loss = Callable[[Inputs, int], Tensor]
 
 
 def compilations() -> Iterator[Job]:
-    """Yield what to compile beforehand: the kernels that the cases over a list launch."""
+    """Yield what to compile beforehand: what both forms launch, the scores and their gradients over all that is seen too."""
     flash, _ = DEEPSEEK_V4
-    yield from ((to_disk, *kernel) for kernel in shipped(flash))
+    yield from ((to_disk, *kernel) for operator in (shipped, indexer_shipped) for kernel in operator(flash))
 
 
 def inputs(queries: int, entries: int, listed: bool, device: str = "cuda") -> Inputs:

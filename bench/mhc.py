@@ -26,7 +26,8 @@ HC = 4
 SHAPES = ((1, 4096), (32, 4096), (4096, 4096), (4096, 7168))
 LIMITS = {("forward", 4096, 4096): 75.4, ("forward", 4096, 7168): 130.3}
 LIMITS |= {("backward", tokens, hidden): 2.5 * limit for (_, tokens, hidden), limit in LIMITS.items()}
-PRE_LIMITS = {(4096, 4096): 50.0, (4096, 7168): 85.0}
+PRE_LIMITS = {("forward", 4096, 4096): 50.0, ("forward", 4096, 7168): 85.0}
+PRE_LIMITS |= {("backward", tokens, hidden): 2.5 * limit for (_, tokens, hidden), limit in PRE_LIMITS.items()}
 ROWS, ITERATIONS, EPS, SPLITS = HC * (HC + 2), 20, 1e-6, 16
 _PEER, _GEMM = "tile_kernels.mhc", "deep_gemm"
 
@@ -143,16 +144,43 @@ def _pre_cases(shape: tuple[int, int]) -> Iterator[Case]:
         traffic = tokens * (2 * (HC + 1) * hidden + 4 * coefficients) + 4 * rows * HC * hidden
         least, why = bound(bytes=traffic, bf16=2 * 3 * tokens * rows * HC * hidden)
         if rows == ROWS:
-            yield Case(op, name, traffic, least, why, PRE_LIMITS.get(shape), contenders, absent, agree)
+            yield Case(op, name, traffic, least, why, PRE_LIMITS.get(("forward", *shape)), contenders, absent, agree)
         else:
             alone = {"lemmata": functools.partial(_reading, head, shape, HC, EPS, EPS)}
             yield Case(op, name, traffic, least, why, None, alone)
 
 
+def _reading_bwd(op: Callable[..., object], shape: tuple[int, int], rows: int) -> Call:
+    """Return a call of the gradients of what reads the streams, on inputs of its own."""
+    given = inputs(*shape)
+    tensors = given[0], *weights(shape[1], rows)
+    if rows == HC:
+        return functools.partial(op, given[1], *tensors, EPS, EPS)
+    return functools.partial(op, given[1], *given[2:], *tensors, ITERATIONS, EPS, EPS)
+
+
+def _pre_bwd_cases(shape: tuple[int, int]) -> Iterator[Case]:
+    """Yield the gradients of the part before a layer, and of the head; the bound reads and writes the streams once."""
+    tokens, hidden = shape
+    ops = torch.ops.lemmata.mhc_pre_bwd.default, torch.ops.lemmata.mhc_head_bwd.default
+    formulas = reference.mhc_pre_bwd, reference.mhc_head_bwd
+    for at, (op, rows) in enumerate((("mhc_pre", ROWS), ("mhc_head", HC))):
+        coefficients = HC * (HC + 1) if rows == ROWS else 0
+        traffic = tokens * (2 * (2 * HC + 1) * hidden + 4 * coefficients) + 2 * 4 * rows * HC * hidden
+        least, why = bound(bytes=traffic, bf16=3 * 2 * 3 * tokens * rows * HC * hidden)
+        limit = PRE_LIMITS.get(("backward", *shape)) if rows == ROWS else None
+        contenders: dict[str, Callable[[], Call]] = {
+            "lemmata": functools.partial(_reading_bwd, ops[at], shape, rows),
+            "torch.compile": functools.partial(_reading_bwd, torch.compile(formulas[at], dynamic=False), shape, rows),
+        }
+        yield Case(op, f"backward {tokens} x {hidden}", traffic, least, why, limit, contenders)
+
+
 def cases() -> Iterator[Case]:
-    """Yield the part before a layer and the head, then forward and backward of the streams after a layer, at every shape."""
+    """Yield the part before a layer and the head, then the streams after a layer, forward and backward, at every shape."""
     for shape in SHAPES:
         yield from _pre_cases(shape)
+        yield from _pre_bwd_cases(shape)
     absent = () if find(_PEER) else ("TileKernels",)
     for direction in ("forward", "backward"):
         for shape in SHAPES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,10 @@ from ..operators import Kernel
 from ..reference import indexer_loss as reference
 from ..reference.contract import Contract
 from ..reference.packed import packed
-from . import chunks, flops, listed_loss
+from . import chunks, dense_loss, flops, listed_loss
 from .offset import for_each_sequence
 from .packed import Packed, PackedCall
-from .registry import Implementation, check, define, plain, say_once
+from .registry import Implementation, check, define, plain
 from .vmap import one_by_one
 
 _CHUNK = 2**24  # elements of the largest temporary, unless those of one query are more
@@ -64,7 +63,7 @@ class _Form:
         parts: the gradients of q, of rows of k and of weights.
         add: adds those of rows to a total, [1, T + 1, D], of which the last row is dropped.
         held: from the tensors to the elements of the largest array of one query.
-        kernels: what CUDA runs for the loss and its gradients; None: the reference.
+        kernels: what CUDA runs for the loss and its gradients.
     """
 
     name: str
@@ -74,20 +73,18 @@ class _Form:
     parts: Callable[..., tuple[Tensor, Tensor, Tensor]]
     add: Callable[[Tensor, Tensor, Named], None]
     held: Callable[[Named], int]
-    kernels: tuple[Implementation, Implementation] | None = None
+    kernels: tuple[Implementation, Implementation]
 
     def bind(self, statics: str) -> tuple[Implementation, PackedCall]:
         """Define the torch ops, with these static parameters in torch's notation; return the forward of either layout."""
         inputs, given = (_tensors(contract) for contract in (self.contract, self.backward))
-        on_cuda = self.kernels or (_said(self._forward), _said(self._backward))
-        nothing = listed_loss.idle if self.kernels else None
         formulas = flops.indexer_loss(inputs, products=1), flops.indexer_loss(given, products=3)
         bwd = define(
             f"{self.name}_bwd",
             f"({_schema(given)}, {statics}) -> (Tensor grad_q, Tensor grad_k, Tensor grad_weights)",
             reference=self._backward,
-            kernel=on_cuda[1],
-            idle=nothing,
+            kernel=self.kernels[1],
+            idle=listed_loss.idle,
             fake=self._fake_bwd,
             vmap=one_by_one,
             flops=formulas[1],
@@ -96,8 +93,8 @@ class _Form:
             f"{self.name}_fwd",
             f"({_schema(inputs)}, {statics}) -> (Tensor out)",
             reference=self._forward,
-            kernel=on_cuda[0],
-            idle=nothing,
+            kernel=self.kernels[0],
+            idle=listed_loss.idle,
             fake=self._fake,
             vmap=one_by_one,
             gradient=bwd,
@@ -157,19 +154,6 @@ def _part(name: str, tensor: Tensor, b: slice, s: slice) -> Tensor:
     return tensor[b] if name in ("k", "compressed_kv") else tensor[b, s]
 
 
-def _said(run: Implementation) -> Implementation:
-    """Return what CUDA runs: the same, and a word on it at the first call."""
-
-    @functools.wraps(run)
-    def call(*args: Any) -> Any:
-        say_once(
-            "indexer_loss: without indices it has no kernel yet: the PyTorch reference runs, in chunks of bounded memory"
-        )
-        return run(*args)
-
-    return call
-
-
 def _named(contract: Contract, args: tuple[Any, ...]) -> tuple[Named, tuple[Any, ...]]:
     count = len(contract.inputs)
     return dict(zip(_tensors(contract), args[:count], strict=True)), args[count:]
@@ -201,6 +185,7 @@ _DENSE = _Form(
     reference.indexer_loss_dense_parts,
     _add_all,
     _held_by_all,
+    (dense_loss.forward, dense_loss.backward),
 )
 _listed, _packed_listed = _LISTED.bind("float scale")
 _dense, _packed_dense = _DENSE.bind("int ratio, float scale")
@@ -271,9 +256,9 @@ def indexer_loss(
         taken as it is, and its four tensors have no gradient. The derivative of relu at 0 is 0. Bitwise deterministic; a
         query's loss does not depend on other queries and sequences, nor a sequence's gradients on other sequences.
 
-    No S x T matrix is held. On a GPU kernels compute the loss over ``indices`` and its gradients. Without ``indices``, and on a
-    CPU, the PyTorch reference runs, for as many queries at a time as 64 MiB hold. What is no candidate of a query changes
-    nothing, NaN included. The loss of a query with a candidate or a tensor that is NaN or infinite is not specified.
+    No S x T matrix is held: on a GPU kernels compute the loss and its gradients, on a CPU the PyTorch reference, for as many
+    queries at a time as 64 MiB hold. What is no candidate of a query changes nothing, NaN included. The loss of a query with a
+    candidate or a tensor that is NaN or infinite is not specified.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.

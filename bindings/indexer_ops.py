@@ -23,10 +23,13 @@ _topk_kernel = lazily("lemmata.kernels.topk", "select_pieces")
 _FILLED_UP = {(16, 128): 32, (32, 64): 64}
 
 
-def _scores_bwd_cuda(
+def scores_gradients(
     grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run both kernels of the backward; zeros, which add nothing, fill up heads where it does not compile for fewer."""
+    """Run both kernels of the backward on CUDA tensors; return the gradients of q, of k in fp32, and of weights.
+
+    Zeros, which add nothing, fill up heads where TileLang does not compile it for fewer.
+    """
     heads, width = q.shape[2:]
     more = _FILLED_UP.get((heads, width), heads) - heads
     if not more:
@@ -34,6 +37,14 @@ def _scores_bwd_cuda(
     q, weights = pad(q, (0, 0, 0, more)), pad(weights, (0, more))
     grad_q, grad_k, grad_weights = _bwd_kernel(grad_out, q, k, weights, offset, ratio)
     return grad_q[:, :, :heads].contiguous(), grad_k, grad_weights[..., :heads].contiguous()
+
+
+def _scores_bwd_cuda(
+    grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the same; round the gradient of k to its dtype."""
+    grad_q, grad_k, grad_weights = scores_gradients(grad_out, q, k, weights, offset, ratio)
+    return grad_q, grad_k.to(k.dtype), grad_weights
 
 
 def _select_cuda(

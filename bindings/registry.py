@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import numbers
 import operator
 import os
@@ -119,12 +118,6 @@ IMPLEMENTATIONS: dict[str, dict[DispatchKey, Implementation]] = {}
 """What runs below autograd, by operator and key."""
 
 _LIBRARY = torch.library.Library("lemmata", "FRAGMENT")  # type: ignore[no-untyped-call]  # its registrations live as long as it
-
-
-@functools.cache
-def say_once(message: str) -> None:
-    """Warn that something runs otherwise than a caller may expect, through the logger ``lemmata``."""
-    logging.getLogger("lemmata").warning(message)
 
 
 def check(contract: Contract, *tensors: Tensor, **statics: float) -> None:

@@ -378,7 +378,7 @@ def choose(S: int, T: int, H: int, D: int, ratio: int) -> Config:
 
 
 def scores_bwd(grad_out, q, k, weights, offset, ratio: int):
-    """Launch both kernels on CUDA tensors; return the gradients of q, k and weights.
+    """Launch both kernels on CUDA tensors; return the gradients of q, of k in fp32, and of weights.
 
     The splits' sums of a key are added up in their order, for as many sequences at a time as the workspace holds.
     """
@@ -386,7 +386,7 @@ def scores_bwd(grad_out, q, k, weights, offset, ratio: int):
     t = k.shape[1]
     cfg = choose(s, t, h, d, ratio)
     inputs = [aligned(x) for x in (grad_out, q, k, weights, offset)]
-    grad_q, grad_k, grad_weights = q.new_empty(q.shape), k.new_empty(k.shape), weights.new_empty(weights.shape)
+    grad_q, grad_k, grad_weights = q.new_empty(q.shape), weights.new_empty(k.shape), weights.new_empty(weights.shape)
     build(indexer_scores_bwd_q, Config(h, d, ratio))(*inputs, grad_q, grad_weights)
     sequences = max(WORKSPACE // (4 * cfg.splits * t * d), 1)
     for first in range(0, b, sequences):

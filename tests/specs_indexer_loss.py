@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import lemmata
-from lemmata.reference import csa, indexer_loss
+from lemmata.reference import csa, hca, indexer_loss
 from opspec import Array, OpSpec
 from specs_attention import HALF, TINY, changed, index_counts, past_counts
 
@@ -128,24 +128,27 @@ class _GradientInBf16(torch.autograd.Function):
         return grad.bfloat16().to(grad.dtype)
 
 
-def _gradients_in_bf16(
-    q: Tensor,
-    k: Tensor,
-    weights: Tensor,
-    core_q: Tensor,
-    compressed_kv: Tensor,
-    indices: Tensor,
-    sink: Tensor,
-    lse: Tensor,
-    scale: float,
-) -> Tensor:
-    """The loss over a list by scores in fp32; torch multiplies their gradients in bf16, as it rounds those of listed rows."""
-    keys = csa._selected(k.bfloat16(), indices)
+def _gradients_in_bf16(q: Tensor, weights: Tensor, keys: hca.Keys, log_p: Tensor) -> Tensor:
+    """The loss by scores in fp32; torch multiplies their gradients in bf16, as it rounds those of the keys."""
     dots: Tensor = _GradientInBf16.apply(indexer_loss._dots(q.type_as(weights), keys))  # type: ignore[no-untyped-call]
     scores = (weights.unsqueeze(-1) * dots.relu()).sum(2)
-    log_s = indexer_loss._log_normalised(torch.where(keys.seen, scores, -math.inf))
-    log_p = indexer_loss.log_teacher(core_q, csa._selected(compressed_kv, indices), sink, lse, scale)
-    return indexer_loss.divergence(log_p, log_s)
+    return indexer_loss.divergence(log_p, indexer_loss._log_normalised(torch.where(keys.seen, scores, -math.inf)))
+
+
+def _listed_in_bf16(q: Tensor, k: Tensor, weights: Tensor, core_q: Tensor, *core: Tensor, scale: float) -> Tensor:
+    """The same over a list."""
+    entries, indices, sink, lse = core
+    log_p = indexer_loss.log_teacher(core_q, csa._selected(entries, indices), sink, lse, scale)
+    return _gradients_in_bf16(q, weights, csa._selected(k.bfloat16(), indices), log_p)
+
+
+def _dense_in_bf16(
+    q: Tensor, k: Tensor, weights: Tensor, core_q: Tensor, *core: Tensor, ratio: int, scale: float
+) -> Tensor:
+    """The same over all that is seen."""
+    entries, sink, lse, offset = core
+    rows, seen = hca._entries(entries, q.shape[1], offset, ratio), hca._entries(k.bfloat16(), q.shape[1], offset, ratio)
+    return _gradients_in_bf16(q, weights, seen, indexer_loss.log_teacher(core_q, rows, sink, lse, scale))
 
 
 _right = indexer_loss.divergence
@@ -226,7 +229,7 @@ INDEXER_LOSS = OpSpec(
     oracle_bwd=lambda g, *arrays, **statics: listed(*arrays, **statics).gradients(g),
     scale=lambda *arrays, **statics: listed(*arrays, **statics).scales(),
     scale_bwd=lambda g, *arrays, **statics: listed(*arrays, **statics).gradient_scales(g),
-    plain_bwd=_gradients_in_bf16,
+    plain_bwd=_listed_in_bf16,
     optional=("scale", "indices"),
     edges={"B": (0, 1, 2, 3)},
 )
@@ -259,6 +262,7 @@ INDEXER_LOSS_DENSE = OpSpec(
     oracle_bwd=lambda g, *arrays, **statics: dense(*arrays, **statics).gradients(g),
     scale=lambda *arrays, **statics: dense(*arrays, **statics).scales(),
     scale_bwd=lambda g, *arrays, **statics: dense(*arrays, **statics).gradient_scales(g),
+    plain_bwd=_dense_in_bf16,
     optional=("scale",),
     edges={"B": (0, 1, 2, 3)},
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
+from unittest import mock
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ import lemmata
 from lemmata.reference import mhc
 from opspec import Array, OpSpec
 
+T = TypeVar("T")
 TINY = 1e-30  # what fp32 loses to underflow, and no result is about
 
 
@@ -194,6 +197,45 @@ def _head(x: Tensor, *weights: Tensor, **statics: Any) -> Tensor:
     return mhc.mhc_head(x.float(), *weights, **statics).type_as(x)
 
 
+class _Projected(torch.autograd.Function):
+    """fn x by tensor cores, whose sums cut off what they cannot hold: of bf16 and the three numbers of bf16 that make fn."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, fn: Tensor) -> Tensor:
+        ctx.save_for_backward(x, fn)
+        parts, rest = [], fn
+        for _ in range(3):
+            parts.append(rest.bfloat16())
+            rest = rest - parts[-1].float()
+        streams = x.flatten(0, -2).bfloat16().repeat(1, 3)
+        sums: Tensor = torch.mm(streams, torch.cat(parts, -1).mT, out_dtype=torch.float32)
+        return sums.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, fn = ctx.saved_tensors
+        return grad @ fn, grad.flatten(0, -2).mT @ x.flatten(0, -2)
+
+
+_Right = mhc._Projection
+
+
+def _project(x: Tensor, fn: Tensor, norm_eps: float) -> _Right:
+    """The reference's projection, by tensor cores."""
+    right = _Right.of(x, fn, norm_eps)
+    return replace(right, u=_Projected.apply(right.x, fn))  # type: ignore[no-untyped-call]
+
+
+def on_tensor_cores(of: Callable[..., T]) -> Callable[..., T]:
+    """The same on a GPU, whose projections are sums of tensor cores."""
+
+    def call(*tensors: Tensor, **statics: Any) -> T:
+        with mock.patch.object(mhc, "_Projection", mock.Mock(of=_project)):
+            return of(*tensors, **statics)
+
+    return call
+
+
 def unnormalised(of: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same of streams so long that it does not matter how long they are."""
     return lambda x, fn, *more, **statics: of(x, fn, *more, **(statics | {"norm_eps": 1.0}))
@@ -235,6 +277,7 @@ MHC_PRE = OpSpec(
     oracle_bwd=lambda g, *arrays, **statics: pre(*arrays, **statics).gradients(g),
     scale=lambda *arrays, **statics: pre(*arrays, **statics).scale(),
     scale_bwd=lambda g, *arrays, **statics: pre(*arrays, **statics).gradient_scales(g),
+    plain_bwd=on_tensor_cores(_pre),
     compiled=5,
 )
 MHC_HEAD = OpSpec(
@@ -263,6 +306,7 @@ MHC_HEAD = OpSpec(
     oracle_bwd=lambda g, *arrays, **statics: head(*arrays, **statics).gradients(g),
     scale=lambda *arrays, **statics: head(*arrays, **statics).scale(),
     scale_bwd=lambda g, *arrays, **statics: head(*arrays, **statics).gradient_scales(g),
+    plain_bwd=on_tensor_cores(_head),
 )
 
 SPECS = (MHC_PRE, MHC_POST, MHC_HEAD)

@@ -135,8 +135,9 @@ def _kernels(name: str) -> dict[str, str | None]:
 
 
 def _named(test: str) -> set[str]:
-    """Return the operators that a test's name has; one that has none may be of any."""
-    return {op for op in OPERATORS if op in test} or set(OPERATORS)
+    """Return the operators that a test names, or a function of; one that names none may be of any."""
+    found = {op.name for op in OPERATORS.values() if any(name in test for name in (op.name, *op.functions))}
+    return found or set(OPERATORS)
 
 
 def installed(package: str) -> str:

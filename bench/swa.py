@@ -19,8 +19,7 @@ from lemmata.bench import attention
 from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
 from lemmata.bench.timing import Case
-from lemmata.bindings.hca import sums_of_parts
-from lemmata.bindings.sparse_attention import with_combine
+from lemmata.bindings.gradients import sums
 from lemmata.bindings.swa import reference_bwd, swa
 from lemmata.warmup import Job, to_disk
 
@@ -29,13 +28,12 @@ H, TOKENS, QUERIES = 64, 131072, 4096
 
 def compilations() -> Iterator[Job]:
     """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
-    from lemmata.kernels.hca import choose, hca_bwd, hca_fwd
+    from lemmata.kernels.hca import choose_swa, hca_bwd, hca_fwd
     from lemmata.kernels.sparse_attention_config import BackwardConfig
 
-    for S in (QUERIES, 1):
-        yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, choose(S, H, D, 1, WINDOW, SCALE)))
+    yield to_disk, hca_fwd, choose_swa(H, D, WINDOW, SCALE)
     yield to_disk, hca_bwd, BackwardConfig(H, D, WINDOW, SCALE, 1)
-    yield from ((to_disk, *kernel) for kernel in sums_of_parts(H, D, WINDOW, 1))
+    yield from ((to_disk, *kernel) for kernel in sums(H, D, WINDOW))
 
 
 def _no_entries(S: int, offset: Tensor) -> Tensor:

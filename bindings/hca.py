@@ -24,7 +24,7 @@ def _held(x: dict[str, Tensor], window: int) -> int:
 
 _parts = lazily("lemmata.kernels.hca", "hca_parts")
 _add_visible = lazily("lemmata.kernels.gradient_sums", "add_visible")
-kernel = widened(lazily("lemmata.kernels.hca", "hca"))
+_kernel = widened(lazily("lemmata.kernels.hca", "hca"))
 
 
 def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -45,7 +45,7 @@ def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ..
 _HCA = Attention("hca", reference, reference.HCA, reference.HCA_BWD, reference.HCA_SHARD_BWD, _held)
 _CALLS = _HCA.bind(
     "int ratio, int window, float scale",
-    kernel,
+    _kernel,
     widened_backward(backward),
 )
 

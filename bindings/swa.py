@@ -12,9 +12,11 @@ from ..models import Model
 from ..operators import Kernel
 from ..reference import swa as reference
 from . import hca
-from .sparse_attention import Attention, widened_backward
+from .gradients import sums
+from .registry import lazily
+from .sparse_attention import Attention, widened, widened_backward
 
-_RATIO = 1  # the kernel is that of hca, which wants one also where there are no entries
+_RATIO = 1  # the kernels are those of hca, which want one also where there are no entries
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -22,11 +24,14 @@ def _held(x: dict[str, Tensor], window: int) -> int:
     return window * max(x["q"].shape[2:])
 
 
+_kernel = widened(lazily("lemmata.kernels.hca", "swa"))
+
+
 def _launch(
     q: Tensor, window_kv: Tensor, sink: Tensor, offset: Tensor, window: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     no_entries = q.new_empty((q.shape[0], 0, q.shape[-1]))
-    return hca.kernel(q, window_kv, no_entries, sink, offset, _RATIO, window, scale)  # type: ignore[no-any-return]
+    return _kernel(q, window_kv, no_entries, sink, offset, window, scale)  # type: ignore[no-any-return]
 
 
 def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -48,8 +53,14 @@ reference_bwd = _SWA.chunked_bwd
 
 
 def shipped(model: Model) -> Iterator[Kernel]:
-    """Yield the kernels that a model launches, each with its configs."""
-    yield from hca.shipped(model._replace(hca_ratio=_RATIO))
+    """Yield the kernels that a model launches, each with its config: decode and prefill have the same."""
+    from ..kernels.hca import choose_swa, hca_bwd, hca_fwd
+    from ..kernels.sparse_attention_config import BackwardConfig
+
+    heads, columns, window = model.heads, model.head_dim, model.window
+    yield hca_fwd, choose_swa(heads, columns, window, model.scale)
+    yield hca_bwd, BackwardConfig(heads, columns, window, model.scale, _RATIO)
+    yield from sums(heads, columns, window)
 
 
 def swa(
@@ -74,7 +85,7 @@ def swa(
         scale: 1e-6 to 1e3; None: ``D ** -0.5``.
 
     Returns:
-        ``out`` and ``lse``, as of ``hca``.
+        ``out`` and ``lse``, as of ``hca``; on a GPU too, a query has the same bits in prefill and in decode.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.

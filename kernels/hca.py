@@ -89,15 +89,35 @@ def choose(S: int, H: int, D: int, ratio: int, window: int, scale: float) -> Con
     return with_splits(Config(H, D, window, scale, ratio), S, MAX_SPLITS)
 
 
+def choose_swa(H: int, D: int, window: int, scale: float) -> Config:
+    """Return the config for a call without entries.
+
+    The few tiles of a window are one split, also where few queries leave most of a GPU idle: then decode has the bits of
+    prefill. Of no entries any ratio will do.
+    """
+    return Config(H, D, window, scale, ratio=1)
+
+
 @planned
 def _plan(S: int, H: int, D: int, ratio: int, window: int, scale: float) -> Plan:
     return plan(hca_fwd, choose(S, H, D, ratio, window, scale))
+
+
+@planned
+def _plan_swa(H: int, D: int, window: int, scale: float) -> Plan:
+    return plan(hca_fwd, choose_swa(H, D, window, scale))
 
 
 def hca(q, window_kv, compressed_kv, sink, offset, ratio: int, window: int, scale: float):
     """Launch ``hca_fwd`` on CUDA tensors; return ``out`` and ``lse``."""
     _, s, h, d = q.shape
     return launch(_plan(s, h, d, ratio, window, scale), (q, window_kv, compressed_kv, sink, offset), sink)
+
+
+def swa(q, window_kv, no_entries, sink, offset, window: int, scale: float):
+    """Launch ``hca_fwd`` on CUDA tensors, ``no_entries`` of shape [B, 0, D] among them; return ``out`` and ``lse``."""
+    h, d = q.shape[2:]
+    return launch(_plan_swa(h, d, window, scale), (q, window_kv, no_entries, sink, offset), sink)
 
 
 def hca_parts(grads, q, keys, sink, offset, stats, grad_q, *, ratio: int, window: int, scale: float):

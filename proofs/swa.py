@@ -11,19 +11,15 @@ from dataclasses import replace
 
 from ..kernels import gradient_sums
 from ..kernels.sparse_attention_config import BackwardConfig, Config
-from ..reference.hca import HCA
 from . import hca
 from .attention_lemmas import WINDOW
-from .combine import combined
 from .gradient_sums import products, summing
 from .suite import Proof
 
 
 def proofs() -> Iterator[Proof]:
-    """Yield all keys in one split, and in five splits that another kernel combines; then the backward."""
+    """Yield all keys in one split, as decode has them too; then the backward."""
     yield replace(hca._proof(Config(ratio=1), lemmas=(WINDOW,)), op="swa")
-    yield replace(hca._proof(Config(ratio=1, splits=5)), op="swa")
-    yield combined("swa", HCA, Config(splits=5))
     yield replace(hca._backward(BackwardConfig(ratio=1)), op="swa")
     yield products("swa", gradient_sums.Config())
     yield from summing("swa", gradient_sums.Config())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lemmata import bindings
 from lemmata.bench import attention, csa, hca, swa
 from lemmata.bench.attention import SCALE, WINDOW, Inputs, Sizes
 from lemmata.bench.pages import PAGE, D, pages, random_rows
@@ -155,6 +157,22 @@ def test_the_inputs_are_what_they_are_said_to_be(S):
 
     x = swa.inputs(Sizes(2, S, 8, 0, 500), "cpu")
     _compare(swa._ours(x)(), _oracle(x, window_counts(S, WINDOW - 1, x.offset.numpy(), WINDOW)))
+
+
+def test_the_kernel_of_swa_is_compiled_beforehand(monkeypatch):
+    pytest.importorskip("tilelang")
+    from lemmata.kernels import build, combine
+
+    asked = set()
+    monkeypatch.setattr(combine, "build", lambda *pair: asked.add(pair) or (lambda *tensors: None))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    for B, S in ((1, swa.QUERIES), (1, 1), (128, 1)):
+        build.forget()
+        x = swa.inputs(Sizes(B, S, swa.H, 0, swa.TOKENS), "meta")
+        bindings.swa._launch(x.q, x.window_kv, x.sink, x.offset, WINDOW, SCALE)
+    build.forget()
+    assert len(asked) == 1
+    assert asked <= {job[1:] for job in swa.compilations()}
 
 
 def _compare(results: tuple[Tensor, Tensor], oracle: Dense) -> None:

@@ -17,8 +17,10 @@ from attention_cases import GRADIENTS, INF, NAN, case, check, planted_is_caught,
 from inputs import make
 from lemmata.reference import hca
 from opspec import OpSpec
+from specs_attention import join
 from specs_csa import CSA
 from specs_hca import HCA
+from specs_swa import SWA
 
 both = pytest.mark.parametrize("spec", [CSA, HCA], ids=["csa", "hca"])
 OPS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"csa": lemmata.csa, "hca": lemmata.hca}
@@ -179,6 +181,7 @@ def test_an_entry_is_seen_from_its_last_token_on(device: torch.device, ratio: in
 
 
 def test_swa_is_hca_without_entries(device: torch.device) -> None:
+    """Bit for bit where hca has one split of the keys too: of so many queries."""
     tensors = case(HCA, device)
     none = tensors.pop("compressed_kv")[:, :0]
     leaves = [t.requires_grad_() for t in tensors.values()]
@@ -195,6 +198,31 @@ def test_swa_is_hca_without_entries(device: torch.device) -> None:
     (grad,) = torch.autograd.grad(out.float().sum(), leaves[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="swa: expected at most one derivative, got a request for a second"):
         grad.float().sum().backward()
+
+
+def test_of_few_queries_too(device: torch.device) -> None:
+    """On a GPU hca shares out their keys and swa does not, so that they round apart: each as near as plain torch is."""
+    tolerance, _ = SWA.tolerance(str(device))
+    call = SWA.sample(S=1).to(device)
+    q, window_kv, sink, offset = call.tensors
+    for window in (call.statics["window"], call.statics["window"] - 1):
+        statics = call.statics | {"window": window}
+        alone = lemmata.swa(q, window_kv, sink, offset=offset, **statics)
+        empty = lemmata.hca(q, window_kv, window_kv[:, :0], sink, offset=offset, **statics)
+        for got in (alone, empty):
+            assert (SWA.error(call, join(got)) <= tolerance) == (window == call.statics["window"])
+
+
+def test_decode_of_swa_has_the_bits_of_prefill(device: torch.device) -> None:
+    """Its keys are never shared out, also where a window has several tiles."""
+    tensors = case(SWA, device, P=299)
+    for window in (5, 300):
+        whole = lemmata.swa(**tensors, window=window, offset=299)
+        for t in range(9):
+            last = {"q": tensors["q"][:, t : t + 1], "window_kv": tensors["window_kv"][:, : 300 + t]}
+            wanted = tuple(x[:, t : t + 1] for x in whole)
+            assert equal(lemmata.swa(**tensors | last, window=window, offset=299 + t), wanted)
+            assert not equal(lemmata.swa(**tensors | last, window=window - 1, offset=299 + t), wanted)
 
 
 @both

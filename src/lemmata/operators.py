@@ -63,6 +63,7 @@ _TOPK = "topk:topk", "topk:topk_merge", "topk_check:topk_check"
 _SUMS = "gradient_sums:delta", "gradient_sums:sum_window"
 _CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:sum_listed"
 _HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
+_SWA = "hca:hca_fwd", "hca:hca_bwd", *_SUMS
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
 _READING = "mhc_pre:mhc_project", "mhc_pre:mhc_weigh", "mhc_pre:mhc_head_weigh"
 _READING_BWD = (
@@ -101,7 +102,7 @@ OPERATORS = {
         Operator("compressor", "KV compressor", ("compress",), _COMPRESSOR),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA, ("csa_shard_bwd",)),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA, ("hca_shard_bwd",)),
-        Operator("swa", "Sliding-window attention", ("swa",), _HCA, ("swa_shard_bwd",)),
+        Operator("swa", "Sliding-window attention", ("swa",), _SWA, ("swa_shard_bwd",)),
     )
 }
 """Every operator by its name, in the order in which they are proved, timed and listed."""

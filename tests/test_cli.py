@@ -33,10 +33,12 @@ def test_demo_on_the_default_text():
     assert result.exit_code == 0, result.output
     for words in (
         "pydoc_data",
-        "sinkhorn in 8 modules, first model.layers.0.attn_hc",
+        "mhc_pre in 8 modules, first model.layers.0.attn_hc",
+        "mhc_post in 4 modules, first model.layers.0",
+        "mhc_head in 1 modules, first model.hc_head",
         "indexer in 2 modules, first model.layers.1.self_attn.compressor.indexer",
         "attention in 4 modules, first model.layers.0.self_attn",
-        "reference on cpu: sinkhorn, topk, indexer_topk, swa, csa, hca,",
+        "reference on cpu: sinkhorn, topk, mhc_pre, mhc_post, mhc_head,",
         "own: hidden states in torch.float32, where the operators take bfloat16",
         "hca by rows",
         "decode against prefill, float32: logits",
@@ -58,19 +60,24 @@ def test_demo_reads_the_file_and_prints_json(tmp_path):
     assert report["text"] == str(text)
     ops = {op for called in (demo.CALLED, demo.PADDED) for ops in called.values() for op in ops}
     assert report["backends"] == dict.fromkeys(ops, "reference on cpu")
-    modules = {"sinkhorn": 8, "indexer": 2, "attention": 4}
+    modules = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "indexer": 2, "attention": 4}
     assert {op: len(names) for op, names in report["swapped"].items()} == modules
     assert [phase["name"] for phase in report["phases"]] == ["prefill", "decode", "generate", "padded"] * 2
     assert [phase["dtype"] for phase in report["phases"]] == ["float32"] * 4 + ["bfloat16"] * 4
     assert report["phases"][-1]["paths"] == {
-        "sinkhorn": 8,
+        "mhc_pre": 8,
+        "mhc_post": 4,
+        "mhc_head": 1,
         "indexer_scores, topk": 2,
         "swa by rows": 1,
         "csa by rows": 2,
         "hca by rows": 1,
     }
-    assert report["phases"][0]["paths"] == {"sinkhorn": 8, "topk": 2, "own": 4}
-    assert report["phases"][0]["reasons"] == ["hidden states in torch.float32, where the operators take bfloat16"]
+    assert report["phases"][0]["paths"] == {"sinkhorn": 8, "topk": 2, "own": 4 + 1 + 4}
+    assert report["phases"][0]["reasons"] == [
+        "hidden states in torch.float32, where the operators take bfloat16",
+        "streams in torch.float32, where the operator takes bfloat16",
+    ]
     assert report["failures"] == []
 
 
@@ -148,7 +155,7 @@ def test_a_report_holds_only_within_the_bound():
     assert failures(difference=1.1) == ["p in float32: logits differ by 1.1e+00, more than 1.0e+00"]
     assert failures(difference=float("nan")) == ["p in float32: logits differ by nan, more than 1.0e+00"]
     assert failures(calls={"topk": 1}) == ["p in float32: sinkhorn was never called"]
-    never = [f"p in bfloat16: {op} was never called" for op in ("indexer_topk", "swa", "csa", "hca")]
+    never = [f"p in bfloat16: {op} was never called" for op in demo.CALLED[torch.bfloat16]]
     assert failures(dtype="bfloat16") == never
     assert failures(choices_moved=11) == ["p in float32: 11 of 1000 choices moved, near ties explain 10"]
     assert failures(choices_moved=30, choices_inexact=10) == []

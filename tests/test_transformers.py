@@ -20,6 +20,7 @@ from lemmata.integrations.transformers import apply_to, swapped, undo
 from lemmata.reference.sinkhorn import COLUMN, ROW
 
 SITES = 8  # two hyper-connections in each of four layers
+MHC = {"mhc_pre": SITES, "mhc_post": SITES, "mhc_head": 1}
 INDEXERS = 2  # of which two are sparse
 ATTENTION = {"swa": 1, "csa": INDEXERS, "hca": 1}
 LENGTH, STEPS = 48, 3
@@ -50,9 +51,9 @@ def test_prefill_decode_and_generate_agree(model, ids, dtype, op, limit):
     forwards = {"prefill": 1, "decode": STEPS + 1, "generate": STEPS}
     for phase in phases:
         assert phase.dtype == dtype
-        once = {"sinkhorn": SITES, op: INDEXERS} | (ATTENTION if dtype == "bfloat16" else {})
+        once = {"sinkhorn": SITES, op: INDEXERS} if dtype == "float32" else MHC | ATTENTION | {op: INDEXERS}
         if phase.name == "padded" and dtype == "bfloat16":
-            once = {"sinkhorn": SITES, "indexer_scores": INDEXERS, "topk": INDEXERS, "csa": 4}
+            once = MHC | {"indexer_scores": INDEXERS, "topk": INDEXERS, "csa": 4}
         assert phase.calls == {op: n * forwards.get(phase.name, 1) for op, n in once.items()}
         assert phase.difference <= phase.bound < limit
         assert phase.devices == dict.fromkeys(once, "cpu")
@@ -121,11 +122,11 @@ def test_apply_to_is_idempotent_and_undone_exactly(model):
     before, state = classes(model), {k: v.clone() for k, v in model.state_dict().items()}
     assert apply_to(model) is model
     once = classes(model)
-    assert sum(a is not b for a, b in zip(before, once, strict=True)) == SITES + INDEXERS + 4
+    assert sum(a is not b for a, b in zip(before, once, strict=True)) == SITES + 4 + 1 + INDEXERS + 4
     assert classes(apply_to(model)) == once
-    modules = {"sinkhorn": SITES, "indexer": INDEXERS, "attention": 4}
+    modules = {"mhc_pre": SITES, "mhc_post": 4, "mhc_head": 1, "indexer": INDEXERS, "attention": 4}
     assert {op: len(names) for op, names in swapped(model).items()} == modules
-    assert swapped(model)["sinkhorn"][0] == "model.layers.0.attn_hc"
+    assert swapped(model)["mhc_pre"][0] == "model.layers.0.attn_hc"
     assert classes(undo(model)) == before == classes(undo(model))
     assert swapped(model) == {}
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
@@ -136,7 +137,7 @@ def test_other_models_are_left_alone(model):
     apply_to(model)
     assert not swapped(other)
     layers = tiny_model().model.layers
-    connections = {"sinkhorn": ("attn_hc", "ffn_hc"), "attention": ("self_attn",)}
+    connections = {"mhc_pre": ("attn_hc", "ffn_hc"), "mhc_post": ("",), "attention": ("self_attn",)}
     assert swapped(apply_to(layers[0])) == connections
     assert swapped(apply_to(layers[1])) == connections | {"indexer": ("self_attn.compressor.indexer",)}
 
@@ -145,24 +146,25 @@ def test_a_swapped_model_can_be_copied_and_pickled(model):
     apply_to(model)
     assert swapped(copy.deepcopy(model)) == swapped(model)
     attention = model.model.layers[1].self_attn
-    for module in (model.model.layers[0].attn_hc, attention.compressor.indexer, attention):
+    layer = model.model.layers[0]
+    for module in (layer.attn_hc, layer, model.model.hc_head, attention.compressor.indexer, attention):
         assert type(pickle.loads(pickle.dumps(module))) is type(module)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         integration.nothing  # noqa: B018
 
 
 def test_only_selects_operators(model):
-    assert list(swapped(apply_to(model, only=["sinkhorn"]))) == ["sinkhorn"]
-    assert list(swapped(undo(model, only=[]))) == ["sinkhorn"]
-    assert list(swapped(undo(apply_to(model), only=["sinkhorn"]))) == ["indexer", "attention"]
-    with pytest.raises(
-        ValueError, match=r"only: expected operators among \['attention', 'indexer', 'sinkhorn'\], got \['softmax'\]"
-    ):
+    assert list(swapped(apply_to(model, only=["mhc_pre"]))) == ["mhc_pre"]
+    assert list(swapped(undo(model, only=[]))) == ["mhc_pre"]
+    assert list(swapped(undo(apply_to(model), only=["mhc_pre"]))) == ["mhc_post", "mhc_head", "indexer", "attention"]
+    known = r"\['attention', 'indexer', 'mhc_head', 'mhc_post', 'mhc_pre'\]"
+    with pytest.raises(ValueError, match=rf"only: expected operators among {known}, got \['softmax'\]"):
         apply_to(model, only=["softmax"])
 
 
 def test_a_model_without_such_modules_is_refused():
-    expected = "a DeepseekV4HyperConnection or DeepseekV4Indexer or DeepseekV4Attention inside, got none in Linear"
+    known = "HyperConnection", "DecoderLayer", "HyperHead", "Indexer", "Attention"
+    expected = f"a {' or '.join(f'DeepseekV4{name}' for name in known)} inside, got none in Linear"
     with pytest.raises(ValueError, match=f"model: expected {expected}"):
         apply_to(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="model: expected a DeepseekV4Indexer inside, got none in"):

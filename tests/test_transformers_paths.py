@@ -4,6 +4,7 @@ import copy
 import functools
 import logging
 import pickle
+import re
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from transformers.models.deepseek_v4 import modeling_deepseek_v4 as modeling
 
 from lemmata.integrations.observe import Choices, Dispatches, Double
 from lemmata.integrations.tiny import tiny_model
-from lemmata.integrations.transformers import FallbackError, apply_to, paths, swapped, undo
+from lemmata.integrations.transformers import SWAPS, FallbackError, apply_to, paths, swapped, undo
 
 BF16 = torch.bfloat16
 IDS = torch.randint(1, 256, (2, 40), generator=torch.Generator().manual_seed(0))
-ATTENTION = [f"model.layers.{layer}.self_attn" for layer in range(4)]
+LAYERS = [f"model.layers.{layer}" for layer in range(4)]
+ATTENTION = [f"{layer}.self_attn" for layer in LAYERS]
 
 
 @pytest.fixture
@@ -47,13 +49,16 @@ def test_what_each_module_ran(model):
     logits(model)
     logits(model)
     found = paths(model)
-    assert len(found) == 8 + 2 + 4
+    assert len(found) == 8 + 4 + 1 + 2 + 4
     assert [found[name].last for name in ATTENTION] == ["swa", "csa", "hca", "csa"]
     assert found[ATTENTION[0]].calls == {"swa": 2}
     assert {path.reason for path in found.values()} == {None}
     assert lasts(model, "indexer") == {"indexer_topk"}
-    assert lasts(model, "_hc") == {"sinkhorn"}
+    assert lasts(model, "_hc") == {"mhc_pre"}
+    assert {found[name].last for name in LAYERS} == {"mhc_post"}
+    assert found["model.hc_head"].last == "mhc_head"
     logits(model.float())
+    assert lasts(model, "_hc") == {"sinkhorn"}
     found = paths(model)[ATTENTION[0]]
     assert (found.last, found.calls) == ("own", {"swa": 2, "own": 1})
     assert found.reason == "hidden states in torch.float32, where the operators take bfloat16"
@@ -105,14 +110,18 @@ def altered(function):
 
 OWNER = {
     "DeepseekV4HyperConnection.forward": "_hc",
+    "DeepseekV4DecoderLayer.forward": r"layers\.\d",
+    "DeepseekV4HyperHead.forward": "hc_head",
+    "DeepseekV4UnweightedRMSNorm.forward": "hc_head",  # a hyper-connection calls it, around sinkhorn
     "DeepseekV4Indexer.forward": "indexer",
     "DeepseekV4IndexerScorer.forward": "indexer",
     "DeepseekV4Attention.forward": "self_attn",
     "eager_attention_forward": "self_attn",
     "apply_rotary_pos_emb": "self_attn",
-    "DeepseekV4CSACompressor.forward": "1.self_attn",
-    "DeepseekV4HCACompressor.forward": "2.self_attn",
+    "DeepseekV4CSACompressor.forward": r"1\.self_attn",
+    "DeepseekV4HCACompressor.forward": r"2\.self_attn",
 }
+MHC = {"_hc": "mhc_pre", OWNER["DeepseekV4DecoderLayer.forward"]: "mhc_post", "hc_head": "mhc_head"}
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
@@ -130,14 +139,14 @@ def test_a_patched_original_runs_and_is_said(model, plain, monkeypatch, caplog, 
     with caplog.at_level(logging.WARNING, "lemmata"):
         ours = logits(model)
     assert any(f"{name} is patched" in message for message in caplog.messages)
-    said = [path for module, path in paths(model).items() if module.endswith(OWNER[name])]
+    said = [path for module, path in paths(model).items() if re.search(f"{OWNER[name]}$", module)]
     assert said
     assert {(path.last, path.reason) for path in said} == {("own", f"{name} is patched")}
-    if OWNER[name] == "_hc":  # the rest runs on the operators, which round otherwise
-        undo(model, only=["attention", "indexer"])
+    if OWNER[name] in MHC:  # the rest runs on the operators, which round otherwise
+        undo(model, only={swap.op for swap in SWAPS} - {MHC[OWNER[name]]})
         assert torch.equal(logits(model), untouched)
     else:
-        undo(model, only=["sinkhorn"])
+        undo(model, only=MHC.values())
         only_own = {"attention", "indexer"} if OWNER[name] == "self_attn" else {"indexer"}
         undo(model, only={"attention", "indexer"} - only_own)
     assert ours.isfinite().all()
@@ -152,7 +161,7 @@ def test_a_patch_that_is_not_noticed_is_noticed_here(model, plain, monkeypatch):
     right = modeling.DeepseekV4HyperConnection.forward
     monkeypatch.setattr(modeling.DeepseekV4HyperConnection, "forward", altered(right))
     untouched = logits(tiny_model().to(BF16))
-    apply_to(model, only=["sinkhorn"])
+    apply_to(model, only=["mhc_pre"])
     assert torch.equal(logits(model), untouched)
     monkeypatch.setattr(hyper_connection, "patched", lambda *functions: None)
     assert not torch.allclose(logits(model), untouched, atol=0.1)
@@ -184,7 +193,7 @@ def test_a_subclass_with_its_own_forward_is_named(model, caplog):
     assert "model.layers.2.ffn_hc" in caplog.text
     assert "a subclass of DeepseekV4HyperConnection with a forward of its own" in caplog.text
     assert type(model.model.layers[2].ffn_hc) is Mine
-    assert len(swapped(model)["sinkhorn"]) == 7
+    assert len(swapped(model)["mhc_pre"]) == 7
     before = [type(module) for module in untouched.modules()]
     with pytest.raises(FallbackError, match=r"expected model\.layers\.2\.ffn_hc to run on lemmata"):
         apply_to(untouched, strict=True)
@@ -221,11 +230,11 @@ def within(model, ours, run=logits):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_any_configuration_in_any_dtype(name, dtype):
     config, reason = CONFIGS[name]
-    model, op = tiny_model(**config).to(dtype), "indexer" if "index" in next(iter(config)) else "sinkhorn"
+    model, op = tiny_model(**config).to(dtype), "indexer" if "index" in next(iter(config)) else "mhc_pre"
     ours = apply_to(copy.deepcopy(model), only=[op])
     assert within(model, ours)
     found = paths(ours).values()
-    assert {path.last == "own" for path in found} == {reason is not None or (op, dtype) == ("sinkhorn", torch.float64)}
+    assert {path.last == "own" for path in found} == {reason is not None or (op, dtype) == ("mhc_pre", torch.float64)}
     if reason is not None:
         assert torch.equal(logits(ours), logits(model))
         assert all(path.reason.startswith(reason) for path in found)
@@ -260,7 +269,8 @@ def test_under_autocast(dtype, autocast):
         run(ours)
     attention = {op: n for op, n in calls.calls.items() if op in ("swa", "csa", "hca")}
     assert attention == ({"swa": 1, "csa": 2, "hca": 1} if autocast == BF16 else {})
-    assert calls.calls["sinkhorn"] == 8
+    connections = {op: calls.calls[op] for op in ("mhc_pre", "mhc_post", "mhc_head", "sinkhorn") if op in calls.calls}
+    assert connections == ({"mhc_pre": 8, "mhc_post": 8, "mhc_head": 1} if autocast == BF16 else {"sinkhorn": 8})
     choices = Choices()
     with choices.record(model):
         plain = run(model)

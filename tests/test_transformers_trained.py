@@ -81,7 +81,13 @@ def test_a_run_of_the_trainer_with_checkpointing(name, tmp_path):
     # each forward is run again for its backward
     assert of_attention(calls) == {"csa": 4 * 2 * STEPS}
     assert calls["csa_bwd"] == 4 * STEPS
-    assert {path.last for path in paths(ours).values()} >= {"swa by rows", "csa by rows", "hca by rows", "sinkhorn"}
+    assert {path.last for path in paths(ours).values()} >= {
+        "swa by rows",
+        "csa by rows",
+        "hca by rows",
+        "mhc_pre",
+        "mhc_post",
+    }
 
 
 def test_a_wrong_operator_in_a_run_of_the_trainer_is_noticed(tmp_path, monkeypatch):
@@ -93,7 +99,7 @@ def test_a_wrong_operator_in_a_run_of_the_trainer_is_noticed(tmp_path, monkeypat
 
 
 PADDED = CALLS["padded right"][0]
-ALL = {"sinkhorn": 8, "indexer": 2, "attention": 4}
+ALL = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "indexer": 2, "attention": 4}
 
 
 def counts(model):

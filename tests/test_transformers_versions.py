@@ -86,7 +86,7 @@ def test_an_altered_function_of_a_release_is_refused(name, monkeypatch):
             apply_to(model)
         assert not swapped(model)
         if name == "DeepseekV4Attention.forward":  # what does not concern the swap asked for may be new
-            assert list(swapped(apply_to(model, only=["sinkhorn"]))) == ["sinkhorn"]
+            assert list(swapped(apply_to(model, only=["mhc_pre"]))) == ["mhc_pre"]
     finally:
         originals._state.cache_clear()
 

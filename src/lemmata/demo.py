@@ -25,9 +25,10 @@ from .integrations.transformers import apply_to, swapped, undo
 from .operators import of_function
 from .terminal import columns, console, facts
 
-CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_topk", "swa", "csa", "hca")}
+_MHC = "mhc_pre", "mhc_post", "mhc_head"
+CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: (*_MHC, "indexer_topk", "swa", "csa", "hca")}
 """The dtypes that the model runs in, and the operators that it must then call."""
-PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: ("sinkhorn", "indexer_scores", "topk", "csa")}
+PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: (*_MHC, "indexer_scores", "topk", "csa")}
 """The same for a padded batch, whose windows ``csa`` reads off the mask in every layer."""
 MOVED = 0.01  # the share of choices that near ties may account for, besides twice those that fp64 moves
 
@@ -169,15 +170,16 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
         known.add_row("ran", textwrap.fill(f"{backend}: {ran}", 70))
     out.print(known)
     out.print()
-    out.print(_calls(report.phases))
     for dtype in dict.fromkeys(phase.dtype for phase in report.phases):
         phases = [phase for phase in report.phases if phase.dtype == dtype]
+        out.print(_calls(dtype, phases))
         out.print()
         out.print(_paths(dtype, phases))
         for reason in dict.fromkeys(reason for phase in phases for reason in phase.reasons):
             out.print(f"own: {reason}")
         out.print()
         out.print(_table(dtype, phases))
+        out.print()
     out.print(_LEGEND.format(choices=max(phase.choices for phase in report.phases)))
     out.print()
     out.print(
@@ -196,18 +198,18 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
         out.print("the swapped model agrees with the untouched one")
 
 
-_LEGEND = """
+_LEGEND = """\
 differ: the most that two logits differ, untouched and swapped
 bound: twice the untouched model's own error against fp64, plus one rounding
 ties, moved: of {choices} choices of experts and entries, those that fell otherwise
 between exactly equal scores, and between others; fp64: those that fp64 moves"""
 
 
-def _calls(phases: tuple[Phase, ...]) -> Table:
-    ops = _named()
-    table = columns("calls", *ops)
-    for phase in phases:
-        table.add_row(f"{phase.name}, {phase.dtype}", *(str(phase.calls.get(op, 0)) for op in ops))
+def _calls(dtype: str, phases: list[Phase]) -> Table:
+    """Return how often each phase called the operators that some phase in this dtype must call."""
+    table = columns(f"calls, {dtype}", *(phase.name for phase in phases))
+    for op in dict.fromkeys((*CALLED[getattr(torch, dtype)], *PADDED[getattr(torch, dtype)])):
+        table.add_row(op, *(str(phase.calls.get(op, 0)) for phase in phases))
     return table
 
 

@@ -12,20 +12,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 import lemmata
 
 from ..reference.csa import CSA
 from ..reference.hca import HCA
-from .compressor import compressed_keys, entries_after, hooked, layer_of
+from .calls import PLAIN, hooked, narrows
+from .compressor import compressed_keys, entries_after, layer_of
 from .originals import modeling, named, patched
 from .paths import OWN, took
 from .sight import Sight, held, may_look, of_mask, rows_seen
 
 _BF16 = torch.bfloat16
 _CALLED = "eager_attention_forward", "repeat_kv", "apply_rotary_pos_emb", "DeepseekV4HCACache.update"
-_PLAIN = Tensor, FakeTensor  # a DTensor is sharded, a nested tensor ragged
 
 
 class Call(NamedTuple):
@@ -74,9 +73,9 @@ def _on_lemmata(self: Any, call: Call, sight: Sight) -> tuple[Tensor, str | None
     q = self.q_b_norm(self.q_b_proj(residual).unflatten(-1, (-1, self.head_dim)))
     q = rotated(q, cos, sin, unsqueeze_dim=2)
     kv = rotated(self.kv_norm(self.kv_proj(call.hidden_states)).unsqueeze(1), cos, sin)
-    if not (type(q) in _PLAIN and type(kv) in _PLAIN):
+    if not (type(q) in PLAIN and type(kv) in PLAIN):
         return q, f"queries and keys of type {type(q).__name__} and {type(kv).__name__}"
-    if not (_narrows(q) or q.dtype == kv.dtype == _BF16):
+    if not (narrows(q) or q.dtype == kv.dtype == _BF16):
         return q, f"queries in {q.dtype} and keys in {kv.dtype}, where the operators take bfloat16"
     if self.sinks.shape != q.shape[2:3]:
         return q, f"{self.sinks.numel()} sinks for {q.shape[2]} heads"
@@ -191,17 +190,9 @@ def _unfit(self: Any, call: Call, kwargs: dict[str, Any]) -> str | None:
     for name, value in statics.items():
         if not HCA.statics[name].admits(value):
             return f"{name} is {value}, where the operators take {HCA.statics[name].pretty}"
-    if not _narrows(hidden) and hidden.dtype != _BF16:
+    if not narrows(hidden) and hidden.dtype != _BF16:
         return f"hidden states in {hidden.dtype}, where the operators take bfloat16"
     return None
-
-
-def _narrows(x: Tensor) -> bool:
-    """Return whether autocast rounds this tensor to bf16 before a product, as it does in the module's own."""
-    kind, floats = x.device.type, (torch.float32, torch.float16, _BF16)
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return False
-    return torch.get_autocast_dtype(kind) == _BF16 and x.dtype in floats
 
 
 def _look(self: Any, call: Call, sight: Sight | None) -> tuple[Call, Sight, str | None]:

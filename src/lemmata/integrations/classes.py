@@ -18,11 +18,22 @@ def keeps_forward(kind: type, base: type) -> bool:
     FSDP2's and parametrisations' classes are; a class with a forward of its own is not, nor is one whose methods call
     ``super()``, which remembers the class.
     """
-    if not issubclass(kind, base) or kind.forward is not base.forward:  # type: ignore[attr-defined]
+    if not issubclass(kind, base) or not _same_forward(kind, base):
         return False
     between = [c for c in kind.__mro__ if issubclass(c, base) and c is not base]
     methods = (f for c in between for name, f in vars(c).items() if name != "__init__" and isinstance(f, FunctionType))
     return not any("__class__" in f.__code__.co_freevars for f in methods)
+
+
+def _same_forward(kind: Any, base: Any) -> bool:
+    """Return whether a class has the forward of ``base``, or the one that a class of transformers' layers makes of it.
+
+    There each subclass gets a forward of its own that checkpoints, of the same code, around the one that it inherits.
+    """
+    forward, code = kind.forward, getattr(base.forward, "__code__", None)
+    while forward is not base.forward and code is not None and getattr(forward, "__code__", None) is code:
+        forward = getattr(forward, "__wrapped__", None)
+    return forward is base.forward
 
 
 def rebased(kind: type, old: type, new: type) -> type:
@@ -32,7 +43,8 @@ def rebased(kind: type, old: type, new: type) -> type:
     """
     if kind is old:
         return new
-    namespace = {name: value for name, value in vars(kind).items() if name not in _NOT_COPIED}
+    made = {*_NOT_COPIED, "forward"} if _same_forward(kind, old) else _NOT_COPIED
+    namespace = {name: value for name, value in vars(kind).items() if name not in made}
     origin, then = vars(kind).get(_FROM, (None, None))
     if origin is not None and new in origin.__mro__ and old not in origin.__mro__ and then == namespace:
         return origin  # type: ignore[no-any-return]

@@ -5,20 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .classes import calls_its_class
 from .originals import modeling
-
-
-def hooked(module: nn.Module) -> str | None:
-    """Return why calling the module does more, or other things, than its class says, or None."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    if any(hooks):
-        return f"hooks on {type(module).__name__}"
-    if "forward" in vars(module) and not calls_its_class(module):
-        return f"a forward of its own in {type(module).__name__}"
-    return None
 
 
 def layer_of(cache: Any, index: int) -> Any:

@@ -37,6 +37,9 @@ FUNCTIONS = {
         "dec1bd8a49741277",
         "094042e18f2af2ec",
     ),
+    "DeepseekV4UnweightedRMSNorm.forward": ("08c50f9bfacacd6e",),
+    "DeepseekV4DecoderLayer.forward": ("afcabd25bec3aac9",),
+    "DeepseekV4HyperHead.forward": ("c4a6eaea8515a877",),
     "DeepseekV4Indexer.forward": (
         "05abeccc4aa219fb",
         "f24a352a61869ed7",

@@ -11,7 +11,8 @@ from torch import Tensor
 import lemmata
 
 from ..reference.indexer import SELECT
-from .compressor import compressed_keys, entries_after, hooked, layer_of
+from .calls import hooked
+from .compressor import compressed_keys, entries_after, layer_of
 from .originals import modeling, patched
 from .paths import OWN, took
 

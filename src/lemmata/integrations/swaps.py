@@ -24,6 +24,8 @@ class Swap:
         forward: what computes it on lemmata.
         home: the module of lemmata in which pickle finds the class of ours.
         modeling: returns the library's module that holds the class.
+        keeps_name: whether the class of ours has the name of the library's, by which FSDP's policies and accelerate's maps of
+            devices find layers.
     """
 
     op: str
@@ -31,11 +33,12 @@ class Swap:
     forward: Callable[..., Any]
     home: str
     modeling: Callable[[], ModuleType]
+    keeps_name: bool = False
 
     @property
     def name(self) -> str:
         """The name of the class that modules are rebound to."""
-        return f"Lemmata{self.replaces}"
+        return self.replaces if self.keeps_name else f"Lemmata{self.replaces}"
 
     @staticmethod
     def original_of(ours: type[nn.Module]) -> type[nn.Module]:

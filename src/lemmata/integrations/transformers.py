@@ -24,7 +24,7 @@ from torch import nn
 
 from . import sight, swaps
 from .attention import attention
-from .hyper_connection import hyper_connection
+from .hyper_connection import decoder_layer, hyper_connection, hyper_head
 from .indexer import indexer
 from .originals import UnknownVersionError, check_version, modeling
 from .paths import FallbackError, Path, paths
@@ -47,7 +47,9 @@ Model = TypeVar("Model", bound=nn.Module)
 _MODEL = "DeepseekV4Model"  # it makes the mask
 
 SWAPS = (
-    Swap("sinkhorn", "DeepseekV4HyperConnection", hyper_connection, __name__, modeling),
+    Swap("mhc_pre", "DeepseekV4HyperConnection", hyper_connection, __name__, modeling),
+    Swap("mhc_post", "DeepseekV4DecoderLayer", decoder_layer, __name__, modeling, keeps_name=True),
+    Swap("mhc_head", "DeepseekV4HyperHead", hyper_head, __name__, modeling),
     Swap("indexer", "DeepseekV4Indexer", indexer, __name__, modeling),
     Swap("attention", "DeepseekV4Attention", attention, __name__, modeling),
 )

@@ -88,7 +88,7 @@ def agree(wrap, plain, batches):
             apply_to(model, strict=True)
         model = apply_to(wrap(model), strict=True)
         assert {op: len(names) for op, names in swapped(model).items()} == {
-            "mhc_pre": 6, "mhc_post": 3, "mhc_head": 1, "indexer": 1, "attention": 3
+            "mhc_pre": 6, "mhc_post": 3, "mhc_head": 1, "compressor": 2, "indexer": 1, "attention": 3
         }  # fmt: skip
         for name, (inputs, expected) in batches.items():
             distance, limit, calls = untouched[name].compared(model, inputs)

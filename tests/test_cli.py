@@ -36,6 +36,7 @@ def test_demo_on_the_default_text():
         "mhc_pre in 8 modules, first model.layers.0.attn_hc",
         "mhc_post in 4 modules, first model.layers.0",
         "mhc_head in 1 modules, first model.hc_head",
+        "compressor in 3 modules, first model.layers.1.self_attn.compressor",
         "indexer in 2 modules, first model.layers.1.self_attn.compressor.indexer",
         "attention in 4 modules, first model.layers.0.self_attn",
         "reference on cpu: sinkhorn, topk, mhc_pre, mhc_post, mhc_head,",
@@ -60,7 +61,7 @@ def test_demo_reads_the_file_and_prints_json(tmp_path):
     assert report["text"] == str(text)
     ops = {op for called in (demo.CALLED, demo.PADDED) for ops in called.values() for op in ops}
     assert report["backends"] == dict.fromkeys(ops, "reference on cpu")
-    modules = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "indexer": 2, "attention": 4}
+    modules = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "compressor": 3, "indexer": 2, "attention": 4}
     assert {op: len(names) for op, names in report["swapped"].items()} == modules
     assert [phase["name"] for phase in report["phases"]] == ["prefill", "decode", "generate", "padded"] * 2
     assert [phase["dtype"] for phase in report["phases"]] == ["float32"] * 4 + ["bfloat16"] * 4
@@ -68,15 +69,17 @@ def test_demo_reads_the_file_and_prints_json(tmp_path):
         "mhc_pre": 8,
         "mhc_post": 4,
         "mhc_head": 1,
+        "compress": 3,
         "indexer_scores, topk": 2,
         "swa by rows": 1,
         "csa by rows": 2,
         "hca by rows": 1,
     }
-    assert report["phases"][0]["paths"] == {"sinkhorn": 8, "topk": 2, "own": 4 + 1 + 4}
+    assert report["phases"][0]["paths"] == {"sinkhorn": 8, "topk": 2, "own": 4 + 1 + 3 + 4}
     assert report["phases"][0]["reasons"] == [
         "hidden states in torch.float32, where the operators take bfloat16",
         "streams in torch.float32, where the operator takes bfloat16",
+        "values in torch.float32, where entries are rounded to bfloat16",
     ]
     assert report["failures"] == []
 

@@ -21,7 +21,7 @@ EXAMPLES = ROOT / "examples"
 SAID = {
     "patch_a_model": ("self_attn +swa", "compressor.indexer +indexer_topk", "generated 8 tokens"),
     "train_a_layer": ("step 20: loss", r"loss from [23]\.\d+ to 0\.[01]\d+"),
-    "train": ("by csa, hca, indexer_topk, mhc_head, mhc_post, mhc_pre, swa", "step 0: loss 6"),
+    "train": ("by compress, csa, hca, indexer_topk, mhc_head, mhc_post, mhc_pre, swa", "step 0: loss 6"),
     "plot_a_loss": ("drew 300 losses in loss.svg",),
     "serve_a_batch": ("8 decode steps of 2 sequences equal what prefill gave",),
     "prove_your_kernel/scale": (r"L0 +proved  (\d+)/\1 ", r"L1 +proved  (\d+)/\1 ", "L2 +proved  1/1 "),
@@ -142,7 +142,7 @@ def test_the_notebook_runs() -> None:
     names: dict[str, object] = {}
     for source in code:
         exec(compile(source, "tour.ipynb", "exec"), names)
-    assert {"swa", "csa", "hca", "mhc_pre", "mhc_post", "mhc_head", "indexer_topk"} == {
+    assert {"swa", "csa", "hca", "mhc_pre", "mhc_post", "mhc_head", "compress", "indexer_topk"} == {
         path.last
         for path in names["paths"](names["model"]).values()  # type: ignore[operator]
     }

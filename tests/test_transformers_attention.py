@@ -204,7 +204,16 @@ def logits_agree(model, ids, size):
     ours = apply_to(copy.deepcopy(model))
     with choices.keep(ours) as rows, calls:
         got = prefill(ours, ids)
-    assert calls.calls == {"mhc_pre": 6, "mhc_post": 6, "mhc_head": 1, "swa": 1, "csa": 1, "hca": 1, "indexer_topk": 1}
+    assert calls.calls == {
+        "mhc_pre": 6,
+        "mhc_post": 6,
+        "mhc_head": 1,
+        "compress": 2,
+        "swa": 1,
+        "csa": 1,
+        "hca": 1,
+        "indexer_topk": 1,
+    }
     assert rows["differed"] <= 2 * exactly["differed"]
     assert agrees(plain, right, got)
     for op in KINDS:

@@ -23,7 +23,7 @@ LENGTH, STEPS = 48, 3
 DTYPES = [torch.float32, torch.bfloat16]
 OPS = {torch.float32: "topk", torch.bfloat16: "indexer_topk"}
 ALONE = {torch.float32: {"topk": 1}, torch.bfloat16: {"indexer_scores": 1, "topk": 1}}
-MHC = {torch.float32: {"sinkhorn": 8}, torch.bfloat16: {"mhc_pre": 8, "mhc_post": 8, "mhc_head": 1}}
+MHC = {torch.float32: {"sinkhorn": 8}, torch.bfloat16: {"mhc_pre": 8, "mhc_post": 8, "mhc_head": 1, "compress": 3}}
 ATTENTION = {torch.float32: {}, torch.bfloat16: {"swa": 1, "csa": 2, "hca": 1}}
 
 

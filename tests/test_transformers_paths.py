@@ -49,7 +49,7 @@ def test_what_each_module_ran(model):
     logits(model)
     logits(model)
     found = paths(model)
-    assert len(found) == 8 + 4 + 1 + 2 + 4
+    assert len(found) == 8 + 4 + 1 + 3 + 2 + 4
     assert [found[name].last for name in ATTENTION] == ["swa", "csa", "hca", "csa"]
     assert found[ATTENTION[0]].calls == {"swa": 2}
     assert {path.reason for path in found.values()} == {None}
@@ -57,6 +57,7 @@ def test_what_each_module_ran(model):
     assert lasts(model, "_hc") == {"mhc_pre"}
     assert {found[name].last for name in LAYERS} == {"mhc_post"}
     assert found["model.hc_head"].last == "mhc_head"
+    assert lasts(model, "compressor") == {"compress"}
     logits(model.float())
     assert lasts(model, "_hc") == {"sinkhorn"}
     found = paths(model)[ATTENTION[0]]

@@ -99,7 +99,7 @@ def test_a_wrong_operator_in_a_run_of_the_trainer_is_noticed(tmp_path, monkeypat
 
 
 PADDED = CALLS["padded right"][0]
-ALL = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "indexer": 2, "attention": 4}
+ALL = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "compressor": 3, "indexer": 2, "attention": 4}
 
 
 def counts(model):

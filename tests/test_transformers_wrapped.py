@@ -24,7 +24,7 @@ BF16 = torch.bfloat16
 IDS = torch.randint(1, 256, (2, 40), generator=torch.Generator().manual_seed(0))
 LEFT = torch.ones_like(IDS)
 LEFT[0, :5] = 0
-ALL = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "indexer": 2, "attention": 4}
+ALL = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "compressor": 3, "indexer": 2, "attention": 4}
 ORDERS = ["swap last", "swap first"]
 
 

@@ -25,10 +25,10 @@ from .integrations.transformers import apply_to, swapped, undo
 from .operators import of_function
 from .terminal import columns, console, facts
 
-_MHC = "mhc_pre", "mhc_post", "mhc_head"
-CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: (*_MHC, "indexer_topk", "swa", "csa", "hca")}
+_BOTH = "mhc_pre", "mhc_post", "mhc_head", "compress"
+CALLED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: (*_BOTH, "indexer_topk", "swa", "csa", "hca")}
 """The dtypes that the model runs in, and the operators that it must then call."""
-PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: (*_MHC, "indexer_scores", "topk", "csa")}
+PADDED = {torch.float32: ("sinkhorn", "topk"), torch.bfloat16: (*_BOTH, "indexer_scores", "topk", "csa")}
 """The same for a padded batch, whose windows ``csa`` reads off the mask in every layer."""
 MOVED = 0.01  # the share of choices that near ties may account for, besides twice those that fp64 moves
 

@@ -18,7 +18,7 @@ import lemmata
 from ..reference.csa import CSA
 from ..reference.hca import HCA
 from .calls import PLAIN, hooked, narrows
-from .compressor import compressed_keys, entries_after, layer_of
+from .compressor import entries_after, layer_of, noted_keys
 from .originals import modeling, named, patched
 from .paths import OWN, took
 from .sight import Sight, held, may_look, of_mask, rows_seen
@@ -128,7 +128,7 @@ def _by_rows(self: Any, q: Tensor, window_kv: Tensor, residual: Tensor, call: Ca
 def _chosen(self: Any, residual: Tensor, call: Call, offset: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return all entries so far, and the indices of those that the indexer chose for each query."""
     compressor, layer = self.compressor, layer_of(call.cache, self.layer_idx)
-    entries = compressed_keys(compressor, call.hidden_states, layer, "compressor")
+    entries = noted_keys(compressor, call.hidden_states, layer)
     told = {} if offset is None or not hasattr(compressor.indexer, "lemmata_original") else {"offset": offset}
     at = call.position_ids, call.cache, self.layer_idx
     return entries, compressor.indexer(call.hidden_states, residual, *at, **told).int()
@@ -166,7 +166,7 @@ def _altered(self: Any) -> str | None:
     of += [(name, named(name)) for name in _CALLED]
     known = theirs.COMPRESSOR_CLASSES[self.layer_type]
     if compressor is not None:
-        of += [(f"{known.__name__}.forward", type(compressor).forward)]
+        of += [(f"{known.__name__}.forward", getattr(compressor, "lemmata_original", type(compressor)).forward)]
     altered = patched(*of)
     if altered is not None or compressor is None:
         return altered

@@ -14,11 +14,12 @@ PLAIN = Tensor, nn.Parameter, FakeTensor
 
 def hooked(module: nn.Module) -> str | None:
     """Return why calling the module does more, or other things, than its class says, or None."""
+    name = getattr(module, "lemmata_original", type(module)).__name__
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     if any(hooks):
-        return f"hooks on {type(module).__name__}"
+        return f"hooks on {name}"
     if "forward" in vars(module) and not calls_its_class(module):
-        return f"a forward of its own in {type(module).__name__}"
+        return f"a forward of its own in {name}"
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,14 @@ from .paths import OWN, took
 
 _HELD = 2**26  # scores that are held at a time
 _CLASS = "DeepseekV4IndexerScorer"
+
+
+class Call(NamedTuple):
+    """What scores are computed of besides queries and entries, and the part of a path that names what made the entries."""
+
+    hidden_states: Tensor
+    positions: Tensor
+    entries: str
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -71,31 +79,30 @@ def indexer(
         took(self, OWN, reason)
         own = self.lemmata_original.forward(self, hidden_states, q_residual, position_ids, cache, layer_idx)
         return own  # type: ignore[no-any-return]
-    k = compressed_keys(self, hidden_states, layer, "indexer")
+    k, own_keys = compressed_keys(self, hidden_states, layer, "indexer")
+    call = Call(hidden_states, position_ids.expand(batch, -1), "compress, " if own_keys is None else "")
     rotary = self.rotary_emb(hidden_states, position_ids=position_ids, layer_type=self.rope_layer_type)
     q = self.q_b_proj(q_residual).unflatten(-1, (-1, self.head_dim))
     q = modeling().apply_rotary_pos_emb(q.transpose(1, 2), *rotary).transpose(1, 2)
     if position_ids.shape[1] == 1:
         offset = position_ids[:, 0].int().expand(batch)
-    indices = _selected(self, q, k, hidden_states, position_ids.expand(batch, -1), offset, taken)
+    indices = _selected(self, q, k, call, offset, taken)
     return indices[..., : k.shape[1]].long()
 
 
-def _selected(
-    self: Any, q: Tensor, k: Tensor, hidden_states: Tensor, positions: Tensor, offset: Tensor | None, topk: int
-) -> Tensor:
+def _selected(self: Any, q: Tensor, k: Tensor, call: Call, offset: Tensor | None, topk: int) -> Tensor:
     """Return the chosen entries, ``[B, S, topk]``, by the operator that computes them without a loss of precision."""
-    scorer = self.scorer
+    scorer, (hidden_states, positions, entries) = self.scorer, call
     fits = all(SELECT.statics[name].admits(size) for name, size in zip("HD", q.shape[2:], strict=True))
     if not (q.dtype == k.dtype == torch.bfloat16 and fits and _plain(scorer)):
-        took(self, "topk")
+        took(self, f"{entries}topk")
         scores = scorer(q, k, hidden_states).detach()  # indices carry no gradient
         return _largest(lambda rows: scores[:, rows], self.compress_rate, k, positions, topk)
     weights = scorer.weights_proj(hidden_states).float() * (scorer.softmax_scale * scorer.weights_scaling)
     if offset is not None:
-        took(self, "indexer_topk")
+        took(self, f"{entries}indexer_topk")
         return lemmata.indexer_topk(q, k, weights, topk=topk, ratio=self.compress_rate, offset=offset)
-    took(self, "indexer_scores, topk")
+    took(self, f"{entries}indexer_scores, topk")
     ratio = self.compress_rate
     every = torch.full_like(positions[:, 0], k.shape[1] * ratio, dtype=torch.int32)  # from where all entries are seen
 

@@ -25,17 +25,24 @@ _LIBRARIES = ("transformers", "torch")  # whose decorators may stand around a fu
 
 _CACHE = "DeepseekV4HCACache.update", "DeepseekV4HCACache.store_compression_weights"
 _ENTRIES = *_CACHE, "DeepseekV4HCACache.update_compressor_states", "DeepseekV4CSACache.update_overlap_state"
+_COMPRESSORS = "DeepseekV4CSACompressor.forward", "DeepseekV4HCACompressor.forward"
 ORIGINALS = {
     "mhc_pre": ("DeepseekV4HyperConnection.forward", "DeepseekV4UnweightedRMSNorm.forward"),
     "mhc_post": ("DeepseekV4DecoderLayer.forward",),
     "mhc_head": ("DeepseekV4HyperHead.forward", "DeepseekV4UnweightedRMSNorm.forward"),
-    "indexer": ("DeepseekV4Indexer.forward", "DeepseekV4IndexerScorer.forward", "apply_rotary_pos_emb", *_ENTRIES),
+    "compressor": (*_COMPRESSORS, "DeepseekV4RMSNorm.forward", "apply_rotary_pos_emb", *_ENTRIES),
+    "indexer": (
+        "DeepseekV4Indexer.forward",
+        "DeepseekV4IndexerScorer.forward",
+        "DeepseekV4RMSNorm.forward",
+        "apply_rotary_pos_emb",
+        *_ENTRIES,
+    ),
     "attention": (
         "DeepseekV4Attention.forward",
         "eager_attention_forward",
         "repeat_kv",
-        "DeepseekV4CSACompressor.forward",
-        "DeepseekV4HCACompressor.forward",
+        *_COMPRESSORS,
         "apply_rotary_pos_emb",
         *_ENTRIES,
     ),

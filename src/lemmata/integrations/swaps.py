@@ -157,8 +157,8 @@ def swap_out(model: nn.Module, swaps: Sequence[Swap]) -> None:
 
 def swapped(model: nn.Module, swaps: Sequence[Swap]) -> dict[str, tuple[str, ...]]:
     """Return the names of the modules inside a model that run on lemmata now, by operator."""
-    names = {
-        swap.op: tuple(name for name, module in model.named_modules() if swap.ours(module) is not None)
-        for swap in swaps
-    }
+    names: dict[str, tuple[str, ...]] = {}
+    for swap in swaps:
+        found = tuple(name for name, module in model.named_modules() if swap.ours(module) is not None)
+        names[swap.op] = names.get(swap.op, ()) + found
     return {op: modules for op, modules in names.items() if modules}

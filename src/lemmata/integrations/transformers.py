@@ -24,6 +24,7 @@ from torch import nn
 
 from . import sight, swaps
 from .attention import attention
+from .compressor import compressor
 from .hyper_connection import decoder_layer, hyper_connection, hyper_head
 from .indexer import indexer
 from .originals import UnknownVersionError, check_version, modeling
@@ -50,6 +51,8 @@ SWAPS = (
     Swap("mhc_pre", "DeepseekV4HyperConnection", hyper_connection, __name__, modeling),
     Swap("mhc_post", "DeepseekV4DecoderLayer", decoder_layer, __name__, modeling, keeps_name=True),
     Swap("mhc_head", "DeepseekV4HyperHead", hyper_head, __name__, modeling),
+    Swap("compressor", "DeepseekV4CSACompressor", compressor, __name__, modeling),
+    Swap("compressor", "DeepseekV4HCACompressor", compressor, __name__, modeling),
     Swap("indexer", "DeepseekV4Indexer", indexer, __name__, modeling),
     Swap("attention", "DeepseekV4Attention", attention, __name__, modeling),
 )

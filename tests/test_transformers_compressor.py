@@ -43,14 +43,14 @@ def model_of(dtype=BF16, **config):
     return model
 
 
-def ran(model, of, sizes, cached=True):
-    """The layer of the cache after the compressor has read chunks of these sizes, or without one the entries."""
+def ran(model, of, sizes):
+    """The layer of the cache after the compressor has read chunks of these sizes, and the compressor's name in it."""
     name, of_cache = PLACES[of]
     module, cache = model.get_submodule(name), DynamicCache(config=model.config)
     layer, at = 1 if of != "hca" else 2, 0
     for size in sizes:
-        given = [t[:, at : at + size].to(model.dtype) for t in (HIDDEN, RESIDUAL)]
-        module(*given, torch.arange(at, at + size)[None], cache, layer)
+        given = [t[:, at : at + size].to(model.device, model.dtype) for t in (HIDDEN, RESIDUAL)]
+        module(*given, torch.arange(at, at + size, device=model.device)[None], cache, layer)
         at += size
     return cache.layers[layer], of_cache
 
@@ -318,3 +318,33 @@ def test_compiled_whole(of):
     module.forward = torch.compile(module.forward, backend="aot_eager", fullgraph=True)
     assert all(map(torch.equal, stepped(module, HIDDEN.to(BF16)), expected))
     torch._dynamo.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("run", RUNS)
+def test_a_model_on_a_gpu(run):
+    """By the kernels: as near as two roundings, and the same bits twice."""
+    model = model_of().to(BF16).cuda()
+    ours = apply_to(copy.deepcopy(model), strict=True)
+    distance, limit, calls = compared(model, RUNS[run], ours)
+    assert distance <= limit
+    assert calls["compress"] > 0
+    assert torch.equal(RUNS[run](ours), RUNS[run](ours))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("of", PLACES)
+@torch.no_grad()
+def test_chunks_on_a_gpu(of):
+    ours = apply_to(model_of().cuda())
+    whole = entries(ours, of)
+    assert whole.is_cuda
+    for sizes in CHUNKS.values():
+        got = entries(ours, of, sizes)
+        # projections of chunks of other sizes may differ: they are the library's
+        assert got.shape == whole.shape
+        assert rms(got - whole) <= torch.finfo(BF16).eps * rms(whole)
+    exact = model_of().double().cuda()
+    with Double():
+        right = entries(exact, of)
+    assert rms(whole - right) <= rms(entries(model_of().to(BF16).cuda(), of) - right)

@@ -23,6 +23,7 @@ from lemmata.reference import mhc
 OPS = "mhc_pre", "mhc_post", "mhc_head"
 STREAMS = torch.randn(2, 50, 4, 64, generator=torch.Generator().manual_seed(5))
 WEIGHTS = torch.randn(2, 50, 64, generator=torch.Generator().manual_seed(6))
+LAYERS = ["sliding_attention", "compressed_sparse_attention"]
 PARTS = {"mhc_pre": "model.layers.1.ffn_hc", "mhc_head": "model.hc_head"}
 
 
@@ -40,7 +41,7 @@ def stepped(module, streams):
     streams = streams.clone().requires_grad_()
     out = module(streams)
     results = out if isinstance(out, tuple) else (out,)
-    loss = sum((r.double().flatten(2) * WEIGHTS[..., :1].double()).sin().sum() for r in results)
+    loss = sum((r.double().flatten(2) * WEIGHTS[..., :1].to(r.device).double()).sin().sum() for r in results)
     grads = torch.autograd.grad(loss, [streams, *module.parameters()])
     assert all(g.dtype == p.dtype for g, p in zip(grads, [streams, *module.parameters()], strict=True))
     return [t.detach().double() for t in (*results, *grads)]
@@ -259,3 +260,31 @@ def test_compiled_whole(op):
     module.forward = torch.compile(module.forward, backend="aot_eager", fullgraph=True)
     assert all(map(torch.equal, stepped(module, STREAMS.to(BF16)), expected))
     torch._dynamo.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("op", [*OPS, "all"])
+def test_a_model_on_a_gpu(op, run):
+    """By the kernels: as near as two roundings, and the same bits twice."""
+    model, ops = loaded().cuda(), OPS if op == "all" else [op]
+    ours = apply_to(copy.deepcopy(model), only=ops, strict=True)
+    distance, limit, calls = compared(model, RUNS[run], ours)
+    assert distance <= limit
+    assert all(calls[op] > 0 for op in ops)
+    assert torch.equal(RUNS[run](ours), RUNS[run](ours))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", PARTS)
+def test_a_module_on_a_gpu_at_the_true_width(op):
+    """4 streams of 4096: results, and gradients of streams and parameters, near the untouched module's own error."""
+    streams = torch.randn(2, 50, 4, 4096, generator=torch.Generator().manual_seed(5)).cuda()
+    plain = tiny_model(hidden_size=4096, num_hidden_layers=2, layer_types=LAYERS, mlp_layer_types=["moe"] * 2)
+    plain = plain.get_submodule(PARTS[op]).cuda()
+    ours, exact = apply_to(copy.deepcopy(plain), strict=True), copy.deepcopy(plain).double()
+    theirs = stepped(plain, streams.to(BF16))
+    with Double():
+        right = stepped(exact, streams.to(BF16).double())
+    for mine, other, best in zip(stepped(ours, streams.to(BF16)), theirs, right, strict=True):
+        assert rms(mine - best) <= 1.5 * rms(other - best) + 2e-6 * rms(best)

@@ -32,8 +32,9 @@ def idle(*args: Tensor | float) -> bool:
 
 
 def _widened(rows: Tensor) -> Tensor:
-    """Return the rows with columns enough, contiguous."""
-    return pad(rows, (0, max(_NARROWEST - rows.shape[-1], 0))).contiguous()
+    """Return the rows with columns enough, contiguous; wide ones as they are."""
+    missing = _NARROWEST - rows.shape[-1]
+    return pad(rows, (0, missing)) if missing > 0 else rows.contiguous()
 
 
 def forward(

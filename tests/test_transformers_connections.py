@@ -149,8 +149,7 @@ def on_norms(change):
 
 
 def another_norm(module):
-    module.input_norm = nn.RMSNorm(4 * 64, eps=1e-6, elementwise_affine=False)
-    module.input_norm.eps = 1e-6
+    module.input_norm = nn.Softsign()
 
 
 def no_eps(module):
@@ -172,8 +171,9 @@ OTHERS = {
     "one stream": ({"hc_mult": 1}, None, "hc(_mult)? is 1, where the operator takes", set(OPS)),
     "another width": ({"hidden_size": 96}, None, "hidden is 96, where the operator takes multiples of 64", set(OPS)),
     "a hook on the norms": ({}, on_norms(a_hook), "hooks on DeepseekV4UnweightedRMSNorm", {"mhc_pre", "mhc_head"}),
-    "other norms": ({}, on_norms(another_norm), "a norm of class RMSNorm", {"mhc_pre", "mhc_head"}),
+    "other norms": ({}, on_norms(another_norm), "a norm of class Softsign", {"mhc_pre", "mhc_head"}),
     "norms without eps": ({}, on_norms(no_eps), "norm_eps is 0.0, where the operator", {"mhc_pre", "mhc_head"}),
+    "no eps": ({"hc_eps": 0.0}, None, "hc_eps is 0.0, where the operator takes", {"mhc_pre", "mhc_head"}),
     "a head in fp64": ({}, head_in_fp64, "parameters in float64, where the operator", {"mhc_head"}),
 }
 
@@ -197,7 +197,7 @@ def test_other_modules_run_their_own_code(name):
     if "mhc_pre" in of:
         distance, limit, calls = compared(model, prefill, apply_to(copy.deepcopy(model), only=["mhc_pre"]))
         assert distance <= limit
-        assert calls == ({} if "hc_mult" in config else {"sinkhorn": 8})
+        assert calls == ({} if {"hc_mult", "hc_eps"} & config.keys() else {"sinkhorn": 8})
 
 
 @torch.no_grad()

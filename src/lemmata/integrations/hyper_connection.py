@@ -46,11 +46,13 @@ def _steps(self: Any) -> int:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _altered_norm(module: Any) -> str | None:
+def _other_norm(module: Any) -> str | None:
     """Return why the norm inside is not the one that the operators repeat, or None."""
-    norm = module.input_norm
+    norm, limits = module.input_norm, MHC_PRE.statics["norm_eps"]
     if type(norm).__name__ != _NORM:
         return f"a norm of class {type(norm).__name__}"
+    if not limits.admits(norm.eps):
+        return f"norm_eps is {norm.eps}, where the operator takes {limits.pretty}"
     return patched((f"{_NORM}.forward", type(norm).forward)) or hooked(norm)
 
 
@@ -63,6 +65,8 @@ def _unfit(streams: Tensor, *parameters: Tensor) -> str | None:
     for tensor in (streams, *parameters):
         if type(tensor) not in PLAIN:
             return f"a tensor of type {type(tensor).__name__}"
+    if streams.ndim != 4:
+        return f"streams of {streams.ndim} dimensions"
     for name, value in zip(("hc", "hidden"), streams.shape[2:], strict=True):
         if not MHC_POST.statics[name].admits(value):
             return f"{name} is {value}, where the operator takes {MHC_POST.statics[name].pretty}"
@@ -75,11 +79,10 @@ def hyper_connection(self: Any, hidden_streams: Tensor) -> tuple[Tensor, Tensor,
     if reason is not None:
         took(self, OWN, reason)
         return self.lemmata_original.forward(self, hidden_streams)  # type: ignore[no-any-return]
-    weights, eps = (self.fn, self.scale, self.base), self.input_norm.eps
-    fits = MHC_PRE.statics["norm_eps"].admits(eps) and _unfit(hidden_streams, *weights) is None
-    if fits and _altered_norm(self) is None:
+    weights = self.fn, self.scale, self.base
+    if _unfit(hidden_streams, *weights) is None and _other_norm(self) is None:
         took(self, "mhc_pre")
-        of_call: dict[str, Any] = {"iterations": _steps(self), "eps": self.hc_eps, "norm_eps": eps}
+        of_call: dict[str, Any] = {"iterations": _steps(self), "eps": self.hc_eps, "norm_eps": self.input_norm.eps}
         collapsed, post, comb = lemmata.mhc_pre(hidden_streams.to(_BF16), *(w.float() for w in weights), **of_call)
         return post, comb, collapsed.to(hidden_streams.dtype)
     return _around_sinkhorn(self, hidden_streams)
@@ -138,14 +141,13 @@ def _mixed(x: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> tuple[Tensor, st
 
 def hyper_head(self: Any, x: Tensor) -> Tensor:
     """Compute the forward of ``DeepseekV4HyperHead``, streams ``[B, S, hc, hidden]`` to ``[B, S, hidden]``."""
-    weights, settings = (self.hc_fn, self.hc_scale, self.hc_base), {"eps": self.eps, "norm_eps": self.input_norm.eps}
-    reason = _altered(self, "DeepseekV4HyperHead") or _altered_norm(self) or _unfit(x, *weights)
-    for name, value in settings.items():
-        limits = MHC_HEAD.statics[name]
-        if reason is None and not limits.admits(value):
-            reason = f"{name} is {value}, where the operator takes {limits.pretty}"
+    weights, limits = (self.hc_fn, self.hc_scale, self.hc_base), MHC_HEAD.statics["eps"]
+    reason = _altered(self, "DeepseekV4HyperHead") or _other_norm(self) or _unfit(x, *weights)
+    if reason is None and not limits.admits(self.eps):
+        reason = f"hc_eps is {self.eps}, where the operator takes {limits.pretty}"
     if reason is not None:
         took(self, OWN, reason)
         return self.lemmata_original.forward(self, x)  # type: ignore[no-any-return]
     took(self, "mhc_head")
+    settings: dict[str, float] = {"eps": self.eps, "norm_eps": self.input_norm.eps}
     return lemmata.mhc_head(x.to(_BF16), *(w.float() for w in weights), **settings).to(x.dtype)

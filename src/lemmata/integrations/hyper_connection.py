@@ -149,5 +149,5 @@ def hyper_head(self: Any, x: Tensor) -> Tensor:
         took(self, OWN, reason)
         return self.lemmata_original.forward(self, x)  # type: ignore[no-any-return]
     took(self, "mhc_head")
-    settings: dict[str, float] = {"eps": self.eps, "norm_eps": self.input_norm.eps}
-    return lemmata.mhc_head(x.to(_BF16), *(w.float() for w in weights), **settings).to(x.dtype)
+    fn, scale, base = (w.float() for w in weights)
+    return lemmata.mhc_head(x.to(_BF16), fn, scale, base, eps=self.eps, norm_eps=self.input_norm.eps).to(x.dtype)

@@ -312,6 +312,12 @@ def products(op: str, cfg: Config) -> Proof:
     return _proof(op, gradient_sums.delta, DELTA, cfg, _by_panels)
 
 
+def listed(op: str, cfg: Config, **more: Any) -> Proof:
+    """Return what is claimed of the sum of the parts of listed rows."""
+    claim = compare(cfg, Claim(LISTED, of_list, _listed))
+    return _proof(op, gradient_sums.sum_listed, LISTED, cfg, claim, **{"lemmas": (ROUNDED,), **more})
+
+
 def summing(op: str, cfg: Config) -> Iterator[Proof]:
     """Yield what is claimed of the sums of parts in an operator's backward; that of swa has no entries."""
     rounded: dict[str, Any] = {"lemmas": (ROUNDED,)}
@@ -321,8 +327,7 @@ def summing(op: str, cfg: Config) -> Iterator[Proof]:
     of_rows = (tried if op == "csa" else rounded) | {"layers": layers}
     yield _proof(op, gradient_sums.sum_window, WINDOW, cfg, window, **of_rows)
     if op == "csa":
-        listed = compare(cfg, Claim(LISTED, of_list, _listed))
-        yield _proof(op, gradient_sums.sum_listed, LISTED, cfg, listed, **tried)
+        yield listed(op, cfg, **tried)
     if op == "hca":
         seen = with_whole(cfg, Claim(VISIBLE, of_entry, _visible))
         yield _proof(op, gradient_sums.sum_visible, VISIBLE, cfg, seen, **tried)

@@ -1,44 +1,44 @@
 """What is claimed of the kernels of the indexer's loss over listed entries.
 
-Bounds and order, L0 and L1, of all of them; of ``loss_student`` also that its scores are the reference's, L2 and range.
+Bounds and order, L0 and L1, of all of them; of ``loss_student`` also that its scores are the reference's, L2 and range, and of
+``loss_bwd_listed`` that its gradients are (proofs/indexer_loss_backward.py). Of ``sum_listed`` every layer is claimed, as of
+csa's.
 
 It is not claimed of the others that they compute what the reference does. Of the teacher the engine would have to know that
 log(exp a + exp b) is what a maximum and a logarithm make of it. Of the rows it would need an invariant of sums relative to a
-maximum, which an earlier loop found, and of the gradients one of the sums over tiles: neither is written.
+maximum, which an earlier loop found, and none is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 from ..kernels.build import PASS_CONFIGS
+from ..kernels.gradient_sums import Config as SumConfig
 from ..kernels.indexer_loss import Config, loss_student, loss_teacher
 from ..kernels.indexer_loss_backward import loss_bwd_listed
 from ..kernels.indexer_loss_rows import Config as RowConfig
 from ..kernels.indexer_loss_rows import loss_rows, loss_scores_bwd
 from ..kernels.sparse_attention_config import KEYS as HALF
-from ..kernels.sparse_attention_config import PANEL
 from ..reference import csa
 from ..reference import indexer_loss as reference
 from ..reference.attention import BF16, F32
 from ..reference.contract import Contract, Static, TensorSpec
 from ..reference.indexer_loss import LISTED
-from .attention import at_least, index_or_none, inputs
-from .engine.execution.invariants import Determined, Invariant, State
-from .engine.execution.symbolic import block, execute
+from . import indexer_loss_backward as gradients
+from .attention import inputs
+from .engine.execution.symbolic import execute
 from .engine.forms import normal_form as nf
 from .engine.forms.entailment import Facts
-from .engine.forms.normal_form import Form
 from .engine.reference.pull_array import deciding
 from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.verify import Compare, Compared
+from .gradient_sums import listed
+from .listed_rows import CASES, LOOP, TILE, Block
 from .suite import Proof
-
-TILE = 2 * HALF  # slots of an iteration
 
 _BLOCKS = Static(int, 1, 2)
 _MASSES = TensorSpec("log_mass", "B S blocks K", (F32,))
@@ -87,52 +87,6 @@ ROWS_BWD = replace(
 )
 
 
-K, T = nf.variable("K"), nf.variable("T")
-CASES = at_least(T, 1), nf.indicator("eq", T, integer=True)  # what the reference distinguishes
-KEYS, LOOP = "k_shared", "t"  # in the kernels
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of threads, of one query and up to 64 of its heads.
-
-    Attributes:
-        rows: the tensor whose rows are listed.
-        heads: how many blocks share the heads of a query.
-    """
-
-    rows: str
-    heads: int = 1
-
-    @cached_property
-    def b(self) -> Form:
-        """The sequence."""
-        return block("y")
-
-    @cached_property
-    def s(self) -> Form:
-        """The query."""
-        return nf.floordiv(block(), self.heads)
-
-    def row(self, slot: Form) -> Form:
-        """Return the row that a slot names, or -1."""
-        index = index_or_none(at_least(K - 1, slot), nf.read("indices", self.b, self.s, slot))
-        return index_or_none(at_least(T - 1, index), index)
-
-    def key(self, u: Form, j: Form, d: Form) -> Form:
-        """Return what ``key`` stands for: element d of the row in slot j of tile u, 0 where there is none."""
-        row = self.row(TILE * u + j)
-        return at_least(row, 0) * nf.read(self.rows, self.b, row, d)
-
-    def invariant(self) -> Invariant:
-        """Return what holds in each iteration: the producer has filled the tile."""
-
-        def key(s: State, half: Form, j: Form, d: Form) -> Form:
-            return nf.apply("key", s.t, HALF * half + j, d)
-
-        return Invariant(staged={KEYS: Determined(key, parts={0: 1, 2: PANEL})}, definitions={"key": self.key})
-
-
 def _reduced(at: Block, contract: Contract, sizes: Any, wanted: Callable[..., SymbolicTensor]) -> Compare:
     """Return the comparison of a kernel of the loop over tiles with what it writes for each slot."""
 
@@ -178,4 +132,5 @@ def proofs() -> Iterator[Proof]:
     for blocks in (1, 2):
         yield _proof(loss_rows, RowConfig(blocks), ROWS)
         yield _proof(loss_scores_bwd, RowConfig(blocks), ROWS_BWD)
-    yield _proof(loss_bwd_listed, Config(), GRADIENTS)
+    yield _proof(loss_bwd_listed, Config(), GRADIENTS, compare=gradients.compare(Config(), GRADIENTS))
+    yield listed("indexer_loss", SumConfig(Config().D))

@@ -114,7 +114,7 @@ def scores_bwd(grad_scores: Tensor, q: Tensor, weights: Tensor, keys: Keys) -> t
     """
     wide, grad = q.type_as(weights), grad_scores.unsqueeze(2)
     dots = _dots(wide, keys)
-    grad_weights = (grad * dots.relu()).sum(-1)
+    grad_weights = torch.where(dots > 0, grad * dots, 0.0).sum(-1)
     grad_dots = torch.where(dots > 0, grad * weights.unsqueeze(-1), 0.0)
     grad_q = grad_dots @ as_values(keys, wide)
     grad_rows = grad_dots.mT @ wide if keys.rows.ndim == 4 else torch.einsum("bshn,bshd->bnd", grad_dots, wide)

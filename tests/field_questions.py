@@ -323,6 +323,17 @@ def of_listed_scores(p: Proof) -> Question:
     return {"reference": reference, "sizes": {"B": 1, "S": 2, "T": 90, "K": 140}}
 
 
+def of_listed_gradients(p: Proof) -> Question:
+    """The same, with gradients of the scores."""
+
+    def reference(grad: Any, q: Any, k: Any, weights: Any, indices: Any) -> Any:
+        rows = csa_reference._selected(k, indices)
+        of_q, of_rows, of_weights = loss_reference.scores_bwd(grad, q, weights, rows)
+        return of_q, of_weights, of_rows.unsqueeze(3)
+
+    return {"reference": reference, "sizes": {"B": 1, "S": 2, "T": 90, "K": 140}}
+
+
 QUESTIONS: dict[str, Callable[[Proof], Question]] = {
     **dict.fromkeys(("mhc_post_fwd", "mhc_post_bwd"), of_streams),
     **dict.fromkeys(("mhc_project", "mhc_project_bwd", "mhc_add_gates"), of_projections),
@@ -335,7 +346,7 @@ QUESTIONS: dict[str, Callable[[Proof], Question]] = {
     **{"indexer_scores_bwd_q": of_scores_backward, "indexer_scores_bwd_k": of_scores_backward_of_keys},
     **dict.fromkeys(("compress_fwd", "compress_pool", "compress_norm", "compress_norm_bwd"), of_pooling),
     **dict.fromkeys(("compress_few_bwd", "compress_pool_bwd"), of_pooling),
-    "loss_student": of_listed_scores,
+    **{"loss_student": of_listed_scores, "loss_bwd_listed": of_listed_gradients},
     **{"combine": of_combine, "delta": of_delta},
     **{"sum_window": of_window_sum, "sum_listed": of_list_sum, "sum_visible": of_visible_sum},
     **dict.fromkeys(("csa_fwd", "hca_fwd"), of_attention),

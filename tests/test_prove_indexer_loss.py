@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +11,17 @@ import pytest
 pytest.importorskip("z3")
 
 from lemmata.proofs import indexer_loss
+from lemmata.proofs import indexer_loss_backward as gradients
+
+
+def claim(kernel: str) -> Any:
+    """The claim of a kernel."""
+    return next(proof for proof in indexer_loss.proofs() if proof.name.startswith(kernel))
 
 
 def student() -> Any:
     """The claim of the student's kernel."""
-    return next(proof for proof in indexer_loss.proofs() if proof.name.startswith("loss_student"))
+    return claim("loss_student")
 
 
 def test_the_scores_are_the_references() -> None:
@@ -26,3 +34,20 @@ def test_other_scores_are_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     proof = student()
     assert proof.compare is not None
     assert not proof.run(layers=["L2"], fresh=True).holds
+
+
+def test_the_gradients_are_the_references() -> None:
+    assert claim("loss_bwd_listed").run(layers=["L2", "range"]).holds
+
+
+OTHERS: dict[str, Callable[..., tuple[Any, Any, Any]]] = {
+    "weights of 1": lambda grad, q, k, weights, indices: gradients._gradients(grad, q, k, weights * 0 + 1, indices),
+    "the row before": lambda grad, q, k, weights, indices: gradients._gradients(grad, q, k, weights, indices - 1),
+    "parts doubled": lambda *inputs: (*gradients._gradients(*inputs)[:2], gradients._gradients(*inputs)[2] * 2),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_other_gradients_are_not_proved(other: Callable[..., tuple[Any, Any, Any]]) -> None:
+    of = gradients.compare(indexer_loss.Config(), indexer_loss.GRADIENTS, other)
+    assert not replace(claim("loss_bwd_listed"), compare=of).run(layers=["L2"], fresh=True).holds

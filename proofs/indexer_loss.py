@@ -1,12 +1,11 @@
 """What is claimed of the kernels of the indexer's loss over listed entries.
 
-Bounds and order, L0 and L1, of all of them; of ``loss_student`` also that its scores are the reference's, L2 and range, and of
-``loss_bwd_listed`` that its gradients are (proofs/indexer_loss_backward.py). Of ``sum_listed`` every layer is claimed, as of
-csa's.
+Bounds and order, L0 and L1, of all of them. Of ``loss_teacher`` and ``loss_student`` also that their results are those of the
+reference, L2 and range; of ``loss_bwd_listed`` that its gradients are (proofs/indexer_loss_backward.py); of ``sum_listed``
+every layer, as of csa's.
 
-It is not claimed of the others that they compute what the reference does. Of the teacher the engine would have to know that
-log(exp a + exp b) is what a maximum and a logarithm make of it. Of the rows it would need an invariant of sums relative to a
-maximum, which an earlier loop found, and none is written.
+It is not claimed of the rows that they compute what the reference does: that takes an invariant of sums relative to a maximum,
+which an earlier loop found, and none is written.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from ..kernels.build import PASS_CONFIGS
@@ -112,6 +112,20 @@ def _scores(q: Any, k: Any, weights: Any, indices: Any) -> Any:
     return reference.scores_of(q, weights, csa._selected(k, indices)).unsqueeze(2)
 
 
+def _masses(cfg: Config) -> Callable[..., Any]:
+    def masses(core_q: Any, compressed_kv: Any, indices: Any, sink: Any, lse: Any) -> Any:
+        entries = csa._selected(compressed_kv, indices)
+        return reference.log_masses(core_q, entries, sink, lse, cfg.scale, cfg.head_blocks)
+
+    return masses
+
+
+def of_teacher(cfg: Config) -> Compare:
+    """Return the comparison of the teacher's kernel with the logarithms in the reference, of each block of heads."""
+    sizes = SimpleNamespace(core_H=cfg.H, core_D=cfg.D, blocks=cfg.head_blocks)
+    return _reduced(Block("compressed_kv", cfg.head_blocks), TEACHER, sizes, _masses(cfg))
+
+
 def of_student(cfg: Config) -> Compare:
     """Return the comparison of the student's kernel with the scores in the reference."""
     return _reduced(Block("k"), STUDENT, cfg, _scores)
@@ -127,7 +141,8 @@ def proofs() -> Iterator[Proof]:
     """Yield the kernels of DeepSeek-V4's sizes."""
     scale = 512**-0.5
     for heads in (64, 128):
-        yield _proof(loss_teacher, Config(heads, 512, scale), TEACHER)
+        core = Config(heads, 512, scale)
+        yield _proof(loss_teacher, core, TEACHER, compare=of_teacher(core))
     yield _proof(loss_student, Config(), STUDENT, compare=of_student(Config()))
     for blocks in (1, 2):
         yield _proof(loss_rows, RowConfig(blocks), ROWS)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from . import csa, hca
-from .attention import BF16, F32, SIZES, STATICS, Keys, as_values, logits
+from .attention import BF16, F32, SIZES, STATICS, Keys, as_values
 from .contract import Contract, Size, TensorSpec
 from .indexer import I32, SCORES
 
@@ -74,8 +74,17 @@ def _log_normalised(x: Tensor) -> Tensor:
 
 def log_teacher(core_q: Tensor, entries: Keys, sink: Tensor, lse: Tensor, scale: float) -> Tensor:
     """Return log P, [B, S, n]; as it is taken of logarithms, weights that are small in attention lose nothing."""
-    z = logits(core_q.type_as(sink), entries, scale)
-    return _log_normalised((z - torch.logaddexp(lse, sink).unsqueeze(-1)).logsumexp(2))
+    return _log_normalised(log_masses(core_q, entries, sink, lse, scale).squeeze(2))
+
+
+def log_masses(core_q: Tensor, entries: Keys, sink: Tensor, lse: Tensor, scale: float, blocks: int = 1) -> Tensor:
+    """Return log Σ exp(z - L) over the heads of each block of them, [B, S, blocks, n], -inf where a slot has no candidate.
+
+    L = log(exp lse + exp sink), so that exp(z - L) is what a head of attention weighs an entry with.
+    """
+    z = scale * _dots(core_q.type_as(sink), entries) - torch.logaddexp(lse, sink).unsqueeze(-1)
+    of_blocks: Tensor = z.unflatten(2, (blocks, z.shape[2] // blocks))  # type: ignore[no-untyped-call]
+    return torch.where(entries.seen.unsqueeze(2), of_blocks.logsumexp(3), -math.inf)
 
 
 def _dots(q: Tensor, keys: Keys) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -323,6 +324,19 @@ def of_listed_scores(p: Proof) -> Question:
     return {"reference": reference, "sizes": {"B": 1, "S": 2, "T": 90, "K": 140}}
 
 
+def of_listed_masses(p: Proof) -> Question:
+    """The same, of attention's heads: Σ exp(z) / (exp lse + exp sink) over those of a block, as a logarithm."""
+    scale, blocks = p.statics["scale"], int(p.statics["blocks"])
+
+    def reference(core_q: Any, compressed_kv: Any, indices: Any, sink: Any, lse: Any) -> Any:
+        entries = csa_reference._selected(compressed_kv, indices)
+        z = loss_reference._dots(core_q, entries) * scale - (lse.exp() + sink.exp()).log().unsqueeze(-1)
+        mass = z.exp().unflatten(2, (blocks, 64)).sum(3)
+        return torch.where(entries.seen.unsqueeze(2), mass.log(), -math.inf)
+
+    return {"reference": reference, "sizes": {"B": 1, "S": 2, "T": 90, "K": 140}}
+
+
 def of_listed_gradients(p: Proof) -> Question:
     """The same, with gradients of the scores."""
 
@@ -346,7 +360,7 @@ QUESTIONS: dict[str, Callable[[Proof], Question]] = {
     **{"indexer_scores_bwd_q": of_scores_backward, "indexer_scores_bwd_k": of_scores_backward_of_keys},
     **dict.fromkeys(("compress_fwd", "compress_pool", "compress_norm", "compress_norm_bwd"), of_pooling),
     **dict.fromkeys(("compress_few_bwd", "compress_pool_bwd"), of_pooling),
-    **{"loss_student": of_listed_scores, "loss_bwd_listed": of_listed_gradients},
+    **{"loss_teacher": of_listed_masses, "loss_student": of_listed_scores, "loss_bwd_listed": of_listed_gradients},
     **{"combine": of_combine, "delta": of_delta},
     **{"sum_window": of_window_sum, "sum_listed": of_list_sum, "sum_visible": of_visible_sum},
     **dict.fromkeys(("csa_fwd", "hca_fwd"), of_attention),

@@ -328,6 +328,7 @@ TORCH = {
     "arithmetic": lambda x, y: (1 - x) ** 2 / (3 + y * y) + 2 / (x * x + 1) - (-y),
     "masked_fill": lambda x, y: x.masked_fill(y < 0, 2.0),
     "sqrt": lambda x, y: torch.sqrt(x * x + 1) * torch.maximum(x, y),
+    "logaddexp": lambda x, y: torch.logaddexp(x, y[:, :1]),
 }
 
 
@@ -343,3 +344,10 @@ def test_symbolic_tensors_agree_with_torch(name: str, seed: int) -> None:
     for index in torch.cartesian_prod(*[torch.arange(n) for n in wanted.shape]).reshape(-1, wanted.ndim).tolist():
         value = evaluate(got.at(*map(nf.form, index)), {}, lambda n, i: float(values[n][tuple(i)]))
         assert value == pytest.approx(float(wanted[tuple(index)]), rel=1e-9, abs=1e-9)
+
+
+def test_what_logaddexp_is_read_as_is_its_logarithm() -> None:
+    """Whichever of both is the maximum: exp of it is the sum of both exps."""
+    x, y = nf.variable("x", "real"), nf.variable("y", "real")
+    for high, low in ((x, y), (y, x)):
+        assert nf.exp(high + nf.log(nf.exp(low - high) + 1)) is nf.exp(x) + nf.exp(y)

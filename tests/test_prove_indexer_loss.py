@@ -40,6 +40,25 @@ def test_the_gradients_are_the_references() -> None:
     assert claim("loss_bwd_listed").run(layers=["L2", "range"]).holds
 
 
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_the_teacher_weighs_as_the_reference_does(blocks: int) -> None:
+    proof = next(
+        p for p in indexer_loss.proofs() if p.name.startswith("loss_teacher") and p.statics["blocks"] == blocks
+    )
+    assert proof.run(layers=["L2", "range"]).holds
+
+
+def test_another_teacher_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that forgets the sink."""
+    right = indexer_loss.reference.log_masses
+    monkeypatch.setattr(
+        indexer_loss.reference,
+        "log_masses",
+        lambda q, rows, sink, lse, *statics: right(q, rows, lse, lse, *statics),
+    )
+    assert not claim("loss_teacher").run(layers=["L2"], fresh=True).holds
+
+
 OTHERS: dict[str, Callable[..., tuple[Any, Any, Any]]] = {
     "weights of 1": lambda grad, q, k, weights, indices: gradients._gradients(grad, q, k, weights * 0 + 1, indices),
     "the row before": lambda grad, q, k, weights, indices: gradients._gradients(grad, q, k, weights, indices - 1),

@@ -6,6 +6,7 @@ using it, and writes out any sum of so many elements.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 
@@ -50,18 +51,21 @@ def _conditions(number: int) -> frozenset[int]:
 
 
 def indices_of_maxima(p: Form) -> list[int]:
-    """Return the variables that occur in a form, but in none of its maxima: i and j in x[i, j] - max(x[i, 0], x[i, 1]), ...
+    """Return the variables that occur in a form, but in none of its longest maxima: j in x[i, j] - max(x[i, 0], x[i, 1]), ...
 
     A maximum of which they are an index is then at least its entry at each of their values.
     """
     support = nf.support(p)
-    maxima = [n for n in support if isinstance(atom := nf.atom_of(n), nf.Max) or _is_big_maximum(atom)]
-    return sorted(support - frozenset[int]().union(*map(support_of, maxima))) if maxima else []
+    lengths = {n: length for n in support if (length := _entries(nf.atom_of(n)))}
+    longest = [n for n, length in lengths.items() if length == max(lengths.values())]
+    return sorted(support - frozenset[int]().union(*map(support_of, longest))) if longest else []
 
 
-def _is_big_maximum(atom: Atom) -> bool:
-    """Return whether an atom is a maximum that is not written out."""
-    return isinstance(atom, nf.Big) and atom.operator == "max"
+def _entries(atom: Atom) -> float:
+    """Return how many entries a maximum has, infinitely many if it is not written out; 0 of what is none."""
+    if isinstance(atom, nf.Max):
+        return len(atom.entries)
+    return math.inf if isinstance(atom, nf.Big) and atom.operator == "max" else 0
 
 
 def is_constant_sum(atom: Atom) -> bool:

@@ -169,6 +169,11 @@ class PrimeField:
         x, y = self.number(a), self.number(b)
         return self.where((x.near >= y.near) | x.near.isnan(), x, y)
 
+    def fmin(self, a: Any, b: Any) -> Residues:
+        """Return the smaller of two numbers; of a number and a NaN the number."""
+        x, y = self.number(a), self.number(b)
+        return self.where((x.near <= y.near) | y.near.isnan(), x, y)
+
     def relu(self, x: Any) -> Residues:
         """Return x or 0."""
         return self.maximum(x, 0)

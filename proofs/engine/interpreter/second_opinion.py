@@ -25,7 +25,7 @@ from .lanes import Fault, Lanes, align, sizes_of
 
 _AGAIN = 2  # how often other numbers are tried, where a divisor is 0 modulo the prime
 _UNARY = ("exp", "exp2", "log", "log2", "sigmoid", "sqrt", "rsqrt")
-_BINARY = {"div": "div", "max": "fmax", "maxnan": "maximum"}
+_BINARY = {"div": "div", "max": "fmax", "min": "fmin", "maxnan": "maximum"}
 
 
 class FieldLanes(Lanes):

@@ -166,12 +166,20 @@ def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
     return SymbolicTensor(shape, element, integer=products(*operands))
 
 
+def logaddexp(a: Any, b: Any) -> SymbolicTensor:
+    """Return log(exp a + exp b), as torch computes it: the maximum, and what the other one adds."""
+    high = tensor(a)._zip(b, extended.maximum)
+    low = -(-tensor(a))._zip(-tensor(b), extended.maximum)
+    return high + ((low - high).exp() + 1).log()
+
+
 FUNCTIONS |= {
     **{"arange": arange, "pad": pad, "where": where, "einsum": einsum, "cat": cat},
     "unfold_backward": unfold_backward,
     "zeros_like": lambda t: t.new_zeros(*t.form_shape),
     "rsub": lambda a, b: tensor(b) - a,
     "maximum": lambda a, b: tensor(a)._zip(b, extended.maximum),
+    "logaddexp": logaddexp,
     "div": lambda a, b: tensor(a) / b,
     "true_divide": lambda a, b: tensor(a) / b,
     "subtract": lambda a, b: tensor(a) - b,

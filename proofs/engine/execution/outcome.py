@@ -35,6 +35,7 @@ class Execution:
         raw: the float inputs whose elements may be any float; those of the others are taken to be finite.
         infinite: but for those of these, which are all +inf.
         types: the types that it converts numbers to, and those in which it takes exp and the like.
+        most: what the arguments of exp are at most, if the contract bounds no float input.
         constants: the float constants, and how far they are from the numbers that they are taken for.
     """
 
@@ -50,6 +51,7 @@ class Execution:
     externs: Mapping[str, str] = field(default_factory=dict)
     unmodelled: frozenset[str] = frozenset()
     types: set[str] = field(default_factory=set)
+    most: float = 0
     constants: Constants = field(default_factory=current)
 
     def compare(

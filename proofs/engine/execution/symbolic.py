@@ -62,6 +62,7 @@ def execute(
     facts: Facts | None = None,
     raw: Sequence[str] = (),
     infinite: Sequence[str] = (),
+    most: float = 0,
     reading: type[Symbols] | None = None,
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
@@ -73,13 +74,14 @@ def execute(
         facts: what the contract says of the sizes and of integer inputs.
         raw: float inputs of which the kernel uses only the bits; their elements may be any float.
         infinite: float inputs whose elements are all +inf.
+        most: what the range layer shows of the arguments of exp, if the contract bounds no float input: that they are no more.
         reading: the algebra, if it is another one than ``Symbols``.
 
     Raises:
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
-    execution = Execution(facts if facts is not None else Facts(), frozenset(raw), frozenset(infinite))
+    execution = Execution(facts if facts is not None else Facts(), frozenset(raw), frozenset(infinite), most=most)
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
     algebra = (reading or Symbols)(execution, invariants or {})

@@ -15,16 +15,14 @@ from torch import Tensor
 
 from ..reference.indexer import visible
 from . import chunks
-from .indexer_ops import scores_gradients
+from .gradients import head_blocks
+from .indexer_ops import scores_backward
+from .listed_loss import log_masses, losses, scores_gradient
 from .registry import lazily
 
 _WORKSPACE = 64 * 2**20  # bytes of the numbers of entries that the loss goes through
-_HEADS = 64  # that the teacher's logarithms are of, at most
 
 _scores = lazily("lemmata.kernels.indexer", "scores")
-_log_masses = lazily("lemmata.kernels.indexer_loss", "log_masses")
-_losses = lazily("lemmata.kernels.indexer_loss_rows", "losses")
-_scores_gradient = lazily("lemmata.kernels.indexer_loss_rows", "scores_gradient")
 
 
 class _Piece(NamedTuple):
@@ -43,12 +41,12 @@ def _pieces(
     q, k, weights = student
     core_q, compressed_kv, sink, lse = teacher
     core_kv, entry = compressed_kv.contiguous(), torch.arange(k.shape[1], dtype=torch.int32, device=k.device)
-    numbers = k.shape[1] * (3 + -(-core_q.shape[2] // _HEADS))
+    numbers = k.shape[1] * (3 + head_blocks(core_q.shape[2]))
     for b, s in chunks.groups(q, 0, max(_WORKSPACE // (4 * numbers), 1)):
         part = q[b, s], k[b], weights[b, s], offset[b] + s.start, ratio
         seen = visible(part[3], part[0].shape[1], ratio).unsqueeze(-1)
         indices = torch.where(entry < seen, entry, -1)
-        log_mass = _log_masses(core_q[b, s], core_kv[b], indices, sink, lse[b, s], scale)
+        log_mass = log_masses(core_q[b, s], core_kv[b], indices, sink, lse[b, s], scale)
         yield _Piece((b, s), part, log_mass, _scores(*part).unsqueeze(2))
 
 
@@ -67,7 +65,7 @@ def forward(
     """Return the loss of each query, [B, S]."""
     out = weights.new_empty(q.shape[:2])
     for piece in _pieces((q, k, weights), (core_q, compressed_kv, sink, lse), offset, ratio, scale):
-        out[piece.at] = _losses(piece.log_mass, piece.scores)
+        out[piece.at] = losses(piece.log_mass, piece.scores)
     return out
 
 
@@ -88,7 +86,7 @@ def backward(
     grad_q, grad_weights = q.new_empty(q.shape), weights.new_empty(weights.shape)
     total = weights.new_zeros(k.shape)
     for piece in _pieces((q, k, weights), (core_q, compressed_kv, sink, lse), offset, ratio, scale):
-        grad_scores = _scores_gradient(grad_out[piece.at], piece.log_mass, piece.scores)
-        grad_q[piece.at], of_keys, grad_weights[piece.at] = scores_gradients(grad_scores, *piece.student)
+        grad_scores = scores_gradient(grad_out[piece.at], piece.log_mass, piece.scores)
+        grad_q[piece.at], of_keys, grad_weights[piece.at] = scores_backward(grad_scores, *piece.student)
         total[piece.at[0]] += of_keys
     return grad_q, total.to(k.dtype), grad_weights

@@ -23,7 +23,7 @@ _topk_kernel = lazily("lemmata.kernels.topk", "select_pieces")
 _FILLED_UP = {(16, 128): 32, (32, 64): 64}
 
 
-def scores_gradients(
+def scores_backward(
     grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run both kernels of the backward on CUDA tensors; return the gradients of q, of k in fp32, and of weights.
@@ -43,7 +43,7 @@ def _scores_bwd_cuda(
     grad_out: Tensor, q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the same; round the gradient of k to its dtype."""
-    grad_q, grad_k, grad_weights = scores_gradients(grad_out, q, k, weights, offset, ratio)
+    grad_q, grad_k, grad_weights = scores_backward(grad_out, q, k, weights, offset, ratio)
     return grad_q, grad_k.to(k.dtype), grad_weights
 
 

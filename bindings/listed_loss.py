@@ -11,17 +11,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import chunks
-from .gradients import listed
+from .gradients import head_blocks, listed
 from .registry import lazily
 
 _WORKSPACE = 64 * 2**20  # bytes of the numbers of slots that the loss goes through
 _NARROWEST = 64  # columns of a row in the kernels, which zeros fill up
-_HEADS = 64  # that the teacher's logarithms are of, at most
 
-_log_masses = lazily("lemmata.kernels.indexer_loss", "log_masses")
+log_masses = lazily("lemmata.kernels.indexer_loss", "log_masses")
 _listed_scores = lazily("lemmata.kernels.indexer_loss", "listed_scores")
-_losses = lazily("lemmata.kernels.indexer_loss_rows", "losses")
-_scores_gradient = lazily("lemmata.kernels.indexer_loss_rows", "scores_gradient")
+losses = lazily("lemmata.kernels.indexer_loss_rows", "losses")
+scores_gradient = lazily("lemmata.kernels.indexer_loss_rows", "scores_gradient")
 _gradients = lazily("lemmata.kernels.indexer_loss_backward", "gradients")
 _add_listed = lazily("lemmata.kernels.gradient_sums", "add_listed")
 
@@ -51,10 +50,10 @@ def forward(
     """Return the loss of each query, [B, S]."""
     q, k, core_kv = _widened(q), _widened(k), compressed_kv.contiguous()
     out = weights.new_empty(q.shape[:2])
-    numbers = indices.shape[2] * (1 + -(-core_q.shape[2] // _HEADS))
+    numbers = indices.shape[2] * (1 + head_blocks(core_q.shape[2]))
     for b, s in chunks.groups(q, 0, max(_WORKSPACE // (4 * numbers), 1)):
-        log_mass = _log_masses(core_q[b, s], core_kv[b], indices[b, s], sink, lse[b, s], scale)
-        out[b, s] = _losses(log_mass, _listed_scores(q[b, s], k[b], weights[b, s], indices[b, s]))
+        log_mass = log_masses(core_q[b, s], core_kv[b], indices[b, s], sink, lse[b, s], scale)
+        out[b, s] = losses(log_mass, _listed_scores(q[b, s], k[b], weights[b, s], indices[b, s]))
     return out
 
 
@@ -77,9 +76,9 @@ def backward(
     start = torch.zeros(q.shape[0], dtype=torch.int32, device=q.device)
     for g in listed(wide_q, start, indices.contiguous(), k.shape[1], 0):
         slots = g.of(indices)
-        log_mass = _log_masses(g.of(core_q), core_kv[g.batch], slots, sink, g.of(lse), scale)
+        log_mass = log_masses(g.of(core_q), core_kv[g.batch], slots, sink, g.of(lse), scale)
         student = g.of(wide_q), wide_k[g.batch], g.of(weights), slots
-        grad_scores = _scores_gradient(g.of(grad_out), log_mass, _listed_scores(*student))
+        grad_scores = scores_gradient(g.of(grad_out), log_mass, _listed_scores(*student))
         of_q, g.of(grad_weights)[:], parts = _gradients(grad_scores, *student)
         g.of(grad_q)[:] = of_q[..., : q.shape[-1]]
         assert g.listing is not None

@@ -180,3 +180,13 @@ class OpSpec:
             tolerance = max(tolerance, 2 * self.error(call, self.plain(*call.tensors, **call.statics)))
         assert math.isfinite(tolerance), "plain torch is wrong somewhere, and anything would pass"
         return tolerance
+
+    def tolerance_bwd_of(self, call: Call, grad_out: Tensor) -> float:
+        """The tolerance of the backward, likewise."""
+        at = self.configurations.index({**call.dims, **call.statics})
+        tolerance = self.tolerance(str(grad_out.device), at)[1]
+        if self.plain_bwd and grad_out.is_cuda:
+            plain = self.grads(self.plain_bwd, call, grad_out)[1]
+            tolerance = max(tolerance, 2 * self.error_bwd(call, grad_out, plain))
+        assert math.isfinite(tolerance), "plain torch is wrong somewhere, and anything would pass"
+        return tolerance

@@ -208,7 +208,7 @@ def logits_agree(model, ids, size):
         "mhc_pre": 6,
         "mhc_post": 6,
         "mhc_head": 1,
-        "compress": 2,
+        "compress": 3,  # of the entries of both, and of the indexer's
         "swa": 1,
         "csa": 1,
         "hca": 1,

@@ -1,11 +1,15 @@
 """The loss of each query from its candidates' logarithms (formula: reference/indexer_loss.py).
 
 A block of threads takes one query. Of the slots j of its list it has the scores I_j, and the teacher's logarithms a_j of one or
-two blocks of heads, which are added as exponentials; -inf where a slot names no entry. It goes through them three times, for
+two blocks of heads, which are added as exponentials; -inf where a slot names no entry. It goes through them twice, for
 
-    max a, max I,    A = log Σ exp a, Z = log Σ exp I,    Σ P (log P - log S)  with  log P = a - A,  log S = I - Z,
+    A = log Σ exp a, Z = log Σ exp I,    Σ P (log P - log S)  with  log P = a - A,  log S = I - Z,
 
-or, in the backward, dI = (S - P) dloss. Where all of a is -inf, the loss and the gradient are 0.
+or, in the backward, dI = (S - P) dloss. Each sum is relative to the maximum so far, m, which a tile raises to n:
+
+    Σ exp(x - n) = exp(m - n) Σ exp(x - m) + Σ of the tile.
+
+Where all of a is -inf, the loss and the gradient are 0.
 """
 
 from dataclasses import dataclass
@@ -37,15 +41,12 @@ class Row(NamedTuple):
     s: Any
 
 
-class Registers(NamedTuple):
-    """The registers of a block: some slots' logarithms of teacher and student, maxima and sums of all; then A and Z."""
+class Sum(NamedTuple):
+    """A sum of exponentials, Σ exp(x - high): the largest x so far, the largest before a tile, and the sum."""
 
-    a: Any
-    i: Any
-    high_a: Any
-    high_i: Any
-    sum_a: Any
-    sum_i: Any
+    high: Any
+    last: Any
+    total: Any
 
 
 @T.macro
@@ -60,32 +61,35 @@ def load(cfg, row, first, a, i):
         for j in T.Parallel(ROW):
             other = T.if_then_else(first + j < K, row.log_mass[row.b, row.s, 1, first + j], -T.infinity(F32))
             high = T.max(T.max(a[j], other), LOWEST)
-            a[j] = high + T.log(T.exp(a[j] - high) + T.exp(other - high))
+            some = T.max(a[j], other) > -T.infinity(F32)
+            a[j] = T.if_then_else(some, high + T.log(T.exp(a[j] - high) + T.exp(other - high)), -T.infinity(F32))
 
 
 @T.macro
-def normalise(cfg, row, work):
-    """Compute A and Z in place of the maxima; 0 where all of a is -inf, so that log P is -inf there."""
-    T.fill(work.high_a, LOWEST)
-    T.fill(work.high_i, LOWEST)
+def add(x, total):
+    """Add a tile of x to the sum of exponentials."""
+    T.copy(total.high, total.last)
+    T.reduce_max(x, total.high, dim=0, clear=False)
+    for j in T.Parallel(ROW):
+        x[j] = T.exp(x[j] - total.high[0])
+    for n in T.Parallel(1):
+        total.total[n] = total.total[n] * T.exp(total.last[n] - total.high[n])
+    T.reduce_sum(x, total.total, dim=0, clear=False)
+
+
+@T.macro
+def normalise(cfg, row, x, sums):
+    """Compute A and Z in place of the maxima; 0 where all of the logarithms are -inf."""
+    for each in sums:
+        T.fill(each.high, LOWEST)
+        T.fill(each.total, 0)
     for t in T.serial(T.ceildiv(row.scores.shape[3], ROW)):
-        load(cfg, row, t * ROW, work.a, work.i)
-        T.reduce_max(work.a, work.high_a, dim=0, clear=False)
-        T.reduce_max(work.i, work.high_i, dim=0, clear=False)
-    T.fill(work.sum_a, 0)
-    T.fill(work.sum_i, 0)
-    for u in T.serial(T.ceildiv(row.scores.shape[3], ROW)):
-        load(cfg, row, u * ROW, work.a, work.i)
-        for j in T.Parallel(ROW):
-            work.a[j] = T.exp(work.a[j] - work.high_a[0])
-        for j in T.Parallel(ROW):
-            work.i[j] = T.exp(work.i[j] - work.high_i[0])
-        T.reduce_sum(work.a, work.sum_a, dim=0, clear=False)
-        T.reduce_sum(work.i, work.sum_i, dim=0, clear=False)
-    for n in T.Parallel(1):
-        work.high_a[n] = T.if_then_else(work.sum_a[n] > 0, work.high_a[n] + T.log(work.sum_a[n]), 0)
-    for n in T.Parallel(1):
-        work.high_i[n] = work.high_i[n] + T.log(work.sum_i[n])
+        load(cfg, row, t * ROW, x[0], x[1])
+        add(x[0], sums[0])
+        add(x[1], sums[1])
+    for each in sums:
+        for n in T.Parallel(1):
+            each.high[n] = T.if_then_else(each.total[n] > 0, each.high[n] + T.log(each.total[n]), 0)
 
 
 def loss_rows(cfg: Config) -> T.PrimFunc:
@@ -101,20 +105,22 @@ def loss_rows(cfg: Config) -> T.PrimFunc:
         with T.Kernel(S, B, threads=THREADS, prelude=MAX_NAN) as (s, b):
             a, i = T.alloc_fragment((ROW,), F32), T.alloc_fragment((ROW,), F32)
             high_a, high_i = T.alloc_fragment((1,), F32), T.alloc_fragment((1,), F32)
+            last_a, last_i = T.alloc_fragment((1,), F32), T.alloc_fragment((1,), F32)
             sum_a, sum_i = T.alloc_fragment((1,), F32), T.alloc_fragment((1,), F32)
-            total = T.alloc_fragment((1,), F32)
+            loss = T.alloc_fragment((1,), F32)
             row = Row(log_mass, scores, b, s)
-            normalise(cfg, row, Registers(a, i, high_a, high_i, sum_a, sum_i))
-            T.fill(total, 0)
+            normalise(cfg, row, (a, i), (Sum(high_a, last_a, sum_a), Sum(high_i, last_i, sum_i)))
+            T.fill(loss, 0)
             for v in T.serial(T.ceildiv(K, ROW)):
                 load(cfg, row, v * ROW, a, i)
-                for j in T.Parallel(ROW):
+                for j in T.Parallel(ROW):  # log P, and log S where P is more than 0
                     a[j] = a[j] - high_a[0]
+                    i[j] = T.if_then_else(a[j] > -T.infinity(F32), i[j] - high_i[0], 0)
                 for j in T.Parallel(ROW):
-                    i[j] = T.if_then_else(T.exp(a[j]) > 0, T.exp(a[j]) * (a[j] - (i[j] - high_i[0])), 0)
-                T.reduce_sum(i, total, dim=0, clear=False)
+                    i[j] = T.exp(a[j]) * (T.if_then_else(a[j] > -T.infinity(F32), a[j], 0) - i[j])
+                T.reduce_sum(i, loss, dim=0, clear=False)
             for n in T.Parallel(1):
-                out[b, s + n] = T.call_extern(F32, "max_nan", total[n], T.float32(0))
+                out[b, s + n] = T.call_extern(F32, "max_nan", loss[n], T.float32(0))
 
     return loss_rows
 
@@ -133,15 +139,16 @@ def loss_scores_bwd(cfg: Config) -> T.PrimFunc:
         with T.Kernel(S, B, threads=THREADS) as (s, b):
             a, i = T.alloc_fragment((ROW,), F32), T.alloc_fragment((ROW,), F32)
             high_a, high_i = T.alloc_fragment((1,), F32), T.alloc_fragment((1,), F32)
+            last_a, last_i = T.alloc_fragment((1,), F32), T.alloc_fragment((1,), F32)
             sum_a, sum_i = T.alloc_fragment((1,), F32), T.alloc_fragment((1,), F32)
             row = Row(log_mass, scores, b, s)
-            normalise(cfg, row, Registers(a, i, high_a, high_i, sum_a, sum_i))
+            normalise(cfg, row, (a, i), (Sum(high_a, last_a, sum_a), Sum(high_i, last_i, sum_i)))
             for v in T.serial(T.ceildiv(K, ROW)):
                 load(cfg, row, v * ROW, a, i)
                 for j in T.Parallel(ROW):
                     if v * ROW + j < K:
                         grad_scores[b, s, v * ROW + j] = T.if_then_else(
-                            sum_a[0] > 0,
+                            a[j] > -T.infinity(F32),
                             (T.exp(i[j] - high_i[0]) - T.exp(a[j] - high_a[0])) * grad_out[b, s],
                             0,
                         )

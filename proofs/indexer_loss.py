@@ -1,11 +1,8 @@
 """What is claimed of the kernels of the indexer's loss over listed entries.
 
-Bounds and order, L0 and L1, of all of them. Of ``loss_teacher`` and ``loss_student`` also that their results are those of the
-reference, L2 and range; of ``loss_bwd_listed`` that its gradients are (proofs/indexer_loss_backward.py); of ``sum_listed``
-every layer, as of csa's.
-
-It is not claimed of the rows that they compute what the reference does: that takes an invariant of sums relative to a maximum,
-which an earlier loop found, and none is written.
+Every layer of all of them: that ``loss_teacher`` and ``loss_student`` write the logarithms and the scores of the reference is
+compared here, the loss of each query and its scores' gradient in proofs/indexer_loss_rows.py, what follows from that gradient in
+proofs/indexer_loss_backward.py and proofs/gradient_sums.py.
 """
 
 from __future__ import annotations
@@ -29,6 +26,7 @@ from ..reference.attention import BF16, F32
 from ..reference.contract import Contract, Static, TensorSpec
 from ..reference.indexer_loss import LISTED
 from . import indexer_loss_backward as gradients
+from . import indexer_loss_rows as rows
 from .attention import inputs
 from .engine.execution.symbolic import execute
 from .engine.forms import normal_form as nf
@@ -145,7 +143,9 @@ def proofs() -> Iterator[Proof]:
         yield _proof(loss_teacher, core, TEACHER, compare=of_teacher(core))
     yield _proof(loss_student, Config(), STUDENT, compare=of_student(Config()))
     for blocks in (1, 2):
-        yield _proof(loss_rows, RowConfig(blocks), ROWS)
-        yield _proof(loss_scores_bwd, RowConfig(blocks), ROWS_BWD)
+        row = RowConfig(blocks)
+        of_loss, of_scores = rows.compare(row, ROWS, rows.losses), rows.compare(row, ROWS_BWD, rows.gradients)
+        yield _proof(loss_rows, row, ROWS, compare=of_loss, waivers=(rows.LOSS_WAIVER,))
+        yield _proof(loss_scores_bwd, row, ROWS_BWD, compare=of_scores, waivers=(rows.GRADIENT_WAIVER,))
     yield _proof(loss_bwd_listed, Config(), GRADIENTS, compare=gradients.compare(Config(), GRADIENTS))
     yield listed("indexer_loss", SumConfig(Config().D))

@@ -105,14 +105,14 @@ def log_student(q: Tensor, weights: Tensor, keys: Keys) -> Tensor:
 
 def divergence(log_p: Tensor, log_s: Tensor) -> Tensor:
     """Return KL(P ‖ S), [B, S]; 0 log 0 is 0, and what rounding makes negative is 0."""
-    p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_s), 0.0).sum(-1).clamp(min=0)
+    some = log_p > -math.inf
+    more = torch.where(some, log_p, 0.0) - torch.where(some, log_s, 0.0)
+    return (log_p.exp() * more).sum(-1).clamp(min=0)
 
 
 def divergence_bwd(grad_out: Tensor, log_p: Tensor, log_s: Tensor) -> Tensor:
-    """Return the gradient of the scores, [B, S, n]: 0 where P is no distribution."""
-    some = (log_p > -math.inf).any(-1, keepdim=True)
-    return torch.where(some, (log_s.exp() - log_p.exp()) * grad_out.unsqueeze(-1), 0.0)
+    """Return the gradient of the scores, [B, S, n]: 0 where a slot has no candidate, or P is no distribution."""
+    return torch.where(log_p > -math.inf, (log_s.exp() - log_p.exp()) * grad_out.unsqueeze(-1), 0.0)
 
 
 def scores_bwd(grad_scores: Tensor, q: Tensor, weights: Tensor, keys: Keys) -> tuple[Tensor, Tensor, Tensor]:

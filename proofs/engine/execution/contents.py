@@ -171,6 +171,8 @@ class Buffers:
             if memory.name in self.execution.infinite:
                 return extended.infinity(1)
             element = nf.read(memory.name, *place)
+            if some := self.execution.finite.get(memory.name):
+                return Value(some(*place) * element, some(*place))
             return extended.Raw(element) if memory.name in self.execution.raw else Value(element)
         self._check_lane(memory, place, None)
         return self.contents[memory].read(place, self.facts)

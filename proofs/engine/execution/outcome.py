@@ -34,6 +34,7 @@ class Execution:
         unmodelled: the waits for products and copies under way, which no condition is about.
         raw: the float inputs whose elements may be any float; those of the others are taken to be finite.
         infinite: but for those of these, which are all +inf.
+        finite: and for those of these, which are -inf but where the condition holds, a form that is 0 or 1, from the index.
         types: the types that it converts numbers to, and those in which it takes exp and the like.
         constants: the float constants, and how far they are from the numbers that they are taken for.
     """
@@ -41,6 +42,7 @@ class Execution:
     facts: Facts
     raw: frozenset[str] = frozenset()
     infinite: frozenset[str] = frozenset()
+    finite: Mapping[str, Callable[..., Form]] = field(default_factory=dict)
     writes: dict[str, list[Write]] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
     obligations: list[Obligation] = field(default_factory=list)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 import z3
@@ -90,7 +91,7 @@ def _floor(obligation: Obligation, execution: Execution) -> Condition | None:
     bounded = any(isinstance(a, nf.Read) and a.buffer in known for a in map(nf.atom_of, nf.support(value.form)))
     if obligation.kind not in ("nonzero", "positive") or not (subtracted or bounded):
         return None
-    linear, terms = Linear(execution.positive, known), list(_each(summands))
+    linear, terms = Linear(execution.positive, known, {}), list(_each(summands))
     powers = [power for term in terms for power in _powers(term)]
     if len(powers) < len(terms):
         return None
@@ -111,14 +112,15 @@ def _powers(p: Form) -> Iterator[tuple[list[Form], Form]]:
 
 
 def _condition(obligation: Obligation, execution: Execution) -> Condition:
-    linear = Linear(execution.positive, execution.facts.floats)
+    facts = execution.facts
     # where it is not -inf, for exp(-inf) = 0 is harmless
-    operand = under(obligation.value.finite, obligation.value.form)
+    operand = reduce(lambda p, c: under(c, p), (obligation.value.finite, *obligation.path), obligation.value.form)
     if obligation.kind != "exp":
         operand = nf.without_exps(operand)[0]  # which do not change its sign
     operands = operand, obligation.value.finite, *obligation.path
-    forms = [execution.facts.decide_all(p) for p in operands]
-    cases = [[linear.real(p) for p in case] for case in _cases(forms, execution.facts)]
+    forms = [facts.decide_all(p) for p in operands]
+    linear = Linear(execution.positive, facts.floats, {n: facts.below.get(n) for n in indices_of_maxima(forms[0])})
+    cases = [[linear.real(p) for p in case] for case in _cases(forms, facts)]
     if sign := obligation.value.computed:
         holds = _GOALS["positive" if sign == "positive" else "nonnegative"][1]
         linear.facts += [z3.Implies(z3.And(*(c == 1 for c in here)), holds(value)) for value, *here in cases]
@@ -148,11 +150,15 @@ def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
 
 
 class Linear:
-    """Forms as linear real terms over Z3 unknowns; ``facts`` collects what is known of the unknowns met."""
+    """Forms as linear real terms over Z3 unknowns; ``facts`` collects what is known of the unknowns met.
 
-    def __init__(self, positive: frozenset[str], floats: Intervals) -> None:
+    Of what a maximum or a sum runs over, few values are taken one by one, and of many those of ``indices`` with that extent.
+    """
+
+    def __init__(self, positive: frozenset[str], floats: Intervals, indices: Mapping[int, Form | None]) -> None:
         self.facts: list[Any] = []
         self._floats = floats
+        self._indices = indices
         self._signs = Signs(positive)
         self._unknowns: dict[Monomial, Any] = {}
 
@@ -176,8 +182,7 @@ class Linear:
     def _describe(self, atom: Atom, unknown: Any) -> None:
         """Record that a maximum is one of its entries and at least each of them, and that a condition is 1 where it holds.
 
-        If a sum of conditions has to be at least 1, each of them implies that. Of the entries and conditions that a variable
-        runs over, those at each of its values are taken, if they are few.
+        If a sum of conditions has to be at least 1, each of them implies that.
         """
         match atom:
             case nf.Max(entries):
@@ -191,14 +196,30 @@ class Linear:
                 self.facts += [unknown >= low] if low is not None else []
                 self.facts += [unknown <= high] if high is not None else []
             case nf.Big("max", _, extent, _):
-                for condition, value in (nf.conditional(nf.opened(atom, nf.form(k))) for k in _few(extent, _CASES)):
+                for condition, value in (nf.conditional(nf.opened(atom, k)) for k in self._places(extent)):
                     self.facts.append(z3.Implies(self.real(condition) >= 1, unknown >= self.real(value)))
             case nf.Indicator(relation, inner, integer):
                 self.facts.append(z3.Or(unknown == 0, unknown == 1))
                 if relation == "ge" and not integer:
                     self.facts.append((unknown == 1) == (self.real(inner) >= 0))
-                if relation == "ge" and self._signs.form(inner + 1) is not None:
-                    self.facts += [self.real(c) <= unknown for c in _each(inner + 1) if _is_condition(c)]
+                for count, some in ((inner + 1, unknown), (-inner, 1 - unknown)) if relation == "ge" else ():
+                    self.facts += [self.real(c) <= some for c in self._conditions(count)]
+
+    def _places(self, extent: Form) -> list[Form]:
+        """Return indices below an extent: all, if they are few, or those known."""
+        few = [nf.form(k) for k in _few(extent, _CASES)]
+        return few or [nf.of_atom(nf.atom_of(n)) for n, below in self._indices.items() if below is extent]
+
+    def _conditions(self, p: Form) -> list[Form]:
+        """Return conditions, each of which implies p >= 1, if p is a sum of conditions and of what is not negative."""
+        found: list[Form] = []
+        for extent, summand in _summands(p):
+            any_of_them = summand(nf.fresh("k"))
+            if any_of_them * any_of_them is any_of_them:  # 0 or 1
+                found += map(summand, self._places(extent))
+            elif self._signs.form(any_of_them) is None:
+                return []
+        return found
 
 
 def _few(extent: Form, most: int = nf.LONGEST_MAX) -> range:
@@ -218,6 +239,12 @@ def _each(p: Form) -> Iterator[Form]:
             yield term
 
 
-def _is_condition(p: Form) -> bool:
-    """Return whether a form is a product of conditions."""
-    return list(p.terms.values()) == [1] and all(isinstance(nf.atom_of(a), nf.Indicator) for m in p.terms for a, _ in m)
+def _summands(p: Form) -> Iterator[tuple[Form, Callable[[Form], Form]]]:
+    """Yield sums that add up to a form, by extent and summand: sums over equally many values as one, other terms alone."""
+    atoms = {m: single(nf.monomial_form(m)) for m in p.terms}
+    bigs = {m: b for m, b in atoms.items() if isinstance(b, nf.Big) and b.operator == "sum"}
+    for extent in dict.fromkeys(b.extent for b in bigs.values()):
+        of_one = [(p.terms[m], b) for m, b in bigs.items() if b.extent is extent]
+        yield extent, lambda k, of=of_one: sum((c * nf.opened(b, k) for c, b in of), nf.ZERO)
+    rest = {m: c for m, c in p.terms.items() if m not in bigs}
+    yield from ((nf.ONE, lambda _, m=m, c=c: nf.monomial_form(m, c)) for m, c in rest.items())

@@ -62,6 +62,7 @@ def execute(
     facts: Facts | None = None,
     raw: Sequence[str] = (),
     infinite: Sequence[str] = (),
+    finite: Mapping[str, Callable[..., Form]] | None = None,
     reading: type[Symbols] | None = None,
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
@@ -73,13 +74,14 @@ def execute(
         facts: what the contract says of the sizes and of integer inputs.
         raw: float inputs of which the kernel uses only the bits; their elements may be any float.
         infinite: float inputs whose elements are all +inf.
+        finite: for float inputs of which some elements are -inf, where the others are: from an index a form that is 0 or 1.
         reading: the algebra, if it is another one than ``Symbols``.
 
     Raises:
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
-    execution = Execution(facts if facts is not None else Facts(), frozenset(raw), frozenset(infinite))
+    execution = Execution(facts if facts is not None else Facts(), frozenset(raw), frozenset(infinite), finite or {})
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
     algebra = (reading or Symbols)(execution, invariants or {})
@@ -205,11 +207,12 @@ class Symbols(Buffers):
         if kind == "sum":
             return self._sum(extent.form, body)
         size = extent.real.constant
-        if size is None or size > nf.LONGEST_MAX:
-            return Value(nf.big_maximum(extent.form, lambda k: self._bounded(k, extent.form, body).real))
-        first = body(Value(ZERO))
-        if first.finite is not ONE and first.sign < 0 and size > 2:
+        few = size is not None and size <= nf.LONGEST_MAX
+        first = body(Value(ZERO)) if few else self._bounded(nf.fresh("k"), extent.form, body)
+        if first.finite is not ONE and first.sign < 0 and (size is None or size > 2):
             return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
+        if not few:
+            return Value(nf.big_maximum(extent.form, lambda k: self._bounded(k, extent.form, body).real))
         return reduce(extended.maximum, (body(Value(nf.form(k))) for k in range(1, int(size))), first)
 
     def _sum(self, extent: Form, body: Callable[[Value], Value]) -> Value:

@@ -169,7 +169,7 @@ def exp(a: Value) -> Value:
     """Return exp(a), where exp(-inf) = 0."""
     if a.finite is not ONE and a.sign > 0:
         raise Indefinite("exp(inf)")
-    return Value(a.finite * nf.exp(a.form))
+    return Value(a.finite * nf.exp(under(a.finite, a.form)))
 
 
 def maximum(a: Value, b: Value) -> Value:
@@ -214,11 +214,12 @@ def _where_finite(a: Value) -> Form:
 
 
 def under(condition: Form, p: Form) -> Form:
-    """Return a form that is the same where the condition, a product of conditions, holds."""
-    if len(condition.terms) != 1:
-        return p
-    ((monomial, _),) = condition.terms.items()
-    return nf.substitute(p, {number: ONE for number, _ in monomial})
+    """Return a form that is the same where the condition, made of conditions, holds: each that it implies is 1, or 0."""
+    atoms = {number for monomial in condition.terms for number, _ in monomial}
+    for number in (n for n in atoms if isinstance(nf.atom_of(n), nf.Indicator)):
+        values = [v for v in (ZERO, ONE) if nf.substitute(condition, {number: v}) is not ZERO]
+        p = nf.substitute(p, {number: values[0]}) if len(values) == 1 else p
+    return p
 
 
 def select(condition: Form, then: Value, otherwise: Value) -> Value:
@@ -229,7 +230,7 @@ def select(condition: Form, then: Value, otherwise: Value) -> Value:
         return otherwise
     signs, other = computed(then, otherwise), ONE - condition
     kept: Sign = None if None in signs else "nonnegative" if "nonnegative" in signs else "positive"
-    then = Value(then.form, under(condition, then.finite), then.sign)
+    then = Value(under(condition, then.form), under(condition, then.finite), then.sign)
     finite = condition * then.finite + other * otherwise.finite
     return Value(condition * then.form + other * otherwise.form, finite, _common_sign(then, otherwise), kept)
 

@@ -174,6 +174,15 @@ def counted() -> Rewriting:
     return nf.rewriting(lambda a: isinstance(a, nf.Indicator) and a.relation == "ge" and not a.integer, at_most_0)
 
 
+def some_of(p: Form) -> Form:
+    """Return [p > 0] of a number that is not negative; of positive terms under one condition, that condition."""
+    count = _count(p, Signs(frozenset()))
+    conditions = list(count.terms) if count is not None else []
+    if len(conditions) == 1 and all(isinstance(nf.atom_of(a), nf.Indicator) for a, _ in conditions[0]):
+        return nf.monomial_form(conditions[0])
+    return ONE - nf.indicator("ge", -p, integer=False)
+
+
 def _count(p: Form, signs: Signs) -> Form | None:
     """Return how many terms of a sum of positive terms under conditions are there; None if it is no such sum."""
     result = ZERO

@@ -32,13 +32,19 @@ def symbolic_input(
     integer: Integers | None = None,
     *,
     raw: bool = False,
+    finite: Callable[..., Form] | None = None,
 ) -> SymbolicTensor:
     """Return the input of that name, whose elements are the atoms that the kernel's reads are.
 
-    ``raw``: any floats.
+    ``raw``: any floats. ``finite``: where they are not -inf, from the index a form that is 0 or 1.
     """
     kind = extended.Raw if raw else Value
-    return SymbolicTensor(shape, lambda *index: kind(nf.read(name, *index)), integer=integer)
+
+    def element(*index: Form) -> Value:
+        read = nf.read(name, *index)
+        return Value(finite(*index) * read, finite(*index)) if finite else kind(read)
+
+    return SymbolicTensor(shape, element, integer=integer)
 
 
 def integers(contract: Contract, spec: TensorSpec, dtype: torch.dtype) -> Integers | None:

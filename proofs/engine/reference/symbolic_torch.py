@@ -19,8 +19,9 @@ from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.constants import unify
-from ..forms.extended import Value
+from ..forms.extended import Value, under
 from ..forms.normal_form import ONE, ZERO, Form
+from ..forms.sums import some_of
 from . import pull_array as arrays
 from .pull_array import Element, Extent, Integers, T, broadcast, hull, settled, together
 from .recurrences import recorded
@@ -50,6 +51,12 @@ def _operator(function: Callable[[SymbolicTensor, SymbolicTensor], T]) -> Callab
 def _of_each(name: str) -> Callable[[SymbolicTensor], SymbolicTensor]:
     """Return the method that takes a function of each element."""
     return lambda self: self._map(lambda a: extended.FUNCTIONS[name](a, "float64"))
+
+
+def _log(total: Value) -> Value:
+    """Return the logarithm of what is not negative: -inf where that is 0."""
+    some = some_of(total.real)
+    return Value(some * nf.log(under(some, total.form)), some)
 
 
 class SymbolicTensor(Reshaping):
@@ -247,7 +254,7 @@ class SymbolicTensor(Reshaping):
 
     def logsumexp(self, dim: Any, keepdim: Truth = False) -> SymbolicTensor:
         """Return log Σ exp(x)."""
-        return self.exp().sum(dim, keepdim).log()
+        return self.exp().sum(dim, keepdim)._map(_log)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -337,6 +337,22 @@ def of_listed_masses(p: Proof) -> Question:
     return {"reference": reference, "sizes": {"B": 1, "S": 2, "T": 90, "K": 140}}
 
 
+def of_rows(p: Proof) -> Question:
+    """Two tiles, the second not full, of slots that are all listed: the softmax of the scores less the teacher's weights."""
+
+    def gradient(grad: Any, log_mass: Any, scores: Any) -> Any:
+        mass, student = log_mass.exp().sum(2), scores.squeeze(2).exp()
+        of_student, of_teacher = (x / x.sum(-1, keepdim=True) for x in (student, mass))
+        return (of_student - of_teacher) * grad.unsqueeze(-1)
+
+    def loss(log_mass: Any, scores: Any) -> Any:
+        mass, student = log_mass.exp().sum(2), scores.squeeze(2).exp()
+        total, all_of = mass.sum(-1, keepdim=True), student.sum(-1, keepdim=True)
+        return (mass / total * (mass.log() - total.log() - scores.squeeze(2) + all_of.log())).sum(-1)
+
+    return {"reference": gradient if len(p.contract.inputs) == 3 else loss, "sizes": {"B": 1, "S": 2, "K": 700}}
+
+
 def of_listed_gradients(p: Proof) -> Question:
     """The same, with gradients of the scores."""
 
@@ -361,6 +377,7 @@ QUESTIONS: dict[str, Callable[[Proof], Question]] = {
     **dict.fromkeys(("compress_fwd", "compress_pool", "compress_norm", "compress_norm_bwd"), of_pooling),
     **dict.fromkeys(("compress_few_bwd", "compress_pool_bwd"), of_pooling),
     **{"loss_teacher": of_listed_masses, "loss_student": of_listed_scores, "loss_bwd_listed": of_listed_gradients},
+    **dict.fromkeys(("loss_rows", "loss_scores_bwd"), of_rows),
     **{"combine": of_combine, "delta": of_delta},
     **{"sum_window": of_window_sum, "sum_listed": of_list_sum, "sum_visible": of_visible_sum},
     **dict.fromkeys(("csa_fwd", "hca_fwd"), of_attention),

@@ -68,8 +68,12 @@ def _equal(problem: Problem, name: str) -> Layer:
     texts = (str(e).removeprefix("NOT proved: ") for e in equations if not e.holds)
     unequal = (Failure("equivalence", text, verdict="not proved") for text in texts)
     floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
-    finite = [name for name in floats if name not in execution.raw]
+    finite = [name for name in floats if name not in execution.raw and name not in execution.finite]
     assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
+    if execution.finite:
+        assumed.append(
+            f"assumed: the elements of {', '.join(execution.finite)} are finite, or -inf where the claim has them so"
+        )
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
     assumed += execution.constants.statements()
     equal, unmodelled = sum(e.holds for e in equations), tuple(sorted(execution.unmodelled))

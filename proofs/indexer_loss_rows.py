@@ -1,17 +1,18 @@
 """What is claimed of the kernels of each query's loss and of its scores' gradient (kernels/indexer_loss_rows.py).
 
 A block of threads has a query s. Their inputs are the teacher's logarithms a_n of each block n of heads, and the scores I: real
-numbers where listed(b, s, j) >= 0, for any integers ``listed``, and -inf elsewhere, in both alike. With j of tile w for the slot
-512 w + j, and [.] = 1 where that slot exists and is listed, else 0, the sums have before iteration t of the first loop
+numbers where listed(b, s, j) >= 0, for any integers ``listed``, and -inf elsewhere, in both alike. With j of tile w for the
+slot 512 w + j, and [.] = 1 where that slot exists and is listed, else 0, the sums have before iteration t of the first loop
 
     sum_a = Σ_{w < t} Σ_j [.] Σ_n exp(a_n - high_a),    sum_i = Σ_{w < t} Σ_j [.] exp(I - high_i),
 
-where the maxima may be any numbers: over the reals they cancel. With A = high_a + log sum_a after all tiles, 0 where that sum is 0,
-and Z likewise, the loss has before iteration t of the second loop
+where the maxima may be any numbers: over the reals they cancel. With A = high_a + log sum_a after all tiles, 0 where that sum
+is 0, and Z likewise, the loss has before iteration t of the second loop
 
     loss = Σ_{w < t} Σ_j [.] Σ_n exp(a_n - A) (log Σ_n exp(a_n) - A - (I - Z)).
 
-That the arguments of its exponentials are at most 0 is not shown by the range layer: A is the logarithm of a sum that a is part of.
+That the arguments of its exponentials are at most 0 is not shown by the range layer: A is the logarithm of a sum that exp a is
+part of.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import z3
@@ -33,7 +33,7 @@ from ..forms.choices import indices_of_maxima
 from ..forms.entailment import Facts, Intervals
 from ..forms.extended import Signs, under
 from ..forms.normal_form import Form
-from ..forms.ring import Atom, Monomial, single
+from ..forms.ring import Atom, Monomial, Rational, single
 from .obligations import Kind, Obligation
 from .obligations import Waiver as Waiver
 from .outcome import Execution
@@ -241,10 +241,15 @@ def _each(p: Form) -> Iterator[Form]:
 
 def _summands(p: Form) -> Iterator[tuple[Form, Callable[[Form], Form]]]:
     """Yield sums that add up to a form, by extent and summand: sums over equally many values as one, other terms alone."""
+
+    def added_up(parts: Sequence[tuple[Rational, nf.Big]], k: Form) -> Form:
+        return sum((c * nf.opened(big, k) for c, big in parts), nf.ZERO)
+
+    def alone(monomial: Monomial, coefficient: Rational, _: Form) -> Form:
+        return nf.monomial_form(monomial, coefficient)
+
     atoms = {m: single(nf.monomial_form(m)) for m in p.terms}
     bigs = {m: b for m, b in atoms.items() if isinstance(b, nf.Big) and b.operator == "sum"}
     for extent in dict.fromkeys(b.extent for b in bigs.values()):
-        of_one = [(p.terms[m], b) for m, b in bigs.items() if b.extent is extent]
-        yield extent, lambda k, of=of_one: sum((c * nf.opened(b, k) for c, b in of), nf.ZERO)
-    rest = {m: c for m, c in p.terms.items() if m not in bigs}
-    yield from ((nf.ONE, lambda _, m=m, c=c: nf.monomial_form(m, c)) for m, c in rest.items())
+        yield extent, partial(added_up, [(p.terms[m], b) for m, b in bigs.items() if b.extent is extent])
+    yield from ((nf.ONE, partial(alone, m, c)) for m, c in p.terms.items() if m not in bigs)

@@ -207,11 +207,11 @@ class Symbols(Buffers):
         if kind == "sum":
             return self._sum(extent.form, body)
         size = extent.real.constant
-        few = size is not None and size <= nf.LONGEST_MAX
-        first = body(Value(ZERO)) if few else self._bounded(nf.fresh("k"), extent.form, body)
+        many = size is None or size > nf.LONGEST_MAX
+        first = self._bounded(nf.fresh("k"), extent.form, body) if many else body(Value(ZERO))
         if first.finite is not ONE and first.sign < 0 and (size is None or size > 2):
             return extended.largest((extent.form, lambda k: self._bounded(k, extent.form, body)))
-        if not few:
+        if size is None or many:
             return Value(nf.big_maximum(extent.form, lambda k: self._bounded(k, extent.form, body).real))
         return reduce(extended.maximum, (body(Value(nf.form(k))) for k in range(1, int(size))), first)
 

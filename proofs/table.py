@@ -19,7 +19,7 @@ def _kernel(name: str, report: Report) -> Iterator[str]:
     yield ""
     yield f"{len(report.mutations)} mutants: {counts}."
     yield ""
-    tried = ["run"] if any(layer.name == "run" for layer in report.layers) else []
+    tried = ["run"] if any(mutation.layer == "run" for mutation in report.mutations) else []
     untried = Counter(m.reason for m in report.mutations if m.fate == "untried")
     columns = *tried, "L2", "range", "L0", "L1", "rejected", "equivalent", *(["untried"] if untried else [])
     yield f"| operator | mutants | {' | '.join(columns)} |"

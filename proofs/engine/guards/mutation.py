@@ -64,7 +64,7 @@ _mutants = lru_cache(maxsize=1)(mutants)  # the shares of a kernel's mutants are
 
 def untried(kernel: Any, every: int) -> tuple[Mutation, ...]:
     """Return every ``every``-th mutant of a kernel in the order of the source, as one that was not tried."""
-    return tuple(Mutation(m.name, m.operator, "untried", "", "not reached") for m in mutants(kernel)[::every])
+    return tuple(Mutation(m.name, m.operator, "untried", "", "not reached") for m in _mutants(kernel)[::every])
 
 
 _shared: tuple[list[Mutant], Tried, Mapping[str, str], Same]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from .accepted import ACCEPTED
+from .engine.base.failures import unexplained
 from .engine.base.report import LAYERS, Report, fates
 from .engine.base.text import layer_lines
 from .junit import junit
-from .processes import reports
+from .processes import ended, in_order
 from .table import mutation_table
-from .tasks import Asked, Task, asked
+from .tasks import Asked, Share, Task, asked, merged
 
 
 @dataclass(frozen=True)
@@ -57,30 +58,85 @@ def run(request: Request) -> bool:
     if not suite:
         raise ValueError("op: expected at least one proof, got none")
     console = Console(highlight=False, soft_wrap=True)
-    found: list[tuple[Asked, Report]] = []
     say = _nothing if request.as_json else partial(console.print, markup=False)
-    tasks = [task for kernel in suite for task in kernel.tasks]
+    kernels = [_Kernel(kernel) for kernel in suite]
+    places = _places(kernels)
+    tasks = [kernel.asked.tasks[number] for kernel, number in places]
+    counter = _Counter(sum(len(task.layers) for task in tasks))
     with _progress(console, request.as_json) as progress, _reports(tasks, request, progress) as each:
-        counter = _Counter(sum(len(task.layers) for kernel in suite for task in kernel.tasks))
-        for kernel in suite:
-            say(kernel.name)
-            parts = []
-            for _, report in zip(kernel.tasks, each, strict=False):
-                parts.append(report)
-                for layer in report.layers:
-                    for number, line in enumerate(layer_lines(layer, report.cached)):
-                        say(line if number else f"{counter.next()} {line}")
-            found.append((kernel, _whole(parts)))
-            for line in _last_lines(*found[-1]):
-                say(line)
+        for position, report in in_order(_noted(each, kernels, request.table, say)):
+            kernel, number = places[position]
+            if number == 0:
+                say(kernel.asked.name)
+            for layer in report.layers:
+                for row, line in enumerate(layer_lines(layer, report.cached)):
+                    say(line if row else f"{counter.next()} {line}")
+            if number == len(kernel.asked.tasks) - 1:
+                for line in _last_lines(kernel.asked, kernel.report):
+                    say(line)
+    found = [(kernel.asked, kernel.report) for kernel in kernels]
     holds = all(report.holds and not report.aside(kernel.accepted) for kernel, report in found)
-    _written(request, [(kernel.name, report) for kernel, report in found])
+    if request.junit:
+        request.junit.write_bytes(junit((kernel.name, report) for kernel, report in found))
     if request.as_json:
         content = [{"name": kernel.name, **json.loads(report.to_json())} for kernel, report in found]
         print(json.dumps({"holds": holds, "kernels": content}, indent=1))
     else:
         say(summary(report for _, report in found))
     return holds
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel to prove, and the reports of its tasks that have ended, by their numbers."""
+
+    asked: Asked
+    ended: dict[int, Report] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Report:
+        """One report of what has ended; other mutants are untried."""
+        found = [self.ended[number] for number in sorted(self.ended)]
+        # one that was cut off does not know its kernel
+        known = next((each for each in found if each.kernel), Report("", "", {}, {}, ()))
+        shares = [(number, task) for number, task in enumerate(self.asked.tasks) if isinstance(task, Share)]
+        mutants = merged(self.ended[n].mutations if n in self.ended else share.mutants for n, share in shares)
+        return replace(
+            known,
+            layers=tuple(layer for each in found for layer in each.layers),
+            mutations=mutants,
+            unexplained=unexplained(mutants),
+            cached=all(each.cached for each in found),
+        )
+
+    def progress(self) -> str:
+        """Return how many mutants are done."""
+        mutants = self.report.mutations
+        tried = sum(mutant.fate != "untried" for mutant in mutants)
+        return f"    {tried} of {len(mutants)} mutants of {self.asked.name}"
+
+
+def _places(kernels: Iterable[_Kernel]) -> list[tuple[_Kernel, int]]:
+    """Return the kernel of each task, and its number among those of this kernel."""
+    return [(kernel, number) for kernel in kernels for number in range(len(kernel.asked.tasks))]
+
+
+def _noted(
+    each: Iterable[tuple[int, Report]],
+    kernels: Sequence[_Kernel],
+    table: Path | None,
+    say: Callable[[str], None],
+) -> Iterator[tuple[int, Report]]:
+    """Yield what is given, once its kernel has it; of mutants say how many are done, and write the table anew."""
+    places = _places(kernels)
+    for position, report in each:
+        kernel, number = places[position]
+        kernel.ended[number] = report
+        if isinstance(kernel.asked.tasks[number], Share):
+            say(kernel.progress())
+        if table:
+            _written(table, kernels)
+        yield position, report
 
 
 def _nothing(*_: object) -> None:
@@ -98,35 +154,29 @@ class _Counter:
         return f"[{self.count:>{len(str(self.total))}}/{self.total}]"
 
 
-def _whole(parts: Sequence[Report]) -> Report:
-    """Return one report of all layers of a kernel."""
-    layers = tuple(layer for part in parts for layer in part.layers)
-    whole = next((part for part in parts if part.kernel), parts[0])  # one that was cut off does not know its kernel
-    return replace(whole, layers=layers, cached=all(part.cached for part in parts))
-
-
-def _written(request: Request, found: list[tuple[str, Report]]) -> None:
-    if request.table:
-        request.table.write_text("# Mutants\n\n" + mutation_table(found))
-    if request.junit:
-        request.junit.write_bytes(junit(found))
+def _written(table: Path, kernels: Iterable[_Kernel]) -> None:
+    """Write the table into its place at once, so that what ends this program leaves a whole one."""
+    draft = table.with_name(f"{table.name}.draft")
+    draft.write_text("# Mutants\n\n" + mutation_table((kernel.asked.name, kernel.report) for kernel in kernels))
+    draft.replace(table)
 
 
 @contextmanager
-def _reports(tasks: Sequence[Task], request: Request, progress: Progress) -> Iterator[Iterator[Report]]:
-    """Give the reports of tasks in order, done here, or in processes if several are wanted at a time or a limit."""
+def _reports(tasks: Sequence[Task], request: Request, progress: Progress) -> Iterator[Iterator[tuple[int, Report]]]:
+    """Give the numbered reports of tasks, done here, or in processes if several are wanted at a time or a limit."""
     if request.jobs == 1 and request.seconds is None:
         yield _here(tasks, progress)
         return
     progress.add_task(f"{len(tasks)} parts, {request.jobs} at a time", total=None)
-    with reports(tasks, request.jobs, request.seconds) as found:
+    with ended(tasks, request.jobs, request.seconds) as found:
         yield found
 
 
-def _here(tasks: Sequence[Task], progress: Progress) -> Iterator[Report]:
-    for number, task in enumerate(tasks, 1):
-        shown = progress.add_task(f"{', '.join(task.layers)}: part {number} of {len(tasks)}", total=None)
-        yield task.run()
+def _here(tasks: Sequence[Task], progress: Progress) -> Iterator[tuple[int, Report]]:
+    for number, task in enumerate(tasks):
+        words = ", ".join(task.layers) or "mutants"
+        shown = progress.add_task(f"{words}: part {number + 1} of {len(tasks)}", total=None)
+        yield number, task.run()
         progress.remove_task(shown)
 
 
@@ -144,6 +194,8 @@ def _last_lines(kernel: Asked, report: Report) -> Iterator[str]:
         for mutation in report.mutations:
             if mutation.fate == "equivalent":
                 yield f"    equivalent: {mutation.name}: {mutation.reason or 'NOT EXPLAINED'}"
+            elif mutation.fate == "untried":
+                yield f"    UNTRIED: {mutation.name}: {mutation.reason}"
 
 
 def summary(reports: Iterable[Report]) -> str:

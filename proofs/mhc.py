@@ -66,7 +66,8 @@ def _every(
         yield from reading(reads, layers, **more)
         yield from backward(reads, layers, **more)
         for count in chunks:
-            yield from chunked(replace(reads, chunks=count), layers, **more)
+            mutated = more if count == chunks[len(chunks) // 2] else {}  # one number of chunks is enough for mutants
+            yield from chunked(replace(reads, chunks=count), layers, **mutated)
 
 
 def proofs() -> Iterator[Proof]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..operators import find
 from ..reference.contract import Contract
-from .engine.base.report import LAYERS, Report
+from .engine.base.report import LAYERS, Mutation, Report
 from .engine.execution.ranges import Waiver
+from .engine.guards.mutation import untried
 from .engine.layers.lemmas import Examples, Lemma
 from .engine.verify import Compare, applies, verify
 
@@ -51,6 +52,10 @@ class Proof:
             raise ValueError(f"layers: expected some of {', '.join(LAYERS)}, got {sorted(unknown)}")
         asked = [name for name in layers or LAYERS if name in self.layers]
         return [name for name in asked if applies(name, self.compare, self.lemmas, self.examples)]
+
+    def mutants(self) -> tuple[Mutation, ...]:
+        """Return the mutants that are claimed to be refuted, none of them tried."""
+        return untried(self.kernel, self.every) if self.mutate else ()
 
     def run(self, *, mutate: bool = False, fresh: bool = False, **options: Any) -> Report:
         """Return the verdict on the kernel.

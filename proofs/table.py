@@ -19,8 +19,9 @@ def _kernel(name: str, report: Report) -> Iterator[str]:
     yield ""
     yield f"{len(report.mutations)} mutants: {counts}."
     yield ""
-    tried = ["run"] if any(layer.name == "run" for layer in report.layers) else []
-    columns = (*tried, "L2", "range", "L0", "L1", "rejected", "equivalent")
+    tried = ["run"] if any(mutation.layer == "run" for mutation in report.mutations) else []
+    untried = Counter(m.reason for m in report.mutations if m.fate == "untried")
+    columns = *tried, "L2", "range", "L0", "L1", "rejected", "equivalent", *(["untried"] if untried else [])
     yield f"| operator | mutants | {' | '.join(columns)} |"
     yield "|---" * (len(columns) + 2) + "|"
     for operator in sorted({m.operator for m in report.mutations}):
@@ -28,9 +29,11 @@ def _kernel(name: str, report: Report) -> Iterator[str]:
         met = Counter(m.layer if m.fate == "killed" else m.fate for m in chosen)
         yield f"| {operator} | {len(chosen)} | {' | '.join(str(met[c] or '') for c in columns)} |"
     yield ""
-    reasons = Counter(f"{m.layer}: {m.reason.split(':')[0]}" for m in report.mutations if m.fate != "equivalent")
+    refused = [m for m in report.mutations if m.fate in ("killed", "rejected")]
+    reasons = Counter(f"{m.layer}: {m.reason.split(':')[0]}" for m in refused)
     yield "Reasons: " + ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) + "."
     yield ""
+    yield from (f"Untried: {count}: {why}.\n" for why, count in untried.items())
     for mutation in report.mutations:
         if mutation.fate == "equivalent":
             yield f"- equivalent: `{mutation.name}`: {mutation.reason}"

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 import runpy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..operators import OPERATORS, find
-from .engine.base.report import LAYERS, Accepted, Report
+from .engine.base.failures import unexplained
+from .engine.base.report import LAYERS, Accepted, Mutation, Report
+from .engine.compiler.extract import prim_func
+from .engine.guards.mutation import untried
 from .engine.verify import verify
 from .suite import Proof, proofs
 
 _TOGETHER = (("L0", "L1"), ("L2", "range"), ("lemmas",), ("run",))
 """Layers that share work: L0 and L1 are read off one run of the compiler, L2 and range off one symbolic execution."""
+MUTANTS = 4
+"""How many mutants one task tries: few, so that little is lost with one that is cut off."""
 
 
 class Task(Protocol):
@@ -37,7 +42,7 @@ def _shipped(op: str, number: int) -> Proof:
 
 @dataclass(frozen=True)
 class Shipped:
-    """Layers of a proof by its place in the suite; ``options`` go to `Proof.run`."""
+    """Layers of a proof by its place in the suite; ``options`` go to `Proof.run`. Mutants are tried of a share alone."""
 
     op: str
     number: int
@@ -46,7 +51,9 @@ class Shipped:
 
     def run(self) -> Report:
         """Return the verdict of these layers."""
-        return _shipped(self.op, self.number).run(**{**self.options, "layers": self.layers})
+        return _shipped(self.op, self.number).run(
+            **{**self.options, "mutate": "share" in self.options, "layers": self.layers}
+        )
 
 
 @lru_cache(maxsize=1)
@@ -67,6 +74,7 @@ class InFile:
         """Return the verdict of these layers. It is kept only under a ``cache_key`` of the file's options."""
         names = _module(self.path)
         options = {**self.options, **names.get("options", {})}  # what the file says holds
+        options["mutate"] = "share" in options
         if options.pop("fresh", False):
             options["cache_key"] = None
         return verify(
@@ -76,6 +84,45 @@ class InFile:
             layers=self.layers,
             **options,
         )
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some mutants of a kernel: every n-th of those tried from number i on, for a ``share`` (i, n).
+
+    Attributes:
+        kernel: it, and the layers to try them on.
+        mutants: they, as long as none is tried.
+    """
+
+    kernel: Shipped | InFile
+    share: tuple[int, int]
+    mutants: tuple[Mutation, ...]
+    layers: tuple[str, ...] = ()
+
+    def run(self) -> Report:
+        """Return the fates of these mutants, and no layer of the kernel itself."""
+        report = replace(self.kernel, options={**self.kernel.options, "share": self.share}).run()
+        expected, tried = ([mutant.name for mutant in each] for each in (self.mutants, report.mutations))
+        if tried != expected:
+            raise ValueError(f"mutants: expected {expected} in share {self.share}, got {tried}")
+        return report
+
+    def untried(self, why: str) -> Report:
+        """Return that none was tried, and why."""
+        mutants = tuple(replace(mutant, reason=why) for mutant in self.mutants)
+        return Report("", "", {}, {}, (), mutants, unexplained(mutants))
+
+
+def _shares(kernel: Shipped | InFile, mutants: Sequence[Mutation]) -> Iterator[Share]:
+    count = -(-len(mutants) // MUTANTS)
+    for number in range(count):
+        yield Share(kernel, (number, count), tuple(mutants[number::count]))
+
+
+def merged(shares: Iterable[Sequence[Mutation]]) -> tuple[Mutation, ...]:
+    """Return the mutants of all shares of a kernel, in the order of the source."""
+    return tuple(mutant for each in itertools.zip_longest(*shares) for mutant in each if mutant is not None)
 
 
 @dataclass(frozen=True)
@@ -108,11 +155,10 @@ def asked(
         for number, proof in enumerate(proofs(op)):
             layers = tuple(proof.claimed(options.get("layers")))
             whole = Shipped(op, number, layers, options)
-            parts = (
-                [whole] if options.get("mutate") else [replace(whole, layers=part) for part in _parts(layers, apart)]
-            )
+            parts = [replace(whole, layers=part) for part in _parts(layers, apart)]
+            shares = _shares(whole, proof.mutants() if layers and options.get("mutate") else ())
             if layers:
-                yield Asked(proof.name, tuple(parts), tuple(accepted))
+                yield Asked(proof.name, (*parts, *shares), tuple(accepted))
     for name in theirs:
         yield _in_file(name, options, apart)
 
@@ -139,9 +185,13 @@ def _in_file(name: str, options: Mapping[str, Any], apart: bool) -> Asked:
     apply = ("L0", "L1", *(("L2", "range") if "reference" in found or "compare" in found.get("options", {}) else ()))
     layers = [layer for layer in LAYERS if layer in (options.get("layers") or apply)]
     kept = {key: value for key, value in options.items() if key != "layers"}
-    whole = kept.get("mutate") or found.get("options", {}).get("mutate")
-    parts = [tuple(layers)] if whole else _parts(layers, apart)
+    holding = kept | found.get("options", {})
+    whole = InFile(path, kernel, tuple(layers), kept)
+    mutants: tuple[Mutation, ...] = ()
+    if holding.get("mutate"):
+        mutants = untried(prim_func(found[kernel], holding.get("statics") or {})[0], holding.get("every", 1))
     accepted = tuple(found.get("accepted", ()))
     if wrong := [each for each in accepted if not isinstance(each, Accepted)]:
         raise ValueError(f"op: expected accepted in {file} to hold objects of Accepted, got {wrong[0]!r}")
-    return Asked(name, tuple(InFile(path, kernel, part, kept) for part in parts), accepted)
+    parts = (replace(whole, layers=part) for part in _parts(layers, apart))
+    return Asked(name, (*parts, *_shares(whole, mutants)), accepted)

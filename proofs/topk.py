@@ -342,7 +342,7 @@ def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
 def proofs() -> Iterator[Proof]:
     """Yield the checker in every layer, for a k that fills the block and one that does not; the selection in L0 and run."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
-    yield _check(Config(300, "bfloat16"))
+    yield _check(Config(300, "bfloat16"), mutate=True, every=6)
     yield _select(select.Config())
     yield _select(select.Config(2048, "bfloat16", 512, ratio=4))
     yield _merge(select.Config(threads=256))

@@ -162,12 +162,15 @@ def test_a_wrong_kernel_of_ones_own_is_refuted(file: Path, tmp_path: Path) -> No
 
 
 def test_what_a_file_asks_for_holds(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mutants, say: they are tried once, against all layers together."""
+    """Mutants, say: they are tried in shares, each against all layers together."""
     from lemmata.proofs import tasks
+    from lemmata.proofs.engine.guards.mutation import untried
 
-    def asked(*_: object, **options: Any) -> Report:
+    def asked(kernel: Any, *_: object, **options: Any) -> Report:
         calls.append(options)
-        return Report("double", "double", {}, {}, ())
+        number, count = options.get("share") or (0, 1)
+        mutants = untried(kernel, 1)[number::count] if options["mutate"] else ()
+        return Report("double", "double", {}, {}, (), mutants)
 
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(tasks, "verify", asked)
@@ -178,9 +181,10 @@ def test_what_a_file_asks_for_holds(file: Path, monkeypatch: pytest.MonkeyPatch)
     tasks._module.cache_clear()
     calls.clear()
     invoke("prove", f"{file}:double")
-    assert [(call["layers"], call["mutate"], call["seed"]) for call in calls] == [
-        (("L0", "L1", "L2", "range"), True, 5)
-    ]
+    shares = [call for call in calls if call["mutate"]]
+    assert [call["share"] for call in shares] == [(i, len(shares)) for i in range(len(shares))]
+    assert all((call["layers"], call["seed"]) == (("L0", "L1", "L2", "range"), 5) for call in shares)
+    assert [call["layers"] for call in calls[: -len(shares)]] == [("L0", "L1"), ("L2", "range")]
 
 
 DYING = """

@@ -36,6 +36,8 @@ class Options(TypedDict, total=False):
         arch: the GPU, which bounds shared memory and decides what the compiler emits.
         mutate: whether to prove of each mutant of the kernel that some layer refutes it.
         every: of how many mutants one is taken.
+        share: (i, n) for one of n shares of the mutants taken: every n-th of them from number i on. They are tried on the
+            layers asked for, none of which is shown of the kernel itself.
         equivalents: mutants that compute the same, by their names without the line, each with the reason. Those of
             which the compiler makes the same code need not be named.
         solver: "z3", followed by others where it does not know, or "cvc5" alone.
@@ -58,6 +60,7 @@ class Options(TypedDict, total=False):
     arch: str
     mutate: bool
     every: int
+    share: tuple[int, int] | None
     equivalents: Mapping[str, str] | None
     solver: Literal["z3", "cvc5"]
     seed: int
@@ -115,6 +118,8 @@ def check(contract: Contract, statics: Mapping[str, float], asked: Options) -> N
         raise ValueError(f"arch: expected sm_90a or another of CUDA's names, got {asked['arch']!r}")
     if asked["solver"] not in ("z3", "cvc5"):
         raise ValueError(f"solver: expected z3 or cvc5, got {asked['solver']!r}")
+    if (share := asked["share"]) and not (asked["mutate"] and 0 <= share[0] < share[1]):
+        raise ValueError(f"share: expected mutants, and (i, n) with 0 <= i < n, got {share}")
     for name, least in {"seed": 0, "rlimit": 1, "every": 1}.items():
         if (number := int(asked[name])) < least:  # type: ignore[literal-required]
             raise ValueError(f"{name}: expected at least {least}, got {number}")

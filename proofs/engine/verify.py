@@ -69,14 +69,14 @@ def verify(
     configs = sorted(problem.pass_configs.items(), key=str)
     question = problem.contract, problem.statics, wanted, configs, problem.waivers, problem.arch, problem.dead
     effort = [asked["solver"], asked["seed"], asked["rlimit"], asked["mutate"], asked["every"], asked["equivalents"]]
-    digest = cache.key(problem.kernel, asked["cache_key"], question, effort)
+    digest = cache.key(problem.kernel, asked["cache_key"], question, effort, asked["share"])
     if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
         return known
-    shown = tuple(layer(problem, name) for name in wanted)
+    shown = tuple(layer(problem, name) for name in wanted if not asked["share"])
     name = str(problem.kernel.attrs["global_symbol"])
     report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
     if asked["mutate"]:
-        report = with_mutants(report, problem, asked["every"], asked["equivalents"] or {})
+        report = with_mutants(report, problem, wanted, asked["every"], asked["equivalents"] or {}, asked["share"])
     if asked["cache_key"]:
         cache.save(digest, report)
     return report

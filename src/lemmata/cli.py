@@ -176,9 +176,10 @@ def prove(
     ] = None,
     junit: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the verdicts there, as JUnit XML.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not use verdicts kept from earlier runs.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Layers proved at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Layers, and shares of the mutants, at a time.")] = 1,
     timeout: Annotated[
-        float | None, typer.Option(min=1, help="Seconds that a layer may take; L2 and range count as one.")
+        float | None,
+        typer.Option(min=1, help="Seconds that a layer may take, or a few mutants; L2 and range count as one."),
     ] = None,
     as_json: Json = False,
 ) -> None:

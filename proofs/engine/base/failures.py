@@ -50,8 +50,9 @@ class Mutation:
     """What became of one planted error.
 
     Attributes:
-        fate: "killed", "rejected" (the compiler or the engine refuses it) or "equivalent" (every layer holds of it).
-        reason: the first condition that fails, with its layer; or why it is refused.
+        fate: "killed", "rejected" (the compiler or the engine refuses it), "equivalent" (every layer holds of it) or
+            "untried".
+        reason: the first condition that fails, with its layer; or why it is refused, or was not tried.
     """
 
     name: str
@@ -88,8 +89,13 @@ def failures(outcomes: Iterable[Outcome]) -> list[Failure]:
 
 
 def fates(mutations: Iterable[Mutation]) -> dict[str, int]:
-    """Return how many mutants met each fate."""
+    """Return how many mutants met each fate; of those that were not tried nothing is said if there are none."""
     counts = {"killed": 0, "rejected": 0, "equivalent": 0}
     for mutation in mutations:
-        counts[mutation.fate] += 1
+        counts[mutation.fate] = counts.get(mutation.fate, 0) + 1
     return counts
+
+
+def unexplained(mutations: Iterable[Mutation]) -> tuple[str, ...]:
+    """Return the names of the mutants that survive without a reason, and of those that were not tried."""
+    return tuple(m.name for m in mutations if m.fate == "untried" or (m.fate == "equivalent" and not m.reason))

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..base.report import Failure, Layer, Mutation
@@ -28,17 +29,17 @@ SAME = "the compiler emits the same code"
 def mutation_fates(
     kernel: Any,
     tried: Tried,
-    every: int,
+    chosen: slice,
     equivalents: Mapping[str, str],
     same: Same = lambda _: False,
     workers: int | None = None,
 ) -> tuple[Mutation, ...]:
-    """Return the fate of every ``every``-th mutant of a kernel.
+    """Return the fates of some mutants of a kernel.
 
     Args:
         kernel: the PrimFunc, as its factory returns it.
         tried: the layers to run on a mutant, in order.
-        every: 1 for all of them.
+        chosen: which of them.
         equivalents: reasons, by the mutants' names without the line.
         same: whether the compiler makes the same of a mutant as of the kernel, which is a reason too.
         workers: processes; all the machine's cores by default. The fates do not depend on it.
@@ -47,15 +48,23 @@ def mutation_fates(
         The fates, in the order of the source. A mutant that satisfies every layer is equivalent: it computes the
         reference from any input that the contract admits, as the kernel does. It needs a reason all the same.
     """
-    chosen = mutants(kernel)[::every]
-    workers = min(workers or os.cpu_count() or 1, len(chosen))
-    if workers > 1:
-        global _shared
-        _shared = chosen, tried, equivalents, same  # IR and closures cannot be pickled; a forked process has them
-        # a process for each mutant: what the engine remembers of one would fill the memory
-        with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
-            return tuple(pool.imap(_shared_fate, range(len(chosen))))
-    return tuple(_fate(mutant, tried(mutant.prim_func), equivalents, same) for mutant in chosen)
+    found = _mutants(kernel)[chosen]
+    workers = min(workers or os.cpu_count() or 1, len(found))
+    if not workers or multiprocessing.current_process().daemon:  # which may have no processes, and ends soon
+        return tuple(_fate(mutant, tried(mutant.prim_func), equivalents, same) for mutant in found)
+    global _shared
+    _shared = found, tried, equivalents, same  # IR and closures cannot be pickled; a forked process has them
+    # a process for each mutant: what the engine remembers of one would fill the memory
+    with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
+        return tuple(pool.imap(_shared_fate, range(len(found))))
+
+
+_mutants = lru_cache(maxsize=1)(mutants)  # the shares of a kernel's mutants are mostly tried in turn
+
+
+def untried(kernel: Any, every: int) -> tuple[Mutation, ...]:
+    """Return every ``every``-th mutant of a kernel in the order of the source, as one that was not tried."""
+    return tuple(Mutation(m.name, m.operator, "untried", "", "not reached") for m in _mutants(kernel)[::every])
 
 
 _shared: tuple[list[Mutant], Tried, Mapping[str, str], Same]

@@ -60,20 +60,18 @@ def run(request: Request) -> bool:
     console = Console(highlight=False, soft_wrap=True)
     say = _nothing if request.as_json else partial(console.print, markup=False)
     kernels = [_Kernel(kernel) for kernel in suite]
-    places = _places(kernels)
-    tasks = [kernel.asked.tasks[number] for kernel, number in places]
+    tasks = [kernel.asked.tasks[number] for kernel, number in _places(kernels)]
     counter = _Counter(sum(len(task.layers) for task in tasks))
     with _progress(console, request.as_json) as progress, _reports(tasks, request, progress) as each:
-        for position, report in in_order(_noted(each, kernels, request.table, say)):
-            kernel, number = places[position]
-            if number == 0:
-                say(kernel.asked.name)
-            for layer in report.layers:
-                for row, line in enumerate(layer_lines(layer, report.cached)):
-                    say(line if row else f"{counter.next()} {line}")
-            if number == len(kernel.asked.tasks) - 1:
-                for line in _last_lines(kernel.asked, kernel.report):
-                    say(line)
+        reports = in_order(_noted(each, kernels, request.table, say))
+        for kernel in kernels:
+            say(kernel.asked.name)
+            for _, (_, report) in zip(kernel.asked.tasks, reports, strict=False):
+                for layer in report.layers:
+                    for number, line in enumerate(layer_lines(layer, report.cached)):
+                        say(line if number else f"{counter.next()} {line}")
+            for line in _last_lines(kernel.asked, kernel.report):
+                say(line)
     found = [(kernel.asked, kernel.report) for kernel in kernels]
     holds = all(report.holds and not report.aside(kernel.accepted) for kernel, report in found)
     if request.junit:

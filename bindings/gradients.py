@@ -68,15 +68,27 @@ def sums(heads: int, columns: int, window: int) -> Iterator[Kernel]:
 
 def groups(q: Tensor, offset: Tensor, slots: int) -> Iterator[Group]:
     """Yield groups of all queries, each with so many slots for keys; all of one size, but for the last of a sequence."""
-    of_one = slots * head_blocks(q.shape[2]) * q.shape[3] * q.element_size()
-    wave = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
-    most = max(WORKSPACE // max(of_one, 1), 1)
-    every = list(chunks.groups(q, 0, max(most // wave * wave, min(most, wave))))
+    blocks = head_blocks(q.shape[2])
+    of_one = slots * blocks * q.shape[3] * q.element_size()
+    at_once = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
+    every = list(chunks.groups(q, 0, queries_of_group(of_one, blocks, at_once)))
     size = max(every[0][1].stop, 1) if every else 1
     firsts = torch.arange(0, max(q.shape[1], 1), size, device=offset.device, dtype=offset.dtype)
     positions = _aligned_rows(offset.unsqueeze(1) + firsts)
     for b, s in every:
         yield Group(b, s, positions[b, s.start // size] if s.start else offset[b].clone())
+
+
+def queries_of_group(of_one: int, blocks: int, at_once: int) -> int:
+    """Return how many queries a group has: those of as many whole waves as the workspace has room for, or of part of one.
+
+    Args:
+        of_one: bytes of the parts of a query.
+        blocks: blocks of threads of a query, one for each block of its heads.
+        at_once: blocks of threads of a wave, one for each multiprocessor.
+    """
+    room, wave = max(WORKSPACE // max(of_one, 1), 1), max(at_once // blocks, 1)
+    return max(room // wave * wave, min(room, wave))
 
 
 def _aligned_rows(numbers: Tensor) -> Tensor:

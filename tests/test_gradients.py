@@ -151,3 +151,11 @@ def test_a_listing_that_forgets_a_sequence_is_noticed(monkeypatch: pytest.Monkey
                         *torch.zeros(2, 2 * T, dtype=torch.int32))])  # fmt: skip
     got, want = run("csa", x)
     assert not torch.allclose(got[2], want[2])
+
+
+def test_a_group_fills_whole_waves_of_blocks() -> None:
+    """Of 128 heads a query has two blocks of threads: 78 queries fit, whose 156 blocks would be a wave of 132 and some."""
+    parts = {heads: slots * -(-heads // 64) * 512 * 2 for heads, slots in ((8, 640), (64, 640), (128, 1152))}
+    assert [gradients.queries_of_group(parts[heads], -(-heads // 64), 132) for heads in (8, 64, 128)] == [264, 264, 66]
+    assert gradients.queries_of_group(gradients.WORKSPACE // 5, 1, 132) == 5, "part of a wave, where no more fits"
+    assert gradients.queries_of_group(2 * gradients.WORKSPACE, 1, 132) == 1

@@ -65,6 +65,8 @@ class Tolerance(NamedTuple):
 
 PREFILL = Tolerance(8e-4, 3.01 / 128, 7e-6), Tolerance(1e-6, 2.01 / 65536, 1e-7)  # of out, of lse
 DECODE = Tolerance(1e-3, 2.01 / 128, 5e-6), Tolerance(1e-6, 8.01 / 65536, 1e-7)
+_FEW = 16
+"""How many of a hundred million outputs are looked at in fp64, where both differ by more than that."""
 
 
 def inputs(sizes: Sizes, choose: Callable[[Tensor], Tensor], device: str) -> Inputs:
@@ -131,22 +133,41 @@ def _decode(plan: Any, x: Inputs) -> Results:
     return call
 
 
-def _require_close(name: str, ours: Tensor, theirs: Tensor, tolerance: Tolerance) -> None:
-    ours, theirs = ours.float(), theirs.float()
+def _near(ours: Tensor, theirs: Tensor, tolerance: Tolerance) -> Tensor:
+    """Return which elements are within FlashMLA's tolerance; NaN is not."""
     off = (ours - theirs).abs()
-    near = (off < tolerance.absolute) | (off < tolerance.relative * theirs.abs())
-    far, found = near.numel() - int(near.sum()), difference(ours, theirs)
-    if far or not found < tolerance.difference:  # so NaN is refused
+    return (off < tolerance.absolute) | (off < tolerance.relative * theirs.abs())
+
+
+def _exact(x: Inputs, b: int, s: int, h: int) -> Tensor:
+    """Return the output of a query's head in fp64, from the formula; its window is full."""
+    entries = x.entries[b, s]
+    keys = torch.cat([x.window_kv[b, s : s + WINDOW], x.compressed_kv[b, entries[entries >= 0].long()]]).double()
+    scores = torch.cat([SCALE * (keys @ x.q[b, s, h].double()), x.sink[h].double().view(1)])
+    return scores.softmax(0)[:-1] @ keys
+
+
+def require_close(x: Inputs, name: str, ours: Tensor, theirs: Tensor, tolerance: Tolerance) -> None:
+    """Require that results are FlashMLA's, or where a few outputs are not, those in fp64: either may be the one that is off.
+
+    Raises:
+        RuntimeError: they are neither.
+    """
+    far = (~_near(ours.float(), theirs.float(), tolerance)).nonzero().tolist()
+    found = difference(ours.float(), theirs.float())
+    checked = far if name == "out" and len(far) <= _FEW else []
+    wrong = [i for i in checked if not _near(ours[tuple(i)].double(), _exact(x, *i[:3])[i[3]], tolerance)]
+    if (far and not checked) or wrong or not found < tolerance.difference:  # so NaN is refused
         raise RuntimeError(
             f"expected {name} within FlashMLA's tolerances {tuple(tolerance)} of FlashMLA's,"
-            f" got {far} of {near.numel()} elements further off, and a difference of {found:.1e}"
+            f" got {len(far)} of {ours.numel()} elements further off, and a difference of {found:.1e}"
         )
 
 
 def _agree(make: Callable[[], Inputs], ours: Operator, theirs: Operator, tolerances: tuple[Tolerance, ...]) -> None:
     x = make()
     for name, a, b, tolerance in zip(("out", "lse"), ours(x)(), theirs(x)(), tolerances, strict=True):
-        _require_close(name, a, b, tolerance)
+        require_close(x, name, a, b, tolerance)
 
 
 def case(

@@ -129,6 +129,22 @@ def test_others_are_not(case_of, name, planted):
         case_of(name, **planted).agree()
 
 
+@pytest.mark.parametrize("name", ["csa prefill", "hca decode", "swa prefill"])
+def test_where_both_differ_the_formula_says_who_is_off(case_of, name):
+    make, operator, *_ = case_of(name).agree.args
+    x = make()
+    ours = operator(x)()[0]
+    off = torch.zeros_like(ours)
+    off[-1, -1, 3, 5] = 2e-2
+    for tolerance in (attention.PREFILL[0], attention.DECODE[0]):
+        tolerance = tolerance._replace(difference=1e-3)
+        attention.require_close(x, "out", ours, ours + off, tolerance)
+        with pytest.raises(RuntimeError, match="got 1 of"):
+            attention.require_close(x, "out", ours + off, ours, tolerance)
+        with pytest.raises(RuntimeError, match="got 1 of"):
+            attention.require_close(x, "lse", ours, ours + off, tolerance)
+
+
 def _oracle(x: Inputs, counts: np.ndarray) -> Dense:
     rows = torch.cat([x.window_kv, x.compressed_kv], 1).double().numpy()
     assert not counts[np.isnan(rows).any(-1)[:, None].repeat(counts.shape[1], 1)].any()

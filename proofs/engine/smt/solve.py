@@ -123,5 +123,6 @@ def unsatisfiable(terms: Iterable[z3.BoolRef], steps: int) -> bool:
     """
     solver = _plain()
     solver.set("rlimit", steps)
-    solver.add(*terms)
+    for term in terms:  # as Solver.add does, which asks each time anew whether it is given formulas
+        z3.Z3_solver_assert(solver.ctx.ref(), solver.solver, term.as_ast())
     return _check(solver) == "unsat"

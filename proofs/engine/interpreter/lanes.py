@@ -9,8 +9,10 @@ torch's order, and gemm multiplies in the type of its accumulator: floats agree 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,7 +69,7 @@ class Lanes:
 
     def literal(self, value: float, dtype: str) -> Tensor:
         """Return a constant in its type."""
-        return cast(torch.tensor(value), dtype)
+        return _constant(value, math.copysign(1, value), dtype)
 
     def infinity(self, dtype: str) -> Tensor:
         """Return positive infinity."""
@@ -336,6 +338,12 @@ def sizes_of(kernel: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     shapes = {str(b.name): b.shape for b in kernel.buffer_map.values()}
     pairs = (pair for name, value in inputs.items() for pair in zip(shapes[name], value.shape, strict=True))
     return {str(dim.name): torch.tensor(extent) for dim, extent in pairs if isinstance(dim, tirx.Var)}
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _constant(value: float, sign: float, dtype: str) -> Tensor:
+    """Return a constant, which nothing is written to; the sign tells -0 from 0."""
+    return cast(torch.tensor(value), dtype)
 
 
 def _once(a: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,9 @@ def test_a_text_that_is_rewritten_once_makes_the_kernels_that_tilelang_makes(mon
     monkeypatch.setattr(tracing.builder, "mutate", tracing.TILELANGS)
     assert got == made()
     assert len(set(got)) == len(got)
+
+
+def test_a_text_in_two_modules_makes_a_kernel_of_the_sizes_of_each() -> None:
+    file = Path(__file__).parent / "verdicts" / "equality" / "view_right.py"
+    first, second = (tvm.ir.save_json(runpy.run_path(str(file))["kernel"]) for _ in range(2))
+    assert first == second

@@ -16,13 +16,14 @@ Rewrite = Callable[[Any], Any]
 def once(rewrite: Rewrite) -> Rewrite:
     """Return the same function of a macro or kernel, which gives a text that it knows the names around it anew.
 
-    What becomes of a text does not depend on what those names stand for, only on which there are.
+    What becomes of a text does not depend on what those names stand for, only on which there are. One text may stand in
+    two modules, which what is known keeps alive.
     """
-    known: dict[tuple[CodeType, tuple[str, ...]], Any] = {}
+    known: dict[tuple[CodeType, int, tuple[str, ...]], Any] = {}
 
     def rewritten(function: Any) -> Any:
         names = get_func_nonlocals(function)
-        key = function.__code__, tuple(names)
+        key = function.__code__, id(function.__globals__), tuple(names)
         if key not in known:
             known[key] = rewrite(function)
         kept = known[key]

@@ -35,9 +35,16 @@ class Task(Protocol):
         """Return the verdict of these layers."""
 
 
-@lru_cache(maxsize=1)  # the parts of a proof are mostly run in turn
+@lru_cache(maxsize=1)  # the proofs of an operator are mostly run in turn
+def _made(op: str) -> tuple[list[Proof], Iterator[Proof]]:
+    """Return the proofs of an operator whose kernels are made, and those that are left."""
+    return [], iter(proofs(op))
+
+
 def _shipped(op: str, number: int) -> Proof:
-    return next(itertools.islice(proofs(op), number, None))
+    made, left = _made(op)
+    made += itertools.islice(left, max(number + 1 - len(made), 0))
+    return made[number]
 
 
 @dataclass(frozen=True)

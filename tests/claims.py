@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import tracing  # noqa: F401  before any kernel is made
 from lemmata.proofs import suite
 from lemmata.proofs.suite import Proof
 

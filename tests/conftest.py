@@ -24,7 +24,12 @@ _verdicts: dict[str, str] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files whose tests take longest first: a long test that begins last is waited for."""
+    """Put the files whose tests take longest first: a long test that begins last is waited for.
+
+    Where kernels are made, let their text be rewritten once for all tests.
+    """
+    if "tilelang.language.eager" in sys.modules:
+        import tracing  # noqa: F401
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -207,6 +208,51 @@ def test_substitution_goes_under_sums_without_capture() -> None:
     assert nf.replacing("none", lambda *_: ZERO)(p) is p
     q = nf.summation(n, lambda k: nf.apply("g", k + i))
     assert nf.replacing("g", lambda k: read("f", 2 * k))(q) is nf.summation(n, lambda k: read("f", 2 * k + 2 * i))
+
+
+SIZES = {"n": 3, "m": 4, "x": 2, "y": 1}
+
+
+def nested(choose: random.Random, indices: tuple[Form, ...], depth: int) -> Form:
+    """A value in which sums and maxima are nested, and run over one another's variables."""
+    n, m, x, y = map(variable, SIZES)
+
+    def index() -> Form:
+        return choose.choice([*indices, *indices, x, y]) + choose.choice([0, 1, y])
+
+    def inside(k: Form) -> Form:
+        return nested(choose, (*indices, k), depth - 1)
+
+    match choose.randrange(6) if depth else choose.randrange(3):
+        case 0:
+            return read("f", index(), index())
+        case 1:
+            return indicator("ge", index() - index(), integer=True) * read("f", index(), x)
+        case 2:
+            return x * read("f", index(), y) + read("f", x, index())
+        case 3:
+            return nf.big_maximum(choose.choice([n, m]), inside)
+        case _:
+            return nf.summation(choose.choice([n, m, index() + n]), inside) * read("f", index(), x)
+
+
+@pytest.mark.parametrize("built", [lambda n: nf.ruled(), lambda n: nf.splitting(2), lambda n: nf.tiled(n, 2)])
+def test_a_substitution_is_one_whatever_is_nested(built: Any) -> None:
+    """What is put in may hold sums itself, of which there are then more, one inside the other, than before."""
+
+    def value(p: Form, values: dict[str, float]) -> float:
+        return evaluate(p, values, lambda _, i: math.sin(3 * i[0] + i[1] + 1))
+
+    n, m, x, y = map(variable, SIZES)
+    deep = nf.summation(n, lambda i: nf.summation(m, lambda j: nf.zero(i - j)))
+    rows = nf.summation(m, lambda i: nf.nonnegative(i - y))
+    for seed in range(40):
+        p = nested(random.Random(seed), (), 3)
+        for new in (nf.form(1), y + 1, rows, deep, n * y):
+            with built(n):
+                got = nf.substitute(p, {nf.number(x): new})
+            wanted = value(p, {**SIZES, "x": value(new, {**SIZES})})
+            assert value(got, {**SIZES, "x": math.nan}) == pytest.approx(wanted, rel=1e-9, abs=1e-9), seed
 
 
 def test_a_tiled_sum_is_the_sum() -> None:

@@ -47,9 +47,9 @@ def _own_cache(tmp_path, monkeypatch):  # type: ignore[no-untyped-def]
 def few(monkeypatch):  # type: ignore[no-untyped-def]
     """The command proves the first kernels of an operator only."""
     monkeypatch.setattr(tasks, "proofs", lambda op: itertools.islice(proofs(op), FEW))
-    tasks._shipped.cache_clear()
+    tasks._made.cache_clear()
     yield
-    tasks._shipped.cache_clear()
+    tasks._made.cache_clear()
 
 
 def prove(*arguments: str) -> tuple[int, str]:
@@ -228,7 +228,7 @@ def test_what_a_verdict_leaves_aside_fails_the_command_unless_it_is_accepted(mon
     file = opened("races/atomic_right")
     proof = Proof("topk", file.kernel, file.CONTRACT, {}, None, file.OPTIONS["pass_configs"], layers=("L1",))
     monkeypatch.setattr(tasks, "proofs", lambda op: [proof])
-    tasks._shipped.cache_clear()
+    tasks._made.cache_clear()
     report = proof.run()
     assert report.holds
     assert not report.complete
@@ -237,7 +237,16 @@ def test_what_a_verdict_leaves_aside_fails_the_command_unless_it_is_accepted(mon
     assert "INCOMPLETE: neither modelled nor accepted: tl.atomic_add_elem_op in L1" in output
     monkeypatch.setattr(command, "ACCEPTED", [Accepted("atomic_add_elem_op", ("L1",), "integers add up in any order")])
     assert prove("topk")[0] == 0
-    tasks._shipped.cache_clear()
+    tasks._made.cache_clear()
+
+
+def test_a_kernel_is_made_once_for_all_parts_of_all_proofs(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    made: list[int] = []
+    monkeypatch.setattr(tasks, "proofs", lambda op: (made.append(n) or n for n in range(9)))
+    tasks._made.cache_clear()
+    assert [tasks._shipped("sinkhorn", n) for n in (0, 0, 3, 1, 4)] == [0, 0, 3, 1, 4]
+    assert made == [0, 1, 2, 3, 4]
+    tasks._made.cache_clear()
 
 
 def test_a_report_survives_json() -> None:

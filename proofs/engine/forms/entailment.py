@@ -188,9 +188,12 @@ class _Translation:
         """Translate a form with integer coefficients; any other form is an unknown integer."""
         if any(c != int(c) for c in p.terms.values()) or any(e != int(e) or e < 0 for m in p.terms for _, e in m):
             return z3.Int(f"form{p.id}")
-        factors = [(c, [self._atom(a) for a, e in m for _ in range(int(e))]) for m, c in p.terms.items()]
-        terms = [z3.Product(z3.IntVal(int(c)), *atoms) for c, atoms in factors]
-        return z3.Sum(*terms) if terms else z3.IntVal(0)
+        terms = [self._term(int(c), [self._atom(a) for a, e in m for _ in range(int(e))]) for m, c in p.terms.items()]
+        return terms[0] if len(terms) == 1 else z3.Sum(*terms) if terms else z3.IntVal(0)
+
+    def _term(self, coefficient: int, atoms: list[Any]) -> Any:
+        factors = atoms if coefficient == 1 and atoms else [z3.IntVal(coefficient), *atoms]
+        return factors[0] if len(factors) == 1 else z3.Product(*factors)
 
     def _atom(self, number: int) -> Any:
         if number not in self.terms:

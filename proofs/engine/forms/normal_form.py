@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, partial, reduce
+from functools import reduce
 from math import gcd
 from typing import Any, ClassVar, Literal
 
@@ -28,10 +28,14 @@ from ..base.setting import Setting
 from . import summing
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
-from .ring import Atom, Change, Rational, Rewriting, children, common_monomial, number_of, of_terms, single, support_of
+from .ring import Atom, Change, Rational, Rewriting, common_monomial, number_of, of_terms, single, support_of
 from .ring import Form as Form
+from .ring import Substitution as Substitution
 from .ring import atom_of as atom_of
 from .ring import form as form
+from .ring import free_levels as free_levels
+from .ring import height as height
+from .ring import levels as levels
 from .ring import monomial_form as monomial_form
 from .ring import number as number
 from .ring import of_atom as of_atom
@@ -125,8 +129,11 @@ class Big(Atom):
     binds: ClassVar[bool] = True
 
     def _rebuild(self, change: Change) -> Form:
-        build = summation if self.operator == "sum" else partial(big_maximum, longest=0)
-        return build(change(self.extent), lambda k: change(opened(self, k)))
+        extent = change(self.extent)
+        if self.operator == "max":
+            return _maximum_over(extent, *_beneath(self, change))
+        other = _other_sum(extent, lambda k: change(opened(self, k)))
+        return _distributed(extent, *_beneath(self, change), split=summing.splits()) if other is None else other
 
 
 def variable(name: str, kind: Literal["natural", "integer", "real"] = "natural") -> Form:
@@ -265,6 +272,14 @@ def ruled(*rules: Rule) -> AbstractContextManager[tuple[Rule, ...]]:
 def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     """Return Sum_{k < extent} body(k); the extent is natural."""
     extent = form(extent)
+    if (other := _other_sum(extent, body)) is not None:
+        return other
+    index = fresh("k")
+    return _distributed(extent, body(index), number(index), split=summing.splits())
+
+
+def _other_sum(extent: Form, body: Callable[[Form], Form]) -> Form | None:
+    """Return a sum that a rule or its extent makes something else, or None."""
     for rule in _rules.value:
         with ruled():
             known = rule(extent, body)
@@ -276,10 +291,23 @@ def summation(extent: Form | Rational, body: Callable[[Form], Form]) -> Form:
     if size is not None and size <= summing.longest(LONGEST_SUM):
         return reduce(Form.__add__, (body(form(k)) for k in range(int(size))), ZERO)
     shorter = extent - 1
-    if size is None and extent.terms.get((), 0) >= 1 and is_natural(shorter):
-        return summation(shorter, body) + body(shorter)
+    longer = size is None and extent.terms.get((), 0) >= 1 and is_natural(shorter)
+    return summation(shorter, body) + body(shorter) if longer else None
+
+
+def _beneath(big: Big, change: Change) -> tuple[Form, int]:
+    """Return the changed body of a sum or maximum and its variable, by number, which is left as it is or a fresh one.
+
+    It is left where nothing is captured: what is substituted does not hold it, and in the changed body each sum or maximum
+    has a lower level, and each free variable this or a higher one; and where no terms of a sum are joined by a fresh one.
+    """
+    if isinstance(change, Substitution) and all(big.level not in levels(value) for value in change.values.values()):
+        body = change(big.body)
+        alike = big.operator == "max" or summing.splits() or len(big.body.terms) == 1 >= len(body.terms)
+        if alike and height(body) < big.level <= min(levels(body), default=big.level):
+            return body, number_of(Bound(big.level))
     index = fresh("k")
-    return _distributed(extent, body(index), number(index), split=summing.splits())
+    return change(opened(big, index)), number(index)
 
 
 def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
@@ -296,15 +324,15 @@ def _sum(extent: Form, body: Form, number: int, split: bool) -> Form:
     """Return the sum of a body of one term."""
     level, closed = _closed(body, number)
     bound = number_of(Bound(level))
-    if split and number != bound:
-        return _distributed(extent, closed, bound, split=True)
-    return of_atom(Big("sum", level, extent, closed))
+    again = split and number != bound
+    return _distributed(extent, closed, bound, split=True) if again else of_atom(Big("sum", level, extent, closed))
 
 
 def _closed(body: Form, number: int) -> tuple[int, Form]:
     """Return the body of a sum or maximum with its variable, by number, bound; and the level."""
     level = 1 + height(body)
-    return level, substitute(body, {number: of_atom(Bound(level))})
+    bound = Bound(level)
+    return level, body if number_of(bound) == number else substitute(body, {number: of_atom(bound)})
 
 
 def _tiled_sum(extent: Form, block: int, strided: bool, body: Callable[[Form], Form]) -> Form:
@@ -330,25 +358,19 @@ def big_maximum(extent: Form | Rational, body: Callable[[Form], Form], longest: 
     if size is not None and 1 <= size <= longest:
         return maximum(body(form(k)) for k in range(int(size)))
     index = fresh("k")
-    level, closed = _closed(body(index), number(index))
+    return _maximum_over(extent, body(index), number(index))
+
+
+def _maximum_over(extent: Form, body: Form, number: int) -> Form:
+    level, closed = _closed(body, number)
     return of_atom(Big("max", level, extent, closed))
 
 
 def is_natural(p: Form) -> bool:
-    """Return whether p is a polynomial in natural variables with natural coefficients."""
+    """Return whether p is a polynomial in natural variables, those of sums included, with natural coefficients."""
     atoms = [atom_of(a) for m in p.terms for a, _ in m]
-    natural = all(isinstance(a, Variable) and a.kind == "natural" for a in atoms)
+    natural = all(isinstance(a, Bound) or (isinstance(a, Variable) and a.kind == "natural") for a in atoms)
     return natural and all(c >= 0 and c == int(c) for c in p.terms.values())
-
-
-@cache
-def free_levels(number: int) -> frozenset[int]:
-    """Return the levels of the sums and maxima around an atom on whose variables it depends."""
-    atom = atom_of(number)
-    if isinstance(atom, Bound):
-        return frozenset({atom.level})
-    inside = {level for f in children(atom) for m in f.terms for a, _ in m for level in free_levels(a)}
-    return frozenset(inside - {atom.level} if isinstance(atom, Big) else inside)
 
 
 def has_bound(number: int) -> bool:
@@ -364,12 +386,6 @@ def is_closed_condition(number: int) -> bool:
 def opened(big: Big, index: Form) -> Form:
     """Return the body of a sum or maximum at an index."""
     return substitute(big.body, {number_of(Bound(big.level)): index})
-
-
-@cache
-def height(p: Form) -> int:
-    """Return the largest level of a sum or maximum inside."""
-    return max((a.level for a in map(atom_of, support(p)) if isinstance(a, Big)), default=0)
 
 
 def rewriting(wanted: Callable[[Atom], bool], value: Callable[[Any], Form | None]) -> Rewriting:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, partial, reduce
+from functools import cache, reduce
 from typing import ClassVar
 
 from ..base.errors import Unsupported
@@ -233,8 +233,9 @@ def _absorb(terms: dict[Monomial, Rational]) -> Form:
         known = {a: ONE for a, _ in monomial if _ATOMS[a].idempotent}
         inside = [(a, e) for a, e in monomial if a not in known and not support_of(a).isdisjoint(known)]
         term = of_terms({tuple(p for p in monomial if p not in inside): coefficient})
+        change = Substitution(known)
         for atom, exponent in inside:
-            term = term * _ATOMS[atom]._rebuild_power(exponent, partial(substitute, values=known))
+            term = term * _ATOMS[atom]._rebuild_power(exponent, change)
         result = result + term
     return result
 
@@ -289,6 +290,31 @@ def support_of(number: int) -> frozenset[int]:
     return frozenset({number}).union(*(support(f) for f in _ATOMS[number]._children()))
 
 
+def _level(atom: Atom) -> int:
+    """Return the level of the variable that an atom binds, or is; 0 of other atoms."""
+    return getattr(atom, "level", 0)
+
+
+@cache
+def height(p: Form) -> int:
+    """Return the largest level of an atom inside that binds a variable."""
+    return max((_level(a) for a in map(atom_of, support(p)) if a.binds), default=0)
+
+
+@cache
+def levels(p: Form) -> frozenset[int]:
+    """Return the levels of the bound variables on which a form depends, those that it binds itself left out."""
+    return frozenset[int]().union(*(free_levels(a) for m in p.terms for a, _ in m))
+
+
+@cache
+def free_levels(number: int) -> frozenset[int]:
+    """Return the same of an atom."""
+    atom = _ATOMS[number]
+    inside, own = frozenset[int]().union(*map(levels, children(atom))), {_level(atom)} - {0}
+    return inside - own if atom.binds else inside | own
+
+
 class Rewriting:
     """A function on forms that replaces some atoms, and rebuilds those around them. It remembers what it has done.
 
@@ -338,11 +364,17 @@ class Rewriting:
         return _ATOMS[atom]._rebuild_power(exponent, self if _ATOMS[atom].binds else self._visit)
 
 
+class Substitution(Rewriting):
+    """The rewriting that puts ``values`` for atoms, by number, and does nothing else."""
+
+    def __init__(self, values: Mapping[int, Form]) -> None:
+        super().__init__(values.get, lambda numbers: numbers & values.keys())
+        self.values = values
+
+
 def substitute(p: Form, values: Mapping[int, Form]) -> Form:
     """Return the form with atoms, by number, replaced. A value must not hold a bound variable that ``p`` binds."""
-    if support(p).isdisjoint(values):
-        return p
-    return Rewriting(values.get, lambda numbers: numbers & values.keys())(p)
+    return p if support(p).isdisjoint(values) else Substitution(values)(p)
 
 
 def rewritten(p: Form, rewritings: Iterable[Callable[[Form], Form]]) -> Form:

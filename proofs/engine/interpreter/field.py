@@ -309,7 +309,7 @@ def _unknown(like: Tensor) -> Tensor:
 
 def _residue(x: Tensor, modulus: int) -> Tensor:
     """Return integers below 2^52 modulo one below 2^20; their quotient in doubles has the right floor."""
-    return x - (x / modulus).floor() * modulus
+    return x - (x / modulus).floor_().mul_(modulus)
 
 
 def _powers(prime: int) -> Tensor:

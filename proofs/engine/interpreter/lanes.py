@@ -9,8 +9,10 @@ torch's order, and gemm multiplies in the type of its accumulator: floats agree 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,6 +42,12 @@ class _Storage:
         self.threads = threads
         self.data = torch.zeros(self.size * threads, dtype=held(dtype))
         self.written = torch.zeros(self.size * threads, dtype=torch.bool)
+        self._whole = False
+
+    def whole(self) -> bool:
+        """Return whether all elements hold a value, which they do from then on."""
+        self._whole = self._whole or bool(self.written.all())
+        return self._whole
 
 
 class Lanes:
@@ -61,7 +69,7 @@ class Lanes:
 
     def literal(self, value: float, dtype: str) -> Tensor:
         """Return a constant in its type."""
-        return cast(torch.tensor(value), dtype)
+        return _constant(value, math.copysign(1, value), dtype)
 
     def infinity(self, dtype: str) -> Tensor:
         """Return positive infinity."""
@@ -210,7 +218,7 @@ class Lanes:
     def independent(self, store: Sequence[Tensor], access: Sequence[Tensor]) -> bool:
         """Return whether an access has the index of a store in each dimension where the store varies with the axes."""
         for a, b in zip(store, access, strict=True):
-            if a.ndim > 1 and a.shape[1:].numel() > 1:
+            if a is not b and a.ndim > 1 and a.shape[1:].numel() > 1:
                 a, b, mask = _broadcast(a, b, self._mask)
                 if ((a != b) & mask).any():
                     return False
@@ -245,8 +253,7 @@ class Lanes:
         storage, flat, mask = self._address(memory, index)
         if not storage.size:
             return torch.zeros(flat.shape, dtype=storage.data.dtype)
-        bad = mask & ~storage.written[flat]
-        if bad.any():
+        if not storage.whole() and (bad := mask & ~storage.written[flat]).any():
             raise self._element_fault("read of uninitialised", memory, index, bad)
         self._order("read", memory, index, flat, mask)
         return storage.data[flat]
@@ -255,7 +262,7 @@ class Lanes:
         """Write in the active lanes."""
         storage, flat, mask = self._address(memory, index)
         flat, value, mask = _broadcast(flat, value.to(storage.data.dtype), mask)
-        place, new = flat[mask], value[mask]
+        place, new = (flat.flatten(), value.reshape(flat.numel())) if mask.all() else (flat[mask], value[mask])
         storage.data[place] = new
         storage.written[place] = True
         stored = storage.data[place]
@@ -296,11 +303,13 @@ class Lanes:
         *places, mask = align(*index, self._mask)
         flat = thread if storage.threads > 1 else torch.tensor(0)
         for place, extent in zip(places, storage.shape, strict=True):
-            bad = torch.logical_and(mask, (place < 0) | (place >= extent))
-            if bad.any():
-                raise self._element_fault("access out of bounds of", memory, index, bad)
+            outside = (place < 0) | (place >= extent)
+            if outside.any():
+                if (bad := mask & outside).any():
+                    raise self._element_fault("access out of bounds of", memory, index, bad)
+                place = place.clamp(0, max(extent - 1, 0))
             flat, place = align(flat, place)
-            flat = flat * extent + place.clamp(0, max(extent - 1, 0)).to(torch.int64)
+            flat = flat * extent + place.to(torch.int64)
         flat, mask = _broadcast(flat, mask)
         return storage, flat, mask
 
@@ -329,6 +338,12 @@ def sizes_of(kernel: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     shapes = {str(b.name): b.shape for b in kernel.buffer_map.values()}
     pairs = (pair for name, value in inputs.items() for pair in zip(shapes[name], value.shape, strict=True))
     return {str(dim.name): torch.tensor(extent) for dim, extent in pairs if isinstance(dim, tirx.Var)}
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _constant(value: float, sign: float, dtype: str) -> Tensor:
+    """Return a constant, which nothing is written to; the sign tells -0 from 0."""
+    return cast(torch.tensor(value), dtype)
 
 
 def _once(a: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 from lemmata.proofs.engine.base.conditions import Condition
 from lemmata.proofs.engine.execution.invariants import Determined, Invariant
-from lemmata.proofs.engine.execution.ranges import UNDERFLOW, Signs, Waiver, conditions, unmodelled
+from lemmata.proofs.engine.execution.ranges import UNDERFLOW, Linear, Signs, Waiver, conditions, unmodelled
 from lemmata.proofs.engine.execution.symbolic import execute
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.smt.solve import solve
@@ -80,3 +80,26 @@ def test_signs() -> None:
     assert signs.form(x) is None
     assert signs.form(nf.summation(n, lambda k: nf.exp(nf.read("f", k)))) == "nonnegative"  # n may be 0
     assert signs.form(nf.apply("q", n)) is None
+
+
+def test_conditions_that_make_a_sum_at_least_one() -> None:
+    """Of a sum over many, those at the indices known; none where a term may be negative."""
+    j = nf.fresh("j")
+    linear = Linear(frozenset(), {}, {nf.number(j): nf.form(512)})
+
+    def listed(k: nf.Form) -> nf.Form:
+        return nf.nonnegative(nf.read("listed", k))
+
+    def tail(k: nf.Form) -> nf.Form:
+        return nf.nonnegative(nf.variable("K") - k)
+
+    def over(f: Any) -> nf.Form:
+        return nf.summation(512, f)
+
+    inside = over(listed) - over(lambda k: listed(k) * tail(k))
+    assert linear._conditions(inside) == [listed(j) * (nf.ONE - tail(j))]
+    assert linear._conditions(inside + nf.exp(nf.variable("x", "real"))) == [listed(j) * (nf.ONE - tail(j))]
+    assert linear._conditions(over(listed) - over(tail)) == [], "one may be negative"
+    assert linear._conditions(inside - nf.exp(nf.variable("x", "real"))) == []
+    assert Linear(frozenset(), {}, {})._conditions(inside) == [], "no index is known"
+    assert Linear(frozenset(), {}, {nf.number(j): nf.form(511)})._conditions(inside) == [], "of another extent"

@@ -1,5 +1,6 @@
 """Kernels against their references over the reals, and planted errors that must be refuted."""
 
+import math
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from lemmata.proofs.engine.execution.changes import Opaque
 from lemmata.proofs.engine.execution.induction import Induction
 from lemmata.proofs.engine.execution.invariants import Auxiliary, Determined, Ghost, Invariant
 from lemmata.proofs.engine.execution.symbolic import Execution, block, execute, thread
+from lemmata.proofs.engine.forms import extended, sums
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.equations import Equation
 from lemmata.proofs.engine.forms.normal_form import Form
@@ -24,6 +26,7 @@ from lemmata.proofs.engine.forms.ring import at_most
 from lemmata.proofs.engine.layers.comparison import symbolic_input
 from lemmata.proofs.engine.reference.recurrences import cutting, recurrence, resolve
 from lemmata.proofs.engine.reference.symbolic_torch import SymbolicTensor
+from lemmata.reference import indexer_loss
 from lemmata.reference.sinkhorn import sinkhorn
 from lemmata.reference.sinkhorn import sinkhorn_bwd as sinkhorn_bwd_reference
 
@@ -344,6 +347,84 @@ def test_symbolic_tensors_agree_with_torch(name: str, seed: int) -> None:
     for index in torch.cartesian_prod(*[torch.arange(n) for n in wanted.shape]).reshape(-1, wanted.ndim).tolist():
         value = evaluate(got.at(*map(nf.form, index)), {}, lambda n, i: float(values[n][tuple(i)]))
         assert value == pytest.approx(float(wanted[tuple(index)]), rel=1e-9, abs=1e-9)
+
+
+SOME_INFINITE = {
+    "exp": lambda x, y: x.exp() * y,
+    "logsumexp": lambda x, y: x.logsumexp(-1),
+    "of_those_listed": lambda x, y: torch.where(x > -math.inf, x, y),
+    "amax": lambda x, y: x.amax(-1),
+    "maximum": lambda x, y: torch.maximum(x, y),
+    "sum": lambda x, y: x + y,
+    "normalised": lambda x, y: indexer_loss._log_normalised(x),
+    "divergence": lambda x, y: indexer_loss.divergence(*map(indexer_loss._log_normalised, (x, x + y))),
+    "divergence_bwd": lambda x, y: indexer_loss.divergence_bwd(y[:, 0], *map(indexer_loss._log_normalised, (x, x + y))),
+}
+
+
+@pytest.mark.parametrize("name", SOME_INFINITE)
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_symbolic_tensors_agree_with_torch_where_elements_are_minus_infinity(name: str, seed: int) -> None:
+    """In rows of which all, some and no elements are -inf."""
+    random = torch.Generator().manual_seed(seed)
+    values = {n: torch.randn(3, 4, generator=random, dtype=torch.float64) for n in "xy"}
+    listed = torch.randint(-2, 2, (3, 4), generator=random)
+    listed[0], listed[1] = 0, -1
+    wanted = SOME_INFINITE[name](values["x"].masked_fill(listed < 0, -math.inf), values["y"])
+
+    def finite(*index: Form) -> Form:
+        return nf.nonnegative(nf.read("listed", *index))
+
+    def number(p: Form) -> float:
+        return evaluate(p, {}, lambda n, i: float((values | {"listed": listed})[n][tuple(i)]))
+
+    got: Any = SOME_INFINITE[name](symbolic_input("x", (3, 4), finite=finite), symbolic_input("y", (3, 4)))
+    for index in torch.cartesian_prod(*[torch.arange(n) for n in wanted.shape]).reshape(-1, wanted.ndim).tolist():
+        value, right = got.value(*map(nf.form, index)), float(wanted[tuple(index)])
+        assert number(value.finite) == (not math.isinf(right))
+        assert value.sign < 0 or right < math.inf
+        assert math.isinf(right) or number(value.form) == pytest.approx(right, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=60)
+@given(bits=st.lists(st.booleans(), min_size=3, max_size=3), which=st.integers(0, 5))
+def test_under_a_condition_a_form_stays_what_it_is(bits: list[bool], which: int) -> None:
+    a, b, c = (nf.nonnegative(nf.variable(n, "integer")) for n in "abc")
+    condition = [
+        a * b,
+        (nf.ONE - a) * b,
+        a - a * b * c,
+        nf.ONE - (nf.ONE - a) * (nf.ONE - b),
+        a,
+        (nf.ONE - a) * (nf.ONE - c),
+    ][which]
+    p = 3 * a + 5 * b * c + nf.exp(7 * c + a * nf.variable("x", "real")) - nf.apply("f", a * c)
+    values = {**{n: 0 if bit else -1 for n, bit in zip("abc", bits, strict=True)}, "x": 0.5}
+
+    def number(p: Form) -> float:
+        return evaluate(p, values, lambda *_: 0.0, {"f": lambda t: 2.0 + t})
+
+    assert number(condition) in (0, 1)
+    if number(condition):
+        assert number(extended.under(condition, p)) == pytest.approx(number(p))
+
+
+def test_under_a_condition_what_it_implies_is_known() -> None:
+    a, b, c = (nf.nonnegative(nf.variable(n, "integer")) for n in "abc")
+    assert extended.under((nf.ONE - a) * b, a + 2 * b + c) is c + 2
+    assert extended.under(nf.ONE - (nf.ONE - a) * (nf.ONE - b), a) is a, "either may hold"
+
+
+def test_what_is_not_negative_is_positive_where_a_term_is() -> None:
+    a, b = (nf.nonnegative(nf.variable(n, "integer")) for n in "ab")
+    x, y = (nf.exp(nf.variable(n, "real")) for n in "xy")
+    assert sums.some_of(a * x + a * y) is a
+    assert sums.some_of(x + a * y) is not a
+    assert {sums.some_of(p) for p in (a * x, b * x)} == {a, b}
+    for values in ({"a": 0, "b": -1}, {"a": -1, "b": 0}, {"a": -1, "b": -1}):
+        some = evaluate(sums.some_of(a * x + b * y), {**values, "x": 0.1, "y": 0.2}, lambda *_: 0.0)
+        assert some == (max(values.values()) == 0)
 
 
 def test_what_logaddexp_is_read_as_is_its_logarithm() -> None:

@@ -209,7 +209,7 @@ class Machine(TileOperations[V]):
             self.execute(each)
 
     def _require_registers_apart(self, roles: Sequence[Program]) -> None:
-        """Refuse registers that several roles use: each thread has its own, and what one role left in them others do not see."""
+        """Refuse registers that several roles use: each thread has its own, and does not see what others left in theirs."""
         used = [{data for part in role.parts for s in part for data in touched(s)} for role in roles]
         for a, b in itertools.combinations(used, 2):
             for data in a & b:

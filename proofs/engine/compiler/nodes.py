@@ -48,12 +48,6 @@ def passed(root: Any) -> list[Any]:
     return elements + [a for _, a in arguments if isinstance(a, tirx.Var) and str(a.dtype) == "handle"]
 
 
-def touched(root: Any) -> set[Any]:
-    """Return the data pointers of the buffers that are mentioned in a node."""
-    found = nodes(root)
-    return {n.buffer.data for n in found if isinstance(n, (tirx.BufferLoad, tirx.BufferStore))} | set(passed(root))
-
-
 def stored(root: Any) -> list[Any]:
     """Return the buffers that the stores in a node write."""
     return [node.buffer for node in nodes(root) if isinstance(node, tirx.BufferStore)]

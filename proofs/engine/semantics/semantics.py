@@ -23,7 +23,7 @@ from tvm import tirx
 
 from ..base.errors import Unsupported
 from ..compiler.instructions import does, names
-from ..compiler.nodes import children, statements, stored, touched
+from ..compiler.nodes import children, statements, stored
 from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
 from .expressions import TileOperations, externs
@@ -190,7 +190,6 @@ class Machine(TileOperations[V]):
     def _take_turns(self, roles: Sequence[Program]) -> None:
         """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
-        self._require_registers_apart(roles)
         before, inside, after = take_turns(roles)
         loops = [role.loop for role in roles if role.loop is not None]
 
@@ -207,15 +206,6 @@ class Machine(TileOperations[V]):
             self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
         for each in itertools.chain(*after):
             self.execute(each)
-
-    def _require_registers_apart(self, roles: Sequence[Program]) -> None:
-        """Refuse registers that several roles use: each thread has its own, and does not see what others left in theirs."""
-        used = [{data for part in role.parts for s in part for data in touched(s)} for role in roles]
-        for a, b in itertools.combinations(used, 2):
-            for data in a & b:
-                memory = self.memories.get(data)
-                if memory is not None and memory.scope in ("local", "fragment"):
-                    raise Unsupported(f"{memory.name}, registers of the threads of one role, is used by another role")
 
     def _conditional(self, statement: Any) -> None:
         threads = [v for v, value in self.variables.items() if self._threads and value is self._threads[0]]

@@ -247,10 +247,41 @@ def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
         yield Proof("compressor", factory(cfg), contract, given, claimed, PASS_CONFIGS, layers=layers, **more)
 
 
+FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compiler"
+ANGLES = "a row of angles is read of a position below their number alone, and no position is below 0"
+ABSENT = "a candidate that is not there has the weight 0, whatever finite value stands for it"
+ALWAYS = "without overlap no candidate is before row 0 or in the block before, and none of the 128 is beyond the last"
+_FIRST, _THERE, _ROW = "T.if_then_else(n < 0, 0, 0)", "n < 128 and (n >= 0 or bx >= 1)", "bx * 128 + n >= 0"
+_ROW_OF_ANGLES = "T.max(T.min(position, positions - 1), 0)"
+EQUIVALENTS = {
+    **{f"loop end @ for {v} in 0:{n} -> for {v} in 0:{n + 1}": FRAGMENT for v, n in (("t", 16), ("t", 128), ("j", 4))},
+    "constant @ positions - 1 -> T.Sub(positions, 0)": ANGLES,
+    "dropped operand @ T.min(position, positions - 1) -> position": ANGLES,
+    f"constant @ {_ROW_OF_ANGLES} -> {_ROW_OF_ANGLES.replace(', 0)', ', -1)')}": ANGLES,
+}
+OVERLAPPING = EQUIVALENTS | {
+    "constant @ T.if_then_else(bx >= 1, kv[by, row, c], 0) -> T.if_then_else(bx >= 1, kv[by, row, c], 1)": ABSENT,
+    "off by one @ bx >= 1 -> bx >= 0": ABSENT,
+}
+APART = EQUIVALENTS | {
+    "off by one @ bx >= 1 -> bx >= 0": ALWAYS,
+    "off by one @ n < 0 -> n <= 0": "without overlap a row has one half: it begins at channel 0 in either case",
+    "dropped guard @ n >= 0 or bx >= 1 -> n >= 0": ALWAYS,
+    f"other operator @ {_THERE} -> {_THERE.replace('and', 'or')}": ALWAYS,
+    f"dropped operand @ first + {_FIRST} -> first": ALWAYS,
+    f"dropped guard @ {_FIRST} -> 0": ALWAYS,
+    f"constant @ {_FIRST} -> T.if_then_else(n < 0, -1, 0)": ALWAYS,
+    f"dropped guard @ n < 128 and {_ROW} -> {_ROW}": ALWAYS,
+    f"other operator @ n < 128 and {_ROW} -> n < 128 or {_ROW}": ALWAYS,
+    "stride @ bx * 128 -> bx * 129": ALWAYS,
+    'dropped operand @ T.infinity("float32") * -1 -> T.infinity("float32")': ALWAYS,
+}
+
+
 def proofs() -> Iterator[Proof]:
     """Yield the shipped kernels and other shapes."""
-    mutants: dict[str, Any] = {"mutate": True, "every": 8}
-    for cfg, more in zip(FLAGSHIPS, (mutants, mutants, {}), strict=True):
+    overlapping, apart = ({"mutate": True, "every": 8, "equivalents": why} for why in (OVERLAPPING, APART))
+    for cfg, more in zip(FLAGSHIPS, (overlapping, apart, {}), strict=True):
         yield from _kernels(cfg, **more)
     for cfg in OTHERS:
         yield from _kernels(cfg)

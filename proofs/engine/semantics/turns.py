@@ -32,6 +32,12 @@ class Program(NamedTuple):
     loop: Any | None
 
 
+class Foreign(Unsupported):
+    """Raised where roles use registers of one name: each thread has its own, and those of one role may not be filled."""
+
+    kind = "uninitialised"
+
+
 def programs(statement: Any, names: Collection[Any], threads: int) -> list[Program]:
     """Return the programs of the roles into which a statement splits the threads of a block; none if it does not.
 
@@ -68,14 +74,14 @@ def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
 
 
 def _check_registers(roles: Sequence[Program]) -> None:
-    """Refuse registers of one name that several roles use, though each has its own: what one fills, another does not have."""
+    """Refuse registers of one name that several roles use: what one role fills, the threads of another do not have."""
     users: dict[Any, int] = {}
     for number, role in enumerate(roles):
         used = (node for part in role.parts for statement in part for node in nodes(statement))
         buffers = (node.buffer for node in used if isinstance(node, tirx.BufferLoad | tirx.BufferStore))
         for buffer in buffers:
             if buffer.scope().startswith("local") and users.setdefault(buffer.data, number) != number:
-                raise Unsupported(f"registers that several roles use: {buffer.name}")
+                raise Foreign(f"registers that several roles use: {buffer.name}")
 
 
 def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collection[Key]) -> Iterator[list[Any]]:

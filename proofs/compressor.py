@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import reduce
+from operator import mul
 from typing import Any
 
 from ..kernels import compressor as kernels
@@ -26,11 +28,14 @@ from ..reference.contract import Contract, Size, Static, TensorSpec
 from ..reference.indexer import OFFSETS
 from .engine.base.errors import Unsupported
 from .engine.base.report import LAYERS
+from .engine.execution.contents import Write
+from .engine.execution.outcome import Execution
 from .engine.execution.symbolic import block, execute
 from .engine.forms import normal_form as nf
 from .engine.forms.entailment import Facts
+from .engine.forms.equations import Equation
 from .engine.forms.extended import Value
-from .engine.forms.normal_form import Form
+from .engine.forms.normal_form import ONE, ZERO, Form
 from .engine.layers.comparison import against, integers, symbolic_input
 from .engine.reference.pull_array import Extent, deciding
 from .engine.verify import Compare, Compared
@@ -155,7 +160,8 @@ def _of_candidates_compared(cfg: Config, of: Formula, contract: Contract) -> Com
     """Return the comparison of a backward whose reference returns the gradients of candidates, [B, T, n, D].
 
     The block of entry i writes that of its candidate n into row past + i ratio - (candidates - ratio) + n, where the
-    reference's ``scattered`` puts it: into the second half of the row if the candidate is of the entry's own block.
+    reference's ``scattered`` puts it: into the second half of the row if the candidate is of the entry's own block. Of each
+    candidate that has a row all channels are written. Since other rows keep what they held, no other layer claims that.
     """
 
     def compare(kernel: Any, known: Facts) -> Compared:
@@ -171,6 +177,7 @@ def _of_candidates_compared(cfg: Config, of: Formula, contract: Contract) -> Com
             for name, result in results.items():
                 wanted = _in_rows(cfg, result, known) if name in contract.updated else result.value
                 equations += execution.compare(name, wanted)
+                equations += _all_written(cfg, name, execution) if name in contract.updated else ()
         return execution, equations
 
     return compare
@@ -188,6 +195,36 @@ def _in_rows(cfg: Config, grad: Any, known: Facts) -> Callable[..., Value]:
         return value
 
     return wanted
+
+
+def _all_written(cfg: Config, output: str, execution: Execution) -> Iterator[Equation]:
+    """Yield that an entry's block writes all channels of its candidates, those of the block before if that has rows."""
+    many = not cfg.few  # a block has some of the channels, and a loop over candidates too
+    threads, width = (kernels.LANES, kernels.WIDTH) if many else (cfg.threads, cfg.width)
+    known, ahead, own = execution.facts, cfg.candidates - cfg.ratio, cfg.past + cfg.ratio * block("x")
+    first = block("z") * (threads * width) if many and threads * width < cfg.D else ZERO
+    halves = [(ahead, own, cfg.wide - cfg.D), *([(0, own - cfg.ratio, 0)] if cfg.overlap else [])]
+    t, j, r = nf.fresh("t"), nf.fresh("j"), nf.fresh("r")
+    for variable, extent in ((t, threads), (j, width), (r, cfg.ratio)):
+        known.bound(variable, nf.form(extent))
+    for candidate, row, start in halves:
+        for place in [r] if many else map(nf.form, range(cfg.ratio)):
+            index = block("y"), row + place, first + start + t * width + j
+            steps = candidate + place, t, j
+            with known.assuming(nf.nonnegative(row)):
+                missed = reduce(mul, (ONE - _covered(w, index, steps) for w in execution.writes.get(output, [])), ONE)
+                shown = known.holds(ONE - missed)
+            yield Equation(f"{output}[{', '.join(map(str, index))}] is written", shown, missed, ZERO)
+
+
+def _covered(write: Write, index: tuple[Form, ...], steps: tuple[Form, ...]) -> Form:
+    """Return whether a write, in the last of these steps of its loops, is of an index: a form that is 0 or 1."""
+    at = dict(zip(write.axes, steps[-len(write.axes) :], strict=True))
+    values = {nf.number(axis.variable): step for axis, step in at.items()}
+    conditions = [nf.zero(i - nf.substitute(w, values)) for i, w in zip(index, write.index, strict=True)]
+    for axis, step in at.items():
+        conditions += [nf.nonnegative(step - axis.lower), nf.nonnegative(axis.lower + axis.extent - 1 - step)]
+    return reduce(mul, [*conditions, *(nf.substitute(c, values) for c in write.path)], ONE)
 
 
 def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterator[Proof]:
@@ -210,10 +247,41 @@ def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
         yield Proof("compressor", factory(cfg), contract, given, claimed, PASS_CONFIGS, layers=layers, **more)
 
 
+FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compiler"
+ANGLES = "a row of angles is read of a position below their number alone, and no position is below 0"
+ABSENT = "a candidate that is not there has the weight 0, whatever finite value stands for it"
+ALWAYS = "without overlap no candidate is before row 0 or in the block before, and none of the 128 is beyond the last"
+_FIRST, _THERE, _ROW = "T.if_then_else(n < 0, 0, 0)", "n < 128 and (n >= 0 or bx >= 1)", "bx * 128 + n >= 0"
+_ROW_OF_ANGLES = "T.max(T.min(position, positions - 1), 0)"
+EQUIVALENTS = {
+    **{f"loop end @ for {v} in 0:{n} -> for {v} in 0:{n + 1}": FRAGMENT for v, n in (("t", 16), ("t", 128), ("j", 4))},
+    "constant @ positions - 1 -> T.Sub(positions, 0)": ANGLES,
+    "dropped operand @ T.min(position, positions - 1) -> position": ANGLES,
+    f"constant @ {_ROW_OF_ANGLES} -> {_ROW_OF_ANGLES.replace(', 0)', ', -1)')}": ANGLES,
+}
+OVERLAPPING = EQUIVALENTS | {
+    "constant @ T.if_then_else(bx >= 1, kv[by, row, c], 0) -> T.if_then_else(bx >= 1, kv[by, row, c], 1)": ABSENT,
+    "off by one @ bx >= 1 -> bx >= 0": ABSENT,
+}
+APART = EQUIVALENTS | {
+    "off by one @ bx >= 1 -> bx >= 0": ALWAYS,
+    "off by one @ n < 0 -> n <= 0": "without overlap a row has one half: it begins at channel 0 in either case",
+    "dropped guard @ n >= 0 or bx >= 1 -> n >= 0": ALWAYS,
+    f"other operator @ {_THERE} -> {_THERE.replace('and', 'or')}": ALWAYS,
+    f"dropped operand @ first + {_FIRST} -> first": ALWAYS,
+    f"dropped guard @ {_FIRST} -> 0": ALWAYS,
+    f"constant @ {_FIRST} -> T.if_then_else(n < 0, -1, 0)": ALWAYS,
+    f"dropped guard @ n < 128 and {_ROW} -> {_ROW}": ALWAYS,
+    f"other operator @ n < 128 and {_ROW} -> n < 128 or {_ROW}": ALWAYS,
+    "stride @ bx * 128 -> bx * 129": ALWAYS,
+    'dropped operand @ T.infinity("float32") * -1 -> T.infinity("float32")': ALWAYS,
+}
+
+
 def proofs() -> Iterator[Proof]:
     """Yield the shipped kernels and other shapes."""
-    mutants: dict[str, Any] = {"mutate": True, "every": 8}
-    for cfg, more in zip(FLAGSHIPS, (mutants, mutants, {}), strict=True):
+    overlapping, apart = ({"mutate": True, "every": 8, "equivalents": why} for why in (OVERLAPPING, APART))
+    for cfg, more in zip(FLAGSHIPS, (overlapping, apart, {}), strict=True):
         yield from _kernels(cfg, **more)
     for cfg in OTHERS:
         yield from _kernels(cfg)

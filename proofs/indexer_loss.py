@@ -136,10 +136,28 @@ def _proof(factory: Any, cfg: Any, contract: Contract, **more: Any) -> Proof:
     return Proof("indexer_loss", factory(cfg), contract, given, more.pop("compare", None), PASS_CONFIGS, **more)
 
 
+CANCELS = "what is subtracted cancels: any start is as good that is below all that is compared"
+FINITE = "the claim is of a finite lse: then some product is above -inf, and what is subtracted cancels"
+FENCED = "the fence in the loop lies between the same wait and the first product"
+ASKED = "it is no instruction: it asks nvcc to keep uses of registers behind a wait, which is trusted"
+_LARGEST = 'T.reduce(T.region(dots0[0, 0], 1, 64, 64), T.region(largest0[0], 2, 64), "max", 1, T.bool({}))'
+_STARTS = ("largest1[0], 2, 64", "high_i[0], 2, 1")
+EQUIVALENTS = {
+    **{
+        f"constant @ T.fill(T.region({start}), -1.2676506e+30) -> T.fill(T.region({start}), -2.5353012e+30)": CANCELS
+        for start in _STARTS
+    },
+    f"flag @ {_LARGEST.format(False)} -> {_LARGEST.format(True)}": FINITE,
+    "dropped statement @ T.fence_proxy_async(), occurrence 2": FENCED,
+    'dropped statement @ T.warpgroup_fence_operand("float32", dots1, 0, 32)': ASKED,
+    'other operator @ T.infinity("float32") * -1 -> T.infinity("float32") / -1': "the same infinity",
+}
+
+
 def proofs() -> Iterator[Proof]:
     """Yield the kernels of DeepSeek-V4's sizes."""
     scale = 512**-0.5
-    tried: dict[str, Any] = {"mutate": True, "every": 8}
+    tried: dict[str, Any] = {"mutate": True, "every": 8, "equivalents": EQUIVALENTS}
     for heads, more in ((64, tried), (128, {})):
         core = Config(heads, 512, scale)
         yield _proof(loss_teacher, core, TEACHER, compare=of_teacher(core), **more)

@@ -35,8 +35,17 @@ AFTER = Config(hidden=1088), Config(8, 8192)
 
 
 FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compiler, in narrower accesses"
+BEYOND = "its guards skip a block beyond the tokens"
+NOTHING_OVER = "over the reals, in which L2 compares, rounding leaves nothing over: the claim does not reach it"
 _LOOPS = (("i", 4), ("t", 128), ("j", 8))
+_ROUNDED = 'T.Cast("float32", T.Cast("bfloat16", value))'
 EQUIVALENTS = {
+    **{
+        f"grid @ for block in 0:{blocks} -> for block in 0:{blocks} + 1": BEYOND
+        for blocks in ("(tokens + 63) // 64", "(tokens + 31) // 32")
+    },
+    f"swapped operands @ value - {_ROUNDED} -> {_ROUNDED} - value": NOTHING_OVER,
+    "loop end @ for m in 0:32 -> for m in 0:31": "of 32 rows the last 8 fill up, and are not written",
     **{f"loop end @ for {v} in 0:{n} -> for {v} in 0:{n + 1}": FRAGMENT for v, n in _LOOPS},
     **{f"loop start @ for {v} in 0:{n} -> for {v} in -1:{n}": FRAGMENT for v, n in _LOOPS},
 }

@@ -15,13 +15,14 @@ from lemmata.proofs.engine.semantics.semantics import Machine
 F32 = "float32"
 
 
-def handed_on(*, room: int = 1, early: int = 0, late: int = 0, under: bool = False) -> Any:
+def handed_on(*, room: int = 1, early: int = 0, late: int = 0, under: bool = False, foreign: bool = False) -> Any:
     """y[i] = Σ_t x[t, i]: one role brings a row at a time, the other one adds.
 
     Args:
         room: how many iterations ago the row was added that the bringer waits for.
         early, late: rows that the bringer, the adder leave out.
         under: the bringer arrives under a condition.
+        foreign: the bringer clears the sum, in registers of its own threads.
     """
     n = T.dynamic("n")
 
@@ -34,6 +35,8 @@ def handed_on(*, room: int = 1, early: int = 0, late: int = 0, under: bool = Fal
             empty = T.alloc_barrier(32)
             thread = T.get_thread_binding()
             if thread < 32:
+                if foreign:
+                    T.fill(total, 0)
                 for t in T.serial(n - early):
                     T.barrier_wait(empty, (t + room) % 2)
                     T.copy(x[t, :], row)
@@ -68,6 +71,7 @@ def test_roles_take_turns(rows: int) -> None:
         ({"early": 1}, "different ranges"),
         ({"late": 1}, "different ranges"),
         ({"under": True}, "under a condition"),
+        ({"foreign": True}, "registers that several roles use: total"),
     ],
 )
 def test_roles_that_do_not_meet_are_refused(wrong: dict[str, Any], message: str) -> None:

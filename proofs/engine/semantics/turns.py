@@ -32,6 +32,12 @@ class Program(NamedTuple):
     loop: Any | None
 
 
+class Foreign(Unsupported):
+    """Raised where roles use registers of one name: each thread has its own, and those of one role may not be filled."""
+
+    kind = "uninitialised"
+
+
 def programs(statement: Any, names: Collection[Any], threads: int) -> list[Program]:
     """Return the programs of the roles into which a statement splits the threads of a block; none if it does not.
 
@@ -55,8 +61,9 @@ def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
     """Return the roles' statements in an order in which they may run: before, in an iteration of, and after the loops.
 
     Each turn of a role is a list of its own. Unsupported are roles that wait for one another for ever, waits for a phase that
-    is not known, barriers under a condition, and loops of different ranges.
+    is not known, barriers under a condition, loops of different ranges, and registers that several roles use.
     """
+    _check_registers(roles)
     loops = [role.loop for role in roles if role.loop is not None]
     for loop in loops[1:]:
         if not all(ir.structural_equal(a, b) for a, b in ((loop.min, loops[0].min), (loop.extent, loops[0].extent))):
@@ -64,6 +71,17 @@ def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
     first = {loop.loop_var: loop.min for loop in loops}
     met = _arrivals(part for role in roles for part in role.parts)
     return [list(_turns([role.parts[part] for role in roles], first, met)) for part in range(3)]
+
+
+def _check_registers(roles: Sequence[Program]) -> None:
+    """Refuse registers of one name that several roles use: what one role fills, the threads of another do not have."""
+    users: dict[Any, int] = {}
+    for number, role in enumerate(roles):
+        used = (node for part in role.parts for statement in part for node in nodes(statement))
+        buffers = (node.buffer for node in used if isinstance(node, tirx.BufferLoad | tirx.BufferStore))
+        for buffer in buffers:
+            if buffer.scope().startswith("local") and users.setdefault(buffer.data, number) != number:
+                raise Foreign(f"registers that several roles use: {buffer.name}")
 
 
 def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collection[Key]) -> Iterator[list[Any]]:

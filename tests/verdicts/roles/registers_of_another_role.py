@@ -1,8 +1,8 @@
-"""Refused: the second role reads registers that the first filled; each thread has registers of its own."""
+"""Wrong: the second role reads registers that the first filled; each thread has registers of its own."""
 
 import tilelang.language as T
 
-from verdicts import MANUAL, Unsupported, contract
+from verdicts import MANUAL, Refuted, contract
 
 ROLE = 128  # threads
 
@@ -35,4 +35,4 @@ def reference(A):
     return A
 
 
-VERDICT = Unsupported("L2", "first, registers of the threads of one role, is used by another role")
+VERDICT = Refuted("L2", uninitialised="registers that several roles use: first")

@@ -280,8 +280,8 @@ APART = EQUIVALENTS | {
 
 def proofs() -> Iterator[Proof]:
     """Yield the shipped kernels and other shapes."""
-    overlapping, apart = ({"mutate": True, "every": 8, "equivalents": why} for why in (OVERLAPPING, APART))
-    for cfg, more in zip(FLAGSHIPS, (overlapping, apart, {}), strict=True):
+    tried: list[dict[str, Any]] = [{"mutate": True, "every": 8, "equivalents": why} for why in (OVERLAPPING, APART)]
+    for cfg, more in zip(FLAGSHIPS, (*tried, {}), strict=True):
         yield from _kernels(cfg, **more)
     for cfg in OTHERS:
         yield from _kernels(cfg)

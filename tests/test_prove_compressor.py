@@ -1,4 +1,4 @@
-"""That the backward of the compressor writes every candidate is claimed: L1 does not, of outputs that may keep what they held."""
+"""That the backward of the compressor writes every candidate is claimed. L1 does not: other rows keep what they held."""
 
 from __future__ import annotations
 

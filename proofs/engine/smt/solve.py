@@ -1,4 +1,4 @@
-"""The solvers: one condition in, one verdict out, the same on every run.
+"""The solvers: one condition in, one verdict out.
 
 Every attempt has a fixed seed and a bound on the solver's steps, not on time. The first one only proves, in few steps, where
 the condition's terms are: to make a context takes longer than most conditions do. The others run in fresh contexts, so that

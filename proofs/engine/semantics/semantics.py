@@ -28,7 +28,7 @@ from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
 from .expressions import TileOperations, externs
 from .loops import serial_loops as serial_loops
-from .turns import MEETING, Program, programs, take_turns
+from .turns import MEETING, Program, filled, programs, take_turns
 
 _SCOPES: Mapping[str, Scope] = {
     **{"global": "global", "shared": "shared", "shared.dyn": "shared"},
@@ -206,6 +206,8 @@ class Machine(TileOperations[V]):
             self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
         for each in itertools.chain(*after):
             self.execute(each)
+        for data in filled(roles):
+            self.algebra.allocate(self.memories[data])
 
     def _conditional(self, statement: Any) -> None:
         threads = [v for v, value in self.variables.items() if self._threads and value is self._threads[0]]

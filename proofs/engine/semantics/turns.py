@@ -22,6 +22,7 @@ from ..compiler.nodes import called, nodes
 
 MEETING = names("arrive", "copied", "wait")
 _SERIAL = 0  # tirx.ForKind
+_WRITTEN = 2  # a bit of what a tile operation does with a region
 Key = tuple[Any, int]  # a barrier: its array and its number
 
 
@@ -61,7 +62,8 @@ def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
     """Return the roles' statements in an order in which they may run: before, in an iteration of, and after the loops.
 
     Each turn of a role is a list of its own. Unsupported are roles that wait for one another for ever, waits for a phase that
-    is not known, barriers under a condition, loops of different ranges, and registers that several roles use.
+    is not known, barriers under a condition, loops of different ranges, and registers that several roles use. Those that a
+    role fills hold nothing for the threads of the whole block afterwards (``filled``).
     """
     _check_registers(roles)
     loops = [role.loop for role in roles if role.loop is not None]
@@ -77,11 +79,28 @@ def _check_registers(roles: Sequence[Program]) -> None:
     """Refuse registers of one name that several roles use: what one role fills, the threads of another do not have."""
     users: dict[Any, int] = {}
     for number, role in enumerate(roles):
-        used = (node for part in role.parts for statement in part for node in nodes(statement))
-        buffers = (node.buffer for node in used if isinstance(node, tirx.BufferLoad | tirx.BufferStore))
-        for buffer in buffers:
-            if buffer.scope().startswith("local") and users.setdefault(buffer.data, number) != number:
-                raise Foreign(f"registers that several roles use: {buffer.name}")
+        for node in _nodes(role):
+            if isinstance(node, tirx.BufferLoad | tirx.BufferStore) and _is_of_registers(node.buffer):
+                if users.setdefault(node.buffer.data, number) != number:
+                    raise Foreign(f"registers that several roles use: {node.buffer.name}")
+
+
+def filled(roles: Sequence[Program]) -> set[Any]:
+    """Return the data pointers of the registers that a role fills: afterwards not all threads of the block have that."""
+    found: set[Any] = set()
+    for node in (node for role in roles for node in _nodes(role)):
+        written = called(node) == "tl.region" and int(node.args[1]) & _WRITTEN
+        buffer = node.args[0].buffer if written else node.buffer if isinstance(node, tirx.BufferStore) else None
+        found |= {buffer.data} if buffer is not None and _is_of_registers(buffer) else set()
+    return found
+
+
+def _nodes(role: Program) -> Iterator[Any]:
+    return (node for part in role.parts for statement in part for node in nodes(statement))
+
+
+def _is_of_registers(buffer: Any) -> bool:
+    return bool(buffer.scope().startswith("local"))
 
 
 def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collection[Key]) -> Iterator[list[Any]]:

@@ -79,10 +79,10 @@ def _check_registers(roles: Sequence[Program]) -> None:
     """Refuse registers of one name that several roles use: what one role fills, the threads of another do not have."""
     users: dict[Any, int] = {}
     for number, role in enumerate(roles):
-        for node in _nodes(role):
-            if isinstance(node, tirx.BufferLoad | tirx.BufferStore) and _is_of_registers(node.buffer):
-                if users.setdefault(node.buffer.data, number) != number:
-                    raise Foreign(f"registers that several roles use: {node.buffer.name}")
+        used = (node.buffer for node in _nodes(role) if isinstance(node, tirx.BufferLoad | tirx.BufferStore))
+        for buffer in filter(_is_of_registers, used):
+            if users.setdefault(buffer.data, number) != number:
+                raise Foreign(f"registers that several roles use: {buffer.name}")
 
 
 def filled(roles: Sequence[Program]) -> set[Any]:

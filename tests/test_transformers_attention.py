@@ -193,7 +193,7 @@ def in_chunks(choices, size):
     return parts
 
 
-def logits_agree(model, ids, size):
+def logits_agree(model, ids, size, compressors):
     """Prefill in one go, untouched and swapped; in fp64 in chunks, as otherwise it would take too much memory."""
     choices, calls = Choices(), Dispatches()
     with choices.record(model):
@@ -208,7 +208,7 @@ def logits_agree(model, ids, size):
         "mhc_pre": 6,
         "mhc_post": 6,
         "mhc_head": 1,
-        "compress": 3,  # of the entries of both, and of the indexer's
+        "compress": compressors,
         "swa": 1,
         "csa": 1,
         "hca": 1,
@@ -226,7 +226,7 @@ def logits_agree(model, ids, size):
 @torch.no_grad()
 def test_the_true_ratios():
     ids = passages(default_text(), 1024)[:1]
-    logits_agree(true_ratios(index_topk=64), ids, 256)
+    logits_agree(true_ratios(index_topk=64), ids, 256, compressors=2)  # the indexer's rows are too narrow for its own
 
 
 def peak(model, ids):
@@ -250,4 +250,4 @@ def test_the_true_sizes_and_their_memory(capsys):
     with capsys.disabled():
         print(f"\npeak memory at 8192 tokens: untouched {untouched / 2**30:.2f} GiB, swapped {ours / 2**30:.2f} GiB")
     assert ours < untouched
-    logits_agree(model, ids, 2048)
+    logits_agree(model, ids, 2048, compressors=3)

@@ -83,7 +83,7 @@ def test_signs() -> None:
 
 
 def test_conditions_that_make_a_sum_at_least_one() -> None:
-    """Of a sum over many, those at the indices known; none where a term may be negative."""
+    """A sum over many gives those at the indices known, and none where a term may be negative."""
     j = nf.fresh("j")
     linear = Linear(frozenset(), {}, {nf.number(j): nf.form(512)})
 

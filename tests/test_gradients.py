@@ -154,7 +154,7 @@ def test_a_listing_that_forgets_a_sequence_is_noticed(monkeypatch: pytest.Monkey
 
 
 def test_a_group_fills_whole_waves_of_blocks() -> None:
-    """Of 128 heads a query has two blocks of threads: 78 queries fit, whose 156 blocks would be a wave of 132 and some."""
+    """A query of 128 heads has two blocks of threads: 78 queries fit, whose 156 blocks would be a wave of 132 and some."""
     parts = {heads: slots * -(-heads // 64) * 512 * 2 for heads, slots in ((8, 640), (64, 640), (128, 1152))}
     assert [gradients.queries_of_group(parts[heads], -(-heads // 64), 132) for heads in (8, 64, 128)] == [264, 264, 66]
     assert gradients.queries_of_group(gradients.WORKSPACE // 5, 1, 132) == 5, "part of a wave, where no more fits"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lemmata.bench import cudnn
 from lemmata.bench.pages import DATA, SCALES, D, pages, random_rows
 from lemmata.bench.peers import difference, find
 from lemmata.bench.roofline import bound
@@ -208,9 +209,9 @@ def case(
 
 
 Gradients = Callable[[], tuple[Tensor, ...]]
-"""A call; the gradients of q, of the keys and of the sink."""
+"""A call; the gradients of q, of the window's keys, of the entries where there are any, and of the sink."""
 
-FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's, each rounded to bf16
+FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's or a peer's, each rounded to bf16
 
 
 Upstream = tuple[Tensor, Tensor]
@@ -218,8 +219,9 @@ Upstream = tuple[Tensor, Tensor]
 
 
 class Backward(NamedTuple):
-    """The backward of an operator: the call of inputs and upstream gradients, the PyTorch reference's, a query's indices."""
+    """The forward, backward of inputs and upstream gradients, the same of the PyTorch reference, a query's indices."""
 
+    forward: Operator
     ours: Callable[[Inputs, Upstream], Gradients]
     reference: Callable[[Inputs, Upstream], Gradients]
     listed: int = 0
@@ -230,12 +232,38 @@ def _upstream(x: Inputs) -> Upstream:
     return torch.randn_like(x.q), torch.randn(x.q.shape[:3], device=x.q.device)
 
 
+def _cudnn(forward: Operator, x: Inputs, grads: Upstream) -> Gradients:
+    """Return cuDNN's backward of a single sequence; it takes no gradient of lse."""
+    (out, lse), window = forward(x)(), x.window_kv.shape[1]
+    rows, lists = merged(x._replace(compressed_kv=x.compressed_kv.nan_to_num()))
+    call = cudnn.attention_bwd(x.q[0], rows[:, 0], lists[:, 0], x.sink, SCALE, (grads[0][0], out[0], lse[0]))
+
+    def split() -> tuple[Tensor, ...]:
+        dq, rows, dsink = call()
+        parts = [part.unsqueeze(0) for part in (dq, rows[:window], rows[window:])]
+        return *(part for part in parts if part.numel()), dsink
+
+    return split
+
+
+def require_gradients(ours: Gradients, theirs: Gradients, whose: str) -> None:
+    """Require that gradients are those of the reference or of a peer.
+
+    Raises:
+        RuntimeError: one is further off than two roundings to bf16.
+    """
+    for number, (a, b) in enumerate(zip(ours(), theirs(), strict=True)):
+        if not (off := difference(a.float(), b.float())) < FURTHEST:  # so NaN is refused
+            raise RuntimeError(f"expected gradient {number} within {FURTHEST:g} of {whose}, got {off:.1e}")
+
+
 def _gradients_agree(make: Callable[[], Inputs], backward: Backward) -> None:
     x = make()
     grads = _upstream(x)
-    for number, (a, b) in enumerate(zip(backward.ours(x, grads)(), backward.reference(x, grads)(), strict=True)):
-        if not (found := difference(a.float(), b.float())) < FURTHEST:
-            raise RuntimeError(f"expected gradient {number} within {FURTHEST:g} of the reference's, got {found:.1e}")
+    require_gradients(backward.ours(x, grads), backward.reference(x, grads), "the reference's")
+    if cudnn.found():
+        grads = grads[0], torch.zeros_like(grads[1])
+        require_gradients(backward.ours(x, grads), _cudnn(backward.forward, x, grads), "cuDNN's")
 
 
 def backward_case(op: str, sizes: Sizes, keys: int, limit: float | None, make: Callable[[], Inputs], backward: Backward
@@ -259,5 +287,7 @@ def backward_case(op: str, sizes: Sizes, keys: int, limit: float | None, make: C
     some = f"{backward.listed} of " if backward.listed else ""
     shape = f"backward {S}, {H} heads{f', {some}{T} entries' if T else ''}"
     contenders = {"lemmata": lambda: backward.ours(x := make(), _upstream(x))}
+    if cudnn.found():
+        contenders[cudnn.NAME] = lambda: _cudnn(backward.forward, x := make(), _upstream(x))
     agree = functools.partial(_gradients_agree, make, backward)
-    return Case(op, shape, traffic, least, why, limit, contenders, ("cuDNN Frontend",), agree)
+    return Case(op, shape, traffic, least, why, limit, contenders, () if cudnn.found() else (cudnn.NAME,), agree)

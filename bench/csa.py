@@ -88,7 +88,7 @@ def _reference_bwd(x: Inputs, grads: Upstream) -> Gradients:
 def _backward(H: int, T: int, K: int, limit: float | None = None) -> Case:
     sizes = Sizes(1, QUERIES, H, T, max(RATIO * T, QUERIES))
     make = functools.partial(inputs, sizes, K)
-    return attention.backward_case("csa", sizes, QUERIES * K, limit, make, Backward(_bwd, _reference_bwd, K))
+    return attention.backward_case("csa", sizes, QUERIES * K, limit, make, Backward(_ours, _bwd, _reference_bwd, K))
 
 
 def cases() -> Iterator[Case]:

@@ -80,7 +80,7 @@ def _backward(limit: float) -> Case:
     sizes = Sizes(1, QUERIES, H, TOKENS // RATIO, TOKENS)
     seen = int(visible(torch.tensor([TOKENS - QUERIES]), QUERIES, RATIO).sum())
     make = functools.partial(inputs, sizes)
-    return attention.backward_case("hca", sizes, seen, limit, make, Backward(_bwd, _reference_bwd))
+    return attention.backward_case("hca", sizes, seen, limit, make, Backward(_ours, _bwd, _reference_bwd))
 
 
 def cases() -> Iterator[Case]:

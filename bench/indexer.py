@@ -18,6 +18,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from lemmata.bench import cudnn
+from lemmata.bench.attention import Gradients, require_gradients
 from lemmata.bench.peers import difference, find
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
@@ -34,10 +36,7 @@ LARGEST_FP8 = 448.0
 QUERIES = 4096
 TOLERANCE = 1e-6  # for the order of summation over the heads, in fp32: far below what rounding to fp8 does
 
-FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's, each rounded to bf16
-
 Result = Callable[[], Tensor]
-Gradients = Callable[[], tuple[Tensor, ...]]
 
 
 def compilations() -> Iterator[Job]:
@@ -163,13 +162,23 @@ def _upstream(entries: int) -> Tensor:
     return torch.randn(1, QUERIES, entries, device="cuda")
 
 
+def _cudnn(entries: int) -> tuple[tuple[Tensor, ...], Gradients]:
+    """Return the tensors of our backward and cuDNN's call on the same; the first is their gradient once it has run."""
+    q, k, weights, offset = inputs(BF16, QUERIES, entries)
+    weights = weights.to(BF16)  # it takes no others
+    scores = _scores(q, k, weights.float(), offset)()
+    call = cudnn.indexer_bwd(q, k, weights, offset, RATIO, scores)
+    return (scores, q, k, weights.float(), offset), call
+
+
 def _agree_on_gradients(entries: int) -> None:
     grad, (q, k, weights, offset) = _upstream(entries), inputs(BF16, QUERIES, entries)
-    ours = torch.ops.lemmata.indexer_scores_bwd.default(grad, q, k, weights, offset, RATIO)
-    wanted = chunks.scores_bwd(grad, q, k, weights, offset, RATIO)
-    for number, (a, b) in enumerate(zip(ours, wanted, strict=True)):
-        if not (found := difference(a.float(), b.float())) < FURTHEST:
-            raise RuntimeError(f"expected gradient {number} within {FURTHEST:g} of the reference's, got {found:.1e}")
+    ours, wanted = _bwd(grad, q, k, weights, offset), chunks.scores_bwd(grad, q, k, weights, offset, RATIO)
+    require_gradients(ours, lambda: wanted, "the reference's")
+    if cudnn.found():
+        (scores, *tensors), call = _cudnn(entries)
+        theirs = call()
+        require_gradients(_bwd(scores.nan_to_num(neginf=0.0), *tensors), lambda: theirs, "cuDNN's")
 
 
 def _backward(entries: int, limit: float) -> Case:
@@ -182,7 +191,11 @@ def _backward(entries: int, limit: float) -> Case:
     )  # dI; the inputs and their gradients
     least, why = bound(bytes=traffic, bf16=3 * 2 * D * H * pairs)
     shape, agree = f"backward bf16 {QUERIES} x {entries}", functools.partial(_agree_on_gradients, entries)
-    return Case("indexer_scores", shape, traffic, least, why, limit, {"lemmata": call}, ("cuDNN Frontend",), agree)
+    contenders: dict[str, Callable[[], Call]] = {"lemmata": call}
+    if cudnn.found():
+        contenders[cudnn.WITH_LOSS] = lambda: _cudnn(entries)[1]
+    absent = () if cudnn.found() else (cudnn.WITH_LOSS,)
+    return Case("indexer_scores", shape, traffic, least, why, limit, contenders, absent, agree)
 
 
 def cases() -> Iterator[Case]:

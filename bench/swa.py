@@ -70,7 +70,7 @@ def _reference_bwd(x: Inputs, grads: Upstream) -> Gradients:
 def _backward() -> Case:
     sizes = Sizes(1, QUERIES, H, 0, TOKENS)
     make = functools.partial(inputs, sizes)
-    return attention.backward_case("swa", sizes, 0, None, make, Backward(_bwd, _reference_bwd))
+    return attention.backward_case("swa", sizes, 0, None, make, Backward(_ours, _bwd, _reference_bwd))
 
 
 def cases() -> Iterator[Case]:

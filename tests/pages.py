@@ -267,25 +267,24 @@ def figures() -> str:
 def faster() -> str:
     """Return how each public function fares beside each contender: in how many cases it is slower, and the ratios.
 
-    A function with a case that is of an earlier kernel says so.
+    Cases that are of an earlier kernel have rows of their own, below.
     """
-    ratios: dict[tuple[str, str], list[float]] = {}
-    earlier = {f["op"] for record in records() for f in record.figures if record.earlier(f)}
+    ratios: dict[tuple[bool, str, str], list[float]] = {}
     for record in records():
         ours = {(f["op"], f["shape"]): f["burst_us"] for f in record.figures if f["contender"] == "lemmata"}
         for other in record.figures:
             if other["contender"] != "lemmata":
                 ratio = other["burst_us"] / ours[other["op"], other["shape"]]
-                ratios.setdefault((other["op"], other["contender"]), []).append(ratio)
+                ratios.setdefault((record.earlier(other), other["op"], other["contender"]), []).append(ratio)
     rows = (
         [
-            f"`{op}`" + (", earlier kernel" if op in earlier else ""),
+            f"`{op}`" + (", earlier kernel" if earlier else ""),
             contender,
             str(len(found)),
             str(sum(r < 1 for r in found)),
             f"{min(found):.2f} to {max(found):.2f}",
         ]
-        for (op, contender), found in ratios.items()
+        for (earlier, op, contender), found in sorted(ratios.items())
     )
     return table("function | contender | cases, on all cards | slower in | contender's time / lemmata's", rows)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from lemmata.bench import bars, indexer, report, timing, topk
+from lemmata.bench import bars, cudnn, indexer, report, timing, topk
 from lemmata.bench.roofline import bound
 from lemmata.bindings import chunks
 from lemmata.operators import OPERATORS, Operator
@@ -143,11 +143,11 @@ def test_gradients_unlike_the_references_are_not_timed(monkeypatch):
 
 def test_an_absent_peer_is_said_to_be_absent(monkeypatch):
     monkeypatch.setattr(indexer, "find", lambda module: None)
-    peers = "DeepGEMM", "DeepGEMM", None, None, "DeepGEMM + torch.topk", "cuDNN Frontend"
+    peers = "DeepGEMM", "DeepGEMM", None, None, "DeepGEMM + torch.topk", cudnn.WITH_LOSS
     assert [case.absent for case in indexer.cases()] == [() if peer is None else (peer,) for peer in peers]
     assert all(list(case.contenders) == ["lemmata"] for case in indexer.cases())
     monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(1))
-    assert {peer for case in indexer.cases() for peer in case.absent} == {"cuDNN Frontend"}
+    assert {peer for case in indexer.cases() for peer in case.absent} == {cudnn.WITH_LOSS}
 
 
 def test_a_case_that_fails_leaves_the_others(monkeypatch):

@@ -17,6 +17,7 @@ from .operators import OPERATORS, find, of_function
 
 _PACKAGE = Path(__file__).parent
 _ABSENT = "not installed"
+_PEERS = "tile-kernels", "sgl-deep-gemm", "sgl-flash-mla", "nvidia-cudnn-frontend"
 _FIELDS = ("device", "versions", "kernels", "tests", "figures")
 
 
@@ -94,7 +95,7 @@ def update(
     content: dict[str, Any] = {
         "device": {"name": gpu.name, "capability": capability, "memory_bytes": gpu.total_memory},
         "versions": {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
-        | {package: installed(package) for package in ("tilelang", "tile-kernels", "sgl-deep-gemm", "sgl-flash-mla")},
+        | {package: installed(package) for package in ("tilelang", *_PEERS)},
         "kernels": {op: kernel_digest(op) for op in OPERATORS},
         "tests": {},
         "figures": [],

@@ -121,17 +121,18 @@ _head_fwd = _define(reference.MHC_HEAD, reference.mhc_head, (_PRE, "head"), _flo
 
 def shipped(model: Model) -> Iterator[Kernel]:
     """Yield the kernels that a model launches, each with its config."""
-    from ..kernels import mhc_post, mhc_pre, mhc_pre_backward, sinkhorn
+    from ..kernels import mhc_post, mhc_pre, mhc_pre_backward, mhc_project, sinkhorn
 
     streams = mhc_post.Config(model.streams, model.hidden)
     yield mhc_post.mhc_post_fwd, streams
     yield mhc_post.mhc_post_bwd, streams
-    before = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, iterations=model.iterations)
-    for factory in (mhc_pre.mhc_project, mhc_pre.mhc_weigh):
-        yield factory, before
-    head = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, head=True)
-    for factory in (mhc_pre.mhc_project, mhc_pre.mhc_head_weigh):
-        yield factory, head
+    before = mhc_project.Config(model.streams, model.hidden, model.eps, model.norm_eps, iterations=model.iterations)
+    head = mhc_project.Config(model.streams, model.hidden, model.eps, model.norm_eps, head=True)
+    yield mhc_pre.mhc_weigh, before
+    yield mhc_pre.mhc_head_weigh, head
+    for cfg in (before, head):
+        for factory in (mhc_project.mhc_project, mhc_project.mhc_split, mhc_project.mhc_project_many):
+            yield factory, cfg
     yield from mhc_pre_backward.launched(before)
     yield from mhc_pre_backward.launched(head)
     yield sinkhorn.sinkhorn_bwd, sinkhorn.Config(model.streams, model.iterations, model.eps)

@@ -31,7 +31,6 @@ from . import sinkhorn
 from .build import aligned, build
 from .mhc_gates_backward import (
     SUMMED,
-    WARP,
     Results,
     Token,
     mhc_add_gates,
@@ -41,13 +40,15 @@ from .mhc_gates_backward import (
     mhc_normalise,
     mhc_sum_gates,
 )
-from .mhc_pre import (
+from .mhc_project import (
     BF16,
     COLUMNS,
     F32,
     PARTS,
+    QUAD,
     THREADS,
     TOKENS,
+    WARP,
     WIDTH,
     Config,
     Products,
@@ -57,7 +58,6 @@ from .mhc_pre import (
 )
 
 CHUNKS = {16: 256, 4: 32, 1: 0}  # chunks of the gradient of fn, and tiles of tokens from which on there are so many
-QUAD = 4  # columns that a thread of mhc_add_chunks has; half as many where warps would not divide all columns
 
 
 def mhc_project_bwd(cfg: Config) -> T.PrimFunc:
@@ -186,8 +186,7 @@ def mhc_read_bwd(cfg: Config) -> T.PrimFunc:
 
 def mhc_add_chunks(cfg: Config) -> T.PrimFunc:
     """Add up the gradients of fn of all chunks, in their order."""
-    rows, columns = cfg.rows, cfg.columns
-    taken = WARP * QUAD if columns % (WARP * QUAD) == 0 else WARP * QUAD // 2
+    rows, columns, taken = cfg.rows, cfg.columns, cfg.taken
 
     @T.prim_func
     def mhc_add_chunks(

@@ -1,8 +1,10 @@
-"""What is claimed of the kernels that read the residual streams, forward (kernels/mhc_pre.py).
+"""What is claimed of the kernels that read the residual streams, forward (kernels/mhc_project.py, kernels/mhc_pre.py).
 
 Each is compared with its own step of the formula, in torch:
 
     mhc_project      the products of each split of the columns with fn, and the sums of squares
+    mhc_split        the parts of fn, with zeros in the rows that fill up
+    mhc_project_many the same products, with the sum of the parts for fn
     mhc_weigh        the splits added up, times 1 / sqrt(mean + norm_eps), through scale, base and sigmoids; Sinkhorn of the
                      logits; and the sum of the streams with their weights
 
@@ -19,8 +21,9 @@ from operator import add
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
-from ..kernels import mhc_pre
+from ..kernels import mhc_pre, mhc_project
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.sinkhorn import NAMES
 from ..reference import mhc as reference
@@ -42,7 +45,7 @@ from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof
 
-Config = mhc_pre.Config
+Config = mhc_project.Config
 Formula = Callable[..., Any]
 Tiling = tuple[int, int, bool]
 F32, BF16 = (torch.float32,), (torch.bfloat16,)
@@ -97,7 +100,7 @@ def weights(cfg: Config) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
 
 def projected(cfg: Config, x: torch.Tensor, fn: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return the products with fn of each split of the columns, its sums of squares, and its products with other rows."""
-    shape = cfg.splits, cfg.tiles, mhc_pre.COLUMNS
+    shape = cfg.splits, cfg.tiles, mhc_project.COLUMNS
     x, fn = x.float().unflatten(-1, shape), fn.view(cfg.rows, cfg.hc, *shape)  # type: ignore[no-untyped-call]
     tiles = [(i, t) for i in range(cfg.hc) for t in range(cfg.tiles)]
     sums = [torch.einsum("nsk,msk->nsm", x[:, i, :, t], fn[:, i, :, t]) for i, t in tiles]
@@ -118,13 +121,35 @@ def sums_of(cfg: Config, elements: Elements = ANY) -> tuple[TensorSpec, TensorSp
     return of_tokens("sums", cfg.splits, cfg.rows), of_tokens("squares", cfg.splits, elements=elements)
 
 
-BY_GROUPS: Tiling = (mhc_pre.COLUMNS, mhc_pre.WIDTH, False)
+BY_GROUPS: Tiling = (mhc_project.COLUMNS, mhc_project.WIDTH, False)
 """How a block sums over the columns of a tile what it does not multiply on tensor cores."""
 
 
 def _project(cfg: Config) -> tuple[Contract, Formula]:
     contract = step("mhc_project", (reference.X, weights(cfg)[0]), sums_of(cfg))
     return contract, lambda x, fn: projected(cfg, x, fn)
+
+
+def _parts(cfg: Config) -> TensorSpec:
+    """Return the parts of fn."""
+    return TensorSpec("parts", f"{mhc_project.PARTS} {cfg.padded} {cfg.columns}", BF16)
+
+
+def _split(cfg: Config) -> tuple[Contract, Formula]:
+    def of(fn: Any) -> Any:
+        value = pad(fn, (0, 0, 0, cfg.padded - cfg.rows)).unsqueeze(-1)
+        rest = value - value.bfloat16().float()
+        parts = torch.cat([value, rest, rest - rest.bfloat16().float()], -1)
+        return parts.transpose(1, 2).transpose(0, 1)
+
+    return Contract("mhc_split", {}, reference.STATICS, (weights(cfg)[0],), (_parts(cfg),), ({}, {})), of
+
+
+def _project_many(cfg: Config) -> tuple[Contract, Formula]:
+    def of(x: Any, parts: Any) -> Any:
+        return projected(cfg, x, reduce(add, [parts[p, : cfg.rows].float() for p in range(mhc_project.PARTS)]))
+
+    return step("mhc_project_many", (reference.X, _parts(cfg)), sums_of(cfg)), of
 
 
 def _exact() -> tuple[bool, str]:
@@ -135,7 +160,7 @@ def _exact() -> tuple[bool, str]:
     for magnitude in (1e-30, 1e-6, 1.0, 1e30):
         fn = torch.randn(cfg.rows, cfg.columns, generator=generator) * magnitude
         sums, squares = torch.empty(cfg.columns, cfg.splits, cfg.rows), torch.empty(cfg.columns, cfg.splits)
-        interpret(mhc_pre.mhc_project(cfg), x, fn, sums, squares)
+        interpret(mhc_project.mhc_project(cfg), x, fn, sums, squares)
         wrong += int((sums.sum(1) != fn.mT).sum()) + int((squares.sum(1) != 1).sum())
         count += fn.numel()
     return wrong == 0, f"{wrong} of {count} elements differ"
@@ -258,12 +283,13 @@ def _weigh(cfg: Config) -> Contract:
 def reading(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterator[Proof]:
     """Yield the kernels of a layer's input and coefficients, or of the head."""
     given, wide = statics(cfg), "L2" in layers
-    contract, of = _project(cfg)
-    compare = tiled(of, contract, BY_GROUPS) if wide else None
-    lemmas = EXACT if wide else ()
-    yield Proof(
-        "mhc", mhc_pre.mhc_project(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, lemmas=lemmas, **more
-    )
+    for factory, (contract, of), lemmas in (
+        (mhc_project.mhc_project, _project(cfg), EXACT),
+        (mhc_project.mhc_split, _split(cfg), ()),
+        (mhc_project.mhc_project_many, _project_many(cfg), ()),
+    ):
+        compare, known = (tiled(of, contract, BY_GROUPS), lemmas) if wide else (None, ())
+        yield Proof("mhc", factory(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, lemmas=known, **more)
     factory = mhc_pre.mhc_head_weigh if cfg.head else mhc_pre.mhc_weigh
     compare = weighing(cfg, _weigh(cfg)) if wide else None
     yield Proof("mhc", factory(cfg), _weigh(cfg), given, compare, PASS_CONFIGS, layers=layers, **more)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from .engine.base.report import Accepted
 
+ASKED = "it is no instruction: it asks nvcc to keep uses of registers behind a wait, which is trusted"
+"""Why a mutant without a ``warpgroup_fence_operand`` is equivalent."""
+
 ACCEPTED = (
     Accepted(
         r"ptx_cp_async|ptx_(commit|wait)_group",

@@ -43,6 +43,12 @@ from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
 
+EQUIVALENTS = {
+    "dropped statement @ T.fence_proxy_async()": "another stands behind the next wait, before the first product",
+    "loop end @ for h in 0:64 -> for h in 0:65": "a guard skips row 64",
+    'other operator @ T.infinity("float32") * -1 -> T.infinity("float32") / -1, occurrence 2': "the same infinity",
+}
+
 SPLITS = Static(int, 1, 64)
 SINK_ALONE = Waiver(
     "sink[", "exp", "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit"

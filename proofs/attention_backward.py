@@ -24,6 +24,7 @@ from ..kernels.sparse_attention_config import PANEL, BackwardConfig
 from ..reference.attention import BF16, F32, GRADIENTS_IN
 from ..reference.contract import Contract, Static, TensorSpec
 from . import attention
+from .accepted import ASKED
 from .engine.execution.invariants import Determined, Invariant, State
 from .engine.execution.ranges import Waiver
 from .engine.execution.symbolic import Execution, block, execute
@@ -38,6 +39,16 @@ from .engine.reference.pull_array import deciding
 from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
+
+EQUIVALENTS = {
+    "dropped statement @ T.mbarrier_wait_parity(weights_ready[0], t % 2)": "the compiler puts a barrier of the role "
+    "between what its threads write to the weights and the product that reads them",
+    "dropped statement @ T.set_max_nreg(232, 1), occurrence 2": "it asks for registers, and says nothing of results",
+    **{
+        f'dropped statement @ T.warpgroup_fence_operand("float32", {sums}, 0, {registers})': ASKED
+        for sums, registers in (("acc0", 128), ("p", 32))
+    },
+}
 
 BLOCKS = Static(int, 1, 2)
 WAIVERS = (

@@ -79,10 +79,10 @@ OF_COMBINE = {
 
 def proofs() -> Iterator[Proof]:
     """Yield all keys in one split, and in three that another kernel combines; then the backward."""
-    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=14)
+    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=14, equivalents=attention.EQUIVALENTS)
     yield _proof(Config(splits=3))
     yield combined("csa", CSA, Config(splits=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)
-    yield _backward(BackwardConfig(), mutate=True, every=26)
+    yield _backward(BackwardConfig(), mutate=True, every=26, equivalents=attention_backward.EQUIVALENTS)
     yield products("csa", gradient_sums.Config())
     for blocks in (1, 2):  # of up to 64 heads
         yield from summing("csa", gradient_sums.Config(blocks=blocks))

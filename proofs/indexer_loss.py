@@ -27,6 +27,7 @@ from ..reference.contract import Contract, Static, TensorSpec
 from ..reference.indexer_loss import LISTED
 from . import indexer_loss_backward as gradients
 from . import indexer_loss_rows as rows
+from .accepted import ASKED
 from .attention import inputs
 from .engine.execution.symbolic import execute
 from .engine.forms import normal_form as nf
@@ -139,7 +140,6 @@ def _proof(factory: Any, cfg: Any, contract: Contract, **more: Any) -> Proof:
 CANCELS = "what is subtracted cancels: any start is as good that is below all that is compared"
 FINITE = "the claim is of a finite lse: then some product is above -inf, and what is subtracted cancels"
 FENCED = "the fence in the loop lies between the same wait and the first product"
-ASKED = "it is no instruction: it asks nvcc to keep uses of registers behind a wait, which is trusted"
 _LARGEST = 'T.reduce(T.region(dots0[0, 0], 1, 64, 64), T.region(largest0[0], 2, 64), "max", 1, T.bool({}))'
 _STARTS = ("largest1[0], 2, 64", "high_i[0], 2, 1")
 EQUIVALENTS = {

@@ -17,7 +17,7 @@ from .originals import UnknownVersionError, state
 
 _PACKAGE = "nemo_automodel.components.models.deepseek_v4"
 _LIBRARIES = ("nemo_automodel", "torch")  # whose decorators may stand around a function
-MODULES = ("layers", "optimized_kernels", "cp")
+MODULES = ("layers", "optimized_kernels", "cp", "model", "mtp")
 """The modules of AutoModel's DeepSeek-V4 that hold the originals."""
 
 _CALLED = ("_apply_partial_rope", "_apply_partial_rope_interleaved", "_query_positions", "dsv4_cp_enabled")
@@ -26,12 +26,14 @@ _POOLED = "_compressed_window_metadata", "_pool_windows", "_rope_pool_positions"
 _CACHE = "DeepseekV4TrainCache.accumulate_windows", "DeepseekV4TrainCache.update_pool"
 
 SEAMS = {
-    "sinkhorn": (
+    "mhc_pre": (
         "DeepseekV4HyperConnection.forward",
         "DeepseekV4HyperConnection.compute_weights",
         "dsv4_sinkhorn_normalize",
         "sinkhorn_normalize_torch",
     ),
+    "mhc_post": (),
+    "mhc_head": ("_rms_norm_last_dim",),
     "indexer": ("DeepseekV4Indexer.forward", "dsv4_indexer_scores", "indexer_scores_torch"),
     "attention": (
         "DeepseekV4Attention.forward",
@@ -43,10 +45,13 @@ SEAMS = {
         "_build_indexer_topk_compressed_mask",
     ),
 }
-"""The functions that each swap replaces. Where one of them is patched, the module's own code runs."""
+"""The functions that each swap replaces, besides the forward of the module itself. Where one of them is patched, the module's
+own code runs."""
 
 ORIGINALS = {
-    "sinkhorn": (*SEAMS["sinkhorn"], "_rms_norm_last_dim"),
+    "mhc_pre": (*SEAMS["mhc_pre"], "_rms_norm_last_dim"),
+    "mhc_post": ("DeepseekV4Block.forward", "DeepseekV4MTPBlock.forward"),
+    "mhc_head": (*SEAMS["mhc_head"], "DeepseekV4HyperHead.forward"),
     "indexer": (*SEAMS["indexer"], *_GATHERED, *_POOLED, *_CACHE, "_dsv4_kernel_backend"),
     "attention": (*SEAMS["attention"], *_GATHERED, "_rms_norm_last_dim", "DeepseekV4Compressor.forward"),
 }
@@ -58,6 +63,16 @@ def modeling() -> ModuleType:
     from nemo_automodel.components.models.deepseek_v4 import layers
 
     return layers  # type: ignore[no-any-return]
+
+
+def blocks() -> ModuleType:
+    """Return AutoModel's module of DeepSeek-V4's blocks."""
+    return importlib.import_module(f"{_PACKAGE}.model")
+
+
+def further_blocks() -> ModuleType:
+    """Return AutoModel's module of the layers that predict further tokens."""
+    return importlib.import_module(f"{_PACKAGE}.mtp")
 
 
 def named(name: str) -> Any:

@@ -41,6 +41,7 @@ def test_a_step_in_bf16(name, device):
     assert {op: calls[f"{op}_bwd"] for op in expected} == expected
     assert of_connections(calls) == {"mhc_pre": 8, "mhc_post": 8, "mhc_head": 1}
     assert {op: calls[f"{op}_bwd"] for op in CONNECTIONS} == of_connections(calls)
+    assert calls["compress"] == calls["compress_bwd"] == 3
     chosen = {"indexer_topk": 2} if expected["csa"] == 2 else {"indexer_scores": 2, "topk": 2}
     assert {op: calls[op] for op in ("indexer_topk", "indexer_scores", "topk") if calls[op]} == chosen
 

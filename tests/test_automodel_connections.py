@@ -13,7 +13,7 @@ pytest.importorskip("nemo_automodel", reason="needs NeMo AutoModel: make test-au
 
 from nemo_automodel.components.models.deepseek_v4 import layers
 from nemo_automodel.components.models.deepseek_v4 import model as blocks
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper, checkpoint_wrapper
 
 from automodel_models import BF16, CALLS, IDS, Picks, beyond, counted, exact, packed, run, tiny
 from lemmata.integrations import automodel_block, automodel_hyper_connection
@@ -194,13 +194,18 @@ def test_a_connection_of_its_own_still_sums_the_streams(monkeypatch):
     assert ran(ours) == ({"own": 12}, {own, "as if it did not fit"})
 
 
-@pytest.mark.parametrize("order", ["swap last", "swap first"])
+class Sharded(CheckpointWrapper):
+    """As FSDP2 makes a class of a wrapper's."""
+
+
+@pytest.mark.parametrize("order", ["swap last", "swap first", "swap first, and shard"])
 def test_checkpointed_connections(order):
     plain, ours = apply_to(tiny(BF16), only=OPS, strict=True), tiny(BF16)
-    if order == "swap first":
+    if order != "swap last":
         apply_to(ours, only=OPS, strict=True)
     for layer in ours.model.layers.values():
         layer.attn_hc = checkpoint_wrapper(layer.attn_hc)
+        layer.attn_hc.__class__ = Sharded if order.endswith("shard") else CheckpointWrapper
     got, calls = counted(apply_to(ours, only=OPS, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(got.values(), run(plain).values(), strict=True))
     assert (calls["mhc_pre"], calls["mhc_pre_bwd"], calls["mhc_post"]) == (12, 8, 8)

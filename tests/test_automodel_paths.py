@@ -26,7 +26,7 @@ from lemmata.integrations.automodel_fingerprints import FUNCTIONS, RELEASES
 from lemmata.integrations.automodel_originals import ORIGINALS, SEAMS
 
 ATTENTION = [f"model.layers.{layer}.self_attn" for layer in range(4)]
-ALL = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "indexer": 2, "attention": 4}
+ALL = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "compressor": 3, "indexer": 2, "attention": 4}
 
 
 @pytest.fixture

@@ -36,9 +36,9 @@ def _collapses(connection: Any) -> bool:
     """Return whether a hyper-connection can be asked for the sum of the streams, and nobody else sees what it returns."""
     inner = getattr(connection, "_checkpoint_wrapped_module", connection)
     every = (hooks for m in (connection, inner) for hooks in (m._forward_hooks, m._forward_pre_hooks))
-    others = (hook for hooks in every for hook in hooks.values() if not hook.__module__.startswith(_SHARDING))
+    others = (hook for hooks in every for hook in hooks.values() if not str(hook.__module__).startswith(_SHARDING))
     back = (m._backward_hooks or m._backward_pre_hooks or "forward" in vars(m) for m in (connection, inner))
-    plain = inner is connection or type(connection).__name__ == "CheckpointWrapper"
+    plain = inner is connection or any(c.__name__ == "CheckpointWrapper" for c in type(connection).__mro__)
     return plain and getattr(type(inner), "forward", None) is hyper_connection and not any(back) and not any(others)
 
 

@@ -17,8 +17,8 @@ from .originals import UnknownVersionError, state
 
 _PACKAGE = "nemo_automodel.components.models.deepseek_v4"
 _LIBRARIES = ("nemo_automodel", "torch")  # whose decorators may stand around a function
-MODULES = ("layers", "optimized_kernels", "cp", "model", "mtp")
-"""The modules of AutoModel's DeepSeek-V4 that hold the originals."""
+MODULES = ("layers", "optimized_kernels", "cp", "model", "mtp", "../common/utils")
+"""The modules that hold the originals, by their paths from AutoModel's DeepSeek-V4."""
 
 _CALLED = ("_apply_partial_rope", "_apply_partial_rope_interleaved", "_query_positions", "dsv4_cp_enabled")
 _GATHERED = (*_CALLED, "dsv4_cp_all_gather", "dsv4_cp_rank", "dsv4_cp_size")
@@ -34,6 +34,18 @@ SEAMS = {
     ),
     "mhc_post": (),
     "mhc_head": ("_rms_norm_last_dim",),
+    "compressor": (),
+    "entries": (
+        "_pool_windows",
+        "_overlap_transform_with_cp",
+        "_overlap_transform",
+        "_apply_partial_rope",
+        "_apply_partial_rope_interleaved",
+        "DeepseekV4RotaryEmbedding.forward",
+        "Float32RMSNorm.forward",
+        "_float32_rms_norm_fwd",
+        "_float32_rms_norm_impl",
+    ),
     "indexer": ("DeepseekV4Indexer.forward", "dsv4_indexer_scores", "indexer_scores_torch"),
     "attention": (
         "DeepseekV4Attention.forward",
@@ -46,13 +58,21 @@ SEAMS = {
     ),
 }
 """The functions that each swap replaces, besides the forward of the module itself. Where one of them is patched, the module's
-own code runs."""
+own code runs; of the entries, which compressors and indexers make, what makes them."""
 
 ORIGINALS = {
     "mhc_pre": (*SEAMS["mhc_pre"], "_rms_norm_last_dim"),
     "mhc_post": ("DeepseekV4Block.forward", "DeepseekV4MTPBlock.forward"),
     "mhc_head": (*SEAMS["mhc_head"], "DeepseekV4HyperHead.forward"),
-    "indexer": (*SEAMS["indexer"], *_GATHERED, *_POOLED, *_CACHE, "_dsv4_kernel_backend"),
+    "compressor": (
+        "DeepseekV4Compressor.forward",
+        "DeepseekV4Compressor._compute_fsdp_group_has_complete_hca_window",
+        *SEAMS["entries"],
+        *_GATHERED,
+        *_POOLED,
+        *_CACHE,
+    ),
+    "indexer": (*SEAMS["indexer"], *SEAMS["entries"], *_GATHERED, *_POOLED, *_CACHE, "_dsv4_kernel_backend"),
     "attention": (*SEAMS["attention"], *_GATHERED, "_rms_norm_last_dim", "DeepseekV4Compressor.forward"),
 }
 """The functions that each swap replaces or calls. Those that it only calls may be patched."""
@@ -75,6 +95,12 @@ def further_blocks() -> ModuleType:
     return importlib.import_module(f"{_PACKAGE}.mtp")
 
 
+@functools.cache
+def _modules() -> list[ModuleType]:
+    names = ["." + module.replace("../", ".").replace("/", ".") for module in MODULES]
+    return [importlib.import_module(name, _PACKAGE) for name in names]
+
+
 def named(name: str) -> Any:
     """Return the function that stands under this name now: a module's function, or a method of a class in it.
 
@@ -82,11 +108,11 @@ def named(name: str) -> Any:
         AttributeError: none of the modules has it.
     """
     first, *rest = name.split(".")
-    modules = [importlib.import_module(f"{_PACKAGE}.{module}") for module in MODULES]
-    found = next((vars(module)[first] for module in modules if first in vars(module)), None)
+    found = next((vars(module)[first] for module in _modules() if first in vars(module)), None)
     if found is None:
         raise AttributeError(f"module {_PACKAGE!r} has no attribute {name!r}")
-    return functools.reduce(getattr, rest, found)
+    found = functools.reduce(getattr, rest, found)
+    return getattr(found, "_init_fn", found)  # of an operator of torch's, the function that it was made of
 
 
 def known(name: str, function: Any) -> str:

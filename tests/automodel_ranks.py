@@ -40,9 +40,11 @@ from test_automodel_exact import EXACT, in_fp64
 LABELS = torch.cat([IDS[:, 1:], torch.full((2, 1), -100)], 1)
 PADDED = {"attention_mask": torch.ones_like(IDS).index_fill(1, torch.tensor([2, 3, 33, 34]), 0)}
 ALIGNED = torch.stack([torch.cat([torch.arange(16), torch.arange(48)]), torch.arange(32).repeat(2)])
+WHOLE = torch.stack([torch.arange(64), torch.arange(32).repeat(2)])
 BATCHES = {
     "nothing said": ({}, BY_POSITION),
     "padded": (PADDED, BY_ROWS),
+    "one document": (packed([64, 0], [32, 32], position_ids=WHOLE), BY_ROWS),
     "packed": (packed([16, 48], [32, 32], position_ids=ALIGNED), BY_ROWS),
 }
 

@@ -40,12 +40,12 @@ def reasons(model):
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_step_in_bf16(name):
+def test_a_step_in_bf16(name, device):
     """Forward and backward, of three compressors, and of the two indexers' own."""
-    how, model, picks = BATCHES[name], tiny(BF16, **WIDE), Picks()
+    how, model, picks = BATCHES[name], tiny(BF16, **WIDE).to(device), Picks()
     with picks.record(model):
         plain = run(model, **how)
-    right = exact(copy.deepcopy(model).double(), picks, **how)
+    right = exact(copy.deepcopy(model).double().cpu(), picks, **how)
     ours = apply_to(copy.deepcopy(model), only=ONLY, strict=True)
     with picks.keep(ours) as rows:
         got, calls = counted(ours, **how)

@@ -18,7 +18,27 @@ from lemmata.proofs.engine.guards import mutation
 from lemmata.proofs.engine.options import Options
 from lemmata.proofs.engine.verify import verify
 from lemmata.proofs.tasks import InFile, Share, merged
-from test_command_line import DOUBLE, tasks_cleared
+from test_command_line import tasks_cleared
+
+# a block of 32 threads, so that each mutant is tried in a tenth of a second
+DOUBLE = """
+import tilelang.language as T, torch
+from lemmata.reference.contract import Contract, Static, TensorSpec
+
+@T.prim_func
+def double(x: T.Tensor((32,), "float32"), y: T.Tensor((32,), "float32")):
+    with T.Kernel(1, threads=32):
+        i = T.get_thread_binding()
+        if i < 32:
+            y[i] = x[i] + x[i]
+
+x, y = (TensorSpec(name, "n", (torch.float32,)) for name in "xy")
+contract = Contract("double", {}, {"n": Static.one_of(32)}, (x,), (y,), probes=({}, {}))
+options = {"pass_configs": {"tl.disable_safe_memory_legalize": True}, "statics": {"n": 32}}
+
+def reference(x):
+    return 2 * x
+"""
 
 
 @cache
@@ -123,11 +143,12 @@ def test_processes_find_what_one_finds_and_a_share_that_is_cut_off_loses_itself_
     assert f"    {count} of {count} mutants of {file}:double" in said.splitlines()
     assert proved(file, "--jobs", "2")[2] == alone
     assert "untried" not in alone
-    file.write_text(DOUBLE + DYING)
+    file.write_text(DOUBLE + "options['every'] = 2\n" + DYING)  # each share has a process to itself
     tasks_cleared()
-    status, said, table = proved(file, "--jobs", "2", "--timeout", "300")
+    status, said, table = proved(file, "--jobs", "2", "--timeout", "300", "--layer", "L2")
+    count = (count + 1) // 2
     lost = said.count("    UNTRIED: ")
-    assert 0 < lost <= tasks.MUTANTS
+    assert 0 < lost <= tasks.MUTANTS < count
     assert f"    {count - lost} of {count} mutants of {file}:double" in said.splitlines()
     assert f"Untried: {lost}: the process ended with status 9, perhaps for want of memory." in table
     assert f"{count} mutants: " in table

@@ -82,16 +82,17 @@ def test_indices_may_be_anything() -> None:
 
 
 def test_rows_do_not_wrap_where_there_may_be_most_queries() -> None:
-    cfg = Config(8, 64, 32, 0.125)
-    conditions = bounds(hca_fwd(cfg), hypotheses(hca_fwd, cfg), PASS_CONFIGS).conditions
+    conditions = bounds(hca_fwd(SMALL), hypotheses(hca_fwd, SMALL), PASS_CONFIGS).conditions
     assert any(c.kind == "overflow" and "base[0]" in c.statement for c in conditions)
     assert not refuted(conditions, "base[0]")
 
 
 WINDOW = "window_kv[b, rows[j], p * 64 + d]"
 INSIDE = "rows[j] >= 0 and rows[j] < "
+HALF = "dropped operand @ bx % 2 * 64 -> 64"  # two blocks write the same half of the heads
+LESS = "grid @ for bx in 0:S * 2 -> for bx in 0:S * 2 - 1"
 PLANTED = {  # of csa; the error, by a part of its name, and the memory that it accesses out of bounds
-    f"d < 128 and ({INSIDE}R_1), {WINDOW}, 0) -> {WINDOW}": "window_kv",  # any row
+    f"d < 64 and ({INSIDE}R_1), {WINDOW}, 0) -> {WINDOW}": "window_kv",  # any row
     f"dropped guard @ {INSIDE}T_1 -> rows[j] < T_1": "compressed_kv",  # entry -1
     "indices[b, s, slot], -1) -> indices[b, s, slot]": "indices",  # those from K on
     "index+1 @ rows_shared[1, j] = ": "rows_shared",  # a third half
@@ -99,20 +100,30 @@ PLANTED = {  # of csa; the error, by a part of its name, and the memory that it 
 LONGER = {f"dropped guard @ {INSIDE}T_1 -> rows[j] >= 0": "compressed_kv"}  # an entry from T on
 
 
+def miswritten(kernel: Any) -> set[str]:
+    """What is refuted of the elements that the kernel writes."""
+    found = coverage(kernel, hypotheses(csa_fwd, HALVES), PASS_CONFIGS)
+    return {c.kind for c in refuted(found.conditions, "")}
+
+
 @pytest.mark.parametrize("planted", [PLANTED, pytest.param(LONGER, marks=exhaustive)], ids=["each", "from T on"])
-def test_accesses_out_of_bounds_are_refuted(planted: dict[str, str]) -> None:
-    """All errors stand in one kernel, since lowering it takes long: each is of other memory, of which nothing else is asked."""
-    kernel = csa_fwd(SMALL)
+def test_accesses_out_of_bounds_are_refuted_and_results_never_written(planted: dict[str, str]) -> None:
+    """All errors stand in one kernel, since lowering it takes long: each is of other memory, of which nothing else is asked.
+
+    That of the grid leaves blocks out, and accesses nothing more.
+    """
+    kernel = wrong(csa_fwd(HALVES), LESS)
     for error in planted:
         kernel = wrong(kernel, error)
-    found = bounds(kernel, hypotheses(csa_fwd, SMALL), PASS_CONFIGS).conditions
+    found = bounds(kernel, hypotheses(csa_fwd, HALVES), PASS_CONFIGS).conditions
     for memory in planted.values():
         assert {c.kind for c in refuted(found, f" of {memory}")} == {"bounds"}, memory
+    assert miswritten(kernel) == {"coverage"}
 
 
-def test_entries_are_not_as_many_as_rows_of_the_window() -> None:
-    """The guard of the gather with the length of the other tensor."""
-    kernel = csa_fwd(SMALL)
+def test_entries_are_not_as_many_as_rows_of_the_window_and_no_half_is_written_twice() -> None:
+    """The guard of the gather with the length of the other tensor; and blocks which all write the same heads."""
+    kernel = wrong(csa_fwd(HALVES), HALF)
     shapes = {buffer.name: buffer.shape for buffer in kernel.buffer_map.values()}
     other = {shapes["compressed_kv"][1]: shapes["window_kv"][1]}
 
@@ -125,24 +136,15 @@ def test_entries_are_not_as_many_as_rows_of_the_window() -> None:
         return tirx.Call(e.dtype, e.op, [tirx.stmt_functor.substitute(condition, other), read, otherwise])
 
     changed = kernel.with_body(tirx.stmt_functor.ir_transform(kernel.body, None, confused, ["tirx.Call"]))
-    conditions = bounds(changed, hypotheses(csa_fwd, SMALL), PASS_CONFIGS).conditions
+    conditions = bounds(changed, hypotheses(csa_fwd, HALVES), PASS_CONFIGS).conditions
     assert refuted(conditions, "read of compressed_kv")
     assert not refuted(conditions, "read of window_kv")
+    assert miswritten(changed) == {"uniqueness", "coverage"}
 
 
-@pytest.mark.parametrize(
-    ("error", "kinds"),
-    [
-        pytest.param(  # two blocks write the same query's results
-            "constant @ bx // 2 -> bx // 3", {"uniqueness", "coverage"}, marks=exhaustive
-        ),
-        ("dropped operand @ bx % 2 * 64 -> 64", {"uniqueness", "coverage"}),  # and the same half of the heads
-        ("grid @ for bx in 0:S * 2 -> for bx in 0:S * 2 - 1", {"coverage"}),
-    ],
-)
-def test_results_written_twice_or_never_are_refuted(error: str, kinds: set[str]) -> None:
-    found = coverage(wrong(csa_fwd(HALVES), error), hypotheses(csa_fwd, HALVES), PASS_CONFIGS)
-    assert {c.kind for c in refuted(found.conditions, "")} == kinds
+@exhaustive
+def test_results_of_two_blocks_of_one_query_are_refuted() -> None:
+    assert miswritten(wrong(csa_fwd(HALVES), "constant @ bx // 2 -> bx // 3")) == {"uniqueness", "coverage"}
 
 
 def test_mutants_of_which_the_compiler_makes_the_same_code() -> None:

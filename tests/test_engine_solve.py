@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 import z3
@@ -43,6 +44,12 @@ def test_verdicts(solver):
     assert model is not None
     assert model["x"] == model["n"]
     assert model["x"] * model["n"] + model["y"] >= model["n"] ** 2
+
+
+def test_a_refutation_without_a_counterexample_is_one():
+    assert replace(solve(FALSE, witness=False), seconds=0) == Outcome(FALSE, "refuted", 0, None, "z3 seed 0")
+    assert solve(TRUE, witness=False).verdict == "proved"
+    assert solve(HARD, rlimit=1000, witness=False).verdict == "unknown"
 
 
 def test_unknown_is_never_a_verdict():

@@ -1,8 +1,9 @@
 """The solvers: one condition in, one verdict out.
 
-Every attempt has a fixed seed and a bound on the solver's steps, not on time. The first one only proves, in few steps, where
-the condition's terms are: to make a context takes longer than most conditions do. The others run in fresh contexts, so that
-what was asked before is no matter. A condition that z3 cannot decide is tried with another seed, then by cvc5.
+Every attempt has a fixed seed and a bound on the solver's steps, not on time. The first one is made in few steps where the
+condition's terms are: to make a context takes longer than most conditions do. It gives no counterexample. The others run in
+fresh contexts, so that what was asked before is no matter. A condition that z3 cannot decide is tried with another seed,
+then by cvc5.
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ def solve(
     """
     start = time.perf_counter()
     denied = *condition.hypotheses, z3.Not(condition.goal)
-    if solver == "z3" and unsatisfiable(denied, min(rlimit, _FEW), seed):
-        return Outcome(condition, "proved", time.perf_counter() - start, None, f"z3 seed {seed}")
+    if solver == "z3":
+        verdict = _VERDICTS[_asked(denied, min(rlimit, _FEW), seed)]
+        if verdict == "proved" or (verdict == "refuted" and not witness):
+            return Outcome(condition, verdict, time.perf_counter() - start, None, f"z3 seed {seed}")
     attempts = [("cvc5", seed)] if solver == "cvc5" else [("z3", seed), ("z3", SECOND_SEED), ("cvc5", 0)]
     for name, number in attempts:
         verdict, model = _z3(condition, number, rlimit, witness) if name == "z3" else _cvc5(condition, number)
@@ -121,13 +124,15 @@ def _cvc5(condition: Condition, seed: int) -> Answer:
 
 
 def unsatisfiable(terms: Iterable[z3.BoolRef], steps: int, seed: int = 0) -> bool:
-    """Return whether Z3 finds, in at most so many steps, that the terms cannot hold together.
+    """Return whether Z3 finds, in at most so many steps, that the terms cannot hold together."""
+    return _asked(terms, steps, seed) == "unsat"
 
-    The terms stay in the context of who asks, so that small questions cost little.
-    """
+
+def _asked(terms: Iterable[z3.BoolRef], steps: int, seed: int) -> str:
+    """Return Z3's answer in at most so many steps, in the context of who asks, so that small questions cost little."""
     solver = _plain()
     solver.set("random_seed", seed)
     solver.set("rlimit", steps)
     for term in terms:  # as Solver.add does, which asks each time anew whether it is given formulas
         z3.Z3_solver_assert(solver.ctx.ref(), solver.solver, term.as_ast())
-    return _check(solver) == "unsat"
+    return _check(solver)

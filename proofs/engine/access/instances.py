@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import z3
 
 from ..base.conditions import Condition, Site, conjunction
-from ..smt.bitvectors import linear, permutes_bits, subterms, to_bitvectors
+from ..smt.bitvectors import linear, of_term, permutes_bits, subterms, to_bitvectors
 from ..smt.solve import solve
 from .trace import Access, Context, Variable
 
@@ -82,7 +81,7 @@ def symbols(terms: Iterable[z3.ExprRef]) -> list[z3.FuncDeclRef]:
     return list({d.get_id(): d for term in terms for d in _symbols(term)}.values())
 
 
-@lru_cache(maxsize=2**14)  # two conditions share most of their hypotheses
+@of_term
 def _symbols(term: z3.ExprRef) -> tuple[z3.FuncDeclRef, ...]:
     return tuple(t.decl() for t in subterms([term]) if t.decl().kind() == z3.Z3_OP_UNINTERPRETED)
 
@@ -96,8 +95,10 @@ def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z
     """Return a condition in the theory that suits its goal: bit-vectors where an index permutes bits, else integers."""
     given = tuple(hypotheses)
     if permutes_bits([goal]) and linear([goal]):
-        bits = Condition(kind, statement, tuple(map(to_bitvectors, linear(given))), to_bitvectors(goal), site)
-        lost = {c.get_id() for c in constants(g for g in given if not linear([g]))}
+        kept = linear(given)
+        bits = Condition(kind, statement, tuple(map(to_bitvectors, kept)), to_bitvectors(goal), site)
+        held = {id(g) for g in kept}
+        lost = {c.get_id() for c in constants(g for g in given if id(g) not in held)}
         if not lost & {c.get_id() for c in constants([goal])} or solve(bits, witness=False).verdict == "proved":
             return bits  # what was lost may matter to a refutation, but not to a proof without it
     return Condition(kind, statement, given, goal, site)

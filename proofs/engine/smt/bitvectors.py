@@ -13,14 +13,36 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import reduce, wraps
+from typing import TypeVar
 
 import z3
 
 from ..base.errors import Unsupported
 
 WIDTH = 64
-_MEMORY = 2**13
+_MEMORY = 2**14
+_Value = TypeVar("_Value")
+
+
+def of_term(function: Callable[[z3.ExprRef], _Value]) -> Callable[[z3.ExprRef], _Value]:
+    """Return the same function, which remembers the values of so many terms: two conditions share most of their hypotheses.
+
+    A term is told by its context and its number there, which are its own as long as it is kept. To compare two terms, Z3
+    would make their equation.
+    """
+    known: dict[tuple[int, int], tuple[z3.ExprRef, _Value]] = {}
+
+    @wraps(function)
+    def remembered(term: z3.ExprRef) -> _Value:
+        key = id(term.ctx), term.get_id()
+        if key not in known:
+            if len(known) == _MEMORY:
+                known.clear()
+            known[key] = term, function(term)
+        return known[key][1]
+
+    return remembered
 
 
 def permutes_bits(terms: Iterable[z3.ExprRef]) -> bool:
@@ -33,7 +55,7 @@ def linear(terms: Iterable[z3.BoolRef]) -> list[z3.BoolRef]:
     return [t for t in terms if _linear(t)]
 
 
-@lru_cache(maxsize=_MEMORY)
+@of_term
 def _linear(term: z3.BoolRef) -> bool:
     return not any(_nonlinear(s) or _too_long(s) for s in subterms([term]))
 
@@ -61,7 +83,7 @@ def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
     return [t for t in subterms(terms, _nonlinear) if _nonlinear(t)]
 
 
-@lru_cache(maxsize=_MEMORY)  # two conditions share most of their hypotheses
+@of_term
 def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
     """Return the same term over 64-bit vectors.
 

@@ -1,5 +1,6 @@
 """Profiles, threads, kernels lowered once, and the GPU record: what `pytest -m gpu` saw goes into bench/results."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "tilelang.language.eager" in sys.modules:
         import tracing  # noqa: F401  it changes how kernels are made
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported and collected to itself: the collector would walk all of it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # a proof makes millions of objects, few of them in cycles
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -33,6 +33,34 @@ def test_an_interrupt_keeps_what_is_done_and_exits_with_130(tmp_path: Path, jobs
     assert errors == "lemmata prove: interrupted; the verdicts that are printed are kept\n"
 
 
+HOLDING = """
+import multiprocessing, signal, sys, types
+sys.argv = ["lemmata"]
+from lemmata import interrupts
+
+def held():
+    multiprocessing.get_context("spawn").Queue()  # its semaphores are tracked
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+{planted}
+with interrupts.ending("ended"):
+    print(held())
+"""
+
+
+@pytest.mark.parametrize(
+    ("planted", "held"),
+    [("", "True"), ("interrupts.resource_tracker = types.SimpleNamespace(ensure_running=bool)", "False")],
+)
+def test_interrupts_are_held_back_where_processes_start(tmp_path: Path, planted: str, held: str) -> None:
+    """Else the one who waits for them does not hear them, and a command waits for its processes before it ends."""
+    command = [sys.executable, "-c", HOLDING.format(planted=planted)]
+    done = subprocess.run(
+        command, env=environment(tmp_path), preexec_fn=HEARD, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == (f"{held}\n", 0), done.stderr
+
+
 LOSING = """
 import os, signal, sys, time
 sys.argv = ["lemmata"]  # as a command, which starts no thread before

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import active_children
+from multiprocessing import active_children, resource_tracker
 from multiprocessing.util import _run_finalizers  # type: ignore[attr-defined]  # it has no public name
 
 from rich.console import Console
@@ -37,6 +37,7 @@ def ending(line: str) -> Iterator[None]:
         if not done.is_set():
             _end(line)
 
+    resource_tracker.ensure_running()  # which lets interrupts through when it starts, as the first process would
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()

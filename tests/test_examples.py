@@ -102,15 +102,15 @@ def test_a_model_that_trains_passes_what_a_byte_alone_allows(
 ) -> None:
     pytest.importorskip("transformers")
     drawn, written = tmp_path / "loss.svg", tmp_path / "loss.json"
-    first, last, alone = trained(["--steps", "60", "--losses", str(written)], monkeypatch, capsys)
+    first, last, alone = trained(["--steps", "40", "--losses", str(written)], monkeypatch, capsys)
     assert last < alone < first - 2
-    assert len(json.loads(written.read_text())["losses"]) == 60
+    assert len(json.loads(written.read_text())["losses"]) == 40
     plotter = str(EXAMPLES / "plot_a_loss.py")
     monkeypatch.setattr(sys, "argv", [plotter, str(written), str(drawn)])
     runpy.run_path(plotter, run_name="__main__")
     curve = ElementTree.fromstring(drawn.read_text()).find("{*}polyline")
     assert curve is not None
-    assert len(curve.attrib["points"].split()) == 60
+    assert len(curve.attrib["points"].split()) == 40
 
 
 def test_a_model_that_does_not_train_is_noticed(

@@ -1,6 +1,8 @@
 # Each target makes .venv first, from constraints.txt, and again whenever that or pyproject.toml changes.
 PYTHON ?= python3
 BIN := .venv/bin
+# so that not each of the tests' many processes compiles lemmata's sources anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test suite test-automodel test-all lint types prove clean
 

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from lemmata.bench import cudnn
 from lemmata.bench.pages import DATA, SCALES, D, pages, random_rows
-from lemmata.bench.peers import difference, find
+from lemmata.bench.peers import Gradients, difference, find, require_near
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Case
 
@@ -208,9 +208,6 @@ def case(
     return Case(op, shape, traffic, least, why, limit, contenders, absent, agree)
 
 
-Gradients = Callable[[], tuple[Tensor, ...]]
-"""A call; the gradients of q, of the window's keys, of the entries where there are any, and of the sink."""
-
 FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's or a peer's, each rounded to bf16
 
 
@@ -219,7 +216,10 @@ Upstream = tuple[Tensor, Tensor]
 
 
 class Backward(NamedTuple):
-    """The forward, backward of inputs and upstream gradients, the same of the PyTorch reference, a query's indices."""
+    """The forward, the backward of inputs and upstream gradients, the PyTorch reference's, a query's indices.
+
+    A backward gives the gradients of q, of the window's keys, of the entries where there are any, and of the sink.
+    """
 
     forward: Operator
     ours: Callable[[Inputs, Upstream], Gradients]
@@ -246,24 +246,13 @@ def _cudnn(forward: Operator, x: Inputs, grads: Upstream) -> Gradients:
     return split
 
 
-def require_gradients(ours: Gradients, theirs: Gradients, whose: str) -> None:
-    """Require that gradients are those of the reference or of a peer.
-
-    Raises:
-        RuntimeError: one is further off than two roundings to bf16.
-    """
-    for number, (a, b) in enumerate(zip(ours(), theirs(), strict=True)):
-        if not (off := difference(a.float(), b.float())) < FURTHEST:  # so NaN is refused
-            raise RuntimeError(f"expected gradient {number} within {FURTHEST:g} of {whose}, got {off:.1e}")
-
-
 def _gradients_agree(make: Callable[[], Inputs], backward: Backward) -> None:
     x = make()
     grads = _upstream(x)
-    require_gradients(backward.ours(x, grads), backward.reference(x, grads), "the reference's")
+    require_near(backward.ours(x, grads)(), backward.reference(x, grads)(), FURTHEST, "the reference's")
     if cudnn.found():
         grads = grads[0], torch.zeros_like(grads[1])
-        require_gradients(backward.ours(x, grads), _cudnn(backward.forward, x, grads), "cuDNN's")
+        require_near(backward.ours(x, grads)(), _cudnn(backward.forward, x, grads)(), FURTHEST, "cuDNN's")
 
 
 def backward_case(op: str, sizes: Sizes, keys: int, limit: float | None, make: Callable[[], Inputs], backward: Backward

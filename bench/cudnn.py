@@ -10,18 +10,15 @@ From PyPI: ``nvidia-cudnn-frontend[cutedsl]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lemmata.bench.peers import find
+from lemmata.bench.peers import Gradients, find
 
 NAME, WITH_LOSS = "cuDNN Frontend", "cuDNN Frontend, with the loss's gradient"
 _MODULE = "cudnn.deepseek_sparse_attention"
-
-Gradients = Callable[[], tuple[Tensor, ...]]
 
 
 def found() -> bool:
@@ -70,8 +67,7 @@ def indexer_bwd(q: Tensor, k: Tensor, weights: Tensor, offset: Tensor, ratio: in
     """
     peer: Any = find(_MODULE)
     teacher, one = torch.ones_like(scores), torch.ones(1, device=q.device)
-    finite = scores.isfinite()
-    norm, lse = finite.sum(-1).float(), scores.logsumexp(-1).nan_to_num(neginf=0.0)
+    norm, lse = scores.isfinite().sum(-1).float(), scores.logsumexp(-1).nan_to_num(neginf=0.0)
 
     def call() -> tuple[Tensor, ...]:
         grads = peer.dense_indexer_backward_wrapper(

@@ -17,8 +17,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from lemmata.bench import attention
-from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
+from lemmata.bench.attention import SCALE, WINDOW, Backward, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
+from lemmata.bench.peers import Gradients
 from lemmata.bench.timing import Case
 from lemmata.bindings.hca import hca, reference_bwd, sums_of_parts
 from lemmata.bindings.sparse_attention import with_combine

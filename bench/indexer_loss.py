@@ -19,7 +19,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from lemmata.bench.peers import difference
+from lemmata.bench.peers import require_near
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
 from lemmata.bindings.indexer import shipped as indexer_shipped
@@ -109,10 +109,8 @@ def _call(loss: Loss, x: Inputs, offset: int, graded: bool) -> Callable[[], tupl
 def agree(make: Callable[[], Inputs], offset: int, graded: bool) -> None:
     """Raise unless the operator's results are near plain torch's."""
     x = make()
-    results = zip(*(_call(loss, x, offset, graded)() for loss in (ours, plain)), strict=True)
-    for number, (a, b) in enumerate(results):
-        if not (found := difference(a, b)) < FURTHEST:  # so NaN is refused
-            raise RuntimeError(f"expected result {number} within {FURTHEST:g} of plain torch's, got {found:.1e}")
+    results, wanted = (_call(loss, x, offset, graded)() for loss in (ours, plain))
+    require_near(results, wanted, FURTHEST, "plain torch's")
 
 
 def _case(entries: int, listed: bool, graded: bool) -> Case:

@@ -16,8 +16,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from lemmata.bench import attention
-from lemmata.bench.attention import SCALE, WINDOW, Backward, Gradients, Inputs, Results, Sizes, Upstream
+from lemmata.bench.attention import SCALE, WINDOW, Backward, Inputs, Results, Sizes, Upstream
 from lemmata.bench.pages import D
+from lemmata.bench.peers import Gradients
 from lemmata.bench.timing import Case
 from lemmata.bindings.gradients import sums
 from lemmata.bindings.swa import reference_bwd, swa

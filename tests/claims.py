@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-import tracing  # noqa: F401  before any kernel is made
+import tracing
 from lemmata.proofs import suite
 from lemmata.proofs.suite import Proof
 
@@ -12,4 +12,5 @@ from lemmata.proofs.suite import Proof
 @cache
 def proofs(op: str) -> tuple[Proof, ...]:
     """The proofs of one operator."""
+    tracing.install()
     return tuple(suite.proofs(op))

@@ -30,7 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Where kernels are made, let their text be rewritten once for all tests.
     """
     if "tilelang.language.eager" in sys.modules:
-        import tracing  # noqa: F401  it changes how kernels are made
+        import tracing
+
+        tracing.install()
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

@@ -137,7 +137,7 @@ def test_gradients_unlike_the_references_are_not_timed(monkeypatch):
     indexer._agree_on_gradients(70)
     right = chunks.scores_bwd
     monkeypatch.setattr(chunks, "scores_bwd", lambda *given: (right(*given)[0], *(1.1 * x for x in right(*given)[1:])))
-    with pytest.raises(RuntimeError, match=r"expected gradient 1 within 1e-05 of the reference's, got"):
+    with pytest.raises(RuntimeError, match=r"expected result 1 within 1e-05 of the reference's, got"):
         indexer._agree_on_gradients(70)
 
 

@@ -95,7 +95,7 @@ def test_gradients_that_agree_are_timed(peer, name):
 @pytest.mark.parametrize("name", TINY)
 def test_others_are_not(peer, name, planted):
     peer(**planted)
-    with pytest.raises(RuntimeError, match=r"expected gradient \d within 1e-05 of cuDNN's, got"):
+    with pytest.raises(RuntimeError, match=r"expected result \d within 1e-05 of cuDNN's, got"):
         TINY[name]().agree()
 
 
@@ -105,7 +105,7 @@ def test_the_gradients_of_scores_agree_under_the_peers_loss(peer):
     case = indexer._backward(70, 1.0)
     assert list(case.contenders) == ["lemmata", "cuDNN Frontend, with the loss's gradient"]
     peer(factor=1.01)
-    with pytest.raises(RuntimeError, match="expected gradient 1 within 1e-05 of cuDNN's, got"):
+    with pytest.raises(RuntimeError, match="expected result 1 within 1e-05 of cuDNN's, got"):
         indexer._agree_on_gradients(70)
 
 

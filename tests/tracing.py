@@ -35,4 +35,9 @@ def once(rewrite: Rewrite) -> Rewrite:
 
 
 TILELANGS: Rewrite = builder.mutate
-builder.mutate = once(TILELANGS)
+
+
+def install() -> None:
+    """Let TileLang rewrite each text once, from now on."""
+    if builder.mutate is TILELANGS:
+        builder.mutate = once(TILELANGS)

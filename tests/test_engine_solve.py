@@ -16,6 +16,7 @@ from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.proofs.engine.layers.coverage import coverage
 from lemmata.proofs.engine.order.questions import order
+from lemmata.proofs.engine.smt import solve as solvers
 from lemmata.proofs.engine.smt.bitvectors import permutes_bits, to_bitvectors
 from lemmata.proofs.engine.smt.solve import smt2, solve
 from lemmata.reference.sinkhorn import BACKWARD
@@ -50,6 +51,13 @@ def test_a_refutation_without_a_counterexample_is_one():
     assert replace(solve(FALSE, witness=False), seconds=0) == Outcome(FALSE, "refuted", 0, None, "z3 seed 0")
     assert solve(TRUE, witness=False).verdict == "proved"
     assert solve(HARD, rlimit=1000, witness=False).verdict == "unknown"
+
+
+@pytest.mark.parametrize("witness", [True, False])
+def test_what_few_steps_do_not_decide_is_asked_again(monkeypatch, witness):
+    monkeypatch.setattr(solvers, "_FEW", 1)
+    assert solve(TRUE, witness=witness).verdict == "proved"
+    assert solve(FALSE, witness=witness).verdict == "refuted"
 
 
 def test_unknown_is_never_a_verdict():

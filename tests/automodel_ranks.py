@@ -1,6 +1,7 @@
 """What each of two ranks trains, swapped and untouched; a process of its own imports it by this name."""
 
 import copy
+from contextlib import contextmanager
 from unittest import mock
 
 import torch
@@ -32,16 +33,24 @@ from automodel_models import (
 from lemmata.integrations import automodel_attention
 from lemmata.integrations.automodel import apply_to, paths, swapped, undo
 from lemmata.integrations.observe import Dispatches, Double
+from test_automodel_compressor import in_fp64 as compress_in_fp64
+from test_automodel_compressor import wide
 from test_automodel_exact import EXACT, in_fp64
 
 LABELS = torch.cat([IDS[:, 1:], torch.full((2, 1), -100)], 1)
 PADDED = {"attention_mask": torch.ones_like(IDS).index_fill(1, torch.tensor([2, 3, 33, 34]), 0)}
 ALIGNED = torch.stack([torch.cat([torch.arange(16), torch.arange(48)]), torch.arange(32).repeat(2)])
+WHOLE = torch.stack([torch.arange(64), torch.arange(32).repeat(2)])
 BATCHES = {
     "nothing said": ({}, BY_POSITION),
     "padded": (PADDED, BY_ROWS),
+    "one document": (packed([64, 0], [32, 32], position_ids=WHOLE), BY_ROWS),
     "packed": (packed([16, 48], [32, 32], position_ids=ALIGNED), BY_ROWS),
 }
+
+UNDER_FSDP = {"mhc_pre": 8, "mhc_post": 8, "mhc_head": 0, "compress": 3}
+ALL_CALLS = {"mhc_pre": 8, "mhc_post": 8, "mhc_head": 1, "compress": 5}  # also of indexers that are wide
+OF_HEAD = "streams in torch.float32, of which the module's sum is not rounded to bfloat16"  # FSDP2 makes them fp32
 
 
 def sharded(model):
@@ -71,9 +80,12 @@ def fsdp(batches):
             plain = run(plain_model, IDS[row], **given)
         right = mean_over_ranks(exact(tiny(torch.float64), picks, IDS[row], **given))
         for swap_first in (False, True):
-            model = apply_to(sharded(apply_to(tiny(), strict=True) if swap_first else tiny()), strict=True)
+            model = apply_to(sharded(apply_to(tiny()) if swap_first else tiny()))
             assert {op: len(names) for op, names in swapped(model).items()} == {
-                "sinkhorn": 8,
+                "mhc_pre": 8,
+                "mhc_post": 4,
+                "mhc_head": 1,
+                "compressor": 3,
                 "indexer": 2,
                 "attention": 4,
             }
@@ -82,6 +94,8 @@ def fsdp(batches):
                 got = run(model, IDS[row], **given)
             assert beyond(got, plain, right) == {}, (swap_first, beyond(got, plain, right))
             assert of_attention(calls.calls) == expected
+            assert {op: calls.calls[op] for op in UNDER_FSDP} == UNDER_FSDP
+            assert {n: path.reason for n, path in paths(model).items() if path.reason} == {"model.hc_head": OF_HEAD}
         again = run(undo(model), IDS[row], **given)
         assert all(torch.equal(again[n], plain[n]) for n in plain)
         assert isinstance(model.model.layers["0"].attn_hc, FSDPModule)
@@ -121,39 +135,50 @@ def context_parallel(device, batches):
     """In bf16, two ranks together err no more than twice as much as one that is untouched."""
     queries = slice(dist.get_rank() * 32, (dist.get_rank() + 1) * 32)
     for name, (how, expected) in batches.items():
-        model, picks, alone = tiny(BF16).to(device), Picks(), on(device, {"input_ids": IDS, **how})
+        model, picks, alone = tiny(BF16, index_head_dim=64).to(device), Picks(), on(device, {"input_ids": IDS, **how})
         with picks.record(model):
             plain = step(model, alone, LABELS.to(device))
         right_model = copy.deepcopy(model).double().cpu()
         with picks.keep(right_model), Double():
             right = step(right_model, {"input_ids": IDS, **how}, LABELS)
         ours, calls = apply_to(copy.deepcopy(model), strict=True), Dispatches()
-        with picks.keep(ours, (slice(None), queries)), calls:
+        with picks.keep(ours, (slice(None), queries)) as rows, calls:
             got = on_both(ours, device, how)
         assert beyond(got, plain, right) == {}, (name, beyond(got, plain, right))
         assert of_attention(calls.calls) == expected, (name, calls.calls)
+        assert {op: calls.calls[op] for op in ALL_CALLS} == ALL_CALLS, (name, calls.calls)
+        assert rows["moved"] < rows["made"] / 10
         assert {path.reason for path in paths(ours).values()} == {None}
 
 
-def context_parallel_in_fp64(wrong=None):
+def context_parallel_in_fp64(op, wrong=None):
     """How far two ranks together are from one that is untouched, in fp64, by batch, of the largest number of a tensor.
 
     Without the weights of norms: torch sums their gradients over tokens in fp32, untouched too.
     """
     apart = {}
-    operators = {op: in_fp64(op) for op in ("swa", "csa", "hca")} | (wrong or {})
     for name, (how, _) in BATCHES.items():
         model = tiny(torch.float64)
-        ours = apply_to(copy.deepcopy(model), only=["attention"], strict=True)
-        with Double():
+        ours = apply_to(copy.deepcopy(model), only=[op], strict=True)
+        with in_double[op](wrong):
             plain = step(model, {"input_ids": IDS, **how}, LABELS)
-        wide = mock.patch.object(automodel_attention, "_BF16", torch.float64)
-        with wide, mock.patch.multiple(lemmata, **operators), Double():
             got = on_both(ours, torch.device("cpu"), how)
         assert plain.keys() == got.keys()
+        assert {path.reason for path in paths(ours).values()} == {None}
         names = [n for n in plain if "norm" not in n]
         apart[name] = max(float((got[n] - plain[n]).abs().max() / (plain[n].abs().max() + 1e-12)) for n in names)
     return apart
+
+
+@contextmanager
+def attention_in_fp64(wrong):
+    operators = {op: in_fp64(op) for op in ("swa", "csa", "hca")} | (wrong or {})
+    wider = mock.patch.object(automodel_attention, "_BF16", torch.float64)
+    with wider, mock.patch.multiple(lemmata, **operators), Double():
+        yield
+
+
+in_double = {"attention": attention_in_fp64, "compressor": lambda wrong: wide(wrong or compress_in_fp64)}
 
 
 def from_the_beginning(op):
@@ -165,16 +190,23 @@ def from_the_beginning(op):
     return call
 
 
+def without_the_past(*tensors, past, offset, **how):
+    """The planted error: the second rank's first window overlaps none, as the first rank's."""
+    return compress_in_fp64(*tensors, past=past, offset=0 * offset, **how)
+
+
 def each(rank, port):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
         fsdp({"nothing said": BATCHES["nothing said"], "padded": BATCHES["padded"]})
         context_parallel(torch.device("cpu"), BATCHES)
-        apart = context_parallel_in_fp64()
-        assert max(apart.values()) < EXACT, apart
-        wrong = context_parallel_in_fp64({op: from_the_beginning(op) for op in ("swa", "hca")})
-        assert wrong["nothing said"] > 1e6 * EXACT, wrong
+        planted = {"attention": {op: from_the_beginning(op) for op in ("swa", "hca")}, "compressor": without_the_past}
+        for op, error in planted.items():
+            apart = context_parallel_in_fp64(op)
+            assert max(apart.values()) < EXACT, (op, apart)
+            wrong = context_parallel_in_fp64(op, error)
+            assert wrong["nothing said"] > 1e6 * EXACT, (op, wrong)
     finally:
         dist.destroy_process_group()
 

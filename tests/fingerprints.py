@@ -1,7 +1,8 @@
 """Read releases of a library and write the table of fingerprints: ``python tests/fingerprints.py LIBRARY RELEASE=PATH ...``.
 
 LIBRARY is transformers or automodel. PATH is the release's ``transformers/models/deepseek_v4/modeling_deepseek_v4.py``, or
-its folder ``nemo_automodel/components/models/deepseek_v4``. Give all releases; ``ruff format`` lays the table out.
+its folder ``nemo_automodel/components/models/deepseek_v4``, beside ``common``. Give all releases; ``ruff format``
+lays the table out.
 """
 
 from __future__ import annotations

@@ -12,6 +12,12 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from automodel_models import BF16, CALLS, IDS, Picks, beyond, counted, exact, of_attention, run, tiny
 from lemmata.integrations.automodel import apply_to, paths
 
+CONNECTIONS = "mhc_pre", "mhc_post", "mhc_head"
+
+
+def of_connections(calls):
+    return {op: calls[op] for op in CONNECTIONS}
+
 
 def untouched(model, **how):
     """An untouched model's results, those in fp64 with its choices, and the choices."""
@@ -33,7 +39,9 @@ def test_a_step_in_bf16(name, device):
     assert rows["moved"] < rows["made"] / 10
     assert of_attention(calls) == expected
     assert {op: calls[f"{op}_bwd"] for op in expected} == expected
-    assert calls["sinkhorn"] == calls["sinkhorn_bwd"] == 8
+    assert of_connections(calls) == {"mhc_pre": 8, "mhc_post": 8, "mhc_head": 1}
+    assert {op: calls[f"{op}_bwd"] for op in CONNECTIONS} == of_connections(calls)
+    assert calls["compress"] == calls["compress_bwd"] == 3
     chosen = {"indexer_topk": 2} if expected["csa"] == 2 else {"indexer_scores": 2, "topk": 2}
     assert {op: calls[op] for op in ("indexer_topk", "indexer_scores", "topk") if calls[op]} == chosen
 

@@ -19,7 +19,16 @@ def test_a_small_model_on_a_cpu(tmp_path, capsys, monkeypatch):
     found = tmp_path / "found.json"
     assert bench.main(["--tokens", "48", "--steps", "2", "--out", str(found)]) == 0
     ours, tilelang, torchs = json.loads(found.read_text())["steps"]
-    assert ours["ran"] == {"csa": 2, "hca": 1, "indexer_topk": 2, "sinkhorn": 8, "swa": 1}
+    assert ours["ran"] == {
+        "compress": 3,
+        "csa": 2,
+        "hca": 1,
+        "indexer_topk": 2,
+        "mhc_head": 1,
+        "mhc_post": 4,
+        "mhc_pre": 8,
+        "swa": 1,
+    }
     assert (torchs["ran"], torchs["error"]) == ({}, None)
     assert tilelang["error"].startswith("RuntimeError: dsv4 sparse attention TileLang backend was requested")
     assert abs(ours["loss"] - torchs["loss"]) <= bench.AGREE * torchs["loss"]

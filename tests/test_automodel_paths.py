@@ -26,7 +26,7 @@ from lemmata.integrations.automodel_fingerprints import FUNCTIONS, RELEASES
 from lemmata.integrations.automodel_originals import ORIGINALS, SEAMS
 
 ATTENTION = [f"model.layers.{layer}.self_attn" for layer in range(4)]
-ALL = {"sinkhorn": 8, "indexer": 2, "attention": 4}
+ALL = {"mhc_pre": 8, "mhc_post": 4, "mhc_head": 1, "compressor": 3, "indexer": 2, "attention": 4}
 
 
 @pytest.fixture
@@ -56,12 +56,14 @@ def test_what_each_module_ran(model):
     run(model)
     run(model, **packed([20, 44], [32, 32]))
     found = paths(model)
-    assert len(found) == 8 + 2 + 4
+    assert len(found) == sum(ALL.values())
     assert [found[name].last for name in ATTENTION] == ["swa by rows", "csa by rows", "hca by rows", "csa by rows"]
     assert [set(found[name].calls.values()) for name in ATTENTION] == [{1}] * 4
     assert found[ATTENTION[2]].calls == {"hca": 1, "hca by rows": 1}
     assert found[f"{ATTENTION[1]}.compressor.indexer"].calls == {"indexer_topk": 1, "indexer_scores, topk": 1}
-    assert found["model.layers.0.attn_hc"].calls == {"sinkhorn": 2}
+    assert found["model.layers.0.attn_hc"].calls == {"mhc_pre": 2}
+    assert found["model.layers.0"].calls == {"mhc_post": 2}
+    assert found["model.hc_head"].calls == {"mhc_head": 2}
     assert reasons(model) == {None}
     assert paths(undo(model)) == {}
 
@@ -74,7 +76,7 @@ def test_swapped_and_back(model):
     assert same(run(model), ours)
     assert kinds(undo(undo(model))) == before
     assert same(run(model), plain)
-    assert counts(apply_to(model, only=["sinkhorn"])) == {"sinkhorn": 8}
+    assert counts(apply_to(model, only=["mhc_pre"])) == {"mhc_pre": 8}
     with pytest.raises(ValueError, match="only: expected operators among"):
         apply_to(model, only=["moe"])
     with pytest.raises(ValueError, match="model: expected a DeepseekV4HyperConnection or"):
@@ -190,7 +192,7 @@ def test_scores_in_pieces(model, monkeypatch):
 
 PATCHES = [("attention", layers, "dsv4_sparse_attention"), ("indexer", layers, "dsv4_indexer_scores")]
 PATCHES += [
-    ("sinkhorn", optimized_kernels, "sinkhorn_normalize_torch"),
+    ("mhc_pre", optimized_kernels, "sinkhorn_normalize_torch"),
     ("attention", layers.DeepseekV4Attention, "forward"),
 ]
 

@@ -24,9 +24,11 @@ from torch import nn
 
 from . import swaps
 from .automodel_attention import attention
-from .automodel_hyper_connection import hyper_connection
+from .automodel_block import block, further_block
+from .automodel_compressor import compressor
+from .automodel_hyper_connection import hyper_connection, hyper_head
 from .automodel_indexer import indexer
-from .automodel_originals import check_version, modeling
+from .automodel_originals import blocks, check_version, further_blocks, modeling
 from .originals import UnknownVersionError
 from .paths import FallbackError, Path, paths
 from .swaps import Swap
@@ -47,7 +49,11 @@ __all__ = [
 Model = TypeVar("Model", bound=nn.Module)
 
 SWAPS = (
-    Swap("sinkhorn", "DeepseekV4HyperConnection", hyper_connection, __name__, modeling),
+    Swap("mhc_pre", "DeepseekV4HyperConnection", hyper_connection, __name__, modeling),
+    Swap("mhc_post", "DeepseekV4Block", block, __name__, blocks, keeps_name=True),
+    Swap("mhc_post", "DeepseekV4MTPBlock", further_block, __name__, further_blocks, keeps_name=True),
+    Swap("mhc_head", "DeepseekV4HyperHead", hyper_head, __name__, modeling),
+    Swap("compressor", "DeepseekV4Compressor", compressor, __name__, modeling, keeps_name=True),
     Swap("indexer", "DeepseekV4Indexer", indexer, __name__, modeling),
     Swap("attention", "DeepseekV4Attention", attention, __name__, modeling),
 )

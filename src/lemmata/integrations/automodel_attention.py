@@ -195,7 +195,8 @@ def _altered(self: Any) -> str | None:
     """Return which of the functions that the operators stand for is not AutoModel's own, or None."""
     if self.compressor is None:
         return patched("attention")
-    return patched("attention", ("DeepseekV4Compressor.forward", type(self.compressor).forward))
+    kind = getattr(self.compressor, "lemmata_original", type(self.compressor))
+    return patched("attention", ("DeepseekV4Compressor.forward", kind.forward))
 
 
 def _unfit(self: Any, call: Call, kwargs: dict[str, Any]) -> str | None:

@@ -1,4 +1,7 @@
-"""DeepSeek-V4's indexer of NeMo AutoModel on ``lemmata.indexer_topk``, or on ``lemmata.topk`` of its scores."""
+"""DeepSeek-V4's indexer of NeMo AutoModel on ``lemmata.indexer_topk``, or on ``lemmata.topk`` of its scores.
+
+What it chooses among are entries of its own, which ``lemmata.compress`` makes where it takes their width.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor
 import lemmata
 
 from ..reference.indexer import SELECT
+from .automodel_compressor import compressed, windows_of
 from .automodel_originals import modeling, patched
 from .paths import OWN, took
 
@@ -63,14 +67,16 @@ def indexer(
         took(self, OWN, reason)
         own = self.lemmata_original.forward(self, *given, position_ids, packed_seq_ids, cp_group)
         return own  # type: ignore[no-any-return]
-    entries = _entries(self, call)
+    of_all, made = _entries(self, call)
     theirs, (B, S) = modeling(), hidden_states.shape[:2]
     cos, sin = (x.unsqueeze(2) for x in position_embeddings)
     q = self.wq_b(q_residual).view(B, S, self.n_heads, self.head_dim)
     q = theirs._apply_partial_rope(q, cos, sin, self.rope_head_dim)
     weights = self.weights_proj(hidden_states).float() * self.n_heads**-0.5
     with torch.no_grad():  # indices carry no gradient
-        return _selected(self, q, entries, weights, call).long()
+        chosen, path = _selected(self, q, of_all, weights, call)
+    took(self, made + path)
+    return chosen.long()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -90,45 +96,27 @@ def _unfit(self: Any, call: Call) -> str | None:
     return None
 
 
-def _entries(self: Any, call: Call) -> Entries:
-    """Return the entries of all ranks, as the module's own forward makes them."""
-    theirs, ratio, hidden = modeling(), self.compress_ratio, call.hidden_states
-    wide = hidden.float()
-    kv, gate, base = call.cache.accumulate_windows(
-        self.wkv(wide), self.wgate(wide), call.layer_idx, "indexer_state", ratio, call.start_pos
+def _entries(self: Any, call: Call) -> tuple[Entries, str]:
+    """Return the entries of all ranks, and what made them, as `paths` shows it: nothing but the module's own, or compress."""
+    theirs, hidden = modeling(), call.hidden_states.float()
+    where = call.cache, "indexer_state", call.layer_idx, call.start_pos
+    x = windows_of(
+        self, (self.wkv(hidden), self.wgate(hidden)), where, (call.packed_seq_ids, call.position_ids, call.cp_group)
     )
-    document, number = theirs._compressed_window_metadata(
-        seq_ids=call.packed_seq_ids, position_ids=call.position_ids, ready_len=kv.shape[1], ratio=ratio
-    )
-    context = {"overlap": self.overlap, "cp_group": call.cp_group, "window_seq_ids": document}
-    pooled = theirs._pool_windows(kv, gate, self.ape_param(wide), ratio, self.head_dim, **context)
-    keys = self.kv_norm(pooled.to(hidden.dtype))
-    T = keys.shape[1]
-    if T > 0:
-        positions = theirs._rope_pool_positions(T, base, ratio, keys.device, keys.shape[0])
-        if number is not None:
-            positions = (number[:, :T] * ratio).to(keys.device)
-        keys = theirs._apply_partial_rope(keys.unsqueeze(1), *call.rotary(keys, positions), self.rope_head_dim).squeeze(
-            1
-        )
+    keys, own = compressed(self, x, hidden, call.rotary, call.hidden_states.dtype)
     keys = call.cache.update_pool(keys, call.layer_idx, "indexer_state")
-    return Entries(
-        theirs.dsv4_cp_all_gather(keys, dim=1, cp_group=call.cp_group),
-        theirs.dsv4_cp_all_gather_metadata(document, dim=1, cp_group=call.cp_group),
-        theirs.dsv4_cp_all_gather_metadata(number, dim=1, cp_group=call.cp_group),
-    )
+    keys = theirs.dsv4_cp_all_gather(keys, dim=1, cp_group=call.cp_group)
+    return Entries(keys, x.document, x.number), "compress, " if own is None else ""
 
 
-def _selected(self: Any, q: Tensor, entries: Entries, weights: Tensor, call: Call) -> Tensor:
-    """Return the chosen entries, by the operator that computes them without a loss of precision."""
+def _selected(self: Any, q: Tensor, entries: Entries, weights: Tensor, call: Call) -> tuple[Tensor, str]:
+    """Return the chosen entries, and the operators that compute them without a loss of precision."""
     theirs, k, ratio, (B, S) = modeling(), entries.keys, self.compress_ratio, q.shape[:2]
     taken = min(self.index_topk, k.shape[1])
     if taken == 0:
-        took(self, "topk")
-        return torch.empty(B, S, 0, dtype=torch.int32, device=q.device)
+        return torch.empty(B, S, 0, dtype=torch.int32, device=q.device), "topk"
     fits = all(SELECT.statics[name].admits(size) for name, size in zip("HD", q.shape[2:], strict=True))
     if not (q.dtype == k.dtype == torch.bfloat16 and fits):
-        took(self, "topk")
         context = {"compress_ratio": ratio, "softmax_scale": self.softmax_scale}
         size, rank = theirs.dsv4_cp_size(call.cp_group), theirs.dsv4_cp_rank(call.cp_group)
         context |= {
@@ -137,19 +125,17 @@ def _selected(self: Any, q: Tensor, entries: Entries, weights: Tensor, call: Cal
             "backend": theirs._dsv4_kernel_backend(self.backend),
         }
         scores = theirs.dsv4_indexer_scores(q, k, weights, **context)
-        return _largest(self, lambda rows: scores[:, rows], entries, call, taken)
+        return _largest(self, lambda rows: scores[:, rows], entries, call, taken), "topk"
     weights = weights * self.softmax_scale
     offset = getattr(call.cache, OFFSET, None)
     if offset is not None:
-        took(self, "indexer_topk")
-        return lemmata.indexer_topk(q, k, weights, topk=taken, ratio=ratio, offset=offset)
-    took(self, "indexer_scores, topk")
+        return lemmata.indexer_topk(q, k, weights, topk=taken, ratio=ratio, offset=offset), "indexer_topk"
     every = torch.full((B,), k.shape[1] * ratio, dtype=torch.int32, device=q.device)  # from where all entries are seen
 
     def scored(rows: slice) -> Tensor:
         return lemmata.indexer_scores(q[:, rows], k, weights[:, rows], ratio=ratio, offset=every)
 
-    return _largest(self, scored, entries, call, taken)
+    return _largest(self, scored, entries, call, taken), "indexer_scores, topk"
 
 
 def _largest(self: Any, scores: Callable[[slice], Tensor], entries: Entries, call: Call, taken: int) -> Tensor:

@@ -17,8 +17,8 @@ from .originals import UnknownVersionError, state
 
 _PACKAGE = "nemo_automodel.components.models.deepseek_v4"
 _LIBRARIES = ("nemo_automodel", "torch")  # whose decorators may stand around a function
-MODULES = ("layers", "optimized_kernels", "cp")
-"""The modules of AutoModel's DeepSeek-V4 that hold the originals."""
+MODULES = ("layers", "optimized_kernels", "cp", "model", "mtp", "../common/utils")
+"""The modules that hold the originals, by their paths from AutoModel's DeepSeek-V4."""
 
 _CALLED = ("_apply_partial_rope", "_apply_partial_rope_interleaved", "_query_positions", "dsv4_cp_enabled")
 _GATHERED = (*_CALLED, "dsv4_cp_all_gather", "dsv4_cp_rank", "dsv4_cp_size")
@@ -26,11 +26,25 @@ _POOLED = "_compressed_window_metadata", "_pool_windows", "_rope_pool_positions"
 _CACHE = "DeepseekV4TrainCache.accumulate_windows", "DeepseekV4TrainCache.update_pool"
 
 SEAMS = {
-    "sinkhorn": (
+    "mhc_pre": (
         "DeepseekV4HyperConnection.forward",
         "DeepseekV4HyperConnection.compute_weights",
         "dsv4_sinkhorn_normalize",
         "sinkhorn_normalize_torch",
+    ),
+    "mhc_post": (),
+    "mhc_head": ("_rms_norm_last_dim",),
+    "compressor": (),
+    "entries": (
+        "_pool_windows",
+        "_overlap_transform_with_cp",
+        "_overlap_transform",
+        "_apply_partial_rope",
+        "_apply_partial_rope_interleaved",
+        "DeepseekV4RotaryEmbedding.forward",
+        "Float32RMSNorm.forward",
+        "_float32_rms_norm_fwd",
+        "_float32_rms_norm_impl",
     ),
     "indexer": ("DeepseekV4Indexer.forward", "dsv4_indexer_scores", "indexer_scores_torch"),
     "attention": (
@@ -43,11 +57,22 @@ SEAMS = {
         "_build_indexer_topk_compressed_mask",
     ),
 }
-"""The functions that each swap replaces. Where one of them is patched, the module's own code runs."""
+"""The functions that each swap replaces, besides the forward of the module itself. Where one of them is patched, the module's
+own code runs; of the entries, which compressors and indexers make, what makes them."""
 
 ORIGINALS = {
-    "sinkhorn": (*SEAMS["sinkhorn"], "_rms_norm_last_dim"),
-    "indexer": (*SEAMS["indexer"], *_GATHERED, *_POOLED, *_CACHE, "_dsv4_kernel_backend"),
+    "mhc_pre": (*SEAMS["mhc_pre"], "_rms_norm_last_dim"),
+    "mhc_post": ("DeepseekV4Block.forward", "DeepseekV4MTPBlock.forward"),
+    "mhc_head": (*SEAMS["mhc_head"], "DeepseekV4HyperHead.forward"),
+    "compressor": (
+        "DeepseekV4Compressor.forward",
+        "DeepseekV4Compressor._compute_fsdp_group_has_complete_hca_window",
+        *SEAMS["entries"],
+        *_GATHERED,
+        *_POOLED,
+        *_CACHE,
+    ),
+    "indexer": (*SEAMS["indexer"], *SEAMS["entries"], *_GATHERED, *_POOLED, *_CACHE, "_dsv4_kernel_backend"),
     "attention": (*SEAMS["attention"], *_GATHERED, "_rms_norm_last_dim", "DeepseekV4Compressor.forward"),
 }
 """The functions that each swap replaces or calls. Those that it only calls may be patched."""
@@ -60,6 +85,22 @@ def modeling() -> ModuleType:
     return layers  # type: ignore[no-any-return]
 
 
+def blocks() -> ModuleType:
+    """Return AutoModel's module of DeepSeek-V4's blocks."""
+    return importlib.import_module(f"{_PACKAGE}.model")
+
+
+def further_blocks() -> ModuleType:
+    """Return AutoModel's module of the layers that predict further tokens."""
+    return importlib.import_module(f"{_PACKAGE}.mtp")
+
+
+@functools.cache
+def _modules() -> list[ModuleType]:
+    names = ["." + module.replace("../", ".").replace("/", ".") for module in MODULES]
+    return [importlib.import_module(name, _PACKAGE) for name in names]
+
+
 def named(name: str) -> Any:
     """Return the function that stands under this name now: a module's function, or a method of a class in it.
 
@@ -67,11 +108,11 @@ def named(name: str) -> Any:
         AttributeError: none of the modules has it.
     """
     first, *rest = name.split(".")
-    modules = [importlib.import_module(f"{_PACKAGE}.{module}") for module in MODULES]
-    found = next((vars(module)[first] for module in modules if first in vars(module)), None)
+    found = next((vars(module)[first] for module in _modules() if first in vars(module)), None)
     if found is None:
         raise AttributeError(f"module {_PACKAGE!r} has no attribute {name!r}")
-    return functools.reduce(getattr, rest, found)
+    found = functools.reduce(getattr, rest, found)
+    return getattr(found, "_init_fn", found)  # of an operator of torch's, the function that it was made of
 
 
 def known(name: str, function: Any) -> str:

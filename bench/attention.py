@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lemmata.bench import cudnn
-from lemmata.bench.pages import DATA, SCALES, D, pages, random_rows
+from lemmata.bench.pages import DATA, PAGE, SCALES, D, pages, random_rows
 from lemmata.bench.peers import Gradients, difference, find, require_near
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Case
 
 WINDOW, SCALE = 128, D**-0.5
+DRAFTED = 8  # queries of a sequence at most at decode, with those of speculative decoding
 BF16, I32 = torch.bfloat16, torch.int32
 
 Results = Callable[[], tuple[Tensor, Tensor]]
@@ -108,10 +109,11 @@ def _prefill(x: Inputs) -> Results:
 
 def _decode(plan: Any, x: Inputs) -> Results:
     peer: Any = find("flash_mla")
-    (B, T), q, sink = x.compressed_kv.shape[:2], x.q, x.sink
-    sequence = torch.arange(B, dtype=I32, device=q.device).view(-1, 1, 1)
-    window = pages(x.window_kv)
-    of_window = WINDOW * sequence + torch.arange(WINDOW, dtype=I32, device=q.device)
+    (B, T), (_, S), q, sink = x.compressed_kv.shape[:2], x.q.shape[:2], x.q, x.sink
+    sequence, query, token = (torch.arange(n, dtype=I32, device=q.device) for n in (B, S, WINDOW))
+    sequence = sequence.view(-1, 1, 1)
+    rows = pad(x.window_kv, (0, 0, 0, -x.window_kv.shape[1] % PAGE))
+    window, of_window = pages(rows), rows.shape[1] * sequence + query.unsqueeze(-1) + token
     of_entries = torch.where(x.entries >= 0, T * sequence + x.entries, -1)
     entries = {"extra_k_cache": pages(x.compressed_kv), "extra_indices_in_kvcache": of_entries} if T else {}
 
@@ -178,7 +180,7 @@ def case(
 
     Args:
         op: its name.
-        sizes: of the inputs; one query of each sequence is decode.
+        sizes: of the inputs; up to 8 queries of each sequence are decode.
         attended: entries that all queries attend to.
         listed: indices among the inputs.
         limit: of the operator's time.
@@ -186,7 +188,7 @@ def case(
         ours: the operator.
     """
     B, S, H, T, _ = sizes
-    decode = S == 1
+    decode = S <= DRAFTED
     contenders = {"lemmata": lambda: ours(make())}
     absent: tuple[str, ...] = ()
     agree: Callable[[], None] = lambda: None  # noqa: E731
@@ -204,7 +206,8 @@ def case(
     least, why = bound(bytes=other + 2 * D * rows, special=H * keys, bf16=4 * D * H * keys)
     traffic = other + (DATA + SCALES if decode else 2 * D) * rows
     some = f"{listed // (B * S)} of " if listed else ""
-    shape = f"{f'decode {B}' if decode else f'prefill {S}'}, {H} heads{f', {some}{T} entries' if T else ''}"
+    queries = f"decode {B} x {S}" if 1 < S <= DRAFTED else f"decode {B}" if decode else f"prefill {S}"
+    shape = f"{queries}, {H} heads{f', {some}{T} entries' if T else ''}"
     return Case(op, shape, traffic, least, why, limit, contenders, absent, agree)
 
 

@@ -1,8 +1,9 @@
 """CSA with DeepSeek-V4's heads of width 512 and a window of 128: lemmata, FlashMLA.
 
-Prefill is a chunk of 4096 queries at the end of a sequence of 4 T tokens, T entries; decode one query of each sequence. The
-entries of a query are drawn at random from its past: neighbours share some by chance only, which is the worst for the cache.
-The bound does not hold the gather: each query fetches its keys through L2, 2.7 GB in all for 4096 queries of 640 keys.
+Prefill is a chunk of 4096 queries at the end of a sequence of 4 T tokens, T entries; decode one query of each sequence, or
+four. The entries of a query are drawn at random from its past: neighbours share some by chance only, which is the worst for
+the cache. The bound does not hold the gather: each query fetches its keys through L2, 2.7 GB in all for 4096 queries of 640
+keys.
 
 ``lemmata bench csa`` takes device time on a GPU; ``pytest bench/csa.py`` the time of eager calls anywhere.
 """
@@ -29,7 +30,7 @@ from lemmata.warmup import Job, to_disk
 
 RATIO = 4
 FLASH, PRO = (64, 512), (128, 1024)  # heads, entries of a query
-QUERIES = 4096
+QUERIES, DRAFTED = 4096, 4
 
 
 def compilations() -> Iterator[Job]:
@@ -43,6 +44,8 @@ def compilations() -> Iterator[Job]:
         (QUERIES, (8, FLASH[1])),
         (QUERIES, (16, FLASH[1])),
         (1, FLASH),
+        (1, PRO),
+        (DRAFTED, FLASH),
     ):
         cfg = choose(S, H, D, K, WINDOW, SCALE)
         yield from ((to_disk, *kernel) for kernel in with_combine(csa_fwd, cfg))
@@ -93,8 +96,9 @@ def _backward(H: int, T: int, K: int, limit: float | None = None) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Yield prefill of Flash, of Pro, of Flash's heads on one of 8 or 4 devices, and over many entries; decode of Flash.
+    """Yield prefill of Flash, of Pro, of Flash's heads on one of 8 or 4 devices, and over many entries.
 
+    Then decode of Flash, with one query of a sequence and with four, and of Pro.
     Then the backward of Flash, over few and many entries, of Pro, and of Flash's heads on one of 8 devices.
     """
     heads, K = FLASH
@@ -105,6 +109,12 @@ def cases() -> Iterator[Case]:
     yield _case(1, QUERIES, heads // 4, 2048, K)
     yield _case(128, 1, heads, 2048, K, 60.0)
     yield _case(1, 1, heads, 2048, K, 15.0)
+    for sequences in (8, 32):
+        yield _case(sequences, 1, heads, 2048, K)
+    for sequences in (1, 32):
+        yield _case(sequences, DRAFTED, heads, 2048, K)
+    for sequences in (1, 32, 128):
+        yield _case(sequences, 1, PRO[0], 2048, PRO[1])
     yield _backward(heads, 8192, K, 3400.0)
     yield _backward(heads, 65536, K, 5600.0)
     yield _backward(PRO[0], 8192, PRO[1], 11000.0)

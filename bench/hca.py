@@ -1,4 +1,4 @@
-"""HCA with DeepSeek-V4-Flash's 64 heads of width 512 and a window of 128, at 131072 tokens: lemmata, FlashMLA.
+"""HCA with DeepSeek-V4-Flash's 64 heads of width 512 and a window of 128, at 131072 tokens and a million: lemmata, FlashMLA.
 
 Prefill is the last 4096 queries, decode the last one of each sequence. FlashMLA is given a list of every entry that a query
 sees.
@@ -26,7 +26,7 @@ from lemmata.bindings.sparse_attention import with_combine
 from lemmata.reference.indexer import visible
 from lemmata.warmup import Job, to_disk
 
-H, RATIO, TOKENS = 64, 128, 131072
+H, RATIO, TOKENS, LONG = 64, 128, 2**17, 2**20
 QUERIES = 4096
 
 
@@ -85,8 +85,9 @@ def _backward(limit: float) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Yield prefill, decode at three batches, and the backward of the prefill."""
+    """Yield prefill, of a million tokens too, decode at three batches, and the backward of the prefill."""
     yield _case(1, QUERIES, TOKENS, 1350.0)
+    yield _case(1, QUERIES, LONG)
     for sequences in (1, 32, 128):
         yield _case(sequences, 1, TOKENS)
     yield _backward(5000.0)

@@ -1,8 +1,8 @@
 """The Lightning Indexer with DeepSeek-V4's 64 heads of width 128: lemmata, DeepGEMM.
 
-A chunk of 4096 queries at the end of a sequence of 4 T tokens, T entries. DeepGEMM has scores in fp8 only. Where scores are
-the result it leaves those that a query does not see undefined, which is its fastest; lemmata writes -inf. Where
-``torch.topk`` selects from its scores they have to be -inf. Ties are then unspecified.
+A chunk of 4096 queries at the end of a sequence of 4 T tokens, T entries, or at decode its last query alone. DeepGEMM has
+scores in fp8 only. Where scores are the result it leaves those that a query does not see undefined, which is its fastest;
+lemmata writes -inf. Where ``torch.topk`` selects from its scores they have to be -inf. Ties are then unspecified.
 
 ``lemmata bench indexer`` takes device time on a GPU; ``pytest bench/indexer.py`` the time of eager calls anywhere.
 """
@@ -102,30 +102,30 @@ def _require_close(ours: Tensor, theirs: Tensor) -> None:
         raise RuntimeError(f"expected scores that differ by less than {TOLERANCE} from DeepGEMM's, got {found}")
 
 
-def _agree_on_scores(entries: int) -> None:
-    tensors = inputs(FP8, QUERIES, entries)
+def _agree_on_scores(queries: int, entries: int) -> None:
+    tensors = inputs(FP8, queries, entries)
     ours, theirs = _scores(*tensors)()[0], _deep_gemm(*tensors)()[:, :entries]
-    seen = torch.arange(entries, device=ours.device) < visible(tensors[-1], QUERIES, RATIO)[0].unsqueeze(-1)
+    seen = torch.arange(entries, device=ours.device) < visible(tensors[-1], queries, RATIO)[0].unsqueeze(-1)
     _require_close(torch.where(seen, ours, 0.0), torch.where(seen, theirs, 0.0))
 
 
-def _agree_on_selection(entries: int) -> None:
+def _agree_on_selection(queries: int, entries: int) -> None:
     """Compare the scores of what is selected; which entries are may differ, as scores do in their last bits."""
-    tensors = inputs(FP8, QUERIES, entries)
+    tensors = inputs(FP8, queries, entries)
     ours, theirs, scores = (call() for call in (_select(*tensors), _deep_gemm_select(*tensors), _scores(*tensors)))
     require_indices(ours, entries)
     a, b = (scores[0].gather(1, indices.long()).sort(-1).values for indices in (ours[0], theirs))
     _require_close(a, b)
 
 
-def _seen_pairs(entries: int) -> int:
+def _seen_pairs(queries: int, entries: int) -> int:
     """Return the number of pairs of a query and an entry that it sees: only their scores have to be computed."""
-    return int(visible(torch.tensor([RATIO * entries - QUERIES]), QUERIES, RATIO).clamp(max=entries).sum())
+    return int(visible(torch.tensor([RATIO * entries - queries]), queries, RATIO).clamp(max=entries).sum())
 
 
-def _case(op: str, dtype: torch.dtype, entries: int, limit: float | None) -> Case:
+def _case(op: str, dtype: torch.dtype, queries: int, entries: int, limit: float | None) -> Case:
     selects = op == "indexer_topk"
-    make = functools.partial(inputs, dtype, QUERIES, entries)
+    make = functools.partial(inputs, dtype, queries, entries)
 
     def contender(call_on: Callable[..., Result]) -> Call:
         return call_on(*make())
@@ -137,20 +137,20 @@ def _case(op: str, dtype: torch.dtype, entries: int, limit: float | None) -> Cas
         name = "DeepGEMM + torch.topk" if selects else "DeepGEMM"
         if find("deep_gemm"):
             contenders[name] = functools.partial(contender, _deep_gemm_select if selects else _deep_gemm)
-            agree = functools.partial(_agree_on_selection if selects else _agree_on_scores, entries)
+            agree = functools.partial(_agree_on_selection if selects else _agree_on_scores, queries, entries)
         else:
             absent = (name,)
 
-    pairs, row = _seen_pairs(entries), D * dtype.itemsize
-    read = QUERIES * H * (row + 4) + entries * (row + 4 * (dtype is FP8))
-    scores = 4 * QUERIES * entries
+    pairs, row = _seen_pairs(queries, entries), D * dtype.itemsize
+    read = queries * H * (row + 4) + entries * (row + 4 * (dtype is FP8))
+    scores = 4 * queries * entries
     flop = 2 * D * H * pairs
     least, why = bound(
-        bytes=read + (4 * QUERIES * K if selects else scores),
+        bytes=read + (4 * queries * K if selects else scores),
         fp32=2 * H * pairs,  # relu, multiply-add
         **{"fp8" if dtype is FP8 else "bf16": flop},
     )
-    shape = f"{'fp8' if dtype is FP8 else 'bf16'} {QUERIES} x {entries}"
+    shape = f"{'fp8' if dtype is FP8 else 'bf16'} {queries} x {entries}"
     return Case(op, shape, read + scores, least, why, limit, contenders, absent, agree)
 
 
@@ -185,7 +185,7 @@ def _backward(entries: int, limit: float) -> Case:
     def call() -> Call:
         return _bwd(_upstream(entries), *inputs(BF16, QUERIES, entries))
 
-    pairs, row = _seen_pairs(entries), 2 * D
+    pairs, row = _seen_pairs(QUERIES, entries), 2 * D
     traffic = 4 * QUERIES * entries + 2 * (
         QUERIES * H * (row + 4) + entries * row
     )  # dI; the inputs and their gradients
@@ -199,12 +199,13 @@ def _backward(entries: int, limit: float) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Yield scores in fp8 and bf16, the selection in fp8, and the backward of the scores: at most 4 times their forward."""
-    yield _case("indexer_scores", FP8, 32768, 2200.0)
-    yield _case("indexer_scores", FP8, 8192, None)
-    yield _case("indexer_scores", BF16, 32768, 4500.0)
-    yield _case("indexer_scores", BF16, 8192, None)
-    yield _case("indexer_topk", FP8, 32768, 2470.0)
+    """Yield scores in fp8 and bf16, the selection in fp8, at decode too, and the backward: at most 4 times the forward."""
+    yield _case("indexer_scores", FP8, QUERIES, 32768, 2200.0)
+    yield _case("indexer_scores", FP8, QUERIES, 8192, None)
+    yield _case("indexer_scores", BF16, QUERIES, 32768, 4500.0)
+    yield _case("indexer_scores", BF16, QUERIES, 8192, None)
+    yield _case("indexer_topk", FP8, QUERIES, 32768, 2470.0)
+    yield _case("indexer_topk", FP8, 1, 32768, None)
     yield _backward(8192, 3500.0)
 
 

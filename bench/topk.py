@@ -23,7 +23,10 @@ from lemmata.warmup import Job, to_disk
 
 K = 512
 F32, BF16 = torch.float32, torch.bfloat16
-SHAPES = ((F32, 4096, 32768), (F32, 4096, 8192), (F32, 64, 32768), (F32, 1, 262144), (BF16, 4096, 32768))
+SHAPES = (
+    *((F32, 4096, 32768), (F32, 4096, 8192), (F32, 64, 32768), (F32, 1, 262144)),
+    *((BF16, 4096, 32768), (BF16, 4096, 8192)),
+)
 LIMITS = {(F32, 4096, 32768): 250.0, (F32, 64, 32768): 15.0, (F32, 1, 262144): 25.0}
 
 
@@ -34,7 +37,8 @@ def compilations() -> Iterator[Job]:
     for threads in (256, 1024):
         yield to_disk, topk, Config(K, "float32", threads)
     yield to_disk, topk_merge, Config(K, "float32", 128)
-    yield to_disk, topk, Config(K, "bfloat16", 1024)
+    for threads in (256, 1024):
+        yield to_disk, topk, Config(K, "bfloat16", threads)
 
 
 def inputs(dtype: torch.dtype, rows: int, entries: int, device: str = "cuda") -> tuple[Tensor, Tensor]:

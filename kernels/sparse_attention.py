@@ -8,6 +8,9 @@ tiles of keys. A tile has 128 slots for keys, of the window and then of the entr
 - Consumer g, for g = 0 and 1, computes the scores q kᵀ of half g of a tile and their weights exp2(c (score - row_max)),
   with c = scale log2 e. It then adds weight times key, for all keys of the tile, to half g of the columns of acc.
 
+A sum is right whatever row_max is, as long as no weight overflows. So row_max is the maximum up to GROWTH bits: it is raised
+to the largest score where that exceeds it by more, and few tiles have sums multiplied by exp2(c (old row_max - new row_max)).
+
 The consumers hand each other their weights and the running maximum through shared memory. So the tensor cores multiply
 for one consumer while the other computes weights. A barrier is passed once in each iteration of the loop over tiles, so
 that its phase is the parity of the iteration.
@@ -22,9 +25,11 @@ A block of one of several splits writes scale row_max, row_sum and acc in fp32, 
 from typing import Any, NamedTuple
 
 import tilelang.language as T
+from tilelang import tvm
 
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
 
+GROWTH = 8.0  # bits by which scores may exceed the running maximum before it is raised
 LOWEST = -(2.0**30)  # a running maximum starts here: finite, and below every admissible q · k
 WARPGROUP, THREADS = 128, 384  # threads of a role, of a block
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 72, 216  # of a thread
@@ -105,11 +110,12 @@ class Shared(NamedTuple):
 
 
 class Running(NamedTuple):
-    """What a consumer carries from tile to tile; ``rescale`` is exp2(c (old row_max - new row_max))."""
+    """What a consumer carries from tile to tile; ``growth`` is c (new row_max - old row_max), ``rescale`` exp2(-growth)."""
 
     acc: Any
     row_max: Any
     row_sum: Any
+    growth: Any
     rescale: Any
 
 
@@ -135,6 +141,15 @@ def row_layout() -> T.Fragment:
         forward_thread_fn=lambda j, copy: j % rows_at_once * threads + copy,
         forward_index_fn=lambda j: j // rows_at_once,
         replicate=threads,
+    )
+
+
+def row_by_row(columns: int) -> T.Fragment:
+    """Return the layout that has a thread go over its part of acc row by row: a condition on rows is a branch for each."""
+    return T.Fragment(
+        (HEADS, columns),
+        forward_thread_fn=lambda h, d: h // 16 * 32 + h % 8 * 4 + d % 8 // 2,
+        forward_index_fn=lambda h, d: tvm.runtime.convert([h % 16 // 8, d // 8 * 2 + d % 2]),
     )
 
 
@@ -240,12 +255,32 @@ def softmax_weights(cfg, g, scores, row_max, weights, shared):
 
 
 @T.macro
+def choose_max(cfg, running, largest):
+    """Replace the largest new scores by the maximum to go on with: the old one, unless they exceed it by more than GROWTH."""
+    for h in T.Parallel(HEADS):
+        growth = (largest[h] - running.row_max[h]) * cfg.log2_scale
+        largest[h] = T.if_then_else(growth > GROWTH, largest[h], running.row_max[h])
+
+
+@T.macro
+def replace_max(cfg, running, row_max):
+    """Go on with another maximum: the old one, or one larger by more than GROWTH."""
+    for h in T.Parallel(HEADS):
+        running.growth[h] = (row_max[h] - running.row_max[h]) * cfg.log2_scale
+    for h in T.Parallel(HEADS):
+        running.row_max[h] = row_max[h]
+    for h in T.Parallel(HEADS):
+        running.rescale[h] = exp2(-running.growth[h])
+
+
+@T.macro
 def apply_rescale(cfg, running):
-    """Make the sums relative to the new maximum."""
+    """Make the sums relative to the new maximum; acc only where it was raised, which few tiles do."""
     for h in T.Parallel(HEADS):
         running.row_sum[h] *= running.rescale[h]
-    for h, d in T.Parallel(HEADS, cfg.columns):
-        running.acc[h, d] *= running.rescale[h]
+    for h, d in T.Parallel(HEADS, cfg.columns, loop_layout=row_by_row(cfg.columns)):
+        if running.growth[h] > GROWTH:
+            running.acc[h, d] *= running.rescale[h]
 
 
 @T.macro
@@ -259,17 +294,15 @@ def finish_product(cfg, acc, shared, buffer):
 @T.macro
 def consumer0(cfg, at, shared, running):
     """Weigh half 0 of each tile, and add up half 0 of the columns over the keys of half 0, then of half 1."""
-    c = cfg.log2_scale
     scores, weights = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), BF16)
     reduced = T.alloc_fragment((HEADS,), F32)
     for t in T.serial(at.first, at.end):
         compute_scores(0, (t - at.first) % 2, scores, shared)
-        T.copy(running.row_max, running.rescale)
-        T.reduce_max(scores, running.row_max, dim=1, clear=False)
+        T.reduce_max(scores, reduced, dim=1)
+        choose_max(cfg, running, reduced)
+        replace_max(cfg, running, reduced)
         T.copy(running.row_max, shared.row_max[0, :])
         softmax_weights(cfg, 0, scores, running.row_max, weights, shared)
-        for h in T.Parallel(HEADS):
-            running.rescale[h] = exp2(running.rescale[h] * c - running.row_max[h] * c)
         apply_rescale(cfg, running)
         T.wgmma_gemm(weights, shared.keys[0, :, :], running.acc)
         T.reduce_sum(scores, reduced, dim=1)
@@ -277,10 +310,8 @@ def consumer0(cfg, at, shared, running):
             running.row_sum[h] += reduced[h]
         finish_product(cfg, running.acc, shared, 0)
         T.barrier_wait(shared.barriers.weights_ready[1], (t - at.first) % 2)
-        T.copy(running.row_max, running.rescale)
-        T.copy(shared.row_max[1, :], running.row_max)
-        for h in T.Parallel(HEADS):
-            running.rescale[h] = exp2(running.rescale[h] * c - running.row_max[h] * c)
+        T.copy(shared.row_max[1, :], running.rescale)
+        replace_max(cfg, running, running.rescale)
         apply_rescale(cfg, running)
         T.wgmma_gemm(shared.weights[1, :, :], shared.keys[2, :, :], running.acc)
         finish_product(cfg, running.acc, shared, 2)
@@ -289,22 +320,19 @@ def consumer0(cfg, at, shared, running):
 @T.macro
 def consumer1(cfg, at, shared, running):
     """Weigh half 1 of each tile, and add up half 1 of the columns over the keys of half 0, then of half 1."""
-    c = cfg.log2_scale
     scores, weights = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), BF16)
     reduced = T.alloc_fragment((HEADS,), F32)
     for t in T.serial(at.first, at.end):
         compute_scores(1, (t - at.first) % 2, scores, shared)
         T.reduce_max(scores, reduced, dim=1)
         T.barrier_wait(shared.barriers.weights_ready[0], (t - at.first) % 2)
-        for h in T.Parallel(HEADS):
-            running.rescale[h] = exp2(running.row_max[h] * c - shared.row_max[0, h] * c)
+        T.copy(shared.row_max[0, :], running.rescale)
+        replace_max(cfg, running, running.rescale)
         apply_rescale(cfg, running)
         T.wgmma_gemm(shared.weights[0, :, :], shared.keys[1, :, :], running.acc)
-        for h in T.Parallel(HEADS):
-            running.row_max[h] = T.max(reduced[h], shared.row_max[0, h])
+        choose_max(cfg, running, reduced)
+        replace_max(cfg, running, reduced)
         T.copy(running.row_max, shared.row_max[1, :])
-        for h in T.Parallel(HEADS):
-            running.rescale[h] = exp2(shared.row_max[0, h] * c - running.row_max[h] * c)
         softmax_weights(cfg, 1, scores, running.row_max, weights, shared)
         T.reduce_sum(scores, reduced, dim=1)
         finish_product(cfg, running.acc, shared, 1)
@@ -381,9 +409,11 @@ def attend(cfg, at, q, keys, output, list_entries):
     shared = Shared(q_shared, k_shared, weights_shared, row_max_shared, row_sum_shared, rows_shared, barriers)
     acc0, row_max0 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((HEADS,), F32)
     row_sum0, rescale0 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
+    growth0, growth1 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
     acc1, row_max1 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((HEADS,), F32)
     row_sum1, rescale1 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
-    running0, running1 = Running(acc0, row_max0, row_sum0, rescale0), Running(acc1, row_max1, row_sum1, rescale1)
+    running0 = Running(acc0, row_max0, row_sum0, growth0, rescale0)
+    running1 = Running(acc1, row_max1, row_sum1, growth1, rescale1)
     write = write_output if cfg.splits == 1 else write_split
     if cfg.splits > 1:
         T.pdl_trigger()  # lets combine be launched early; it waits for this kernel's results

@@ -13,6 +13,7 @@ the reference's sums over keys are identified with sums over tiles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.sparse_attention import NAMES
+from ..kernels.sparse_attention import GROWTH, NAMES
 from ..kernels.sparse_attention_config import HEADS, KEYS, PANEL, Config
 from ..reference.contract import Contract, Static, TensorSpec
 from .attention_splits import meanings
@@ -50,6 +51,7 @@ EQUIVALENTS = {
 }
 
 SPLITS = Static(int, 1, 64)
+MOST = math.ceil(1000 * GROWTH * math.log(2)) / 1000  # ln 2^GROWTH: what a weight's exponent is at most
 SINK_ALONE = Waiver(
     "sink[", "exp", "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit"
 )
@@ -334,7 +336,8 @@ def compare(claim: Claim, here: Callable[[], Block]) -> Compare:
             extent = nf.floordiv(count * (at.split + 1), cfg.splits) - at.first
             sizes = {"R": nf.variable("P") + nf.variable("S")}
             at.forget(extent, known)
-            done = execute(kernel, sizes=sizes, invariants={NAMES.tile: at.invariant()}, facts=known)
+            invariants = {NAMES.tile: at.invariant()}
+            done = execute(kernel, sizes=sizes, invariants=invariants, facts=known, most=MOST)
             equations = list(done.equations)
             if all(equation.holds for equation in equations):
                 equations += _outcome(claim, at, extent, done)

@@ -16,6 +16,11 @@ counts are those of a number of tiles of 128 keys. From the second tile on each 
 rescalings and adds products to them, so that a sum's count is that of the tile before and a constant more, once it is above
 that of the products.
 
+A maximum is raised only where a score exceeds it by more than 8 bits, and floats may decide otherwise than the reals where
+that is close. Both ways are followed. Either leads to the formula: whoever multiplies by a rescaling compares the same two
+maxima in the same operations, and a maximum that was not raised differs from itself by exactly 0, whose rescaling is 1. Over
+the reals that is the kernel with another threshold than 8, above 0 as well, and L2 uses no more of it.
+
 Assumed are the errors of CUDA's functions (``rounding.ULPS``), that tensor cores add with an error of less than one unit in the
 last place (``rounding.TRUNCATION``), and that nothing over- or underflows. Decode with splits and the backward are not covered.
 """

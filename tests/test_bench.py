@@ -117,17 +117,16 @@ def _deep_gemm(factor):
 
 @pytest.mark.parametrize("agree", [indexer._agree_on_scores, indexer._agree_on_selection])
 def test_scores_unlike_the_peers_are_not_timed(monkeypatch, agree):
-    monkeypatch.setattr(indexer, "QUERIES", 4)
     monkeypatch.setattr(indexer, "inputs", functools.partial(indexer.inputs, device="cpu"))
     monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(1))
-    agree(700)
+    agree(4, 700)
     noise = torch.randn(4, 700, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(noise))
     with pytest.raises(RuntimeError, match="from DeepGEMM's, got"):
-        agree(700)
+        agree(4, 700)
     monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(torch.nan))
     with pytest.raises(RuntimeError, match="from DeepGEMM's, got"):
-        agree(700)
+        agree(4, 700)
 
 
 def test_gradients_unlike_the_references_are_not_timed(monkeypatch):
@@ -143,7 +142,7 @@ def test_gradients_unlike_the_references_are_not_timed(monkeypatch):
 
 def test_an_absent_peer_is_said_to_be_absent(monkeypatch):
     monkeypatch.setattr(indexer, "find", lambda module: None)
-    peers = "DeepGEMM", "DeepGEMM", None, None, "DeepGEMM + torch.topk", cudnn.WITH_LOSS
+    peers = "DeepGEMM", "DeepGEMM", None, None, *["DeepGEMM + torch.topk"] * 2, cudnn.WITH_LOSS
     assert [case.absent for case in indexer.cases()] == [() if peer is None else (peer,) for peer in peers]
     assert all(list(case.contenders) == ["lemmata"] for case in indexer.cases())
     monkeypatch.setattr(indexer, "find", lambda module: _deep_gemm(1))

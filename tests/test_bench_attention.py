@@ -19,13 +19,14 @@ from specs_attention import Dense, index_counts, past_counts, window_counts
 
 T = 192  # entries: three pages
 TINY = {
-    "csa prefill": functools.partial(csa._case, 1, 3, 64, T, 70),
-    "csa prefill, 8 heads": functools.partial(csa._case, 1, 3, 8, T, 70),
+    "csa prefill": functools.partial(csa._case, 1, 11, 64, T, 70),
+    "csa prefill, 8 heads": functools.partial(csa._case, 1, 11, 8, T, 70),
     "csa decode": functools.partial(csa._case, 2, 1, 64, T, 64),
-    "hca prefill": functools.partial(hca._case, 1, 3, 128 * T + 1),
+    "csa decode of 3 queries": functools.partial(csa._case, 2, 3, 64, T, 64),
+    "hca prefill": functools.partial(hca._case, 1, 11, 128 * T + 1),
     "hca decode": functools.partial(hca._case, 2, 1, 128 * T),
-    "swa prefill": functools.partial(swa._case, 1, 3),
-    "swa prefill, 8 heads": functools.partial(swa._case, 1, 3, 8),
+    "swa prefill": functools.partial(swa._case, 1, 11),
+    "swa prefill, 8 heads": functools.partial(swa._case, 1, 11, 8),
     "swa decode": functools.partial(swa._case, 2, 1),
 }
 tiny = pytest.mark.parametrize("name", TINY)
@@ -78,16 +79,18 @@ def _flash_mla(noise=0.0, wrong=0, lost=0):
         softmax_scale, indices, attn_sink, extra_k_cache=None, extra_indices_in_kvcache=None, use_legacy,
     ):  # fmt: skip
         assert (block_table, cache_seqlens, head_dim_v, tile_scheduler_metadata) == (None, None, 512, "plan")
-        assert (softmax_scale, use_legacy, q.shape[1], q.shape[2] in (64, 128)) == (SCALE, True, 1, True)
+        assert (softmax_scale, use_legacy, q.shape[2] in (64, 128)) == (SCALE, True, True)
         keys, seen = [], []
         caches = [(k_cache, indices), (extra_k_cache, extra_indices_in_kvcache)]
         for cache, listed in caches if extra_k_cache is not None else caches[:1]:
             assert (listed.dtype, listed.shape[:2], listed.shape[2] % 64) == (torch.int32, q.shape[:2], 0)
-            seen.append(listed[:, 0] != -1)
-            keys.append(_read(cache, (listed[:, 0].clamp(min=0) + wrong) % cache.shape[:2].numel()))
+            listed = listed.flatten(0, 1)
+            seen.append(listed != -1)
+            keys.append(_read(cache, (listed.clamp(min=0) + wrong) % cache.shape[:2].numel()))
         seen[0][0, :lost] = False
-        out, lse = _attend(q[:, 0], torch.cat(keys, 1), torch.cat(seen, -1), attn_sink)
-        return (out + noise).bfloat16().unsqueeze(1), lse.float().unsqueeze(-1)
+        out, lse = _attend(q.flatten(0, 1), torch.cat(keys, 1), torch.cat(seen, -1), attn_sink)
+        out, lse = out.unflatten(0, q.shape[:2]), lse.unflatten(0, q.shape[:2])
+        return (out + noise).bfloat16(), lse.float().mT
 
     return SimpleNamespace(
         flash_mla_sparse_fwd=sparse_fwd,
@@ -219,7 +222,15 @@ def test_the_cases_and_their_bounds(monkeypatch):
         "csa prefill 4096, 16 heads, 512 of 2048 entries": None,
         "csa decode 128, 64 heads, 512 of 2048 entries": 60.0,
         "csa decode 1, 64 heads, 512 of 2048 entries": 15.0,
+        "csa decode 8, 64 heads, 512 of 2048 entries": None,
+        "csa decode 32, 64 heads, 512 of 2048 entries": None,
+        "csa decode 1 x 4, 64 heads, 512 of 2048 entries": None,
+        "csa decode 32 x 4, 64 heads, 512 of 2048 entries": None,
+        "csa decode 1, 128 heads, 1024 of 2048 entries": None,
+        "csa decode 32, 128 heads, 1024 of 2048 entries": None,
+        "csa decode 128, 128 heads, 1024 of 2048 entries": None,
         "hca prefill 4096, 64 heads, 1024 entries": 1350.0,
+        "hca prefill 4096, 64 heads, 8192 entries": None,
         "hca decode 1, 64 heads, 1024 entries": None,
         "hca decode 32, 64 heads, 1024 entries": None,
         "hca decode 128, 64 heads, 1024 entries": None,

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+import tilelang.language as T
+import z3
 
 from lemmata.kernels.sinkhorn import Config, sinkhorn_fwd
 from lemmata.proofs.engine.base.conditions import Condition
@@ -66,6 +68,43 @@ def test_waivers_are_listed_and_need_a_reason() -> None:
     assert conditions(run, [Waiver("out[i]", "exp", "of another kind")])[1] == []
     with pytest.raises(ValueError, match="and a reason"):
         Waiver("out[i]", "nonzero", " ")
+
+
+def raised_late(growth: float) -> Any:
+    """Return a kernel of pairs, whose maximum is the first unless the second exceeds it by more than ``growth``."""
+
+    @T.prim_func
+    def kernel(x: T.Tensor((32, 2), "float32"), out: T.Tensor((32, 2), "float32")):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(32):
+                row_max = T.if_then_else(x[i, 1] - x[i, 0] > growth, x[i, 1], x[i, 0])
+                out[i, 0] = T.exp(x[i, 0] - row_max)
+                out[i, 1] = T.exp(x[i, 1] - row_max)
+
+    return kernel
+
+
+@pytest.mark.parametrize(("growth", "most", "proved"), [(5, 5, True), (5.5, 5.25, False), (5, 0, False), (5, 6, True)])
+def test_a_proof_may_say_how_large_arguments_of_exp_are(growth: float, most: float, proved: bool) -> None:
+    found, _ = conditions(execute(raised_late(growth), most=most))
+    assert len(found) == 2
+    assert f"the argument of exp is at most {most:g}" in found[0].statement
+    assert (not unproved(found)) == proved
+
+
+def test_a_product_with_a_condition_is_the_rest_where_it_holds() -> None:
+    x, y = nf.variable("x", "real"), nf.variable("y", "real")
+    condition, linear = nf.nonnegative(y), Linear(frozenset(), {}, {})
+    product, holds, rest = map(linear.real, (condition * x, condition, x))
+    solver = z3.Solver()
+    solver.add(linear.facts)
+
+    def follows(claim: Any) -> bool:
+        return bool(solver.check(z3.Not(claim)) == z3.unsat)
+
+    assert follows(z3.And(z3.Implies(holds == 1, product == rest), z3.Implies(holds == 0, product == 0)))
+    assert not follows(product == rest)
+    assert not follows(product == 0)
 
 
 def test_signs() -> None:

@@ -36,6 +36,7 @@ class Execution:
         infinite: but for those of these, which are all +inf.
         finite: and for those of these, which are -inf but where the condition holds, a form that is 0 or 1, from the index.
         types: the types that it converts numbers to, and those in which it takes exp and the like.
+        most: what the arguments of exp are at most, if the contract bounds no float input.
         constants: the float constants, and how far they are from the numbers that they are taken for.
     """
 
@@ -52,6 +53,7 @@ class Execution:
     externs: Mapping[str, str] = field(default_factory=dict)
     unmodelled: frozenset[str] = frozenset()
     types: set[str] = field(default_factory=set)
+    most: float = 0
     constants: Constants = field(default_factory=current)
 
     def compare(

@@ -8,14 +8,16 @@ a maximum of few entries is subtracted from the arguments of exp in a denominato
 exp(-80), which no float rounds to 0. Other denominators in which exp occurs are named, unless a constant such as an eps is
 added to what is not negative.
 
-The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign is
-known. What is computed as a square, or as a sum of such, is not negative, though multiplied out it may look so. A maximum
-is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The conditions under
-which an operation runs are hypotheses, and so is the range that the contract gives the elements of a float input.
+The conditions are linear over the atoms: a product of several atoms, or a power, is an unknown of which only the sign
+is known, and, of a product with a condition, that it is the rest where the condition holds and 0 elsewhere. What is
+computed as a square, or as a sum of such, is not negative, though multiplied out it may look so. A maximum is at least
+each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The conditions under which an
+operation runs are hypotheses, and so is the range that the contract gives the elements of a float input.
 
-A contract that gives such a range says that exp is meant to be taken of more than differences from a maximum. Its argument
-is then at most 64, for exp(64) < 2^93 leaves room for sums; at most 11 if the kernel makes numbers of half precision, which
-exp(11) still is; and at most 0 if it makes 8-bit ones.
+A contract that gives such a range says that exp is meant to be taken of more than differences from a maximum. Its
+argument is then at most 64, for exp(64) < 2^93 leaves room for sums; at most 11 if the kernel makes numbers of half
+precision, which exp(11) still is; and at most 0 if it makes 8-bit ones. A proof may likewise say of its kernel that
+exps exceed 1, and by how much: so does one of a running maximum that is not raised for little.
 """
 
 from __future__ import annotations
@@ -126,16 +128,20 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
         linear.facts += [z3.Implies(z3.And(*(c == 1 for c in here)), holds(value)) for value, *here in cases]
     most = _most(execution) if obligation.kind == "exp" else 0
     words, goal = _GOALS[obligation.kind]
-    goals = [z3.Implies(z3.And(*(c == 1 for c in here)), goal(value - most)) for value, *here in cases]
-    statement = f"{words.format(most)}: {obligation.value.form}"
+    goals = [
+        z3.Implies(z3.And(*(c == 1 for c in here)), goal(value - z3.Q(*Fraction(most).as_integer_ratio())))
+        for value, *here in cases
+    ]
+    statement = f"{words.format(f'{most:g}')}: {obligation.value.form}"
     return Condition("range", statement, tuple(linear.facts), z3.And(*goals), Site(obligation.site))
 
 
-def _most(execution: Execution) -> int:
+def _most(execution: Execution) -> float:
     """Return what an argument of exp is at most."""
-    if not execution.facts.floats or any(t.startswith(("float8", "float4")) for t in execution.types):
+    if any(t.startswith(("float8", "float4")) for t in execution.types):
         return 0
-    return 11 if "float16" in execution.types else 64
+    widest = 11 if "float16" in execution.types else 64
+    return min(widest, 64 if execution.facts.floats else execution.most)
 
 
 def _cases(forms: Sequence[Form], facts: Facts) -> list[Sequence[Form]]:
@@ -177,7 +183,15 @@ class Linear:
                 self.facts.append(unknown > 0 if sign == "positive" else unknown >= 0)
             if len(monomial) == 1 and monomial[0][1] == 1:
                 self._describe(nf.atom_of(monomial[0][0]), unknown)
+            elif where := [a for a, power in monomial if power > 0 and isinstance(nf.atom_of(a), nf.Indicator)]:
+                self._take_apart(monomial, where[0], unknown)
         return self._unknowns[monomial]
+
+    def _take_apart(self, monomial: Monomial, condition: int, unknown: Any) -> None:
+        """Record that a product with a condition is the rest where the condition holds, and 0 elsewhere."""
+        rest = self._unknown(tuple(factor for factor in monomial if factor[0] != condition))
+        holds = self._unknown(((condition, 1),))
+        self.facts += [z3.Implies(holds == 1, unknown == rest), z3.Implies(holds == 0, unknown == 0)]
 
     def _describe(self, atom: Atom, unknown: Any) -> None:
         """Record that a maximum is one of its entries and at least each of them, and that a condition is 1 where it holds.

@@ -63,6 +63,7 @@ def execute(
     raw: Sequence[str] = (),
     infinite: Sequence[str] = (),
     finite: Mapping[str, Callable[..., Form]] | None = None,
+    most: float = 0,
     reading: type[Symbols] | None = None,
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
@@ -75,13 +76,15 @@ def execute(
         raw: float inputs of which the kernel uses only the bits; their elements may be any float.
         infinite: float inputs whose elements are all +inf.
         finite: for float inputs of which some elements are -inf, where the others are: from an index a form that is 0 or 1.
+        most: what the range layer shows of the arguments of exp, if the contract bounds no float input: that they are no more.
         reading: the algebra, if it is another one than ``Symbols``.
 
     Raises:
         Unsupported: the kernel is outside of what is modelled; also a read of what may not have been written, or a
             value that may be NaN.
     """
-    execution = Execution(facts if facts is not None else Facts(), frozenset(raw), frozenset(infinite), finite or {})
+    given = facts if facts is not None else Facts()
+    execution = Execution(given, frozenset(raw), frozenset(infinite), finite or {}, most=most)
     dims = {d.name: nf.variable(d.name) for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     values = {name: Value(form) for name, form in {**dims, **(sizes or {})}.items()}
     algebra = (reading or Symbols)(execution, invariants or {})

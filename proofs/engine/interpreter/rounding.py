@@ -12,16 +12,21 @@ number that θ roundings went into is off by a factor between (1 - u)^θ and (1 
 - dot: a sum of products of data. It becomes a score as its error is assumed.
 - score: what exponentials are taken of, of any sign. Its absolute error is at most θ log(1 / (1 - u)), and so that of its
   exponential θ factors.
+- gap: the difference of two scores without error, of any sign: off by θ factors.
 
 A maximum is a score without error: it counts as the number that the floats have. Softmax over the reals is the same whatever
-number is subtracted from all scores. What has no rule becomes unknown, and an output that is unknown is refused.
+number is subtracted from all scores. So a gap may be compared with a positive constant, to choose a maximum: both ways are
+followed, and a number that is chosen so, or written only so, has the larger count of both. That both lead to the same
+number over the reals is not looked at here: the caller says why. What has no rule becomes unknown, and an output that is
+unknown is refused.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
@@ -48,9 +53,10 @@ class Kind(IntEnum):
     DOT = 4
     NEGATIVE = 5
     SCORE = 6
-    MINUS_INFINITY = 7
-    INFINITY = 8
-    UNKNOWN = 9
+    GAP = 7
+    MINUS_INFINITY = 8
+    INFINITY = 9
+    UNKNOWN = 10
 
     @property
     def title(self) -> str:
@@ -108,40 +114,85 @@ class RoundingLanes(Lanes):
         super().__init__()
         self._assumed = assumed
         self._lost: str | None = None
+        self._open: list[Tensor] = []  # the conditions that may hold or not
+        self._both_ways = False
 
     def literal(self, value: float, dtype: str) -> Any:
         """Return a constant: off by its rounding unless it is an integer that floats hold."""
         if is_integer(dtype) or dtype == "bool":
             return super().literal(value, dtype)
         kind = Kind.ZERO if value == 0 else Kind.POSITIVE if value > 0 else Kind.NEGATIVE
-        exact = kind != Kind.POSITIVE or (value == int(value) and value <= 2**24)
+        exact = value == int(value) == torch.tensor(value, dtype=torch.float32).item()
         return torch.tensor(complex(not exact, kind))
 
     def infinity(self, dtype: str) -> Any:
         """Return positive infinity."""
         return torch.tensor(complex(0, Kind.INFINITY))
 
-    def unary(self, operator: Unary, a: Any, dtype: str) -> Any:
-        """Apply a function."""
-        return self._each(_UNARY.get(operator, _none), a) if a.is_complex() else super().unary(operator, a, dtype)
-
-    def binary(self, operator: Binary, a: Any, b: Any, dtype: str) -> Any:
-        """Apply an operation."""
-        if not (a.is_complex() or b.is_complex()):
-            return super().binary(operator, a, b, dtype)
-        return self._each(_BINARY.get(operator, _none), *align(a, b))
-
     def compare(self, operator: Comparison, a: Any, b: Any, dtype: str) -> Tensor:
-        """Compare; of floats, whether something positive is above 0."""
+        """Compare; of floats, whether something positive is above 0, or whether a gap is above something positive."""
         if not a.is_complex():
             return super().compare(operator, a, b, dtype)
         a, b = align(a, b)
-        kinds = set(a.imag.flatten().tolist())
-        if operator != "gt" or not kinds <= {Kind.ZERO, Kind.POSITIVE} or (b.imag != Kind.ZERO).any():
+        kinds, than = (set(x.imag.flatten().tolist()) for x in (a, b))
+        if operator == "gt" and Kind.GAP in kinds <= {Kind.GAP, Kind.MINUS_INFINITY} and than == {Kind.POSITIVE}:
+            return self._may_hold(a.imag == Kind.GAP)
+        if operator == "gt" and kinds == {Kind.MINUS_INFINITY} and than == {Kind.POSITIVE}:
+            return torch.zeros(a.shape, dtype=torch.bool)
+        if operator != "gt" or not kinds <= {Kind.ZERO, Kind.POSITIVE} or than != {Kind.ZERO}:
             found = " or ".join(Kind(int(k)).title for k in kinds)
             raise Unsupported(f"a comparison of {found} in a count of roundings: {self._lost or describe(self.site)}")
         above: Tensor = a.imag == Kind.POSITIVE
         return above
+
+    def _may_hold(self, lanes: Tensor) -> Tensor:
+        """Return a condition that may hold or not, in each of these lanes for itself, and does not hold in others."""
+        self._open.append(lanes)
+        return lanes
+
+    def _is_open(self, condition: Tensor) -> bool:
+        return any(condition is other for other in self._open)
+
+    def unary(self, operator: Unary, a: Any, dtype: str) -> Any:
+        """Apply a function."""
+        if operator == "not" and self._is_open(a):
+            return self._may_hold(torch.ones_like(a))
+        return self._each(_UNARY.get(operator, _none), a) if a.is_complex() else super().unary(operator, a, dtype)
+
+    def binary(self, operator: Binary, a: Any, b: Any, dtype: str) -> Any:
+        """Apply an operation."""
+        if self._is_open(a) or self._is_open(b):
+            raise Unsupported(f"a condition on floats with another, in a count of roundings: {describe(self.site)}")
+        if not (a.is_complex() or b.is_complex()):
+            return super().binary(operator, a, b, dtype)
+        return self._each(_BINARY.get(operator, _none), *align(a, b))
+
+    def decided(self, condition: Tensor) -> bool | None:
+        """Return whether a condition holds in all active lanes or in none; None if in some, or if that is open."""
+        return None if self._is_open(condition) else super().decided(condition)
+
+    def select(self, condition: Tensor, then: Any, otherwise: Any, dtype: str) -> Any:
+        """Choose; where the condition is open, return what covers both."""
+        if not self._is_open(condition):
+            return super().select(condition, then, otherwise, dtype)
+        return self._each(_either, *align(super().select(condition, then, otherwise, dtype), otherwise))
+
+    @contextmanager
+    def guard(self, condition: Tensor) -> Iterator[None]:
+        """Make lanes inactive where the condition fails; where it is open, what is stored covers what was there."""
+        before = self._both_ways
+        self._both_ways = before or self._is_open(condition)
+        try:
+            with super().guard(condition):
+                yield
+        finally:
+            self._both_ways = before
+
+    def store(self, memory: Memory[Tensor], index: Sequence[Tensor], value: Tensor) -> None:
+        """Write in the active lanes."""
+        if self._both_ways:
+            value = self._each(_either, *align(self.load(memory, index), value))
+        super().store(memory, index, value)
 
     def cast(self, a: Any, source: str, target: str) -> Any:
         """Convert a value: only a conversion to a shorter float rounds."""
@@ -222,9 +273,12 @@ def _none(assumed: Assumed, *operands: Counted) -> Counted:
 
 
 def _as_score(assumed: Assumed, operand: Counted) -> Counted:
-    """Return a dot product, 0 or a negative constant as a score, and anything else as it is."""
-    count = {Kind.DOT: assumed.dot, Kind.ZERO: 0, Kind.NEGATIVE: 0}.get(operand[1])
-    return operand if count is None else (operand[0] + count, Kind.SCORE)
+    """Return a dot product, a gap, 0 or a negative constant as a score, and anything else as it is."""
+    count, kind = operand
+    if kind == Kind.GAP:
+        return count * assumed.largest, Kind.SCORE
+    more = {Kind.DOT: assumed.dot, Kind.ZERO: 0, Kind.NEGATIVE: 0}.get(kind)
+    return operand if more is None else (count + more, Kind.SCORE)
 
 
 def _add(assumed: Assumed, a: Counted, b: Counted) -> Counted:
@@ -241,8 +295,12 @@ def _add(assumed: Assumed, a: Counted, b: Counted) -> Counted:
 
 
 def _sub(assumed: Assumed, a: Counted, b: Counted) -> Counted:
+    if (a[1], b[1]) == (Kind.ZERO, Kind.GAP):
+        return b
     (x, of), (y, by) = _as_score(assumed, a), _as_score(assumed, b)
     match of, by:
+        case Kind.SCORE, Kind.SCORE if not (x.any() or y.any()):
+            return x + 1, Kind.GAP
         case Kind.SCORE, Kind.SCORE:
             return x + y + assumed.largest, Kind.SCORE
         case Kind.MINUS_INFINITY, Kind.SCORE:
@@ -257,6 +315,8 @@ def _mul(assumed: Assumed, a: Counted, b: Counted) -> Counted:
         return 0, Kind.ZERO if b[1] < Kind.MINUS_INFINITY else Kind.UNKNOWN
     if (a[1], b[1]) == (Kind.NEGATIVE, Kind.INFINITY):
         return 0, Kind.MINUS_INFINITY
+    if a[1] in (Kind.POSITIVE, Kind.NEGATIVE) and b[1] == Kind.GAP:
+        return a[0] + b[0] + 1, Kind.GAP
     (x, of), (y, by) = a, _as_score(assumed, b)
     match of, by:
         case Kind.POSITIVE, Kind.POSITIVE | Kind.WEIGHTED:
@@ -286,6 +346,15 @@ def _max(assumed: Assumed, a: Counted, b: Counted) -> Counted:
     if kinds == {Kind.MINUS_INFINITY}:
         return a
     return 0, Kind.SCORE if kinds <= {Kind.SCORE, Kind.MINUS_INFINITY} else Kind.UNKNOWN
+
+
+def _either(assumed: Assumed, a: Counted, b: Counted) -> Counted:
+    """Return what covers both numbers; 0 is a weighted sum without error."""
+    (x, of), (y, by) = a, b
+    if {of, by} <= {Kind.ZERO, Kind.WEIGHTED}:
+        return torch.maximum(x, y), max(of, by)
+    (x, of), (y, by) = (a, b) if of == by else (_as_score(assumed, a), _as_score(assumed, b))
+    return (torch.maximum(x, y), of) if of == by else (0, Kind.UNKNOWN)
 
 
 def _exponential(assumed: Assumed, operator: str, a: Counted) -> Counted:

@@ -26,7 +26,7 @@ from .choices import nested_condition, open_condition, solutions
 from .entailment import Facts
 from .normal_form import ONE, ZERO, Form
 from .refutation import differs
-from .ring import Monomial, Polynomial, Rational, Rewriting, children, of_terms, support, support_of
+from .ring import Monomial, Polynomial, Rational, Rewriting, of_terms, support, support_of
 from .statement import Equation as Equation
 
 LIMIT = 20_000
@@ -60,7 +60,7 @@ def _eliminate(p: Form, number: int) -> Form:
     """Return p times a power of one polynomial, with that polynomial expanded."""
     degrees = {m: int(dict(m).get(number, 0)) for m in p.terms}
     least = min(degrees.values())
-    polynomial = children(nf.atom_of(number))[0]
+    polynomial = nf.atom_of(number).children()[0]
     groups: dict[int, dict[Monomial, Rational]] = {}
     for monomial, coefficient in p.terms.items():
         rest = tuple(q for q in monomial if q[0] != number)

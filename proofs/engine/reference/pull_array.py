@@ -166,10 +166,6 @@ class PullArray:
         """The last two dimensions swapped."""
         return self.transpose(-1, -2)
 
-    def size(self, dim: int | None = None) -> Any:
-        """Return the shape, or one size."""
-        return self.shape if dim is None else self.shape[dim]
-
     def pulled(self, shape: Sequence[Form | int], place: Callable[..., Sequence[Form]]) -> Self:
         """Return the array of a shape whose element at an index is this one's at the place of that index."""
         return type(self)(shape, lambda *i: self.value(*place(*i)), integer=self.integer)
@@ -206,10 +202,10 @@ class PullArray:
 
     def expand(self, *shape: Any) -> Self:
         """Repeat dimensions of size 1, and add new ones in front."""
-        shape = _of_one(shape)
-        new = len(shape) - self.ndim
+        wanted = sizes_of(shape)
+        new = len(wanted) - self.ndim
         old = (ONE,) * new + self.form_shape
-        sizes = [o if isinstance(n, int) and n == -1 else _form(n) for n, o in zip(shape, old, strict=True)]
+        sizes = [o if n.constant == -1 else n for n, o in zip(wanted, old, strict=True)]
         for n, o in zip(sizes, old, strict=True):
             if o is not ONE and n is not o:
                 raise ValueError(f"cannot expand a dimension of size {o} to {n}")
@@ -228,14 +224,9 @@ class PullArray:
         return _index(self, [*keys[: places[0]], *[slice(None)] * rest, *keys[places[0] + 1 :]])
 
 
-def _of_one(shape: Sequence[Any]) -> tuple[Any, ...]:
-    """Return a shape that is given in one piece or size by size."""
-    return tuple(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
-
-
 def sizes_of(shape: Sequence[Any]) -> list[Form]:
     """Return the sizes of a shape that is given in one piece or size by size."""
-    return [_form(n) for n in _of_one(shape)]
+    return list(map(_form, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape))
 
 
 def _index(t: T, keys: list[Any]) -> T:
@@ -295,16 +286,10 @@ def hull(*arrays: PullArray) -> Integers | None:
     return Integers(kinds[0].dtype, min(k.low for k in kinds), max(k.high for k in kinds)) if kinds else None
 
 
-def products(*factors: PullArray) -> Integers | None:
-    """Return the type of sums of products of tensors' elements, which are of the tensors' type together."""
-    kinds = together(*factors)
-    return Integers(kinds[0].dtype) if kinds else None
-
-
-def broadcast(a: T, b: T) -> tuple[T, T]:
-    """Return both arrays in their common shape."""
-    shape = broadcast_shapes(a.form_shape, b.form_shape)
-    return a.expand(*shape), b.expand(*shape)
+def broadcast(*arrays: T) -> list[T]:
+    """Return arrays in their common shape."""
+    shape = broadcast_shapes(*(a.form_shape for a in arrays))
+    return [a.expand(*shape) for a in arrays]
 
 
 def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:
@@ -318,7 +303,8 @@ def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
     """Return where a slice begins and ends, as torch cuts it to the extent; Unsupported if what to cut is not known."""
     if key.step not in (None, 1):
         raise Unsupported("a slice with a step")
-    start, stop = (_cut(end, extent, default) for end, default in ((key.start, ZERO), (key.stop, extent)))
+    start = ZERO if key.start is None else _cut(key.start, extent)
+    stop = extent if key.stop is None else _cut(key.stop, extent)
     if start.constant is not None and stop.constant is not None and stop.constant < start.constant:
         stop = start
     if not natural(stop - start):
@@ -326,12 +312,9 @@ def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
     return start, stop
 
 
-def _cut(end: Any, extent: Form, default: Form) -> Form:
+def _cut(end: Any, extent: Form) -> Form:
     """Return the end of a slice, from the beginning of a dimension, and within it."""
-    if end is None:
-        return default
-    from_the_end = isinstance(end, int) and end < 0
-    place = extent + end if from_the_end else _form(end)
+    place = extent + end if isinstance(end, int) and end < 0 else _form(end)
     if place.constant is not None and extent.constant is not None:
         return nf.form(min(max(place.constant, 0), extent.constant))
     if not (natural(place) and natural(extent - place)):

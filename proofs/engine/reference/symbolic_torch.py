@@ -23,7 +23,7 @@ from ..forms.constants import unify
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
 from . import pull_array as arrays
-from .pull_array import Element, Extent, Integers, Part, T, broadcast, hull, products, settled, together
+from .pull_array import Element, Extent, Integers, Part, T, broadcast, hull, settled, together
 from .recurrences import recorded
 from .reshaping import Reshaping
 
@@ -238,13 +238,13 @@ def put_together(parts: Sequence[SymbolicTensor]) -> SymbolicTensor:
 
 def sum_of_products(factors: Sequence[SymbolicTensor], dims: Any) -> SymbolicTensor:
     """Return the sums along dimensions of products of elements, which are of the tensors' type together."""
-    shape = arrays.broadcast_shapes(*(t.form_shape for t in factors))
-    wide = [t.expand(*shape) for t in factors]
+    wide, kinds = broadcast(*factors), hull(*factors)
 
     def product(*i: Form) -> Value:
         return Value(reduce(Form.__mul__, (t.at(*i) for t in wide), ONE))
 
-    return arrays.reduced(SymbolicTensor(shape, product), dims, False, arrays.total, products(*factors))
+    of_products = SymbolicTensor(wide[0].form_shape, product)
+    return arrays.reduced(of_products, dims, False, arrays.total, Integers(kinds.dtype) if kinds else None)
 
 
 def filling(value: Any, into: SymbolicTensor) -> SymbolicTensor:
@@ -260,9 +260,7 @@ def where(condition: SymbolicTensor, then: Any, otherwise: Any) -> SymbolicTenso
     if not isinstance(condition, Mask):
         raise Unsupported("a choice by a tensor that is not one of truth values")
     integer = hull(tensor(then), tensor(otherwise))
-    c, a = broadcast(condition, tensor(then))
-    c, b = broadcast(c, tensor(otherwise))
-    a = a.expand(*c.form_shape)
+    c, a, b = broadcast(condition, tensor(then), tensor(otherwise))
     return SymbolicTensor(c.form_shape, lambda *i: extended.select(c.at(*i), a.value(*i), b.value(*i)), integer=integer)
 
 

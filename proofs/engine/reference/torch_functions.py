@@ -107,6 +107,7 @@ METHODS |= {
     "type_as": lambda t, other: t.to_type(other.integer.dtype if other.integer else torch.float64),
     "sigmoid": lambda t: 1 / (1 + (-t).exp()),
     "nan_to_num": lambda t, *_: t._map(lambda a: Value(a.real)),  # no number is NaN
+    "size": lambda t, dim=None: t.shape if dim is None else t.shape[dim],
     "relu": lambda t: t.clamp(0),
     "masked_fill": lambda t, mask, value: where(mask, filling(value, t), t),
     "amax": lambda t, dim=None, keepdim=False: reduced(settled(t), dim, keepdim, arrays.largest, t.integer),
@@ -162,24 +163,13 @@ def unfold_backward(t: SymbolicTensor, sizes: Sequence[Any], dim: int, size: int
     """Return, for each element that ``unfold`` read, the sum of ``t`` over the stretches that it is in."""
     if step != 1 or t.integer:
         raise Unsupported(f"unfold_backward of integers or with step {step}")
-    d = dim % (t.ndim - 1)
-    stretches = t.form_shape[d]
     shape = sizes_of(sizes)
-    if [*t.form_shape[:d], stretches + size - 1, *t.form_shape[d + 1 : -1], nf.form(size)] != [
-        *shape,
-        t.form_shape[-1],
-    ]:
+    d, last = dim % len(shape), size - 1
+    if list(t.form_shape) != [*shape[:d], shape[d] - last, *shape[d + 1 :], nf.form(size)]:
         raise Unsupported(f"unfold_backward of shape {list(map(str, t.form_shape))} into {list(map(str, shape))}")
-
-    def element(*i: Form) -> Value:
-        def part(k: Form) -> Form:
-            first = i[d] - k
-            there = nf.nonnegative(first) * nf.nonnegative(stretches - 1 - first)
-            return there * t.at(*i[:d], first, *i[d + 1 :], k)
-
-        return Value(nf.summation(size, part))
-
-    return SymbolicTensor(shape, element)
+    wide = pad(t, (0, 0) * (t.ndim - 1 - d) + (last, last))
+    parts = wide.pulled([*shape, nf.form(size)], lambda *i: [*i[:d], i[d] - i[-1] + last, *i[d + 1 :]])
+    return total(parts, -1)
 
 
 def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:

@@ -58,11 +58,7 @@ def externs(source: str) -> dict[str, Function]:
 
 
 class Expressions(Generic[V]):
-    """Evaluates expressions in an algebra, given variables and memories.
-
-    Args:
-        algebra: the reading.
-    """
+    """Evaluates expressions in an algebra, the reading, given variables and memories."""
 
     def __init__(self, algebra: Algebra[V]) -> None:
         self.algebra = algebra

@@ -47,12 +47,7 @@ _HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, "barrier_init"}
 
 
 class Machine(TileOperations[V]):
-    """Runs a kernel in an algebra.
-
-    Args:
-        algebra: the reading.
-        sizes: the values of the symbolic dimensions, by name.
-    """
+    """Runs a kernel in an algebra; ``sizes`` are the values of the symbolic dimensions, by name."""
 
     def __init__(self, algebra: Algebra[V], prim_func: Any, sizes: dict[str, V]) -> None:
         super().__init__(algebra)

@@ -61,12 +61,10 @@ def _linear(term: z3.BoolRef) -> bool:
 
 
 def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], list[z3.BoolRef]]:
-    """Replace each product of variables, and each division by one, by a variable of its own.
+    """Return the terms with a variable for each product of variables, and for each division by one.
 
-    The new terms are true of more values, since the new variables may have any.
-
-    Returns:
-        The new terms, and for each product that it is not negative unless a factor is.
+    They are true of more values, since the new variables may have any. Beside them stands, for each product, that it is
+    not negative unless a factor is.
     """
     products = [t for t in _outermost(terms) if t.decl().kind() == z3.Z3_OP_MUL]
     signs = [z3.Implies(z3.And(*(factor >= 0 for factor in t.children())), t >= 0) for t in products]

@@ -36,15 +36,10 @@ def solve(
     rlimit: int = Z3_STEPS,
     witness: bool = True,
 ) -> Outcome:
-    """Return what became of one condition.
+    """Return what became of one condition, with a counterexample to it if a ``witness`` is wanted.
 
-    Args:
-        condition: what to decide.
-        solver: "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer. "cvc5" asks
-            cvc5 alone, through SMT-LIB text.
-        seed: the seed of the first attempt.
-        rlimit: the bound on the steps of each z3 attempt. cvc5 counts other steps and has its own bound.
-        witness: whether a refutation comes with a counterexample.
+    "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer; "cvc5" asks cvc5 alone, through
+    SMT-LIB text. ``rlimit`` bounds the steps of each z3 attempt. cvc5 counts other steps and has its own bound.
     """
     start = time.perf_counter()
     denied = *condition.hypotheses, z3.Not(condition.goal)

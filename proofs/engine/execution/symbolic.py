@@ -107,12 +107,12 @@ class Symbols(Buffers):
         if is_integer(dtype):
             return Value(nf.form(int(value)))
         if value in (float("inf"), float("-inf")):
-            return extended.infinity(1 if value > 0 else -1)
+            return extended.INFINITY if value > 0 else extended.negative(extended.INFINITY)
         return Value(nf.form(unify(value, dtype)))
 
     def infinity(self, dtype: str) -> Value:
         """Return positive infinity."""
-        return extended.infinity(1)
+        return extended.INFINITY
 
     def unary(self, operator: Unary, a: Value, dtype: str) -> Value:
         """Apply a function to one value; those without laws are uninterpreted."""

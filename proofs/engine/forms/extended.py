@@ -118,9 +118,7 @@ def computed(*values: Value) -> list[Sign]:
     ]
 
 
-def infinity(sign: int) -> Value:
-    """Return inf or -inf."""
-    return Value(ZERO, ZERO, sign)
+INFINITY = Value(ZERO, ZERO, 1)
 
 
 def _common_sign(a: Value, b: Value) -> int:

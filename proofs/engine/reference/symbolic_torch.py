@@ -92,16 +92,12 @@ class SymbolicTensor(Reshaping):
             if b.ndim and b.form_shape[-1] is not ONE:
                 raise Unsupported("an operation on tensors put together and a tensor of their width")
             return put_together([p._zip(b, function, whole=whole) for p in self.parts])
-        both, (a, b) = self._combined(b, function), broadcast(self, b)
-        integer = both if whole else None
-        return SymbolicTensor(a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer)
-
-    def _combined(self, other: SymbolicTensor, function: Callable[[Value, Value], Value]) -> Integers | None:
-        """Return the integers that a function makes of two tensors; None if one of them is of floats."""
-        kinds = together(self, other)
-        if kinds is None or function not in _LINEAR:
-            return hull(settled(self), settled(other))
-        return kinds[0].combined(kinds[1], _LINEAR[function])
+        linear, kinds = _LINEAR.get(function), together(self, b)
+        integer = kinds[0].combined(kinds[1], linear) if kinds and linear else hull(settled(self), settled(b))
+        a, b = broadcast(self, b)
+        return SymbolicTensor(
+            a.form_shape, lambda *i: function(a.value(*i), b.value(*i)), integer=integer if whole else None
+        )
 
     def __neg__(self) -> SymbolicTensor:
         return tensor(0)._zip(self, _subtract)
@@ -200,6 +196,7 @@ def _subtract(a: Value, b: Value) -> Value:
     return extended.add(a, extended.negative(b))
 
 
+_LINEAR: dict[Callable[[Value, Value], Value], Callable[[float, float], float]]
 _LINEAR = {extended.add: operator.add, _subtract: operator.sub, extended.multiply: operator.mul}
 """Functions of two values that are linear in either, and what they do to numbers."""
 

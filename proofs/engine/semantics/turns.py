@@ -138,7 +138,7 @@ def _arrivals(parts: Iterable[Iterable[Any]]) -> set[Key]:
 
 
 def _program(body: Any) -> Program:
-    statements = list(_flat(body))
+    statements = _flat(body)
     at = [n for n, s in enumerate(statements) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL and meets(s)]
     if len(at) > 1:
         raise Unsupported("a role with more than one loop over barriers")
@@ -148,12 +148,8 @@ def _program(body: Any) -> Program:
     return Program((_plain(before), _plain(_flat(loop.body)), _plain(after)), loop)
 
 
-def _flat(statement: Any) -> Iterator[Any]:
-    if isinstance(statement, tirx.SeqStmt):
-        for part in statement.seq:
-            yield from _flat(part)
-    else:
-        yield statement
+def _flat(statement: Any) -> list[Any]:
+    return [s for part in statement.seq for s in _flat(part)] if isinstance(statement, tirx.SeqStmt) else [statement]
 
 
 def _plain(statements: Any) -> list[Any]:

@@ -14,8 +14,7 @@ from . import normal_form as nf
 from .normal_form import Form
 from .ring import Atom, Rational, support_of
 
-_MOST = 2**14
-"""How many elements of sums are written out at most."""
+_MOST = 2**14  # how many elements of sums are written out at most
 
 
 def open_condition(p: Form) -> int | None:

@@ -26,8 +26,7 @@ from .ring import Atom
 Elements = Mapping[str, tuple[int, Form | None]]
 Intervals = Mapping[str, tuple[int | None, int | None]]
 Path = tuple[Form, ...]
-_STEPS = 2_000_000
-"""The steps that Z3 may take for one question."""
+_STEPS = 2_000_000  # the steps that Z3 may take for one question
 
 
 class Facts:

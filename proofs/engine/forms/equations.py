@@ -29,14 +29,10 @@ from .refutation import differs
 from .ring import Monomial, Polynomial, Rational, Rewriting, of_terms, support, support_of
 from .statement import Equation as Equation
 
-LIMIT = 20_000
-"""The largest number of terms that an expansion may have."""
-_TAKEN_OUT = 300
-"""How often a condition is taken out of where it stands."""
-_SPLITS = 8
-"""How many undecided conditions an equation may be split by, one inside the other."""
-_ENUMERATED = 8
-"""A dimension of at most this constant extent is checked element by element."""
+LIMIT = 20_000  # the largest number of terms that an expansion may have
+_TAKEN_OUT = 300  # how often a condition is taken out of where it stands
+_SPLITS = 8  # how many undecided conditions an equation may be split by, one inside the other
+_ENUMERATED = 8  # a dimension of at most this constant extent is checked element by element
 
 
 class Undecided(Unsupported):

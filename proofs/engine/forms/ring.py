@@ -228,16 +228,13 @@ def _product(a: Monomial, b: Monomial) -> Monomial:
 
 def _absorb(terms: dict[Monomial, Rational]) -> Form:
     """Return the sum of terms, by [c] g([c]) = [c] g(1)."""
-    result = ZERO
+    summands = []
     for monomial, coefficient in terms.items():
         known = {a: ONE for a, _ in monomial if _ATOMS[a].idempotent}
-        inside = [(a, e) for a, e in monomial if a not in known and not support_of(a).isdisjoint(known)]
-        term = of_terms({tuple(p for p in monomial if p not in inside): coefficient})
-        change = Substitution(known)
-        for atom, exponent in inside:
-            term = term * _ATOMS[atom]._rebuild_power(exponent, change)
-        result = result + term
-    return result
+        inside = tuple((a, e) for a, e in monomial if a not in known and not support_of(a).isdisjoint(known))
+        rest = of_terms({tuple(p for p in monomial if p not in inside): coefficient})
+        summands.append(rest * substitute(of_terms({inside: 1}), known) if inside else rest)
+    return total(summands)
 
 
 def common_monomial(p: Form) -> Monomial:

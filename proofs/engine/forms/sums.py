@@ -28,8 +28,7 @@ from .extended import Signs
 from .normal_form import ONE, ZERO, Form
 from .ring import Atom, Rational, Rewriting, common_monomial, support_of, total
 
-Summand = Callable[[Form, Form], Form]
-"""What is summed, as a function of a tile and of an element of that tile."""
+Summand = Callable[[Form, Form], Form]  # what is summed, as a function of a tile and of an element of that tile
 WITHIN = "within"
 _SPLITS = 12
 

@@ -23,10 +23,8 @@ from ..forms.normal_form import ONE, ZERO, Form
 
 Element = Callable[..., Value]
 T = TypeVar("T", bound="PullArray")
-Part = tuple[Form, Callable[[Form], Value]]
-"""So many values, which a function gives by their numbers."""
-Combine = Callable[..., Value]
-"""Makes one value of those of several parts."""
+Part = tuple[Form, Callable[[Form], Value]]  # so many values, which a function gives by their numbers
+Combine = Callable[..., Value]  # makes one value of those of several parts
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}

@@ -31,8 +31,7 @@ _SAME_NAME: tuple[Unary, ...] = (
 _OTHER_NAME: Mapping[str, Unary] = {"tl.fast_rcp": "rcp", "tirx.fabs": "abs", "tl.ballot": "ballot"}
 _UNARY = {**{f"tirx.{name}": name for name in _SAME_NAME}, **_OTHER_NAME}
 Function = Unary | Binary
-Region: TypeAlias = tuple[Any, list[V], list[V]]
-"""A buffer, the first element and the extents of a part of it."""
+Region: TypeAlias = tuple[Any, list[V], list[V]]  # a buffer, the first element and the extents of a part of it
 # max.NaN of PTX: the larger of two floats, NaN if one of them is
 _MAX_NAN = r"""__device__ __forceinline__ float (\w+)\(float a, float b\) \{
   float c; asm\("max\.NaN\.f32 %0, %1, %2;" : "=f"\(c\) : "f"\(a\), "f"\(b\)\); return c;

@@ -82,11 +82,6 @@ class Form:
     __radd__ = __add__
     __rmul__ = __mul__
 
-    printer: ClassVar[Callable[[Form], str]]
-
-    def __repr__(self) -> str:
-        return Form.printer(self)
-
     @property
     def constant(self) -> Rational | None:
         """The number that this form is, or None."""

@@ -34,7 +34,7 @@ FINDS = (
     ),
     "smt/constructs",
     *("semantics/algebra", "semantics/loops", "access/sites", "order/possible", "order/words"),
-    *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement"),
+    *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement", "reference/shapes"),
     *("execution/changes", "execution/invariants", "execution/obligations"),
     *("layers/examples", "layers/lemmas", "layers/mutants", "layers/row_major", "layers/tiling"),
 )

@@ -15,11 +15,14 @@ from lemmata.proofs.engine.access.trace import Variable
 from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
+from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.layers import coverage as trusted
 from lemmata.proofs.engine.layers.bounds import grows
+from lemmata.proofs.engine.layers.comparison import symbolic_input
 from lemmata.proofs.engine.layers.coverage import points
 from lemmata.proofs.engine.layers.row_major import Digit
 from lemmata.proofs.engine.layers.tiling import Tiling, tile_of, tiling
+from lemmata.proofs.engine.reference import reshaping
 from lemmata.proofs.engine.smt.solve import solve
 from verdicts import STRICT, contract
 
@@ -200,3 +203,29 @@ def test_whatever_the_digits_are_what_is_said_of_them_holds() -> None:
         assert solve(Condition("bounds", "", (), grows(digit), Site(""))).verdict == "proved"
     decreasing = z3.Implies(a <= b, a * c <= b * c)
     assert solve(Condition("bounds", "", (), decreasing, Site(""))).verdict == "refuted"
+
+
+def of_rows(x: Any) -> Any:
+    """The rows of a tensor, one after the other."""
+    return x.reshape(2, -1)
+
+
+VIEWS = {
+    "another size": ("inferred", lambda old, new: [*new[:-1], nf.form(5)]),
+    "of another order": ("inferred", lambda old, new: [nf.form(6), nf.form(2)]),
+    "as it was": ("inferred", lambda old, new: list(old)),
+    "half an element": ("inferred", lambda old, new: [nf.form(2), nf.variable("n") * nf.Fraction(3, 2)]),
+    "nothing together": ("together", lambda old, new: iter(())),
+    "one by one": ("together", lambda old, new: iter([(1, 1), (1, 1)])),
+    "only before": ("together", lambda old, new: iter([(1, 1), (1, 0), (0, 1)])),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_wrong_view_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, error = VIEWS[name]
+    rows = 3 if name != "half an element" else nf.variable("n")
+    x = symbolic_input("x", (rows, 4 if name != "half an element" else 3))
+    monkeypatch.setattr(reshaping, place, error)
+    with pytest.raises(Unsupported, match="a view of"):
+        of_rows(x)

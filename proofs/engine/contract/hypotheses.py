@@ -30,36 +30,25 @@ class Hypotheses:
     """What a contract says of a kernel.
 
     Nothing is assumed of the values of floating-point tensors, and of integer tensors only what the contract says of
-    their elements. Distinct tensors are taken not to overlap; the bindings allocate the outputs.
-
-    Args:
-        sizes: the run-time sizes by name, as integers.
-        facts: their ranges, the equality of the kernel's shapes with the contract's, and the memory axiom.
-        ranges: for each integer tensor, the half-open range of its elements; None where the contract leaves it open.
-        shapes: each tensor's shape as the kernel declares it.
-        outputs: the names of the tensors that the kernel must write.
-        promises: for each output, the half-open range that its elements must lie in; None where any will do.
-        strides: of each tensor that the kernel takes with strides of its own.
-        updated: the outputs of which elements may keep what they held before.
+    their elements. Distinct tensors are taken not to overlap; the bindings allocate the outputs. An end of a range is None
+    where any number will do.
     """
 
-    sizes: Mapping[str, z3.ArithRef]
-    facts: tuple[z3.BoolRef, ...]
-    ranges: Mapping[str, Range]
-    shapes: Mapping[str, tuple[z3.ArithRef, ...]]
-    outputs: tuple[str, ...]
-    promises: Mapping[str, Range] = field(default_factory=dict)
-    strides: Mapping[str, tuple[z3.ArithRef, ...]] = field(default_factory=dict)
-    updated: tuple[str, ...] = ()
+    sizes: Mapping[str, z3.ArithRef]  # the run-time sizes by name, as integers
+    facts: tuple[z3.BoolRef, ...]  # their ranges, that the kernel's shapes are the contract's, and the memory axiom
+    ranges: Mapping[str, Range]  # for each integer tensor, the half-open range of its elements
+    shapes: Mapping[str, tuple[z3.ArithRef, ...]]  # as the kernel declares them
+    outputs: tuple[str, ...]  # the names of the tensors that the kernel must write
+    promises: Mapping[str, Range] = field(default_factory=dict)  # for each output, what its elements must lie in
+    strides: Mapping[str, tuple[z3.ArithRef, ...]] = field(default_factory=dict)  # where a kernel has its own
+    updated: tuple[str, ...] = ()  # the outputs of which elements may keep what they held before
 
     @classmethod
     def of(cls, contract: Contract, statics: Mapping[str, float], prim_func: tirx.PrimFunc) -> Hypotheses:
         """Return the hypotheses of a contract, at given static parameters, about a kernel.
 
-        The kernel's symbolic dimensions must bear the names of the contract's sizes, its buffers those of the tensors.
-
-        Raises:
-            Unsupported: the kernel and the contract do not describe the same tensors.
+        The kernel's symbolic dimensions must bear the names of the contract's sizes, its buffers those of the tensors;
+        Unsupported if both do not describe the same tensors.
         """
         values = {n: z3.IntVal(int(v)) for n, v in statics.items() if float(v).is_integer()}
         sizes = {name: z3.Int(name) for name in contract.sizes}

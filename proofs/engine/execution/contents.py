@@ -169,7 +169,7 @@ class Buffers:
                 raise Unsupported(f"{memory.name} in global memory is read after it is written: {describe(self.site)}")
             self._read.append((self.site, memory.name, place))
             if memory.name in self.execution.infinite:
-                return extended.infinity(1)
+                return extended.INFINITY
             element = nf.read(memory.name, *place)
             if some := self.execution.finite.get(memory.name):
                 return Value(some(*place) * element, some(*place))

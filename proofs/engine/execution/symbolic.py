@@ -27,7 +27,7 @@ from ..forms.constants import LN2, unify
 from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
+from ..semantics.algebra import Binary, Comparison, Dimension, Reduction, Unary
 from ..semantics.semantics import Machine
 from .contents import Axis, Buffers
 from .induction import Induction
@@ -110,12 +110,12 @@ class Symbols(Buffers):
         if is_integer(dtype):
             return Value(nf.form(int(value)))
         if value in (float("inf"), float("-inf")):
-            return extended.infinity(1 if value > 0 else -1)
+            return extended.INFINITY if value > 0 else extended.negative(extended.INFINITY)
         return Value(nf.form(unify(value, dtype)))
 
     def infinity(self, dtype: str) -> Value:
         """Return positive infinity."""
-        return extended.infinity(1)
+        return extended.INFINITY
 
     def unary(self, operator: Unary, a: Value, dtype: str) -> Value:
         """Apply a function to one value; those without laws are uninterpreted."""
@@ -309,10 +309,6 @@ class Symbols(Buffers):
         axes = {nf.number(axis.variable) for axis in self._axes}
         varying = [not axes.isdisjoint(nf.support(a.form)) for a in store]
         return all(self.facts.same(a.form, b.form) for v, a, b in zip(varying, store, access, strict=True) if v)
-
-    def atomic_add(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
-        """Refuse: what an element holds would depend on other threads."""
-        raise Unsupported(f"an atomic addition to {memory.name} in the symbolic reading")
 
     def barrier(self) -> None:
         """Do nothing, for threads run in lock step."""

@@ -12,10 +12,9 @@ from functools import cache
 
 from . import normal_form as nf
 from .normal_form import Form
-from .ring import Atom, Rational, children, support_of
+from .ring import Atom, Rational, support_of
 
-_MOST = 2**14
-"""How many elements of sums are written out at most."""
+_MOST = 2**14  # how many elements of sums are written out at most
 
 
 def open_condition(p: Form) -> int | None:
@@ -47,7 +46,7 @@ def _conditions(number: int) -> frozenset[int]:
     if isinstance(atom, (nf.Big, nf.Max)):
         return frozenset()
     own = {number} if nf.is_closed_condition(number) else set()
-    return frozenset(own.union(*(_conditions(a) for f in children(atom) for m in f.terms for a, _ in m)))
+    return frozenset(own.union(*(_conditions(a) for f in atom.children() for m in f.terms for a, _ in m)))
 
 
 def indices_of_maxima(p: Form) -> list[int]:
@@ -86,5 +85,5 @@ def _elements(p: Form) -> Rational:
         if isinstance(atom, nf.Big):
             count += (atom.extent.constant or 1) * (is_constant_sum(atom) + _elements(atom.body))
         else:
-            count += sum(map(_elements, children(atom)))
+            count += sum(map(_elements, atom.children()))
     return count

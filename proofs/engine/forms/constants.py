@@ -19,8 +19,7 @@ from .ring import Form, of_terms
 
 DOUBLE, FLOAT = Fraction(1, 2**52), Fraction(1, 2**23)
 """The relative distances below which two constants of a type are one."""
-LN2 = Fraction(0.6931471805599453)
-"""log(2) at its nearest double: exp2(x) is read as exp(LN2 x)."""
+LN2 = Fraction(0.6931471805599453)  # log(2) at its nearest double: exp2(x) is read as exp(LN2 x)
 
 
 class Constants:

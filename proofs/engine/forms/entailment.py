@@ -8,8 +8,8 @@ integer to Z3; an answer other than unsat leaves the condition undecided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import z3
 
 from ..base.errors import Unsupported
+from ..base.setting import Setting
 from ..smt.solve import unsatisfiable
 from . import normal_form as nf
 from .normal_form import Form
@@ -24,8 +25,8 @@ from .ring import Atom
 
 Elements = Mapping[str, tuple[int, Form | None]]
 Intervals = Mapping[str, tuple[int | None, int | None]]
-_STEPS = 2_000_000
-"""The steps that Z3 may take for one question."""
+Path = tuple[Form, ...]
+_STEPS = 2_000_000  # the steps that Z3 may take for one question
 
 
 class Facts:
@@ -46,9 +47,9 @@ class Facts:
         self.below: dict[int, Form] = {}  # atom -> upper bound, excluded
         self.forgotten: set[int] = set()
         self._permanent: list[Form] = []
-        self.path: tuple[Form, ...] = ()  # the conditions assumed now
-        self._decided: dict[tuple[Form, tuple[Form, ...]], bool | None] = {}
-        self._translations: dict[tuple[Form, ...], _Translation] = {}  # by the path
+        self._path = Setting[Path](())
+        self._decided: dict[tuple[Form, Path], bool | None] = {}
+        self._translations: dict[Path, _Translation] = {}
 
     def _forget_answers(self) -> None:
         self._decided.clear()
@@ -84,24 +85,18 @@ class Facts:
         for condition in known:
             self.add(condition)
 
-    @contextmanager
-    def assuming(self, *conditions: Form) -> Iterator[None]:
-        """Let the conditions hold inside."""
-        before = self.path
-        self.path += tuple(c for c in conditions if c is not nf.ONE and c not in before)
-        try:
-            yield
-        finally:
-            self.path = before
+    @property
+    def path(self) -> Path:
+        """The conditions assumed now."""
+        return self._path.value
 
-    @contextmanager
-    def everywhere(self) -> Iterator[None]:
+    def assuming(self, *conditions: Form) -> AbstractContextManager[Path]:
+        """Let the conditions hold inside."""
+        return self._path.set_to(self.path + tuple(c for c in conditions if c is not nf.ONE and c not in self.path))
+
+    def everywhere(self) -> AbstractContextManager[Path]:
         """Let only what holds always hold inside."""
-        before, self.path = self.path, ()
-        try:
-            yield
-        finally:
-            self.path = before
+        return self._path.set_to(())
 
     def decide(self, condition: Form) -> bool | None:
         """Return True if the condition follows from what is known, False if its negation does, else None."""
@@ -162,7 +157,7 @@ class Facts:
         whole = all(c == int(c) for c in p.terms.values())
         return whole and all(e > 0 and self._integer(a) for m in p.terms for a, e in m)
 
-    def _known(self, path: tuple[Form, ...]) -> _Translation:
+    def _known(self, path: Path) -> _Translation:
         """Return what holds on a path, translated once for all paths that begin with it."""
         if path not in self._translations:
             before = self._known(path[:-1]) if path else _Translation(self)

@@ -26,17 +26,13 @@ from .choices import nested_condition, open_condition, solutions
 from .entailment import Facts
 from .normal_form import ONE, ZERO, Form
 from .refutation import differs
-from .ring import Monomial, Polynomial, Rational, Rewriting, children, of_terms, support, support_of
+from .ring import Monomial, Polynomial, Rational, Rewriting, of_terms, support, support_of
 from .statement import Equation as Equation
 
-LIMIT = 20_000
-"""The largest number of terms that an expansion may have."""
-_TAKEN_OUT = 300
-"""How often a condition is taken out of where it stands."""
-_SPLITS = 8
-"""How many undecided conditions an equation may be split by, one inside the other."""
-_ENUMERATED = 8
-"""A dimension of at most this constant extent is checked element by element."""
+LIMIT = 20_000  # the largest number of terms that an expansion may have
+_TAKEN_OUT = 300  # how often a condition is taken out of where it stands
+_SPLITS = 8  # how many undecided conditions an equation may be split by, one inside the other
+_ENUMERATED = 8  # a dimension of at most this constant extent is checked element by element
 
 
 class Undecided(Unsupported):
@@ -60,7 +56,7 @@ def _eliminate(p: Form, number: int) -> Form:
     """Return p times a power of one polynomial, with that polynomial expanded."""
     degrees = {m: int(dict(m).get(number, 0)) for m in p.terms}
     least = min(degrees.values())
-    polynomial = children(nf.atom_of(number))[0]
+    polynomial = nf.atom_of(number).children()[0]
     groups: dict[int, dict[Monomial, Rational]] = {}
     for monomial, coefficient in p.terms.items():
         rest = tuple(q for q in monomial if q[0] != number)

@@ -75,17 +75,13 @@ class Indefinite(Unsupported):
 class Value:
     """A number or truth value. A truth value is 0 or 1.
 
-    Attributes:
-        form: the value where it is finite; 0 elsewhere.
-        finite: where it is finite, as a form that is 0 or 1.
-        sign: which infinity it is where it is not: 1 or -1.
-        computed: its sign where it is finite, if that follows from how it is computed, in floats too: a square is not
-            negative, nor is a sum of squares. The form may hide it: it is multiplied out.
+    ``computed`` is its sign where it is finite, if that follows from how it is computed, in floats too: a square is not
+    negative, nor is a sum of squares. The form may hide it: it is multiplied out.
     """
 
-    form: Form
-    finite: Form = ONE
-    sign: int = -1
+    form: Form  # the value where it is finite; 0 elsewhere
+    finite: Form = ONE  # where it is finite, as a form that is 0 or 1
+    sign: int = -1  # which infinity it is where it is not: 1 or -1
     computed: Sign = None
 
     @property
@@ -122,9 +118,7 @@ def computed(*values: Value) -> list[Sign]:
     ]
 
 
-def infinity(sign: int) -> Value:
-    """Return inf or -inf."""
-    return Value(ZERO, ZERO, sign)
+INFINITY = Value(ZERO, ZERO, 1)
 
 
 def _common_sign(a: Value, b: Value) -> int:

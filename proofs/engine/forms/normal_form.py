@@ -25,17 +25,14 @@ from math import gcd
 from typing import Any, ClassVar, Literal
 
 from ..base.setting import Setting
-from . import summing
+from . import ring, summing
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
-from .ring import Atom, Change, Rational, Rewriting, common_monomial, number_of, of_terms, single, support_of
+from .ring import Atom, Change, Rational, Rewriting, number_of, of_terms, single, support_of
 from .ring import Form as Form
-from .ring import Substitution as Substitution
 from .ring import atom_of as atom_of
 from .ring import form as form
 from .ring import free_levels as free_levels
-from .ring import height as height
-from .ring import levels as levels
 from .ring import monomial_form as monomial_form
 from .ring import number as number
 from .ring import of_atom as of_atom
@@ -212,7 +209,7 @@ def log(p: Form) -> Form:
 
 def without_exps(p: Form) -> tuple[Form, Form]:
     """Return p without the exps that are factors of it, and the log of those."""
-    powers = [(a, e) for a, e in common_monomial(p) if isinstance(atom_of(a), Exp)]
+    powers = [(a, e) for a, e in ring.common_monomial(p) if isinstance(atom_of(a), Exp)]
     inside = [a.argument * e for a, e in ((atom_of(a), e) for a, e in powers) if isinstance(a, Exp)]
     return p * of_terms({tuple((a, -e) for a, e in powers): 1}), reduce(Form.__add__, inside, ZERO)
 
@@ -301,10 +298,10 @@ def _beneath(big: Big, change: Change) -> tuple[Form, int]:
     It is left where nothing is captured: what is substituted does not hold it, and in the changed body each sum or maximum
     has a lower level, and each free variable this or a higher one; and where no terms of a sum are joined by a fresh one.
     """
-    if isinstance(change, Substitution) and all(big.level not in levels(value) for value in change.values.values()):
+    if isinstance(change, ring.Substitution) and big.level not in change.levels:
         body = change(big.body)
         alike = big.operator == "max" or summing.splits() or len(big.body.terms) == 1 >= len(body.terms)
-        if alike and height(body) < big.level <= min(levels(body), default=big.level):
+        if alike and ring.height(body) < big.level <= min(ring.levels(body), default=big.level):
             return body, number_of(Bound(big.level))
     index = fresh("k")
     return change(opened(big, index)), number(index)
@@ -330,7 +327,7 @@ def _sum(extent: Form, body: Form, number: int, split: bool) -> Form:
 
 def _closed(body: Form, number: int) -> tuple[int, Form]:
     """Return the body of a sum or maximum with its variable, by number, bound; and the level."""
-    level = 1 + height(body)
+    level = 1 + ring.height(body)
     bound = Bound(level)
     return level, body if number_of(bound) == number else substitute(body, {number: of_atom(bound)})
 

@@ -78,4 +78,4 @@ def _atom(number: int, depth: int) -> str:
     raise TypeError(atom)
 
 
-Form.printer = staticmethod(pretty)
+Form.__repr__ = pretty  # type: ignore[method-assign, assignment]

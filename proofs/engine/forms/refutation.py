@@ -12,7 +12,7 @@ from math import lcm
 
 from . import normal_form as nf
 from .normal_form import Form
-from .ring import Polynomial, Rational, children
+from .ring import Polynomial, Rational
 
 PRIME = 2**61 - 1
 
@@ -58,7 +58,7 @@ def _rates(p: Form) -> dict[int, int]:
                 rates[atom] = lcm(rates.get(atom, 1), Fraction(exponent).denominator)
                 if isinstance(nf.atom_of(atom), Polynomial) and atom not in polynomials:
                     polynomials.add(atom)
-                    pending.append(children(nf.atom_of(atom))[0])
+                    pending.append(nf.atom_of(atom).children()[0])
     return rates
 
 

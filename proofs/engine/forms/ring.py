@@ -82,11 +82,6 @@ class Form:
     __radd__ = __add__
     __rmul__ = __mul__
 
-    printer: ClassVar[Callable[[Form], str]]
-
-    def __repr__(self) -> str:
-        return Form.printer(self)
-
     @property
     def constant(self) -> Rational | None:
         """The number that this form is, or None."""
@@ -112,7 +107,7 @@ class Atom:
     binds: ClassVar[bool] = False
     """Whether it binds a variable."""
 
-    def _children(self) -> tuple[Form, ...]:
+    def children(self) -> tuple[Form, ...]:
         """Return the forms inside: what is a form, or a collection of forms, among the parts of the atom."""
         names: tuple[str, ...] = self.__slots__
         parts = (getattr(self, name) for name in names)
@@ -228,16 +223,13 @@ def _product(a: Monomial, b: Monomial) -> Monomial:
 
 def _absorb(terms: dict[Monomial, Rational]) -> Form:
     """Return the sum of terms, by [c] g([c]) = [c] g(1)."""
-    result = ZERO
+    summands = []
     for monomial, coefficient in terms.items():
         known = {a: ONE for a, _ in monomial if _ATOMS[a].idempotent}
-        inside = [(a, e) for a, e in monomial if a not in known and not support_of(a).isdisjoint(known)]
-        term = of_terms({tuple(p for p in monomial if p not in inside): coefficient})
-        change = Substitution(known)
-        for atom, exponent in inside:
-            term = term * _ATOMS[atom]._rebuild_power(exponent, change)
-        result = result + term
-    return result
+        inside = tuple((a, e) for a, e in monomial if a not in known and not support_of(a).isdisjoint(known))
+        rest = of_terms({tuple(p for p in monomial if p not in inside): coefficient})
+        summands.append(rest * substitute(of_terms({inside: 1}), known) if inside else rest)
+    return total(summands)
 
 
 def common_monomial(p: Form) -> Monomial:
@@ -255,7 +247,7 @@ def reciprocal(p: Form) -> Form:
     polynomials = [(a, e) for a, e in monomial if isinstance(_ATOMS[a], Polynomial)]
     if len(polynomials) == 1 and polynomials[0][1] == 1:  # 1/(1/q) = q
         others = tuple(p for p in monomial if p not in polynomials)
-        return of_terms({others: coefficient}) * _ATOMS[polynomials[0][0]]._children()[0]
+        return of_terms({others: coefficient}) * _ATOMS[polynomials[0][0]].children()[0]
     return result
 
 
@@ -273,11 +265,6 @@ def _inverse(p: Form) -> Form:
     return of_terms({_product(inverse, last): Fraction(1) / leading})
 
 
-def children(atom: Atom) -> tuple[Form, ...]:
-    """Return the forms inside an atom."""
-    return atom._children()
-
-
 @cache
 def support(p: Form) -> frozenset[int]:
     """Return the numbers of all atoms of a form, at any depth."""
@@ -287,7 +274,7 @@ def support(p: Form) -> frozenset[int]:
 @cache
 def support_of(number: int) -> frozenset[int]:
     """Return the number of an atom, and those of all atoms inside it."""
-    return frozenset({number}).union(*(support(f) for f in _ATOMS[number]._children()))
+    return frozenset({number}).union(*(support(f) for f in _ATOMS[number].children()))
 
 
 def _level(atom: Atom) -> int:
@@ -311,7 +298,7 @@ def levels(p: Form) -> frozenset[int]:
 def free_levels(number: int) -> frozenset[int]:
     """Return the same of an atom."""
     atom = _ATOMS[number]
-    inside, own = frozenset[int]().union(*map(levels, children(atom))), {_level(atom)} - {0}
+    inside, own = frozenset[int]().union(*map(levels, atom.children())), {_level(atom)} - {0}
     return inside - own if atom.binds else inside | own
 
 
@@ -324,9 +311,9 @@ class Rewriting:
 
     def __init__(self, replacement: Callable[[int], Form | None], targets: Callable[[frozenset[int]], Numbers]) -> None:
         self._replacement, self._find = replacement, targets
-        self._memo: dict[Form, Form] = {}
-        self._powers: dict[tuple[int, Rational], Form] = {}
         self._targets: set[int] = set()
+        self._walked = cache(self._walk)
+        self._powers = cache(self._power)
 
     def __call__(self, p: Form) -> Form:
         """Return the rewritten form."""
@@ -334,11 +321,7 @@ class Rewriting:
         return self._visit(p)
 
     def _visit(self, p: Form) -> Form:
-        if support(p).isdisjoint(self._targets):
-            return p
-        if p not in self._memo:
-            self._memo[p] = self._walk(p)
-        return self._memo[p]
+        return p if support(p).isdisjoint(self._targets) else self._walked(p)
 
     def _walk(self, p: Form) -> Form:
         kept: dict[Monomial, Rational] = {}
@@ -348,12 +331,8 @@ class Rewriting:
             if not changed:
                 kept[monomial] = coefficient
                 continue
-            term = of_terms({tuple(p for p in monomial if p not in changed): coefficient})
-            for power in changed:
-                if power not in self._powers:
-                    self._powers[power] = self._power(*power)
-                term = term * self._powers[power]
-            summands.append(term)
+            rest = of_terms({tuple(p for p in monomial if p not in changed): coefficient})
+            summands.append(reduce(Form.__mul__, itertools.starmap(self._powers, changed), rest))
         return total((*summands, of_terms(kept)))
 
     def _power(self, atom: int, exponent: Rational) -> Form:
@@ -369,7 +348,7 @@ class Substitution(Rewriting):
 
     def __init__(self, values: Mapping[int, Form]) -> None:
         super().__init__(values.get, lambda numbers: numbers & values.keys())
-        self.values = values
+        self.levels = frozenset[int]().union(*map(levels, values.values()))  # of the bound variables in them
 
 
 def substitute(p: Form, values: Mapping[int, Form]) -> Form:

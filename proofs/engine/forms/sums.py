@@ -28,8 +28,7 @@ from .extended import Signs
 from .normal_form import ONE, ZERO, Form
 from .ring import Atom, Rational, Rewriting, common_monomial, support_of, total
 
-Summand = Callable[[Form, Form], Form]
-"""What is summed, as a function of a tile and of an element of that tile."""
+Summand = Callable[[Form, Form], Form]  # what is summed, as a function of a tile and of an element of that tile
 WITHIN = "within"
 _SPLITS = 12
 
@@ -109,11 +108,8 @@ def along(extent: Form, stretch: Stretch, summand: tuple[Form, Callable[[Form], 
 def spread(extent: Form, first: Form, constant: int, rest: Form, facts: Facts, change: Rewriting) -> Rewriting:
     """Return the rewriting of sums over ``extent`` indices as parts, from ``first`` on, of sums over ``constant + rest``.
 
-    Which indices those are is abbreviated by ``within``. What is summed from ``constant`` on is changed by an equality that
-    the caller knows.
-
-    Raises:
-        Unsupported: they are not known to be some of those.
+    Which indices those are is abbreviated by ``within``; Unsupported if they are not known to be some of those. What is
+    summed from ``constant`` on is changed by an equality that the caller knows.
     """
     last = first + extent - 1
     for natural in (first, extent, rest, constant + rest - 1 - last):

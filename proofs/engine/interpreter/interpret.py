@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..semantics.semantics import Machine
 from .arithmetic import stored
 from .lanes import Fault, Lanes
+from .machine import NumericMachine
 from .ordering import Ordering
 
 __all__ = ["Fault", "interpret"]
@@ -44,7 +44,7 @@ def interpret(
     buffers = list(prim_func.buffer_map.values())
     sizes = _bind(buffers, tensors)
     lanes = Lanes(Ordering() if races else None, longest)
-    machine: Machine[Tensor] = Machine(lanes, prim_func, {n: torch.tensor(v) for n, v in sizes.items()})
+    machine = NumericMachine(lanes, prim_func, {n: torch.tensor(v) for n, v in sizes.items()})
     memories = machine.parameters()
     written = _outputs(prim_func) if outputs is None else set(outputs)
     for name, tensor in zip((str(b.name) for b in buffers), tensors, strict=True):

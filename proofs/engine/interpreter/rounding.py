@@ -39,8 +39,8 @@ from ..base.dtypes import is_integer
 from ..base.errors import Unsupported
 from ..compiler.source_text import describe
 from ..semantics.algebra import Binary, Comparison, Memory, Reduction, Unary
-from ..semantics.semantics import Machine
 from .lanes import Lanes, align, sizes_of
+from .machine import NumericMachine
 
 
 class Kind(IntEnum):
@@ -420,7 +420,7 @@ def count_roundings(
         Fault: the kernel does what none may do.
     """
     lanes = RoundingLanes(assumed)
-    machine: Machine[Tensor] = Machine(lanes, kernel, sizes_of(kernel, inputs))
+    machine = NumericMachine(lanes, kernel, sizes_of(kernel, inputs))
     memories = machine.parameters()
     for name, memory in memories.items():
         if name in inputs:

@@ -19,9 +19,9 @@ from lemmata.reference.contract import Contract, TensorSpec
 from ..base.dtypes import is_integer
 from ..base.errors import Unsupported
 from ..semantics.algebra import Binary, Memory, Unary
-from ..semantics.semantics import Machine
 from .field import PRIMES, PrimeField, Residues
 from .lanes import Fault, Lanes, align, sizes_of
+from .machine import NumericMachine
 
 _AGAIN = 2  # how often other numbers are tried, where a divisor is 0 modulo the prime
 _UNARY = ("exp", "exp2", "log", "log2", "sigmoid", "sqrt", "rsqrt")
@@ -86,7 +86,7 @@ def run(
     """
     lanes = FieldLanes(field)
     further = {name: torch.tensor(size) for name, size in (sizes or {}).items()}
-    machine: Machine[Tensor] = Machine(lanes, kernel, further | sizes_of(kernel, inputs))
+    machine = NumericMachine(lanes, kernel, further | sizes_of(kernel, inputs))
     memories = machine.parameters()
     for name, memory in memories.items():
         if name in inputs:

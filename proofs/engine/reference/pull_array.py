@@ -5,7 +5,6 @@ Sums and maxima along dimensions are made here too.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -24,8 +23,8 @@ from ..forms.normal_form import ONE, ZERO, Form
 
 Element = Callable[..., Value]
 T = TypeVar("T", bound="PullArray")
-Combine = Callable[[Form, Callable[[Form], Value]], Value]
-"""Makes one value of so many, which a function gives by their numbers."""
+Part = tuple[Form, Callable[[Form], Value]]  # so many values, which a function gives by their numbers
+Combine = Callable[..., Value]  # makes one value of those of several parts
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
@@ -165,15 +164,17 @@ class PullArray:
         """The last two dimensions swapped."""
         return self.transpose(-1, -2)
 
-    def size(self, dim: int | None = None) -> Any:
-        """Return the shape, or one size."""
-        return self.shape if dim is None else self.shape[dim]
+    def pulled(self, shape: Sequence[Form | int], place: Callable[..., Sequence[Form]]) -> Self:
+        """Return the array of a shape whose element at an index is this one's at the place of that index."""
+        return type(self)(shape, lambda *i: self.value(*place(*i)), integer=self.integer)
+
+    def along(self, dim: int, index: Sequence[Form]) -> list[Part]:
+        """Return the elements along a dimension at an index of the others, in one part."""
+        return [(self.form_shape[dim], lambda k: self.value(*index[:dim], k, *index[dim:]))]
 
     def unsqueeze(self, dim: int) -> Self:
         """Add a dimension of size 1."""
-        d = dim % (self.ndim + 1)
-        shape = (*self.form_shape[:d], ONE, *self.form_shape[d:])
-        return type(self)(shape, lambda *i: self.value(*i[:d], *i[d + 1 :]), integer=self.integer)
+        return self[(*[slice(None)] * (dim % (self.ndim + 1)), None)]
 
     def squeeze(self, dim: int) -> Self:
         """Drop a dimension, if its size is 1."""
@@ -183,14 +184,13 @@ class PullArray:
             if size.constant is None and not natural(size - 2):
                 raise Unsupported(f"squeeze of a dimension of {size}, which may be 1")
             return self
-        shape = self.form_shape[:d] + self.form_shape[d + 1 :]
-        return type(self)(shape, lambda *i: self.value(*i[:d], ZERO, *i[d:]), integer=self.integer)
+        return self[(*[slice(None)] * d, 0)]
 
     def permute(self, *dims: int) -> Self:
         """Reorder the dimensions."""
         order = [d % self.ndim for d in dims]
-        shape, places = [self.form_shape[d] for d in order], [order.index(d) for d in range(self.ndim)]
-        return type(self)(shape, lambda *i: self.value(*(i[place] for place in places)), integer=self.integer)
+        places = [order.index(d) for d in range(self.ndim)]
+        return self.pulled([self.form_shape[d] for d in order], lambda *i: [i[place] for place in places])
 
     def transpose(self, a: int, b: int) -> Self:
         """Swap two dimensions."""
@@ -200,22 +200,20 @@ class PullArray:
 
     def expand(self, *shape: Any) -> Self:
         """Repeat dimensions of size 1, and add new ones in front."""
-        shape = _of_one(shape)
-        new = len(shape) - self.ndim
+        wanted = sizes_of(shape)
+        new = len(wanted) - self.ndim
         old = (ONE,) * new + self.form_shape
-        sizes = [o if isinstance(n, int) and n == -1 else _form(n) for n, o in zip(shape, old, strict=True)]
+        sizes = [o if n.constant == -1 else n for n, o in zip(wanted, old, strict=True)]
         for n, o in zip(sizes, old, strict=True):
             if o is not ONE and n is not o:
                 raise ValueError(f"cannot expand a dimension of size {o} to {n}")
         places = [None if o is ONE else new + d for d, o in enumerate(self.form_shape)]
-        element = lambda *i: self.value(*(ZERO if p is None else i[p] for p in places))  # noqa: E731  one expression, named for the next line
-        return type(self)(sizes, element, integer=self.integer)
+        return self.pulled(sizes, lambda *i: [ZERO if place is None else i[place] for place in places])
 
     def gather(self, dim: int, index: PullArray) -> Self:
         """Take element index[i] along a dimension."""
         d = dim % self.ndim
-        element = lambda *i: self.value(*i[:d], index.at(*i), *i[d + 1 :])  # noqa: E731  one expression, named for the next line
-        return type(self)(settled(index).form_shape, element, integer=self.integer)
+        return self.pulled(settled(index).form_shape, lambda *i: [*i[:d], index.at(*i), *i[d + 1 :]])
 
     def __getitem__(self, key: Any) -> Self:
         keys = list(key) if isinstance(key, tuple) else [key]
@@ -224,14 +222,9 @@ class PullArray:
         return _index(self, [*keys[: places[0]], *[slice(None)] * rest, *keys[places[0] + 1 :]])
 
 
-def _of_one(shape: Sequence[Any]) -> tuple[Any, ...]:
-    """Return a shape that is given in one piece or size by size."""
-    return tuple(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
-
-
 def sizes_of(shape: Sequence[Any]) -> list[Form]:
     """Return the sizes of a shape that is given in one piece or size by size."""
-    return [_form(n) for n in _of_one(shape)]
+    return list(map(_form, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape))
 
 
 def _index(t: T, keys: list[Any]) -> T:
@@ -239,40 +232,32 @@ def _index(t: T, keys: list[Any]) -> T:
 
     Those tensors are broadcast.
     """
+    tensors = [n for n, key in enumerate(keys) if isinstance(key, PullArray)]
+    if tensors and tensors[-1] - tensors[0] >= len(tensors):
+        raise Unsupported("indexing with tensors that are not side by side")
+    common = broadcast_shapes(*(keys[n].form_shape for n in tensors))
     shape: list[Form] = []
     places: list[Callable[[tuple[Form, ...]], Form]] = []
-    common: tuple[Form, ...] = ()
-    first = last = 0
-    dim = 0
-    for place, given in enumerate(keys):
+    for number, given in enumerate(keys):
         key = given.form if isinstance(given, Extent) else given
         if key is None:
             shape.append(ONE)
             continue
-        extent = t.form_shape[dim]
-        dim += 1
+        extent, new = t.form_shape[len(places)], len(shape)
         if isinstance(key, slice):
             start, stop = _bounds(key, extent)
-            new = len(shape)
             places.append(lambda i, new=new, start=start: i[new] + start)  # type: ignore[misc]
             shape.append(stop - start)
         elif isinstance(key, PullArray) and key.integer and key.integer.dtype in (torch.int32, torch.int64):
-            before = [k for k in keys[:place] if isinstance(k, PullArray)]
-            if not before:
-                together = list(itertools.takewhile(lambda k: isinstance(k, PullArray), keys[place:]))
-                common = broadcast_shapes(*(k.form_shape for k in together))
-                first, last = len(shape), len(shape) + len(common)
-                shape += common
-            elif not isinstance(keys[place - 1], PullArray):
-                raise Unsupported("indexing with tensors that are not side by side")
-            wide = settled(key).expand(*common)
-            places.append(lambda i, wide=wide, first=first, last=last: wide.at(*i[first:last]))  # type: ignore[misc]
+            shape += common if number == tensors[0] else ()
+            wide, end = settled(key).expand(*common), len(shape)
+            places.append(lambda i, wide=wide, end=end: wide.at(*i[end - len(common) : end]))  # type: ignore[misc]
         elif isinstance(key, (int, Form)) and not isinstance(key, bool):
             element = nf.form(key) if isinstance(key, Form) or key >= 0 else extent + key
             places.append(lambda _, element=element: element)  # type: ignore[misc]
         else:
             raise Unsupported(f"indexing with {type(key).__name__}")
-    return type(t)(shape, lambda *i: t.value(*(at(i) for at in places)), integer=t.integer)
+    return t.pulled(shape, lambda *i: [at(i) for at in places])
 
 
 def settled(array: T) -> T:
@@ -299,21 +284,15 @@ def hull(*arrays: PullArray) -> Integers | None:
     return Integers(kinds[0].dtype, min(k.low for k in kinds), max(k.high for k in kinds)) if kinds else None
 
 
-def products(*factors: PullArray) -> Integers | None:
-    """Return the type of sums of products of tensors' elements, which are of the tensors' type together."""
-    kinds = together(*factors)
-    return Integers(kinds[0].dtype) if kinds else None
-
-
-def broadcast(a: T, b: T) -> tuple[T, T]:
-    """Return both arrays in their common shape."""
-    shape = broadcast_shapes(a.form_shape, b.form_shape)
-    return a.expand(*shape), b.expand(*shape)
+def broadcast(*arrays: T) -> list[T]:
+    """Return arrays in their common shape."""
+    shape = broadcast_shapes(*(a.form_shape for a in arrays))
+    return [a.expand(*shape) for a in arrays]
 
 
 def broadcast_shapes(*shapes: Sequence[Form]) -> tuple[Form, ...]:
     """Return the common shape of several."""
-    rank = max(map(len, shapes))
+    rank = max(map(len, shapes), default=0)
     dims = zip(*((ONE,) * (rank - len(shape)) + tuple(shape) for shape in shapes), strict=True)
     return tuple(next((n for n in dim if n is not ONE), ONE) for dim in dims)
 
@@ -322,7 +301,8 @@ def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
     """Return where a slice begins and ends, as torch cuts it to the extent; Unsupported if what to cut is not known."""
     if key.step not in (None, 1):
         raise Unsupported("a slice with a step")
-    start, stop = (_cut(end, extent, default) for end, default in ((key.start, ZERO), (key.stop, extent)))
+    start = ZERO if key.start is None else _cut(key.start, extent)
+    stop = extent if key.stop is None else _cut(key.stop, extent)
     if start.constant is not None and stop.constant is not None and stop.constant < start.constant:
         stop = start
     if not natural(stop - start):
@@ -330,12 +310,9 @@ def _bounds(key: slice, extent: Form) -> tuple[Form, Form]:
     return start, stop
 
 
-def _cut(end: Any, extent: Form, default: Form) -> Form:
+def _cut(end: Any, extent: Form) -> Form:
     """Return the end of a slice, from the beginning of a dimension, and within it."""
-    if end is None:
-        return default
-    from_the_end = isinstance(end, int) and end < 0
-    place = extent + end if from_the_end else _form(end)
+    place = extent + end if isinstance(end, int) and end < 0 else _form(end)
     if place.constant is not None and extent.constant is not None:
         return nf.form(min(max(place.constant, 0), extent.constant))
     if not (natural(place) and natural(extent - place)):
@@ -345,13 +322,14 @@ def _cut(end: Any, extent: Form, default: Form) -> Form:
 
 def natural(p: Form) -> bool:
     """Return whether a number is known to be at least 0."""
-    if p.constant is not None:
-        return bool(p.constant >= 0)
     return nf.is_natural(p) or (facts_now.value is not None and facts_now.value.holds(nf.nonnegative(p)))
 
 
-def reduced(array: T, dim: Any, keepdim: bool, combine: Combine) -> T:
-    """Return an array with some dimensions combined, all if ``dim`` is None, which stay as dimensions of size 1 or go."""
+def reduced(array: T, dim: Any, keepdim: bool, combine: Combine, integer: Integers | None = None) -> T:
+    """Return an array with some dimensions combined, all if ``dim`` is None, which stay as dimensions of size 1 or go.
+
+    ``integer`` are the integers that the combined elements are, if they are any.
+    """
     if dim == ():
         raise Unsupported("a reduction over no dimensions, which torch takes for all")
     given = range(array.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
@@ -359,25 +337,35 @@ def reduced(array: T, dim: Any, keepdim: bool, combine: Combine) -> T:
     for d in reversed(dims):
 
         def element(*i: Form, t: T = array, d: int = d) -> Value:
-            return combine(t.form_shape[d], lambda k: t.value(*i[:d], k, *i[d:]))
+            return combine(*t.along(d, i))
 
         shape = array.form_shape[:d] + array.form_shape[d + 1 :]
-        array = type(array)(shape, element, integer=settled(array).integer)
+        array = type(array)(shape, element, integer=integer)
     for d in dims if keepdim else ():
         array = array.unsqueeze(d)
     return array
 
 
-def total(extent: Form, element: Callable[[Form], Value]) -> Value:
-    """Return the sum of so many elements, which must be finite."""
-    return Value(nf.summation(extent, lambda k: element(k).real))
+def total(*parts: Part) -> Value:
+    """Return the sum of values, which must be finite."""
+
+    def of(extent: Form, element: Callable[[Form], Value]) -> Form:
+        return nf.summation(extent, lambda k: element(k).real)
+
+    return Value(sum((of(*part) for part in parts), ZERO))
 
 
-def largest(extent: Form, element: Callable[[Form], Value]) -> Value:
-    """Return the largest of so many elements, written out if they are few."""
+def mean(*parts: Part) -> Value:
+    """Return the mean of values, which must be finite."""
+    return Value(total(*parts).form / sum((extent for extent, _ in parts), ZERO))
+
+
+def largest(*parts: Part) -> Value:
+    """Return the largest of values, written out if they are few and in one part."""
+    (extent, element), *others = parts
     size = extent.constant
-    if size is not None and size <= nf.LONGEST_MAX:
+    if not others and size is not None and size <= nf.LONGEST_MAX:
         return reduce(extended.maximum, (element(nf.form(k)) for k in range(1, int(size))), element(ZERO))
-    if element(nf.fresh("k")).finite is not ONE:
-        return extended.largest((extent, element))
+    if others or element(nf.fresh("k")).finite is not ONE:
+        return extended.largest(*parts)
     return Value(nf.big_maximum(extent, lambda k: element(k).real))

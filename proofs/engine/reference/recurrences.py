@@ -53,20 +53,13 @@ class Recurrence:
     """States x_0, ..., x_count of a reference, x_{k+1} = F(k, x_k).
 
     In the forms below an element of another recurrence y in state q is ``y(q, i...)``.
-
-    Attributes:
-        name: the elements of the predecessor are ``name(i...)`` in ``step``.
-        states: the tensors; the name of one that is no cut is empty.
-        initial: an element of x_0.
-        step: element [i...] of x_{k+1} over the elements of x_k, from k and i.
-        others: the recurrences on whose states the steps depend.
     """
 
-    name: str
-    states: tuple[Cut, ...]
-    initial: Callable[..., Form]
-    step: Callable[..., Form]
-    others: tuple[Recurrence, ...]
+    name: str  # the elements of the predecessor are ``name(i...)`` in ``step``
+    states: tuple[Cut, ...]  # the tensors; the name of one that is no cut is empty
+    initial: Callable[..., Form]  # an element of x_0
+    step: Callable[..., Form]  # element [i...] of x_{k+1} over the elements of x_k, from k and i
+    others: tuple[Recurrence, ...]  # those on whose states the steps depend
 
     @property
     def count(self) -> int:
@@ -87,17 +80,11 @@ def recurrence(
     others: Sequence[Recurrence] = (),
     direction: Literal[1, -1] = 1,
 ) -> Recurrence:
-    """Check that states of a reference form a recurrence.
+    """Return the states x_0, x_1, ... of a reference as a recurrence; the first may be any tensor over the cuts.
 
-    Args:
-        name: its name.
-        states: x_0, x_1, ..., among the cuts; the first may be any tensor over them.
-        cuts: all cuts of the reference. Those between two states are composed.
-        others: recurrences whose states the steps may use.
-        direction: 1 if step k uses state k + constant of the others, -1 if it uses state constant - k.
-
-    Raises:
-        Unsupported: a step is another function of its predecessor than the first, or depends on other cuts too.
+    Those of the cuts that lie between two states are composed. The steps may use states of ``others``: step k the state
+    k + constant, or in ``direction`` -1 the state constant - k. Unsupported if a step is another function of its
+    predecessor than the first, or depends on other cuts too.
     """
     numbered = ((o.name, number, state.name) for o in others for number, state in enumerate(o.states) if state.name)
     of_others = {state: partial(nf.apply, other, number) for other, number, state in numbered}

@@ -7,14 +7,14 @@ down by an extent and what that leaves, are indices again. Extents that are divi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 from ..base.errors import Unsupported
 from ..forms import normal_form as nf
-from ..forms.normal_form import ONE, ZERO, Form
+from ..forms.normal_form import ZERO, Form
 from .pull_array import PullArray, facts_now, natural, sizes_of
+from .shapes import inferred, number, together
 
 
 class _Group(NamedTuple):
@@ -46,17 +46,17 @@ class Reshaping(PullArray):
     def reshape(self, *shape: Any) -> Self:
         """Return the same elements in the same order, with other dimensions, of which one may be -1."""
         whole = self if self.source is None else self.source
-        new = _inferred(whole.form_shape, sizes_of(shape))
-        groups = list(_groups(list(whole.form_shape), list(new)))
+        new = _completed(whole.form_shape, sizes_of(shape))
+        groups = _groups(whole.form_shape, new)
 
-        def old(index: Sequence[Form]) -> list[Form]:
+        def place(*index: Form) -> list[Form]:
             found: list[Form] = []
             for group in groups:
                 found += group.indices(index[: len(group.new)])
                 index = index[len(group.new) :]
             return found
 
-        result = type(self)(new, lambda *i: whole.value(*old(i)), integer=whole.integer)
+        result = type(self)(new, lambda *i: whole.value(*place(*i)), integer=whole.integer)
         result.source = whole
         return result
 
@@ -65,13 +65,13 @@ class Reshaping(PullArray):
         first, last = start_dim % max(self.ndim, 1), end_dim % max(self.ndim, 1)
         if first > last:
             raise Unsupported(f"flatten from dimension {first} to {last}")
-        whole = math.prod(self.form_shape[first : last + 1], start=ONE)
+        whole = number(self.form_shape[first : last + 1])
         return self.reshape(*self.form_shape[:first], whole, *self.form_shape[last + 1 :])
 
     def unflatten(self, dim: int, sizes: Any) -> Self:
         """Return the elements with one dimension as several, of which one may be -1."""
         d = dim % self.ndim
-        parts = _inferred(self.form_shape[d : d + 1], sizes_of([sizes]))
+        parts = _completed(self.form_shape[d : d + 1], sizes_of([sizes]))
         return self.reshape(*self.form_shape[:d], *parts, *self.form_shape[d + 1 :])
 
 
@@ -85,43 +85,23 @@ def _quotient(place: Form, divisor: int) -> Form:
     return nf.floordiv(place, divisor)
 
 
-def _inferred(old: Sequence[Form], new: Sequence[Form]) -> list[Form]:
-    """Return a new shape with the size that was left open.
-
-    Raises:
-        Unsupported: it does not hold the same number of elements, or whether it does is not known.
-    """
-    missing = [n for n, size in enumerate(new) if size.constant == -1]
-    number, known = math.prod(old, start=ONE), math.prod((s for s in new if s.constant != -1), start=ONE)
-    if len(missing) == 1 and known is not ZERO:
-        rest = number / known
-        if not (nf.is_natural(rest) or (rest.constant is not None and rest.constant == int(rest.constant))):
-            raise Unsupported(f"a view of {number} elements in rows of {known}")
-        new = [rest if n in missing else size for n, size in enumerate(new)]
-    if math.prod(new, start=ONE) is not number or len(missing) > 1:
-        raise Unsupported(f"a view of shape {list(map(str, old))} as {list(map(str, new))}")
-    return list(new)
+def _completed(old: Sequence[Form], wanted: Sequence[Form]) -> list[Form]:
+    """Return a shape of as many elements, with the size that was left open; Unsupported if it is not known to be one."""
+    new = inferred(old, wanted)
+    left = [n for n, size in zip(new, wanted, strict=True) if size.constant == -1]
+    kept = all(size.constant == -1 or n is size for n, size in zip(new, wanted, strict=True))
+    one = not left or (len(left) == 1 and nf.is_natural(left[0]) and number(old) is not ZERO)
+    if not kept or not one or number(new) is not number(old):
+        raise Unsupported(f"a view of shape {list(map(str, old))} as {list(map(str, wanted))}")
+    return new
 
 
-def _groups(old: list[Form], new: list[Form]) -> list[_Group]:
-    """Return dimensions before and after, next to each other, as few together as hold the same number of elements.
-
-    Raises:
-        Unsupported: an extent that varies is to be divided by.
-    """
+def _groups(old: Sequence[Form], new: Sequence[Form]) -> list[_Group]:
+    """Return all dimensions before and after, in groups of as many elements; Unsupported where none are found."""
     found: list[_Group] = []
-    while old or new:
-        ends = ((a, b) for total in range(1, len(old) + len(new) + 1) for a in range(total + 1) for b in [total - a])
-        fits = (e for e in ends if e[0] <= len(old) and e[1] <= len(new) and _number(old, e[0]) is _number(new, e[1]))
-        a, b = next(fits, (len(old), len(new)))
-        if _number(old, a) is not _number(new, b):  # which a dimension of size 0 hides
-            raise Unsupported("a view of nothing")
+    for a, b in together(old, new):
         found.append(_Group(old[:a], new[:b]))
-        if any(n.constant is None for n in old[1:a]):
-            raise Unsupported(f"a view that divides by {', '.join(map(str, old[1:a]))}")
         old, new = old[a:], new[b:]
+    if old or new or any(number(group.old) is not number(group.new) for group in found):
+        raise Unsupported("a view of nothing")  # which a dimension of size 0 hides
     return found
-
-
-def _number(shape: Sequence[Form], dimensions: int) -> Form:
-    return math.prod(shape[:dimensions], start=ONE)

@@ -6,7 +6,6 @@ Trusted: that each is, over the reals, the torch function of its name. Importing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -14,66 +13,109 @@ import torch
 from ..base.errors import Unsupported
 from ..forms import extended
 from ..forms import normal_form as nf
-from ..forms.extended import Value
-from ..forms.normal_form import ONE, ZERO, Form
-from .pull_array import FUNCTIONS, Integers, hull, natural, products, sizes_of
-from .symbolic_torch import Integer, Mask, SymbolicTensor, Truth, filling, tensor, where
+from ..forms.extended import Value, under
+from ..forms.normal_form import ZERO, Form
+from ..forms.sums import some_of
+from . import pull_array as arrays
+from .pull_array import FUNCTIONS, Integers, hull, natural, reduced, settled, sizes_of
+from .recurrences import recorded
+from .symbolic_torch import METHODS, Mask, SymbolicTensor, filling, put_together, sum_of_products, tensor, where
 
 
-class Joined(SymbolicTensor):
-    """Tensors one after the other along their last dimension: sums and maxima along it are those of the parts."""
+def to(t: SymbolicTensor, *targets: Any, **more: Any) -> SymbolicTensor:
+    """Convert to a dtype; devices and the like change nothing."""
+    for target in (*targets, *more.values()):
+        if isinstance(target, SymbolicTensor):
+            t = t.type_as(target)
+        elif isinstance(target, torch.dtype):
+            t = t.to_type(target)
+    return t
 
-    def __init__(self, parts: Sequence[SymbolicTensor]) -> None:
-        self.parts = tuple(parts)
-        last = sum((p.form_shape[-1] for p in parts), ZERO)
-        super().__init__((*parts[0].form_shape[:-1], last), self._unknown, integer=hull(*parts))
 
-    def _unknown(self, *_: Form) -> Value:
-        raise Unsupported("an element of tensors put together")
+def new_zeros(t: SymbolicTensor, *shape: Any) -> SymbolicTensor:
+    """Return zeros of a shape, of the type of a tensor."""
+    return SymbolicTensor(sizes_of(shape), lambda *_: Value(ZERO), integer=t.integer)
 
-    def _map(self, function: Callable[[Value], Value]) -> SymbolicTensor:
-        return Joined([p._map(function) for p in self.parts])
 
-    def _zip(self, other: Any, function: Callable[[Value, Value], Value], *, whole: Truth = True) -> SymbolicTensor:
-        """Combine with a tensor that is the same all along the last dimension."""
-        b = tensor(other)
-        if b.ndim and b.form_shape[-1] is not ONE:
-            raise Unsupported("an operation on tensors put together and a tensor of their width")
-        return Joined([p._zip(b, function, whole=whole) for p in self.parts])
+def unfold(t: SymbolicTensor, dim: int, size: int, step: int) -> SymbolicTensor:
+    """Return each stretch of ``size`` elements of a dimension, along a new last one."""
+    if step != 1:
+        raise Unsupported(f"unfold with step {step}")
+    d = dim % t.ndim
+    shape = [*t.form_shape[:d], t.form_shape[d] - size + 1, *t.form_shape[d + 1 :], nf.form(size)]
+    return t.pulled(shape, lambda *i: [*i[:d], i[d] + i[-1], *i[d + 1 : -1]])
 
-    def _last(self, dim: Any) -> None:
-        if dim not in (-1, self.ndim - 1):
-            raise Unsupported(f"a reduction of tensors put together along {dim}")
 
-    def split(self, sizes: Sequence[Any], dim: Any = 0) -> tuple[SymbolicTensor, ...]:
-        """Return the parts again."""
-        self._last(dim)
-        if [tensor(n).at() for n in sizes] != [p.form_shape[-1] for p in self.parts]:
-            raise Unsupported("a split elsewhere than where tensors were put together")
-        return self.parts
+def clamp(t: SymbolicTensor, min: Any = None, max: Any = None) -> SymbolicTensor:
+    """Return min(max(x, low), high)."""
+    t = t if min is None else t._zip(min, extended.maximum)
+    return t if max is None else -(-t)._zip(-tensor(max), extended.maximum)
 
-    def sum(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
-        """Return the sum along the last dimension."""
-        self._last(dim)
-        first, *rest = (p.sum(-1, keepdim) for p in self.parts)
-        return reduce(SymbolicTensor.__add__, rest, first)
 
-    def any(self, dim: Any = None, keepdim: Truth = False) -> Mask:
-        """Return whether one is true along the last dimension."""
-        if not all(isinstance(p, Mask) for p in self.parts):
-            raise Unsupported("any of numbers")
-        return Joined([p.long() for p in self.parts]).sum(dim, keepdim) >= 1
+def total(t: SymbolicTensor, dim: Any = None, keepdim: bool = False) -> SymbolicTensor:
+    """Return the sum along dimensions; that of integers is one of 64 bits."""
+    wide = t.to_type(torch.int64) if t.integer else t
+    return reduced(wide, dim, keepdim, arrays.total, Integers() if t.integer else None)
 
-    def amax(self, dim: Any = None, keepdim: Truth = False) -> SymbolicTensor:
-        """Return the maximum along the last dimension."""
-        self._last(dim)
 
-        def element(*i: Form) -> Value:
-            parts = ((p.form_shape[-1], lambda k, p=p: p.value(*i, k)) for p in self.parts)
-            return extended.largest(*parts)
+def mean(t: SymbolicTensor, dim: Any = None, keepdim: bool = False) -> SymbolicTensor:
+    """Return the mean along dimensions."""
+    if t.integer:
+        raise Unsupported("the mean of integers")
+    return reduced(t, dim, keepdim, arrays.mean)
 
-        result = SymbolicTensor(self.form_shape[:-1], element)
-        return result.unsqueeze(-1) if keepdim else result
+
+def some(t: SymbolicTensor, dim: Any = None, keepdim: bool = False) -> Mask:
+    """Return whether one is true along dimensions, which is whether their number is at least 1."""
+    if t.integer is None or t.integer.dtype is not torch.bool:
+        raise Unsupported("any of numbers")
+    return total(t, dim, keepdim) >= 1
+
+
+def softmax(t: SymbolicTensor, dim: int, dtype: Any = None) -> SymbolicTensor:
+    """Return exp(x) / Σ exp(x): over the reals the subtracted maximum cancels."""
+    powers = t.exp()
+    return recorded(powers._zip(powers.sum(dim, keepdim=True), extended.divide, whole=False))
+
+
+def log_of_sum(value: Value) -> Value:
+    """Return the logarithm of what is not negative: -inf where that is 0."""
+    positive = some_of(value.real)
+    return Value(positive * nf.log(under(positive, value.form)), positive)
+
+
+def split(t: SymbolicTensor, sizes: Sequence[Any], dim: Any = 0) -> tuple[SymbolicTensor, ...]:
+    """Return the parts of which a tensor was put together."""
+    if dim not in (-1, t.ndim - 1) or [tensor(n).at() for n in sizes] != [p.form_shape[-1] for p in t.parts]:
+        raise Unsupported("a split elsewhere than where tensors were put together")
+    return t.parts
+
+
+def _of_each(name: str) -> Callable[[SymbolicTensor], SymbolicTensor]:
+    """Return the method that takes a function of each element."""
+    return lambda t: t._map(lambda a: extended.FUNCTIONS[name](a, "float64"))
+
+
+_TYPES = {
+    **dict.fromkeys(("float", "double", "bfloat16", "half"), torch.float64),
+    **{"long": torch.int64, "int": torch.int32, "bool": torch.bool},
+}
+METHODS |= {
+    **{name: _of_each(name) for name in ("exp", "log", "sqrt", "rsqrt")},
+    **{name: lambda t, dtype=dtype: t.to_type(dtype) for name, dtype in _TYPES.items()},
+    **dict.fromkeys(("clone", "contiguous", "detach"), lambda t: t),
+    "type_as": lambda t, other: t.to_type(other.integer.dtype if other.integer else torch.float64),
+    "sigmoid": lambda t: 1 / (1 + (-t).exp()),
+    "nan_to_num": lambda t, *_: t._map(lambda a: Value(a.real)),  # no number is NaN
+    "size": lambda t, dim=None: t.shape if dim is None else t.shape[dim],
+    "relu": lambda t: t.clamp(0),
+    "masked_fill": lambda t, mask, value: where(mask, filling(value, t), t),
+    "amax": lambda t, dim=None, keepdim=False: reduced(settled(t), dim, keepdim, arrays.largest, t.integer),
+    "amin": lambda t, dim=None, keepdim=False: -(-t).amax(dim, keepdim),
+    "logsumexp": lambda t, dim, keepdim=False: t.exp().sum(dim, keepdim)._map(log_of_sum),
+    **{"to": to, "new_zeros": new_zeros, "unfold": unfold, "clamp": clamp, "split": split},
+    **{"sum": total, "mean": mean, "any": some, "softmax": softmax},
+}
 
 
 def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> SymbolicTensor:
@@ -87,7 +129,7 @@ def arange(*ends: Any, device: Any = None, dtype: torch.dtype = torch.int64) -> 
 
 
 def pad(
-    t: SymbolicTensor, amounts: Sequence[Integer], mode: str = "constant", value: float | None = None
+    t: SymbolicTensor, amounts: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> SymbolicTensor:
     """Pad the last dimensions with a constant, as torch.nn.functional.pad does."""
     sizes = sizes_of(amounts)
@@ -110,37 +152,24 @@ def pad(
     return SymbolicTensor((*lead, extent + before + after), element, integer=hull(t, fill))
 
 
-def cat(tensors: Sequence[SymbolicTensor], dim: Integer = 0) -> Joined:
+def cat(tensors: Sequence[SymbolicTensor], dim: int = 0) -> SymbolicTensor:
     """Put tensors one after the other along their last dimension."""
     if dim not in (-1, tensors[0].ndim - 1):
         raise Unsupported(f"torch.cat along dimension {dim}")
-    return Joined(tensors)
+    return put_together(tensors)
 
 
-def unfold_backward(
-    t: SymbolicTensor, sizes: Sequence[Any], dim: Integer, size: Integer, step: Integer
-) -> SymbolicTensor:
+def unfold_backward(t: SymbolicTensor, sizes: Sequence[Any], dim: int, size: int, step: int) -> SymbolicTensor:
     """Return, for each element that ``unfold`` read, the sum of ``t`` over the stretches that it is in."""
     if step != 1 or t.integer:
         raise Unsupported(f"unfold_backward of integers or with step {step}")
-    d = dim % (t.ndim - 1)
-    stretches = t.form_shape[d]
     shape = sizes_of(sizes)
-    if [*t.form_shape[:d], stretches + size - 1, *t.form_shape[d + 1 : -1], nf.form(size)] != [
-        *shape,
-        t.form_shape[-1],
-    ]:
+    d, last = dim % len(shape), size - 1
+    if list(t.form_shape) != [*shape[:d], shape[d] - last, *shape[d + 1 :], nf.form(size)]:
         raise Unsupported(f"unfold_backward of shape {list(map(str, t.form_shape))} into {list(map(str, shape))}")
-
-    def element(*i: Form) -> Value:
-        def part(k: Form) -> Form:
-            first = i[d] - k
-            there = nf.nonnegative(first) * nf.nonnegative(stretches - 1 - first)
-            return there * t.at(*i[:d], first, *i[d + 1 :], k)
-
-        return Value(nf.summation(size, part))
-
-    return SymbolicTensor(shape, element)
+    wide = pad(t, (0, 0) * (t.ndim - 1 - d) + (last, last))
+    parts = wide.pulled([*shape, nf.form(size)], lambda *i: [*i[:d], i[d] - i[-1] + last, *i[d + 1 :]])
+    return total(parts, -1)
 
 
 def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
@@ -151,19 +180,12 @@ def einsum(equation: str, *operands: SymbolicTensor) -> SymbolicTensor:
     if len({*pairs}) > len({c for c, _ in pairs}):
         raise Unsupported(f"einsum of one dimension of several sizes: {equation}")
     sizes = dict(pairs)
-    summed = [c for c in sizes if c not in output]
+    order = [*output, *(c for c in sizes if c not in output)]
 
-    def total(index: dict[str, Form], rest: list[str]) -> Form:
-        if rest:
-            return nf.summation(sizes[rest[0]], lambda k: total({**index, rest[0]: k}, rest[1:]))
-        product = ONE
-        for word, t in zip(letters, operands, strict=True):
-            product = product * t.at(*(index[c] for c in word))
-        return product
+    def placed(word: str, t: SymbolicTensor) -> SymbolicTensor:
+        return t.pulled([sizes[c] for c in order], lambda *i: [i[order.index(c)] for c in word])
 
-    shape = [sizes[c] for c in output]
-    element = lambda *i: Value(total(dict(zip(output, i, strict=True)), summed))  # noqa: E731  one expression, named for the next line
-    return SymbolicTensor(shape, element, integer=products(*operands))
+    return sum_of_products(list(map(placed, letters, operands)), [*range(len(output), len(order))])
 
 
 def logaddexp(a: Any, b: Any) -> SymbolicTensor:

@@ -169,10 +169,6 @@ class Algebra(Protocol[V]):
         """Write elements."""
         ...
 
-    def atomic_add(self, memory: Memory[V], index: Sequence[V], value: V) -> None:
-        """Add to elements, one thread after the other."""
-        ...
-
     def barrier(self) -> None:
         """Let all threads of the block wait for one another."""
         ...

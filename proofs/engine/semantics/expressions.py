@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Generic, cast, get_args
+from functools import partial
+from typing import Any, Generic, TypeAlias, cast, get_args
 
 from tvm import tirx
 
@@ -29,15 +30,8 @@ _SAME_NAME: tuple[Unary, ...] = (
 )  # fmt: skip
 _OTHER_NAME: Mapping[str, Unary] = {"tl.fast_rcp": "rcp", "tirx.fabs": "abs", "tl.ballot": "ballot"}
 _UNARY = {**{f"tirx.{name}": name for name in _SAME_NAME}, **_OTHER_NAME}
-_OF_BITS: Mapping[str, Binary] = {"and": "bitand", "or": "bitor", "xor": "bitxor"}
-_EXCHANGES: tuple[Binary, ...] = ("shfl", "shfl_up", "shfl_down", "shfl_xor")
-_SHUFFLES = {f"tl.{name}_sync": name for name in _EXCHANGES}
-_CALLS: Mapping[str, Binary] = {
-    **{f"tirx.bitwise_{name}": operator for name, operator in _OF_BITS.items()},
-    **{"tirx.pow": "pow", "tirx.shift_left": "shl", "tirx.shift_right": "shr"},
-}
-_WARP, _ALL = 32, 2**32 - 1
 Function = Unary | Binary
+Region: TypeAlias = tuple[Any, list[V], list[V]]  # a buffer, the first element and the extents of a part of it
 # max.NaN of PTX: the larger of two floats, NaN if one of them is
 _MAX_NAN = r"""__device__ __forceinline__ float (\w+)\(float a, float b\) \{
   float c; asm\("max\.NaN\.f32 %0, %1, %2;" : "=f"\(c\) : "f"\(a\), "f"\(b\)\); return c;
@@ -63,11 +57,7 @@ def externs(source: str) -> dict[str, Function]:
 
 
 class Expressions(Generic[V]):
-    """Evaluates expressions in an algebra, given variables and memories.
-
-    Args:
-        algebra: the reading.
-    """
+    """Evaluates expressions in an algebra, the reading, given variables and memories."""
 
     def __init__(self, algebra: Algebra[V]) -> None:
         self.algebra = algebra
@@ -121,13 +111,8 @@ class Expressions(Generic[V]):
             return self._threads[int(e.args[0])]
         if name == "tirx.reinterpret":
             return self.algebra.bits(self.evaluate(e.args[0]), str(e.args[0].dtype), dtype)
-        if name in _CALLS:
-            return self.algebra.binary(_CALLS[name], self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
-        if name in _SHUFFLES:  # between the lanes of a whole warp
-            mask, value, by, width = e.args
-            if [int(n) if isinstance(n, tirx.IntImm) else None for n in (mask, width)] != [_ALL, _WARP]:
-                raise Unsupported(f"an exchange within a part of a warp: {describe(e)}")
-            return self.algebra.binary(_SHUFFLES[name], self.evaluate(value), self.evaluate(by), dtype)
+        if name == "tirx.pow":
+            return self.algebra.binary("pow", self.evaluate(e.args[0]), self.evaluate(e.args[1]), dtype)
         if name == "tirx.call_extern":
             return self._extern(e, dtype)
         if name in _UNARY:
@@ -243,63 +228,57 @@ class TileOperations(Expressions[V]):
 
         Unless it is cleared, the old value of D takes part. Operations named "abs..." take absolute values first.
         """
-        source, source_lower, source_extents = self._region(call.args[0])
-        target, target_lower, target_extents = self._region(call.args[1])
+        (source, lower, extents), target = self._region(call.args[0]), self._region(call.args[1])
         name, dim, clear = str(call.args[2].value), int(call.args[3]), bool(int(call.args[4]))
         absolute, kind = name.startswith("abs"), cast(Reduction, name.removeprefix("abs"))
         if kind not in ("sum", "max", "min"):
             raise Unsupported(f"reduction {name}")
-        dtype = str(target.dtype)
-        with ExitStack() as stack:
-            index = self._axes(stack, target_lower, target_extents)
-            offsets = [self._sub(i, lower) for i, lower in zip(index, target_lower, strict=True)]
-            if len(target_extents) == len(source_extents):
-                del offsets[dim]
-            offsets = offsets[: len(source_extents) - 1]  # a full reduction has a target of one element
+        dtype, kept = str(target[0].dtype), len(target[2]) == len(extents)
 
-            def element(k: V) -> V:
-                place = [*offsets[:dim], k, *offsets[dim:]]
-                place = [self._add(lower, i) for lower, i in zip(source_lower, place, strict=True)]
-                value = self._cast(self._load(source, place), str(source.dtype), dtype)
-                return self.algebra.unary("abs", value, dtype) if absolute else value
+        def element(offsets: list[V], k: V) -> V:
+            place = [*offsets[:dim], k, *offsets[dim + kept :]]  # a full reduction has a target of one element
+            place = [self._add(first, i) for first, i in zip(lower, place[: len(lower)], strict=True)]
+            value = self._cast(self._load(source, place), str(source.dtype), dtype)
+            return self.algebra.unary("abs", value, dtype) if absolute else value
 
-            value = self.algebra.reduce(kind, source_extents[dim], element, dtype)
-            if not clear:
-                combine: Binary = "add" if kind == "sum" else kind
-                value = self.algebra.binary(combine, self._load(target, index), value, dtype)
-            self._store(target, index, value)
+        self._combine(kind, target, clear, extents[dim], element)
 
     def _gemm(self, call: Any) -> None:
         """Compute C[i, j] += Σ_k A[i, k] B[k, j] in the type of C.
 
         A and B may be transposed, and C may be cleared first.
         """
-        a, a_lower, a_extents = self._region(call.args[0])
-        b, b_lower, _ = self._region(call.args[1])
-        c, c_lower, c_extents = self._region(call.args[2])
+        a, b, c = (self._region(region) for region in call.args[:3])
         transpose_a, transpose_b, clear = (bool(int(call.args[i])) for i in (3, 4, 9))
-        dtype = str(c.dtype)
-        depth = a_extents[-2 if transpose_a else -1]
+        dtype = str(c[0].dtype)
 
-        def element(buffer: Any, lower: Sequence[V], row: V, column: V, transposed: bool) -> V:
+        def element(region: Region[V], row: V, column: V, transposed: bool) -> V:
+            buffer, lower, _ = region
             first, second = (column, row) if transposed else (row, column)
             place = [*lower[:-2], self._add(lower[-2], first), self._add(lower[-1], second)]
             return self._cast(self._load(buffer, place), str(buffer.dtype), dtype)
 
+        def product(offsets: list[V], k: V) -> V:
+            left, right = element(a, offsets[-2], k, transpose_a), element(b, k, offsets[-1], transpose_b)
+            return self.algebra.binary("mul", left, right, dtype)
+
+        self._combine("sum", c, clear, a[2][-2 if transpose_a else -1], product)
+
+    def _combine(
+        self, kind: Reduction, target: Region[V], clear: bool, extent: V, element: Callable[[list[V], V], V]
+    ) -> None:
+        """Compute D[i...] = op over k of element(i..., k), and of the old D[i...] unless it is cleared."""
+        data, lower, extents = target
+        dtype = str(data.dtype)
         with ExitStack() as stack:
-            index = self._axes(stack, c_lower, c_extents)
-            i, j = (self._sub(index[d], c_lower[d]) for d in (-2, -1))
-
-            def product(k: V) -> V:
-                left, right = element(a, a_lower, i, k, transpose_a), element(b, b_lower, k, j, transpose_b)
-                return self.algebra.binary("mul", left, right, dtype)
-
-            value = self.algebra.reduce("sum", depth, product, dtype)
+            index = self._axes(stack, lower, extents)
+            offsets = [self._sub(i, first) for i, first in zip(index, lower, strict=True)]
+            value = self.algebra.reduce(kind, extent, partial(element, offsets), dtype)
             if not clear:
-                value = self.algebra.binary("add", self._load(c, index), value, dtype)
-            self._store(c, index, value)
+                value = self.algebra.binary("add" if kind == "sum" else kind, self._load(data, index), value, dtype)
+            self._store(data, index, value)
 
-    def _region(self, region: Any) -> tuple[Any, list[V], list[V]]:
+    def _region(self, region: Any) -> Region[V]:
         """Return the buffer, the first element and the extents of a ``tl.region``."""
         load, _, *extents = region.args
         lower = [self.evaluate(i) for i in load.indices]

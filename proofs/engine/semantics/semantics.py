@@ -7,8 +7,8 @@ while the threads go on are read as done where they are issued; that the kernel 
 looked at here. This file says what each statement means; ``expressions`` says it of expressions, memory and the
 operations on tiles.
 
-Not modelled, and rejected: pointers but for that of an atomic addition, scopes other than global, shared, fragment and
-local, tile operations under a condition that differs between threads.
+Not modelled, and rejected: pointers, scopes other than global, shared, fragment and local, tile operations under a condition
+that differs between threads, and what ``interpreter`` alone reads.
 """
 
 from __future__ import annotations
@@ -47,12 +47,7 @@ _HARMLESS = {"tl.launch_threads", "layout_map", _SOURCE, "barrier_init"}
 
 
 class Machine(TileOperations[V]):
-    """Runs a kernel in an algebra.
-
-    Args:
-        algebra: the reading.
-        sizes: the values of the symbolic dimensions, by name.
-    """
+    """Runs a kernel in an algebra; ``sizes`` are the values of the symbolic dimensions, by name."""
 
     def __init__(self, algebra: Algebra[V], prim_func: Any, sizes: dict[str, V]) -> None:
         super().__init__(algebra)
@@ -98,8 +93,6 @@ class Machine(TileOperations[V]):
                 self._loop(statement)
             case "IfThenElse":
                 self._conditional(statement)
-            case "While":
-                self._while(statement)
             case "Bind":
                 self.algebra.site = statement
                 self.variables[statement.var] = self.evaluate(statement.value)
@@ -229,13 +222,6 @@ class Machine(TileOperations[V]):
             self.execute(body)
         self._divergent -= divergent
 
-    def _while(self, statement: Any) -> None:
-        condition = self.evaluate(statement.condition)
-        if self.algebra.decided(condition) is not False:
-            with self.algebra.guard(condition):
-                self.execute(statement.body)
-                self._while(statement)
-
     def _call(self, call: Any) -> None:
         if isinstance(call, tirx.IntImm):
             return
@@ -244,23 +230,12 @@ class Machine(TileOperations[V]):
             self.algebra.barrier()
         elif name in _WAITS and self._written is None:
             self.waits.add(name)
-        elif name == "tl.atomic_add_elem_op" and self._written is None:
-            self._atomic_add(call)
         elif name not in _OPERATIONS:
             raise Unsupported(f"call of {name}")
         elif self._divergent or self._written is not None:
             raise Unsupported(f"{name} in a parallel loop or where threads may diverge: {describe(call)}")
         else:
             getattr(self, _OPERATIONS[name])(call)
-
-    def _atomic_add(self, call: Any) -> None:
-        pointer, value = call.args
-        target = pointer.args[0] if str(pointer.op.name) == "tl.access_ptr" else None
-        if not isinstance(target, tirx.BufferLoad):
-            raise Unsupported(f"an atomic addition: {describe(call)}")
-        memory, index = self._place(target.buffer, [self.evaluate(i) for i in target.indices])
-        added = self._cast(self.evaluate(value), str(value.dtype), memory.dtype)
-        self.algebra.atomic_add(memory, index, added)
 
 
 def _threads(prim_func: Any) -> tuple[int, int, int]:

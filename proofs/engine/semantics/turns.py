@@ -79,28 +79,25 @@ def _check_registers(roles: Sequence[Program]) -> None:
     """Refuse registers of one name that several roles use: what one role fills, the threads of another do not have."""
     users: dict[Any, int] = {}
     for number, role in enumerate(roles):
-        used = (node.buffer for node in _nodes(role) if isinstance(node, tirx.BufferLoad | tirx.BufferStore))
-        for buffer in filter(_is_of_registers, used):
+        for buffer, _ in _registers(role):
             if users.setdefault(buffer.data, number) != number:
                 raise Foreign(f"registers that several roles use: {buffer.name}")
 
 
 def filled(roles: Sequence[Program]) -> set[Any]:
     """Return the data pointers of the registers that a role fills: afterwards not all threads of the block have that."""
-    found: set[Any] = set()
-    for node in (node for role in roles for node in _nodes(role)):
-        written = called(node) == "tl.region" and int(node.args[1]) & _WRITTEN
-        buffer = node.args[0].buffer if written else node.buffer if isinstance(node, tirx.BufferStore) else None
-        found |= {buffer.data} if buffer is not None and _is_of_registers(buffer) else set()
-    return found
+    return {buffer.data for role in roles for buffer, written in _registers(role) if written}
 
 
-def _nodes(role: Program) -> Iterator[Any]:
-    return (node for part in role.parts for statement in part for node in nodes(statement))
-
-
-def _is_of_registers(buffer: Any) -> bool:
-    return bool(buffer.scope().startswith("local"))
+def _registers(role: Program) -> Iterator[tuple[Any, bool]]:
+    """Yield the registers that a role uses, and whether they are filled there."""
+    for node in (node for part in role.parts for statement in part for node in nodes(statement)):
+        region = called(node) == "tl.region"
+        if region or isinstance(node, tirx.BufferLoad | tirx.BufferStore):
+            buffer = node.args[0].buffer if region else node.buffer
+            written = int(node.args[1]) & _WRITTEN if region else isinstance(node, tirx.BufferStore)
+            if buffer.scope().startswith("local"):
+                yield buffer, bool(written)
 
 
 def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collection[Key]) -> Iterator[list[Any]]:
@@ -141,7 +138,7 @@ def _arrivals(parts: Iterable[Iterable[Any]]) -> set[Key]:
 
 
 def _program(body: Any) -> Program:
-    statements = list(_flat(body))
+    statements = _flat(body)
     at = [n for n, s in enumerate(statements) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL and meets(s)]
     if len(at) > 1:
         raise Unsupported("a role with more than one loop over barriers")
@@ -151,12 +148,8 @@ def _program(body: Any) -> Program:
     return Program((_plain(before), _plain(_flat(loop.body)), _plain(after)), loop)
 
 
-def _flat(statement: Any) -> Iterator[Any]:
-    if isinstance(statement, tirx.SeqStmt):
-        for part in statement.seq:
-            yield from _flat(part)
-    else:
-        yield statement
+def _flat(statement: Any) -> list[Any]:
+    return [s for part in statement.seq for s in _flat(part)] if isinstance(statement, tirx.SeqStmt) else [statement]
 
 
 def _plain(statements: Any) -> list[Any]:

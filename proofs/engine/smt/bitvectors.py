@@ -61,12 +61,10 @@ def _linear(term: z3.BoolRef) -> bool:
 
 
 def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], list[z3.BoolRef]]:
-    """Replace each product of variables, and each division by one, by a variable of its own.
+    """Return the terms with a variable for each product of variables, and for each division by one.
 
-    The new terms are true of more values, since the new variables may have any.
-
-    Returns:
-        The new terms, and for each product that it is not negative unless a factor is.
+    They are true of more values, since the new variables may have any. Beside them stands, for each product, that it is
+    not negative unless a factor is.
     """
     products = [t for t in _outermost(terms) if t.decl().kind() == z3.Z3_OP_MUL]
     signs = [z3.Implies(z3.And(*(factor >= 0 for factor in t.children())), t >= 0) for t in products]
@@ -81,15 +79,6 @@ def without_products(terms: Sequence[z3.BoolRef]) -> tuple[list[z3.BoolRef], lis
 def _outermost(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
     """Return the parts of some terms that are not linear, but not the parts of these parts."""
     return [t for t in subterms(terms, _nonlinear) if _nonlinear(t)]
-
-
-@of_term
-def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
-    """Return the same term over 64-bit vectors.
-
-    Unsupported are divisions by other than positive constants, operators without a rule, and numbers of more than 64 bits.
-    """
-    return _Converter().convert(term)
 
 
 def subterms(terms: Iterable[z3.ExprRef], whole: Callable[[z3.ExprRef], bool] | None = None) -> list[z3.ExprRef]:
@@ -115,49 +104,40 @@ def _too_long(term: z3.ExprRef) -> bool:
     return z3.is_int_value(term) and not -(2 ** (WIDTH - 1)) <= term.as_long() < 2 ** (WIDTH - 1)
 
 
-class _Converter:
-    def __init__(self) -> None:
-        self._done: dict[int, z3.ExprRef] = {}
+@of_term
+def to_bitvectors(term: z3.ExprRef) -> z3.ExprRef:
+    """Return the same term over 64-bit vectors.
 
-    def convert(self, term: z3.ExprRef) -> z3.ExprRef:
-        if term.get_id() not in self._done:
-            self._done[term.get_id()] = self._convert(term)
-        return self._done[term.get_id()]
-
-    def _convert(self, term: z3.ExprRef) -> z3.ExprRef:
-        if _too_long(term):
-            raise Unsupported(f"no bit-vector for {term}")
-        if z3.is_int_value(term):
-            return z3.BitVecVal(term.as_long(), WIDTH)
-        kind = term.decl().kind()
-        if kind == z3.Z3_OP_BV2INT:  # read off a bit-vector, itself made from integers by a bitwise operation
-            narrow = self._narrow(term.arg(0))
-            return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
-        if z3.is_bool(term) and term.children() and z3.is_bv(term.arg(0)):  # the sign of such a bit-vector
-            return term.decl()(*(self._narrow(a) for a in term.children()))
-        arguments = [self.convert(a) for a in term.children()]
-        if kind == z3.Z3_OP_UNINTERPRETED:
-            return self._symbol(term, arguments)
-        if kind in _FOLDED:
-            return reduce(_FOLDED[kind], arguments)
-        if kind in _BOOLEAN:
-            return term.decl()(*arguments) if arguments else term
-        if kind not in _RULES:
-            raise Unsupported(f"no bit-vector reading of {term.decl().name()}")
-        return _RULES[kind](*arguments)
-
-    def _narrow(self, term: z3.BitVecRef) -> z3.BitVecRef:
-        if term.decl().kind() == z3.Z3_OP_INT2BV:
-            return z3.Extract(term.size() - 1, 0, self.convert(term.arg(0)))
-        return term.decl()(*(self._narrow(a) for a in term.children())) if term.children() else term
-
-    def _symbol(self, term: z3.ExprRef, arguments: list[z3.ExprRef]) -> z3.ExprRef:
-        if z3.is_bool(term) and not arguments:
-            return term
+    Unsupported are divisions by other than positive constants, operators without a rule, and numbers of more than 64 bits.
+    """
+    if _too_long(term):
+        raise Unsupported(f"no bit-vector for {term}")
+    if z3.is_int_value(term):
+        return z3.BitVecVal(term.as_long(), WIDTH)
+    kind = term.decl().kind()
+    if kind == z3.Z3_OP_BV2INT:  # read off a bit-vector, itself made from integers by a bitwise operation
+        narrow = _narrow(term.arg(0))
+        return z3.ZeroExt(WIDTH - narrow.size(), narrow) if narrow.size() < WIDTH else narrow
+    if z3.is_bool(term) and term.children() and z3.is_bv(term.arg(0)):  # the sign of such a bit-vector
+        return term.decl()(*map(_narrow, term.children()))
+    arguments = [to_bitvectors(a) for a in term.children()]
+    if kind == z3.Z3_OP_UNINTERPRETED:
         sort = z3.BoolSort() if z3.is_bool(term) else z3.BitVecSort(WIDTH)
-        if not arguments:
-            return z3.Const(term.decl().name(), sort)
         return z3.Function(term.decl().name(), *(a.sort() for a in arguments), sort)(*arguments)
+    if kind in _FOLDED:
+        return reduce(_FOLDED[kind], arguments)
+    if kind in _BOOLEAN:
+        return term.decl()(*arguments)
+    if kind not in _RULES:
+        raise Unsupported(f"no bit-vector reading of {term.decl().name()}")
+    return _RULES[kind](*arguments)
+
+
+def _narrow(term: z3.BitVecRef) -> z3.BitVecRef:
+    """Return a bit-vector made from integers over the vectors of these."""
+    if term.decl().kind() == z3.Z3_OP_INT2BV:
+        return z3.Extract(term.size() - 1, 0, to_bitvectors(term.arg(0)))
+    return term.decl()(*map(_narrow, term.children())) if term.children() else term
 
 
 def _exponent(divisor: z3.BitVecRef) -> int | None:

@@ -36,20 +36,15 @@ def solve(
     rlimit: int = Z3_STEPS,
     witness: bool = True,
 ) -> Outcome:
-    """Return what became of one condition.
+    """Return what became of one condition, with a counterexample to it if a ``witness`` is wanted.
 
-    Args:
-        condition: what to decide.
-        solver: "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer. "cvc5" asks
-            cvc5 alone, through SMT-LIB text.
-        seed: the seed of the first attempt.
-        rlimit: the bound on the steps of each z3 attempt. cvc5 counts other steps and has its own bound.
-        witness: whether a refutation comes with a counterexample.
+    "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer; "cvc5" asks cvc5 alone, through
+    SMT-LIB text. ``rlimit`` bounds the steps of each z3 attempt. cvc5 counts other steps and has its own bound.
     """
     start = time.perf_counter()
     denied = *condition.hypotheses, z3.Not(condition.goal)
     if solver == "z3":
-        verdict = _VERDICTS[_asked(denied, min(rlimit, _FEW), seed)]
+        verdict = _asked(_plain(), denied, min(rlimit, _FEW), seed)
         if verdict == "proved" or (verdict == "refuted" and not witness):
             return Outcome(condition, verdict, time.perf_counter() - start, None, f"z3 seed {seed}")
     attempts = [("cvc5", seed)] if solver == "cvc5" else [("z3", seed), ("z3", SECOND_SEED), ("cvc5", 0)]
@@ -84,27 +79,36 @@ def _z3(condition: Condition, seed: int, rlimit: int, witness: bool) -> Answer:
     context, few = z3.Context(), min(rlimit, _FEW)
     terms = [term.translate(context) for term in (*condition.hypotheses, z3.Not(condition.goal))]
     for solver, steps in ((_plain(context), few), (z3.Solver(ctx=context), max(rlimit - few, 1))):  # 0 is no bound
-        solver.set("random_seed", seed)
-        solver.set("rlimit", steps)
-        solver.add(*terms)
-        if (verdict := _VERDICTS[_check(solver)]) != "unknown":
+        if (verdict := _asked(solver, terms, steps, seed)) != "unknown":
             break
     return verdict, of_z3(solver.model(), terms) if witness and verdict == "refuted" else None
 
 
 def _plain(context: z3.Context | None = None) -> z3.Solver:
-    """Return Z3's solver without tactics. It cannot tell an interrupt from too many steps, and leaves it to Python."""
+    """Return Z3's solver without tactics, where the terms are, so that small questions cost little.
+
+    It cannot tell an interrupt from too many steps, and leaves it to Python.
+    """
     solver = z3.SimpleSolver(ctx=context)
     solver.set("ctrl_c", False)
     return solver
 
 
-def _check(solver: z3.Solver) -> str:
-    """Return Z3's answer. Z3 takes an interrupt as a reason not to know; here it stays a KeyboardInterrupt."""
+def _asked(solver: z3.Solver, terms: Iterable[z3.BoolRef], steps: int, seed: int) -> Verdict:
+    """Return Z3's answer in so many steps. It takes an interrupt as a reason not to know; here it stays a KeyboardInterrupt."""
+    solver.set("random_seed", seed)
+    solver.set("rlimit", steps)
+    for term in terms:  # as Solver.add does, which asks each time anew whether it is given formulas
+        z3.Z3_solver_assert(solver.ctx.ref(), solver.solver, term.as_ast())
     answer = str(solver.check())
     if answer == "unknown" and solver.reason_unknown() == "interrupted from keyboard":
         raise KeyboardInterrupt
-    return answer
+    return _VERDICTS[answer]
+
+
+def unsatisfiable(terms: Iterable[z3.BoolRef], steps: int, seed: int = 0) -> bool:
+    """Return whether Z3 finds, in at most so many steps, that the terms cannot hold together."""
+    return _asked(_plain(), terms, steps, seed) == "proved"
 
 
 def _cvc5(condition: Condition, seed: int) -> Answer:
@@ -121,18 +125,3 @@ def _cvc5(condition: Condition, seed: int) -> Answer:
         return "unknown", None
     verdict = _VERDICTS.get(answer, "unknown")
     return verdict, of_cvc5(solver, symbols.getDeclaredTerms()) if verdict == "refuted" else None
-
-
-def unsatisfiable(terms: Iterable[z3.BoolRef], steps: int, seed: int = 0) -> bool:
-    """Return whether Z3 finds, in at most so many steps, that the terms cannot hold together."""
-    return _asked(terms, steps, seed) == "unsat"
-
-
-def _asked(terms: Iterable[z3.BoolRef], steps: int, seed: int) -> str:
-    """Return Z3's answer in at most so many steps, in the context of who asks, so that small questions cost little."""
-    solver = _plain()
-    solver.set("random_seed", seed)
-    solver.set("rlimit", steps)
-    for term in terms:  # as Solver.add does, which asks each time anew whether it is given formulas
-        z3.Z3_solver_assert(solver.ctx.ref(), solver.solver, term.as_ast())
-    return _check(solver)

@@ -161,23 +161,17 @@ def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval], integer: bool) ->
         case tirx.Add() | tirx.Sub() if integer:
             (a, b), (c, d) = value(e.a), value(e.b)
             return (a + c, b + d) if isinstance(e, tirx.Add) else (a - d, b - c)
-        case tirx.Call():
-            return _of_call(e, called(e), value)
-    return None
-
-
-def _of_call(e: tirx.Call, name: str, value: Callable[[tirx.PrimExpr], Interval]) -> Interval | None:
-    if name in _TO_WHOLE_NUMBERS:
-        low, high = value(e.args[0])
-        return (math.floor(low) if math.isfinite(low) else low), (math.ceil(high) if math.isfinite(high) else high)
-    if name == "tirx.if_then_else" and is_integer(str(e.dtype)):
-        return _hull(value(e.args[1]), value(e.args[2]))
-    if name in COUNTS:
-        return 0, bits(str(e.args[0].dtype))
-    if name in ("tirx.bitwise_and", "tirx.shift_right") and isinstance(e.args[1], tirx.IntImm):
-        (low, high), constant = value(e.args[0]), int(e.args[1].value)
-        if low >= 0 and constant >= 0:
-            return (0, min(high, constant)) if name == "tirx.bitwise_and" else (low >> constant, high >> constant)
+    match called(e), list(getattr(e, "args", [])):
+        case name, [a] if name in _TO_WHOLE_NUMBERS:
+            low, high = value(a)
+            return (math.floor(low) if math.isfinite(low) else low), (math.ceil(high) if math.isfinite(high) else high)
+        case "tirx.if_then_else", [_, then, otherwise] if integer:
+            return _hull(value(then), value(otherwise))
+        case name, [a] if name in COUNTS:
+            return 0, bits(str(a.dtype))
+        case "tirx.bitwise_and" | "tirx.shift_right" as name, [a, tirx.IntImm(value=b)] if b >= 0 and value(a)[0] >= 0:
+            low, high = value(a)
+            return (0, min(high, b)) if name == "tirx.bitwise_and" else (low >> b, high >> b)
     return None
 
 

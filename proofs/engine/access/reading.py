@@ -11,7 +11,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import z3
 from tvm import tirx
@@ -64,9 +64,7 @@ class Reading:
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
         self.common: set[str] = set()  # constants that are the same in all threads of a block, once the walk is over
         self._held: dict[str, int] = {}  # constants that stand for elements set before, with their data pointers
-        self._taken_as: dict[
-            int, set[tuple[str, str]]
-        ] = {}  # own memory by data pointer -> how many elements, and type
+        self._taken_as: dict[int, set[tuple[str, str]]] = {}  # private data pointer -> how many elements, and type
         self._stores: list[tuple[int, Terms, Context]] = []  # to a thread's own memory
         self.origins: dict[int, str] = {}  # data pointer -> the name of what is read, if that is not modelled
         self._quiet = False
@@ -78,34 +76,12 @@ class Reading:
                 return z3.BoolVal(bool(e.value)) if str(e.dtype) == "bool" else z3.IntVal(int(e.value))
             case "FloatImm" | "StringImm":
                 return None
-            case "Var" | "SizeVar" if hash(e) in self.values:
-                return self.values[hash(e)]
-            case "Var" | "SizeVar":
-                if (
-                    hash(e) not in self._bound and e.name in self.hypotheses.sizes
-                ):  # lowering renews sizes, not their names
-                    return self.hypotheses.sizes[e.name]
-                if is_integer(str(e.dtype)):
-                    raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
-                return None
-            case "Add" | "Sub" | "Mul" | "Min" | "Max":
-                return self._arithmetic(e)
-            case "FloorDiv" | "FloorMod" | "Div" | "Mod":
-                return self._division(e)
-            case "Cast":
-                return self._cast(e)
-            case "EQ" | "NE" | "LT" | "LE" | "GT" | "GE":
-                return self._comparison(e)
-            case "And" | "Or":
-                return self._connective(e)
             case "Not":
                 return z3.Not(self.boolean(e.a))
             case "Select":
                 return self._choice((e.condition, e.true_value, e.false_value), lazily=False)
             case "Call" if called(e) == "tirx.if_then_else":
                 return self._choice(e.args, lazily=True)
-            case "Call":
-                return intrinsics.call(self, e)
             case "Let":
                 self.values[hash(e.var)] = self.value(e.value)
                 return self.value(e.body)
@@ -114,13 +90,18 @@ class Reading:
                 return self.checked(e, base + stride * self._lane(int(e.lanes)))
             case "Broadcast":
                 return self.value(e.value)
-            case "Shuffle":
-                for operand in (*e.vectors, *e.indices):
-                    self.value(operand)
-                return self.opaque("shuffle", str(e.dtype))
-            case "BufferLoad":
-                return self._load(e)
+            case name if name in _READ:
+                return _READ[name](self, e)
         raise Unsupported(f"expression {type(e).__name__}: {printed(e)}")
+
+    def _variable(self, e: tirx.Var) -> Value:
+        if hash(e) in self.values:
+            return self.values[hash(e)]
+        if hash(e) not in self._bound and e.name in self.hypotheses.sizes:  # lowering renews sizes, not their names
+            return self.hypotheses.sizes[e.name]
+        if is_integer(str(e.dtype)):
+            raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
+        return None
 
     def _operands(self, e: tirx.PrimExpr) -> tuple[z3.ArithRef, z3.ArithRef] | None:
         """Return two integers; None if they are no integers."""
@@ -354,11 +335,7 @@ class Reading:
         return self.reads[at]
 
     def access(
-        self,
-        mode: Mode,
-        buffer: tirx.Buffer,
-        indices: list[tirx.PrimExpr],
-        depends: Terms = None,
+        self, mode: Mode, buffer: tirx.Buffer, indices: list[tirx.PrimExpr], depends: Terms = None
     ) -> tuple[z3.ArithRef, ...]:
         """File one read or write of a buffer and return its indices."""
         terms = tuple(self.integer(i) for i in indices)
@@ -388,6 +365,16 @@ class Reading:
         if not self._quiet:
             self.recorder.require("overflow", f"{printed(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
         return term
+
+
+_READ: Mapping[str, Callable[[Reading, Any], Value]] = {
+    **dict.fromkeys(("Var", "SizeVar"), Reading._variable),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Min", "Max"), Reading._arithmetic),
+    **dict.fromkeys(("FloorDiv", "FloorMod", "Div", "Mod"), Reading._division),
+    **dict.fromkeys(("EQ", "NE", "LT", "LE", "GT", "GE"), Reading._comparison),
+    **dict.fromkeys(("And", "Or"), Reading._connective),
+    **{"Cast": Reading._cast, "Call": intrinsics.call, "BufferLoad": Reading._load},
+}
 
 
 def _of_python(e: tirx.PrimExpr) -> Callable[..., z3.ExprRef]:

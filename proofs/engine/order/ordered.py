@@ -275,19 +275,12 @@ def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
 
 @dataclass(frozen=True)
 class Unordered:
-    """Two accesses that may meet, in some iterations.
-
-    Args:
-        first: the one.
-        second: the other, renamed.
-        itself: whether the two are one statement.
-        facts: what is known of the iterations, in each of the ways in which they may meet.
-    """
+    """Two accesses that may meet, in some iterations."""
 
     first: Access
-    second: Access
-    itself: bool
-    facts: Sequence[Sequence[z3.BoolRef]]
+    second: Access  # renamed
+    itself: bool  # whether the two are one statement
+    facts: Sequence[Sequence[z3.BoolRef]]  # what is known of the iterations, in each of the ways to meet
 
 
 def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alone: bool) -> Condition:
@@ -321,7 +314,8 @@ def overlap(a: Access, b: Access) -> z3.BoolRef:
     """Return that the two elements share a byte."""
     if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
         return flat(a) == flat(b)
-    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
+    (ours, size), (theirs, other) = _bytes(a), _bytes(b)
+    return z3.And(ours < theirs + other, theirs < ours + size)
 
 
 def flat(a: Access, strides: Sequence[z3.ArithRef] | None = None) -> z3.ArithRef:
@@ -334,11 +328,8 @@ def flat(a: Access, strides: Sequence[z3.ArithRef] | None = None) -> z3.ArithRef
     return position
 
 
-def _byte(a: Access) -> z3.ArithRef:
-    return a.region.offset + flat(a) * _size(a)
-
-
-def _size(a: Access) -> int:
+def _bytes(a: Access) -> tuple[z3.ArithRef, int]:
+    """Return where the element begins in its allocation, in bytes, and how many it has."""
     if a.region.bits % 8:
         raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
-    return a.region.bits // 8
+    return a.region.offset + flat(a) * (a.region.bits // 8), a.region.bits // 8

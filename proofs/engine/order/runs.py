@@ -54,21 +54,13 @@ class Carried:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point on a run from an operation.
+    """A point on a run from an operation."""
 
-    Args:
-        progress: of the operation.
-        common: the loops around both that are still in the operation's own iteration.
-        carried: a loop around both that has gone round since.
-        first: what the run says of the iterations that the operation is in.
-        second: what it says of those that the point is in.
-    """
-
-    progress: Progress
-    common: tuple[Variable, ...] = ()
-    carried: Carried | None = None
-    first: Facts = NONE
-    second: Facts = NONE
+    progress: Progress  # of the operation
+    common: tuple[Variable, ...] = ()  # the loops around both that are still in the operation's own iteration
+    carried: Carried | None = None  # a loop around both that has gone round since
+    first: Facts = NONE  # what the run says of the iterations that the operation is in
+    second: Facts = NONE  # what it says of those that the point is in
 
     @property
     def forgets(self) -> bool:
@@ -106,23 +98,14 @@ class Mark:
 
 @dataclass
 class Way:
-    """Runs from a segment, of operations that begin with one progress: where they lead.
+    """Runs from a segment, of operations that begin with one progress: where they lead, and what is over by then."""
 
-    Args:
-        source: the segment; None for the beginning of the program.
-        begin: the progress.
-        segments: those that they come to, with what has become of the operation by then.
-        events: the same for events, just after them.
-        ends: the same for the end of the program.
-        elected: conditions, always the same, that are true of the thread that issues the operations.
-    """
-
-    source: Segment | None
+    source: Segment | None  # None for the beginning of the program
     begin: Progress
     segments: dict[tuple[int, Mark], tuple[Segment, Mark]] = field(default_factory=dict)
-    events: dict[int, dict[Mark, None]] = field(default_factory=dict)
-    ends: set[Mark] = field(default_factory=set)
-    elected: tuple[z3.BoolRef, ...] = ()
+    events: dict[int, dict[Mark, None]] = field(default_factory=dict)  # just after them
+    ends: set[Mark] = field(default_factory=set)  # of the program
+    elected: tuple[z3.BoolRef, ...] = ()  # true of the thread that issues the operations, and always the same
 
 
 class Runs:

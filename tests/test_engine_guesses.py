@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ import tilelang.language as T
 import z3
 
 from engine_verdicts import refuted
+from lemmata.proofs import verify
 from lemmata.proofs.engine.access.trace import Variable
 from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.layers import coverage as trusted
+from lemmata.proofs.engine.layers import problem
 from lemmata.proofs.engine.layers.bounds import grows
 from lemmata.proofs.engine.layers.coverage import points
 from lemmata.proofs.engine.layers.row_major import Digit
@@ -181,6 +184,28 @@ def test_a_wrong_choice_hides_no_gap(
 
     monkeypatch.setattr(trusted, "tile_of", choose)
     assert wrong(build)
+
+
+def unwritten(conditions: Sequence[Condition], folder: Path, layer: str) -> None:
+    """Nothing is written."""
+
+
+def contradictory(conditions: Sequence[Condition], folder: Path, layer: str) -> None:
+    """Every script is one that a solver finds unsatisfiable."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, _ in enumerate(conditions):
+        (folder / f"{layer}-{number}.smt2").write_text("(assert false)(check-sat)")
+
+
+@pytest.mark.parametrize("error", [unwritten, contradictory])
+def test_a_wrong_script_hides_no_gap(
+    error: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = skipped()
+    given: Any = {"layers": ["L1"], "pass_configs": STRICT, "smt": tmp_path}
+    right = verify(kernel, contract(kernel, "out"), **given).failures
+    monkeypatch.setattr(problem, "write", error)
+    assert [str(f) for f in verify(kernel, contract(kernel, "out"), **given).failures] == [str(f) for f in right] != []
 
 
 def test_points_are_counted() -> None:

@@ -112,9 +112,8 @@ def _sets(s: tirx.BufferStore) -> bool:
 
 def _summed_over(s: tirx.BufferStore) -> int | None:
     """Return ``n`` in ``x = the sum of x over n threads``, 1 of their maximum or minimum, and None of anything else."""
-    call = s.value if called(s.value) == "tirx.call_extern" else None
-    reduction = None if call is None else _ALL_REDUCE.match(str(call.args[0].value))
-    if reduction is None or call is None or not _same_element(call.args[1], s):
+    reduction = _ALL_REDUCE.match(str(s.value.args[0].value)) if called(s.value) == "tirx.call_extern" else None
+    if reduction is None or not _same_element(s.value.args[1], s):
         return None
     return int(reduction[2]) if reduction[1] == "Sum" else 1
 

@@ -24,7 +24,7 @@ from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
 from ..smt.constructs import value_of
 from . import intrinsics
-from .instances import constants
+from .instances import names
 from .private import Key, LocalState, Place, interval, place
 from .trace import Access, Context, Mode, Region, Trace, Variable
 from .wgmma import Descriptor
@@ -258,7 +258,7 @@ class Reading:
             return False
         ranges = [t for v in here.variables if v.kind == "loop" for t in (v.low, v.extent) if t is not None]
         known = {*self.hypotheses.sizes, *self.common, *(v.name for v in here.variables if v.kind in ("block", "loop"))}
-        return {c.decl().name() for c in constants([*terms, *here.guards, *ranges])} <= known
+        return names([*terms, *here.guards, *ranges]) <= known
 
     def integer(self, e: tirx.PrimExpr) -> z3.ArithRef:
         """Return the value of an expression that must be an integer."""
@@ -350,12 +350,10 @@ class Reading:
 
     def between_constants(self, buffers: Iterable[tirx.Buffer]) -> dict[int, tuple[int, int]]:
         """Return the least and the largest element of each tensor that the kernel only reads, where that is a constant."""
-        ranges = {
-            hash(b.data): self.hypotheses.ranges.get(b.data.name, (None, None)) for b in filter(self.kept, buffers)
-        }
-        ends = {data: tuple(z3.simplify(e) for e in r if e is not None) for data, r in ranges.items()}
-        constant = {data: [e.as_long() for e in r] for data, r in ends.items() if all(map(z3.is_int_value, r))}
-        return {data: (r[0], r[1] - 1) for data, r in constant.items() if len(r) == 2}
+        ranges = ((hash(b.data), self.hypotheses.ranges.get(b.data.name, ())) for b in filter(self.kept, buffers))
+        ends = {data: [z3.simplify(e) for e in r if e is not None] for data, r in ranges}
+        both = {data: r for data, r in ends.items() if len(r) == 2 and all(map(z3.is_int_value, r))}
+        return {data: (low.as_long(), high.as_long() - 1) for data, (low, high) in both.items()}
 
     def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
         """Return the value of an integer operation, which must fit its type. An unsigned one is taken modulo 2^n."""

@@ -15,7 +15,7 @@ from tvm import tirx
 
 from ..base.dtypes import bits
 from ..compiler.nodes import called
-from .instances import constants, symbols
+from .instances import names, symbols
 from .trace import Access, Context, Region, Variable
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def elections(places: Sequence[Context]) -> tuple[z3.BoolRef, ...]:
     threads = {v.name for v in places[0].variables if v.kind == "thread"}
     common = (g for g in places[0].guards if all(any(g.eq(o) for o in place.guards) for place in places))
     told = (g for g in common if any(s.eq(LEADER) for s in symbols([g])))
-    return tuple(g for g in told if {c.decl().name() for c in constants([g])} <= threads)
+    return tuple(g for g in told if names([g]) <= threads)
 
 
 def store(reading: Reading, e: tirx.Call) -> None:

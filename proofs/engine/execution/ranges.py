@@ -41,8 +41,7 @@ from .outcome import Execution
 UNDERFLOW = "underflow of a denominator"
 _NORMAL = Fraction(1, 2**126)  # the smallest normal float
 _LEAST = -80  # exp(-80) > 2^-126
-_CASES = 256
-"""How many values of the indices of a maximum are looked at one by one."""
+_CASES = 256  # values of the indices of a maximum that are looked at one by one
 _GOALS: Mapping[Kind, tuple[str, Callable[[Any], Any]]] = {
     "exp": ("the argument of exp is at most {}", lambda value: value <= 0),
     "nonzero": ("the denominator is not 0", lambda value: z3.Or(value > 0, value < 0)),
@@ -59,8 +58,7 @@ def conditions(
     waived: list[tuple[Condition, Waiver]] = []
     for obligation in dict.fromkeys(execution.obligations):
         condition = _condition(obligation, execution)
-        waiver = next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None)
-        if waiver:
+        if waiver := next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None):
             waived.append((condition, waiver))
         else:
             floor = _floor(obligation, execution)
@@ -172,8 +170,7 @@ class Linear:
             return z3.RealVal(1)
         if monomial not in self._unknowns:
             unknown = self._unknowns[monomial] = z3.Real(f"{nf.monomial_form(monomial)!r}#{len(self._unknowns)}")
-            sign = self._signs.monomial(monomial)
-            if sign:
+            if sign := self._signs.monomial(monomial):
                 self.facts.append(unknown > 0 if sign == "positive" else unknown >= 0)
             if len(monomial) == 1 and monomial[0][1] == 1:
                 self._describe(nf.atom_of(monomial[0][0]), unknown)

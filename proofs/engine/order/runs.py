@@ -1,19 +1,9 @@
 """What an operation meets on every run of a program that goes on from it.
 
 A program is what the threads of one role do. A run is followed from a segment of accesses, through straight code, both
-arms of a branch, and round loops until nothing new comes. Where runs meet, each progress that is possible is kept. A
-condition that all threads of a block decide alike is remembered where its arms lead to different progress. How often a
-loop has gone round is counted, as far as copies and products can be under way, then known to be at least that.
-
-What a run has decided in an iteration is true of that iteration's number. Once the iteration is over, it is said of the
-number as counted: of so many after the first, or after the operation's own, or of the last. So nothing is said of the wrong
-iteration, and a run is left out only if what it has decided is false as it stands: no thread takes it. Where the number is
-not known, the decision is forgotten, which makes more runs possible, never fewer. A pair of accesses that only such a run
-leads to is proved apart as any other, but if it is not, that is unknown and no refutation.
-
-Between two barriers of all its threads, two of them may be at any two places that a run without a barrier connects, in
-either order, or in two arms of one branch. So two accesses are ordered if every run from one to the other has what
-progress.py demands.
+arms of a branch, and round loops until nothing new comes. What all threads of a block decide alike is remembered for as long
+as the number of its iteration is known. ``docs/order.md`` shows why no run is left out that threads may take, and why two
+accesses are ordered if every run from one to the other has what progress.py demands.
 """
 
 from __future__ import annotations
@@ -24,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import z3
 
-from ..access.instances import constants
+from ..access.instances import names
 from ..access.tma import elections
 from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable
 from ..smt.constructs import value_of
@@ -241,23 +231,23 @@ class Runs:
 
     def _decided_alike(self, condition: z3.BoolRef) -> bool:
         """Return whether all threads of a block that are in one iteration find the same."""
-        return _names(condition) <= self._uniform
+        return names([condition]) <= self._uniform
 
     def _alike(self, number: z3.ArithRef) -> z3.ArithRef | None:
         """Return a number if all threads of a block that are in one iteration find the same."""
-        return number if _names(number) <= self._uniform else None
+        return number if names([number]) <= self._uniform else None
 
 
 def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
     """Return whether a loop within a segment goes round both, so that either may come first."""
-    names = {v.name for v in outer}
-    ours, theirs = ({v.name for v in x.context.variables if v.kind == "loop"} - names for x in (a, b))
+    around = {v.name for v in outer}
+    ours, theirs = ({v.name for v in x.context.variables if v.kind == "loop"} - around for x in (a, b))
     return bool(ours & theirs)
 
 
 def _over(facts: Facts, variable: Variable, number: z3.ArithRef | None) -> Facts:
     """Return what is still known once an iteration of a loop is over, of which this is the number, or None if unknown."""
-    of = frozenset(f for f in facts if variable.name in _names(f))
+    of = frozenset(f for f in facts if variable.name in names([f]))
     said = () if number is None else (z3.simplify(z3.substitute(f, (variable.term, number))) for f in of)
     return facts - of | {f for f in said if not z3.is_true(f)}
 
@@ -265,7 +255,7 @@ def _over(facts: Facts, variable: Variable, number: z3.ArithRef | None) -> Facts
 def _decides(loop: Loop) -> Facts:
     """Return that something is forgotten in iterations that are not counted, if the number decides anything in a loop."""
     branches = (n for node in loop.body for n in inside(node) if isinstance(n, Branch))
-    return frozenset({FORGOTTEN}) if any(loop.variable.name in _names(b.condition) for b in branches) else NONE
+    return frozenset({FORGOTTEN}) if any(loop.variable.name in names([b.condition]) for b in branches) else NONE
 
 
 def _possible(marks: Iterable[Mark]) -> set[Mark]:
@@ -277,14 +267,10 @@ def _possible(marks: Iterable[Mark]) -> set[Mark]:
     return {m for alike, of in found.items() for m in (of if len(of) <= _MOST else {alike})}
 
 
-def _names(term: z3.ExprRef) -> set[str]:
-    return {c.decl().name() for c in constants([term])}
-
-
 def _last(loop: Loop) -> z3.ArithRef:
     return loop.variable.low + loop.variable.count - 1
 
 
 def _outside(common: tuple[Variable, ...], loop: Loop) -> tuple[Variable, ...]:
-    names = [v.name for v in common]
-    return common[: names.index(loop.variable.name)] if loop.variable.name in names else common
+    each = [v.name for v in common]
+    return common[: each.index(loop.variable.name)] if loop.variable.name in each else common

@@ -29,12 +29,10 @@ from .private import Key, LocalState, Place, interval, place
 from .trace import Access, Context, Mode, Region, Trace, Variable
 from .wgmma import Descriptor
 
+_FUNCTIONS = "if_then_else|exp2?|log2?|r?sqrt|sigmoid|tanh|fabs|floor|ceil|pow|bitwise_\\w+|shift_\\w+"
 OF_OPERANDS = re.compile(
-    r"tirx\.(if_then_else|exp2?|log2?|r?sqrt|sigmoid|tanh|fabs|floor|ceil|pow|bitwise_\w+|shift_\w+)|"
-    + MATHEMATICS.pattern
-)
-"""Calls whose value is a function of their operands."""
-
+    rf"tirx\.({_FUNCTIONS})|{MATHEMATICS.pattern}"
+)  # calls whose value is a function of their operands
 HELD = "held "  # in the name of what stands for a float in private memory
 Value: TypeAlias = z3.ExprRef | None
 Terms: TypeAlias = tuple[z3.ExprRef, ...] | None

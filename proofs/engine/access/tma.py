@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _DESCRIPTOR = "tl.create_tma_descriptor"
 _ATOMS = {1: 32, 2: 64, 3: 128}  # bytes of a row that is swizzled, by the kind of swizzle; 0 is none
 _WARP = 32
+# the lane that is elected in the warp of a thread: some one, and each time the same
 LEADER = z3.Function("leader of a warp", z3.IntSort(), z3.IntSort())
-"""The lane that is elected in the warp of a thread: some one, and each time the same."""
 
 
 def elected(reading: Reading, e: tirx.Call) -> Value:

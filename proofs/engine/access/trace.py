@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import z3
 
@@ -16,6 +16,8 @@ from ..base.errors import Unsupported
 from ..compiler.instructions import Does
 
 Mode = Literal["read", "write"]
+Kind = Literal["block", "thread", "loop", "lane"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Required = Literal["overflow", "division", "cast", "assume", "value"]
 
 
@@ -24,7 +26,7 @@ class Variable:
     """An integer that tells executions of one statement apart: an index, a loop variable, or the lane of a vector."""
 
     name: str  # in the kernel, made unique
-    kind: Literal["block", "thread", "loop", "lane"]
+    kind: Kind
     low: z3.ArithRef  # its smallest value
     extent: z3.ArithRef | None  # how many values it takes; None when unbounded (the iteration of a while loop)
 

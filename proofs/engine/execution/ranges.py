@@ -12,10 +12,6 @@ The conditions are linear over the atoms: a product of several atoms, or a power
 known. What is computed as a square, or as a sum of such, is not negative, though multiplied out it may look so. A maximum
 is at least each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The conditions under
 which an operation runs are hypotheses, and so is the range that the contract gives the elements of a float input.
-
-A contract that gives such a range says that exp is meant to be taken of more than differences from a maximum. Its argument
-is then at most 64, for exp(64) < 2^93 leaves room for sums; at most 11 if the kernel makes numbers of half precision, which
-exp(11) still is; and at most 0 if it makes 8-bit ones.
 """
 
 from __future__ import annotations
@@ -130,7 +126,10 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
 
 
 def _most(execution: Execution) -> int:
-    """Return what an argument of exp is at most."""
+    """Return what an argument of exp is at most: more than 0 only if a contract bounds floats, so that it is meant to be.
+
+    exp(64) < 2^93 leaves room for sums, and exp(11) is still a number of half precision; none is of 8 bits.
+    """
     if not execution.facts.floats or any(t.startswith(("float8", "float4")) for t in execution.types):
         return 0
     return 11 if "float16" in execution.types else 64

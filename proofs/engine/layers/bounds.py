@@ -10,12 +10,12 @@ The strict reading shows that the kernel's own indices are right; the compiler's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import z3
 from tvm import tirx
 from tvm.ir import structural_equal
+from tvm.tirx import PrimFunc
 
 from ..access.sites import can_happen
 from ..access.trace import Access, Trace
@@ -25,6 +25,7 @@ from ..base.dtypes import span
 from ..base.errors import Unsupported
 from ..base.text import brief
 from ..compiler import extract
+from ..compiler.extract import ARCH, Configs
 from ..compiler.nodes import nodes
 from ..contract.hypotheses import Hypotheses
 from .row_major import Digit, digits
@@ -40,12 +41,7 @@ _STATIC_SHARED = 48 * 1024
 _SHARED = {"sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB
 
 
-def bounds(
-    prim_func: tirx.PrimFunc,
-    hypotheses: Hypotheses,
-    pass_configs: Mapping[str, object] | None = None,
-    arch: str = extract.ARCH,
-) -> Analysis:
+def bounds(prim_func: PrimFunc, hypotheses: Hypotheses, pass_configs: Configs = None, arch: str = ARCH) -> Analysis:
     """Return the conditions of layer 0.
 
     Their kinds are "bounds", "overflow", "division", "cast", "launch", "value" for what is stored to an output whose
@@ -140,9 +136,7 @@ def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
         raise Unsupported(f"the shared memory of {arch}")
     static = sum(size for name, size in trace.shared_bytes.items() if name in trace.static)
     sizes = [("static shared memory", static, _STATIC_SHARED, "CUDA")] if static else []
-    for what, size, most, whose in (
-        *sizes,
-        ("shared memory", sum(trace.shared_bytes.values()), most_shared * 1024, arch),
-    ):
+    sizes.append(("shared memory", sum(trace.shared_bytes.values()), most_shared * 1024, arch))
+    for what, size, most, whose in sizes:
         goals.append((what, f"{size} bytes of {what} are at most the {most} of {whose}", z3.BoolVal(size <= most)))
     return [Condition("launch", words, hypotheses.facts, goal, Site(f"launch: {what}")) for what, words, goal in goals]

@@ -21,18 +21,14 @@ from ..forms.normal_form import Form
 from ..reference.pull_array import Integers, deciding
 from ..reference.symbolic_torch import SymbolicTensor, tensor
 
+Finite = Callable[..., Form] | None
 Compared = tuple[Execution, Sequence[Equation]]
+# executes a kernel symbolically under some facts and compares its outputs with the reference
 Compare = Callable[[Any, Facts], Compared]
-"""Executes a kernel symbolically under some facts and compares its outputs with the reference."""
 
 
 def symbolic_input(
-    name: str,
-    shape: Sequence[Form | int],
-    integer: Integers | None = None,
-    *,
-    raw: bool = False,
-    finite: Callable[..., Form] | None = None,
+    name: str, shape: Sequence[Form | int], integer: Integers | None = None, *, raw: bool = False, finite: Finite = None
 ) -> SymbolicTensor:
     """Return the input of that name, whose elements are the atoms that the kernel's reads are.
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import z3
-from tvm import tirx
+from tvm.tirx import PrimFunc
 
 from ..access.instances import Renaming, agree, equal, names, sequent, symbols
 from ..access.sites import sites
@@ -28,6 +28,7 @@ from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, conjunction, disjunction
 from ..base.errors import Unsupported
 from ..compiler import extract
+from ..compiler.extract import ARCH, Configs
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import subterms
@@ -36,12 +37,7 @@ from .tiling import Choice, Tiling, elected, tile_of, tiling
 _WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
 
 
-def coverage(
-    prim_func: tirx.PrimFunc,
-    hypotheses: Hypotheses,
-    pass_configs: Mapping[str, object] | None = None,
-    arch: str = extract.ARCH,
-) -> Analysis:
+def coverage(prim_func: PrimFunc, hypotheses: Hypotheses, pass_configs: Configs = None, arch: str = ARCH) -> Analysis:
     """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
     Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by

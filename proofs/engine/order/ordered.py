@@ -31,6 +31,7 @@ from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
 from .runs import Carried, Mark, Runs, Way, share_a_loop
 from .words import lacking, unmet
 
+Weights = tuple[int | None, int | None]  # by how many iterations each of two must follow the other
 _PLAIN = ("load", "store", "atomic")
 
 
@@ -168,9 +169,7 @@ class Ordered:
         found = ((least(node, b.step.node), later) for node, later in a.over)
         return min((weight + later for weight, later in found if weight is not None), default=None)
 
-    def _distances(
-        self, a: Use, b: Use, weights: tuple[int | None, int | None], renaming: Renaming
-    ) -> list[z3.BoolRef] | None:
+    def _distances(self, a: Use, b: Use, weights: Weights, renaming: Renaming) -> list[z3.BoolRef] | None:
         """Return in which iterations the two are not ordered; None if in none."""
         (ahead, behind), parts = weights, (a.step.part, b.step.part)
         if parts in ((BEFORE, BEFORE), (AFTER, AFTER)):

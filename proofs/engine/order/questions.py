@@ -12,10 +12,10 @@ barriers. The source of an asynchronous copy is read like any other.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import z3
-from tvm import tirx
+from tvm.tirx import PrimFunc
 
 from ..access.instances import Renaming, at, constants, equal, sequent
 from ..access.sites import sites
@@ -23,6 +23,7 @@ from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, 
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Outcome, conjunction, disjunction
 from ..compiler import extract
+from ..compiler.extract import ARCH, Configs
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
 from ..smt.constructs import value_of
@@ -45,12 +46,7 @@ _WARP, _WARPGROUP = 32, 128
 _WAITING = ("barrier", "phase", "deadlock")
 
 
-def order(
-    prim_func: tirx.PrimFunc,
-    hypotheses: Hypotheses,
-    pass_configs: Mapping[str, object] | None = None,
-    arch: str = extract.ARCH,
-) -> Analysis:
+def order(prim_func: PrimFunc, hypotheses: Hypotheses, pass_configs: Configs = None, arch: str = ARCH) -> Analysis:
     """Return the conditions that put accesses in order, of the kernel as shipped.
 
     Kinds: "race", of accesses that threads make; "async", of copies, products and registers; "barrier", that barriers are
@@ -69,7 +65,7 @@ def order(
     return within_blocks(lowered.device, hypotheses) + Analysis(conditions, thread.unmodelled, ())
 
 
-def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
+def within_blocks(device: PrimFunc, hypotheses: Hypotheses) -> Analysis:
     """Return the conditions on the threads of one block, of a function at device level."""
     trace = walk(device, hypotheses)
     block = block_of(trace)

@@ -15,7 +15,7 @@ from functools import partial
 import z3
 
 from ..access.instances import Renaming, symbols
-from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace, Variable
+from ..access.trace import KINDS, Access, Branch, Context, Event, Loop, Node, Segment, Trace, Variable
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does, at_mbarriers
 from ..contract.hypotheses import Hypotheses
@@ -192,9 +192,7 @@ class Threads:
         """Return the guards that are not true just because the thread has this role."""
         return tuple(g for g in context.guards if (s := self.of(g)) is None or not role.threads <= s)
 
-    def plainly(
-        self, context: Context, role: Role, kinds: Collection[str] = ("block", "thread", "loop", "lane")
-    ) -> tuple[z3.BoolRef, ...]:
+    def plainly(self, context: Context, role: Role, kinds: Collection[str] = KINDS) -> tuple[z3.BoolRef, ...]:
         """Return what holds of every thread of the role at a place, variables of some kinds in their ranges."""
         others = self.others(context, role)
         kept = (g for g in context.guards if not any(g.eq(o) for o in others))

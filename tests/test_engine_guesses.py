@@ -13,7 +13,7 @@ import z3
 
 from engine_verdicts import refuted
 from lemmata.proofs import verify
-from lemmata.proofs.engine.access.trace import Variable
+from lemmata.proofs.engine.access.trace import Division, Variable
 from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
@@ -181,6 +181,34 @@ def test_a_wrong_choice_hides_no_gap(
     def choose(*given: Any) -> Any:
         chosen, shares = tile_of(*given)
         return error(chosen), shares
+
+    monkeypatch.setattr(trusted, "tile_of", choose)
+    assert wrong(build)
+
+
+def a_number(shares: list[Division], row: z3.ArithRef) -> list[Division]:
+    """A quotient is said to be 0, so that rows are fewer than two."""
+    return [*shares, Division(row, z3.IntVal(2), z3.IntVal(0), z3.Int("the rest"))]
+
+
+def a_term(shares: list[Division], row: z3.ArithRef) -> list[Division]:
+    """A remainder is said to be 1 more than something that is at least 0, so that no row is the first."""
+    return [*shares, Division(row, z3.IntVal(2**40), z3.Int("the whole"), z3.Int("the rest") * 2 + 2)]
+
+
+def the_row(shares: list[Division], row: z3.ArithRef) -> list[Division]:
+    """A row is said to be its own remainder by 1."""
+    return [*shares, Division(row, z3.IntVal(1), z3.Int("the whole"), row)]
+
+
+@pytest.mark.parametrize("error", [a_number, a_term, the_row])
+@pytest.mark.parametrize("build", [gaps, sparse, skipped])
+def test_a_share_that_is_no_variable_hides_no_gap(
+    build: Callable[[], Any], error: Callable[..., list[Division]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(*given: Any) -> Any:
+        chosen, shares = tile_of(*given)
+        return chosen, error(shares, z3.Int("out.0"))
 
     monkeypatch.setattr(trusted, "tile_of", choose)
     assert wrong(build)

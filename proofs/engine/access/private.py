@@ -50,12 +50,10 @@ def _places(s: Any, loops: Loops = ()) -> Iterator[tuple[Any, Loops]]:
 
 
 def counters(body: tirx.Stmt, extent: Extent, inputs: Mapping[int, Interval]) -> dict[int, Bounds]:
-    """Return the least and the largest value of private buffers, by data pointer.
+    """Return the least and the largest value of private buffers, by data pointer, of a body that is all that can touch them.
 
-    Args:
-        body: all that can touch the buffers.
-        extent: the extent of a loop as a term over the sizes; Unsupported where it depends on more.
-        inputs: the least and the largest element of tensors that the kernel only reads, by data pointer.
+    ``extent``: that of a loop as a term over the sizes, Unsupported where it depends on more. ``inputs``: the least and the
+    largest element of tensors that the kernel only reads, by data pointer.
     """
     found: dict[int, list[Store]] = {}
     for s, loops in _places(body):
@@ -185,9 +183,8 @@ class LocalState:
     writes, two reads at the same index give the same value even where that value is not known. Of what a loop writes
     nothing is known at the start of its body; after it nothing is known but what was before and is not written in it.
 
-    Args:
-        unknown: makes a value of which only the buffer and the type are known, and whether it has been set.
-        followed: the number of elements of a buffer; None of those whose elements set are not asked for.
+    ``unknown`` makes a value of which only the buffer and the type are known, and whether it has been set; ``followed`` gives
+    the number of elements of a buffer, None of those whose elements set are not asked for.
     """
 
     def __init__(self, unknown: Callable[[Key, bool], z3.ExprRef], followed: Callable[[int], int | None]) -> None:

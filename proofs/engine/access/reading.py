@@ -40,13 +40,10 @@ _LOST = "private memory that a loop changes"  # how often is not known
 
 
 class Reading:
-    """A reading of expressions as terms. Everything met on the way is filed with the recorder.
+    """A reading of expressions as terms. Accesses and obligations met on the way are filed with the recorder.
 
-    Args:
-        recorder: where accesses and obligations go.
-        hypotheses: what is known of the elements of tensors.
-        written: names of global buffers that the kernel writes, or passes to an instruction that might.
-        bound: the variables that the kernel binds, which are no sizes whatever their names.
+    ``hypotheses`` is what is known of the elements of tensors; ``written`` names the global buffers that the kernel writes,
+    or passes to an instruction that might; ``bound`` are the variables that it binds, no sizes whatever their names.
     """
 
     def __init__(self, recorder: Trace, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]) -> None:
@@ -88,6 +85,10 @@ class Reading:
                 return self.checked(e, base + stride * self._lane(int(e.lanes)))
             case "Broadcast":
                 return self.value(e.value)
+            case "Shuffle":
+                for operand in (*e.vectors, *e.indices):
+                    self.value(operand)
+                return self.opaque("shuffle", str(e.dtype))
             case name if name in _READ:
                 return _READ[name](self, e)
         raise Unsupported(f"expression {type(e).__name__}: {printed(e)}")

@@ -134,11 +134,7 @@ class Contents:
 
 
 class Buffers:
-    """Loads and stores, where control is now.
-
-    Args:
-        execution: what is written to outputs goes there.
-    """
+    """Loads and stores, where control is now. What is written to outputs goes to the execution."""
 
     site: object
 

@@ -179,9 +179,8 @@ def _execution(
 ) -> tuple[z3.BoolRef, z3.BoolRef]:
     """Return what is known of the execution of a write that is named for an element, and what is left to show of it.
 
-    Returns:
-        What may be assumed of its inner variables, since the tile is hit everywhere; and what is left to show: that it
-        exists, passes the guards and writes the element.
+    Known of its inner variables is that the tile is hit everywhere. Left to show is that it exists, passes the guards and
+    writes the element.
     """
     tile, context = write.tile, write.access.context
     known = sizes | {e.decl().name() for e in element}
@@ -208,10 +207,11 @@ def _execution(
 
 def _parts(shares: Sequence[Division], known: frozenset[str]) -> set[str]:
     """Return the names that are given to quotients and remainders of what is known; Unsupported if they have a meaning yet."""
-    parts, of = [str(p) for d in shares for p in d.parts], names(t for d in shares for t in (d.dividend, d.divisor))
-    if not of <= known or len({*parts} - known) < len(parts):
+    parts, of = [p for d in shares for p in d.parts], names(t for d in shares for t in (d.dividend, d.divisor))
+    new = {str(p) for p in parts if names([p]) == {str(p)}} - known  # each a variable of its own, and no term
+    if not of <= known or len(new) < len(parts):
         raise Unsupported(f"tiles whose share of a tensor depends on {', '.join(sorted(of - known))}")
-    return {*parts}
+    return new
 
 
 def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]) -> None:

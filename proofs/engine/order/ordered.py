@@ -53,12 +53,7 @@ class Meeting(NamedTuple):
 
 
 class Ordered:
-    """The accesses of a block, and which of them are ordered.
-
-    Args:
-        block: its roles.
-        hypotheses: what is known of its sizes.
-    """
+    """The accesses of a block, whose sizes are known as hypotheses say, and which of them are ordered."""
 
     def __init__(self, block: Block, hypotheses: Hypotheses) -> None:
         self.block, self._hypotheses = block, hypotheses

@@ -59,15 +59,10 @@ class Graph:
     def least(
         self, a: int, b: int, *, orders: bool = True, fenced: bool = False, shown: bool = False, looping: bool = True
     ) -> int | None:
-        """Return the least weight of a path; None if there is none.
+        """Return the least weight of a path from a node to another; None if there is none.
 
-        Args:
-            a: where it begins.
-            b: where it ends.
-            orders: only of those that order all threads.
-            fenced: only of those with a proxy fence.
-            shown: only of those at whose end all is seen that was written before them.
-            looping: also of those through iterations of the loops.
+        ``orders``: only of those that order all threads; ``fenced``: only of those with a proxy fence; ``shown``: only of those
+        at whose end all is seen that was written before them; ``looping``: also of those through iterations of the loops.
         """
         key = a, shown, looping
         if key not in self._known:

@@ -96,11 +96,10 @@ _GROUPS: Mapping[str, tuple[Does, Does]] = {
 
 
 class Steps:
-    """What events do to the progress of operations.
+    """What events of a program do to the progress of operations.
 
-    Args:
-        nodes: the program. Groups are counted as far as some wait in it can tell them apart.
-        meets: whether an event is a barrier of all threads that run the program.
+    Groups are counted as far as some wait in it can tell them apart. ``meets`` says whether an event is a barrier of all
+    threads that run the program.
     """
 
     def __init__(self, nodes: Sequence[Node], meets: Callable[[Event], bool]) -> None:

@@ -99,13 +99,10 @@ class Way:
 
 
 class Runs:
-    """The runs through a program.
+    """The runs through a program, of which ``steps`` says what its events do.
 
-    Args:
-        nodes: the program.
-        steps: what its events do.
-        uniform: names of constants that have one value in a block.
-        settle: whether an operation that lacks nothing need not be followed any further.
+    ``uniform`` names the constants that have one value in a block. With ``settle``, an operation that lacks nothing is not
+    followed any further.
     """
 
     def __init__(self, nodes: Sequence[Node], steps: Steps, uniform: Iterable[str], settle: bool = True) -> None:

@@ -102,45 +102,32 @@ class Reading:
             raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
         return None
 
-    def _operands(self, e: tirx.PrimExpr) -> tuple[z3.ArithRef, z3.ArithRef] | None:
-        """Return two integers; None if they are no integers."""
-        if is_integer(str(e.dtype)):
-            return self.integer(e.a), self.integer(e.b)
-        self.value(e.a)
-        self.value(e.b)
-        return None
-
-    def _arithmetic(self, e: tirx.PrimExpr) -> Value:
-        operands, name = self._operands(e), type(e).__name__
-        if operands is None:
+    def _binary(self, e: tirx.PrimExpr) -> Value:
+        """Return what an operator makes of two integers; None if they are no integers."""
+        name = type(e).__name__
+        if not is_integer(str(e.dtype)):
+            self.value(e.a)
+            self.value(e.b)
             return None
-        a, b = operands
+        a, b = self.integer(e.a), self.integer(e.b)
         if name in ("Min", "Max"):
             return z3.If(a <= b if name == "Min" else a >= b, a, b)
-        return self.checked(e, _of_python(e)(a, b))
+        return self.checked(e, _of_python(e)(a, b)) if name in ("Add", "Sub", "Mul") else self._divided(e, a, b)
 
-    def _division(self, e: tirx.PrimExpr) -> Value:
+    def _divided(self, e: tirx.PrimExpr, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef:
         """Return the quotient or the remainder, rounded down or, of Div and Mod, towards zero."""
-        operands, name = self._operands(e), type(e).__name__
-        if operands is None:
-            return None
-        a, b = operands
         if not self._quiet:
             self.recorder.require("division", f"{printed(e)} does not divide by zero", b != 0)
-        quotient, remainder = self._floor(a, b)
-        if not name.startswith("Floor"):  # as in C: down, and up again where a remainder is left below zero
+        if fixed := z3.is_int_value(b) and b.as_long() > 0:
+            quotient, remainder = a / b, a % b  # Z3 rounds down so
+        else:
+            quotient, remainder = self.recorder.divide(z3.simplify(a), z3.simplify(b)).parts
+        if isinstance(e, (tirx.Div, tirx.Mod)):  # as in C: down, and up again where a remainder is left below zero
             up = z3.And(remainder != 0, (a < 0) != (b < 0))
             quotient, remainder = z3.If(up, quotient + 1, quotient), z3.If(up, remainder - b, remainder)
-        if not (z3.is_int_value(b) and b.as_long() > 0):  # the smallest integer over -1 overflows
+        if not fixed:  # the smallest integer over -1 overflows
             quotient = self.checked(e, quotient)
-        return quotient if name.endswith("Div") else remainder
-
-    def _floor(self, a: z3.ArithRef, b: z3.ArithRef) -> tuple[z3.ArithRef, z3.ArithRef]:
-        """Return quotient and remainder, rounded down. Z3 divides so by positive constants; else the results get names."""
-        if z3.is_int_value(b) and b.as_long() > 0:
-            return a / b, a % b
-        division = self.recorder.divide(z3.simplify(a), z3.simplify(b))
-        return division.quotient, division.remainder
+        return quotient if isinstance(e, (tirx.Div, tirx.FloorDiv)) else remainder
 
     def _cast(self, e: tirx.Cast) -> Value:
         source, target = str(e.value.dtype), str(e.dtype)
@@ -366,8 +353,7 @@ class Reading:
 
 _READ: Mapping[str, Callable[[Reading, Any], Value]] = {
     **dict.fromkeys(("Var", "SizeVar"), Reading._variable),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Min", "Max"), Reading._arithmetic),
-    **dict.fromkeys(("FloorDiv", "FloorMod", "Div", "Mod"), Reading._division),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Min", "Max", "FloorDiv", "FloorMod", "Div", "Mod"), Reading._binary),
     **dict.fromkeys(("EQ", "NE", "LT", "LE", "GT", "GE"), Reading._comparison),
     **dict.fromkeys(("And", "Or"), Reading._connective),
     **{"Cast": Reading._cast, "Call": intrinsics.call, "BufferLoad": Reading._load},

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import z3
 
@@ -21,6 +22,7 @@ from ..smt.constructs import value_of
 from .progress import BEGIN, Progress, Steps, kind
 from .roles import inside, times
 
+Term = TypeVar("Term", bound=z3.ExprRef)
 Facts = frozenset[z3.BoolRef]
 NONE: Facts = frozenset()
 FORGOTTEN = z3.Bool(value_of("what is decided in an iteration that is not counted"))
@@ -177,7 +179,7 @@ class Runs:
         then, otherwise = (self._through(arm, {mark}) for arm in node.arms)
         if mark.progress.groups is not None and any(node.condition.eq(c) for c in self._way.elected):
             return then  # the thread that closes and awaits the group
-        if not self._decided_alike(node.condition):
+        if self._alike(node.condition) is None:
             return then | otherwise
         both, negated = then & otherwise, z3.Not(node.condition)
         return both | {m.knowing(node.condition) for m in then - both} | {m.knowing(negated) for m in otherwise - both}
@@ -213,7 +215,7 @@ class Runs:
         for number in sorted(numbers):
             term = count <= 0 if number == 0 else count == number if number <= self._far else count >= number
             fact = z3.simplify(term)
-            yield mark.knowing(fact) if self._decided_alike(fact) else mark
+            yield mark if self._alike(fact) is None else mark.knowing(fact)
 
     def _around(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
         """Return the marks after a loop, from the end of the operation's own iteration on."""
@@ -226,13 +228,9 @@ class Runs:
             todo = _possible(m.round(loop, self._far) for m in after) - done
         return ends
 
-    def _decided_alike(self, condition: z3.BoolRef) -> bool:
-        """Return whether all threads of a block that are in one iteration find the same."""
-        return names([condition]) <= self._uniform
-
-    def _alike(self, number: z3.ArithRef) -> z3.ArithRef | None:
-        """Return a number if all threads of a block that are in one iteration find the same."""
-        return number if names([number]) <= self._uniform else None
+    def _alike(self, term: Term) -> Term | None:
+        """Return a term if all threads of a block that are in one iteration find the same."""
+        return term if names([term]) <= self._uniform else None
 
 
 def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:

@@ -16,9 +16,8 @@ from ..base.dtypes import fits
 from ..base.errors import Unsupported
 from ..compiler.instructions import ATOMIC, COLLECTIVE, COUNTS, HARMLESS, MATHEMATICS, does
 from ..compiler.nodes import called, passed
-from ..smt.constructs import value_of
 from . import tma, wgmma
-from .trace import Access, Event, Mode, Region, Variable
+from .trace import Access, Event, Mode, Region, Variable, value_of
 
 if TYPE_CHECKING:
     from .reading import Reading, Value

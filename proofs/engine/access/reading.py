@@ -22,11 +22,10 @@ from ..compiler.instructions import MATHEMATICS
 from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
-from ..smt.constructs import value_of
 from . import intrinsics
 from .instances import names
 from .private import Key, LocalState, Place, interval, place
-from .trace import Access, Context, Mode, Region, Trace, Variable
+from .trace import Access, Context, Mode, Region, Trace, Variable, value_of
 from .wgmma import Descriptor
 
 _FUNCTIONS = "if_then_else|exp2?|log2?|r?sqrt|sigmoid|tanh|fabs|floor|ceil|pow|bitwise_\\w+|shift_\\w+"

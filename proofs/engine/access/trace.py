@@ -165,6 +165,11 @@ Node = Segment | Event | Loop | Branch
 _RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
 
 
+def value_of(construct: str) -> str:
+    """Return the name of an unknown for what a construct that is not modelled gives: one of its own, and no variable's."""
+    return f"{construct}()"
+
+
 @dataclass(eq=False)
 class Trace:
     """Everything that one kernel does, as far as it is modelled, and where execution stands while it is recorded."""

@@ -25,11 +25,11 @@ from ..compiler.leaving import BREAKS, leaves, structured
 from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
-from ..smt.constructs import constructs, value_of
+from ..smt.constructs import constructs
 from .intrinsics import event
 from .private import counters
 from .reading import OF_OPERANDS, Reading
-from .trace import Branch, Event, Loop, Node, Trace, Variable
+from .trace import Branch, Event, Loop, Node, Trace, Variable, value_of
 
 _AXES: Mapping[str, Literal["block", "thread"]] = {"blockIdx": "block", "threadIdx": "thread"}
 _BARRIER = "tirx.tvm_storage_sync"

@@ -19,14 +19,13 @@ from tvm.tirx import PrimFunc
 
 from ..access.instances import Renaming, at, constants, equal, sequent
 from ..access.sites import sites
-from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace
+from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace, value_of
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Outcome, conjunction, disjunction
 from ..compiler import extract
 from ..compiler.extract import ARCH, Configs
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
-from ..smt.constructs import value_of
 from .ordered import Ordered, flat, same_execution
 from .possible import among_roles, operations
 from .progress import kind

@@ -17,8 +17,7 @@ import z3
 
 from ..access.instances import names
 from ..access.tma import elections
-from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable
-from ..smt.constructs import value_of
+from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable, value_of
 from .progress import BEGIN, Progress, Steps, kind
 from .roles import inside, times
 

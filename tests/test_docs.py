@@ -36,7 +36,7 @@ FINDS = (
     *("semantics/algebra", "semantics/loops", "access/sites", "order/possible", "order/words"),
     *("forms/choices", "forms/summing", "forms/refutation", "forms/pretty", "forms/statement", "reference/shapes"),
     *("execution/changes", "execution/invariants", "execution/obligations"),
-    *("layers/examples", "layers/lemmas", "layers/mutants", "layers/row_major", "layers/tiling"),
+    *("layers/examples", "layers/lemmas", "layers/mutants", "layers/row_major", "layers/scripts", "layers/tiling"),
 )
 """Modules in which no error can make a false theorem, each of which says why.
 

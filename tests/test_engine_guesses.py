@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ import tilelang.language as T
 import z3
 
 from engine_verdicts import refuted
-from lemmata.proofs.engine.access.trace import Variable
+from lemmata.proofs import verify
+from lemmata.proofs.engine.access.trace import Division, Variable
 from lemmata.proofs.engine.base.conditions import Condition, Site
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.layers import coverage as trusted
+from lemmata.proofs.engine.layers import problem
 from lemmata.proofs.engine.layers.bounds import grows
 from lemmata.proofs.engine.layers.comparison import symbolic_input
 from lemmata.proofs.engine.layers.coverage import points
@@ -184,6 +187,56 @@ def test_a_wrong_choice_hides_no_gap(
 
     monkeypatch.setattr(trusted, "tile_of", choose)
     assert wrong(build)
+
+
+def a_number(shares: list[Division], row: z3.ArithRef) -> list[Division]:
+    """A quotient is said to be 0, so that rows are fewer than two."""
+    return [*shares, Division(row, z3.IntVal(2), z3.IntVal(0), z3.Int("the rest"))]
+
+
+def a_term(shares: list[Division], row: z3.ArithRef) -> list[Division]:
+    """A remainder is said to be 1 more than something that is at least 0, so that no row is the first."""
+    return [*shares, Division(row, z3.IntVal(2**40), z3.Int("the whole"), z3.Int("the rest") * 2 + 2)]
+
+
+def the_row(shares: list[Division], row: z3.ArithRef) -> list[Division]:
+    """A row is said to be its own remainder by 1."""
+    return [*shares, Division(row, z3.IntVal(1), z3.Int("the whole"), row)]
+
+
+@pytest.mark.parametrize("error", [a_number, a_term, the_row])
+@pytest.mark.parametrize("build", [gaps, sparse, skipped])
+def test_a_share_that_is_no_variable_hides_no_gap(
+    build: Callable[[], Any], error: Callable[..., list[Division]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(*given: Any) -> Any:
+        chosen, shares = tile_of(*given)
+        return chosen, error(shares, z3.Int("out.0"))
+
+    monkeypatch.setattr(trusted, "tile_of", choose)
+    assert wrong(build)
+
+
+def unwritten(conditions: Sequence[Condition], folder: Path, layer: str) -> None:
+    """Nothing is written."""
+
+
+def contradictory(conditions: Sequence[Condition], folder: Path, layer: str) -> None:
+    """Every script is one that a solver finds unsatisfiable."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, _ in enumerate(conditions):
+        (folder / f"{layer}-{number}.smt2").write_text("(assert false)(check-sat)")
+
+
+@pytest.mark.parametrize("error", [unwritten, contradictory])
+def test_a_wrong_script_hides_no_gap(
+    error: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = skipped()
+    given: Any = {"layers": ["L1"], "pass_configs": STRICT, "smt": tmp_path}
+    right = verify(kernel, contract(kernel, "out"), **given).failures
+    monkeypatch.setattr(problem, "write", error)
+    assert [str(f) for f in verify(kernel, contract(kernel, "out"), **given).failures] == [str(f) for f in right] != []
 
 
 def test_points_are_counted() -> None:

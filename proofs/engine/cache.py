@@ -37,8 +37,8 @@ def digest(package: Path, folders: Iterable[str]) -> str:
     return sha.hexdigest()
 
 
+# the digest of all that a proof is made of: engine, operators' proofs, kernels and references
 _sources = cache(partial(digest, _LEMMATA, _SOURCES))
-"""Returns the digest of all that a proof is made of: engine, operators' proofs, kernels and references."""
 
 
 def key(prim_func: Any, *asked: object) -> str:

@@ -24,8 +24,7 @@ from .smt.solve import Z3_STEPS, solve
 _DEFAULTS: Options = {
     **{"lemmas": (), "waivers": (), "arch": extract.ARCH, "mutate": False, "every": 1},
     **{"solver": "z3", "seed": 0, "rlimit": Z3_STEPS},
-}
-"""The options that are not None if they are left out."""
+}  # the options that are not None if they are left out
 __all__ = ["Compare", "Compared", "Options", "against", "applies", "verify"]
 
 
@@ -83,11 +82,7 @@ def verify(
 
 
 def _problem(
-    kernel: Any,
-    contract: Contract,
-    statics: Mapping[str, float],
-    reference: Callable[..., Tensor | tuple[Tensor, ...]] | None,
-    asked: Options,
+    kernel: Any, contract: Contract, statics: Mapping[str, float], reference: Callable[..., Any] | None, asked: Options
 ) -> Problem:
     """Return what is to be proved, once the options are found to be right."""
     check(contract, statics, asked)

@@ -67,13 +67,18 @@ def agree(store: Access, again: Access, sizes: Collection[str]) -> z3.BoolRef:
     pairs = zip(store.context.variables, again.context.variables, strict=True)
     common = [(v, w) for v, w in pairs if v.kind in ("block", "loop")]
     known = {*sizes, *store.common, *(v.name for v, _ in common)}
-    equal = store.depends is not None and {c.decl().name() for c in constants(store.depends)} <= known
+    equal = store.depends is not None and names(store.depends) <= known
     return conjunction(*(v.term == w.term for v, w in common)) if equal else z3.BoolVal(False)
 
 
 def constants(terms: Iterable[z3.ExprRef]) -> list[z3.ExprRef]:
     """Return the uninterpreted constants that occur in the terms."""
     return [d() for d in symbols(terms) if d.arity() == 0]
+
+
+def names(terms: Iterable[z3.ExprRef]) -> set[str]:
+    """Return the names of the uninterpreted constants that occur in the terms."""
+    return {c.decl().name() for c in constants(terms)}
 
 
 def symbols(terms: Iterable[z3.ExprRef]) -> list[z3.FuncDeclRef]:

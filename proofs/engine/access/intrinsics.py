@@ -16,9 +16,8 @@ from ..base.dtypes import fits
 from ..base.errors import Unsupported
 from ..compiler.instructions import ATOMIC, COLLECTIVE, COUNTS, HARMLESS, MATHEMATICS, does
 from ..compiler.nodes import called, passed
-from ..smt.constructs import value_of
 from . import tma, wgmma
-from .trace import Access, Event, Mode, Region, Variable
+from .trace import Access, Event, Mode, Region, Variable, value_of
 
 if TYPE_CHECKING:
     from .reading import Reading, Value
@@ -32,11 +31,11 @@ _WARP, _MATRIX_ROWS, _ROW_BITS, _REGISTER_BITS = 32, 8, 128, 32
 _BITWISE = re.compile(r"tirx\.(bitwise_(and|or|xor|not)|shift_(left|right))")
 _OF_WORDS = {"tirx.bitwise_and": operator.and_, "tirx.bitwise_or": operator.or_, "tirx.bitwise_xor": operator.xor}
 _WGMMA: Mapping[str | None, Callable[[Reading, tirx.Call], None]] = {"advance": wgmma.advance, "product": wgmma.product}
-Reach = tuple[z3.ArithRef | None, tuple[z3.BoolRef, ...]]
-"""What an instruction moves through a pointer, None for the extent that the compiler states, and when."""
 _NO_EVENTS = (None, "copy", "atomic", "hint", "publish", "bulk")
+# functions that give a bit for each of 32 threads
 _MASKS = {f"tl.{name}" for name in ("ballot", "ballot_sync", "activemask", "match_any_sync", "match_all_sync")}
-"""Functions that give a bit for each of 32 threads."""
+# what an instruction moves through a pointer, None for the extent that the compiler states, and when
+Reach = tuple[z3.ArithRef | None, tuple[z3.BoolRef, ...]]
 
 
 def call(reading: Reading, e: tirx.Call) -> Value:
@@ -195,16 +194,15 @@ def _bitwise(reading: Reading, e: tirx.Call, name: str) -> Value:
     constant = b.as_long() if z3.is_int_value(b) else None
     width = element_bits(dtype)
     if name in ("tirx.shift_left", "tirx.shift_right"):
+        shifted = operator.truediv if name == "tirx.shift_right" else operator.mul
+        if constant is not None and not 0 <= constant < width:
+            raise Unsupported(f"shift by {e.args[1]}")
+        result = a if constant is None else shifted(a, z3.IntVal(2**constant))
         if constant is None:  # the choice among all amounts that are defined
             reading.recorder.require("overflow", f"{e.args[1]} is less than {width}", z3.And(b >= 0, b < width))
-            right, result = name == "tirx.shift_right", a
             for amount in range(1, width):
-                result = z3.If(b == amount, a / 2**amount if right else a * 2**amount, result)
-            return result if right else reading.checked(e, result)
-        if not 0 <= constant < width:
-            raise Unsupported(f"shift by {e.args[1]}")
-        scale = z3.IntVal(2**constant)
-        return a / scale if name == "tirx.shift_right" else reading.checked(e, a * scale)
+                result = z3.If(b == amount, shifted(a, 2**amount), result)
+        return result if name == "tirx.shift_right" else reading.checked(e, result)
     if name == "tirx.bitwise_and" and constant is not None and constant >= 0 and constant & (constant + 1) == 0:
         return a % (constant + 1)  # the low bits, of negative numbers too
     if dtype.startswith("uint"):

@@ -50,12 +50,10 @@ def _places(s: Any, loops: Loops = ()) -> Iterator[tuple[Any, Loops]]:
 
 
 def counters(body: tirx.Stmt, extent: Extent, inputs: Mapping[int, Interval]) -> dict[int, Bounds]:
-    """Return the least and the largest value of private buffers, by data pointer.
+    """Return the least and the largest value of private buffers, by data pointer, of a body that is all that can touch them.
 
-    Args:
-        body: all that can touch the buffers.
-        extent: the extent of a loop as a term over the sizes; Unsupported where it depends on more.
-        inputs: the least and the largest element of tensors that the kernel only reads, by data pointer.
+    ``extent``: that of a loop as a term over the sizes, Unsupported where it depends on more. ``inputs``: the least and the
+    largest element of tensors that the kernel only reads, by data pointer.
     """
     found: dict[int, list[Store]] = {}
     for s, loops in _places(body):
@@ -112,9 +110,8 @@ def _sets(s: tirx.BufferStore) -> bool:
 
 def _summed_over(s: tirx.BufferStore) -> int | None:
     """Return ``n`` in ``x = the sum of x over n threads``, 1 of their maximum or minimum, and None of anything else."""
-    call = s.value if called(s.value) == "tirx.call_extern" else None
-    reduction = None if call is None else _ALL_REDUCE.match(str(call.args[0].value))
-    if reduction is None or call is None or not _same_element(call.args[1], s):
+    reduction = _ALL_REDUCE.match(str(s.value.args[0].value)) if called(s.value) == "tirx.call_extern" else None
+    if reduction is None or not _same_element(s.value.args[1], s):
         return None
     return int(reduction[2]) if reduction[1] == "Sum" else 1
 
@@ -161,23 +158,17 @@ def _read_off(e: tirx.PrimExpr, known: Mapping[int, Interval], integer: bool) ->
         case tirx.Add() | tirx.Sub() if integer:
             (a, b), (c, d) = value(e.a), value(e.b)
             return (a + c, b + d) if isinstance(e, tirx.Add) else (a - d, b - c)
-        case tirx.Call():
-            return _of_call(e, called(e), value)
-    return None
-
-
-def _of_call(e: tirx.Call, name: str, value: Callable[[tirx.PrimExpr], Interval]) -> Interval | None:
-    if name in _TO_WHOLE_NUMBERS:
-        low, high = value(e.args[0])
-        return (math.floor(low) if math.isfinite(low) else low), (math.ceil(high) if math.isfinite(high) else high)
-    if name == "tirx.if_then_else" and is_integer(str(e.dtype)):
-        return _hull(value(e.args[1]), value(e.args[2]))
-    if name in COUNTS:
-        return 0, bits(str(e.args[0].dtype))
-    if name in ("tirx.bitwise_and", "tirx.shift_right") and isinstance(e.args[1], tirx.IntImm):
-        (low, high), constant = value(e.args[0]), int(e.args[1].value)
-        if low >= 0 and constant >= 0:
-            return (0, min(high, constant)) if name == "tirx.bitwise_and" else (low >> constant, high >> constant)
+    match called(e), list(getattr(e, "args", [])):
+        case name, [a] if name in _TO_WHOLE_NUMBERS:
+            low, high = value(a)
+            return (math.floor(low) if math.isfinite(low) else low), (math.ceil(high) if math.isfinite(high) else high)
+        case "tirx.if_then_else", [_, then, otherwise] if integer:
+            return _hull(value(then), value(otherwise))
+        case name, [a] if name in COUNTS:
+            return 0, bits(str(a.dtype))
+        case "tirx.bitwise_and" | "tirx.shift_right" as name, [a, tirx.IntImm(value=b)] if b >= 0 and value(a)[0] >= 0:
+            low, high = value(a)
+            return (0, min(high, b)) if name == "tirx.bitwise_and" else (low >> b, high >> b)
     return None
 
 
@@ -192,9 +183,8 @@ class LocalState:
     writes, two reads at the same index give the same value even where that value is not known. Of what a loop writes
     nothing is known at the start of its body; after it nothing is known but what was before and is not written in it.
 
-    Args:
-        unknown: makes a value of which only the buffer and the type are known, and whether it has been set.
-        followed: the number of elements of a buffer; None of those whose elements set are not asked for.
+    ``unknown`` makes a value of which only the buffer and the type are known, and whether it has been set; ``followed`` gives
+    the number of elements of a buffer, None of those whose elements set are not asked for.
     """
 
     def __init__(self, unknown: Callable[[Key, bool], z3.ExprRef], followed: Callable[[int], int | None]) -> None:

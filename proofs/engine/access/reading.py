@@ -11,7 +11,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import z3
 from tvm import tirx
@@ -22,19 +22,16 @@ from ..compiler.instructions import MATHEMATICS
 from ..compiler.nodes import called, nodes
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses
-from ..smt.constructs import value_of
 from . import intrinsics
-from .instances import constants
+from .instances import names
 from .private import Key, LocalState, Place, interval, place
-from .trace import Access, Context, Mode, Region, Trace, Variable
+from .trace import Access, Context, Mode, Region, Trace, Variable, value_of
 from .wgmma import Descriptor
 
+_FUNCTIONS = "if_then_else|exp2?|log2?|r?sqrt|sigmoid|tanh|fabs|floor|ceil|pow|bitwise_\\w+|shift_\\w+"
 OF_OPERANDS = re.compile(
-    r"tirx\.(if_then_else|exp2?|log2?|r?sqrt|sigmoid|tanh|fabs|floor|ceil|pow|bitwise_\w+|shift_\w+)|"
-    + MATHEMATICS.pattern
-)
-"""Calls whose value is a function of their operands."""
-
+    rf"tirx\.({_FUNCTIONS})|{MATHEMATICS.pattern}"
+)  # calls whose value is a function of their operands
 HELD = "held "  # in the name of what stands for a float in private memory
 Value: TypeAlias = z3.ExprRef | None
 Terms: TypeAlias = tuple[z3.ExprRef, ...] | None
@@ -42,13 +39,10 @@ _LOST = "private memory that a loop changes"  # how often is not known
 
 
 class Reading:
-    """A reading of expressions as terms. Everything met on the way is filed with the recorder.
+    """A reading of expressions as terms. Accesses and obligations met on the way are filed with the recorder.
 
-    Args:
-        recorder: where accesses and obligations go.
-        hypotheses: what is known of the elements of tensors.
-        written: names of global buffers that the kernel writes, or passes to an instruction that might.
-        bound: the variables that the kernel binds, which are no sizes whatever their names.
+    ``hypotheses`` is what is known of the elements of tensors; ``written`` names the global buffers that the kernel writes,
+    or passes to an instruction that might; ``bound`` are the variables that it binds, no sizes whatever their names.
     """
 
     def __init__(self, recorder: Trace, hypotheses: Hypotheses, written: frozenset[str], bound: frozenset[int]) -> None:
@@ -64,9 +58,7 @@ class Reading:
         self.reads: dict[tuple[Key, Place], Value] = {}  # of shared memory, since something may have changed it
         self.common: set[str] = set()  # constants that are the same in all threads of a block, once the walk is over
         self._held: dict[str, int] = {}  # constants that stand for elements set before, with their data pointers
-        self._taken_as: dict[
-            int, set[tuple[str, str]]
-        ] = {}  # own memory by data pointer -> how many elements, and type
+        self._taken_as: dict[int, set[tuple[str, str]]] = {}  # private data pointer -> how many elements, and type
         self._stores: list[tuple[int, Terms, Context]] = []  # to a thread's own memory
         self.origins: dict[int, str] = {}  # data pointer -> the name of what is read, if that is not modelled
         self._quiet = False
@@ -78,34 +70,12 @@ class Reading:
                 return z3.BoolVal(bool(e.value)) if str(e.dtype) == "bool" else z3.IntVal(int(e.value))
             case "FloatImm" | "StringImm":
                 return None
-            case "Var" | "SizeVar" if hash(e) in self.values:
-                return self.values[hash(e)]
-            case "Var" | "SizeVar":
-                if (
-                    hash(e) not in self._bound and e.name in self.hypotheses.sizes
-                ):  # lowering renews sizes, not their names
-                    return self.hypotheses.sizes[e.name]
-                if is_integer(str(e.dtype)):
-                    raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
-                return None
-            case "Add" | "Sub" | "Mul" | "Min" | "Max":
-                return self._arithmetic(e)
-            case "FloorDiv" | "FloorMod" | "Div" | "Mod":
-                return self._division(e)
-            case "Cast":
-                return self._cast(e)
-            case "EQ" | "NE" | "LT" | "LE" | "GT" | "GE":
-                return self._comparison(e)
-            case "And" | "Or":
-                return self._connective(e)
             case "Not":
                 return z3.Not(self.boolean(e.a))
             case "Select":
                 return self._choice((e.condition, e.true_value, e.false_value), lazily=False)
             case "Call" if called(e) == "tirx.if_then_else":
                 return self._choice(e.args, lazily=True)
-            case "Call":
-                return intrinsics.call(self, e)
             case "Let":
                 self.values[hash(e.var)] = self.value(e.value)
                 return self.value(e.body)
@@ -118,49 +88,45 @@ class Reading:
                 for operand in (*e.vectors, *e.indices):
                     self.value(operand)
                 return self.opaque("shuffle", str(e.dtype))
-            case "BufferLoad":
-                return self._load(e)
+            case name if name in _READ:
+                return _READ[name](self, e)
         raise Unsupported(f"expression {type(e).__name__}: {printed(e)}")
 
-    def _operands(self, e: tirx.PrimExpr) -> tuple[z3.ArithRef, z3.ArithRef] | None:
-        """Return two integers; None if they are no integers."""
+    def _variable(self, e: tirx.Var) -> Value:
+        if hash(e) in self.values:
+            return self.values[hash(e)]
+        if hash(e) not in self._bound and e.name in self.hypotheses.sizes:  # lowering renews sizes, not their names
+            return self.hypotheses.sizes[e.name]
         if is_integer(str(e.dtype)):
-            return self.integer(e.a), self.integer(e.b)
-        self.value(e.a)
-        self.value(e.b)
+            raise Unsupported(f"{e.name} is neither bound in the kernel nor a size of the contract")
         return None
 
-    def _arithmetic(self, e: tirx.PrimExpr) -> Value:
-        operands, name = self._operands(e), type(e).__name__
-        if operands is None:
+    def _binary(self, e: tirx.PrimExpr) -> Value:
+        """Return what an operator makes of two integers; None if they are no integers."""
+        name = type(e).__name__
+        if not is_integer(str(e.dtype)):
+            self.value(e.a)
+            self.value(e.b)
             return None
-        a, b = operands
+        a, b = self.integer(e.a), self.integer(e.b)
         if name in ("Min", "Max"):
             return z3.If(a <= b if name == "Min" else a >= b, a, b)
-        return self.checked(e, _of_python(e)(a, b))
+        return self.checked(e, _of_python(e)(a, b)) if name in ("Add", "Sub", "Mul") else self._divided(e, a, b)
 
-    def _division(self, e: tirx.PrimExpr) -> Value:
+    def _divided(self, e: tirx.PrimExpr, a: z3.ArithRef, b: z3.ArithRef) -> z3.ArithRef:
         """Return the quotient or the remainder, rounded down or, of Div and Mod, towards zero."""
-        operands, name = self._operands(e), type(e).__name__
-        if operands is None:
-            return None
-        a, b = operands
         if not self._quiet:
             self.recorder.require("division", f"{printed(e)} does not divide by zero", b != 0)
-        quotient, remainder = self._floor(a, b)
-        if not name.startswith("Floor"):  # as in C: down, and up again where a remainder is left below zero
+        if fixed := z3.is_int_value(b) and b.as_long() > 0:
+            quotient, remainder = a / b, a % b  # Z3 rounds down so
+        else:
+            quotient, remainder = self.recorder.divide(z3.simplify(a), z3.simplify(b)).parts
+        if isinstance(e, (tirx.Div, tirx.Mod)):  # as in C: down, and up again where a remainder is left below zero
             up = z3.And(remainder != 0, (a < 0) != (b < 0))
             quotient, remainder = z3.If(up, quotient + 1, quotient), z3.If(up, remainder - b, remainder)
-        if not (z3.is_int_value(b) and b.as_long() > 0):  # the smallest integer over -1 overflows
+        if not fixed:  # the smallest integer over -1 overflows
             quotient = self.checked(e, quotient)
-        return quotient if name.endswith("Div") else remainder
-
-    def _floor(self, a: z3.ArithRef, b: z3.ArithRef) -> tuple[z3.ArithRef, z3.ArithRef]:
-        """Return quotient and remainder, rounded down. Z3 divides so by positive constants; else the results get names."""
-        if z3.is_int_value(b) and b.as_long() > 0:
-            return a / b, a % b
-        division = self.recorder.divide(z3.simplify(a), z3.simplify(b))
-        return division.quotient, division.remainder
+        return quotient if isinstance(e, (tirx.Div, tirx.FloorDiv)) else remainder
 
     def _cast(self, e: tirx.Cast) -> Value:
         source, target = str(e.value.dtype), str(e.dtype)
@@ -277,7 +243,7 @@ class Reading:
             return False
         ranges = [t for v in here.variables if v.kind == "loop" for t in (v.low, v.extent) if t is not None]
         known = {*self.hypotheses.sizes, *self.common, *(v.name for v in here.variables if v.kind in ("block", "loop"))}
-        return {c.decl().name() for c in constants([*terms, *here.guards, *ranges])} <= known
+        return names([*terms, *here.guards, *ranges]) <= known
 
     def integer(self, e: tirx.PrimExpr) -> z3.ArithRef:
         """Return the value of an expression that must be an integer."""
@@ -354,11 +320,7 @@ class Reading:
         return self.reads[at]
 
     def access(
-        self,
-        mode: Mode,
-        buffer: tirx.Buffer,
-        indices: list[tirx.PrimExpr],
-        depends: Terms = None,
+        self, mode: Mode, buffer: tirx.Buffer, indices: list[tirx.PrimExpr], depends: Terms = None
     ) -> tuple[z3.ArithRef, ...]:
         """File one read or write of a buffer and return its indices."""
         terms = tuple(self.integer(i) for i in indices)
@@ -373,12 +335,10 @@ class Reading:
 
     def between_constants(self, buffers: Iterable[tirx.Buffer]) -> dict[int, tuple[int, int]]:
         """Return the least and the largest element of each tensor that the kernel only reads, where that is a constant."""
-        ranges = {
-            hash(b.data): self.hypotheses.ranges.get(b.data.name, (None, None)) for b in filter(self.kept, buffers)
-        }
-        ends = {data: tuple(z3.simplify(e) for e in r if e is not None) for data, r in ranges.items()}
-        constant = {data: [e.as_long() for e in r] for data, r in ends.items() if all(map(z3.is_int_value, r))}
-        return {data: (r[0], r[1] - 1) for data, r in constant.items() if len(r) == 2}
+        ranges = ((hash(b.data), self.hypotheses.ranges.get(b.data.name, ())) for b in filter(self.kept, buffers))
+        ends = {data: [z3.simplify(e) for e in r if e is not None] for data, r in ranges}
+        both = {data: r for data, r in ends.items() if len(r) == 2 and all(map(z3.is_int_value, r))}
+        return {data: (low.as_long(), high.as_long() - 1) for data, (low, high) in both.items()}
 
     def checked(self, e: tirx.PrimExpr, term: z3.ArithRef) -> z3.ArithRef:
         """Return the value of an integer operation, which must fit its type. An unsigned one is taken modulo 2^n."""
@@ -388,6 +348,15 @@ class Reading:
         if not self._quiet:
             self.recorder.require("overflow", f"{printed(e)} does not overflow {e.dtype}", fits(term, str(e.dtype)))
         return term
+
+
+_READ: Mapping[str, Callable[[Reading, Any], Value]] = {
+    **dict.fromkeys(("Var", "SizeVar"), Reading._variable),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Min", "Max", "FloorDiv", "FloorMod", "Div", "Mod"), Reading._binary),
+    **dict.fromkeys(("EQ", "NE", "LT", "LE", "GT", "GE"), Reading._comparison),
+    **dict.fromkeys(("And", "Or"), Reading._connective),
+    **{"Cast": Reading._cast, "Call": intrinsics.call, "BufferLoad": Reading._load},
+}
 
 
 def _of_python(e: tirx.PrimExpr) -> Callable[..., z3.ExprRef]:

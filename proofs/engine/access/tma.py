@@ -15,7 +15,7 @@ from tvm import tirx
 
 from ..base.dtypes import bits
 from ..compiler.nodes import called
-from .instances import constants, symbols
+from .instances import names, symbols
 from .trace import Access, Context, Region, Variable
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _DESCRIPTOR = "tl.create_tma_descriptor"
 _ATOMS = {1: 32, 2: 64, 3: 128}  # bytes of a row that is swizzled, by the kind of swizzle; 0 is none
 _WARP = 32
+# the lane that is elected in the warp of a thread: some one, and each time the same
 LEADER = z3.Function("leader of a warp", z3.IntSort(), z3.IntSort())
-"""The lane that is elected in the warp of a thread: some one, and each time the same."""
 
 
 def elected(reading: Reading, e: tirx.Call) -> Value:
@@ -50,7 +50,7 @@ def elections(places: Sequence[Context]) -> tuple[z3.BoolRef, ...]:
     threads = {v.name for v in places[0].variables if v.kind == "thread"}
     common = (g for g in places[0].guards if all(any(g.eq(o) for o in place.guards) for place in places))
     told = (g for g in common if any(s.eq(LEADER) for s in symbols([g])))
-    return tuple(g for g in told if {c.decl().name() for c in constants([g])} <= threads)
+    return tuple(g for g in told if names([g]) <= threads)
 
 
 def store(reading: Reading, e: tirx.Call) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import z3
 
@@ -16,24 +16,19 @@ from ..base.errors import Unsupported
 from ..compiler.instructions import Does
 
 Mode = Literal["read", "write"]
+Kind = Literal["block", "thread", "loop", "lane"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Required = Literal["overflow", "division", "cast", "assume", "value"]
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An integer that tells executions of one statement apart.
+    """An integer that tells executions of one statement apart: an index, a loop variable, or the lane of a vector."""
 
-    Args:
-        name: its name in the kernel, made unique.
-        kind: a block index, a thread index, a loop variable, or the lane of a vector instruction.
-        low: its smallest value.
-        extent: how many values it takes; None when unbounded (the iteration of a while loop).
-    """
-
-    name: str
-    kind: Literal["block", "thread", "loop", "lane"]
-    low: z3.ArithRef
-    extent: z3.ArithRef | None
+    name: str  # in the kernel, made unique
+    kind: Kind
+    low: z3.ArithRef  # its smallest value
+    extent: z3.ArithRef | None  # how many values it takes; None when unbounded (the iteration of a while loop)
 
     @property
     def term(self) -> z3.ArithRef:
@@ -56,13 +51,10 @@ class Variable:
 
 @dataclass(frozen=True)
 class Context:
-    """Where execution stands: the variables in scope, what is true of values read, and the guards passed.
-
-    ``facts`` are true whatever the guards (the range of a type, the contract of a tensor's elements).
-    """
+    """Where execution stands: the variables in scope, what is true of values read, and the guards passed."""
 
     variables: tuple[Variable, ...]
-    facts: tuple[z3.BoolRef, ...]
+    facts: tuple[z3.BoolRef, ...]  # true whatever the guards: the range of a type, the contract of a tensor's elements
     guards: tuple[z3.BoolRef, ...]
     site: Site
 
@@ -74,23 +66,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Region:
-    """Memory that an access may touch: a buffer of some shape, at a byte offset in an allocation.
+    """Memory that an access may touch: a buffer of some shape, at a byte offset in an allocation."""
 
-    Args:
-        name: the buffer's name.
-        scope: "global", "shared", "shared.dyn", "local", ...
-        bits: the width of an element.
-        shape: its extents.
-        allocation: the name of the allocation; buffers of one allocation may overlap.
-        offset: where the buffer begins in it, in bytes.
-    """
-
-    name: str
-    scope: str
-    bits: int
+    name: str  # of the buffer
+    scope: str  # "global", "shared", "shared.dyn", "local", ...
+    bits: int  # the width of an element
     shape: tuple[z3.ArithRef, ...]
-    allocation: str
-    offset: int
+    allocation: str  # its name; buffers of one allocation may overlap
+    offset: int  # where the buffer begins in it, in bytes
 
     @property
     def shared(self) -> bool:
@@ -100,22 +83,17 @@ class Region:
 
 @dataclass(frozen=True)
 class Access:
-    """One read or write of one element. In a vector instruction the lane is among the variables.
-
-    ``collective`` marks an instruction that a warp runs as one, so that any of its threads may be the one that reads or
-    writes. ``intrinsic`` names an unmodelled instruction that the access belongs to; when it happens is then not known.
-    ``depends`` holds terms of which the stored value is a function, the same at each execution of the statement; None
-    where it may depend on something else. ``common`` are names that mean the same in all threads of a block.
-    """
+    """One read or write of one element. In a vector instruction the lane is among the variables."""
 
     mode: Mode
     region: Region
     indices: tuple[z3.ArithRef, ...]
     context: Context
-    collective: bool = False
-    intrinsic: str | None = None
+    collective: bool = False  # whether a warp runs it as one, so that any of its threads may be the one that accesses
+    intrinsic: str | None = None  # an unmodelled instruction that it belongs to; when it happens is then not known
+    # terms of which the stored value is a function, the same at each execution; None where it may depend on more
     depends: tuple[z3.ExprRef, ...] | None = None
-    common: Collection[str] = field(default=(), compare=False)
+    common: Collection[str] = field(default=(), compare=False)  # names that mean the same in all threads of a block
 
     def __str__(self) -> str:
         return f"{self.mode} of {self.region.name}"
@@ -145,22 +123,13 @@ class Division:
 
 @dataclass(frozen=True)
 class Event:
-    """An instruction that orders accesses.
-
-    Args:
-        does: what it does.
-        call: the call in the compiler's IR.
-        numbers: its arguments, where they are integers.
-        operands: the allocations that its arguments name.
-        accesses: those that its arguments make.
-        context: where it is.
-    """
+    """An instruction that orders accesses."""
 
     does: Does
-    call: Any
-    numbers: tuple[z3.ExprRef | None, ...]
-    operands: tuple[str | None, ...]
-    accesses: tuple[Access, ...]
+    call: Any  # in the compiler's IR
+    numbers: tuple[z3.ExprRef | None, ...]  # its arguments, where they are integers
+    operands: tuple[str | None, ...]  # the allocations that its arguments name
+    accesses: tuple[Access, ...]  # those that its arguments make
     context: Context
 
     @property
@@ -193,38 +162,28 @@ class Branch:
 
 
 Node = Segment | Event | Loop | Branch
-
-
 _RESERVED = {"_", "as", "let", "par", "exists", "forall", "match", "assert", "push", "pop", "reset", "exit"}
+
+
+def value_of(construct: str) -> str:
+    """Return the name of an unknown for what a construct that is not modelled gives: one of its own, and no variable's."""
+    return f"{construct}()"
 
 
 @dataclass(eq=False)
 class Trace:
-    """Everything that one kernel does, as far as it is modelled, and where execution stands while it is recorded.
+    """Everything that one kernel does, as far as it is modelled, and where execution stands while it is recorded."""
 
-    Args:
-        accesses: in program order.
-        obligations: what integer arithmetic and stores need, such as that an operation does not wrap.
-        launch: the extents of the grid and of the block, by CUDA name ("blockIdx.x", ...).
-        shared_bytes: shared memory allocated, static and dynamic.
-        static: the allocations of shared memory whose size is fixed in the code.
-        nodes: the accesses again, with those of products, as control flow and events divide them.
-        divisions: by divisors that vary.
-        unmodelled: names of the intrinsics that are not modelled.
-        elections: where threads elect one of them, if that is under a guard or in a loop.
-        variables, facts, guards: those in scope now.
-    """
-
-    accesses: list[Access] = field(default_factory=list)
-    obligations: list[Condition] = field(default_factory=list)
-    launch: dict[str, Variable] = field(default_factory=dict)
-    shared_bytes: dict[str, int] = field(default_factory=dict)
-    static: set[str] = field(default_factory=set)
-    nodes: list[Node] = field(default_factory=list)
-    divisions: list[Division] = field(default_factory=list)
-    unmodelled: set[str] = field(default_factory=set)
-    elections: list[Context] = field(default_factory=list)
-    variables: list[Variable] = field(default_factory=list)
+    accesses: list[Access] = field(default_factory=list)  # in program order
+    obligations: list[Condition] = field(default_factory=list)  # such as that an operation on integers does not wrap
+    launch: dict[str, Variable] = field(default_factory=dict)  # grid and block, by CUDA name ("blockIdx.x", ...)
+    shared_bytes: dict[str, int] = field(default_factory=dict)  # of each allocation of shared memory
+    static: set[str] = field(default_factory=set)  # those of them whose size is fixed in the code
+    nodes: list[Node] = field(default_factory=list)  # accesses, those of products too, as flow and events divide them
+    divisions: list[Division] = field(default_factory=list)  # by divisors that vary
+    unmodelled: set[str] = field(default_factory=set)  # names of the intrinsics that are not modelled
+    elections: list[Context] = field(default_factory=list)  # where threads elect one, under a guard or in a loop
+    variables: list[Variable] = field(default_factory=list)  # in scope now, as facts and guards are
     facts: list[z3.BoolRef] = field(default_factory=list)
     guards: list[z3.BoolRef] = field(default_factory=list)
     _names: dict[str, Iterator[int]] = field(default_factory=dict)

@@ -9,11 +9,11 @@ trace and otherwise left out. Anything else raises Unsupported.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import z3
 from tvm import tirx
@@ -25,17 +25,18 @@ from ..compiler.leaving import BREAKS, leaves, structured
 from ..compiler.nodes import called, nodes, passed, stored
 from ..compiler.source_text import printed
 from ..contract.hypotheses import Hypotheses, within
-from ..smt.constructs import constructs, value_of
+from ..smt.constructs import constructs
 from .intrinsics import event
 from .private import counters
 from .reading import OF_OPERANDS, Reading
-from .trace import Branch, Event, Loop, Node, Trace, Variable
+from .trace import Branch, Event, Loop, Node, Trace, Variable, value_of
 
+_AXES: Mapping[str, Literal["block", "thread"]] = {"blockIdx": "block", "threadIdx": "thread"}
 _BARRIER = "tirx.tvm_storage_sync"
 _SILENT_ATTRIBUTES = {"thread_extent", "lexical_alloc_scope", "storage_alignment", "volatile_scope", "compute_scope"}
 _SOURCE = "pragma_import_c"  # C text of the kernel's own, which may hold anything
+# loops that a thread runs itself: what is parallel has been shared out among threads before, and is printed as it stands
 _LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED, tirx.ForKind.PARALLEL}
-"""Loops that a thread runs itself: what is parallel has been shared out among threads before, and is printed as it stands."""
 
 
 def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
@@ -72,24 +73,10 @@ class _Walker(Reading):
             case "SeqStmt":
                 for child in s.seq:
                     self.statement(child)
-            case "SBlockRealize":
-                self._block(s)
             case "AllocBuffer":
                 self._allocate(s.buffer)
             case "DeclBuffer":
                 self.buffers[hash(s.buffer.data)] = s.buffer
-            case "AttrStmt":
-                self._attribute(s)
-            case "For":
-                self._for(s)
-            case "While":
-                self._while(s)
-            case "IfThenElse":
-                self._conditional(s)
-            case "Bind":
-                self._bind(s)
-            case "BufferStore":
-                self._store(s)
             case "Evaluate" if called(s.value) in BREAKS:
                 pass  # what follows in its loop stands under a guard, and so do all iterations of it
             case "Evaluate":
@@ -98,6 +85,8 @@ class _Walker(Reading):
             case "AssertStmt":
                 with self.at(f"assert {printed(s.condition)}"):
                     self.boolean(s.condition)
+            case name if name in _WALKED:
+                _WALKED[name](self, s)
             case name:
                 raise Unsupported(f"statement {name}")
 
@@ -156,8 +145,7 @@ class _Walker(Reading):
 
     def _launch_axis(self, of: tirx.IterVar, axis: tirx.Var, value: tirx.PrimExpr) -> None:
         tag = str(of.thread_tag)
-        kinds: dict[str, Literal["block", "thread"]] = {"blockIdx": "block", "threadIdx": "thread"}
-        if (kind := kinds.get(tag.split(".")[0])) is None:
+        if (kind := _AXES.get(tag.split(".")[0])) is None:
             raise Unsupported(f"launch axis {tag}")
         with self.at(f"{tag} extent {printed(value)}"):
             extent = self.integer(value)
@@ -216,15 +204,15 @@ class _Walker(Reading):
     def _conditional(self, s: tirx.IfThenElse) -> None:
         with self.at(f"if {printed(s.condition)}"):
             condition = self.boolean(s.condition)
-        node, this = Branch(condition, ([], [])), printed(s.condition)
+        node, this, around = Branch(condition, ([], [])), printed(s.condition), self.branches
         self.recorder.block.append(node)
 
         def arm(branch: str, guard: z3.BoolRef, body: tirx.Stmt | None, block: list[Node]) -> None:
             if body is not None:
-                before, self.branches = self.branches, (*self.branches, branch)
+                self.branches = (*around, branch)
                 with self.recorder.under(guard), self.recorder.into(block):
                     self.statement(body)
-                self.branches = before
+                self.branches = around
 
         then = partial(arm, this, condition, s.then_case, node.arms[0])
         otherwise = partial(arm, f"not ({this})", z3.Not(condition), s.else_case, node.arms[1])
@@ -271,6 +259,12 @@ class _Walker(Reading):
                 self.locals.write((data, str(s.buffer.dtype)), terms, value, self.lane.values(), anew)
             else:
                 self.reads.clear()
+
+
+_WALKED: Mapping[str, Callable[[_Walker, Any], None]] = {
+    **{"SBlockRealize": _Walker._block, "AttrStmt": _Walker._attribute, "Bind": _Walker._bind},
+    **{"For": _Walker._for, "While": _Walker._while, "IfThenElse": _Walker._conditional, "BufferStore": _Walker._store},
+}
 
 
 def _ordering(block: Sequence[Node]) -> Iterator[Event]:

@@ -32,23 +32,14 @@ _BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "e4m3": 1, "e5m2": 1, "int8": 1, "uin
 
 @dataclass(frozen=True)
 class Descriptor:
-    """An operand in shared memory.
+    """An operand in shared memory."""
 
-    Args:
-        region: the buffer that it is part of.
-        start: where it begins, in bytes from the beginning of the allocation.
-        width: of a row of an atom in bytes, None where the layout has no atoms.
-        strides: between atoms, in bytes: along rows (or columns), and along the sum if that comes first.
-        context: where the descriptor was made.
-        used: whether a product has read through it.
-    """
-
-    region: Region
-    start: z3.ArithRef
-    width: int | None
-    strides: tuple[int, int]
-    context: Context
-    used: bool = False
+    region: Region  # the buffer that it is part of
+    start: z3.ArithRef  # where it begins, in bytes from the beginning of the allocation
+    width: int | None  # of a row of an atom in bytes, None where the layout has no atoms
+    strides: tuple[int, int]  # between atoms, in bytes: along rows (or columns), and along the sum if that comes first
+    context: Context  # where the descriptor was made
+    used: bool = False  # whether a product has read through it
 
 
 def describe(reading: Reading, e: tirx.Call, region: Region, offset: z3.ArithRef, reach: z3.ArithRef) -> None:

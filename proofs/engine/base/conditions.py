@@ -24,59 +24,42 @@ class Site:
 
 @dataclass(frozen=True)
 class Condition:
-    """One sequent, ``hypotheses |- goal``, over integers, booleans or bit-vectors, free of quantifiers.
+    """One sequent, ``hypotheses |- goal``, over integers, booleans or bit-vectors, free of quantifiers."""
 
-    Args:
-        kind: the property that it is part of: "bounds", "overflow", "race", ...
-        statement: the sequent in words, with the names that the kernel uses.
-        hypotheses: the contract, the ranges of the variables in scope and the guards on the way to the site.
-        goal: what they must imply.
-        site: the statement that gives rise to it.
-    """
-
-    kind: str
-    statement: str
-    hypotheses: tuple[z3.BoolRef, ...]
-    goal: z3.BoolRef
-    site: Site
+    kind: str  # the property that it is part of: "bounds", "overflow", "race", ...
+    statement: str  # the sequent in words, with the names that the kernel uses
+    hypotheses: tuple[z3.BoolRef, ...]  # the contract, the ranges of variables in scope, the guards on the way
+    goal: z3.BoolRef  # what they must imply
+    site: Site  # the statement that gives rise to it
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A solver's verdict on one condition.
 
-    Args:
-        condition: what was asked.
-        verdict: "unknown" is a failure, never a pass.
-        seconds: wall time, over all attempts.
-        counterexample: for a refuted condition, a value for every variable in it, by name. A primed name is the second
-            of two threads, blocks or iterations; ``I[3]`` is an element of a tensor.
-        solver: the solver that decided and its seed, such as "z3 seed 0".
+    A counterexample to a refuted condition has a value for every variable in it, by name. A primed name is the second of
+    two threads, blocks or iterations; ``I[3]`` is an element of a tensor.
     """
 
     condition: Condition
-    verdict: Verdict
-    seconds: float
+    verdict: Verdict  # "unknown" is a failure, never a pass
+    seconds: float  # over all attempts
     counterexample: Mapping[str, int] | None = None
-    solver: str = ""
+    solver: str = ""  # that decided, and its seed, such as "z3 seed 0"
 
 
 @dataclass(frozen=True)
 class Analysis:
     """What one check asks about one kernel.
 
-    Args:
-        conditions: all of them must be proved.
-        unmodelled: names of the intrinsics whose effect no condition accounts for.
-        sites: for each access a condition of kind "reachable", whose goal is false. It must be **refuted**: if it is
-            proved, the hypotheses contradict each other on the way there, and the proofs about the access are hollow.
-        modelled: names of the intrinsics that the conditions account for, whatever another check leaves out.
+    For each access ``sites`` has a condition of kind "reachable", whose goal is false. It must be **refuted**: if it is
+    proved, the hypotheses contradict each other on the way there, and the proofs about the access are hollow.
     """
 
-    conditions: tuple[Condition, ...]
-    unmodelled: Set[str]
+    conditions: tuple[Condition, ...]  # all of them must be proved
+    unmodelled: Set[str]  # names of the intrinsics whose effect no condition accounts for
     sites: tuple[Condition, ...]
-    modelled: Set[str] = frozenset()
+    modelled: Set[str] = frozenset()  # of those that the conditions account for, whatever another check leaves out
 
     def __add__(self, other: Analysis) -> Analysis:
         modelled = self.modelled | other.modelled
@@ -84,11 +67,7 @@ class Analysis:
         return Analysis(self.conditions + other.conditions, unmodelled, self.sites + other.sites, modelled)
 
     def burying(self, dead: Collection[str]) -> Analysis:
-        """Return the analysis that asks of some if statements only that they are never entered.
-
-        Args:
-            dead: the conditions of these if statements, as text.
-        """
+        """Return the analysis that asks of if statements on ``dead`` conditions, as text, only that none is entered."""
 
         def buried(c: Condition) -> bool:
             return any(branch in dead for branch in c.site.branches)

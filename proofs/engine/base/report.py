@@ -18,28 +18,17 @@ LAYERS = ("L0", "L1", "L2", "range", "lemmas", "run")
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the proof of one kernel.
-
-    Attributes:
-        conditions: how many conditions were put, the checks against hollow proofs not counted.
-        proved: how many of them hold.
-        guards: how many checks against hollow proofs were made.
-        seconds: wall time.
-        failures: what does not hold.
-        unmodelled: what the kernel does that no condition accounts for, by name.
-        waived: what is not proved, each with the reason that was given.
-        statements: theorems in words, each with its status; what is assumed or trusted; what is tested.
-    """
+    """One layer of the proof of one kernel."""
 
     name: str
-    conditions: int
-    proved: int
-    guards: int
+    conditions: int  # how many were put, the checks against hollow proofs not counted
+    proved: int  # how many of them hold
+    guards: int  # how many checks against hollow proofs were made
     seconds: float
     failures: tuple[Failure, ...] = ()
-    unmodelled: tuple[str, ...] = ()
-    waived: tuple[str, ...] = ()
-    statements: tuple[str, ...] = ()
+    unmodelled: tuple[str, ...] = ()  # what the kernel does that no condition accounts for, by name
+    waived: tuple[str, ...] = ()  # what is not proved, each with the reason that was given
+    statements: tuple[str, ...] = ()  # theorems in words, each with its status; what is assumed, trusted or tested
 
     @property
     def proves(self) -> bool:

@@ -26,6 +26,7 @@ try:
 except ImportError as error:  # another release keeps them elsewhere
     raise UnsupportedVersion("the proof engine reads tilelang 0.1.15: pip install 'lemmata[proofs]'") from error
 
+Configs = Mapping[str, object] | None  # TileLang's pass configs, if there are any
 VERSION = "0.1.15"
 ARCH = "sm_90a"
 STRICT = "tl.disable_safe_memory_legalize"  # without it the compiler's guards hide every index error
@@ -56,7 +57,7 @@ def require_tilelang() -> None:
         raise UnsupportedVersion(f"the proof engine reads the IR of tilelang {VERSION}, found {found}")
 
 
-def shipped_with_guards(pass_configs: Mapping[str, object] | None) -> bool:
+def shipped_with_guards(pass_configs: Configs) -> bool:
     """Return whether a build with these pass configs keeps the compiler's bounds guards."""
     return not plain(pass_configs).get(STRICT, False)
 
@@ -87,9 +88,7 @@ def prim_func(kernel: Any, statics: Mapping[str, float]) -> tuple[PrimFunc, dict
     return kernel, {**plain(annotated), **plain(given)}
 
 
-def lower(
-    prim_func: PrimFunc, *, guards: bool, pass_configs: Mapping[str, object] | None = None, arch: str = ARCH
-) -> Lowered:
+def lower(prim_func: PrimFunc, *, guards: bool, pass_configs: Configs = None, arch: str = ARCH) -> Lowered:
     """Return a kernel lowered for ``arch`` under its own pass configs, but with bounds guards only if ``guards``.
 
     It launches one device function, or is Unsupported; UnsupportedVersion if the installed TileLang is another one.

@@ -38,30 +38,22 @@ _DOING: Mapping[Does, tuple[str, ...]] = {
     "grids": ("tl.pdl_sync",),  # waits for the kernels launched before
     # what changes neither values nor order
     "hint": (
-        "tl.pdl_trigger",
-        "tl.set_max_nreg",
-        "tl.warpgroup_fence_operand",
-        "tl.prefetch_tma_descriptor",
-        "tl.create_tma_descriptor",
+        *("tl.pdl_trigger", "tl.set_max_nreg", "tl.warpgroup_fence_operand"),
+        *("tl.prefetch_tma_descriptor", "tl.create_tma_descriptor"),
     ),
 }
 INSTRUCTIONS: Mapping[str, Does] = {name: does for does, names in _DOING.items() for name in names}
 """What each instruction does. Atomic operations, which read and change memory in one step, are found by their names."""
 
 PRODUCT_OF_REGISTERS = "tl.ptx_wgmma_rs"  # its first operand is in registers, not in shared memory
-
 ATOMIC = re.compile(r"tl\.atomic_\w+?(?:x(\d))?(?:_ret)?_elem_op")
 """Atomic operations on an element, or on a few that follow one another."""
-
 MATHEMATICS = re.compile(r"tl\.(fast_rcp|__(exp|exp10|log|log2|log10|tan|cos|sin))|tirx\.isinf")
 """Functions of floats that TVM does not declare pure."""
-
 COUNTS = frozenset({"tirx.clz", "tirx.popcount"})
 """Functions of an integer that give at most the number of its bits."""
-
 COLLECTIVE = re.compile(r"(tl|tirx)\.ptx_(ldmatrix|stmatrix)")
 """Loads and stores of matrices of 8 rows by a warp: synchronous; thread r of the warp gives the address of row r."""
-
 HARMLESS = re.compile(
     r"tirx\.(call_extern|call_pure_extern|ptx_\w+|tvm_warp_\w+|atomic_add|prefetch|print|(cuda\.)?__\w+)"
     r"|tl\.(ptx_\w+|tma_\w+|mbarrier_\w+|wgmma\w*|warpgroup_\w+|wait_wgmma|fence_\w+|pdl_\w+|atomic_\w+"

@@ -12,8 +12,8 @@ from tvm import tirx
 
 from ..base.errors import Unsupported
 from .nodes import called, children, nodes
-from .rewrite import nothing, rebuilt
 
+NOTHING = tirx.Evaluate(tirx.IntImm("int32", 0))  # a statement that does nothing
 RETURN, CONTINUE, BREAKS = "tirx.thread_return", "tirx.continue_loop", ("tl.loop_break", "tirx.break_loop")
 _LEAVING = (RETURN, CONTINUE, *BREAKS)
 
@@ -42,19 +42,25 @@ def _before(s: Any, rest: list[Any]) -> Any:
                 rest = [_before(child, rest)]
             return rest[0]
         case "IfThenElse":
-            arms = [s.then_case, s.else_case or nothing()]
+            arms = [s.then_case, s.else_case or NOTHING]
             if len(rest) and not any(map(_always, arms)):
                 raise Unsupported(f"an if statement of which an arm may leave or not: {s.condition}")
             then, otherwise = (_before(arm, [] if _always(arm) else rest) for arm in arms)
             return tirx.IfThenElse(s.condition, then, otherwise)
-        case "AttrStmt" | "SBlock":
-            return rebuilt(s, body=_before(s.body, rest))
+        case "AttrStmt":
+            return tirx.AttrStmt(s.node, s.attr_key, s.value, _before(s.body, rest))
+        case "SBlock":
+            before, after = (s.iter_vars, s.reads, s.writes, s.name_hint), (s.init, s.alloc_buffers, s.match_buffers)
+            return tirx.SBlock(*before, _before(s.body, rest), *after, s.annotations)
         case "SBlockRealize" if isinstance(s.predicate, tirx.IntImm) and bool(s.predicate):
-            return rebuilt(s, block=_before(s.block, rest))
-        case "For" | "While" if not leaves(s, (RETURN,)):
-            return _sequence([rebuilt(s, body=_before(s.body, [])), *rest])
+            return tirx.SBlockRealize(s.iter_values, s.predicate, _before(s.block, rest))
+        case "For" if not leaves(s, (RETURN,)):
+            before, after = (s.loop_var, s.min, s.extent, s.kind), (s.thread_binding, s.annotations, s.step)
+            return _sequence([tirx.For(*before, _before(s.body, []), *after), *rest])
+        case "While" if not leaves(s, (RETURN,)):
+            return _sequence([tirx.While(s.condition, _before(s.body, [])), *rest])
         case "Evaluate" if called(s.value) in _LEAVING:
-            return s if leaves(s) else nothing()
+            return s if leaves(s) else NOTHING
     raise Unsupported(f"a thread that is left in {type(s).__name__}")
 
 

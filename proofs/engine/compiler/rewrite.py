@@ -4,7 +4,7 @@ TIR nodes are immutable, so a tree with one change is built from the changed nod
 constructors do not copy, are kept. Loop variables, buffers, annotations and assertions are part of their node and are
 never visited.
 
-Mutants are made with it, each of which is proved or refuted as it is; and `leaving` puts other bodies into statements.
+No error here can make a false theorem: mutants alone are made with it, each of which is proved or refuted as it is.
 """
 
 from __future__ import annotations

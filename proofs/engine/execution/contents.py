@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..base.errors import Unsupported
 from ..compiler.source_text import describe
@@ -31,8 +31,7 @@ class Uninitialised(Unsupported):
     kind = "uninitialised"
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """A parallel variable: every integer from ``lower``, ``extent`` of them."""
 
     variable: Form
@@ -75,8 +74,7 @@ class Write:
         return Value(form, finite, value.sign, value.computed), conditions
 
 
-@dataclass(frozen=True)
-class _Unknown:
+class _Unknown(NamedTuple):
     """A layer that says that what lies below is unknown where the path holds."""
 
     path: tuple[Form, ...]
@@ -120,14 +118,12 @@ class Contents:
         """Return the value at an index of the lowest layers, as many as ``height``."""
         for level in range(height - 1, -1, -1):
             layer = self.layers[level]
-            if isinstance(layer, _Unknown):
-                if any(facts.decide(c) is False for c in layer.path):
-                    continue
-                break
-            value, conditions = layer.at(index)
+            value, conditions = (None, list(layer.path)) if isinstance(layer, _Unknown) else layer.at(index)
             known = {c: facts.decide(c) for c in conditions}
             if False in known.values():
                 continue
+            if value is None:
+                break
             undecided = [c for c in conditions if known[c] is None]
             if not undecided:
                 return value
@@ -138,11 +134,7 @@ class Contents:
 
 
 class Buffers:
-    """Loads and stores, where control is now.
-
-    Args:
-        execution: what is written to outputs goes there.
-    """
+    """Loads and stores, where control is now. What is written to outputs goes to the execution."""
 
     site: object
 

@@ -29,8 +29,7 @@ from .contents import Axis, Buffers, Uninitialised, Write
 from .invariants import Determined, Formula, Ghost, Invariant, State
 from .obligations import Obligation
 
-_SPLITS = 16
-"""How many undecided conditions an equation may be split by where abbreviations are written out."""
+_SPLITS = 16  # undecided conditions that an equation may be split by where abbreviations are written out
 
 
 class Induction:

@@ -22,39 +22,27 @@ from .obligations import Obligation
 class Execution:
     """The outcome of a symbolic execution.
 
-    Attributes:
-        writes: every store to a global buffer, by its name.
-        equations: what the loop invariants required.
-        obligations: what the range layer has to prove.
-        ghosts: for each reference in lock step with a loop, an element of any state, by the state's number and the index.
-        inductions: the loops that were cut, by name.
-        positive: the functions, standing for free buffers, that invariants say are positive.
-        facts: what is known of the integers.
-        externs: the C functions of the kernel's own that it may call, and what they are taken to compute.
-        unmodelled: the waits for products and copies under way, which no condition is about.
-        raw: the float inputs whose elements may be any float; those of the others are taken to be finite.
-        infinite: but for those of these, which are all +inf.
-        finite: and for those of these, which are -inf but where the condition holds, a form that is 0 or 1, from the index.
-        types: the types that it converts numbers to, and those in which it takes exp and the like.
-        most: what the arguments of exp are at most, if the contract bounds no float input.
-        constants: the float constants, and how far they are from the numbers that they are taken for.
+    The elements of float inputs are taken to be finite, but for those of ``raw`` inputs, which may be any float, of
+    ``infinite`` ones, which are all +inf, and of those of ``finite``, which are -inf but where a condition holds, a form
+    that is 0 or 1, from the index.
     """
 
-    facts: Facts
+    facts: Facts  # what is known of the integers
     raw: frozenset[str] = frozenset()
     infinite: frozenset[str] = frozenset()
     finite: Mapping[str, Callable[..., Form]] = field(default_factory=dict)
-    writes: dict[str, list[Write]] = field(default_factory=dict)
-    equations: list[Equation] = field(default_factory=list)
-    obligations: list[Obligation] = field(default_factory=list)
+    writes: dict[str, list[Write]] = field(default_factory=dict)  # every store to a global buffer, by its name
+    equations: list[Equation] = field(default_factory=list)  # what the loop invariants required
+    obligations: list[Obligation] = field(default_factory=list)  # what the range layer has to prove
+    # for each reference in lock step with a loop, an element of any state, by the state's number and the index
     ghosts: dict[str, Callable[..., Form]] = field(default_factory=dict)
-    inductions: dict[str, CutLoop] = field(default_factory=dict)
-    positive: frozenset[str] = frozenset()
-    externs: Mapping[str, str] = field(default_factory=dict)
-    unmodelled: frozenset[str] = frozenset()
-    types: set[str] = field(default_factory=set)
-    most: float = 0
-    constants: Constants = field(default_factory=current)
+    inductions: dict[str, CutLoop] = field(default_factory=dict)  # the loops that were cut, by name
+    positive: frozenset[str] = frozenset()  # functions that stand for free buffers which invariants say are positive
+    externs: Mapping[str, str] = field(default_factory=dict)  # C functions of the kernel's own: what they are taken for
+    unmodelled: frozenset[str] = frozenset()  # the waits for products and copies under way, which no condition is about
+    types: set[str] = field(default_factory=set)  # that numbers are converted to, or exp and the like are taken in
+    most: float = 0  # what the arguments of exp are at most, if the contract bounds no float input
+    constants: Constants = field(default_factory=current)  # how far floats are from the numbers they are taken for
 
     def compare(
         self,

@@ -13,11 +13,6 @@ is known, and, of a product with a condition, that it is the rest where the cond
 computed as a square, or as a sum of such, is not negative, though multiplied out it may look so. A maximum is at least
 each of its entries and equal to one; exp is positive; a sum has the sign of its terms. The conditions under which an
 operation runs are hypotheses, and so is the range that the contract gives the elements of a float input.
-
-A contract that gives such a range says that exp is meant to be taken of more than differences from a maximum. Its
-argument is then at most 64, for exp(64) < 2^93 leaves room for sums; at most 11 if the kernel makes numbers of half
-precision, which exp(11) still is; and at most 0 if it makes 8-bit ones. A proof may likewise say of its kernel that
-exps exceed 1, and by how much: so does one of a running maximum that is not raised for little.
 """
 
 from __future__ import annotations
@@ -43,8 +38,7 @@ from .outcome import Execution
 UNDERFLOW = "underflow of a denominator"
 _NORMAL = Fraction(1, 2**126)  # the smallest normal float
 _LEAST = -80  # exp(-80) > 2^-126
-_CASES = 256
-"""How many values of the indices of a maximum are looked at one by one."""
+_CASES = 256  # values of the indices of a maximum that are looked at one by one
 _GOALS: Mapping[Kind, tuple[str, Callable[[Any], Any]]] = {
     "exp": ("the argument of exp is at most {}", lambda value: value <= 0),
     "nonzero": ("the denominator is not 0", lambda value: z3.Or(value > 0, value < 0)),
@@ -61,8 +55,7 @@ def conditions(
     waived: list[tuple[Condition, Waiver]] = []
     for obligation in dict.fromkeys(execution.obligations):
         condition = _condition(obligation, execution)
-        waiver = next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None)
-        if waiver:
+        if waiver := next((w for w in waivers if w.text in obligation.site and w.kind == obligation.kind), None):
             waived.append((condition, waiver))
         else:
             floor = _floor(obligation, execution)
@@ -137,7 +130,10 @@ def _condition(obligation: Obligation, execution: Execution) -> Condition:
 
 
 def _most(execution: Execution) -> float:
-    """Return what an argument of exp is at most."""
+    """Return what an argument of exp is at most: more than 0 if a contract bounds floats, or a proof says how much.
+
+    exp(64) < 2^93 leaves room for sums, and exp(11) is still a number of half precision; none is of 8 bits.
+    """
     if any(t.startswith(("float8", "float4")) for t in execution.types):
         return 0
     widest = 11 if "float16" in execution.types else 64
@@ -178,8 +174,7 @@ class Linear:
             return z3.RealVal(1)
         if monomial not in self._unknowns:
             unknown = self._unknowns[monomial] = z3.Real(f"{nf.monomial_form(monomial)!r}#{len(self._unknowns)}")
-            sign = self._signs.monomial(monomial)
-            if sign:
+            if sign := self._signs.monomial(monomial):
                 self.facts.append(unknown > 0 if sign == "positive" else unknown >= 0)
             if len(monomial) == 1 and monomial[0][1] == 1:
                 self._describe(nf.atom_of(monomial[0][0]), unknown)

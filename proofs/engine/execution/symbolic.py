@@ -35,13 +35,11 @@ from .invariants import Invariant
 from .obligations import Kind, Obligation
 from .outcome import Execution as Execution
 
-_LONGEST = 1024
-"""The largest constant extent of a loop that is unrolled."""
-_REQUIRED: Mapping[Unary, Kind] = {
+_LONGEST = 1024  # the largest constant extent of a loop that is unrolled
+_REQUIRED: Mapping[Unary, Kind] = {  # what the operand of a function must be
     **{"exp": "exp", "exp2": "exp", "log": "positive", "log2": "positive"},
     **{"sqrt": "nonnegative", "rsqrt": "positive", "rcp": "nonzero"},
 }
-"""What the operand of a function must be."""
 
 
 def block(dimension: Dimension = "x") -> Form:
@@ -176,8 +174,7 @@ class Symbols(Buffers):
         if operator in ("eq", "ne"):
             found = extended.same(a, b, integer=integer)
         else:
-            high, low = (a, b) if operator in ("ge", "lt") else (b, a)
-            found = extended.at_least(high, low, integer=integer)
+            found = extended.at_least(*((a, b) if operator in ("ge", "lt") else (b, a)), integer=integer)
         return Value(ONE - found if operator in ("ne", "lt", "gt") else found)
 
     def cast(self, a: Value, source: str, target: str) -> Value:

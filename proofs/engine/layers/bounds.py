@@ -10,12 +10,12 @@ The strict reading shows that the kernel's own indices are right; the compiler's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import z3
 from tvm import tirx
 from tvm.ir import structural_equal
+from tvm.tirx import PrimFunc
 
 from ..access.sites import can_happen
 from ..access.trace import Access, Trace
@@ -25,12 +25,15 @@ from ..base.dtypes import span
 from ..base.errors import Unsupported
 from ..base.text import brief
 from ..compiler import extract
+from ..compiler.extract import ARCH, Configs
 from ..compiler.nodes import nodes
 from ..contract.hypotheses import Hypotheses
 from .row_major import Digit, digits
 
-_GRID = {"blockIdx.x": 2**31 - 1, "blockIdx.y": 65535, "blockIdx.z": 65535}
-_BLOCK = {"threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64}
+_LEAST_AND_MOST = {
+    **{"blockIdx.x": (0, 2**31 - 1), "blockIdx.y": (0, 65535), "blockIdx.z": (0, 65535)},
+    **{"threadIdx.x": (1, 1024), "threadIdx.y": (1, 1024), "threadIdx.z": (1, 64)},
+}
 _THREADS = 1024
 _WARPGROUP = 128
 OWN = "own bounds"  # what the kernel's own guards show; where they do not, those of the compiler may
@@ -38,12 +41,7 @@ _STATIC_SHARED = 48 * 1024
 _SHARED = {"sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB
 
 
-def bounds(
-    prim_func: tirx.PrimFunc,
-    hypotheses: Hypotheses,
-    pass_configs: Mapping[str, object] | None = None,
-    arch: str = extract.ARCH,
-) -> Analysis:
+def bounds(prim_func: PrimFunc, hypotheses: Hypotheses, pass_configs: Configs = None, arch: str = ARCH) -> Analysis:
     """Return the conditions of layer 0.
 
     Their kinds are "bounds", "overflow", "division", "cast", "launch", "value" for what is stored to an output whose
@@ -74,9 +72,7 @@ def bounds(
         goal, site = z3.And(size >= 0, size <= span(dtype)[1]), Site(f"{name} = {node.value}".splitlines()[-1])
         conditions.append(Condition("cast", statement, hypotheses.facts, goal, site))
     # where TMA stores to is told by descriptors, which lowering takes out of the kernel
-    for access in (
-        a for level in (trace, device) for a in level.accesses if a.intrinsic and a.region.scope == "global"
-    ):
+    for access in (a for a in (*trace.accesses, *device.accesses) if a.intrinsic and a.region.scope == "global"):
         if hypotheses.promises.get(access.region.allocation, (None, None)) != (None, None):
             statement = f"what {access.intrinsic} stores to {access.region.name} is in the range of the contract"
             given = (*hypotheses.facts, *access.context.path)
@@ -128,26 +124,19 @@ def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:
 
 
 def _launch(trace: Trace, hypotheses: Hypotheses, arch: str) -> list[Condition]:
-    conditions = []
-    for tag, variable in trace.launch.items():
-        low, limit, extent = (1 if tag in _BLOCK else 0), {**_GRID, **_BLOCK}[tag], variable.count
-        goal = z3.And(extent >= low, extent <= limit)
-        conditions.append(_of_launch(f"{tag} extent {brief(extent)} is at most {limit}", goal, hypotheses, tag))
-    threads = z3.Product([v.count for t, v in trace.launch.items() if t in _BLOCK])
-    conditions.append(_of_launch(f"at most {_THREADS} threads to a block", threads <= _THREADS, hypotheses, "threads"))
+    goals: list[tuple[str, str, z3.BoolRef]] = []  # what of the launch it is about, in words, and as a formula
+    for tag, extent in ((tag, variable.count) for tag, variable in trace.launch.items()):
+        low, most = _LEAST_AND_MOST[tag]
+        goals.append((tag, f"{tag} extent {brief(extent)} is at most {most}", z3.And(extent >= low, extent <= most)))
+    threads = z3.Product([v.count for v in trace.launch.values() if v.kind == "thread"])
+    goals.append(("threads", f"at most {_THREADS} threads to a block", threads <= _THREADS))
     if any("wgmma" in name for name in trace.unmodelled):
-        whole = threads % _WARPGROUP == 0
-        conditions.append(_of_launch("wgmma is run by whole warpgroups of 128 threads", whole, hypotheses, "threads"))
+        goals.append(("threads", "wgmma is run by whole warpgroups of 128 threads", threads % _WARPGROUP == 0))
     if (most_shared := _SHARED.get(arch.rstrip("af"))) is None:
         raise Unsupported(f"the shared memory of {arch}")
     static = sum(size for name, size in trace.shared_bytes.items() if name in trace.static)
     sizes = [("static shared memory", static, _STATIC_SHARED, "CUDA")] if static else []
     sizes.append(("shared memory", sum(trace.shared_bytes.values()), most_shared * 1024, arch))
     for what, size, most, whose in sizes:
-        statement = f"{size} bytes of {what} are at most the {most} of {whose}"
-        conditions.append(_of_launch(statement, z3.BoolVal(size <= most), hypotheses, what))
-    return conditions
-
-
-def _of_launch(statement: str, goal: z3.BoolRef, hypotheses: Hypotheses, what: str) -> Condition:
-    return Condition("launch", statement, hypotheses.facts, goal, Site(f"launch: {what}"))
+        goals.append((what, f"{size} bytes of {what} are at most the {most} of {whose}", z3.BoolVal(size <= most)))
+    return [Condition("launch", words, hypotheses.facts, goal, Site(f"launch: {what}")) for what, words, goal in goals]

@@ -21,18 +21,14 @@ from ..forms.normal_form import Form
 from ..reference.pull_array import Integers, deciding
 from ..reference.symbolic_torch import SymbolicTensor, tensor
 
+Finite = Callable[..., Form] | None
 Compared = tuple[Execution, Sequence[Equation]]
+# executes a kernel symbolically under some facts and compares its outputs with the reference
 Compare = Callable[[Any, Facts], Compared]
-"""Executes a kernel symbolically under some facts and compares its outputs with the reference."""
 
 
 def symbolic_input(
-    name: str,
-    shape: Sequence[Form | int],
-    integer: Integers | None = None,
-    *,
-    raw: bool = False,
-    finite: Callable[..., Form] | None = None,
+    name: str, shape: Sequence[Form | int], integer: Integers | None = None, *, raw: bool = False, finite: Finite = None
 ) -> SymbolicTensor:
     """Return the input of that name, whose elements are the atoms that the kernel's reads are.
 
@@ -60,12 +56,12 @@ def facts(contract: Contract) -> Facts:
     """Return what a contract says of its sizes, shapes and elements, for the symbolic reading."""
     ranges: dict[str, tuple[int, Form | None]] = {}
     floats: dict[str, tuple[int | None, int | None]] = {}
-    for name, (low, high), of in ((s.name, (s.elements.low, s.elements.high), s.dtypes[0]) for s in contract.inputs):
-        if not of.is_floating_point and low is not None:
-            ranges[name] = low, None if high is None else _form(high)
-        if of.is_floating_point and isinstance(high, str):
+    for name, low, high, of in ((s.name, s.elements.low, s.elements.high, s.dtypes[0]) for s in contract.inputs):
+        if not of.is_floating_point:
+            ranges |= {} if low is None else {name: (low, None if high is None else _form(high))}
+        elif isinstance(high, str):
             raise Unsupported(f"{name}: floats below {high}, a size")
-        if of.is_floating_point and not isinstance(high, str) and (low, high) != (None, None):
+        elif (low, high) != (None, None):
             floats[name] = low, high
     shapes = {spec.name: [sum(map(_form, dim), nf.ZERO) for dim in spec.dims] for spec in contract.inputs}
     known = Facts(ranges, shapes, floats)

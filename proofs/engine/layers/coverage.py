@@ -14,20 +14,21 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import z3
-from tvm import tirx
+from tvm.tirx import PrimFunc
 
-from ..access.instances import Renaming, agree, constants, equal, sequent, symbols
+from ..access.instances import Renaming, agree, equal, names, sequent, symbols
 from ..access.sites import sites
 from ..access.trace import Access, Division, Trace, Variable
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Site, conjunction, disjunction
 from ..base.errors import Unsupported
 from ..compiler import extract
+from ..compiler.extract import ARCH, Configs
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import subterms
@@ -36,12 +37,7 @@ from .tiling import Choice, Tiling, elected, tile_of, tiling
 _WRITERS = re.compile(r".*(tma_store|atomic|cluster_store|stg\d+|extern|::|tma_reduce|bulk).*")
 
 
-def coverage(
-    prim_func: tirx.PrimFunc,
-    hypotheses: Hypotheses,
-    pass_configs: Mapping[str, object] | None = None,
-    arch: str = extract.ARCH,
-) -> Analysis:
+def coverage(prim_func: PrimFunc, hypotheses: Hypotheses, pass_configs: Configs = None, arch: str = ARCH) -> Analysis:
     """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
     Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by
@@ -55,15 +51,12 @@ def coverage(
         writes = [a for a in trace.accesses if a.mode == "write" and a.region.allocation == output]
         plain = [a for a in writes if a.intrinsic is None or does(a.intrinsic) == "bulk"]
         plain = [_by_dimension(a, hypotheses) for a in plain]
-        if (
-            not plain
-            and output not in hypotheses.updated
-            and any(_WRITERS.fullmatch(name) for name in trace.unmodelled)
-        ):
-            raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
         conditions += _uniqueness(plain, hypotheses)
-        if output not in hypotheses.updated:
-            conditions += _coverage(output, plain, trace, hypotheses)
+        if output in hypotheses.updated:
+            continue
+        if not plain and any(map(_WRITERS.fullmatch, trace.unmodelled)):
+            raise Unsupported(f"{output} is written by unmodelled intrinsics: {sorted(trace.unmodelled)}")
+        conditions += _coverage(output, plain, trace, hypotheses)
     for region, here in ((a.region, a.context) for a in trace.accesses if a.mode == "write"):
         if region.scope == "global" and region.allocation not in hypotheses.outputs:
             statement, given = f"{region.name}, which is no output, is not written", (*hypotheses.facts, *here.path)
@@ -77,13 +70,11 @@ def _by_dimension(access: Access, hypotheses: Hypotheses) -> Access:
     Unsupported if an extent but the first varies, or rows lie at strides of their own.
     """
     shape = hypotheses.shapes[access.region.allocation]
-    strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
     if len(access.indices) == len(shape):
         return access
-    if (
-        not all(z3.is_int_value(s) and s.as_long() > 0 for s in strides)
-        or access.region.allocation in hypotheses.strides
-    ):
+    strides = [z3.simplify(z3.Product([z3.IntVal(1), *shape[d + 1 :]])) for d in range(len(shape))]
+    fixed = all(z3.is_int_value(s) and s.as_long() > 0 for s in strides)
+    if not fixed or access.region.allocation in hypotheses.strides:
         raise Unsupported(f"{access} by its address, in rows whose length varies")
     first, *others = (access.indices[0] / stride for stride in strides)
     indices = (first, *(i % n for i, n in zip(others, shape[1:], strict=True)))
@@ -119,43 +110,35 @@ def with_named_quotients(access: Access) -> tuple[Access, tuple[Division, ...]]:
     return replace(access, indices=indices, context=context), divisions
 
 
-@dataclass(frozen=True)
-class _Write:
-    """A write with a tile that was guessed for it, and the divisions whose parts its indices mention."""
+class _Write(NamedTuple):
+    """A write with a tile that was guessed for it."""
 
     access: Access
     tile: Tiling
-    divisions: tuple[Division, ...]
+    divisions: tuple[Division, ...]  # whose parts its indices mention
+    inner: list[Variable]  # those that choose the element in the tile
+    outer: list[Variable]  # those that choose the tile
+    points: int  # how many assignments to the inner variables pass the local guards
 
-    @property
-    def inner(self) -> tuple[Variable, ...]:
-        """The variables that choose the element in the tile."""
-        return tuple(v for v in self.access.context.variables if v in self.tile.inner)
 
-    @property
-    def outer(self) -> tuple[Variable, ...]:
-        """The variables that choose the tile."""
-        return tuple(v for v in self.access.context.variables if v not in self.tile.inner)
-
-    @cached_property
-    def points(self) -> int:
-        """The number of assignments to the inner variables that pass the local guards."""
-        return points(self.inner, self.tile.local_guards)
+def _written(access: Access, trace: Trace) -> _Write:
+    named, divisions = with_named_quotients(access)
+    tile, variables = tiling(named), named.context.variables
+    inner, outer = ([v for v in variables if (v in tile.inner) is chosen] for chosen in (True, False))
+    return _Write(named, tile, (*trace.divisions, *divisions), inner, outer, points(inner, tile.local_guards))
 
 
 def _coverage(output: str, accesses: Sequence[Access], trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
     element = [z3.Int(f"{output}.{d}") for d in range(len(hypotheses.shapes[output]))]
     inside = [z3.And(e >= 0, e < n) for e, n in zip(element, hypotheses.shapes[output], strict=True)]
     given, cases = [*hypotheses.facts, *inside], []
-    named = [with_named_quotients(a) for a in accesses]
-    writes = [_Write(a, tiling(a), (*trace.divisions, *divisions)) for a, divisions in named]
+    writes = [_written(a, trace) for a in accesses]
     for number, write in enumerate(writes):
         if write.tile.volume != write.points and len(writes) > 1:
             raise Unsupported(f"{output}: several writes, of which one leaves gaps in its tile")
         if write.points > write.tile.volume and any("AllReduce" in name for name in trace.unmodelled):
-            raise Unsupported(
-                f"{output} is written by several threads, perhaps with what AllReduce gives to all of them"
-            )
+            what = "by several threads, perhaps with what AllReduce gives to all of them"
+            raise Unsupported(f"{output} is written {what}")
         yield from _onto(write)
         hit, holds = _execution(write, element, frozenset(hypotheses.sizes), f"@{number}" if number else "")
         given.append(hit)
@@ -179,10 +162,9 @@ def _onto(write: _Write) -> Iterator[Condition]:
     yield sequent("coverage", f"a block's writes of {name} stay in its tile of {tile.edge}", given, box, site)
     renaming = Renaming(frozenset())
     other = [renaming.variable(v) for v in inner]
-    again = (*(v.range for v in other), *(renaming.term(g) for g in tile.local_guards))
-    apart = z3.Not(conjunction(*(w == renaming.term(w) for w in tile.within)))
-    goal = z3.Or(apart, equal(inner, other))
-    yield sequent("coverage", f"a block writes no place of its tile of {name} twice", (*given, *again), goal, site)
+    again = (*given, *(v.range for v in other), *map(renaming.term, tile.local_guards))
+    goal = z3.Or(z3.Not(conjunction(*(w == renaming.term(w) for w in tile.within))), equal(inner, other))
+    yield sequent("coverage", f"a block writes no place of its tile of {name} twice", again, goal, site)
     count = z3.IntVal(write.points) if tile.local_guards else z3.Product([z3.IntVal(1), *(v.count for v in inner)])
     statement = f"a block makes {write.points} writes of {name}, its tile has {tile.volume} places"
     yield Condition("coverage", statement, (), count == z3.IntVal(tile.volume), site)
@@ -197,9 +179,8 @@ def _execution(
 ) -> tuple[z3.BoolRef, z3.BoolRef]:
     """Return what is known of the execution of a write that is named for an element, and what is left to show of it.
 
-    Returns:
-        What may be assumed of its inner variables, since the tile is hit everywhere; and what is left to show: that it
-        exists, passes the guards and writes the element.
+    Known of its inner variables is that the tile is hit everywhere. Left to show is that it exists, passes the guards and
+    writes the element.
     """
     tile, context = write.tile, write.access.context
     known = sizes | {e.decl().name() for e in element}
@@ -226,11 +207,11 @@ def _execution(
 
 def _parts(shares: Sequence[Division], known: frozenset[str]) -> set[str]:
     """Return the names that are given to quotients and remainders of what is known; Unsupported if they have a meaning yet."""
-    names = [p.decl().name() for d in shares for p in d.parts]
-    of = {c.decl().name() for c in constants(t for d in shares for t in (d.dividend, d.divisor))}
-    if not of <= known or len({*names} - known) < len(names):
+    parts, of = [p for d in shares for p in d.parts], names(t for d in shares for t in (d.dividend, d.divisor))
+    new = {str(p) for p in parts if names([p]) == {str(p)}} - known  # each a variable of its own, and no term
+    if not of <= known or len(new) < len(parts):
         raise Unsupported(f"tiles whose share of a tensor depends on {', '.join(sorted(of - known))}")
-    return {*names}
+    return new
 
 
 def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]) -> None:
@@ -241,7 +222,7 @@ def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]
     """
     free = [*(v.term for v in write.outer), *(p for d in write.divisions for p in d.parts)]
     terms = [*(z3.substitute(b, *chosen) for b in write.tile.base), *(value for _, value in chosen)]
-    strange = {c.decl().name() for c in constants(terms)} - known - {v.name for v in write.outer}
+    strange = names(terms) - known - {v.name for v in write.outer}
     if strange := strange | {str(x) for x, _ in chosen if not any(x.eq(f) for f in free)}:
         raise Unsupported(f"a tile of {write.access.region.name} that depends on {', '.join(sorted(strange))}")
 
@@ -249,9 +230,9 @@ def _check_choice(write: _Write, chosen: Sequence[Choice], known: frozenset[str]
 def points(variables: Sequence[Variable], guards: Sequence[z3.BoolRef]) -> int:
     """Return how many values of variables pass all guards; Unsupported unless ranges are fixed and guards on them alone."""
     guard = conjunction(*guards)
-    names = {c.decl().name() for c in constants([guard])}
-    guarded = [v for v in variables if v.name in names]
-    free = math.prod(len(_values(v)) for v in variables if v.name not in names)
+    mentioned = names([guard])
+    guarded = [v for v in variables if v.name in mentioned]
+    free = math.prod(len(_values(v)) for v in variables if v.name not in mentioned)
     terms, boxes = [v.term for v in guarded], [_values(v) for v in guarded]
     count = 0
     for point in itertools.product(*boxes):

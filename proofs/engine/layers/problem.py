@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lemmata.reference.contract import Contract
 
@@ -16,12 +16,11 @@ from ..contract.hypotheses import Hypotheses
 from ..execution.ranges import Waiver
 from ..forms.constants import one_proof
 from ..forms.ring import at_most
-from ..smt.solve import smt2
 from .comparison import Compare, Compared, facts
 from .lemmas import Examples, Lemma
+from .scripts import write
 
-_ATOMS = 1_000_000
-"""New atoms of a symbolic execution. The largest, of csa over the window and one range, makes 182 000."""
+_ATOMS = 1_000_000  # that an execution may make anew; the largest, of csa over the window and one range, makes 182 000
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,9 @@ class Problem:
 
     def outcomes(self, name: str, conditions: Sequence[Condition]) -> list[Outcome]:
         """Return the outcomes of conditions, up to the first failure if one is enough; write them to ``smt`` first."""
-        statics = "".join(f"-{key}={value:g}" for key, value in self.statics.items())
-        for number, condition in enumerate(conditions if self.smt else ()):
-            folder = cast(Path, self.smt) / f"{self.kernel.attrs['global_symbol']}{statics}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}-{number:04}-{condition.kind.replace(' ', '-')}.smt2").write_text(smt2(condition))
+        if self.smt is not None:
+            statics = "".join(f"-{key}={value:g}" for key, value in self.statics.items())
+            write(tuple(conditions), self.smt / f"{self.kernel.attrs['global_symbol']}{statics}", name)
         outcomes = []
         for condition in conditions:
             outcomes.append(self.solve(condition))

@@ -43,9 +43,7 @@ def _solved(problem: Problem, name: str) -> Layer:
     last = sorted(analysis.conditions, key=lambda c: c.kind == OWN)  # they matter only where all others hold
     outcomes, relied = [*map(cautious, problem.outcomes(name, last))], []
     failing = [o for o in outcomes if o.verdict != "proved"]
-    if all(
-        o.condition.kind == OWN for o in failing
-    ):  # what only the compiler's guards ensure, if these ensure all of it
+    if all(o.condition.kind == OWN for o in failing):  # which the compiler's guards ensure, if they ensure all of it
         outcomes, relied = [o for o in outcomes if o.verdict == "proved"], failing
     checked = analysis if proved(outcomes) == len(outcomes) or not problem.brief else NOTHING
     hollow = guard(problem.contract, problem.hypotheses, checked, problem.solve)
@@ -69,11 +67,8 @@ def _equal(problem: Problem, name: str) -> Layer:
     unequal = (Failure("equivalence", text, verdict="not proved") for text in texts)
     floats = [s.name for s in problem.contract.inputs if s.dtypes[0].is_floating_point and not s.elements.finite]
     finite = [name for name in floats if name not in execution.raw and name not in execution.finite]
-    assumed = [f"assumed: the elements of {', '.join(finite)} are finite"] if finite else []
-    if execution.finite:
-        assumed.append(
-            f"assumed: the elements of {', '.join(execution.finite)} are finite, or -inf where the claim has them so"
-        )
+    kinds = (finite, "finite"), (execution.finite, "finite, or -inf where the claim has them so")
+    assumed = [f"assumed: the elements of {', '.join(of)} are {what}" for of, what in kinds if of]
     assumed += [f"trusted: {name}, C text of the kernel's own, is {what}" for name, what in execution.externs.items()]
     assumed += execution.constants.statements()
     equal, unmodelled = sum(e.holds for e in equations), tuple(sorted(execution.unmodelled))

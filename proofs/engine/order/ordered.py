@@ -1,10 +1,8 @@
 """The question: are two accesses of a block ordered on every run, for which distances of iterations, and else of which bytes.
 
-Two accesses of one role are ordered by the runs between them (runs.py), or else by other roles (phases.py). Two of two
-roles are ordered by phases alone. If the least weight of the paths that order all threads is v from an access a to an access
-b, and w back, then b in iteration j and a in iteration i are unordered just where -w < j - i < v: there they must be of
-one thread, or of different bytes. The first iteration follows what comes before the loop; what comes after it follows
-iteration i of a if there is an iteration i + v.
+Two accesses of one role are ordered by the runs between them (runs.py), or else by other roles (phases.py); two of two roles
+by phases alone, for the distances of iterations that ``docs/order.md`` gives. The first iteration follows what comes before
+the loop; what comes after it follows iteration i of an access if there is an iteration that is as many further on.
 
 A path begins where an access is over. A copy is over, for whoever waits there, at its thread's arrival at the next mbarrier
 that counts copies; a copy and a product are over at the first event at which they have ended on every run. What is written
@@ -15,8 +13,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import z3
 
@@ -33,11 +31,11 @@ from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
 from .runs import Carried, Mark, Runs, Way, share_a_loop
 from .words import lacking, unmet
 
+Weights = tuple[int | None, int | None]  # by how many iterations each of two must follow the other
 _PLAIN = ("load", "store", "atomic")
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """An access of a role to shared memory: where it begins, and the nodes at which it is over, so many iterations later."""
 
     access: Access
@@ -45,8 +43,7 @@ class Use:
     over: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class Meeting:
+class Meeting(NamedTuple):
     """Two accesses of one role that a run leads to, one from the other, with what is missing between them."""
 
     first: Access
@@ -56,12 +53,7 @@ class Meeting:
 
 
 class Ordered:
-    """The accesses of a block, and which of them are ordered.
-
-    Args:
-        block: its roles.
-        hypotheses: what is known of its sizes.
-    """
+    """The accesses of a block, whose sizes are known as hypotheses say, and which of them are ordered."""
 
     def __init__(self, block: Block, hypotheses: Hypotheses) -> None:
         self.block, self._hypotheses = block, hypotheses
@@ -90,8 +82,7 @@ class Ordered:
         found: dict[object, list[tuple[Meeting, list[z3.BoolRef]]]] = {}
         for m in meetings:
             renaming = self._renaming(m)
-            elsewhere = self._elsewhere(uses, m, renaming)
-            if elsewhere is not None:
+            if (elsewhere := self._elsewhere(uses, m, renaming)) is not None:
                 key = id(m.first), id(m.second), m.mark.common, m.lack[1], m.mark.forgets
                 found.setdefault(key, []).append((m, [*_relation(m.mark, renaming), *elsewhere]))
         for runs in found.values():
@@ -157,8 +148,7 @@ class Ordered:
                     continue
                 weights = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
                 renaming = self.block.renaming(self._hypotheses)
-                facts = self._distances(a, b, weights, renaming)
-                if facts is not None:
+                if (facts := self._distances(a, b, weights, renaming)) is not None:
                     met = Unordered(a.access, renaming.access(b.access), a.access is b.access, [facts])
                     yield apart("race", unmet(a.access, b.access), met, self._hypotheses, alone=False)
                     way = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part, *weights
@@ -174,9 +164,7 @@ class Ordered:
         found = ((least(node, b.step.node), later) for node, later in a.over)
         return min((weight + later for weight, later in found if weight is not None), default=None)
 
-    def _distances(
-        self, a: Use, b: Use, weights: tuple[int | None, int | None], renaming: Renaming
-    ) -> list[z3.BoolRef] | None:
+    def _distances(self, a: Use, b: Use, weights: Weights, renaming: Renaming) -> list[z3.BoolRef] | None:
         """Return in which iterations the two are not ordered; None if in none."""
         (ahead, behind), parts = weights, (a.step.part, b.step.part)
         if parts in ((BEFORE, BEFORE), (AFTER, AFTER)):
@@ -252,14 +240,10 @@ def _pairs(way: Way, segment: Segment, mark: Mark) -> Iterator[tuple[Access, Acc
     for number, first in enumerate(way.source.accesses):
         if BEGIN.get(kind(first)) != way.begin:
             continue
-        for place, second in enumerate(segment.accesses):
-            if not conflict(first, second):
-                continue
-            if same and place < number:
-                plain = kind(first) in _PLAIN and kind(second) in _PLAIN
-                if plain or not share_a_loop(first, second, mark.common):
-                    continue
-            yield first, second
+        for place, second in ((n, a) for n, a in enumerate(segment.accesses) if conflict(first, a)):
+            plain = kind(first) in _PLAIN and kind(second) in _PLAIN
+            if not (same and place < number) or (not plain and share_a_loop(first, second, mark.common)):
+                yield first, second
 
 
 def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
@@ -273,21 +257,13 @@ def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:
     return facts
 
 
-@dataclass(frozen=True)
-class Unordered:
-    """Two accesses that may meet, in some iterations.
-
-    Args:
-        first: the one.
-        second: the other, renamed.
-        itself: whether the two are one statement.
-        facts: what is known of the iterations, in each of the ways in which they may meet.
-    """
+class Unordered(NamedTuple):
+    """Two accesses that may meet, in some iterations."""
 
     first: Access
-    second: Access
-    itself: bool
-    facts: Sequence[Sequence[z3.BoolRef]]
+    second: Access  # renamed
+    itself: bool  # whether the two are one statement
+    facts: Sequence[Sequence[z3.BoolRef]]  # what is known of the iterations, in each of the ways to meet
 
 
 def apart(kind: str, statement: str, met: Unordered, hypotheses: Hypotheses, alone: bool) -> Condition:
@@ -321,7 +297,8 @@ def overlap(a: Access, b: Access) -> z3.BoolRef:
     """Return that the two elements share a byte."""
     if (a.region.offset, a.region.bits) == (b.region.offset, b.region.bits):
         return flat(a) == flat(b)
-    return z3.And(_byte(a) < _byte(b) + _size(b), _byte(b) < _byte(a) + _size(a))
+    (ours, size), (theirs, other) = _bytes(a), _bytes(b)
+    return z3.And(ours < theirs + other, theirs < ours + size)
 
 
 def flat(a: Access, strides: Sequence[z3.ArithRef] | None = None) -> z3.ArithRef:
@@ -334,11 +311,8 @@ def flat(a: Access, strides: Sequence[z3.ArithRef] | None = None) -> z3.ArithRef
     return position
 
 
-def _byte(a: Access) -> z3.ArithRef:
-    return a.region.offset + flat(a) * _size(a)
-
-
-def _size(a: Access) -> int:
+def _bytes(a: Access) -> tuple[z3.ArithRef, int]:
+    """Return where the element begins in its allocation, in bytes, and how many it has."""
     if a.region.bits % 8:
         raise Unsupported(f"elements of {a.region.bits} bits in shared memory")
-    return a.region.bits // 8
+    return a.region.offset + flat(a) * (a.region.bits // 8), a.region.bits // 8

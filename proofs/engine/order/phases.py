@@ -1,27 +1,9 @@
 """The order that mbarriers impose on what roles do, and that nobody waits for ever.
 
 The order is a graph. Its nodes are the statements of the roles, for all iterations at once; an edge of weight w leads from
-iteration i of one to iteration i + w of the other, for every i. There are edges
-
-* from a statement of a role to the next, and from the end of its loop to the beginning, of weight 1;
-* from the arrivals at an mbarrier to the waits for their phase. If as many threads arrive in an iteration as the barrier
-  counts, and none arrives for the next iteration before all have arrived for this one, then phase i ends when all have
-  arrived in iteration i (by induction over time: the paths that show it consist of waits that ended before). A wait for
-  parity (i + k) % 2 in iteration i ends only when phase i - k is over, since the same thread waited so for the phase
-  before; hence an edge of weight k, 0 or 1. A barrier that is arrived at once has one phase, of parity 0;
-* around a barrier of all threads of one role.
-
-An arrival that waits for a thread's copies comes when they are there. It tells that what the thread read before was read,
-but shows nobody what the thread wrote before, save the copies.
-
-A path with an edge of the second or third kind orders every thread of one role with every thread of another. If v is the
-least weight of such a path from a to b, then b in iteration j comes after a in iteration i wherever j - i >= v.
-
-Nobody waits for ever, if (1) no cycle of edges has weight 0: then what each execution of a statement waits for comes
-earlier in a well-founded order, by part, iteration and place in the graph without its edges of weight 1, and every loop
-ends; (2) all the arrivals that a phase counts come, whatever happens; (3) a phase is seen to be over by each that waits
-for it before the phase after that is over too, which would look as if neither were: someone arrives for that one only
-after the wait.
+iteration i of one to iteration i + w of the other, for every i: to the next statement, from the arrivals at an mbarrier to the
+waits for their phase, and around a barrier of all threads of one role. ``docs/order.md`` shows why that is so under the
+conditions here, and why then nobody waits for ever.
 """
 
 from __future__ import annotations
@@ -29,11 +11,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import z3
 
 from ..access.instances import at, sequent
-from ..access.trace import Event, Node, Variable
+from ..access.trace import Event, Node, Segment, Variable
 from ..base.conditions import Condition
 from ..base.dtypes import number
 from ..base.errors import Unsupported
@@ -42,13 +25,10 @@ from ..smt.solve import unsatisfiable
 from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
 
 _STEPS = 1_000_000  # of the solver, for one question about a parity
-
-
 State = tuple[int, bool, bool]  # a node; whether all threads are ordered, and a proxy fence passed, on the way there
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(NamedTuple):
     """From one node to another: how many iterations on; whether it orders all threads, or proxies, and shows writes."""
 
     weight: int = 0
@@ -79,15 +59,10 @@ class Graph:
     def least(
         self, a: int, b: int, *, orders: bool = True, fenced: bool = False, shown: bool = False, looping: bool = True
     ) -> int | None:
-        """Return the least weight of a path; None if there is none.
+        """Return the least weight of a path from a node to another; None if there is none.
 
-        Args:
-            a: where it begins.
-            b: where it ends.
-            orders: only of those that order all threads.
-            fenced: only of those with a proxy fence.
-            shown: only of those at whose end all is seen that was written before them.
-            looping: also of those through iterations of the loops.
+        ``orders``: only of those that order all threads; ``fenced``: only of those with a proxy fence; ``shown``: only of those
+        at whose end all is seen that was written before them; ``looping``: also of those through iterations of the loops.
         """
         key = a, shown, looping
         if key not in self._known:
@@ -166,8 +141,7 @@ class Phases:
         self.barriers = self._initialised()
         for barrier in self.barriers:
             for arrival, wait in itertools.product(barrier.arrivals, barrier.waits):
-                behind = _behind(barrier, wait)
-                if behind is not None:
+                if (behind := _behind(barrier, wait)) is not None:
                     self.graph.edge(arrival.done, wait.node, Edge(behind, orders=True))
 
     def step(self, role: Role, item: object) -> Step:
@@ -222,7 +196,7 @@ class Phases:
                 self.graph.edge(here, done, Edge(shows=False))
             step = Step(role, part, here, done)
             for each in inside(after):
-                items = each.accesses if not isinstance(each, Event) and hasattr(each, "accesses") else [each]
+                items = each.accesses if isinstance(each, Segment) else [each]
                 self._steps |= {(id(role), id(item)): step for item in items}
             if isinstance(after, Event) and after.does in ("arrive", "copied", "wait"):
                 self._met.append(Met(role, part, here, done, after))
@@ -270,8 +244,7 @@ class Phases:
             goal = z3.BoolVal(weight is not None and weight <= 1)
             yield at(b.event.context, "phase", what, goal, hypotheses.facts)
         for wait in barrier.waits:
-            behind = _behind(barrier, wait)
-            if behind is not None:
+            if (behind := _behind(barrier, wait)) is not None:
                 goal = _parity(wait) == (wait.loop.term - wait.loop.low + behind) % 2
                 phase = "the iteration before" if behind else "its iteration"
                 what = f"this waits at {barrier.name} for the phase of {phase}"

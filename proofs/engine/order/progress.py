@@ -1,18 +1,9 @@
 """What becomes of an operation on a run that goes on from it, and what it still needs before a later access.
 
-Of two accesses to the same bytes, one of them a write, there must lie between them, on every run:
-
-* a copy (cp.async), then an access: the group of the copy is closed and awaited by the thread that issued it, then a
-  barrier; none is needed where the same thread loads or stores. Before a product reads, a proxy fence after the wait.
-* a store, then a product (wgmma) that reads: a proxy fence and a barrier.
-* a product that reads, then a copy or a store: the batch of the product is closed and finished, then a barrier.
-* a load or a store, then a load, a store or a copy: a barrier, unless both are by the same thread. An atomic operation
-  counts as a store, but beside another one, which leaves open what each of them finds.
-* a product, then another use of the registers of its result: the batch is closed and finished.
-* another use of registers, then a product on them: the fence of registers, ``warpgroup_arrive``.
-* a store or a copy, then a store by TMA that reads: a proxy fence, and a barrier unless it is the same thread.
-* a store by TMA that reads, then a store or a copy: its group is closed and awaited by the thread that issued it, then a
-  barrier unless it is the same thread. It has read before its block ends.
+Of two accesses to the same bytes, one of them a write, there must lie between them, on every run, what the table of
+``docs/proofs.md`` says. `Progress.lacks` says it again: a group must be closed and awaited, or a batch finished, by the thread
+that issued it; then comes a barrier, unless the same thread goes on; and before a product or TMA reads, a proxy fence. An
+atomic operation counts as a store, but beside another one, which leaves open what each of them finds.
 
 A proxy fence orders what lies before it on the way from a write to a read, so it counts on either side of the barrier: by
 those who wrote, as is usual, or by those who read. Where only the latter is there, that is among what is named as not
@@ -67,19 +58,12 @@ def conflict(first: Access, second: Access) -> bool:
 
 @dataclass(frozen=True)
 class Progress:
-    """What has become of an operation.
+    """What has become of an operation."""
 
-    Args:
-        what: the operation. Its kinds of access begin alike.
-        groups: how many groups, or batches, are closed from its own on (0: it is in none); None once it is over.
-        fence: the fence that it needs has come since, before or after the last barrier.
-        passed: a barrier has come since.
-    """
-
-    what: Literal["copy", "product", "bulk", "plain", "register"]
-    groups: int | None = None
-    fence: Fence = ""
-    passed: bool = False
+    what: Literal["copy", "product", "bulk", "plain", "register"]  # the operation, whose kinds of access begin alike
+    groups: int | None = None  # that are closed from its own on (0: it is in none); None once it is over
+    fence: Fence = ""  # whether the fence that it needs has come since, before or after the last barrier
+    passed: bool = False  # whether a barrier has come since
 
     def lacks(self, later: Kind) -> Lack | None:
         """Return what is still missing before a later access of a kind to the same bytes."""
@@ -103,8 +87,6 @@ BEGIN: Mapping[Kind, Progress] = {
     **dict.fromkeys(("load", "store", "atomic"), Progress("plain")),
 }
 """The progress of an operation as it is issued."""
-
-
 _GROUPS: Mapping[str, tuple[Does, Does]] = {
     "copy": ("commit", "await"),
     "product": ("batch", "finish"),
@@ -114,11 +96,10 @@ _GROUPS: Mapping[str, tuple[Does, Does]] = {
 
 
 class Steps:
-    """What events do to the progress of operations.
+    """What events of a program do to the progress of operations.
 
-    Args:
-        nodes: the program. Groups are counted as far as some wait in it can tell them apart.
-        meets: whether an event is a barrier of all threads that run the program.
+    Groups are counted as far as some wait in it can tell them apart. ``meets`` says whether an event is a barrier of all
+    threads that run the program.
     """
 
     def __init__(self, nodes: Sequence[Node], meets: Callable[[Event], bool]) -> None:

@@ -12,20 +12,20 @@ barriers. The source of an asynchronous copy is read like any other.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import z3
-from tvm import tirx
+from tvm.tirx import PrimFunc
 
 from ..access.instances import Renaming, at, constants, equal, sequent
 from ..access.sites import sites
-from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace
+from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace, value_of
 from ..access.walk import walk
 from ..base.conditions import Analysis, Condition, Outcome, conjunction, disjunction
 from ..compiler import extract
+from ..compiler.extract import ARCH, Configs
 from ..compiler.instructions import does, names
 from ..contract.hypotheses import Hypotheses
-from ..smt.constructs import value_of
 from .ordered import Ordered, flat, same_execution
 from .possible import among_roles, operations
 from .progress import kind
@@ -45,12 +45,7 @@ _WARP, _WARPGROUP = 32, 128
 _WAITING = ("barrier", "phase", "deadlock")
 
 
-def order(
-    prim_func: tirx.PrimFunc,
-    hypotheses: Hypotheses,
-    pass_configs: Mapping[str, object] | None = None,
-    arch: str = extract.ARCH,
-) -> Analysis:
+def order(prim_func: PrimFunc, hypotheses: Hypotheses, pass_configs: Configs = None, arch: str = ARCH) -> Analysis:
     """Return the conditions that put accesses in order, of the kernel as shipped.
 
     Kinds: "race", of accesses that threads make; "async", of copies, products and registers; "barrier", that barriers are
@@ -65,12 +60,11 @@ def order(
     guards = extract.shipped_with_guards(pass_configs)
     lowered = extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch)
     thread = walk(lowered.thread, hypotheses)
-    within = within_blocks(lowered.device, hypotheses)
     conditions = (*_global(thread, hypotheses), *_launch(thread, hypotheses))
-    return within + Analysis(conditions, thread.unmodelled, ())
+    return within_blocks(lowered.device, hypotheses) + Analysis(conditions, thread.unmodelled, ())
 
 
-def within_blocks(device: tirx.PrimFunc, hypotheses: Hypotheses) -> Analysis:
+def within_blocks(device: PrimFunc, hypotheses: Hypotheses) -> Analysis:
     """Return the conditions on the threads of one block, of a function at device level."""
     trace = walk(device, hypotheses)
     block = block_of(trace)
@@ -189,16 +183,14 @@ def _global(trace: Trace, hypotheses: Hypotheses) -> Iterator[Condition]:
 
 def _perhaps_ordered(a: Access, b: Access, trace: Trace) -> Iterator[tuple[z3.BoolRef, z3.BoolRef]]:
     """Yield the cases of two accesses to global memory: what is in another case, and what may order those in this one."""
-    copied = "copy" in (does(a.intrinsic or ""), does(b.intrinsic or "")) and a is not b
-    kinds = {"thread", "block"} if copied else {"block"}
-    near = same_execution(a.context, b.context, kinds)
-    barriers = any(e.does == "barrier" for e in events(trace.nodes)) or any("Barrier" in n for n in trace.unmodelled)
-    if copied or barriers:
+    copied, never = "copy" in (does(a.intrinsic or ""), does(b.intrinsic or "")) and a is not b, z3.BoolVal(False)
+    if copied or any(e.does == "barrier" for e in events(trace.nodes)) or any("Barrier" in n for n in trace.unmodelled):
+        near = same_execution(a.context, b.context, {"thread", "block"} if copied else {"block"})
         what = "the end of a copy" if copied else "a barrier between accesses to global memory"
-        yield near, z3.BoolVal(False)
+        yield near, never
         yield z3.Not(near), z3.Bool(value_of(what))
     else:
-        yield z3.BoolVal(False), z3.BoolVal(False)
+        yield never, never
 
 
 def _same_element(a: Access, b: Access, hypotheses: Hypotheses) -> z3.BoolRef:
@@ -227,10 +219,9 @@ def _touched(nodes: Sequence[Node], waited: list[z3.BoolRef]) -> Iterator[tuple[
         match node:
             case Segment():
                 yield from ((a, tuple(waited)) for a in node.accesses if a.region.scope == "global")
-            case Event() if node.does == "grids":
+            case Event(does="grids"):
                 waited.append(conjunction(*node.context.guards))
-            case Branch():
-                for arm in node.arms:
-                    yield from _touched(arm, waited)
-            case Loop():  # which may end before its first iteration
-                yield from _touched(node.body, list(waited))
+            case Branch(arms=(then, otherwise)):
+                yield from itertools.chain(_touched(then, waited), _touched(otherwise, waited))
+            case Loop(body=body):  # which may end before its first iteration
+                yield from _touched(body, list(waited))

@@ -15,7 +15,7 @@ from functools import partial
 import z3
 
 from ..access.instances import Renaming, symbols
-from ..access.trace import Access, Branch, Context, Event, Loop, Node, Segment, Trace, Variable
+from ..access.trace import KINDS, Access, Branch, Context, Event, Loop, Node, Segment, Trace, Variable
 from ..base.errors import Unsupported
 from ..compiler.instructions import Does, at_mbarriers
 from ..contract.hypotheses import Hypotheses
@@ -72,33 +72,23 @@ def coarse(nodes: Sequence[Node], what: Collection[Does]) -> list[Node]:
     return result
 
 
-def projected(nodes: Sequence[Node], decides: Callable[[z3.BoolRef], bool | None]) -> list[Node]:
-    """Return the nodes without arms that some threads never take; ``decides`` says which they take, None if it depends."""
-    result: list[Node] = []
-    for node in nodes:
-        taken = decides(node.condition) if isinstance(node, Branch) else None
-        if isinstance(node, Branch) and taken is not None:
-            result += projected(node.arms[0 if taken else 1], decides)
-        else:
-            result.append(changed(node, partial(projected, decides=decides)))
-    return result
+def rewritten(nodes: Sequence[Node], each: Callable[[Node], Sequence[Node]]) -> list[Node]:
+    """Return the nodes with others in the place of each, once those in it have been replaced."""
+    return [new for node in nodes for new in each(changed(node, partial(rewritten, each=each)))]
 
 
-def unrolled(nodes: Sequence[Node]) -> list[Node]:
-    """Return the nodes, with loops of constant length in which waits leave varying numbers of groups unrolled."""
-    result: list[Node] = []
-    for node in (changed(n, unrolled) for n in nodes):
-        often = times(node) if isinstance(node, Loop) else None
-        if isinstance(node, Loop) and often is not None and any(pending(e) is None for e in events(node.body)):
-            for number in range(often):
-                result += _at(node.body, node.variable.term, z3.simplify(node.variable.low + number))
-        else:
-            result.append(node)
-    return result
+def unrolled(node: Node) -> Sequence[Node]:
+    """Return a node, or the iterations of a loop of constant length in which waits leave varying numbers of groups."""
+    often = times(node) if isinstance(node, Loop) else None
+    if not isinstance(node, Loop) or often is None or all(pending(e) is not None for e in events(node.body)):
+        return [node]
+    low, variable = node.variable.low, node.variable.term
+    numbers = (z3.simplify(low + number) for number in range(often))
+    return [n for value in numbers for n in rewritten(node.body, partial(_at, variable=variable, value=value))]
 
 
-def _at(nodes: Sequence[Node], variable: z3.ArithRef, value: z3.ArithRef) -> list[Node]:
-    """Return the nodes in one iteration of a loop around them."""
+def _at(node: Node, variable: z3.ArithRef, value: z3.ArithRef) -> Sequence[Node]:
+    """Return a node in one iteration of a loop around it."""
 
     def here(context: Context) -> Context:
         return replace(context, guards=(*context.guards, variable == value))
@@ -106,17 +96,12 @@ def _at(nodes: Sequence[Node], variable: z3.ArithRef, value: z3.ArithRef) -> lis
     def known(term: z3.ExprRef) -> z3.ExprRef:
         return z3.simplify(z3.substitute(term, (variable, value)))
 
-    result: list[Node] = []
-    for node in nodes:
-        if isinstance(node, Segment):
-            result.append(Segment([replace(a, context=here(a.context)) for a in node.accesses]))
-        elif isinstance(node, Event):
-            numbers = (None if n is None else known(n) for n in node.numbers)
-            result.append(replace(node, numbers=tuple(numbers), context=here(node.context)))
-        else:
-            node = changed(node, partial(_at, variable=variable, value=value))
-            result.append(replace(node, condition=known(node.condition)) if isinstance(node, Branch) else node)
-    return result
+    if isinstance(node, Segment):
+        return [Segment([replace(a, context=here(a.context)) for a in node.accesses])]
+    if isinstance(node, Event):
+        numbers = tuple(None if n is None else known(n) for n in node.numbers)
+        return [replace(node, numbers=numbers, context=here(node.context))]
+    return [replace(node, condition=known(node.condition)) if isinstance(node, Branch) else node]
 
 
 def times(loop: Loop) -> int | None:
@@ -159,19 +144,13 @@ class Role:
 
 @dataclass(frozen=True)
 class Block:
-    """The roles of a block's threads.
+    """The roles of a block's threads."""
 
-    Args:
-        roles: one of all threads, or several.
-        phased: whether the phases of its mbarriers are known, since all that arrives at them is.
-        initialised: what says how many arrivals end a phase.
-    """
-
-    roles: tuple[Role, ...]
-    phased: bool
-    initialised: tuple[Event, ...]
+    roles: tuple[Role, ...]  # one of all threads, or several
+    phased: bool  # whether the phases of its mbarriers are known, since all that arrives at them is
+    initialised: tuple[Event, ...]  # what says how many arrivals end a phase
     threads: Threads
-    blocks: frozenset[str]
+    blocks: frozenset[str]  # the names of the block's indices
     _renamings: dict[frozenset[str], Renaming] = field(default_factory=dict, compare=False)
 
     def renaming(self, hypotheses: Hypotheses, *common: str) -> Renaming:
@@ -213,9 +192,7 @@ class Threads:
         """Return the guards that are not true just because the thread has this role."""
         return tuple(g for g in context.guards if (s := self.of(g)) is None or not role.threads <= s)
 
-    def plainly(
-        self, context: Context, role: Role, kinds: Collection[str] = ("block", "thread", "loop", "lane")
-    ) -> tuple[z3.BoolRef, ...]:
+    def plainly(self, context: Context, role: Role, kinds: Collection[str] = KINDS) -> tuple[z3.BoolRef, ...]:
         """Return what holds of every thread of the role at a place, variables of some kinds in their ranges."""
         others = self.others(context, role)
         kept = (g for g in context.guards if not any(g.eq(o) for o in others))
@@ -234,7 +211,7 @@ class Threads:
 
 def block_of(trace: Trace) -> Block:
     """Return the roles of a kernel; Unsupported if they overlap, meet barriers of the whole block, or have two such loops."""
-    trace = replace(trace, nodes=unrolled(trace.nodes))
+    trace = replace(trace, nodes=rewritten(trace.nodes, unrolled))
     threads = Threads(trace)
     blocks = frozenset(v.name for v in trace.launch.values() if v.kind == "block")
     initialised = tuple(e for e in events(trace.nodes) if e.does == "init")
@@ -250,11 +227,10 @@ def block_of(trace: Trace) -> Block:
         return _one_role(trace, initialised, threads, blocks)
     if sum(map(len, largest)) != len(threads.all()):
         raise Unsupported("a thread with two roles")
-    at = [
-        n for n, node in enumerate(trace.nodes) if any(e.whole for e in events([node]))
-    ]  # barriers of the whole block
-    prelude, program = (trace.nodes[: at[-1]], trace.nodes[at[-1] + 1 :]) if at else ([], [])
-    if not at or not isinstance(trace.nodes[at[-1]], Event) or any(_meets(e) for e in events(prelude)):
+    barriers = (n for n, node in enumerate(trace.nodes) if any(e.whole for e in events([node])))  # of the whole block
+    last = max(barriers, default=None)
+    prelude, program = ([], []) if last is None else (trace.nodes[:last], trace.nodes[last + 1 :])
+    if last is None or not isinstance(trace.nodes[last], Event) or any(_meets(e) for e in events(prelude)):
         raise Unsupported("roles that are not the last of what a block does")
     for access in (a for node in prelude for a in accesses(node)):
         if access.region.shared and access.region.scope != "shared.barrier":
@@ -279,13 +255,15 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
 
 
 def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> Role:
-    def decides(condition: z3.BoolRef) -> bool | None:
-        admitted = threads.of(condition)
-        if admitted is None or (members & admitted and members - admitted):
-            return None
-        return bool(members <= admitted)
+    """Return what some threads do, without the arms that none of them takes."""
 
-    loop, parts = _parts(projected(nodes, decides))
+    def taken(node: Node) -> Sequence[Node]:
+        admitted = threads.of(node.condition) if isinstance(node, Branch) else None
+        if not isinstance(node, Branch) or admitted is None or (members & admitted and members - admitted):
+            return [node]
+        return node.arms[0 if members <= admitted else 1]
+
+    loop, parts = _parts(rewritten(nodes, taken))
     return Role(members, loop, parts, f"threads {min(members)} to {max(members)}")
 
 

@@ -1,19 +1,9 @@
 """What an operation meets on every run of a program that goes on from it.
 
 A program is what the threads of one role do. A run is followed from a segment of accesses, through straight code, both
-arms of a branch, and round loops until nothing new comes. Where runs meet, each progress that is possible is kept. A
-condition that all threads of a block decide alike is remembered where its arms lead to different progress. How often a
-loop has gone round is counted, as far as copies and products can be under way, then known to be at least that.
-
-What a run has decided in an iteration is true of that iteration's number. Once the iteration is over, it is said of the
-number as counted: of so many after the first, or after the operation's own, or of the last. So nothing is said of the wrong
-iteration, and a run is left out only if what it has decided is false as it stands: no thread takes it. Where the number is
-not known, the decision is forgotten, which makes more runs possible, never fewer. A pair of accesses that only such a run
-leads to is proved apart as any other, but if it is not, that is unknown and no refutation.
-
-Between two barriers of all its threads, two of them may be at any two places that a run without a barrier connects, in
-either order, or in two arms of one branch. So two accesses are ordered if every run from one to the other has what
-progress.py demands.
+arms of a branch, and round loops until nothing new comes. What all threads of a block decide alike is remembered for as long
+as the number of its iteration is known. ``docs/order.md`` shows why no run is left out that threads may take, and why two
+accesses are ordered if every run from one to the other has what progress.py demands.
 """
 
 from __future__ import annotations
@@ -21,16 +11,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import z3
 
-from ..access.instances import constants
+from ..access.instances import names
 from ..access.tma import elections
-from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable
-from ..smt.constructs import value_of
+from ..access.trace import Access, Branch, Event, Loop, Node, Segment, Variable, value_of
 from .progress import BEGIN, Progress, Steps, kind
 from .roles import inside, times
 
+Term = TypeVar("Term", bound=z3.ExprRef)
 Facts = frozenset[z3.BoolRef]
 NONE: Facts = frozenset()
 FORGOTTEN = z3.Bool(value_of("what is decided in an iteration that is not counted"))
@@ -54,21 +45,13 @@ class Carried:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point on a run from an operation.
+    """A point on a run from an operation."""
 
-    Args:
-        progress: of the operation.
-        common: the loops around both that are still in the operation's own iteration.
-        carried: a loop around both that has gone round since.
-        first: what the run says of the iterations that the operation is in.
-        second: what it says of those that the point is in.
-    """
-
-    progress: Progress
-    common: tuple[Variable, ...] = ()
-    carried: Carried | None = None
-    first: Facts = NONE
-    second: Facts = NONE
+    progress: Progress  # of the operation
+    common: tuple[Variable, ...] = ()  # the loops around both that are still in the operation's own iteration
+    carried: Carried | None = None  # a loop around both that has gone round since
+    first: Facts = NONE  # what the run says of the iterations that the operation is in
+    second: Facts = NONE  # what it says of those that the point is in
 
     @property
     def forgets(self) -> bool:
@@ -106,33 +89,21 @@ class Mark:
 
 @dataclass
 class Way:
-    """Runs from a segment, of operations that begin with one progress: where they lead.
+    """Runs from a segment, of operations that begin with one progress: where they lead, and what is over by then."""
 
-    Args:
-        source: the segment; None for the beginning of the program.
-        begin: the progress.
-        segments: those that they come to, with what has become of the operation by then.
-        events: the same for events, just after them.
-        ends: the same for the end of the program.
-        elected: conditions, always the same, that are true of the thread that issues the operations.
-    """
-
-    source: Segment | None
+    source: Segment | None  # None for the beginning of the program
     begin: Progress
     segments: dict[tuple[int, Mark], tuple[Segment, Mark]] = field(default_factory=dict)
-    events: dict[int, dict[Mark, None]] = field(default_factory=dict)
-    ends: set[Mark] = field(default_factory=set)
-    elected: tuple[z3.BoolRef, ...] = ()
+    events: dict[int, dict[Mark, None]] = field(default_factory=dict)  # just after them
+    ends: set[Mark] = field(default_factory=set)  # of the program
+    elected: tuple[z3.BoolRef, ...] = ()  # true of the thread that issues the operations, and always the same
 
 
 class Runs:
-    """The runs through a program.
+    """The runs through a program, of which ``steps`` says what its events do.
 
-    Args:
-        nodes: the program.
-        steps: what its events do.
-        uniform: names of constants that have one value in a block.
-        settle: whether an operation that lacks nothing need not be followed any further.
+    ``uniform`` names the constants that have one value in a block. With ``settle``, an operation that lacks nothing is not
+    followed any further.
     """
 
     def __init__(self, nodes: Sequence[Node], steps: Steps, uniform: Iterable[str], settle: bool = True) -> None:
@@ -207,7 +178,7 @@ class Runs:
         then, otherwise = (self._through(arm, {mark}) for arm in node.arms)
         if mark.progress.groups is not None and any(node.condition.eq(c) for c in self._way.elected):
             return then  # the thread that closes and awaits the group
-        if not self._decided_alike(node.condition):
+        if self._alike(node.condition) is None:
             return then | otherwise
         both, negated = then & otherwise, z3.Not(node.condition)
         return both | {m.knowing(node.condition) for m in then - both} | {m.knowing(negated) for m in otherwise - both}
@@ -243,7 +214,7 @@ class Runs:
         for number in sorted(numbers):
             term = count <= 0 if number == 0 else count == number if number <= self._far else count >= number
             fact = z3.simplify(term)
-            yield mark.knowing(fact) if self._decided_alike(fact) else mark
+            yield mark if self._alike(fact) is None else mark.knowing(fact)
 
     def _around(self, loop: Loop, marks: set[Mark]) -> set[Mark]:
         """Return the marks after a loop, from the end of the operation's own iteration on."""
@@ -256,25 +227,21 @@ class Runs:
             todo = _possible(m.round(loop, self._far) for m in after) - done
         return ends
 
-    def _decided_alike(self, condition: z3.BoolRef) -> bool:
-        """Return whether all threads of a block that are in one iteration find the same."""
-        return _names(condition) <= self._uniform
-
-    def _alike(self, number: z3.ArithRef) -> z3.ArithRef | None:
-        """Return a number if all threads of a block that are in one iteration find the same."""
-        return number if _names(number) <= self._uniform else None
+    def _alike(self, term: Term) -> Term | None:
+        """Return a term if all threads of a block that are in one iteration find the same."""
+        return term if names([term]) <= self._uniform else None
 
 
 def share_a_loop(a: Access, b: Access, outer: Sequence[Variable]) -> bool:
     """Return whether a loop within a segment goes round both, so that either may come first."""
-    names = {v.name for v in outer}
-    ours, theirs = ({v.name for v in x.context.variables if v.kind == "loop"} - names for x in (a, b))
+    around = {v.name for v in outer}
+    ours, theirs = ({v.name for v in x.context.variables if v.kind == "loop"} - around for x in (a, b))
     return bool(ours & theirs)
 
 
 def _over(facts: Facts, variable: Variable, number: z3.ArithRef | None) -> Facts:
     """Return what is still known once an iteration of a loop is over, of which this is the number, or None if unknown."""
-    of = frozenset(f for f in facts if variable.name in _names(f))
+    of = frozenset(f for f in facts if variable.name in names([f]))
     said = () if number is None else (z3.simplify(z3.substitute(f, (variable.term, number))) for f in of)
     return facts - of | {f for f in said if not z3.is_true(f)}
 
@@ -282,7 +249,7 @@ def _over(facts: Facts, variable: Variable, number: z3.ArithRef | None) -> Facts
 def _decides(loop: Loop) -> Facts:
     """Return that something is forgotten in iterations that are not counted, if the number decides anything in a loop."""
     branches = (n for node in loop.body for n in inside(node) if isinstance(n, Branch))
-    return frozenset({FORGOTTEN}) if any(loop.variable.name in _names(b.condition) for b in branches) else NONE
+    return frozenset({FORGOTTEN}) if any(loop.variable.name in names([b.condition]) for b in branches) else NONE
 
 
 def _possible(marks: Iterable[Mark]) -> set[Mark]:
@@ -294,14 +261,10 @@ def _possible(marks: Iterable[Mark]) -> set[Mark]:
     return {m for alike, of in found.items() for m in (of if len(of) <= _MOST else {alike})}
 
 
-def _names(term: z3.ExprRef) -> set[str]:
-    return {c.decl().name() for c in constants([term])}
-
-
 def _last(loop: Loop) -> z3.ArithRef:
     return loop.variable.low + loop.variable.count - 1
 
 
 def _outside(common: tuple[Variable, ...], loop: Loop) -> tuple[Variable, ...]:
-    names = [v.name for v in common]
-    return common[: names.index(loop.variable.name)] if loop.variable.name in names else common
+    each = [v.name for v in common]
+    return common[: each.index(loop.variable.name)] if loop.variable.name in each else common

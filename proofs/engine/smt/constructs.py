@@ -1,4 +1,4 @@
-"""Values that come from constructs which are not modelled, by the names of their unknowns; and what a verdict may say of them.
+"""Values that come from constructs which are not modelled, by the names of unknowns; and what a verdict may say of them.
 
 It is not trusted: it turns conditions that are refuted into unknown ones, and both are failures.
 """
@@ -20,11 +20,6 @@ _VALUE = re.compile(r"(.+)\(\)(#\d+)?'*")  # with the number and the primes by w
 _TYPES = [f"{sign}int{width}" for sign in ("", "u") for width in (8, 16, 32, 64)]
 _RANGES = [*({low, most + 1} for low, most in map(span, _TYPES)), *({0, width} for width in (8, 16, 32, 64))]
 """The numbers in a hypothesis that says of a value that it fits a type, or that it is a number of bits."""
-
-
-def value_of(construct: str) -> str:
-    """Return the name of an unknown for what a construct gives."""
-    return f"{construct}()"
 
 
 def constructs(terms: Iterable[z3.ExprRef]) -> list[str]:

@@ -19,6 +19,8 @@ from lemmata.proofs.engine.order.questions import order
 from lemmata.proofs.engine.smt import solve as solvers
 from lemmata.proofs.engine.smt.bitvectors import permutes_bits, to_bitvectors
 from lemmata.proofs.engine.smt.solve import smt2, solve
+from lemmata.proofs.gradient_lemmas import ROUNDED
+from lemmata.proofs.topk import LEMMAS
 from lemmata.reference.sinkhorn import BACKWARD
 from verdicts import STRICT
 
@@ -71,6 +73,30 @@ def test_the_portfolio_falls_back_to_cvc5():
     outcome = solve(TRUE, rlimit=1)
     assert (outcome.verdict, outcome.solver) == ("proved", "cvc5 seed 0")
     assert solve(product).verdict == "proved"
+
+
+def divided(by: int) -> Condition:
+    """Return that a division of bit-vectors by a constant is that of the numbers; Z3 prints an operator of its own for it."""
+    a = z3.BitVec("a", 8)
+    return Condition("test", "a quotient", (a >= 0,), a - (a / by) * by < by, Site("a"))
+
+
+THEOREMS = {"short floats": next(t for t in LEMMAS if t.name == "bfloat16"), "products": ROUNDED}
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_cvc5_has_ways_for_what_its_first_leaves_open(monkeypatch, name):
+    conditions = THEOREMS[name].conditions()
+    assert {solve(c, solver="cvc5").verdict for c in conditions} == {"proved"}
+    monkeypatch.setattr(solvers, "_WAYS", solvers._WAYS[:1])
+    assert {solve(c, solver="cvc5").verdict for c in conditions} >= {"unknown"}
+
+
+def test_cvc5_divides_bits():
+    assert "bvsdiv_i" not in smt2(divided(3))
+    assert solve(divided(3), solver="cvc5").verdict == "proved"
+    wrong = replace(divided(3), goal=z3.Not(divided(3).goal))
+    assert solve(wrong, solver="cvc5").verdict == "refuted"
 
 
 def test_the_same_every_time():

@@ -121,7 +121,7 @@ def weigh_all(at, streams, weights, rounded):
     """Sum the columns of the streams with their weights, and round the sums."""
     acc = T.alloc_fragment((at.steps, at.threads, at.width), F32)
     T.clear(acc)
-    for i in T.unroll(at.hc):
+    for i in T.serial(at.hc):
         for s, t, j in T.Parallel(at.steps, at.threads, at.width):
             acc[s, t, j] += weights[i] * streams[i, s, t, j]
     T.copy(acc, rounded)

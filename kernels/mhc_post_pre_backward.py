@@ -10,22 +10,12 @@ gradient of the norm's weight is the sum of ``of_weight`` over all tokens, which
 shapes alone.
 """
 
-from typing import Any, NamedTuple
-
 import tilelang.language as T
 
 from . import mhc_post, mhc_pre_backward
 from .build import aligned, build
 from .mhc_post_pre import load_all, of_all_columns, square_up, weigh_all
 from .mhc_pre import BF16, F32, Config
-
-
-class Norm(NamedTuple):
-    """What goes back through the norm of a token: y, rounded, the gradient of the result, and the sum of the squares of y."""
-
-    y: Any
-    grad: Any
-    total: Any
 
 
 @T.macro
@@ -37,7 +27,7 @@ def load_grad(at, token, grad_y, grad):
 
 
 @T.macro
-def dot_up(at, of, norm_weight, dot):
+def dot_up(at, row, grad, norm_weight, dot):
     """Sum the products of y, the weight and the gradient, each thread its own columns first."""
     dots = T.alloc_fragment((at.threads,), F32)
     T.clear(dots)
@@ -45,8 +35,8 @@ def dot_up(at, of, norm_weight, dot):
         for t in T.Parallel(at.threads):
             for j in T.unroll(at.width):
                 c = (s * at.threads + t) * at.width + j
-                scaled = T.if_then_else(c < at.hidden, norm_weight[c], 0) * of.grad[s, t, j]
-                dots[t] += T.cast(of.y[s, t, j], F32) * scaled
+                scaled = T.if_then_else(c < at.hidden, norm_weight[c], 0) * grad[s, t, j]
+                dots[t] += T.cast(row[s, t, j], F32) * scaled
     T.reduce_sum(dots, dot, dim=0)
 
 
@@ -66,26 +56,26 @@ def mhc_norm_bwd(cfg: Config) -> T.PrimFunc:
     ):
         with T.Kernel(tokens, threads=at.threads) as token:
             streams, weights = T.alloc_fragment((hc, *shape), BF16), T.alloc_fragment((hc,), F32)
-            of = Norm(T.alloc_fragment(shape, BF16), T.alloc_fragment(shape, BF16), T.alloc_fragment((1,), F32))
-            dot = T.alloc_fragment((1,), F32)
+            row, grad = T.alloc_fragment(shape, BF16), T.alloc_fragment(shape, BF16)
+            total, dot = T.alloc_fragment((1,), F32), T.alloc_fragment((1,), F32)
             load_all(at, token, x, streams)
-            load_grad(at, token, grad_y, of.grad)
+            load_grad(at, token, grad_y, grad)
             for o in T.Parallel(hc):
                 weights[o] = pre[token, o]
-            weigh_all(at, streams, weights, of.y)
-            square_up(at, of.y, of.total)
-            dot_up(at, of, norm_weight, dot)
+            weigh_all(at, streams, weights, row)
+            square_up(at, row, total)
+            dot_up(at, row, grad, norm_weight, dot)
             for s, t, j in T.Parallel(*shape):
                 c = (s * at.threads + t) * at.width + j
                 if c < hidden:
-                    r = T.rsqrt(of.total[0] / hidden + cfg.norm_eps)
-                    of_weight[token, c] = of.grad[s, t, j] * of.y[s, t, j] * r
+                    r = T.rsqrt(total[0] / hidden + cfg.norm_eps)
+                    of_weight[token, c] = grad[s, t, j] * row[s, t, j] * r
             for s, t, j in T.Parallel(*shape):
                 c = (s * at.threads + t) * at.width + j
                 if c < hidden:
-                    r = T.rsqrt(of.total[0] / hidden + cfg.norm_eps)
-                    scaled = norm_weight[c] * of.grad[s, t, j]
-                    of_sum[token, c] = r * scaled - of.y[s, t, j] * (r * r * r) * (dot[0] / hidden)
+                    r = T.rsqrt(total[0] / hidden + cfg.norm_eps)
+                    scaled = norm_weight[c] * grad[s, t, j]
+                    of_sum[token, c] = r * scaled - row[s, t, j] * (r * r * r) * (dot[0] / hidden)
 
     return mhc_norm_bwd
 

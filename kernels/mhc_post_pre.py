@@ -1,13 +1,15 @@
 """From the result of a layer to the normalised input of the next one, in two launches (formula: reference/mhc.py).
 
 1. ``mhc_mix``: the streams after the layer, and their projections while they are in shared memory, as ``mhc_project`` takes
-   them. A block has 64 tokens and the same columns of all streams.
-2. ``mhc_weigh_norm``: a block for each token makes the coefficients, and sums the streams with their weights; the sum is
-   rounded, normalised, times a weight, as the next layer's own norm does it.
+   them. A block has 64 tokens and the same columns of all streams, the coefficients of its tokens in shared memory, and half
+   as much of fn there at once as ``mhc_project``, so that three blocks fit where two did.
+2. ``mhc_weigh_norm``: a block for each token makes the coefficients, reads the streams, and sums them with their weights; the
+   sum is rounded, normalised, times a weight, as the next layer's own norm does it.
 
 What is rounded, and in which order sums are taken, is as in ``mhc_post`` and ``mhc_pre`` one after the other.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import tilelang.language as T
@@ -19,6 +21,7 @@ from .mhc_pre import (
     COLUMNS,
     F32,
     PARTS,
+    PARTS_BYTES,
     THREADS,
     TOKENS,
     WIDTH,
@@ -34,6 +37,7 @@ from .mhc_pre import (
 )
 
 TAKEN = 32  # tokens whose streams a block mixes at once: registers do not hold more
+IN_REGISTERS = 224  # numbers of bf16 of all streams that a thread has at most
 
 
 class Layer(NamedTuple):
@@ -41,8 +45,18 @@ class Layer(NamedTuple):
 
     x: Any
     y: Any
-    post: Any
-    comb: Any
+    post: Any  # of a block's tokens, in shared memory
+    comb: Any  # the same
+
+
+@T.macro
+def share(block, post, comb, of):
+    """Copy the coefficients of a block's tokens to shared memory, where those of the last one are repeated."""
+    hc, last = post.shape[1], post.shape[0] - 1
+    for r, o in T.Parallel(TOKENS, hc):
+        of.post[r, o] = post[T.min(block * TOKENS + r, last), o]
+    for r, i, o in T.Parallel(TOKENS, hc, hc):
+        of.comb[r, i, o] = comb[T.min(block * TOKENS + r, last), i, o]
 
 
 @T.macro
@@ -58,10 +72,10 @@ def mix(cfg, of, token, first, out, mixed):
         row[r, k] = of.y[T.min(token + r, last), first + k]
     for o in T.unroll(cfg.hc):
         for r, k in T.Parallel(*shape):
-            acc[r, k] = of.post[T.min(token + r, last), o] * row[r, k]
+            acc[r, k] = of.post[token % TOKENS + r, o] * row[r, k]
         for i in T.unroll(cfg.hc):
             for r, k in T.Parallel(*shape):
-                acc[r, k] += of.comb[T.min(token + r, last), i, o] * streams[i, r, k]
+                acc[r, k] += of.comb[token % TOKENS + r, i, o] * streams[i, r, k]
         T.copy(acc, rounded)
         for r, k in T.Parallel(*shape):
             mixed[o, token % TOKENS + r, k] = rounded[r, k]
@@ -72,6 +86,7 @@ def mix(cfg, of, token, first, out, mixed):
 
 def mhc_mix(cfg: Config) -> T.PrimFunc:
     """Mix the streams and add the result of the layer; project what they become."""
+    cfg = replace(cfg, parts_bytes=PARTS_BYTES // 2)
     hc, hidden, rows, splits = cfg.hc, cfg.hidden, cfg.rows, cfg.splits
     tokens = T.dynamic("tokens")
 
@@ -89,14 +104,16 @@ def mhc_mix(cfg: Config) -> T.PrimFunc:
         with T.Kernel(T.ceildiv(tokens, TOKENS), splits, threads=THREADS) as (block, split):
             mixed = T.alloc_shared((hc, TOKENS, COLUMNS), BF16)
             parts = T.alloc_shared((cfg.together, PARTS, cfg.padded, COLUMNS), BF16)
+            coefficients = T.alloc_shared((TOKENS, hc), F32), T.alloc_shared((TOKENS, hc, hc), F32)
             acc = T.alloc_fragment((TOKENS, cfg.padded), F32)
             square = T.alloc_fragment((TOKENS, COLUMNS // WIDTH), F32)
             T.clear(acc)
             T.clear(square)
+            share(block, post, comb, Layer(x, y, *coefficients))
             for t in T.serial(cfg.tiles):
                 first = (split * cfg.tiles + t) * COLUMNS
                 for h in T.serial(TOKENS // TAKEN):
-                    mix(cfg, Layer(x, y, post, comb), block * TOKENS + h * TAKEN, first, out, mixed)
+                    mix(cfg, Layer(x, y, *coefficients), block * TOKENS + h * TAKEN, first, out, mixed)
                 add_products(cfg, Products(mixed, parts, acc, square), fn, first)
             store_products(cfg, Products(mixed, parts, acc, square), block, split, sums, squares)
 
@@ -106,6 +123,12 @@ def mhc_mix(cfg: Config) -> T.PrimFunc:
 def of_all_columns(cfg: Config) -> Streams:
     """Return how a block has all columns of a token at once."""
     return Streams(cfg.hc, cfg.hidden, 2 * THREADS)
+
+
+def by_few(cfg: Config) -> Streams:
+    """Return the same with half as many threads, where they have registers for the streams: one of them runs Sinkhorn."""
+    few = cfg.columns <= IN_REGISTERS * THREADS
+    return Streams(cfg.hc, cfg.hidden, THREADS) if few else of_all_columns(cfg)
 
 
 @T.macro
@@ -141,7 +164,7 @@ def square_up(at, row, total):
 
 def mhc_weigh_norm(cfg: Config) -> T.PrimFunc:
     """Make the coefficients of each token, sum its streams with their weights, and normalise the sum."""
-    hc, hidden, rows, splits, at = cfg.hc, cfg.hidden, cfg.rows, cfg.splits, of_all_columns(cfg)
+    hc, hidden, rows, splits, at = cfg.hc, cfg.hidden, cfg.rows, cfg.splits, by_few(cfg)
     tokens, shape = T.dynamic("tokens"), (at.steps, at.threads, at.width)
 
     @T.prim_func
@@ -161,12 +184,12 @@ def mhc_weigh_norm(cfg: Config) -> T.PrimFunc:
             mu_shared, weights = T.alloc_shared((rows,), F32), T.alloc_shared((hc,), F32)
             logits, total = T.alloc_shared((1, hc, hc), F32), T.alloc_fragment((1,), F32)
             streams, rounded = T.alloc_fragment((hc, *shape), BF16), T.alloc_fragment(shape, BF16)
-            load_all(at, token, x, streams)
             normalise(cfg, token, Coefficients(sums, squares, scale, base), mu_shared)
             weights_of(cfg, Coefficients(sums, squares, scale, base), mu_shared, weights)
             others_of(cfg, token, Coefficients(sums, squares, scale, base), mu_shared, post, logits)
             for o in T.Parallel(hc):
                 pre[token, o] = weights[o]
+            load_all(at, token, x, streams)
             weigh_all(at, streams, weights, rounded)
             square_up(at, rounded, total)
             for s, t, j in T.Parallel(*shape):

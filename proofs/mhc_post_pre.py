@@ -19,6 +19,7 @@ import torch
 
 from ..kernels import mhc_post_pre, mhc_post_pre_backward
 from ..kernels.build import PASS_CONFIGS
+from ..kernels.mhc_post import Config as Streams
 from ..reference import mhc as reference
 from ..reference.contract import Contract, Elements, TensorSpec
 from .engine.base.report import LAYERS
@@ -61,13 +62,12 @@ def _mix(cfg: Config) -> tuple[Contract, Formula]:
     return step("mhc_mix", inputs, (reference.OUT, *sums_of(cfg))), of
 
 
-def _by_streams(cfg: Config, weight: Callable[[Form, Form], Form]) -> Determined:
+def _by_streams(at: Streams, weight: Callable[[Form, Form], Form]) -> Determined:
     """Return what ``acc`` is in the loop over the streams: the sum of those before, 0 beyond the last column."""
-    at = mhc_post_pre.of_all_columns(cfg)
 
     def acc(s: State, n: Form, t: Form, j: Form) -> Form:
         token, c = block(), (n * at.threads + t) * at.width + j
-        there = nf.nonnegative(cfg.hidden - 1 - c)
+        there = nf.nonnegative(at.hidden - 1 - c)
         return nf.summation(s.t, lambda i: weight(token, i) * there * nf.read("x", token, i, c))
 
     return Determined(acc)
@@ -82,8 +82,9 @@ def _weigh(cfg: Config) -> tuple[Contract, Compare]:
         y = reference.normed(sum_of(given, found), norm_weight, cfg.norm_eps)
         return {"y": tensor(y), "post": tensor(found.post), "pre": found.pre}
 
-    acc = _by_streams(cfg, lambda token, i: nf.apply("pre", token, i))
-    return contract, _tiled(cfg, weighing(cfg, contract, beside, {"acc": acc}))
+    at = mhc_post_pre.by_few(cfg)
+    acc = _by_streams(at, lambda token, i: nf.apply("pre", token, i))
+    return contract, _tiled(at, weighing(cfg, contract, beside, {"acc": acc}))
 
 
 def _norm_bwd(cfg: Config) -> tuple[Contract, Compare]:
@@ -94,20 +95,21 @@ def _norm_bwd(cfg: Config) -> tuple[Contract, Compare]:
     def of(grad_y: Any, x: Any, pre: Any, norm_weight: Any) -> Any:
         return reference.normed_bwd(grad_y, (pre.unsqueeze(-1) * x).sum(1), norm_weight, cfg.norm_eps)
 
+    at = mhc_post_pre.of_all_columns(cfg)
+
     def compare(kernel: Any, known: Facts) -> Compared:
         (loop,) = serial_loops(kernel).values()
-        acc = _by_streams(cfg, lambda token, i: nf.read("pre", token, i))
+        acc = _by_streams(at, lambda token, i: nf.read("pre", token, i))
         return against(of, contract, {loop: Invariant(determined={"acc": acc})})(kernel, known)
 
-    return contract, _tiled(cfg, compare)
+    return contract, _tiled(at, compare)
 
 
-def _tiled(cfg: Config, compare: Compare) -> Compare:
+def _tiled(at: Streams, compare: Compare) -> Compare:
     """Return the comparison with sums over all columns as a block takes them."""
 
     def by_threads(kernel: Any, known: Facts) -> Compared:
-        at = mhc_post_pre.of_all_columns(cfg)
-        with nf.tiled(cfg.hidden, at.width), nf.tiled(cfg.hidden // at.width, at.threads, strided=True):
+        with nf.tiled(at.hidden, at.width), nf.tiled(at.hidden // at.width, at.threads, strided=True):
             return compare(kernel, known)
 
     return by_threads

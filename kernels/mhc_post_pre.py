@@ -127,8 +127,8 @@ def of_all_columns(cfg: Config) -> Streams:
 
 def by_few(cfg: Config) -> Streams:
     """Return the same with half as many threads, where they have registers for the streams: one of them runs Sinkhorn."""
-    few = cfg.columns <= IN_REGISTERS * THREADS
-    return Streams(cfg.hc, cfg.hidden, THREADS) if few else of_all_columns(cfg)
+    few = Streams(cfg.hc, cfg.hidden, THREADS)
+    return few if few.hc * few.steps * few.width <= IN_REGISTERS else of_all_columns(cfg)
 
 
 @T.macro

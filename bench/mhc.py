@@ -28,6 +28,7 @@ LIMITS = {("forward", 4096, 4096): 75.4, ("forward", 4096, 7168): 130.3}
 LIMITS |= {("backward", tokens, hidden): 2.5 * limit for (_, tokens, hidden), limit in LIMITS.items()}
 PRE_LIMITS = {("forward", 4096, 4096): 50.0, ("forward", 4096, 7168): 85.0}
 PRE_LIMITS |= {("backward", tokens, hidden): 2.5 * limit for (_, tokens, hidden), limit in PRE_LIMITS.items()}
+BETWEEN_LIMITS = {(1, 4096): 12.0, (32, 4096): 12.0, (4096, 4096): 105.0, (4096, 7168): 180.0}
 ROWS, ITERATIONS, EPS, SPLITS = HC * (HC + 2), 20, 1e-6, 16
 _PEER, _GEMM = "tile_kernels.mhc", "deep_gemm"
 
@@ -176,11 +177,112 @@ def _pre_bwd_cases(shape: tuple[int, int]) -> Iterator[Case]:
         yield Case(op, f"backward {tokens} x {hidden}", traffic, least, why, limit, contenders)
 
 
+def _between(shape: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Return the inputs from a layer's result to the next layer's input: of both parts, and a norm's weight."""
+    tokens, hidden = shape
+    return *inputs(tokens, hidden), *weights(hidden), torch.rand(hidden, device="cuda")
+
+
+def _one_by_one(normed: Callable[..., Tensor], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the streams after a layer by one operator, and by another the next layer's input, which torch normalises."""
+    x, y, post, comb, *site, norm_weight = tensors
+    out = torch.ops.lemmata.mhc_post_fwd.default(x, y, post, comb)
+    z, *others = torch.ops.lemmata.mhc_pre_fwd.default(out, *site, ITERATIONS, EPS, EPS)
+    return out, normed(z, norm_weight, EPS), *others
+
+
+def _theirs_one_by_one(normed: Callable[..., Tensor], *tensors: Tensor) -> Call:
+    """Return the same by TileKernels and DeepGEMM, as one call."""
+    x, y, post, comb, *site, norm_weight = tensors
+    after = _theirs(x, y, post, comb)
+
+    def call() -> tuple[Tensor, ...]:
+        out = after()[0]  # type: ignore[index]
+        before: Any = _their_pre(out, *site)()
+        z, *others = before
+        return out, normed(z, norm_weight, EPS), *others
+
+    return call
+
+
+def _between_agrees(shape: tuple[int, int], others: list[Callable[..., Any]]) -> None:
+    """Raise RuntimeError unless all compute the same from the same inputs."""
+    tensors = _between(shape)
+    ours = torch.ops.lemmata.mhc_post_pre_fwd.default(*tensors, ITERATIONS, EPS, EPS)
+    for other in others:
+        for name, a, b in zip(("streams", "y", "post", "comb"), ours, other(*tensors), strict=False):
+            if not (apart := difference(a, b)) <= 1e-5:
+                raise RuntimeError(
+                    f"mhc_post_pre {shape}: expected the same {name}, got one that differs by {apart:.1e}"
+                )
+
+
+def _between_cases(shape: tuple[int, int]) -> Iterator[Case]:
+    """Yield the way from a layer's result to the next layer's input, as if streams were read and written once."""
+    tokens, hidden = shape
+    ours, normed = torch.ops.lemmata.mhc_post_pre_fwd.default, torch.compile(reference.normed, dynamic=False)
+    absent = () if find(_PEER) and find(_GEMM) else ("DeepGEMM and TileKernels",)
+    contenders: dict[str, Callable[[], Call]] = {
+        "lemmata": lambda: functools.partial(ours, *_between(shape), ITERATIONS, EPS, EPS),
+        "one by one": lambda: functools.partial(_one_by_one, normed, *_between(shape)),
+    }
+    others: list[Callable[..., Any]] = [functools.partial(_one_by_one, normed)]
+    if not absent:
+        contenders["DeepGEMM and TileKernels"] = lambda: _theirs_one_by_one(normed, *_between(shape))
+        others.append(lambda *tensors: _theirs_one_by_one(normed, *tensors)())
+    traffic = tokens * (2 * (2 * HC + 2) * hidden + 4 * HC * (2 * HC + 3)) + 4 * (ROWS * HC + 1) * hidden
+    least, why = bound(bytes=traffic, bf16=2 * 3 * tokens * ROWS * HC * hidden)
+    agree = functools.partial(_between_agrees, shape, others)
+    name, limit = f"forward {tokens} x {hidden}", BETWEEN_LIMITS.get(shape)
+    yield Case("mhc_post_pre", name, traffic, least, why, limit, contenders, absent, agree)
+
+
+def _one_by_one_bwd(normed_bwd: Callable[..., tuple[Tensor, Tensor]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients by the operators' own, one after the other, of a sum of the streams that was kept."""
+    grad_out, grad_y, grad_post, grad_comb, x, y, post, comb, *site, norm_weight, out, z = tensors
+    of_z, of_weight = normed_bwd(grad_y, z, norm_weight, EPS)
+    grads = of_z.bfloat16(), grad_post, grad_comb
+    of_out, *of_site = torch.ops.lemmata.mhc_pre_bwd.default(*grads, out, *site, ITERATIONS, EPS, EPS)
+    of_layer = torch.ops.lemmata.mhc_post_bwd.default(grad_out + of_out, x, y, post, comb)
+    return *of_layer, *of_site, of_weight.sum(0)
+
+
+def _between_bwd_cases(shape: tuple[int, int]) -> Iterator[Case]:
+    """Yield the gradients of the same; the bound reads and writes what is in bf16 once."""
+    tokens, hidden = shape
+    ours, normed_bwd = torch.ops.lemmata.mhc_post_pre_bwd.default, torch.compile(reference.normed_bwd, dynamic=False)
+
+    def given() -> tuple[Tensor, ...]:
+        x, y, post, comb, *more = _between(shape)
+        return (
+            torch.randn_like(x),
+            torch.randn_like(y),
+            torch.randn_like(post),
+            torch.randn_like(comb),
+            x,
+            y,
+            post,
+            comb,
+            *more,
+        )
+
+    contenders: dict[str, Callable[[], Call]] = {
+        "lemmata": lambda: functools.partial(ours, *given(), *inputs(*shape)[::2], ITERATIONS, EPS, EPS),
+        "one by one": lambda: functools.partial(_one_by_one_bwd, normed_bwd, *given(), *inputs(*shape)[:2]),
+    }
+    traffic = tokens * (2 * (4 * HC + 3) * hidden + 4 * HC * (4 * HC + 5)) + 2 * 4 * (ROWS * HC + 1) * hidden
+    least, why = bound(bytes=traffic, bf16=3 * 2 * 3 * tokens * ROWS * HC * hidden)
+    yield Case("mhc_post_pre", f"backward {tokens} x {hidden}", traffic, least, why, None, contenders)
+
+
 def cases() -> Iterator[Case]:
-    """Yield the part before a layer and the head, then the streams after a layer, forward and backward, at every shape."""
+    """Yield the part before a layer and the head, from a layer to the next, and the streams after one, at every shape."""
     for shape in SHAPES:
         yield from _pre_cases(shape)
         yield from _pre_bwd_cases(shape)
+    for shape in SHAPES:
+        yield from _between_cases(shape)
+        yield from _between_bwd_cases(shape)
     absent = () if find(_PEER) else ("TileKernels",)
     for direction in ("forward", "backward"):
         for shape in SHAPES:

@@ -1,4 +1,4 @@
-"""``lemmata.mhc_pre``, ``lemmata.mhc_post``, ``lemmata.mhc_head``."""
+"""``lemmata.mhc_pre``, ``lemmata.mhc_post``, ``lemmata.mhc_post_pre``, ``lemmata.mhc_head``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .vmap import Rule, leading, one_by_one
 
 _PRE, _POST = "lemmata.kernels.mhc_pre", "lemmata.kernels.mhc_post"
 _PRE_BWD = "lemmata.kernels.mhc_pre_backward"
+_POST_PRE, _POST_PRE_BWD = "lemmata.kernels.mhc_post_pre", "lemmata.kernels.mhc_post_pre_backward"
 
 
 def _parameters(contract: Contract) -> list[str]:
@@ -92,6 +93,17 @@ def _flops_of_head_bwd(grad_y: Shape, x: Shape, fn: Shape, *_: Any, **__: Any) -
     return _flops_of_reading(x, fn, 3)
 
 
+def _flops_of_post_pre(x: Shape, y: Shape, post: Shape, comb: Shape, fn: Shape, *_: Any, **__: Any) -> int:
+    """Return those of the part after a layer and of the part before the next; the norm's are not counted."""
+    return _flops_of_post(x, y, post) + _flops_of_reading(x, fn, 1)
+
+
+def _flops_of_post_pre_bwd(*shapes: Any, **_: Any) -> int:
+    """Return those of the backwards of both parts, and of the sum of the streams again."""
+    x, y, post, _, fn = shapes[len(reference.MHC_POST_PRE.outputs) - 1 :][:5]
+    return _flops_of_post_bwd(x, x, y, post) + _flops_of_reading(x, fn, 3) + _flops_of_reading(x, (0,), 1)
+
+
 def _define(
     contract: Contract, run: Implementation, kernel: tuple[str, str], flops: Formula, gradient: OpOverload | None = None
 ) -> OpOverload:
@@ -117,23 +129,31 @@ _pre_bwd = _define(reference.MHC_PRE_BWD, reference.mhc_pre_bwd, (_PRE_BWD, "bac
 _pre_fwd = _define(reference.MHC_PRE, reference.mhc_pre, (_PRE, "forward"), _flops_of_streams, _pre_bwd)
 _head_bwd = _define(reference.MHC_HEAD_BWD, reference.mhc_head_bwd, (_PRE_BWD, "head_backward"), _flops_of_head_bwd)
 _head_fwd = _define(reference.MHC_HEAD, reference.mhc_head, (_PRE, "head"), _flops_of_streams, _head_bwd)
+_post_pre_bwd = _define(
+    reference.MHC_POST_PRE_BWD, reference.mhc_post_pre_bwd, (_POST_PRE_BWD, "backward"), _flops_of_post_pre_bwd
+)
+_post_pre_fwd = _define(
+    reference.MHC_POST_PRE, reference.mhc_post_pre, (_POST_PRE, "forward"), _flops_of_post_pre, _post_pre_bwd
+)
 
 
 def shipped(model: Model) -> Iterator[Kernel]:
     """Yield the kernels that a model launches, each with its config."""
-    from ..kernels import mhc_post, mhc_pre, mhc_pre_backward, sinkhorn
+    from ..kernels import mhc_post, mhc_post_pre, mhc_post_pre_backward, mhc_pre, mhc_pre_backward, sinkhorn
 
     streams = mhc_post.Config(model.streams, model.hidden)
     yield mhc_post.mhc_post_fwd, streams
     yield mhc_post.mhc_post_bwd, streams
     before = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, iterations=model.iterations)
-    for factory in (mhc_pre.mhc_project, mhc_pre.mhc_weigh):
+    for factory in (mhc_pre.mhc_project, mhc_pre.mhc_weigh, mhc_post_pre.mhc_mix, mhc_post_pre.mhc_weigh_norm):
         yield factory, before
     head = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, head=True)
     for factory in (mhc_pre.mhc_project, mhc_pre.mhc_head_weigh):
         yield factory, head
     yield from mhc_pre_backward.launched(before)
     yield from mhc_pre_backward.launched(head)
+    between = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps)
+    yield mhc_post_pre_backward.mhc_norm_bwd, between
     yield sinkhorn.sinkhorn_bwd, sinkhorn.Config(model.streams, model.iterations, model.eps)
 
 
@@ -207,6 +227,58 @@ def mhc_pre(
     iterations, eps, norm_eps = plain(iterations), plain(eps), plain(norm_eps)
     check(reference.MHC_PRE, x, fn, scale, base, iterations=iterations, eps=eps, norm_eps=norm_eps)
     return _pre_fwd(x, fn, scale, base, iterations, eps, norm_eps)  # type: ignore[no-any-return]
+
+
+def mhc_post_pre(
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    comb: Tensor,
+    fn: Tensor,
+    scale: Tensor,
+    base: Tensor,
+    norm_weight: Tensor,
+    *,
+    iterations: int = 20,
+    eps: float = 1e-6,
+    norm_eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the residual streams after a layer, and the next layer's input, normalised, with its coefficients.
+
+    The same as ``out = lemmata.mhc_post(x, y, post, comb)``, then ``z, next_post, next_comb = lemmata.mhc_pre(out, fn, scale,
+    base)``, then ``z * rsqrt(mean(z ** 2) + norm_eps) * norm_weight``, the next layer's own norm, in fp32 of the rounded z and
+    rounded once. On a GPU it takes two launches, and the streams are projected while they are mixed.
+
+    Args:
+        x: ``[..., hc, hidden]`` bf16, the streams before the layer; hc from 2 to 8, hidden a multiple of 64 up to 8192. Any
+            strides, as of all tensors here; the leading dimensions may be empty.
+        y: ``[..., hidden]`` bf16, the layer's result.
+        post: ``[..., hc]`` fp32, how much of it each stream takes.
+        comb: ``[..., hc, hc]`` fp32, how the streams are mixed.
+        fn: ``[hc * hc + 2 * hc, hc * hidden]`` fp32, the projections of the next layer's site.
+        scale: ``[3]`` fp32, of its pre, post and comb.
+        base: ``[hc * hc + 2 * hc]`` fp32, added to its projections.
+        norm_weight: ``[hidden]`` fp32, of the next layer's norm.
+        iterations: of Sinkhorn, 1 to 100. DeepSeek-V4 uses 20.
+        eps: added to pre, and as in ``lemmata.sinkhorn``, 1e-12 to 1.
+        norm_eps: added to the means of squares, of the streams and of the next layer's norm, 1e-12 to 1.
+
+    Returns:
+        The streams ``[..., hc, hidden]`` bf16, the next layer's input ``[..., hidden]`` bf16, its ``post`` ``[..., hc]`` and
+        ``comb`` ``[..., hc, hc]`` fp32, contiguous. Differentiable once, with respect to all eight tensors. Bitwise
+        deterministic, with its gradients; a token's results and the gradients of its tensors do not depend on other tokens.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.
+        ValueError: a shape, a device or a parameter does not fit.
+
+    Formula: arXiv 2606.19348, section 2.2, with order, eps and rounding of DeepSeek-V4's released inference code.
+    """
+    iterations, eps, norm_eps = plain(iterations), plain(eps), plain(norm_eps)
+    statics = {"iterations": iterations, "eps": eps, "norm_eps": norm_eps}
+    tensors = x, y, post, comb, fn, scale, base, norm_weight
+    check(reference.MHC_POST_PRE, *tensors, **statics)
+    return _post_pre_fwd(*tensors, iterations, eps, norm_eps)[:4]  # type: ignore[no-any-return]
 
 
 def mhc_head(

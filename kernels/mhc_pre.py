@@ -40,6 +40,7 @@ class Config:
         head: whether this is the head.
         iterations: of Sinkhorn.
         chunks: of the tokens, in the backward.
+        parts_bytes: of shared memory for the parts of fn.
     """
 
     hc: int = 4
@@ -49,6 +50,7 @@ class Config:
     head: bool = False
     iterations: int = 20
     chunks: int = 1
+    parts_bytes: int = PARTS_BYTES
 
     @property
     def columns(self) -> int:
@@ -78,7 +80,7 @@ class Config:
     @property
     def together(self) -> int:
         """Return for how many streams a block has fn in shared memory at once: as many as fit, of those that divide all."""
-        fit = PARTS_BYTES // (2 * PARTS * self.padded * COLUMNS)
+        fit = self.parts_bytes // (2 * PARTS * self.padded * COLUMNS)
         return max(n for n in range(1, self.hc + 1) if self.hc % n == 0 and n <= max(fit, 1))
 
     @property

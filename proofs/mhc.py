@@ -1,7 +1,8 @@
 """What is claimed of the kernels of hyper-connections.
 
 Those of the streams after a layer are compared here with the reference, forward and backward. Those that read the streams are
-compared with steps of the formula: proofs/mhc_pre.py says which, and proofs/mhc_backward.py for their backward.
+compared with steps of the formula: proofs/mhc_pre.py says which, proofs/mhc_backward.py for their backward, and
+proofs/mhc_post_pre.py for those from one layer to the next.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..reference import mhc as reference
 from ..reference.contract import Contract
 from .engine.base.report import LAYERS
 from .mhc_backward import backward, chunked
+from .mhc_post_pre import between
 from .mhc_pre import SAFE, reading, tiled
 from .suite import Proof
 
@@ -71,6 +73,7 @@ def _every(
     """Yield all kernels for a number of streams and a width, the backward's with these numbers of chunks."""
     yield from _post(cfg, layers, **more)
     before = mhc_pre.Config(cfg.hc, cfg.hidden)
+    yield from between(before, layers, **more)
     for head in (False, True):
         reads = replace(before, head=head)
         yield from reading(reads, layers, **more)

@@ -12,10 +12,11 @@ are abbreviated, by ``pre`` and ``logit``, and Sinkhorn is in lock step with the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import reduce
 from operator import add
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -205,14 +206,25 @@ def lock_step(cuts: Any, at: Form) -> Invariant:
     )
 
 
-def weighing(cfg: Config, contract: Contract) -> Compare:
-    """Return the comparison of a kernel that makes coefficients and sums the streams with their weights."""
+Given = dict[str, SymbolicTensor]
+
+
+def weighing(
+    cfg: Config,
+    contract: Contract,
+    beside: Callable[[Config, Given, Coefficients], dict[str, Any]] | None = None,
+    summed: Mapping[str, Determined] = MappingProxyType({}),
+) -> Compare:
+    """Return the comparison of a kernel that makes coefficients and sums the streams with their weights.
+
+    ``beside`` returns what it writes beside ``comb``, if that is not the sum itself; ``summed`` is what else holds in its loop.
+    """
 
     def compare(kernel: Any, known: Facts) -> Compared:
         given, at = _inputs(contract, kernel), block()
         found = _coefficients(cfg, *(given[name] for name in ("sums", "squares", "scale", "base")))
-        wanted = _wanted(cfg, given, found)
-        loops, through = list(serial_loops(kernel).values()), _through(cfg, found)
+        wanted = (beside or _wanted)(cfg, given, found)
+        loops, through = list(serial_loops(kernel).values()), _through(cfg, found, summed)
         if cfg.head:
             done = execute(kernel, invariants={loops[0]: through}, facts=known)
             return done, [*done.equations, *done.compare("y", wanted["y"].value)]
@@ -231,17 +243,21 @@ def weighing(cfg: Config, contract: Contract) -> Compare:
     return compare
 
 
-def _wanted(cfg: Config, given: dict[str, SymbolicTensor], found: Coefficients) -> dict[str, Any]:
+def _wanted(cfg: Config, given: Given, found: Coefficients) -> dict[str, Any]:
     """Return what a kernel writes beside ``comb``, with the weights of the streams abbreviated."""
+    return {"y": tensor(sum_of(given, found))} | ({} if cfg.head else {"post": tensor(found.post)})
+
+
+def sum_of(given: Given, found: Coefficients) -> Any:
+    """Return the sum of the streams, their weights abbreviated."""
     pre: Any = _abbreviated("pre", found.pre)
-    y = (pre.unsqueeze(-1) * given["x"]).sum(1)
-    return {"y": tensor(y)} | ({} if cfg.head else {"post": tensor(found.post)})
+    return (pre.unsqueeze(-1) * given["x"]).sum(1)
 
 
-def _through(cfg: Config, found: Coefficients) -> Invariant:
-    """Return what holds in the loop that sums the streams: the weights and logits of the token."""
+def _through(cfg: Config, found: Coefficients, summed: Mapping[str, Determined]) -> Invariant:
+    """Return what holds in the loop that sums the streams: the weights and logits of the token, and what is summed."""
     at = block()
-    fixed = {"weights": Determined(lambda s, i: nf.apply("pre", at, i))}
+    fixed = {"weights": Determined(lambda s, i: nf.apply("pre", at, i)), **summed}
     if not cfg.head:
         fixed["logits"] = Determined(lambda s, _, a, b: nf.apply("logit", at, a, b))
 

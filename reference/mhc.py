@@ -13,6 +13,11 @@ A layer's input is y = Σ_i pre_i x_i. After the layer, whose result is y, strea
 
 Both are computed in the dtype of the coefficients, and rounded to that of the streams. The first index of comb is the stream
 that is read. Before the last norm of a model the streams become one by a ``pre`` of their own, without post and comb.
+
+Between two layers, one after the other: the streams after the first, out, then y of out by the coefficients of the second, and
+the second's own norm, whose result is rounded as y was:
+
+    next_y = norm_weight y rsqrt(mean(y²) + norm_eps)
 """
 
 from __future__ import annotations
@@ -122,6 +127,26 @@ MHC_PRE, MHC_PRE_BWD = _contracts("mhc_pre", _PARAMETERS, PRE_WEIGHTS, (Y, POST,
 MHC_HEAD, MHC_HEAD_BWD = _contracts("mhc_head", _NORMS, HEAD_WEIGHTS, (Y,))
 
 
+def _next(spec: TensorSpec) -> TensorSpec:
+    """Return a tensor of the next layer, named after that of a layer."""
+    return TensorSpec(f"next_{spec.name}", spec.shape, spec.dtypes)
+
+
+NORM_WEIGHT = TensorSpec("norm_weight", "hidden", (F32,))
+NEXT_PRE = _next(TensorSpec("pre", "*tokens hc", (F32,)))
+_BETWEEN = X, Y, POST, COMB, *PRE_WEIGHTS, NORM_WEIGHT
+_RESULTS = OUT, *map(_next, (Y, POST, COMB))
+MHC_POST_PRE = Contract("mhc_post_pre", SIZES, STATICS | _PARAMETERS, _BETWEEN, (*_RESULTS, NEXT_PRE), PROBES)
+MHC_POST_PRE_BWD = Contract(
+    "mhc_post_pre_bwd",
+    SIZES,
+    STATICS | _PARAMETERS,
+    (*map(gradient_of, _RESULTS), *_BETWEEN, OUT, NEXT_PRE),
+    tuple(map(gradient_of, _BETWEEN)),
+    PROBES,
+)
+
+
 @dataclass(frozen=True)
 class _Projection:
     """The projections of streams: x as one vector, fn x, the sum of x², and rsqrt(mean(x²) + norm_eps)."""
@@ -176,12 +201,20 @@ def mhc_pre(
     norm_eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a layer's input, post and comb; the formula of this module's docstring."""
+    pre, post, comb = _coefficients(x, fn, scale, base, iterations, eps, norm_eps)
+    return _weighted(x, pre), post, comb
+
+
+def _coefficients(
+    x: Tensor, fn: Tensor, scale: Tensor, base: Tensor, iterations: int, eps: float, norm_eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pre, post and comb."""
     hc = x.shape[-2]
     projection = _Projection.of(x, fn, norm_eps)
     logits = projection.u * projection.factor * _of_each(scale, hc) + base
     of_pre, of_post, of_comb = torch.split(logits, [hc, hc, hc * hc], -1)
     comb = sinkhorn(of_comb.reshape(*of_comb.shape[:-1], hc, hc), iterations, eps)
-    return _weighted(x, of_pre.sigmoid() + eps), 2 * of_post.sigmoid(), comb
+    return of_pre.sigmoid() + eps, 2 * of_post.sigmoid(), comb
 
 
 def mhc_pre_bwd(
@@ -221,6 +254,73 @@ def mhc_pre_bwd(
 def _of_each(scale: Tensor, hc: int) -> Tensor:
     """Return the scale of each coefficient: the first of those of pre, the second of post's, the third of comb's."""
     return torch.cat([scale[0].expand(hc), scale[1].expand(hc), scale[2].expand(hc * hc)])
+
+
+def normed(y: Tensor, norm_weight: Tensor, norm_eps: float) -> Tensor:
+    """Return a layer's input after the layer's own norm, computed in the dtype of its weight and rounded once."""
+    wide = y.type_as(norm_weight)
+    return (norm_weight * (wide * _factor(wide, norm_eps))).type_as(y)
+
+
+def _factor(wide: Tensor, norm_eps: float) -> Tensor:
+    """Return what a norm multiplies by: one over the root of the mean of squares."""
+    return ((wide * wide).sum(-1, keepdim=True) / wide.shape[-1] + norm_eps).rsqrt()
+
+
+def normed_bwd(grad: Tensor, y: Tensor, norm_weight: Tensor, norm_eps: float) -> tuple[Tensor, Tensor]:
+    """Return the gradient of y, and what each token adds to that of the norm's weight, in the dtype of the weight.
+
+    With r the norm's factor, w its weight and g the gradient of its result: dy = r w g - y r³ mean(y w g), and dw = Σ g y r.
+    """
+    wide, g = y.type_as(norm_weight), grad.type_as(norm_weight)
+    factor, scaled = _factor(wide, norm_eps), norm_weight * g
+    mean = (wide * scaled).sum(-1, keepdim=True) / wide.shape[-1]
+    return factor * scaled - wide * (factor * factor * factor) * mean, g * wide * factor
+
+
+def mhc_post_pre(
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    comb: Tensor,
+    fn: Tensor,
+    scale: Tensor,
+    base: Tensor,
+    norm_weight: Tensor,
+    iterations: int = 20,
+    eps: float = 1e-6,
+    norm_eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the streams after a layer; the next layer's input, normalised, its post and comb; and its pre."""
+    out = mhc_post(x, y, post, comb)
+    pre, next_post, next_comb = _coefficients(out, fn, scale, base, iterations, eps, norm_eps)
+    return out, normed(_weighted(out, pre), norm_weight, norm_eps), next_post, next_comb, pre
+
+
+def mhc_post_pre_bwd(
+    grad_out: Tensor,
+    grad_next_y: Tensor,
+    grad_next_post: Tensor,
+    grad_next_comb: Tensor,
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    comb: Tensor,
+    fn: Tensor,
+    scale: Tensor,
+    base: Tensor,
+    norm_weight: Tensor,
+    out: Tensor,
+    next_pre: Tensor,
+    iterations: int = 20,
+    eps: float = 1e-6,
+    norm_eps: float = 1e-6,
+) -> tuple[Tensor, ...]:
+    """Return the gradients of all inputs: through the norm, ``mhc_pre_bwd`` and ``mhc_post_bwd``, rounded in between."""
+    of_sum, of_weight = normed_bwd(grad_next_y, _weighted(out, next_pre), norm_weight, norm_eps)
+    into = grad_next_post, grad_next_comb, out, fn, scale, base
+    of_out, *of_site = mhc_pre_bwd(of_sum.type_as(x), *into, iterations, eps, norm_eps)
+    return *mhc_post_bwd(grad_out + of_out, x, y, post, comb), *of_site, _summed(of_weight)
 
 
 def mhc_head(x: Tensor, fn: Tensor, scale: Tensor, base: Tensor, eps: float = 1e-6, norm_eps: float = 1e-6) -> Tensor:

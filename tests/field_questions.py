@@ -15,6 +15,7 @@ from lemmata.kernels import compressor, mhc_pre, mhc_pre_backward
 from lemmata.kernels.combine import combine
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import mhc_backward
+from lemmata.proofs import mhc_post_pre as mhc_between
 from lemmata.proofs import mhc_pre as mhc_proofs
 from lemmata.proofs.combine import added
 from lemmata.proofs.engine.interpreter.second_opinion import run
@@ -181,6 +182,7 @@ def of_projections(p: Proof) -> Question:
     of = {
         "mhc_project": mhc_proofs._project,
         "mhc_project_bwd": mhc_backward._project,
+        "mhc_mix": mhc_between._mix,
         "mhc_normalise": mhc_backward._normalise,
         "mhc_head_normalise": mhc_backward._normalise,
         "mhc_gates_bwd": mhc_backward._gates,
@@ -194,11 +196,16 @@ def of_projections(p: Proof) -> Question:
 
 
 def of_weighing(p: Proof) -> Question:
-    """Coefficients of two tokens, with Sinkhorn, and the sums of their streams."""
+    """Coefficients of two tokens, with Sinkhorn, and the sums of their streams; normalised from one layer to the next."""
     cfg = config_of(p)
     hc = cfg.hc
 
-    def reference(x: Any, sums: Any, squares: Any, scale: Any, base: Any) -> Any:
+    def between(*inputs: Any) -> Any:
+        *given, norm_weight = inputs
+        y, post, comb, pre = reference(*given, with_pre=True)
+        return mhc_reference.normed(y, norm_weight, cfg.norm_eps), post, comb, pre
+
+    def reference(x: Any, sums: Any, squares: Any, scale: Any, base: Any, with_pre: bool = False) -> Any:
         mu = sums.sum(1) / (squares.sum(1) / cfg.columns + cfg.norm_eps).sqrt().unsqueeze(-1)
         pre = (mu[:, :hc] * scale[0] + base[:hc]).sigmoid() + cfg.eps
         y = (pre.unsqueeze(-1) * x).sum(1)
@@ -206,7 +213,17 @@ def of_weighing(p: Proof) -> Question:
             return y
         post = (mu[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]).sigmoid() * 2
         logits = (mu[:, 2 * hc :] * scale[2] + base[2 * hc :]).unflatten(-1, (hc, hc))
-        return y, post, sinkhorn_reference.sinkhorn(logits, cfg.iterations, cfg.eps)
+        comb = sinkhorn_reference.sinkhorn(logits, cfg.iterations, cfg.eps)
+        return (y, post, comb, pre) if with_pre else (y, post, comb)
+
+    return {"reference": between if p.contract.op == "mhc_weigh_norm" else reference, "sizes": {"tokens": 2}}
+
+
+def of_norm_backward(p: Proof) -> Question:
+    """Gradients of the norm of a sum of streams, of two tokens."""
+
+    def reference(grad_y: Any, x: Any, pre: Any, norm_weight: Any) -> Any:
+        return mhc_reference.normed_bwd(grad_y, (pre.unsqueeze(-1) * x).sum(1), norm_weight, config_of(p).norm_eps)
 
     return {"reference": reference, "sizes": {"tokens": 2}}
 
@@ -366,9 +383,10 @@ def of_listed_gradients(p: Proof) -> Question:
 
 QUESTIONS: dict[str, Callable[[Proof], Question]] = {
     **dict.fromkeys(("mhc_post_fwd", "mhc_post_bwd"), of_streams),
-    **dict.fromkeys(("mhc_project", "mhc_project_bwd", "mhc_add_gates"), of_projections),
+    **dict.fromkeys(("mhc_project", "mhc_project_bwd", "mhc_mix", "mhc_add_gates"), of_projections),
     **dict.fromkeys(("mhc_normalise", "mhc_head_normalise", "mhc_gates_bwd", "mhc_head_gates_bwd"), of_projections),
-    **dict.fromkeys(("mhc_weigh", "mhc_head_weigh"), of_weighing),
+    **dict.fromkeys(("mhc_weigh", "mhc_head_weigh", "mhc_weigh_norm"), of_weighing),
+    "mhc_norm_bwd": of_norm_backward,
     **{"mhc_read_bwd": of_reading_backward, "mhc_add_chunks": of_added_chunks, "mhc_sum_gates": of_gate_sums},
     "topk_check": lambda _: {"reference": topk_check, "sizes": {"R": 1, "T": 9}},
     **dict.fromkeys(("sinkhorn_fwd", "sinkhorn_bwd"), of_sinkhorn),

@@ -315,6 +315,18 @@ def automodel() -> str:
     return table("card | tokens | on | time | memory | loss", rows)
 
 
+def layer() -> str:
+    """Return what hyper-connections cost a layer on each card, from the records that ``bench/layer.py`` writes."""
+    found = []
+    for path in sorted((ROOT / "bench" / "results" / "layer").glob("*.json")):
+        record = json.loads(path.read_text())
+        for row in record["rows"]:
+            times = [f"{row[f'{what}_ms']:.2f} ms, {row[f'{what}_share']:.0%}" for what in ("forward", "step")]
+            found.append([record["device"], str(record["tokens"]), row["connections"], *times])
+    header = "card | tokens | hyper-connections | forward, their share | forward and backward, their share"
+    return table(header, found) if found else "Not measured on a card yet."
+
+
 def rooms() -> str:
     """Return the first paragraphs of the engine's rooms, from the lowest room up."""
     parts = []
@@ -340,6 +352,7 @@ GENERATED: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "aside": table_of_public_kernels.aside,
     },
     **{f"docs/{name}.md": {"sources": lambda op=operator: links(op)} for name, operator in OPERATORS.items()},
+    "docs/mhc.md": {"sources": lambda: links(OPERATORS["mhc"]), "layer": layer},
 }
 
 

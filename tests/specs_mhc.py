@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 from unittest import mock
@@ -89,8 +89,8 @@ class Reading:
     The streams are normalised before they are projected, where the operator normalises the projections.
     """
 
-    def __init__(self, arrays: tuple[Array, ...], eps: float, norm_eps: float, iterations: int = 0) -> None:
-        self.leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
+    def __init__(self, given: Sequence[Array | Tensor], eps: float, norm_eps: float, iterations: int = 0) -> None:
+        self.leaves = [a if isinstance(a, Tensor) else torch.tensor(a, requires_grad=True) for a in given]
         x, fn, scale, base = self.leaves
         self.hc = hc = x.shape[-2]
         flat = x.flatten(-2)
@@ -148,18 +148,21 @@ class Reading:
         grads = torch.autograd.grad(self.results, self.leaves, self._arrived(g), retain_graph=True)
         return tuple(grad.numpy() for grad in grads)
 
-    def gradient_scales(self, g: Array) -> tuple[Array, ...]:
+    def gradient_scales(self, g: Array, in_bf16: float = 0.0) -> tuple[Array, ...]:
         """The gradient of the streams, and what was rounded in fp32: what a logit's gradient is made of, and its products.
 
-        The gradient of scale is one sum over all tokens, whose roundings are at random: the root of the sum of squares.
+        The gradient of scale is one sum over all tokens, whose roundings are at random: the root of the sum of squares. Where
+        the gradient of y was rounded to bf16 before, ``in_bf16`` is 1.
         """
         hc, leaves = self.hc, [leaf.detach() for leaf in self.leaves]
         x, fn, normed, each = (t.detach().abs() for t in (leaves[0], leaves[1], self.normed, self.each))
         of_y, *others = (part.abs() for part in self._arrived(g))
-        of_logits = [torch.einsum("...h,...ih->...i", of_y, x), *others[:1]]
+        of_pre = torch.einsum("...h,...ih->...i", of_y, x)
+        of_logits = [of_pre, *others[:1]]
         of_logits += [part.sum(-1, keepdim=True).expand(part.shape) for part in others[1:]]
         of_logits = HALF * torch.cat(of_logits, -1)
         size = (1 + self.size.detach() * self.slope) * of_logits
+        size[..., :hc] += in_bf16 * self.slope[..., :hc] * of_pre
         projected = torch.einsum("...k,mk->...m", normed, fn)
         factor = normed.amax(-1, keepdim=True) / x.flatten(-2).amax(-1, keepdim=True).clamp(min=TINY)
         radial = (size * each * projected).sum(-1, keepdim=True) * normed / normed.shape[-1]
@@ -309,4 +312,137 @@ MHC_HEAD = OpSpec(
     plain_bwd=on_tensor_cores(_head),
 )
 
-SPECS = (MHC_PRE, MHC_POST, MHC_HEAD)
+
+class Between:
+    """The way from a layer's result to the next layer's normalised input, in fp64; the streams are rounded, as they are read.
+
+    A gradient goes through that rounding as if it were none.
+    """
+
+    def __init__(self, arrays: tuple[Array, ...], eps: float, norm_eps: float, iterations: int) -> None:
+        self.leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
+        x, y, post, comb, *weights, self.norm_weight = self.leaves
+        self.streams = torch.einsum("...io,...ih->...oh", comb, x) + torch.einsum("...o,...h->...oh", post, y)
+        read = self.streams + (self.streams.bfloat16().double() - self.streams).detach()
+        self.reading = Reading((read, *weights), eps, norm_eps, iterations)
+        self.y, *others = self.reading.results
+        self.root = (self.y.square().mean(-1, keepdim=True) + norm_eps).sqrt()
+        self.results = [self.streams.flatten(-2), self.y / self.root * self.norm_weight, *others]
+
+    def out(self) -> Array:
+        return torch.cat(self.results, -1).detach().numpy()  # type: ignore[no-any-return]
+
+    @property
+    def absolute(self) -> Array:
+        """The streams after the layer, of absolute values."""
+        return post_scale(*(leaf.detach().numpy() for leaf in self.leaves[:4]))
+
+    def scale(self) -> Array:
+        """As for ``mhc_pre``, and one element of the streams, near a tie, may be rounded the other way."""
+        hc, reading = self.reading.hc, self.reading
+        streams = torch.tensor(self.absolute)
+        other = (reading.normed.unsqueeze(-2) * reading.leaves[1]).abs().amax(-1) * reading.each.abs()
+        size = other + HALF * reading.size
+        pre = reading.pre + (reading.slope * size)[..., :hc]
+        y = torch.einsum("...i,...ih->...h", pre, streams) / self.root * self.norm_weight.abs() + TINY
+        largest = size[..., 2 * hc :].amax(-1, keepdim=True)
+        comb = largest.expand(*largest.shape[:-1], hc * hc)
+        return torch.cat([streams.flatten(-2), y, size[..., hc : 2 * hc], comb], -1).detach().numpy()  # type: ignore[no-any-return]
+
+    def _arrived(self, g: Array) -> list[Tensor]:
+        """The gradients of the results; those of bf16 as they arrive."""
+        streams, y, *others = torch.tensor(g).split([result.shape[-1] for result in self.results], -1)
+        return [streams.bfloat16().double(), y.bfloat16().double(), *others]
+
+    def gradients(self, g: Array) -> tuple[Array, ...]:
+        grads = torch.autograd.grad(self.results, self.leaves, self._arrived(g), retain_graph=True)
+        return tuple(grad.numpy() for grad in grads)
+
+    def gradient_scales(self, g: Array) -> tuple[Array, ...]:
+        """Sums of absolute values, also of what is in bf16 on its way: the gradients of the streams and of their sum."""
+        of_streams, of_next, *others = self._arrived(g)
+        y, root, weight = (t.detach().abs() for t in (self.y, self.root, self.norm_weight))
+        scaled = weight * of_next.abs()
+        of_sum = scaled / root + y / root**3 * (y * scaled).mean(-1, keepdim=True)
+        of_read, *of_site = self.reading.gradient_scales(torch.cat([of_sum, *others], -1).numpy(), in_bf16=1.0)
+        total = of_streams.abs() + torch.tensor(of_read).flatten(-2)
+        given = (leaf.detach().abs().numpy() for leaf in self.leaves[:4])
+        of_x, of_y, of_post, of_comb = post_oracle_bwd(total.view(self.streams.shape).numpy(), *given)
+        of_layer = of_x + TINY, of_y + TINY, of_post / 8 + TINY, of_comb / 8 + TINY  # whose roundings are at random
+        return *of_layer, *of_site, (of_next.abs() * y / root).flatten(0, -2).sum(0).numpy() + TINY
+
+
+def between(*arrays: Array, iterations: int, eps: float, norm_eps: float) -> Between:
+    return Between(arrays, eps, norm_eps, iterations)
+
+
+def in_a_row(results: tuple[Tensor, ...]) -> Tensor:
+    """The results side by side, in fp32."""
+    out, y, post, comb = results
+    return torch.cat([out.flatten(-2).float(), y.float(), post, comb.flatten(-2)], -1)
+
+
+def _post_pre(*tensors: Tensor, **statics: Any) -> Tensor:
+    return in_a_row(mhc.mhc_post_pre(*tensors, **statics)[:4])
+
+
+def from_before(x: Tensor, y: Tensor, post: Tensor, comb: Tensor, *weights: Tensor, **statics: Any) -> Tensor:
+    """The next layer's input from the streams before the layer."""
+    same = torch.eye(x.shape[-2], device=x.device).expand_as(comb)
+    _, z, p, c, _ = mhc.mhc_post_pre(x, torch.zeros_like(y), post, same, *weights, **statics)
+    return in_a_row((mhc.mhc_post(x, y, post, comb), z, p, c))
+
+
+def with_pre(of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The streams after the layer, and then the record of ``mhc_pre`` on them with a planted error, its result normalised."""
+
+    def call(x: Tensor, y: Tensor, post: Tensor, comb: Tensor, *weights: Tensor, **statics: Any) -> Tensor:
+        *site, norm_weight = weights
+        out = mhc.mhc_post(x, y, post, comb)
+        z, *others = of(out, *site, **statics).split([x.shape[-1], x.shape[-2], x.shape[-2] ** 2], -1)
+        z = mhc.normed(z.type_as(x), norm_weight, statics["norm_eps"])
+        return torch.cat([out.flatten(-2).float(), z.float(), *others], -1)
+
+    return call
+
+
+MHC_POST_PRE = OpSpec(
+    name="mhc_post_pre",
+    operator="mhc",
+    op=lambda *tensors, **statics: in_a_row(lemmata.mhc_post_pre(*tensors, **statics)),
+    overload=torch.ops.lemmata.mhc_post_pre_fwd.default,
+    contract=mhc.MHC_POST_PRE,
+    sizes={"tokens": 24},
+    large={"tokens": 1031},
+    batch="tokens",
+    configurations=(
+        {"hc": 4, "hidden": 64, "iterations": 20, "eps": 1e-6, "norm_eps": 1e-6},
+        {"hc": 2, "hidden": 128, "iterations": 1, "eps": 1e-3, "norm_eps": 1e-3},
+        {"hc": 3, "hidden": 192, "iterations": 5, "eps": 1e-6, "norm_eps": 1e-6},
+        {"hc": 8, "hidden": 64, "iterations": 20, "eps": 1e-6, "norm_eps": 1e-6},
+    ),
+    reference=_post_pre,
+    oracle=lambda *arrays, **statics: between(*arrays, **statics).out(),
+    wrong={
+        "comb not transposed": lambda x, y, post, comb, *t, **s: _post_pre(x, y, post, comb.mT, *t, **s),
+        "another token's result": lambda x, y, *t, **s: _post_pre(x, y.roll(1, 0), *t, **s),
+        "no weight of the norm": lambda *t, **s: _post_pre(*t[:-1], torch.ones_like(t[-1]), **s),
+        "another column's weight": lambda *t, **s: _post_pre(*t[:-1], t[-1].roll(1), **s),
+        "no norm": lambda *t, **s: torch.cat(
+            [_post_pre(*t, **s)[..., : t[0][0].numel()], _pre(mhc.mhc_post(*t[:4]), *t[4:7], **s)], -1
+        ),
+        "the streams before the layer": from_before,
+        "the norm's eps of 1": lambda *t, norm_eps, **s: _post_pre(*t, norm_eps=1.0, **s),
+        "scales in another order": lambda *t, **s: _post_pre(*t[:5], t[5].roll(1), *t[6:], **s),
+        "comb transposed at the end": with_pre(MHC_PRE.wrong["comb transposed"]),
+        "post not doubled": with_pre(MHC_PRE.wrong["post not doubled"]),
+    },
+    differentiable=("x", "y", "post", "comb", "fn", "scale", "base", "norm_weight"),
+    oracle_bwd=lambda g, *arrays, **statics: between(*arrays, **statics).gradients(g),
+    scale=lambda *arrays, **statics: between(*arrays, **statics).scale(),
+    scale_bwd=lambda g, *arrays, **statics: between(*arrays, **statics).gradient_scales(g),
+    plain_bwd=on_tensor_cores(_post_pre),
+    compiled=5,
+)
+
+SPECS = (MHC_PRE, MHC_POST, MHC_POST_PRE, MHC_HEAD)

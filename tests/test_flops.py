@@ -52,6 +52,9 @@ BESIDES: dict[str, Besides] = {
     ),
     "mhc_pre": weighted,
     "mhc_post": mixed,
+    "mhc_post_pre": lambda call, backward: (
+        mixed(call, backward) + weighted(call, backward) + weighted(call, False) * backward
+    ),
     "mhc_head": weighted,
     "indexer_scores": lambda call, backward: (4 if backward else 2) * dots(call),
     "indexer_scores_fp8": lambda call, _: 2 * dots(call),
@@ -87,7 +90,7 @@ def test_the_count_of_the_backward(spec: OpSpec, device: torch.device) -> None:
     call = spec.sample(4).to(device)
     g = torch.ones_like(spec.run(call))
     backward = counted(lambda: spec.grads(spec.op, call, g)) - counted(lambda: spec.run(call))
-    thrice, with_scores = ("indexer_scores", "mhc_pre", "mhc_head"), ("csa", "hca", "swa")
+    thrice, with_scores = ("indexer_scores", "mhc_pre", "mhc_post_pre", "mhc_head"), ("csa", "hca", "swa")
     ratio = dict.fromkeys(thrice, 3.0) | dict.fromkeys(with_scores, 2.5)  # products backward for each forward
     of_products = products(spec, call.to("cpu")) * ratio.get(spec.name, 0)
     assert backward == of_products + BESIDES.get(spec.name, lambda *_: 0)(call, True)

@@ -18,6 +18,8 @@ from lemmata.kernels import (
     indexer,
     indexer_backward,
     mhc_post,
+    mhc_post_pre,
+    mhc_post_pre_backward,
     mhc_pre,
     mhc_pre_backward,
     sinkhorn,
@@ -51,7 +53,8 @@ def combine_of(D: int) -> Kernel:
 def streams_of(*sizes: tuple[int, int]) -> list[Kernel]:
     """The kernels of hyper-connections for some numbers of streams and widths."""
     of_streams = mhc_post.mhc_post_fwd, mhc_post.mhc_post_bwd
-    reading = mhc_pre.mhc_project, mhc_pre.mhc_weigh
+    between = mhc_post_pre.mhc_mix, mhc_post_pre.mhc_weigh_norm, mhc_post_pre_backward.mhc_norm_bwd
+    reading = mhc_pre.mhc_project, mhc_pre.mhc_weigh, *between
     found: list[Kernel] = []
     for size in sizes:
         found += [(factory, mhc_post.Config(*size)) for factory in of_streams]

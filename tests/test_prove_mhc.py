@@ -24,7 +24,7 @@ def mhc_proofs() -> list[Any]:
     """All of them: at each run those of the width that Flash has, but for the head's; the others by make test-all."""
     found = by_name()
     tried = {name for name in found if name.endswith((SHIPPED, f"{SHIPPED} chunks=4"))}
-    assert len(tried) == 11
+    assert len(tried) == 14
     return [
         pytest.param(proof, id=name, marks=[] if name in tried else pytest.mark.exhaustive)
         for name, proof in found.items()
@@ -72,6 +72,13 @@ PLANTED = [  # the kernel, the error by a part of its name, the layer that sees 
     pytest.param("mhc_weigh", "dropped operand @ acc[", "L2", "equivalence", id="the last stream alone"),
     pytest.param("mhc_weigh", "dropped operand @ v[j] + p[i, j] * r[i] -> p[i, j] * r[i]", "L2", "", id="no sums of columns"),
     pytest.param("mhc_weigh", "constant @ 4 + o -> 5 + o", "L2", "equivalence", id="post of the next stream"),
+    pytest.param("mhc_mix", "wrong axis @ comb[", "L2", "equivalence", id="comb not transposed in between"),
+    pytest.param("mhc_mix", "dropped guard @ if token + r < tokens", "L0", "bounds", id="streams of a token that is none"),
+    pytest.param("mhc_mix", "constant @ token % 64", "L2", "", id="tiles of other tokens"),
+    pytest.param("mhc_weigh_norm", "dropped operand @ total[0] / 4096", "L2", "equivalence", id="no eps of the norm"),
+    pytest.param("mhc_weigh_norm", "index+1 @ norm_weight[c]", "L0", "bounds", id="the next column's weight"),
+    pytest.param("mhc_norm_bwd", "dropped operand @ r * r * r", "L2", "equivalence", id="a root short"),
+    pytest.param("mhc_norm_bwd", "index-1 @ pre[", "L0", "bounds", id="weights of the token before"),
     pytest.param("mhc_normalise", "index-1 @ dots[", "L0", "bounds", id="gradients of the token before"),
     pytest.param("mhc_gates_bwd", "dropped operand @ grad_pre[token, o] * sigmoid", "L2", "equivalence", id="half a slope"),
     pytest.param("mhc_gates_bwd", "dropped operand @ radial[i] * -1 * factor -> factor", "L2", "equivalence", id="no norm"),

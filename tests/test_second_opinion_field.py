@@ -18,7 +18,7 @@ from lemmata.kernels import mhc_pre
 from lemmata.kernels.sinkhorn import Config as SinkhornConfig
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.operators import OPERATORS
-from lemmata.proofs import compressor, csa, hca, mhc_backward, second_opinion, sinkhorn, verify
+from lemmata.proofs import compressor, csa, hca, mhc_backward, mhc_post_pre, second_opinion, sinkhorn, verify
 from lemmata.proofs import mhc_pre as mhc
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.forms import normal_form, ring
@@ -33,6 +33,7 @@ exhaustive = pytest.mark.exhaustive
 REFUSED = {
     "topk_check": "another type",  # it takes the bits of floats, which are no numbers of a field
     "mhc_weigh": "without a residue",  # the exponentials of what a root divided; mhc_head_weigh is the same without them
+    "mhc_weigh_norm": "without a residue",  # the same
     "loss_rows": "without a residue",  # weights times logarithms of sums; loss_scores_bwd has the same sums
 }
 
@@ -41,14 +42,19 @@ def name(p: Proof) -> str:
     return str(p.kernel.attrs["global_symbol"])
 
 
-IN_SPLITS = "mhc_project", "mhc_project_bwd", "mhc_weigh"
+IN_SPLITS = "mhc_project", "mhc_project_bwd", "mhc_weigh", "mhc_mix", "mhc_weigh_norm"
 
 
 def narrower(p: Proof) -> Proof:
     """The same kernel for streams of four splits of the columns, of which those that ship have 32."""
     cfg = replace(config_of(p), hidden=8 * mhc_pre.COLUMNS)
     assert cfg.tiles == config_of(p).tiles, "a split is of as many tiles"
-    return next(q for q in (*mhc.reading(cfg), *mhc_backward.backward(cfg)) if name(q) == name(p))
+    return next(q for q in in_splits(cfg) if name(q) == name(p))
+
+
+def in_splits(cfg: mhc_pre.Config) -> list[Proof]:
+    """The proofs of what takes the columns in splits, among others."""
+    return [*mhc.reading(cfg), *mhc_backward.backward(cfg), *mhc_post_pre.between(cfg)]
 
 
 def proved_equal() -> list[Any]:
@@ -65,7 +71,7 @@ def proved_equal() -> list[Any]:
 
     every = [p for op in OPERATORS for p in proofs(op) if "L2" in p.claimed()]
     shipped = mhc_pre.Config()
-    every += [narrower(p) for p in (*mhc.reading(shipped), *mhc_backward.backward(shipped)) if name(p) in IN_SPLITS]
+    every += [narrower(p) for p in in_splits(shipped) if name(p) in IN_SPLITS]
     found = {p.name: p for p in reversed(every)}  # one operator may have another's kernel
     return [pytest.param(p, id=p.name, marks=marks(p)) for p in reversed(found.values())]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING or not _is_command():
     from .bindings.hca import hca, hca_shard_bwd
     from .bindings.indexer import indexer_scores, indexer_topk
     from .bindings.indexer_loss import indexer_loss
-    from .bindings.mhc import mhc_head, mhc_post, mhc_pre
+    from .bindings.mhc import mhc_head, mhc_post, mhc_post_pre, mhc_pre
     from .bindings.sinkhorn import sinkhorn
     from .bindings.swa import swa, swa_shard_bwd
     from .bindings.topk import topk
@@ -38,6 +38,7 @@ __all__ = [
     "indexer_topk",
     "mhc_head",
     "mhc_post",
+    "mhc_post_pre",
     "mhc_pre",
     "sinkhorn",
     "swa",

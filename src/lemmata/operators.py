@@ -78,7 +78,8 @@ _READING_BWD = (
     "mhc_pre_backward:mhc_add_chunks",
     "mhc_gates_backward:mhc_add_gates",
 )
-_MHC = *_READING, *_READING_BWD, "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd"
+_BETWEEN = "mhc_post_pre:mhc_mix", "mhc_post_pre:mhc_weigh_norm", "mhc_post_pre_backward:mhc_norm_bwd"
+_MHC = *_READING, *_READING_BWD, "mhc_post:mhc_post_fwd", "mhc_post:mhc_post_bwd", *_BETWEEN
 _COMPRESSOR = (
     "compressor:compress_fwd",
     "compressor:compress_pool",
@@ -95,7 +96,7 @@ OPERATORS = {
     operator.name: operator
     for operator in (
         Operator("sinkhorn", "Sinkhorn", ("sinkhorn",), ("sinkhorn:sinkhorn_fwd", "sinkhorn:sinkhorn_bwd")),
-        Operator("mhc", "Hyper-connections", ("mhc_pre", "mhc_post", "mhc_head"), _MHC),
+        Operator("mhc", "Hyper-connections", ("mhc_pre", "mhc_post", "mhc_post_pre", "mhc_head"), _MHC),
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), (*_LOSS, *_LOSS_BWD)),

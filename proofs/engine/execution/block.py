@@ -1,0 +1,529 @@
+"""A block of threads that exchange words: an algebra that keeps the data as symbols and the schedule exact.
+
+Threads run in lock step, as ``semantics`` has it. A value is a bit-vector term in the index of the thread, the same term in
+all of them, or a fold over threads (``folds``). Conditions and indices of shared memory that depend on the index of the
+thread alone are computed for every thread. A condition that is the same in all threads, and that more than a choice between
+two terms hangs on, is decided: the kernel is run once for either answer (``Fork``), and what was decided is a fact of that run.
+
+What an atomic addition leaves behind is a count of keys (``counting``). What some thread stores, if a condition on data
+holds in it, is a new constant: that of a thread in which it holds, if there is one; that there is at most one is an
+obligation. Shared memory is checked to be free of races between barriers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import z3
+
+from ..base.errors import Unsupported
+from ..compiler.source_text import describe
+from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
+from ..semantics.semantics import Machine
+from . import folds, words
+from .counting import OTHER, THREAD, Book, Fact, schematic, uniform
+from .folds import WARP, Fold, Value
+from .shared import Shared
+
+Thing = Value | Fold
+ITERATION = schematic("iteration")
+Loop = tuple[z3.BitVecRef, dict[str, z3.FuncDeclRef], tuple[Fact, ...]]
+"""A loop of an extent that is data: the extent, its variables by buffer, and what is known of them."""
+_CONCRETE: dict[str, Callable[[Any, Any], Any]] = {
+    **{"add": np.add, "sub": np.subtract, "mul": np.multiply, "min": np.minimum, "max": np.maximum},
+    **{"floordiv": np.floor_divide, "floormod": np.mod, "and": np.logical_and, "or": np.logical_or},
+    **{"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal},
+    "shl": np.left_shift,
+}
+"""Of numbers of int32 that do not overflow."""
+_COMBINING = ("add", "sub", "min", "max")
+
+
+class Fork(Exception):
+    """Says that a condition, the same in all threads, must be decided first."""
+
+    def __init__(self, condition: z3.BoolRef) -> None:
+        super().__init__(str(condition))
+        self.condition = condition
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a private buffer holds: slot i of thread t is ``key(i threads + t)``.
+
+    ``meant`` is what that must be, which is asked of each slot.
+    """
+
+    buffer: str
+    slots: int
+    meant: Callable[[z3.BitVecRef], z3.BitVecRef]  # of an entry
+
+
+@dataclass
+class Run:
+    """What a run leaves: the book of its facts, shared memory with what was exchanged in order, stores to global buffers.
+
+    ``obligations`` must be shown for the facts to hold, those of shared memory too.
+    """
+
+    book: Book
+    decisions: Sequence[tuple[z3.BoolRef, bool]]
+    shared: Shared = field(init=False)
+    written: dict[str, list[tuple[z3.BoolRef, tuple[z3.ExprRef, ...], z3.ExprRef]]] = field(default_factory=dict)
+    obligations: list[tuple[str, z3.BoolRef]] = field(default_factory=list)
+    loops: list[Loop] = field(default_factory=list)
+
+
+class Block:
+    """The algebra."""
+
+    site: object
+
+    def __init__(self, run: Run, keys: Keys) -> None:
+        self.site = None
+        self.run, self.keys, self.threads = run, keys, run.book.threads
+        self.shared = run.shared = Shared(self.threads, run.book, self._plain)
+        self._decisions = {c.get_id(): (c, truth) for c, truth in run.decisions}
+        for condition, truth in run.decisions:
+            run.book.given(condition if truth else z3.Not(condition))
+        self._guards: list[Value] = []
+        self._private: dict[tuple[Memory[Thing], int], Thing] = {}
+        self._cut = False
+        self._alike: dict[int, int] = {}  # terms that are the same in aligned groups of 2^j threads, by number
+        self._ghosts: dict[tuple[object, ...], z3.FuncDeclRef] = {}
+
+    # Values
+
+    def literal(self, value: float, dtype: str) -> Thing:
+        known = np.array(value) if dtype in ("int32", "bool") else None
+        return Value(words.literal(value, dtype), known)
+
+    def infinity(self, dtype: str) -> Thing:
+        return Value(words.infinity(dtype))
+
+    def unary(self, operator: Unary, a: Thing, dtype: str) -> Thing:
+        if operator == "ballot":
+            return self._ballot(self._plain(a))
+        value = self._plain(a)
+        known = np.logical_not(value.known) if operator == "not" and value.known is not None else None
+        return Value(words.unary(operator, value.term), known)
+
+    def binary(self, operator: Binary, a: Thing, b: Thing, dtype: str) -> Thing:
+        if operator.startswith("shfl"):
+            return self._exchange(operator, a, self._plain(b))
+        if operator in _COMBINING and (isinstance(a, Fold) or isinstance(b, Fold)):
+            return self._combine(operator, a, b, dtype)
+        return self._computed(operator, self._plain(a), self._plain(b), dtype)
+
+    def compare(self, operator: Comparison, a: Thing, b: Thing, dtype: str) -> Thing:
+        return self._computed(operator, self._plain(a), self._plain(b), dtype)
+
+    def _computed(self, operator: Binary | Comparison, a: Value, b: Value, dtype: str) -> Value:
+        term = words.binary(operator, a.term, b.term, dtype)
+        if a.known is None or b.known is None or operator not in _CONCRETE or dtype not in ("int32", "bool"):
+            return Value(term)
+        known = _CONCRETE[operator](a.known.astype(np.int64), b.known.astype(np.int64))
+        fits = known.dtype == np.bool_ or bool((np.abs(known) < 2**31).all())
+        return Value(term, known if fits else None)
+
+    def _combine(self, operator: str, a: Thing, b: Thing, dtype: str) -> Thing:
+        if folds.is_zero(b) and operator in ("add", "sub"):
+            return a
+        if folds.is_zero(a) and operator == "add":
+            return b
+        for alike in (lambda z: z, self._regrouped):
+            x, y = (folds.single(z, self.threads) if isinstance(z, Value) else z for z in map(alike, (a, b)))
+            if (result := folds.combine(operator, x, y)) is not None:
+                return result
+        return self._computed(operator, self._plain(a), self._plain(b), dtype)
+
+    def cast(self, a: Thing, source: str, target: str) -> Thing:
+        if isinstance(a, Fold):
+            if a.op != "ballot" and words.width(source) != words.width(target):
+                raise Unsupported("a fold in another width")
+            return a
+        same = a.known is not None and target == "int32"
+        return Value(words.cast(a.term, source, target), a.known if same else None)
+
+    def bits(self, a: Thing, source: str, target: str) -> Thing:
+        return Value(self._plain(a).term)
+
+    def select(self, condition: Thing, then: Thing, otherwise: Thing, dtype: str) -> Thing:
+        if isinstance(then, Value) and isinstance(otherwise, Value):
+            return _merged(self._plain(condition), then, otherwise)
+        which = self._plain(condition).known
+        if which is None:
+            raise Unsupported(f"a choice between folds: {describe(self.site)}")
+        return self._chosen(which, then, otherwise)
+
+    def _chosen(self, which: np.ndarray, then: Thing, otherwise: Thing) -> Fold:
+        pair = []
+        for a, b in ((then, otherwise), (otherwise, then)):
+            if isinstance(a, Value) and folds.is_zero(a) and isinstance(b, Fold) and b.op in (None, "add"):
+                a = Fold("add", b.term, np.zeros_like(b.rows))
+            pair.append(folds.single(a, self.threads) if isinstance(a, Value) else a)
+        return folds.chosen(np.broadcast_to(which, (self.threads,)), *pair)
+
+    # What folds mean
+
+    def _plain(self, a: Thing) -> Value:
+        """Return a fold as a term: a new function of the thread, with what is known of it."""
+        if isinstance(a, Value):
+            return a
+        if a.op in ("min", "max"):
+            j, first = folds.grouped(a, self._alike.get(a.term.get_id(), 0))
+            if not np.array_equal(first >> j, np.arange(self.threads) >> j):
+                raise Unsupported("a maximum or minimum over other threads")
+            return Value(self._extremum(a, j)(THREAD if 2**j < self.threads else words.word(0)))
+        if a.op == "add":
+            count = folds.prefixes(a)
+            total = self._sum(a)
+            steps = count - np.arange(self.threads)
+            if (count == count[0]).all():
+                return Value(total(words.word(int(count[0]))))
+            if (steps == steps[0]).all():
+                return Value(total(THREAD + int(steps[0])))
+        raise Unsupported(f"what threads tell one another, as a number: {describe(self.site)}")
+
+    def _regrouped(self, a: Thing) -> Thing:
+        """Return a maximum or minimum over groups as the value of one thread of each."""
+        if isinstance(a, Fold) and a.op in ("min", "max"):
+            j, first = folds.grouped(a, self._alike.get(a.term.get_id(), 0))
+            rows = np.eye(self.threads, dtype=np.int64)[first >> j << j]
+            return Fold(None, self._extremum(a, j)(THREAD), rows)
+        return a
+
+    def _ghost(self, *key: object) -> tuple[z3.FuncDeclRef, bool]:
+        """Return a function of that name, and whether it is new."""
+        new = key not in self._ghosts
+        if new:
+            sort = z3.BitVecSort(32)
+            self._ghosts[key] = z3.Function(f"{key[0]}#{len(self._ghosts)}", sort, sort)
+        return self._ghosts[key], new
+
+    def _sum(self, a: Fold) -> z3.FuncDeclRef:
+        """Return s with s(n) = Σ_{t<n} f(t)."""
+        total, new = self._ghost("sum", a.term.get_id())
+        if new:
+            self.run.book.sums(total, a.term)
+        return total
+
+    def _extremum(self, a: Fold, j: int) -> z3.FuncDeclRef:
+        """Return m, the extremum of f in the group of 2^j threads of a thread, which takes it."""
+        extremum, new = self._ghost(str(a.op), a.term.get_id(), j)
+        if new:
+            at, (where, _) = extremum(THREAD), self._ghost("where", extremum.name())
+            f = a.term
+            self._alike[at.get_id()] = j
+            of = z3.substitute(f, (THREAD, OTHER))
+            same = z3.LShR(THREAD, j) == z3.LShR(OTHER, j)
+            inside = z3.And(z3.ULT(THREAD, self.threads), z3.ULT(OTHER, self.threads))
+            bound = z3.ULE(at, of) if a.op == "min" else z3.UGE(at, of)
+            one = where(THREAD)
+            taken = z3.And(z3.LShR(one, j) == z3.LShR(THREAD, j), at == z3.substitute(f, (THREAD, one)))
+            facts = (
+                self.run.book.given(z3.Implies(z3.And(inside, same), bound)),
+                self.run.book.given(z3.Implies(z3.ULT(THREAD, self.threads), taken)),
+            )
+            self.run.book.meanings[extremum.name()] = facts
+        return extremum
+
+    def _whole_warps(self) -> None:
+        for guard in self._guards:
+            if guard.known is None:
+                self._decide(guard, "an exchange where threads may diverge")
+            elif guard.known.ndim and not (guard.known.reshape(-1, WARP) == guard.known.reshape(-1, WARP)[:, :1]).all():
+                raise Unsupported(f"an exchange without all threads of a warp: {describe(self.site)}")
+
+    def _exchange(self, operator: str, a: Thing, by: Value) -> Thing:
+        self._whole_warps()
+        if by.known is None:
+            raise Unsupported(f"an exchange with a lane that is data: {describe(self.site)}")
+        thread = np.arange(self.threads)
+        lane, count = thread % WARP, np.broadcast_to(by.known, thread.shape) & (WARP - 1)
+        other = {"shfl": count, "shfl_up": lane - count, "shfl_down": lane + count, "shfl_xor": lane ^ count}[operator]
+        other = np.where((other < 0) | (other >= WARP), lane, other)
+        if isinstance(a, Value) and uniform(a.term):
+            return a
+        fold = folds.single(a, self.threads) if isinstance(a, Value) else a
+        return folds.moved(fold, thread - lane + other)
+
+    def _ballot(self, condition: Value) -> Thing:
+        self._whole_warps()
+        warp = np.arange(self.threads) // WARP
+        return Fold("ballot", condition.term, (warp[:, None] == warp[None]).astype(np.int64))
+
+    # Control
+
+    def launch(self, threads: tuple[int, int, int]) -> tuple[Thing, Thing, Thing]:
+        if threads != (self.threads, 1, 1) or self.threads % WARP:
+            raise Unsupported(f"a block of {threads} threads")
+        zero = Value(words.word(0), np.array(0))
+        return Value(THREAD, np.arange(self.threads)), zero, zero
+
+    def grid(self, dimension: Dimension, extent: Thing) -> Iterator[Thing]:
+        index = z3.BitVec(f"blockIdx.{dimension}", 32)
+        self.run.book.given(z3.And(index >= 0, index < self._plain(extent).term))
+        yield Value(index)
+
+    @contextmanager
+    def axis(self, name: str, lower: Thing, extent: Thing) -> Iterator[Thing]:
+        raise Unsupported("tiles in a block of words")
+        yield
+
+    def reduce(self, kind: Reduction, extent: Thing, body: Callable[[Thing], Thing], dtype: str) -> Thing:
+        raise Unsupported("tiles in a block of words")
+
+    def serial(self, loop: str, lower: Thing, extent: Thing, body: Callable[[Thing], None]) -> None:
+        first, count = self._plain(lower), self._plain(extent)
+        if first.known is None or first.known.ndim:
+            raise Unsupported(f"loop {loop} from where threads differ")
+        if count.known is None:
+            self._recur(int(first.known), count.term, body)
+            return
+        if count.known.ndim:
+            raise Unsupported(f"loop {loop} of an extent that differs between threads")
+        for k in range(int(count.known)):
+            body(self.literal(int(first.known) + k, "int32"))
+
+    def _recur(self, first: int, count: z3.BitVecRef, body: Callable[[Thing], None]) -> None:
+        """Run a loop whose extent is data once, for any iteration: variables are functions of the thread and the iteration.
+
+        What they are before the first iteration is a fact, and what the next one makes of them. Threads exchange nothing.
+        """
+        before, written = dict(self._private), {name: list(stores) for name, stores in self.run.written.items()}
+        with self.guard(Value(z3.And(count > ITERATION, ITERATION >= 0))):
+            body(Value(ITERATION + first))  # to see which variables change
+            changed = [place for place, value in self._private.items() if value is not before.get(place)]
+            self._private, self.run.written = dict(before), written
+            steps = {place: self._state(place) for place in changed}
+            for place, state in steps.items():
+                self._private[place] = Value(state(THREAD, ITERATION))
+            body(Value(ITERATION + first))
+        inside = z3.And(z3.ULT(THREAD, self.threads), ITERATION >= 0, ITERATION < count)
+        facts = []
+        for place, value in list(self._private.items()):
+            if place in steps:
+                state = steps[place]
+                if place in before:
+                    facts.append(self.run.book.given(state(THREAD, words.word(0)) == self._plain(before[place]).term))
+                after = state(THREAD, ITERATION + 1) == self._plain(value).term
+                facts.append(self.run.book.given(z3.Implies(inside, after)))
+                self._private[place] = Value(state(THREAD, z3.If(count > 0, count, words.word(0))))
+            elif value is not before.get(place):
+                raise Unsupported(f"a variable that changes in some iterations only: {describe(self.site)}")
+        self.run.loops.append((count, {place[0].name: state for place, state in steps.items()}, tuple(facts)))
+
+    def _state(self, place: tuple[Memory[Thing], int]) -> z3.FuncDeclRef:
+        word = z3.BitVecSort(32)
+        if words.width(place[0].dtype) != 32:
+            raise Unsupported(f"{place[0].name} in a loop whose extent is data")
+        return z3.Function(f"{place[0].name}[{place[1]}] in loop#{len(self.run.loops)}", word, word, word)
+
+    def turn(self) -> None:
+        raise Unsupported("roles in a block of words")
+
+    def decided(self, condition: Thing) -> bool | None:
+        value = self._plain(condition)
+        if value.known is not None:
+            here = np.broadcast_to(value.known, (self.threads,))[self._mask()]
+            return True if here.all() else None if here.any() else False
+        return self._decision(value.term)
+
+    def _decision(self, term: z3.BoolRef) -> bool | None:
+        term = z3.simplify(term)
+        if z3.is_true(term) or z3.is_false(term):
+            return z3.is_true(term)
+        if z3.is_not(term):
+            inner = self._decision(term.arg(0))
+            return None if inner is None else not inner
+        return self._decisions[term.get_id()][1] if term.get_id() in self._decisions else None
+
+    def _decide(self, guard: Value, what: str) -> None:
+        """Ask for another run, in which a condition is decided that is the same in all threads."""
+        term = z3.simplify(guard.term)
+        term = term.arg(0) if z3.is_not(term) else term
+        if not uniform(term):
+            raise Unsupported(f"{what}: {describe(self.site)}")
+        raise Fork(term)
+
+    def uniform(self, condition: Thing) -> bool:
+        value = self._plain(condition)
+        return value.known.ndim == 0 if value.known is not None else uniform(value.term)
+
+    @contextmanager
+    def guard(self, condition: Thing) -> Iterator[None]:
+        value = self._plain(condition)
+        settled = self.decided(value) is True
+        if not settled:
+            self._guards.append(value)
+        try:
+            yield
+        finally:
+            if not settled:
+                self._guards.pop()
+
+    def independent(self, store: Sequence[Thing], access: Sequence[Thing]) -> bool:
+        return False
+
+    def _mask(self) -> np.ndarray:
+        """Return the threads that are here, as far as that is a matter of their index."""
+        mask = np.ones(self.threads, dtype=bool)
+        for guard in self._guards:
+            if guard.known is not None:
+                mask &= guard.known.astype(bool)
+        return mask
+
+    def _conditions(self) -> list[Value]:
+        """Return the conditions on data that hold here."""
+        return [guard for guard in self._guards if guard.known is None]
+
+    def barrier(self) -> None:
+        for guard in self._guards:
+            self._decide(guard, "a barrier that some threads may not reach")
+        self.shared.barrier()
+
+    # Memory
+
+    def allocate(self, memory: Memory[Thing]) -> None:
+        if memory.scope == "shared":
+            self.shared.allocate(memory, [self._number(n) for n in memory.shape])
+
+    def _number(self, n: Thing) -> int:
+        known = self._plain(n).known
+        if known is None or known.ndim:
+            raise Unsupported(f"a size or index that is data or differs between threads: {describe(self.site)}")
+        return int(known)
+
+    def _flat(self, memory: Memory[Thing], index: Sequence[Thing]) -> int:
+        flat = 0
+        for i, n in zip(index, memory.shape, strict=True):
+            place, extent = self._number(i), self._number(n)
+            if not 0 <= place < extent:
+                raise Unsupported(f"an index out of bounds: {describe(self.site)}")
+            flat = flat * extent + place
+        return flat
+
+    def load(self, memory: Memory[Thing], index: Sequence[Thing]) -> Thing:
+        match memory.scope:
+            case "local":
+                if memory.name == self.keys.buffer:
+                    self._abstract(memory)
+                place = memory, self._flat(memory, index)
+                if place not in self._private:
+                    raise Unsupported(f"read of uninitialised {memory.name}: {describe(self.site)}")
+                return self._private[place]
+            case "shared":
+                self._no_data("a read of shared memory where threads may diverge")
+                return self.shared.load(memory, [self._plain(i) for i in index], self._mask())
+            case "global":
+                terms = [self._plain(i).term for i in index]
+                sorts = [t.sort() for t in terms]
+                read = z3.Function(memory.name, *sorts, z3.BitVecSort(words.width(memory.dtype)))
+                if memory.name in self.run.written:
+                    raise Unsupported(f"a read of {memory.name} after it was written")
+                return Value(read(*terms))
+        raise Unsupported(f"memory of scope {memory.scope}")
+
+    def _no_data(self, what: str) -> None:
+        for guard in self._conditions():
+            self._decide(guard, what)
+
+    def _abstract(self, memory: Memory[Thing]) -> None:
+        """Ask of each slot of the keys that it holds what it is meant to, and forget the rest."""
+        if self._cut:
+            return
+        self._cut = True
+        for i in range(self.keys.slots):
+            if (memory, i) not in self._private:
+                raise Unsupported(f"read of uninitialised {memory.name}")
+            entry = THREAD + i * self.threads
+            right = self._plain(self._private[memory, i]).term == self.keys.meant(entry)
+            statement = f"slot {i} of {memory.name} is the key of its entry"
+            self.run.obligations.append((statement, z3.Implies(z3.ULT(THREAD, self.threads), right)))
+            self._private[memory, i] = Value(self.run.book.key(entry))
+
+    def store(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
+        match memory.scope:
+            case "local":
+                self._keep(memory, self._flat(memory, index), value)
+            case "shared":
+                self._share(memory, index, value)
+            case "global":
+                guards = [*(g.term for g in self._guards), z3.ULT(THREAD, self.threads)]
+                terms = tuple(self._plain(i).term for i in index)
+                self.run.written.setdefault(memory.name, []).append((z3.And(*guards), terms, self._plain(value).term))
+            case _:
+                raise Unsupported(f"memory of scope {memory.scope}")
+
+    def _keep(self, memory: Memory[Thing], place: int, value: Thing) -> None:
+        if self._cut and memory.name == self.keys.buffer:
+            raise Unsupported(f"a store to {memory.name} after it was read")
+        old = self._private.get((memory, place))
+        for guard in self._guards:
+            if old is None:
+                width = words.width(memory.dtype)
+                old = Value(z3.BitVec(f"uninitialised {memory.name}[{place}]", width))
+            if isinstance(value, Value) and isinstance(old, Value):
+                value = _merged(guard, value, old)
+            elif guard.known is None and uniform(guard.term):
+                self._decide(guard, "a choice between folds")
+            elif guard.known is None:
+                value = _merged(guard, self._plain(value), self._plain(old))
+            else:
+                value = self._chosen(guard.known, value, old)
+        self._private[memory, place] = value
+
+    def _share(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
+        data = self._conditions()
+        for guard in data:
+            if uniform(guard.term):
+                self._decide(guard, "a store")
+        places = [self._plain(i) for i in index]
+        if not data:
+            self.shared.store(memory, places, value, self._mask())
+            return
+        guards = [guard.term for guard in self._guards]
+        self.shared.suspend(memory, places, self._plain(value).term, z3.And(*guards))
+
+    def atomic_add(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
+        data = self._conditions()
+        for guard in data:
+            if uniform(guard.term):
+                self._decide(guard, "an addition")
+        if memory.scope != "shared" or len(index) != 1 or len(data) != len(self._guards):
+            raise Unsupported(f"an atomic addition: {describe(self.site)}")
+        added = self._plain(value).term
+        if not (z3.is_bv_value(added) and added.as_long() == 1):
+            raise Unsupported(f"an atomic addition of more than 1: {describe(self.site)}")
+        guards = [guard.term for guard in data]
+        self.shared.add(memory, self._plain(index[0]).term, z3.And(*guards) if guards else z3.BoolVal(True))
+
+
+def _merged(condition: Value, then: Value, otherwise: Value) -> Value:
+    known = None
+    if all(x.known is not None for x in (condition, then, otherwise)):
+        known = np.where(condition.known, then.known, otherwise.known)
+    return Value(z3.If(condition.term, then.term, otherwise.term), known)
+
+
+def runs(prim_func: Any, threads: int, keys: Keys) -> Iterator[Run]:
+    """Yield the runs of a block of a kernel, one for each way in which the conditions are decided that matter."""
+    names = {d.name for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
+    open_: list[tuple[tuple[z3.BoolRef, bool], ...]] = [()]
+    while open_:
+        decisions = open_.pop()
+        run = Run(Book(threads, keys.slots), decisions)
+        machine: Machine[Thing] = Machine(Block(run, keys), prim_func, {n: Value(z3.BitVec(n, 32)) for n in names})
+        machine.parameters()
+        try:
+            machine.run()
+            run.shared.barrier()
+        except Fork as fork:
+            open_ += [(*decisions, (fork.condition, truth)) for truth in (False, True)]
+            continue
+        yield run

@@ -12,7 +12,7 @@ obligation. Shared memory is checked to be free of races between barriers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ from ..compiler.source_text import describe
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
 from ..semantics.semantics import Machine
 from . import folds, words
-from .counting import OTHER, THREAD, Book, Fact, schematic, uniform
+from .counting import INDEX, OTHER, THREAD, Book, Extremum, Fact, schematic, uniform
 from .folds import WARP, Fold, Value
 from .shared import Shared
 
@@ -75,6 +75,8 @@ class Run:
     shared: Shared = field(init=False)
     written: dict[str, list[tuple[z3.BoolRef, tuple[z3.ExprRef, ...], z3.ExprRef]]] = field(default_factory=dict)
     obligations: list[tuple[str, z3.BoolRef]] = field(default_factory=list)
+    sizes: list[Fact] = field(default_factory=list)  # and of the block's indices
+    meaning: Fact = field(init=False)  # of the keys
     loops: list[Loop] = field(default_factory=list)
 
 
@@ -225,11 +227,9 @@ class Block:
             bound = z3.ULE(at, of) if a.op == "min" else z3.UGE(at, of)
             one = where(THREAD)
             taken = z3.And(z3.LShR(one, j) == z3.LShR(THREAD, j), at == z3.substitute(f, (THREAD, one)))
-            facts = (
-                self.run.book.given(z3.Implies(z3.And(inside, same), bound)),
-                self.run.book.given(z3.Implies(z3.ULT(THREAD, self.threads), taken)),
-            )
-            self.run.book.meanings[extremum.name()] = facts
+            bound = self.run.book.given(z3.Implies(z3.And(inside, same), bound))
+            taken = self.run.book.given(z3.Implies(z3.ULT(THREAD, self.threads), taken))
+            self.run.book.extrema[extremum.name()] = Extremum(str(a.op), f, j, where, bound, taken)
         return extremum
 
     def _whole_warps(self) -> None:
@@ -267,7 +267,7 @@ class Block:
 
     def grid(self, dimension: Dimension, extent: Thing) -> Iterator[Thing]:
         index = z3.BitVec(f"blockIdx.{dimension}", 32)
-        self.run.book.given(z3.And(index >= 0, index < self._plain(extent).term))
+        self.run.sizes.append(self.run.book.given(z3.And(index >= 0, index < self._plain(extent).term)))
         yield Value(index)
 
     @contextmanager
@@ -446,6 +446,10 @@ class Block:
             statement = f"slot {i} of {memory.name} is the key of its entry"
             self.run.obligations.append((statement, z3.Implies(z3.ULT(THREAD, self.threads), right)))
             self._private[memory, i] = Value(self.run.book.key(entry))
+        inside = z3.ULT(INDEX, self.run.book.entries)
+        self.run.meaning = self.run.book.given(
+            z3.Implies(inside, self.run.book.key(INDEX) == self.keys.meant(INDEX))
+        )
 
     def store(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
         match memory.scope:
@@ -511,13 +515,19 @@ def _merged(condition: Value, then: Value, otherwise: Value) -> Value:
     return Value(z3.If(condition.term, then.term, otherwise.term), known)
 
 
-def runs(prim_func: Any, threads: int, keys: Keys) -> Iterator[Run]:
-    """Yield the runs of a block of a kernel, one for each way in which the conditions are decided that matter."""
+def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int, int]]) -> Iterator[Run]:
+    """Yield the runs of a block of a kernel, one for each way in which the conditions are decided that matter.
+
+    ``sizes`` are the least and the greatest value of each symbolic dimension.
+    """
     names = {d.name for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
     open_: list[tuple[tuple[z3.BoolRef, bool], ...]] = [()]
     while open_:
         decisions = open_.pop()
         run = Run(Book(threads, keys.slots), decisions)
+        for name, (low, high) in sizes.items():
+            size = z3.BitVec(name, 32)
+            run.sizes.append(run.book.given(z3.And(size >= low, size <= high)))
         machine: Machine[Thing] = Machine(Block(run, keys), prim_func, {n: Value(z3.BitVec(n, 32)) for n in names})
         machine.parameters()
         try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import z3
 
@@ -85,6 +86,28 @@ class Predicate:
         return self.counted(*(word(v) if isinstance(v, int) else v for v in (n, *values)))
 
 
+class Extremum(NamedTuple):
+    """A function m of threads: the maximum or minimum of f over the aligned group of 2^j threads of each."""
+
+    op: str
+    term: z3.BitVecRef  # f, in THREAD
+    j: int
+    where: z3.FuncDeclRef  # a thread of the group, at which f is m
+    bound: Fact  # m(THREAD) is at least, or at most, f(OTHER)
+    taken: Fact
+
+
+class ByThread(NamedTuple):
+    """How many keys of one thread have a property, and those of the first n threads together."""
+
+    own: z3.FuncDeclRef
+    total: z3.FuncDeclRef
+    meaning: Fact  # of own(INDEX)
+    start: Fact
+    step: Fact
+    whole: Fact  # total(threads) is the count of all keys
+
+
 class Book:
     """Facts of one run of a block, and the conditions that they hang on.
 
@@ -98,6 +121,8 @@ class Book:
         self.key = z3.Function("key of", _WORD, _WORD)
         self.facts: list[Fact] = []
         self.meanings: dict[str, tuple[Fact, ...]] = {}  # of functions of threads, by name
+        self.extrema: dict[str, Extremum] = {}
+        self.totals: list[tuple[z3.FuncDeclRef, z3.BitVecRef]] = []
         self.conditions: list[Condition] = []
         self._predicates: dict[tuple[int, ...], Predicate] = {}
 
@@ -106,23 +131,32 @@ class Book:
         self.facts.append(Fact(formula))
         return self.facts[-1]
 
-    def show(self, statement: str, goal: z3.BoolRef, *facts: Fact) -> Fact:
-        """Return a fact that others imply, once a layer has proved that they do."""
+    def show(self, statement: str, goal: z3.BoolRef, *facts: Fact, opaque: Sequence[z3.ExprRef] = ()) -> Fact:
+        """Return a fact that others imply, once a layer has proved that they do, whatever the values of opaque terms are."""
         if not all(isinstance(fact, Fact) for fact in facts):
             raise TypeError(f"{statement}: expected facts")
-        hypotheses = tuple(fact.formula for fact in facts)
-        self.conditions.append(Condition("selection", statement, hypotheses, goal, Site(statement)))
+        *formulas, claim = *(fact.formula for fact in facts), goal
+        for number, term in enumerate(opaque):
+            pair = term, z3.Const(f"opaque#{number}", term.sort())
+            *formulas, claim = (z3.substitute(f, pair) for f in (*formulas, claim))
+        self.conditions.append(Condition("selection", statement, tuple(formulas), claim, Site(statement)))
         return Fact(goal)
 
     def induction(
-        self, statement: str, bound: int, goal: z3.BoolRef, base: Sequence[Fact], step: Sequence[Fact]
+        self,
+        statement: str,
+        bound: int,
+        goal: z3.BoolRef,
+        base: Sequence[Fact],
+        step: Sequence[Fact],
+        opaque: Sequence[z3.ExprRef] = (),
     ) -> Fact:
         """Return that a goal holds for all ``INDEX`` from 0 to the bound, which is below 2^31."""
         if not 0 <= bound < 2**31:
             raise ValueError(f"{statement}: expected a bound from 0 below 2^31, got {bound}")
         below = z3.And(z3.ULT(INDEX, bound), goal)
         self.show(f"{statement}, at 0", replaced(goal, INDEX, 0), *base)
-        self.show(f"{statement}, from n to n + 1", z3.Implies(below, replaced(goal, INDEX, INDEX + 1)), *step)
+        self.show(f"{statement}, from n to n + 1", z3.Implies(below, replaced(goal, INDEX, INDEX + 1)), *step, opaque=opaque)
         return Fact(z3.Implies(z3.ULE(INDEX, bound), goal))
 
     def predicate(self, formula: z3.BoolRef, *parameters: z3.ExprRef) -> Predicate:
@@ -146,19 +180,22 @@ class Book:
         start = self.given(total(word(0)) == 0)
         step = self.given(z3.Implies(z3.ULT(INDEX, self.threads), total(INDEX + 1) == after))
         self.meanings[total.name()] = start, step
+        self.totals.append((total, term))
 
-    def by_thread(self, predicate: Predicate) -> z3.FuncDeclRef:
-        """Return how many keys of the first n threads have a property; of all threads they are all that have it."""
-        name = f"of threads {predicate.counted.name()}"
-        total = z3.Function(name, *[_WORD] * (len(predicate.parameters) + 2))
+    def by_thread(self, predicate: Predicate) -> ByThread:
+        """Return how many keys of threads have a property; those of all threads are all that have it."""
+        name, given = predicate.counted.name(), predicate.parameters
+        own, total = (z3.Function(f"{what} {name}", *[_WORD] * (len(given) + 2)) for what in ("own", "total"))
         ones = [
             z3.If(replaced(predicate.formula, KEY, self.key(INDEX + i * self.threads)), word(1), word(0))
             for i in range(self.slots)
         ]
-        at, after = (total(n, *predicate.parameters) for n in (INDEX, INDEX + 1))
-        start = self.given(total(word(0), *predicate.parameters) == 0)
-        step = self.given(z3.Implies(z3.ULT(INDEX, self.threads), after == sum(ones, at)))
-        all_keys = total(word(self.threads), *predicate.parameters)
-        same = self.given(all_keys == predicate.count(self.entries, *predicate.parameters))
-        self.meanings[name] = start, step, same
-        return total
+        more = total(INDEX + 1, *given) == total(INDEX, *given) + own(INDEX, *given)
+        return ByThread(
+            own,
+            total,
+            self.given(own(INDEX, *given) == sum(ones, word(0))),
+            self.given(total(word(0), *given) == 0),
+            self.given(z3.Implies(z3.ULT(INDEX, self.threads), more)),
+            self.given(total(word(self.threads), *given) == predicate.count(self.entries, *given)),
+        )

@@ -27,11 +27,11 @@ Element = Value | tuple[str | None, z3.ExprRef, np.ndarray] | Predicate | None
 class Store:
     """What the thread, if any, stores in which a condition on data holds.
 
-    ``values`` has for each element, by buffer and index, the term that is stored, and the constant read afterwards.
+    ``values`` has for each element, by buffer and index, the term that is stored, and what is read before and after.
     """
 
     guard: z3.BoolRef
-    values: dict[tuple[str, int], tuple[z3.ExprRef, z3.ExprRef]]
+    values: dict[tuple[str, int], tuple[z3.ExprRef, z3.ExprRef, z3.ExprRef]]
     written: z3.BoolRef
     witness: z3.BitVecRef
     effect: Any  # the Fact of what is read afterwards
@@ -146,7 +146,7 @@ class Shared:
 
     def _template(self, term: z3.ExprRef) -> tuple[z3.ExprRef, int]:
         """Return a term of one key with ``KEY`` in its place, and by how much that key's entry exceeds the thread."""
-        found = {t.get_id(): t for t in _applications(term, self.book.key)}
+        found = _applications(term, self.book.key)
         if len(found) != 1:
             raise Unsupported("what is counted is not of one key")
         (application,) = found.values()
@@ -206,9 +206,9 @@ class Shared:
                 raise Unsupported(f"{memory.name}[{place}] may hold nothing")
             if (memory.name, place) in values:
                 raise Unsupported(f"{memory.name}[{place}] is stored twice between two barriers")
-            values[memory.name, place] = value, after
+            values[memory.name, place] = value, self._same_for_all(before), after
             new.append(after == replaced(value, THREAD, witness))
-            old.append(after == self._same_for_all(before))
+            old.append(after == values[memory.name, place][1])
             self._held[memory][place] = Value(after)
         effect = self.book.given(z3.If(written, z3.And(*new), z3.And(*old)))
         here = z3.And(z3.Not(written), z3.ULT(THREAD, self.threads))
@@ -225,8 +225,15 @@ class Shared:
         return value.term
 
 
-def _applications(term: z3.ExprRef, function: z3.FuncDeclRef) -> list[z3.ExprRef]:
-    """Return where a function is applied in a term."""
-    if z3.is_app(term) and term.decl().eq(function):
-        return [term]
-    return [found for child in term.children() for found in _applications(child, function)]
+def _applications(term: z3.ExprRef, function: z3.FuncDeclRef) -> dict[int, z3.ExprRef]:
+    """Return where a function is applied in a term, by number."""
+    found: dict[int, z3.ExprRef] = {}
+    seen, open_ = set(), [term]
+    while open_:
+        here = open_.pop()
+        if here.get_id() not in seen:
+            seen.add(here.get_id())
+            if here.decl().eq(function):
+                found[here.get_id()] = here
+            open_ += here.children()
+    return found

@@ -11,7 +11,7 @@ one unless a(2048) < w.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import z3
@@ -61,14 +61,14 @@ Counted = tuple[Predicate, tuple[z3.ExprRef | int, ...]]
 
 
 def added(book: Book, statement: str, whole: Counted, parts: list[Counted], *facts: Fact, when: z3.BoolRef,
-          keys: Fact | None = None, known: z3.BoolRef | None = None) -> Fact:
+          keys: Fact | None = None, known: z3.BoolRef | None = None, opaque: Sequence[z3.ExprRef] = ()) -> Fact:
     """Return that the count of one predicate is the sum of those of others, by the same of each key.
 
     ``known`` is what ``keys`` says of key(n), for n below the entries, with ``KEY`` in its place.
     """
     always = z3.BoolVal(True) if known is None else known
     each = one(of(whole[0], *whole[1])) == sum((one(of(p, *v)) for p, v in parts), word(0))
-    pointwise = book.show(f"{statement}, of a key", z3.Implies(z3.And(when, always), each), *facts)
+    pointwise = book.show(f"{statement}, of a key", z3.Implies(z3.And(when, always), each), *facts, opaque=opaque)
     total = whole[0].count(INDEX, *whole[1]) == sum((p.count(INDEX, *v) for p, v in parts), word(0))
     rules = [at(p, *v) for p, v in (whole, *parts)]
     here = [pointwise.at((KEY, book.key(INDEX))), *([keys] if keys else [])]
@@ -78,7 +78,7 @@ def added(book: Book, statement: str, whole: Counted, parts: list[Counted], *fac
 
 
 def bounded(book: Book, statement: str, less: Counted, more: Counted | None = None, *facts: Fact,
-            when: z3.BoolRef | None = None) -> Fact:
+            when: z3.BoolRef | None = None, opaque: Sequence[z3.ExprRef] = ()) -> Fact:
     """Return that one count is at most another one, which is at most the entries; or at most the entries itself."""
     when = z3.BoolVal(True) if when is None else when
     top = more[0].count(INDEX, *more[1]) if more else INDEX
@@ -86,7 +86,7 @@ def bounded(book: Book, statement: str, less: Counted, more: Counted | None = No
     here = []
     if more:
         each = z3.Implies(of(less[0], *less[1]), of(more[0], *more[1]))
-        here = [book.show(f"{statement}, of a key", z3.Implies(when, each), *facts).at((KEY, book.key(INDEX)))]
+        here = [book.show(f"{statement}, of a key", z3.Implies(when, each), *facts, opaque=opaque).at((KEY, book.key(INDEX)))]
     goal = z3.And(z3.ULE(less[0].count(INDEX, *less[1]), top), z3.ULE(top, INDEX))
     shown = book.induction(statement, book.entries, z3.Implies(when, goal), [s for s, _ in rules], [*(r for _, r in rules), *here])
     return shown.at((INDEX, book.entries))
@@ -230,6 +230,247 @@ class Search:
         return book.show("1 <= edge <= top", z3.And(z3.ULE(1, edge), z3.ULE(edge, top)), above, lower.at((THREAD, 0)),
                          of_own[one_of.get_id()].at(pairs), leaves[one_of.get_id()].at(pairs),
                          opaque=[replaced(own, THREAD, zero), replaced(one_of, THREAD, zero)])
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One histogram: its terms, and what is known of them."""
+
+    state: State
+    number: int
+    store: Store
+    shift: z3.BitVecRef
+    above: Predicate  # of the keys in the LAST last bins
+    facts: dict[str, Fact]
+
+    @property
+    def span(self) -> z3.BitVecRef:
+        """From edge to top."""
+        return self.state.top - self.state.edge
+
+
+LAST, X, Y, S = (schematic(name) for name in ("last", "x", "y", "s"))
+POWER = word(1) << S
+
+
+class Passes(Search):
+    """The steps for the histograms."""
+
+    def passes(self) -> tuple[State, Pass]:
+        """Return the last state with the pass that leads to it."""
+        state = self.start()
+        self._shifts()
+        for number in range(len(self.run.shared.stores)):
+            now = self._pass(state, number)
+            self._thread(now)
+            state = self._next(now)
+        return state, now
+
+    def _shifts(self) -> None:
+        """Show how a shifted word compares, for any word x, shift s and bin y."""
+        inside = z3.And(z3.ULE(S, 21), z3.ULE(Y, 2047))
+        bin_ = z3.LShR(X, S)
+        least = z3.Implies(inside, z3.UGE(bin_, Y) == z3.UGE(X, Y << S))
+        beyond = z3.Implies(inside, z3.UGE(bin_, Y + 1) == z3.UGT(X, (Y << S) + (POWER - 1)))
+        self.least, self.beyond = self.book.show("y << s is the least of bin y", least), self.book.show("the greatest", beyond)
+        small = z3.Implies(inside, z3.And(z3.ULE(Y << S, 2**32 - 2**21), z3.ULE(POWER, 2**21), z3.ULE(1, POWER)))
+        self.small = self.book.show("no bin wraps", small)
+
+    def _pass(self, state: State, number: int) -> Pass:
+        book, span = self.book, state.top - state.edge
+        zeros = words.leading_zeros(span)
+        shift = words.binary("max", words.binary("sub", word(21), zeros, "int32"), word(0), "int32")
+        most = (2**32 - 1, 2**21 - 1, 2**10 - 1)[number]
+        bound = z3.And(z3.ULE(shift, (21, 10, 0)[number]), z3.ULE(z3.LShR(span, shift), 2047))
+        if number:
+            whole = z3.ULE((z3.LShR(span, shift) << shift) + ((word(1) << shift) - 1), span)
+            bound = z3.And(bound, whole)
+        shifted = book.show("the shift makes bins of the span", z3.Implies(z3.ULE(span, most), bound), state.narrow, opaque=[span])
+        shifted = book.show("", bound, shifted, state.narrow, opaque=[shift, span])
+        offset = KEY - state.edge
+        place = z3.LShR(offset, shift)
+        above = book.predicate(z3.And(z3.ULE(offset, span), z3.UGE(place + LAST, BINS)), LAST)
+        now = Pass(state, number, self.run.shared.stores[number], shift, above, {"shift": shifted})
+        now.facts["fits"] = book.show("the shift is by bits of a word", z3.ULE(shift, 21), shifted, opaque=[shift])
+        histogram = self.run.shared.histograms[number]
+        # a key within the span has a bin
+        bins = book.show("a key has one of the bins", z3.Implies(z3.ULE(offset, span), z3.ULE(place, 2047)), shifted,
+                         self.least.at((X, span), (Y, 2047), (S, shift)), self._monotone().at((X, offset), (Y, span), (S, shift)),
+                         opaque=[place, z3.LShR(span, shift), shift, offset, span])
+        now.facts["bins"] = bins
+        m = LAST
+        now.facts["one more"] = added(book, "one more bin", (above, (m + 1,)), [(above, (m,)), (histogram, (2047 - m,))], bins,
+                                      shifted, when=z3.ULT(m, BINS), opaque=[place, shift, offset, span])
+        now.facts["none"] = added(book, "no bin", (above, (0,)), [], bins, when=z3.BoolVal(True), opaque=[place, shift, offset, span])
+        other = schematic("more")
+        now.facts["rising"] = bounded(book, "more bins have no fewer keys", (above, (m,)), (above, (other,)), bins,
+                                      when=z3.And(z3.ULE(m, other), z3.ULE(other, BINS)), opaque=[place, shift, offset, span])
+        total, _ = book.totals[number]
+        start, step = book.meanings[total.name()]
+        first = INDEX * self.bins
+        _, term = book.totals[number]
+        parts = [replaced(term, THREAD, INDEX)]
+        for _ in range(self.bins):
+            parts.append(parts[-1].arg(0))
+        parts = parts[::-1]
+        goal = total(INDEX) == self.all(above, first)
+        below = z3.And(z3.ULT(INDEX, self.threads), goal)
+        fact = book.show("nothing of a thread", z3.Implies(below, total(INDEX) + parts[0] == self.all(above, first)))
+        for q in range(self.bins):
+            same = total(INDEX) + parts[q + 1] == self._last(now, first, q + 1)
+            fact = book.show("one more bin of a thread", z3.Implies(below, same), fact, self._one_more(now, first, q), opaque=[parts[q]])
+        after = self.all(above, (INDEX + 1) * self.bins)
+        ends = book.show("the first bin of the next thread", after == self._last(now, first, self.bins))
+        now.facts["prefix"] = book.induction("prefix sums over threads count the last bins", self.threads, goal,
+                                             [start, now.facts["none"]], [step, fact, ends], opaque=[parts[-1]])
+        empty = z3.UGT(2047 - m, z3.LShR(span, shift))
+        now.facts["empty"] = added(book, "bins beyond the span are empty", (histogram, (2047 - m,)), [], bins, shifted,
+                                   self._monotone().at((X, offset), (Y, span), (S, shift)),
+                                   when=z3.And(z3.ULT(m, BINS), empty), opaque=[place, z3.LShR(span, shift), shift, offset, span])
+        return now
+
+    def _monotone(self) -> Fact:
+        if not hasattr(self, "_shift_monotone"):
+            goal = z3.Implies(z3.And(z3.ULE(S, 21), z3.ULE(X, Y)), z3.ULE(z3.LShR(X, S), z3.LShR(Y, S)))
+            self._shift_monotone = self.book.show("shifts are monotone", goal)
+        return self._shift_monotone
+
+    def _last(self, now: Pass, first: z3.BitVecRef, q: int) -> z3.BitVecRef:
+        """Return a(first + q)."""
+        return self.all(now.above, first + q if q else first)
+
+    def _one_more(self, now: Pass, first: z3.BitVecRef, q: int) -> Fact:
+        """Return a(first + q + 1) = a(first + q) + H(2047 - (first + q))."""
+        histogram = self.run.shared.histograms[now.number]
+        more = histogram.count(self.entries, 2047 - (first + q))
+        goal = self._last(now, first, q + 1) == self._last(now, first, q) + more
+        return self.book.show("one more bin", z3.Implies(z3.ULT(first + q, BINS), goal),
+                              now.facts["one more"].at((LAST, first + q)))
+
+    def _thread(self, now: Pass) -> None:
+        """Show what a thread stores, that one does, and that no other one does."""
+        book, state, store, bins = self.book, now.state, now.store, self.bins
+        a = lambda n: self.all(now.above, n)
+        more, inside, first = schematic("more"), z3.ULT(THREAD, self.threads), THREAD * bins
+        few = a(word(BINS))
+        total, _ = book.totals[now.number]
+        whole = book.show("a sum over all threads", total(word(self.threads)) == few, now.facts["prefix"].at((INDEX, self.threads)))
+        found, place, held = self._chain(now, first)
+        hit = z3.And(z3.ULT(a(first), state.wanted), z3.ULE(state.wanted, a(first + bins)))
+        none = z3.And(THREAD == 0, z3.ULT(few, state.wanted))
+        rising = now.facts["rising"].at((LAST, first + bins), (more, word(BINS)))
+        stores = book.show("which thread stores", z3.Implies(inside, store.guard == z3.Or(none, hit)), found, whole, rising,
+                           *self._open(now), opaque=held)
+        self._exclusive(now, stores, a, first)
+        goal = z3.Implies(z3.Not(store.written), z3.ULT(a(INDEX * bins), state.wanted))
+        late = book.induction("if none stores the key is in no bin", self.threads, goal, [now.facts["none"], state.balance],
+                              [store.absent.at((THREAD, INDEX)), stores.at((THREAD, INDEX))], opaque=[replaced(store.guard, THREAD, INDEX)])
+        last = book.show("some thread stores", store.written, late.at((INDEX, self.threads)), store.absent.at((THREAD, 0)),
+                         stores.at((THREAD, 0)), opaque=[replaced(store.guard, THREAD, 0)])
+        now.facts["outcome"] = self._outcome(now, place, (found, whole, rising, stores, now.facts["fits"], *self._open(now)), held, last, a)
+
+    def _open(self, now: Pass) -> list[Fact]:
+        """Return that the search is open, where that was decided."""
+        return [Fact for Fact in self.book.facts[: len(self.run.decisions)]] if now.number else []
+
+    def _chain(self, now: Pass, first: z3.BitVecRef) -> tuple[Fact, z3.BitVecRef, list[z3.BitVecRef]]:
+        """Return what edge, status and wanted of a thread are once it has looked at its bins."""
+        book, state, store, shift = self.book, now.state, now.store, now.shift
+        more, w = schematic("more"), state.wanted
+        a = lambda n: self.all(now.above, n)
+        edges, wanteds = _nested(store.values["search", 0][0], self.bins), _nested(store.values["search", 2][0], self.bins)
+        stored = store.guard.arg(0) if z3.is_and(store.guard) else store.guard
+        statuses = _nested(next(t for t in stored.children() if not z3.is_bv_value(t)), self.bins)
+        conditions = [t.arg(0) for t in edges[1:]]
+        befores = [c.arg(0).arg(0) for c in conditions] + [conditions[-1].arg(1).arg(1)]
+        inside = z3.ULT(THREAD, self.threads)
+        total, _ = book.totals[now.number]
+        equal = book.show("what is before a thread", z3.Implies(inside, befores[0] == a(first)), now.facts["prefix"].at((INDEX, THREAD)))
+        place = first
+        b0 = a(first)
+
+        def claim(q: int, place: z3.BitVecRef) -> z3.BoolRef:
+            edge, status, wanted, here = edges[q], statuses[q], wanteds[q], self._last(now, first, q)
+            kept = z3.And(z3.Or(z3.ULE(w, b0), z3.ULT(here, w)), edge == state.edge, status == statuses[0], wanted == w)
+            one_more = a(place + 1)
+            end = z3.If(w == one_more, word(1), z3.If(z3.ULE(shift, self.zeros), word(2), word(3)))
+            found = z3.And(z3.ULT(b0, w), z3.ULE(w, here), z3.ULT(place, BINS), z3.ULT(a(place), w), z3.ULE(w, one_more),
+                           edge == state.edge + ((2047 - place) << shift), status == end, wanted == w - a(place))
+            return z3.Implies(inside, z3.Or(kept, found))
+
+        fact = book.show("before it looks", claim(0, place), opaque=[shift])
+        for q in range(self.bins):
+            step = self._one_more(now, first, q)
+            rising = now.facts["rising"].at((LAST, first + q), (more, first + q + 1))
+            low = now.facts["rising"].at((LAST, first), (more, first + q))
+            following = book.show("what is before the next bin", z3.Implies(inside, befores[q + 1] == self._last(now, first, q + 1)),
+                                  equal, step, opaque=[befores[q]])
+            later = first + q if q == 0 else z3.If(z3.ULE(w, self._last(now, first, q)), place, first + q)
+            hidden = [shift, statuses[q], edges[q], wanteds[q], befores[q + 1], befores[q], *([place] if q else [])]
+            fact = book.show("after one more bin", claim(q + 1, later), fact, equal, following, rising, low, now.facts["fits"],
+                             opaque=sorted(hidden, key=_size, reverse=True))
+            place, equal = later, following
+        return fact, place, sorted([statuses[-1], edges[-1], wanteds[-1], place, shift], key=_size, reverse=True)
+
+    def _exclusive(self, now: Pass, stores: Fact, a: Callable[[z3.ExprRef], z3.ExprRef], first: z3.BitVecRef) -> Fact:
+        more, bins = schematic("more"), self.bins
+        others = OTHER * bins
+        rising = [now.facts["rising"].at((LAST, n), (more, m)) for n, m in
+                  ((first + bins, others), (others + bins, first), (first + bins, word(BINS)), (others + bins, word(BINS)))]
+        goal = next(g for s, g in self.run.shared.obligations[now.number : now.number + 1])
+        guard, other = now.store.guard, replaced(now.store.guard, THREAD, OTHER)
+        return self.book.show("one thread stores at most", goal, stores, stores.at((THREAD, OTHER)), *rising, opaque=[guard, other])
+
+    def _outcome(self, now: Pass, place: z3.BitVecRef, given: Sequence[Fact], held: Sequence[z3.ExprRef], written: Fact,
+                 a: Callable[[z3.ExprRef], z3.ExprRef]) -> Fact:
+        """Return what the search holds after the pass."""
+        book, state, store, shift = self.book, now.state, now.store, now.shift
+        v = [store.values["search", i][0] for i in range(4)]
+        width, one_more = (word(1) << shift) - 1, a(place + 1)
+
+        def claim(v: Sequence[z3.ExprRef], place: z3.BitVecRef) -> z3.BoolRef:
+            one_more = a(place + 1)
+            status = z3.If(state.wanted == one_more, word(1), z3.If(z3.ULE(shift, self.zeros), word(2), word(0)))
+            ends = z3.And(z3.ULT(a(word(BINS)), state.wanted), v[0] == state.edge, v[1] == v[0] + width, v[2] == state.wanted,
+                          v[3] == 1)
+            found = z3.And(z3.ULT(place, BINS), z3.ULT(a(place), state.wanted), z3.ULE(state.wanted, one_more),
+                           v[0] == state.edge + ((2047 - place) << shift), v[1] == v[0] + width,
+                           v[2] == state.wanted - a(place), v[3] == status)
+            return z3.Or(ends, found)
+
+        inside = z3.And(z3.ULT(THREAD, self.threads), store.guard)
+        stored = book.show("what the thread stores", z3.Implies(inside, claim(v, place)), *given, opaque=held)
+        after = [store.values["search", i][2] for i in range(4)]
+        self.place = replaced(place, THREAD, store.witness)
+        hidden = [replaced(t, THREAD, store.witness) for t in (*v, store.guard, place)]
+        return book.show("what the search holds after a pass", claim(after, self.place), stored.at((THREAD, store.witness)),
+                         store.effect, written, opaque=sorted(hidden, key=_size, reverse=True))
+
+    def _next(self, now: Pass) -> State:
+        raise NotImplementedError
+
+
+def _size(term: z3.ExprRef) -> int:
+    """Return how deep a term is, so that no term is inside one that is not deeper."""
+    depth: dict[int, int] = {}
+    open_ = [(term, False)]
+    while open_:
+        here, ready = open_.pop()
+        if here.get_id() in depth:
+            continue
+        if ready or not here.children():
+            depth[here.get_id()] = 1 + max((depth[c.get_id()] for c in here.children()), default=0)
+        else:
+            open_ += [(here, True), *((c, False) for c in here.children())]
+    return depth[term.get_id()]
+
+
+def _nested(term: z3.ExprRef, count: int) -> list[z3.ExprRef]:
+    """Return the values that a variable had before so many stores under conditions, and after each."""
+    found = [term]
+    for _ in range(count):
+        found.append(found[-1].arg(2))
+    return found[::-1]
 
 
 def _hidden(term: z3.BitVecRef) -> list[z3.BitVecRef]:

@@ -12,7 +12,7 @@ one unless a(2048) < w.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import z3
 
@@ -23,6 +23,7 @@ from .engine.execution.shared import Store
 from .engine.execution.words import word
 
 BINS = 2048
+GREATEST = 0xFF800000
 LIMIT = schematic("limit")
 
 
@@ -37,7 +38,8 @@ class State:
     order: Fact  # 1 <= edge <= top
     reached: Fact  # edge = 1 or #{key >= edge} >= k
     narrow: Fact  # how far top is from edge
-    within: Fact  # key(n) <= top, in the first pass; true afterwards
+    within: Fact  # key(n) <= top, for all keys, with the first top
+    high: Fact  # top is so far below 2^32 that no bin wraps
 
 
 def one(formula: z3.BoolRef) -> z3.BitVecRef:
@@ -125,9 +127,16 @@ class Search:
         none = added(book, "no keys are above the top", (self.exceeds, (top,)), [], when=z3.BoolVal(True),
                      keys=within, known=z3.ULE(KEY, top))
         balance = book.show("as many are wanted as are missing above the top",
-                            z3.And(self.all(self.exceeds, top) + wanted == self.k, wanted == self.k), none)
+                            z3.And(self.all(self.exceeds, top) + wanted == self.k, z3.ULE(1, wanted), z3.ULE(wanted, self.k)), none)
         order, reached = self._reached(edge, top, leaves)
-        return State(edge, top, wanted, balance, order, reached, order, within)
+        greatest = self.book.show("no key is above the greatest", z3.Implies(z3.ULT(INDEX, self.entries),
+                                  z3.ULE(book.key(INDEX), GREATEST)), self.run.meaning)  # fmt: skip
+        known = {key.get_id(): greatest.at((INDEX, key.arg(0))) for key in slots}
+        lifted = {n: book.show("", z3.Implies(inside, z3.ULE(key, GREATEST)), known[n]) for n, key in ((k.get_id(), k) for k in slots)}
+        largest = self._at_most(most.term, inside, dict(lifted))
+        high = book.show("the top is a key, or 1", z3.ULE(top, GREATEST), most.taken.at((THREAD, 0)),
+                         largest.at((THREAD, most.where(word(0)))), opaque=[replaced(most.term, THREAD, most.where(word(0)))])
+        return State(edge, top, wanted, balance, order, reached, order, within, high)
 
     def _parts(self, fact: Fact, when: z3.BoolRef, term: z3.BitVecRef, kind: int,
                claim: Callable[[z3.BitVecRef], z3.BoolRef]) -> dict[int, Fact]:
@@ -142,6 +151,14 @@ class Search:
                             z3.Implies(when, claim(part)), found[here.get_id()], opaque=_hidden(here))  # fmt: skip
                         open_.append(part)
         return found
+
+    def _at_most(self, term: z3.BitVecRef, inside: z3.BoolRef, known: dict[int, Fact]) -> Fact:
+        """Return that nested maxima are at most the greatest key, as their operands are."""
+        if term.get_id() not in known:
+            parts = [self._at_most(t, inside, known) for t in term.children()[1:]] if not z3.is_bv_value(term) else []
+            known[term.get_id()] = self.book.show("a maximum of keys", z3.Implies(inside, z3.ULE(term, GREATEST)), *parts,
+                                                  opaque=_hidden(term) if parts else [])
+        return known[term.get_id()]
 
     def _positive(self, term: z3.BitVecRef, known: dict[int, Fact | None]) -> Fact | None:
         """Return 1 <= term for maxima and minima, if it is so."""
@@ -264,6 +281,9 @@ class Passes(Search):
             now = self._pass(state, number)
             self._thread(now)
             state = self._next(now)
+            if number + 1 < len(self.run.shared.stores):
+                state = self.settled(state, now)
+        self.result(state, now)
         return state, now
 
     def _shifts(self) -> None:
@@ -285,8 +305,11 @@ class Passes(Search):
         if number:
             whole = z3.ULE((z3.LShR(span, shift) << shift) + ((word(1) << shift) - 1), span)
             bound = z3.And(bound, whole)
-        shifted = book.show("the shift makes bins of the span", z3.Implies(z3.ULE(span, most), bound), state.narrow, opaque=[span])
-        shifted = book.show("", bound, shifted, state.narrow, opaque=[shift, span])
+        shifted = book.show("the shift makes bins of the span", z3.Implies(z3.ULE(span, most), bound), state.narrow,
+                            opaque=[*([self.last_shift] if number else []), span])
+        before = [self.last_shift] if number else []
+        self.last_shift = shift
+        shifted = book.show("", bound, shifted, state.narrow, opaque=[shift, span, *before])
         offset = KEY - state.edge
         place = z3.LShR(offset, shift)
         above = book.predicate(z3.And(z3.ULE(offset, span), z3.UGE(place + LAST, BINS)), LAST)
@@ -371,7 +394,7 @@ class Passes(Search):
 
     def _open(self, now: Pass) -> list[Fact]:
         """Return that the search is open, where that was decided."""
-        return [Fact for Fact in self.book.facts[: len(self.run.decisions)]] if now.number else []
+        return self.run.decided if now.number else []
 
     def _chain(self, now: Pass, first: z3.BitVecRef) -> tuple[Fact, z3.BitVecRef, list[z3.BitVecRef]]:
         """Return what edge, status and wanted of a thread are once it has looked at its bins."""
@@ -447,7 +470,103 @@ class Passes(Search):
                          store.effect, written, opaque=sorted(hidden, key=_size, reverse=True))
 
     def _next(self, now: Pass) -> State:
-        raise NotImplementedError
+        """Return the state after a pass that found the bin, where the search goes on or is cut."""
+        book, state, shift, m, e = self.book, now.state, now.shift, LAST, now.state.edge
+        span, offset = now.span, KEY - now.state.edge
+        place, low, power = z3.LShR(offset, shift), (2047 - m) << shift, word(1) << shift
+        a = lambda n: self.all(now.above, n)
+        instances = [f.at((X, x), (Y, 2047 - m), (S, shift)) for x in (offset, span) for f in (self.least, self.beyond)]
+        instances += [self.small.at((Y, 2047 - m), (S, shift)), now.facts["fits"], now.facts["bins"], state.order, state.high]
+        there = z3.And(z3.ULT(m, BINS), z3.ULE(2047 - m, z3.LShR(span, shift)))
+        room = book.show("a bin lies within the span", z3.Implies(there, z3.ULE(low, span)), *instances,
+                         opaque=[place, offset, shift, span])
+        if now.number:
+            whole = book.show("a whole bin does", z3.Implies(there, z3.ULE(low + (power - 1), span)), *instances, now.facts["shift"],
+                              opaque=[place, offset, shift, span])
+            instances.append(whole)
+        hidden = [place, z3.LShR(span, shift), low, power, shift]
+        keys = {"keys": state.within, "known": z3.ULE(KEY, state.top)} if not now.number else {}
+        start, end = e + low, e + low + (power - 1)
+        over = added(book, "what is above a bin", (self.exceeds, (end,)), [(self.exceeds, (state.top,)), (now.above, (m,))],
+                     *instances, room, when=there, opaque=hidden, **keys)
+        upon = added(book, "what is from a bin on", (self.reaches, (start,)),
+                     [(self.exceeds, (state.top,)), (now.above, (m + 1,))], *instances, room, when=there, opaque=hidden, **keys)
+        after = [now.store.values["search", i][2] for i in range(4)]
+        found = z3.And(z3.ULT(m, BINS), z3.ULT(a(m), state.wanted), z3.ULE(state.wanted, a(m + 1)))
+        valid = book.show("the bin is not empty", z3.Implies(found, there), now.facts["one more"], now.facts["empty"],
+                          opaque=[shift, span])
+        at_place = [(LAST, self.place)]
+        facts = [f.at(*at_place) for f in (over, upon, valid, room, *instances[4:5], *([instances[-1]] if now.number else []))]
+        facts += [now.facts["rising"].at((LAST, self.place), (schematic("more"), self.place + 1)), now.facts["fits"]]
+        facts += [now.facts["outcome"], state.balance, state.order, state.high]
+        return self._after(now, after, facts, [self.place, shift])
+
+    def _after(self, now: Pass, after: Sequence[z3.ExprRef], facts: Sequence[Fact], hidden: Sequence[z3.ExprRef]) -> State:
+        book, (edge, top, wanted, status) = self.book, after
+
+        def claim(statement: str, goal: z3.BoolRef) -> Fact:
+            return book.show(statement, z3.Implies(status != 1, goal), *facts, opaque=hidden)
+
+        every = added(book, "what is from the edge on", (self.reaches, (now.state.edge,)),
+                      [(self.exceeds, (now.state.top,)), (now.above, (word(BINS),))], now.facts["bins"], now.state.order,
+                      when=z3.BoolVal(True), opaque=[z3.LShR(KEY - now.state.edge, now.shift), now.shift])
+        reached = self.all(self.reaches, edge)
+        ends = z3.Or(reached == self.k, z3.And(edge == 1, z3.ULT(reached, self.k)))
+        more = now.facts["rising"].at((LAST, word(BINS)), (schematic("more"), word(BINS)))
+        self.all_wanted = book.show("it ends with all from the edge on", z3.Implies(status == 1, ends), *facts, every, more,
+                                    now.state.reached, opaque=hidden)
+        self.positive_edge = book.show("1 <= edge", z3.ULE(1, edge), *facts, opaque=hidden)
+        shift = now.shift
+        narrow = z3.And(top - edge == (word(1) << shift) - 1, z3.ULE(shift, 10 if now.number else 21))
+        limit = book.show("", z3.ULE(shift, (21, 10, 0)[now.number]), now.facts["shift"], opaque=[shift])
+        return State(
+            edge, top, wanted,
+            claim("balance", z3.And(self.all(self.exceeds, top) + wanted == self.k, z3.ULE(1, wanted), z3.ULE(wanted, self.k))),
+            claim("order", z3.And(z3.ULE(1, edge), z3.ULE(edge, top))),
+            claim("reached", z3.UGE(reached, self.k)),
+            book.show("narrow", z3.Implies(status != 1, narrow), *facts, limit, opaque=hidden),
+            now.state.within,
+            claim("high", z3.ULE(top, HIGH)),
+        )  # fmt: skip
+
+    def settled(self, state: State, now: Pass) -> State:
+        """Return the state with what holds where the search is open."""
+        status = now.store.values["search", 3][2]
+        plain = lambda f: self.book.show("", f.formula.arg(1), f, *self._decided(), opaque=[now.shift])
+        return replace(state, balance=plain(state.balance), order=plain(state.order), reached=plain(state.reached),
+                       narrow=plain(state.narrow), high=plain(state.high))
+
+    def _decided(self) -> list[Fact]:
+        return self.run.decided
+
+    def result(self, state: State, now: Pass) -> Fact:
+        """Return what the search ends with."""
+        book, edge, top, wanted = self.book, state.edge, state.top, state.wanted
+        status, low = now.store.values["search", 3][2], 2**self.zeros - 1
+        first = (edge + low) & (2**32 - 1 - low)
+        known = {"keys": self.multiple, "known": KEY & low == 0}
+        inside = z3.And(z3.ULE(edge, top), z3.ULE(edge, HIGH), z3.ULE(top - edge, low))
+        same = added(book, "no key is between the edge and the first key", (self.reaches, (first,)), [(self.reaches, (edge,))],
+                     when=inside, **known)
+        over = added(book, "one key has room", (self.exceeds, (first,)), [(self.exceeds, (top,))],
+                     when=z3.And(inside, z3.ULE(first, top)), **known)
+        none = added(book, "no key has room", (self.reaches, (edge,)), [(self.exceeds, (top,))],
+                     when=z3.And(inside, z3.UGT(first, top)), **known)
+        above, reached = self.all(self.exceeds, first), self.all(self.reaches, first)
+        cut = z3.And(above + wanted == self.k, z3.ULE(1, wanted), z3.ULE(wanted, self.k), z3.UGE(reached, self.k), z3.ULE(1, first))
+        narrow = book.show("the cut bin has room for one key", z3.Implies(status == 2, z3.ULE(top - edge, low)),
+                           now.facts["outcome"], state.narrow, now.facts["fits"], opaque=[self.place, now.shift])
+        ended = book.show("the search ends", z3.Or(status == 1, status == 2), now.facts["outcome"], now.facts["shift"],
+                          *self._decided(), opaque=[self.place, now.shift])
+        exact = z3.Or(self.all(self.reaches, edge) == self.k,
+                      z3.And(edge == 1, z3.ULT(self.all(self.reaches, edge), self.k)))
+        goal = z3.And(z3.ULE(1, edge), z3.Or(z3.And(status == 1, exact), z3.And(status == 2, cut)))
+        return book.show("the search ends with the k-th key", goal, same, over, none, narrow, ended, state.balance, state.order,
+                         state.reached, state.high, self.all_wanted, self.positive_edge)
+
+
+HIGH = 0xFF9FFFFF
+"""No top is above it: the greatest key, and less than 2^21 more."""
 
 
 def _size(term: z3.ExprRef) -> int:

@@ -76,6 +76,7 @@ class Run:
     written: dict[str, list[tuple[z3.BoolRef, tuple[z3.ExprRef, ...], z3.ExprRef]]] = field(default_factory=dict)
     obligations: list[tuple[str, z3.BoolRef]] = field(default_factory=list)
     sizes: list[Fact] = field(default_factory=list)  # and of the block's indices
+    decided: list[Fact] = field(default_factory=list)
     meaning: Fact = field(init=False)  # of the keys
     loops: list[Loop] = field(default_factory=list)
 
@@ -90,8 +91,7 @@ class Block:
         self.run, self.keys, self.threads = run, keys, run.book.threads
         self.shared = run.shared = Shared(self.threads, run.book, self._plain)
         self._decisions = {c.get_id(): (c, truth) for c, truth in run.decisions}
-        for condition, truth in run.decisions:
-            run.book.given(condition if truth else z3.Not(condition))
+        run.decided = [run.book.given(c if truth else z3.Not(c)) for c, truth in run.decisions]
         self._guards: list[Value] = []
         self._private: dict[tuple[Memory[Thing], int], Thing] = {}
         self._cut = False

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,104 +24,76 @@ from ..compiler.source_text import describe
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
 from ..semantics.semantics import Machine
 from . import folds, words
-from .counting import INDEX, OTHER, THREAD, Book, Extremum, Fact, schematic, uniform
+from .counting import INDEX, THREAD, Book, uniform
 from .folds import WARP, Fold, Value
+from .meanings import Meanings, Thing
+from .run import Ended, Fork, Keys, Run
 from .shared import Shared
 
-Thing = Value | Fold
-ITERATION = schematic("iteration")
-Loop = tuple[z3.BitVecRef, dict[str, z3.FuncDeclRef], tuple[Fact, ...]]
-"""A loop of an extent that is data: the extent, its variables by buffer, and what is known of them."""
 _CONCRETE: dict[str, Callable[[Any, Any], Any]] = {
     **{"add": np.add, "sub": np.subtract, "mul": np.multiply, "min": np.minimum, "max": np.maximum},
     **{"floordiv": np.floor_divide, "floormod": np.mod, "and": np.logical_and, "or": np.logical_or},
-    **{"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal},
+    **{
+        "lt": np.less,
+        "le": np.less_equal,
+        "gt": np.greater,
+        "ge": np.greater_equal,
+        "eq": np.equal,
+        "ne": np.not_equal,
+    },
     "shl": np.left_shift,
 }
 """Of numbers of int32 that do not overflow."""
 _COMBINING = ("add", "sub", "min", "max")
 
 
-class Fork(Exception):
-    """Says that a condition, the same in all threads, must be decided first."""
-
-    def __init__(self, condition: z3.BoolRef) -> None:
-        super().__init__(str(condition))
-        self.condition = condition
-
-
-@dataclass(frozen=True)
-class Keys:
-    """What a private buffer holds: slot i of thread t is ``key(i threads + t)``.
-
-    ``meant`` is what that must be, which is asked of each slot.
-    """
-
-    buffer: str
-    slots: int
-    meant: Callable[[z3.BitVecRef], z3.BitVecRef]  # of an entry
-
-
-@dataclass
-class Run:
-    """What a run leaves: the book of its facts, shared memory with what was exchanged in order, stores to global buffers.
-
-    ``obligations`` must be shown for the facts to hold, those of shared memory too.
-    """
-
-    book: Book
-    decisions: Sequence[tuple[z3.BoolRef, bool]]
-    shared: Shared = field(init=False)
-    written: dict[str, list[tuple[z3.BoolRef, tuple[z3.ExprRef, ...], z3.ExprRef]]] = field(default_factory=dict)
-    obligations: list[tuple[str, z3.BoolRef]] = field(default_factory=list)
-    sizes: list[Fact] = field(default_factory=list)  # and of the block's indices
-    decided: list[Fact] = field(default_factory=list)
-    meaning: Fact = field(init=False)  # of the keys
-    loops: list[Loop] = field(default_factory=list)
-
-
-class Block:
+class Block(Meanings):
     """The algebra."""
 
     site: object
 
     def __init__(self, run: Run, keys: Keys) -> None:
         self.site = None
-        self.run, self.keys, self.threads = run, keys, run.book.threads
-        self.shared = run.shared = Shared(self.threads, run.book, self._plain)
-        self._decisions = {c.get_id(): (c, truth) for c, truth in run.decisions}
+        super().__init__(run.book)
+        self.run, self.keys = run, keys
+        self.shared = run.shared = Shared(self.threads, run.book, self.plain)
+        self._decisions: dict[int, tuple[z3.BoolRef, bool | None]] = {c.get_id(): (c, b) for c, b in run.decisions}
         run.decided = [run.book.given(c if truth else z3.Not(c)) for c, truth in run.decisions]
         self._guards: list[Value] = []
         self._private: dict[tuple[Memory[Thing], int], Thing] = {}
+        self._written: set[str] = set()  # global buffers
         self._cut = False
-        self._alike: dict[int, int] = {}  # terms that are the same in aligned groups of 2^j threads, by number
-        self._ghosts: dict[tuple[object, ...], z3.FuncDeclRef] = {}
 
     # Values
 
     def literal(self, value: float, dtype: str) -> Thing:
+        """Return a constant."""
         known = np.array(value) if dtype in ("int32", "bool") else None
         return Value(words.literal(value, dtype), known)
 
     def infinity(self, dtype: str) -> Thing:
+        """Return positive infinity."""
         return Value(words.infinity(dtype))
 
     def unary(self, operator: Unary, a: Thing, dtype: str) -> Thing:
+        """Apply a function to one value."""
         if operator == "ballot":
-            return self._ballot(self._plain(a))
-        value = self._plain(a)
+            raise Ended
+        value = self.plain(a)
         known = np.logical_not(value.known) if operator == "not" and value.known is not None else None
         return Value(words.unary(operator, value.term), known)
 
     def binary(self, operator: Binary, a: Thing, b: Thing, dtype: str) -> Thing:
+        """Apply an operation to two values."""
         if operator.startswith("shfl"):
-            return self._exchange(operator, a, self._plain(b))
+            return self._exchange(operator, a, self.plain(b))
         if operator in _COMBINING and (isinstance(a, Fold) or isinstance(b, Fold)):
             return self._combine(operator, a, b, dtype)
-        return self._computed(operator, self._plain(a), self._plain(b), dtype)
+        return self._computed(operator, self.plain(a), self.plain(b), dtype)
 
     def compare(self, operator: Comparison, a: Thing, b: Thing, dtype: str) -> Thing:
-        return self._computed(operator, self._plain(a), self._plain(b), dtype)
+        """Return a truth value about two values."""
+        return self._computed(operator, self.plain(a), self.plain(b), dtype)
 
     def _computed(self, operator: Binary | Comparison, a: Value, b: Value, dtype: str) -> Value:
         term = words.binary(operator, a.term, b.term, dtype)
@@ -132,32 +103,35 @@ class Block:
         fits = known.dtype == np.bool_ or bool((np.abs(known) < 2**31).all())
         return Value(term, known if fits else None)
 
-    def _combine(self, operator: str, a: Thing, b: Thing, dtype: str) -> Thing:
+    def _combine(self, operator: Binary, a: Thing, b: Thing, dtype: str) -> Thing:
         if folds.is_zero(b) and operator in ("add", "sub"):
             return a
         if folds.is_zero(a) and operator == "add":
             return b
-        for alike in (lambda z: z, self._regrouped):
+        for alike in (lambda z: z, self.regrouped):
             x, y = (folds.single(z, self.threads) if isinstance(z, Value) else z for z in map(alike, (a, b)))
             if (result := folds.combine(operator, x, y)) is not None:
                 return result
-        return self._computed(operator, self._plain(a), self._plain(b), dtype)
+        return self._computed(operator, self.plain(a), self.plain(b), dtype)
 
     def cast(self, a: Thing, source: str, target: str) -> Thing:
+        """Convert a value from one type to another."""
         if isinstance(a, Fold):
-            if a.op != "ballot" and words.width(source) != words.width(target):
+            if words.width(source) != words.width(target):
                 raise Unsupported("a fold in another width")
             return a
         same = a.known is not None and target == "int32"
         return Value(words.cast(a.term, source, target), a.known if same else None)
 
     def bits(self, a: Thing, source: str, target: str) -> Thing:
-        return Value(self._plain(a).term)
+        """Read the bits of a value as another type of the same width."""
+        return Value(self.plain(a).term)
 
     def select(self, condition: Thing, then: Thing, otherwise: Thing, dtype: str) -> Thing:
+        """Return one of two values."""
         if isinstance(then, Value) and isinstance(otherwise, Value):
-            return _merged(self._plain(condition), then, otherwise)
-        which = self._plain(condition).known
+            return _merged(self.plain(condition), then, otherwise)
+        which = self.plain(condition).known
         if which is None:
             raise Unsupported(f"a choice between folds: {describe(self.site)}")
         return self._chosen(which, then, otherwise)
@@ -170,67 +144,7 @@ class Block:
             pair.append(folds.single(a, self.threads) if isinstance(a, Value) else a)
         return folds.chosen(np.broadcast_to(which, (self.threads,)), *pair)
 
-    # What folds mean
-
-    def _plain(self, a: Thing) -> Value:
-        """Return a fold as a term: a new function of the thread, with what is known of it."""
-        if isinstance(a, Value):
-            return a
-        if a.op in ("min", "max"):
-            j, first = folds.grouped(a, self._alike.get(a.term.get_id(), 0))
-            if not np.array_equal(first >> j, np.arange(self.threads) >> j):
-                raise Unsupported("a maximum or minimum over other threads")
-            return Value(self._extremum(a, j)(THREAD if 2**j < self.threads else words.word(0)))
-        if a.op == "add":
-            count = folds.prefixes(a)
-            total = self._sum(a)
-            steps = count - np.arange(self.threads)
-            if (count == count[0]).all():
-                return Value(total(words.word(int(count[0]))))
-            if (steps == steps[0]).all():
-                return Value(total(THREAD + int(steps[0])))
-        raise Unsupported(f"what threads tell one another, as a number: {describe(self.site)}")
-
-    def _regrouped(self, a: Thing) -> Thing:
-        """Return a maximum or minimum over groups as the value of one thread of each."""
-        if isinstance(a, Fold) and a.op in ("min", "max"):
-            j, first = folds.grouped(a, self._alike.get(a.term.get_id(), 0))
-            rows = np.eye(self.threads, dtype=np.int64)[first >> j << j]
-            return Fold(None, self._extremum(a, j)(THREAD), rows)
-        return a
-
-    def _ghost(self, *key: object) -> tuple[z3.FuncDeclRef, bool]:
-        """Return a function of that name, and whether it is new."""
-        new = key not in self._ghosts
-        if new:
-            sort = z3.BitVecSort(32)
-            self._ghosts[key] = z3.Function(f"{key[0]}#{len(self._ghosts)}", sort, sort)
-        return self._ghosts[key], new
-
-    def _sum(self, a: Fold) -> z3.FuncDeclRef:
-        """Return s with s(n) = Σ_{t<n} f(t)."""
-        total, new = self._ghost("sum", a.term.get_id())
-        if new:
-            self.run.book.sums(total, a.term)
-        return total
-
-    def _extremum(self, a: Fold, j: int) -> z3.FuncDeclRef:
-        """Return m, the extremum of f in the group of 2^j threads of a thread, which takes it."""
-        extremum, new = self._ghost(str(a.op), a.term.get_id(), j)
-        if new:
-            at, (where, _) = extremum(THREAD), self._ghost("where", extremum.name())
-            f = a.term
-            self._alike[at.get_id()] = j
-            of = z3.substitute(f, (THREAD, OTHER))
-            same = z3.LShR(THREAD, j) == z3.LShR(OTHER, j)
-            inside = z3.And(z3.ULT(THREAD, self.threads), z3.ULT(OTHER, self.threads))
-            bound = z3.ULE(at, of) if a.op == "min" else z3.UGE(at, of)
-            one = where(THREAD)
-            taken = z3.And(z3.LShR(one, j) == z3.LShR(THREAD, j), at == z3.substitute(f, (THREAD, one)))
-            bound = self.run.book.given(z3.Implies(z3.And(inside, same), bound))
-            taken = self.run.book.given(z3.Implies(z3.ULT(THREAD, self.threads), taken))
-            self.run.book.extrema[extremum.name()] = Extremum(str(a.op), f, j, where, bound, taken)
-        return extremum
+    # Exchanges
 
     def _whole_warps(self) -> None:
         for guard in self._guards:
@@ -252,83 +166,48 @@ class Block:
         fold = folds.single(a, self.threads) if isinstance(a, Value) else a
         return folds.moved(fold, thread - lane + other)
 
-    def _ballot(self, condition: Value) -> Thing:
-        self._whole_warps()
-        warp = np.arange(self.threads) // WARP
-        return Fold("ballot", condition.term, (warp[:, None] == warp[None]).astype(np.int64))
-
     # Control
 
     def launch(self, threads: tuple[int, int, int]) -> tuple[Thing, Thing, Thing]:
+        """Return the three thread indices."""
         if threads != (self.threads, 1, 1) or self.threads % WARP:
             raise Unsupported(f"a block of {threads} threads")
         zero = Value(words.word(0), np.array(0))
         return Value(THREAD, np.arange(self.threads)), zero, zero
 
     def grid(self, dimension: Dimension, extent: Thing) -> Iterator[Thing]:
+        """Yield any one block index."""
         index = z3.BitVec(f"blockIdx.{dimension}", 32)
-        self.run.sizes.append(self.run.book.given(z3.And(index >= 0, index < self._plain(extent).term)))
+        self.run.sizes.append(self.run.book.given(z3.And(index >= 0, index < self.plain(extent).term)))
         yield Value(index)
 
     @contextmanager
     def axis(self, name: str, lower: Thing, extent: Thing) -> Iterator[Thing]:
+        """Refuse a parallel index."""
         raise Unsupported("tiles in a block of words")
         yield
 
     def reduce(self, kind: Reduction, extent: Thing, body: Callable[[Thing], Thing], dtype: str) -> Thing:
+        """Refuse a reduction of a tile."""
         raise Unsupported("tiles in a block of words")
 
     def serial(self, loop: str, lower: Thing, extent: Thing, body: Callable[[Thing], None]) -> None:
-        first, count = self._plain(lower), self._plain(extent)
+        """Run the body for each value of a sequential index."""
+        first, count = self.plain(lower), self.plain(extent)
         if first.known is None or first.known.ndim:
             raise Unsupported(f"loop {loop} from where threads differ")
-        if count.known is None:
-            self._recur(int(first.known), count.term, body)
-            return
-        if count.known.ndim:
-            raise Unsupported(f"loop {loop} of an extent that differs between threads")
+        if count.known is None or count.known.ndim:
+            raise Unsupported(f"loop {loop} of an extent that is data or differs between threads")
         for k in range(int(count.known)):
             body(self.literal(int(first.known) + k, "int32"))
 
-    def _recur(self, first: int, count: z3.BitVecRef, body: Callable[[Thing], None]) -> None:
-        """Run a loop whose extent is data once, for any iteration: variables are functions of the thread and the iteration.
-
-        What they are before the first iteration is a fact, and what the next one makes of them. Threads exchange nothing.
-        """
-        before, written = dict(self._private), {name: list(stores) for name, stores in self.run.written.items()}
-        with self.guard(Value(z3.And(count > ITERATION, ITERATION >= 0))):
-            body(Value(ITERATION + first))  # to see which variables change
-            changed = [place for place, value in self._private.items() if value is not before.get(place)]
-            self._private, self.run.written = dict(before), written
-            steps = {place: self._state(place) for place in changed}
-            for place, state in steps.items():
-                self._private[place] = Value(state(THREAD, ITERATION))
-            body(Value(ITERATION + first))
-        inside = z3.And(z3.ULT(THREAD, self.threads), ITERATION >= 0, ITERATION < count)
-        facts = []
-        for place, value in list(self._private.items()):
-            if place in steps:
-                state = steps[place]
-                if place in before:
-                    facts.append(self.run.book.given(state(THREAD, words.word(0)) == self._plain(before[place]).term))
-                after = state(THREAD, ITERATION + 1) == self._plain(value).term
-                facts.append(self.run.book.given(z3.Implies(inside, after)))
-                self._private[place] = Value(state(THREAD, z3.If(count > 0, count, words.word(0))))
-            elif value is not before.get(place):
-                raise Unsupported(f"a variable that changes in some iterations only: {describe(self.site)}")
-        self.run.loops.append((count, {place[0].name: state for place, state in steps.items()}, tuple(facts)))
-
-    def _state(self, place: tuple[Memory[Thing], int]) -> z3.FuncDeclRef:
-        word = z3.BitVecSort(32)
-        if words.width(place[0].dtype) != 32:
-            raise Unsupported(f"{place[0].name} in a loop whose extent is data")
-        return z3.Function(f"{place[0].name}[{place[1]}] in loop#{len(self.run.loops)}", word, word, word)
-
     def turn(self) -> None:
+        """Refuse roles."""
         raise Unsupported("roles in a block of words")
 
     def decided(self, condition: Thing) -> bool | None:
-        value = self._plain(condition)
+        """Return True or False if the condition is so wherever control is now, else None."""
+        value = self.plain(condition)
         if value.known is not None:
             here = np.broadcast_to(value.known, (self.threads,))[self._mask()]
             return True if here.all() else None if here.any() else False
@@ -341,7 +220,8 @@ class Block:
         if z3.is_not(term):
             inner = self._decision(term.arg(0))
             return None if inner is None else not inner
-        return self._decisions[term.get_id()][1] if term.get_id() in self._decisions else None
+        _, truth = self._decisions.get(term.get_id(), (term, None))
+        return truth
 
     def _decide(self, guard: Value, what: str) -> None:
         """Ask for another run, in which a condition is decided that is the same in all threads."""
@@ -352,12 +232,14 @@ class Block:
         raise Fork(term)
 
     def uniform(self, condition: Thing) -> bool:
-        value = self._plain(condition)
+        """Return whether a condition is the same for all threads."""
+        value = self.plain(condition)
         return value.known.ndim == 0 if value.known is not None else uniform(value.term)
 
     @contextmanager
     def guard(self, condition: Thing) -> Iterator[None]:
-        value = self._plain(condition)
+        """Let what happens inside happen only where the condition holds."""
+        value = self.plain(condition)
         settled = self.decided(value) is True
         if not settled:
             self._guards.append(value)
@@ -368,6 +250,7 @@ class Block:
                 self._guards.pop()
 
     def independent(self, store: Sequence[Thing], access: Sequence[Thing]) -> bool:
+        """Return False, since there are no parallel indices."""
         return False
 
     def _mask(self) -> np.ndarray:
@@ -383,6 +266,7 @@ class Block:
         return [guard for guard in self._guards if guard.known is None]
 
     def barrier(self) -> None:
+        """Let all threads wait for one another."""
         for guard in self._guards:
             self._decide(guard, "a barrier that some threads may not reach")
         self.shared.barrier()
@@ -390,11 +274,12 @@ class Block:
     # Memory
 
     def allocate(self, memory: Memory[Thing]) -> None:
+        """Make a fresh buffer."""
         if memory.scope == "shared":
             self.shared.allocate(memory, [self._number(n) for n in memory.shape])
 
     def _number(self, n: Thing) -> int:
-        known = self._plain(n).known
+        known = self.plain(n).known
         if known is None or known.ndim:
             raise Unsupported(f"a size or index that is data or differs between threads: {describe(self.site)}")
         return int(known)
@@ -409,6 +294,7 @@ class Block:
         return flat
 
     def load(self, memory: Memory[Thing], index: Sequence[Thing]) -> Thing:
+        """Read elements."""
         match memory.scope:
             case "local":
                 if memory.name == self.keys.buffer:
@@ -419,12 +305,12 @@ class Block:
                 return self._private[place]
             case "shared":
                 self._no_data("a read of shared memory where threads may diverge")
-                return self.shared.load(memory, [self._plain(i) for i in index], self._mask())
+                return self.shared.load(memory, [self.plain(i) for i in index], self._mask())
             case "global":
-                terms = [self._plain(i).term for i in index]
+                terms = [self.plain(i).term for i in index]
                 sorts = [t.sort() for t in terms]
                 read = z3.Function(memory.name, *sorts, z3.BitVecSort(words.width(memory.dtype)))
-                if memory.name in self.run.written:
+                if memory.name in self._written:
                     raise Unsupported(f"a read of {memory.name} after it was written")
                 return Value(read(*terms))
         raise Unsupported(f"memory of scope {memory.scope}")
@@ -442,25 +328,22 @@ class Block:
             if (memory, i) not in self._private:
                 raise Unsupported(f"read of uninitialised {memory.name}")
             entry = THREAD + i * self.threads
-            right = self._plain(self._private[memory, i]).term == self.keys.meant(entry)
+            right = self.plain(self._private[memory, i]).term == self.keys.meant(entry)
             statement = f"slot {i} of {memory.name} is the key of its entry"
             self.run.obligations.append((statement, z3.Implies(z3.ULT(THREAD, self.threads), right)))
             self._private[memory, i] = Value(self.run.book.key(entry))
         inside = z3.ULT(INDEX, self.run.book.entries)
-        self.run.meaning = self.run.book.given(
-            z3.Implies(inside, self.run.book.key(INDEX) == self.keys.meant(INDEX))
-        )
+        self.run.meaning = self.run.book.given(z3.Implies(inside, self.run.book.key(INDEX) == self.keys.meant(INDEX)))
 
     def store(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
+        """Write elements."""
         match memory.scope:
             case "local":
                 self._keep(memory, self._flat(memory, index), value)
             case "shared":
                 self._share(memory, index, value)
             case "global":
-                guards = [*(g.term for g in self._guards), z3.ULT(THREAD, self.threads)]
-                terms = tuple(self._plain(i).term for i in index)
-                self.run.written.setdefault(memory.name, []).append((z3.And(*guards), terms, self._plain(value).term))
+                self._written.add(memory.name)
             case _:
                 raise Unsupported(f"memory of scope {memory.scope}")
 
@@ -477,7 +360,7 @@ class Block:
             elif guard.known is None and uniform(guard.term):
                 self._decide(guard, "a choice between folds")
             elif guard.known is None:
-                value = _merged(guard, self._plain(value), self._plain(old))
+                value = _merged(guard, self.plain(value), self.plain(old))
             else:
                 value = self._chosen(guard.known, value, old)
         self._private[memory, place] = value
@@ -487,32 +370,33 @@ class Block:
         for guard in data:
             if uniform(guard.term):
                 self._decide(guard, "a store")
-        places = [self._plain(i) for i in index]
+        places = [self.plain(i) for i in index]
         if not data:
             self.shared.store(memory, places, value, self._mask())
             return
         guards = [guard.term for guard in self._guards]
-        self.shared.suspend(memory, places, self._plain(value).term, z3.And(*guards))
+        self.shared.suspend(memory, places, self.plain(value).term, z3.And(*guards))
 
     def atomic_add(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
+        """Count additions of 1 to elements of shared memory."""
         data = self._conditions()
         for guard in data:
             if uniform(guard.term):
                 self._decide(guard, "an addition")
         if memory.scope != "shared" or len(index) != 1 or len(data) != len(self._guards):
             raise Unsupported(f"an atomic addition: {describe(self.site)}")
-        added = self._plain(value).term
+        added = self.plain(value).term
         if not (z3.is_bv_value(added) and added.as_long() == 1):
             raise Unsupported(f"an atomic addition of more than 1: {describe(self.site)}")
         guards = [guard.term for guard in data]
-        self.shared.add(memory, self._plain(index[0]).term, z3.And(*guards) if guards else z3.BoolVal(True))
+        self.shared.add(memory, self.plain(index[0]).term, z3.And(*guards) if guards else z3.BoolVal(True))
 
 
 def _merged(condition: Value, then: Value, otherwise: Value) -> Value:
-    known = None
-    if all(x.known is not None for x in (condition, then, otherwise)):
-        known = np.where(condition.known, then.known, otherwise.known)
-    return Value(z3.If(condition.term, then.term, otherwise.term), known)
+    term = z3.If(condition.term, then.term, otherwise.term)
+    if condition.known is None or then.known is None or otherwise.known is None:
+        return Value(term)
+    return Value(term, np.where(condition.known, then.known, otherwise.known))
 
 
 def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int, int]]) -> Iterator[Run]:
@@ -533,6 +417,8 @@ def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int
         try:
             machine.run()
             run.shared.barrier()
+        except Ended:
+            pass
         except Fork as fork:
             open_ += [(*decisions, (fork.condition, truth)) for truth in (False, True)]
             continue

@@ -124,6 +124,7 @@ class Book:
         self.extrema: dict[str, Extremum] = {}
         self.totals: list[tuple[z3.FuncDeclRef, z3.BitVecRef]] = []
         self.conditions: list[Condition] = []
+        self._goals: list[z3.BoolRef] = []
         self._predicates: dict[tuple[int, ...], Predicate] = {}
 
     def given(self, formula: z3.BoolRef) -> Fact:
@@ -140,7 +141,12 @@ class Book:
             pair = term, z3.Const(f"opaque#{number}", term.sort())
             *formulas, claim = (z3.substitute(f, pair) for f in (*formulas, claim))
         self.conditions.append(Condition("selection", statement, tuple(formulas), claim, Site(statement)))
+        self._goals.append(goal)
         return Fact(goal)
+
+    def has(self, goal: z3.BoolRef) -> bool:
+        """Return whether a goal was shown."""
+        return any(goal.eq(shown) for shown in self._goals)
 
     def induction(
         self,
@@ -156,7 +162,9 @@ class Book:
             raise ValueError(f"{statement}: expected a bound from 0 below 2^31, got {bound}")
         below = z3.And(z3.ULT(INDEX, bound), goal)
         self.show(f"{statement}, at 0", replaced(goal, INDEX, 0), *base)
-        self.show(f"{statement}, from n to n + 1", z3.Implies(below, replaced(goal, INDEX, INDEX + 1)), *step, opaque=opaque)
+        self.show(
+            f"{statement}, from n to n + 1", z3.Implies(below, replaced(goal, INDEX, INDEX + 1)), *step, opaque=opaque
+        )
         return Fact(z3.Implies(z3.ULE(INDEX, bound), goal))
 
     def predicate(self, formula: z3.BoolRef, *parameters: z3.ExprRef) -> Predicate:

@@ -1,4 +1,4 @@
-"""What the threads of a block tell one another: sums, maxima and minima over threads, and words of ballots.
+"""What the threads of a block tell one another: sums, maxima and minima over threads.
 
 Thread t of a block holds a fold
 
@@ -32,7 +32,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Fold:
-    """A fold of f = ``term``. Without an ``op`` each row has one thread, once. Of op "ballot" it is the word of a warp."""
+    """A fold of f = ``term``. Without an ``op`` each row has one thread, once."""
 
     op: str | None
     term: z3.ExprRef
@@ -97,7 +97,7 @@ def grouped(a: Fold, alike: int) -> tuple[int, np.ndarray]:
 
 def prefixes(a: Fold) -> np.ndarray:
     """Return how many threads each row sums over, which must be the first so many, each once; else Unsupported."""
-    count = a.rows.sum(1)
+    count: np.ndarray = a.rows.sum(1)
     if not np.array_equal(a.rows, (np.arange(len(a.rows))[None] < count[:, None]).astype(np.int64)):
         raise Unsupported("a sum over threads that are not the first ones, each once")
     return count

@@ -16,8 +16,7 @@ import z3
 from ..base.errors import Unsupported
 from ..semantics.algebra import Memory
 from .counting import BIN, KEY, OTHER, THREAD, Book, Predicate, replaced, uniform
-from .folds import WARP, Fold, Value
-from .words import word
+from .folds import Fold, Value
 
 Thing = Value | Fold
 Element = Value | tuple[str | None, z3.ExprRef, np.ndarray] | Predicate | None
@@ -87,8 +86,6 @@ class Shared:
                 raise Unsupported(f"counts in {memory.name} of several dimensions")
             return Value(first.count(self.book.entries, index[0].term))
         rows = [e for e in held if isinstance(e, tuple)]
-        if len(rows) == len(held) and rows[0][0] == "ballot":
-            return self._word(memory, rows)
         if len(rows) == len(held) and all(op == rows[0][0] and f.eq(rows[0][1]) for op, f, _ in rows):
             return Fold(rows[0][0], rows[0][1], np.stack([row for _, _, row in rows]))
         raise Unsupported(f"a read of {memory.name}, whose elements hold different things, or nothing yet")
@@ -158,7 +155,9 @@ class Shared:
 
     def _count(self, memory: Memory[Thing], added: list[tuple[z3.BitVecRef, z3.BoolRef]]) -> None:
         """Let elements hold how many keys were added to them: each key of the block must be looked at once, alike."""
-        if not all(isinstance(e, Value) and z3.is_bv_value(e.term) and not e.term.as_long() for e in self._held[memory]):
+        if not all(
+            isinstance(e, Value) and z3.is_bv_value(e.term) and not e.term.as_long() for e in self._held[memory]
+        ):
             raise Unsupported(f"additions to {memory.name}, which is not 0")
         templates = [self._template(z3.And(guard, index == BIN)) for index, guard in added]
         if sorted(offset for _, offset in templates) != [i * self.threads for i in range(self.book.slots)]:
@@ -168,25 +167,6 @@ class Shared:
         predicate = self.book.predicate(templates[0][0], BIN)
         self.histograms.append(predicate)
         self._held[memory] = [predicate] * len(self._held[memory])
-
-    def _word(self, memory: Memory[Thing], rows: list[Any]) -> Value:
-        """Return the word of ballots that each thread reads: bit l of thread t is of entry 32 t + l."""
-        templates = {id(f): self._template(f) for f in {id(f): f for _, f, _ in rows}.values()}
-        (general, _), *_ = templates.values()
-        for thread, (_, f, row) in enumerate(rows):
-            same, offset = templates[id(f)]
-            lanes = np.flatnonzero(row)
-            if not same.eq(general) or offset + int(lanes[0]) != WARP * thread:
-                raise Unsupported(f"a word of {memory.name} that is not of the entries 32 t + lane")
-        name = f"word#{general.get_id()}"
-        held = z3.Function(name, word(0).sort(), word(0).sort())
-        if name not in self.book.meanings:
-            bits = [
-                (z3.Extract(lane, lane, held(THREAD)) == 1) == replaced(general, KEY, self.book.key(THREAD * WARP + lane))
-                for lane in range(WARP)
-            ]
-            self.book.meanings[name] = (self.book.given(z3.Implies(z3.ULT(THREAD, self.threads), z3.And(*bits))),)
-        return Value(held(THREAD))
 
     def _settle(self) -> None:
         """Let pending stores take effect, all on one condition."""

@@ -98,7 +98,11 @@ _BINARY: Mapping[str, Callable[[Any, Any], z3.ExprRef]] = {
 }
 _SIGNED: Mapping[str, Callable[[Any, Any], z3.ExprRef]] = {
     **{"min": lambda a, b: z3.If(a <= b, a, b), "max": lambda a, b: z3.If(a >= b, a, b)},
-    **{"floordiv": _floored, "floormod": lambda a, b: a - _floored(a, b) * b, "shr": lambda a, b: _shifted(a, b, a >> b)},
+    **{
+        "floordiv": _floored,
+        "floormod": lambda a, b: a - _floored(a, b) * b,
+        "shr": lambda a, b: _shifted(a, b, a >> b),
+    },
     **{"truncdiv": lambda a, b: a / b, "truncmod": z3.SRem},
     **{"lt": lambda a, b: a < b, "le": lambda a, b: a <= b, "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b},
 }

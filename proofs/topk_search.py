@@ -104,8 +104,15 @@ class Passes(Search):
         above = book.predicate(z3.And(z3.ULE(offset, span), z3.UGE(place + LAST, BINS)), LAST)
         now = Pass(state, number, self.run.shared.stores[number], shift, above, self.entries, {"shift": shifted})
         now.facts["fits"] = book.show("the shift is by bits of a word", z3.ULE(shift, 21), shifted, opaque=[shift])
-        histogram = self.run.shared.histograms[number]
-        # a key within the span has a bin
+        self._counts(now, self.run.shared.histograms[number])
+        self._prefixes(now, self.run.shared.histograms[number])
+        return now
+
+    def _counts(self, now: Pass, histogram: Predicate) -> None:
+        """Show how many keys the last bins have."""
+        book, state, shift, span, above = self.book, now.state, now.shift, now.span, now.above
+        shifted, offset = now.facts["shift"], KEY - state.edge
+        place = z3.LShR(offset, shift)
         bins = book.show(
             "a key has one of the bins",
             z3.Implies(z3.ULE(offset, span), z3.ULE(place, 2047)),
@@ -137,6 +144,22 @@ class Passes(Search):
             when=z3.And(z3.ULE(m, other), z3.ULE(other, BINS)),
             opaque=[place, shift, offset, span],
         )
+        empty = z3.UGT(2047 - m, z3.LShR(span, shift))
+        now.facts["empty"] = added(
+            book,
+            "bins beyond the span are empty",
+            (histogram, (2047 - m,)),
+            [],
+            bins,
+            shifted,
+            self._monotone().at((X, offset), (Y, span), (S, shift)),
+            when=z3.And(z3.ULT(m, BINS), empty),
+            opaque=[place, z3.LShR(span, shift), shift, offset, span],
+        )
+
+    def _prefixes(self, now: Pass, histogram: Predicate) -> None:
+        """Show that the prefix sums over threads count the last bins."""
+        book, number, above = self.book, now.number, now.above
         total, _ = book.totals[number]
         start, step = book.meanings[total.name()]
         first = INDEX * self.bins
@@ -167,19 +190,6 @@ class Passes(Search):
             [step, fact, ends],
             opaque=[parts[-1]],
         )
-        empty = z3.UGT(2047 - m, z3.LShR(span, shift))
-        now.facts["empty"] = added(
-            book,
-            "bins beyond the span are empty",
-            (histogram, (2047 - m,)),
-            [],
-            bins,
-            shifted,
-            self._monotone().at((X, offset), (Y, span), (S, shift)),
-            when=z3.And(z3.ULT(m, BINS), empty),
-            opaque=[place, z3.LShR(span, shift), shift, offset, span],
-        )
-        return now
 
     def _monotone(self) -> Fact:
         if not hasattr(self, "_shift_monotone"):

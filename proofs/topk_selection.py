@@ -1,8 +1,8 @@
 """That the search of the selection kernels ends with the k-th key, for every row: conditions made from the kernels' own IR.
 
-The kernel is read by ``engine.execution.block``, once for each way in which its conditions may be decided. The steps of
-``topk_search`` show of each reading what the search ends with. What the kernel does afterwards, the listing of the selected
-entries, is read as well, but nothing is claimed of it here.
+The kernel is read by ``engine.execution.readings``, once for each way in which its conditions may be decided, up to its
+first ballot. The steps of ``topk_search`` show of each reading what the search ends with. Of the listing of the selected
+entries, which comes after the ballot, nothing is claimed here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from ..kernels.topk import Config
 from .engine.base.conditions import Condition, distinct
 from .engine.base.errors import Unsupported
 from .engine.execution import words
-from .engine.execution.block import runs
+from .engine.execution.readings import runs
 from .engine.execution.run import Keys, Run
 from .engine.execution.words import word
+from .engine.layers.lemmas import Theorem
 from .topk_search import Passes
 from .topk_steps import BINS
 
@@ -95,3 +96,16 @@ def conditions(kernel: Any, cfg: Config, *, merge: bool = False) -> Iterator[Con
     if not searched:
         raise Unsupported("the kernel has no search")
     yield from distinct(found)
+
+
+def search(kernel: Any, cfg: Config, *, merge: bool = False) -> Theorem:
+    """Return the theorem about what the search of a selection kernel ends with."""
+    return Theorem(
+        "search",
+        "For any scores, lengths and sizes: the histograms of each block end with an edge e >= 1 and a number w. Either all keys "
+        "from e on are wanted, and they are k, or fewer than k and e = 1. Or, with e rounded up to a multiple of 2^zeros, k - w "
+        "keys are above e, 1 <= w <= k, and at least k keys are from e on. No two threads race up to there. A key is 0 where the "
+        "row has no such entry that may be selected, else as in theorem keys.",
+        lambda: tuple(conditions(kernel, cfg, merge=merge)),
+        "of the kernel at the tile level, up to its first ballot; what it lists afterwards is not proved",
+    )

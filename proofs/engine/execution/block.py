@@ -12,7 +12,7 @@ obligation. Shared memory is checked to be free of races between barriers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +22,8 @@ import z3
 from ..base.errors import Unsupported
 from ..compiler.source_text import describe
 from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
-from ..semantics.semantics import Machine
 from . import folds, words
-from .counting import INDEX, THREAD, Book, uniform
+from .counting import INDEX, THREAD, uniform
 from .folds import WARP, Fold, Value
 from .meanings import Meanings, Thing
 from .run import Ended, Fork, Keys, Run
@@ -216,7 +215,7 @@ class Block(Meanings):
     def _decision(self, term: z3.BoolRef) -> bool | None:
         term = z3.simplify(term)
         if z3.is_true(term) or z3.is_false(term):
-            return z3.is_true(term)
+            return bool(z3.is_true(term))
         if z3.is_not(term):
             inner = self._decision(term.arg(0))
             return None if inner is None else not inner
@@ -397,29 +396,3 @@ def _merged(condition: Value, then: Value, otherwise: Value) -> Value:
     if condition.known is None or then.known is None or otherwise.known is None:
         return Value(term)
     return Value(term, np.where(condition.known, then.known, otherwise.known))
-
-
-def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int, int]]) -> Iterator[Run]:
-    """Yield the runs of a block of a kernel, one for each way in which the conditions are decided that matter.
-
-    ``sizes`` are the least and the greatest value of each symbolic dimension.
-    """
-    names = {d.name for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
-    open_: list[tuple[tuple[z3.BoolRef, bool], ...]] = [()]
-    while open_:
-        decisions = open_.pop()
-        run = Run(Book(threads, keys.slots), decisions)
-        for name, (low, high) in sizes.items():
-            size = z3.BitVec(name, 32)
-            run.sizes.append(run.book.given(z3.And(size >= low, size <= high)))
-        machine: Machine[Thing] = Machine(Block(run, keys), prim_func, {n: Value(z3.BitVec(n, 32)) for n in names})
-        machine.parameters()
-        try:
-            machine.run()
-            run.shared.barrier()
-        except Ended:
-            pass
-        except Fork as fork:
-            open_ += [(*decisions, (fork.condition, truth)) for truth in (False, True)]
-            continue
-        yield run

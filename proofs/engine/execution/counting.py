@@ -35,6 +35,7 @@ def schematic(name: str) -> z3.BitVecRef:
 
 THREAD, OTHER = schematic("thread"), schematic("other")
 """The index of any one thread in its block, and of another one."""
+_THREAD = _MARK + "thread"
 KEY, INDEX, BIN = schematic("key"), schematic("n"), schematic("bin")
 """The key that a predicate is of; what recurrences and inductions run over; an index into a table of counts."""
 
@@ -49,7 +50,7 @@ def variables(term: z3.ExprRef) -> frozenset[str]:
 
 def uniform(term: z3.ExprRef) -> bool:
     """Return whether a term is the same in all threads."""
-    return str(THREAD) not in variables(term)
+    return _THREAD not in variables(term)
 
 
 def replaced(term: z3.ExprRef, variable: z3.ExprRef, value: z3.ExprRef | int) -> z3.ExprRef:

@@ -94,14 +94,13 @@ class Shared:
         """Write in the threads that are here."""
         flat = self._places(memory, index, mask)
         self._touch(memory, True, flat, mask)
+        alike = value if isinstance(value, Value) and uniform(value.term) else None
         for thread in np.flatnonzero(mask):
-            self._held[memory][flat[thread]] = self._element(value, int(thread))
+            self._held[memory][flat[thread]] = alike or self._element(value, int(thread))
 
     def _element(self, value: Thing, thread: int) -> Element:
         if isinstance(value, Fold):
             return value.op, value.term, value.rows[thread]
-        if uniform(value.term):
-            return value
         row = np.zeros(self.threads, dtype=np.int64)
         row[thread] = 1
         return None, value.term, row

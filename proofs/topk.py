@@ -2,9 +2,9 @@
 
 The selection kernels are not proved to select the right entries: they are proved to stay in bounds and to write only
 indices that exist, and the search of one to end with the k-th key (topk_selection.py). One is run on examples, which its
-mutants fail (topk_runs.py). Another kernel, ``topk_check``, looks at a result and says whether it is the answer. That one is proved: its output is the criterion of
-reference/topk_check.py, whatever the bits of the scores, and the theorems below say that one row of indices alone meets the
-criterion, the first k of the total order.
+mutants fail (topk_runs.py). Another kernel, ``topk_check``, looks at a result and says whether it is the answer. That one
+is proved: its output is the criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below
+say that one row of indices alone meets the criterion, the first k of the total order.
 """
 
 from __future__ import annotations

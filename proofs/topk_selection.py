@@ -102,10 +102,10 @@ def search(kernel: Any, cfg: Config, *, merge: bool = False) -> Theorem:
     """Return the theorem about what the search of a selection kernel ends with."""
     return Theorem(
         "search",
-        "For any scores, lengths and sizes: the histograms of each block end with an edge e >= 1 and a number w. Either all keys "
-        "from e on are wanted, and they are k, or fewer than k and e = 1. Or, with e rounded up to a multiple of 2^zeros, k - w "
-        "keys are above e, 1 <= w <= k, and at least k keys are from e on. No two threads race up to there. A key is 0 where the "
-        "row has no such entry that may be selected, else as in theorem keys.",
+        "For any scores, lengths and sizes: the histograms of each block end with an edge e >= 1 and a number w. Either all "
+        "keys from e on are wanted, and they are k, or fewer than k and e = 1. Or, with e rounded up to a multiple of "
+        "2^zeros, k - w keys are above e, 1 <= w <= k, and at least k keys are from e on. No two threads race in shared memory "
+        "up to there. A key is 0 where the row has no such entry that may be selected, else as in theorem keys.",
         lambda: tuple(conditions(kernel, cfg, merge=merge)),
         "of the kernel at the tile level, up to its first ballot; what it lists afterwards is not proved",
     )

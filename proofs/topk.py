@@ -1,10 +1,10 @@
 """What is claimed of the top-k kernels.
 
 The selection kernels are not proved to select the right entries: they are proved to stay in bounds and to write only
-indices that exist, and one is run on examples, which its mutants fail (topk_runs.py). Another kernel, ``topk_check``, looks
-at a result and says whether it is the answer. That one is proved: its output is the criterion of
-reference/topk_check.py, whatever the bits of the scores, and the theorems below say that one row of indices alone meets the
-criterion, the first k of the total order.
+indices that exist, and the search of one to end with the k-th key (topk_selection.py). One is run on examples, which its
+mutants fail (topk_runs.py). Another kernel, ``topk_check``, looks at a result and says whether it is the answer. That one
+is proved: its output is the criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below
+say that one row of indices alone meets the criterion, the first k of the total order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import z3
 
-from ..kernels import radix
 from ..kernels import topk as select
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.topk_check import NAMES, Config, topk_check
@@ -37,6 +36,7 @@ from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof
 from .topk_runs import examples
+from .topk_selection import search, sortable_key
 
 selection: Callable[..., Any] = criterion.selection  # of tensors that are not torch.Tensor
 ahead: Callable[..., Any] = criterion.ahead
@@ -125,13 +125,6 @@ def _magnitudes() -> Sequence[Condition]:
         lemma("-INFINITY < s(b) <= INFINITY if and only if x > -inf", valid == _selectable(x)),
         lemma("-2^31 - b does not wrap for b < 0", z3.BVSubNoUnderflow(z3.BitVecVal(-(2**31), 32), b, signed=True), b < 0),
     ]  # fmt: skip
-
-
-def sortable_key(b: z3.BitVecRef) -> z3.BitVecRef:
-    """Return the selection kernel's key, as kernels/radix.py has it."""
-    top, zero = z3.BitVecVal(2**31, 32), z3.BitVecVal(0, 32)
-    key = z3.If(z3.ULT(b, top), b + top, zero - b)
-    return z3.If(z3.And(z3.ULE(radix.LEAST, key), z3.ULE(key, radix.GREATEST)), key, zero)
 
 
 def _keys() -> Sequence[Condition]:
@@ -330,6 +323,12 @@ def _select(cfg: select.Config, **more: Any) -> Proof:
     )
 
 
+def _searched(cfg: select.Config) -> Proof:
+    """Return what is claimed of the selection kernel, with what its search ends with."""
+    claimed = _select(cfg)
+    return replace(claimed, layers=("L0", "lemmas"), lemmas=(search(claimed.kernel, cfg),))
+
+
 def _merge(cfg: select.Config) -> Proof:
     return Proof("topk", select.topk_merge(cfg), _of_rows(MERGE, cfg), {"k": cfg.k}, None, PASS_CONFIGS, layers=("L0",))
 
@@ -343,7 +342,7 @@ def proofs() -> Iterator[Proof]:
     """Yield the checker in every layer, for a k that fills the block and one that does not; the selection in L0 and run."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"), mutate=True, every=6)
-    yield _select(select.Config())
+    yield _searched(select.Config())
     yield _select(select.Config(2048, "bfloat16", 512, ratio=4))
     yield _merge(select.Config(threads=256))
     yield _merge(select.Config(2048, "bfloat16", 256, ratio=4))

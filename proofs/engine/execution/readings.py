@@ -1,0 +1,41 @@
+"""A kernel whose blocks exchange words, read once for each way in which the conditions are decided that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import z3
+
+from ..semantics.semantics import Machine
+from .block import Block
+from .counting import Book
+from .folds import Value
+from .meanings import Thing
+from .run import Ended, Fork, Keys, Run
+
+
+def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int, int]]) -> Iterator[Run]:
+    """Yield the runs of a block of a kernel, up to its first ballot.
+
+    ``sizes`` are the least and the greatest value of each symbolic dimension.
+    """
+    names = {d.name for b in prim_func.buffer_map.values() for d in b.shape if hasattr(d, "name")}
+    open_: list[tuple[tuple[z3.BoolRef, bool], ...]] = [()]
+    while open_:
+        decisions = open_.pop()
+        run = Run(Book(threads, keys.slots), decisions)
+        for name, (low, high) in sizes.items():
+            size = z3.BitVec(name, 32)
+            run.sizes.append(run.book.given(z3.And(size >= low, size <= high)))
+        machine: Machine[Thing] = Machine(Block(run, keys), prim_func, {n: Value(z3.BitVec(n, 32)) for n in names})
+        machine.parameters()
+        try:
+            machine.run()
+            run.shared.barrier()
+        except Ended:
+            pass
+        except Fork as fork:
+            open_ += [(*decisions, (fork.condition, truth)) for truth in (False, True)]
+            continue
+        yield run

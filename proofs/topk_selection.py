@@ -1,0 +1,111 @@
+"""That the search of the selection kernels ends with the k-th key, for every row: conditions made from the kernels' own IR.
+
+The kernel is read by ``engine.execution.readings``, once for each way in which its conditions may be decided, up to its
+first ballot. The steps of ``topk_search`` show of each reading what the search ends with. Of the listing of the selected
+entries, which comes after the ballot, nothing is claimed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import z3
+
+from ..kernels import radix
+from ..kernels.radix import WARP
+from ..kernels.topk import Config
+from .engine.base.conditions import Condition, distinct
+from .engine.base.errors import Unsupported
+from .engine.execution import words
+from .engine.execution.readings import runs
+from .engine.execution.run import Keys, Run
+from .engine.execution.words import word
+from .engine.layers.lemmas import Theorem
+from .topk_search import Passes
+from .topk_steps import BINS
+
+_WORD = z3.BitVecSort(32)
+SIZES = {"L": (0, 2**20), "N": (0, 2**13), "M": (0, 2**31 - 1), "C": (0, 2**31 - 1)}
+"""The least and the greatest value of the kernels' dimensions, as their contracts have them."""
+
+
+def sortable_key(b: z3.BitVecRef) -> z3.BitVecRef:
+    """Return the selection kernel's key, as kernels/radix.py has it."""
+    top, zero = z3.BitVecVal(2**31, 32), z3.BitVecVal(0, 32)
+    key = z3.If(z3.ULT(b, top), b + top, zero - b)
+    return z3.If(z3.And(z3.ULE(radix.LEAST, key), z3.ULE(key, radix.GREATEST)), key, zero)
+
+
+def _length(cfg: Config) -> z3.BitVecRef:
+    """Return how many entries the block's row has: its length, or all, but none below 0 and none beyond the row."""
+    row, columns = z3.BitVec("blockIdx.x", 32), z3.BitVec("L", 32)
+    known = z3.Function("lengths", _WORD, _WORD)(row)
+    if cfg.ratio:
+        known = words.binary("floordiv", known + 1, word(cfg.ratio), "int32")
+    known = z3.If(row < z3.BitVec("M", 32), known, columns)
+    known = z3.If(known <= columns, known, columns)
+    return z3.If(known >= 0, known, word(0))
+
+
+def _meant(cfg: Config, merge: bool) -> Callable[[z3.BitVecRef], z3.BitVecRef]:
+    """Return what the key of an entry of the block's piece is meant to be: 0 where the row has no such entry."""
+    row, piece = z3.BitVec("blockIdx.x", 32), z3.BitVec("blockIdx.y", 32)
+    sort = z3.BitVecSort(words.width(cfg.dtype))
+
+    def key(entry: z3.BitVecRef) -> z3.BitVecRef:
+        place = piece * cfg.piece + entry
+        if merge:
+            candidate = z3.Function("candidates", _WORD, _WORD, _WORD)(row, place)
+            place = z3.If(place < z3.BitVec("C", 32), candidate, word(-1))
+        score = z3.Function("scores", _WORD, _WORD, sort)(row, place)
+        bits = words.cast(score, cfg.dtype, "float32") if cfg.dtype != "float32" else score
+        return z3.If(z3.And(place >= 0, place < _length(cfg)), sortable_key(bits), word(0))
+
+    return key
+
+
+def _shown(run: Run, cfg: Config) -> None:
+    """Show of one reading of the kernel what its search ends with."""
+    for statement, goal in run.obligations:
+        run.book.show(statement, goal, *run.sizes)
+    Passes(run, cfg.k, cfg.zeros, BINS // cfg.threads).passes()
+    for statement, goal in (*run.obligations, *run.shared.obligations):
+        if not run.book.has(goal):
+            raise Unsupported(f"what is not shown: {statement}")
+
+
+def _of_run(run: Run, cfg: Config) -> Sequence[Condition]:
+    try:
+        _shown(run, cfg)
+    except (LookupError, AttributeError, TypeError, ValueError, StopIteration, z3.Z3Exception) as error:
+        raise Unsupported(f"the steps of the proof do not fit what the kernel does: {error!r}") from error
+    return run.book.conditions
+
+
+def conditions(kernel: Any, cfg: Config, *, merge: bool = False) -> Iterator[Condition]:
+    """Yield what must be proved for the search of a selection kernel to end with the k-th key."""
+    sizes = {str(d.name): d for b in kernel.buffer_map.values() for d in b.shape if hasattr(d, "name")}
+    known = {name: SIZES[name] if name in SIZES else (0, 2**31 - 1) for name in sizes}
+    found: list[Condition] = []
+    searched = 0
+    for run in runs(kernel, cfg.threads, Keys("keys", WARP, _meant(cfg, merge)), known):
+        if run.shared.stores or not cfg.ratio:
+            searched += 1
+            found += _of_run(run, cfg)
+    if not searched:
+        raise Unsupported("the kernel has no search")
+    yield from distinct(found)
+
+
+def search(kernel: Any, cfg: Config, *, merge: bool = False) -> Theorem:
+    """Return the theorem about what the search of a selection kernel ends with."""
+    return Theorem(
+        "search",
+        "For any scores, lengths and sizes: the histograms of each block end with an edge e >= 1 and a number w. Either all "
+        "keys from e on are wanted, and they are k, or fewer than k and e = 1. Or, with e rounded up to a multiple of "
+        "2^zeros, k - w keys are above e, 1 <= w <= k, and at least k keys are from e on. No two threads race in shared memory "
+        "up to there. A key is 0 where the row has no such entry that may be selected, else as in theorem keys.",
+        lambda: tuple(conditions(kernel, cfg, merge=merge)),
+        "of the kernel at the tile level, up to its first ballot; what it lists afterwards is not proved",
+    )

@@ -6,7 +6,7 @@ computes on floats with additions alone it can say in which order it adds.
 
 Of a block whose threads exchange words, ``readings`` says what shared memory holds, up to the first ballot: the schedule
 of exchanges is computed for every thread, and the data stay symbols. It trusts that an exchange, an atomic addition of 1
-and a barrier do what the interpreter says, and that what is added to a table is in its bounds. It imports
-``forms``, ``semantics`` and
-``reference``; ``layers`` may import it.
+and a barrier do what the interpreter says, and that what is added to a table is in its bounds.
+
+It imports ``forms``, ``semantics`` and ``reference``; ``layers`` may import it.
 """

@@ -191,6 +191,15 @@ class Passes(Search):
             opaque=[parts[-1]],
         )
 
+    def _offset(self) -> Fact:
+        """Return that x compares with y + s as x - y with s, if x is not below y and y + s does not wrap."""
+        if not hasattr(self, "_shown_offset"):
+            upper, lower = z3.UGT(X, Y + S) == z3.UGT(X - Y, S), z3.UGE(X, Y + S) == z3.UGE(X - Y, S)
+            below = z3.And(z3.ULT(X, Y + S), z3.ULE(X, Y + S))
+            goal = z3.Implies(z3.UGE(Y + S, Y), z3.If(z3.UGE(X, Y), z3.And(upper, lower), below))
+            self._shown_offset = self.book.show("offsets compare as words do", goal)
+        return self._shown_offset
+
     def _monotone(self) -> Fact:
         if not hasattr(self, "_shift_monotone"):
             goal = z3.Implies(z3.And(z3.ULE(S, 21), z3.ULE(X, Y)), z3.ULE(z3.LShR(X, S), z3.LShR(Y, S)))
@@ -420,9 +429,11 @@ class Passes(Search):
                 opaque=[place, offset, shift, span],
             )
             instances.append(whole)
+        ends = low + (power - 1)
+        apart = [self._offset().at((X, KEY), (Y, e), (S, q)) for q in (low, ends, span)]
         hidden = [place, z3.LShR(span, shift), low, power, shift]
         known = None if now.number else Known(state.within, z3.ULE(KEY, state.top))
-        start, end = e + low, e + low + (power - 1)
+        start, end = e + low, e + ends
         over = added(
             book,
             "what is above a bin",
@@ -430,6 +441,7 @@ class Passes(Search):
             [(self.exceeds, (state.top,)), (now.above, (m,))],
             *instances,
             room,
+            *apart,
             when=there,
             opaque=hidden,
             known=known,
@@ -441,6 +453,7 @@ class Passes(Search):
             [(self.exceeds, (state.top,)), (now.above, (m + 1,))],
             *instances,
             room,
+            *apart,
             when=there,
             opaque=hidden,
             known=known,

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import z3
 
-from ..semantics.semantics import Machine
+from ..semantics.algebra import Memory
+from ..semantics.exchanges import ExchangeMachine
 from .block import Block
 from .counting import Book
 from .folds import Value
 from .meanings import Thing
 from .run import Ended, Fork, Keys, Run
+
+
+class _Machine(ExchangeMachine[Thing]):
+    def __init__(self, block: Block, prim_func: Any, sizes: dict[str, Thing]) -> None:
+        super().__init__(block, prim_func, sizes)
+        self._block_of_words = block
+
+    def atomic_add(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
+        self._block_of_words.atomic_add(memory, index, value)
 
 
 def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int, int]]) -> Iterator[Run]:
@@ -28,7 +38,7 @@ def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int
         for name, (low, high) in sizes.items():
             size = z3.BitVec(name, 32)
             run.sizes.append(run.book.given(z3.And(size >= low, size <= high)))
-        machine: Machine[Thing] = Machine(Block(run, keys), prim_func, {n: Value(z3.BitVec(n, 32)) for n in names})
+        machine = _Machine(Block(run, keys), prim_func, {n: Value(z3.BitVec(n, 32)) for n in names})
         machine.parameters()
         try:
             machine.run()

@@ -241,9 +241,11 @@ def _pairs(way: Way, segment: Segment, mark: Mark) -> Iterator[tuple[Access, Acc
         if BEGIN.get(kind(first)) != way.begin:
             continue
         for place, second in ((n, a) for n, a in enumerate(segment.accesses) if conflict(first, a)):
-            plain = kind(first) in _PLAIN and kind(second) in _PLAIN
-            if not (same and place < number) or (not plain and share_a_loop(first, second, mark.common)):
-                yield first, second
+            if same and place < number:
+                plain = kind(first) in _PLAIN and kind(second) in _PLAIN
+                if plain or not share_a_loop(first, second, mark.common):
+                    continue
+            yield first, second
 
 
 def _relation(mark: Mark, renaming: Renaming) -> list[z3.BoolRef]:

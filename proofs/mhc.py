@@ -49,7 +49,10 @@ EQUIVALENTS = {
     f"swapped operands @ value - {_ROUNDED} -> {_ROUNDED} - value": NOTHING_OVER,
     "loop start @ for smaller in 0:3 -> for smaller in 1:3": NOTHING_OVER,
     "loop end @ for m in 0:32 -> for m in 0:31": "of 32 rows the last 8 fill up, and are not written",
-    **{f"loop end @ for {v} in 0:{n} -> for {v} in 0:{n + 1}": FRAGMENT for v, n in _LOOPS},
+    **{
+        f"loop end @ for {v} in 0:{n} -> for {v} in 0:{n + 1}": FRAGMENT
+        for v, n in (*_LOOPS, ("s", 2), ("o", 4), ("t", 256), ("k", 64))
+    },
     **{f"loop start @ for {v} in 0:{n} -> for {v} in -1:{n}": FRAGMENT for v, n in _LOOPS},
 }
 

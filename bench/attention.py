@@ -67,8 +67,11 @@ class Tolerance(NamedTuple):
 
 PREFILL = Tolerance(8e-4, 3.01 / 128, 7e-6), Tolerance(1e-6, 2.01 / 65536, 1e-7)  # of out, of lse
 DECODE = Tolerance(1e-3, 2.01 / 128, 5e-6), Tolerance(1e-6, 8.01 / 65536, 1e-7)
-_FEW = 16
-"""How many of a hundred million outputs are looked at in fp64, where both differ by more than that."""
+_FEW, _PART = 16, 1e-5
+"""How many outputs are looked at in fp64, where both differ by more than that: so many, or that part of them.
+
+Weights rounded to bf16 leave an error of some 1.2e-4 in each result, and 8e-4 is five times that of both.
+"""
 
 
 def inputs(sizes: Sizes, choose: Callable[[Tensor], Tensor], device: str) -> Inputs:
@@ -158,7 +161,7 @@ def require_close(x: Inputs, name: str, ours: Tensor, theirs: Tensor, tolerance:
     """
     far = (~_near(ours.float(), theirs.float(), tolerance)).nonzero().tolist()
     found = difference(ours.float(), theirs.float())
-    checked = far if name == "out" and len(far) <= _FEW else []
+    checked = far if name == "out" and len(far) <= max(_FEW, _PART * ours.numel()) else []
     wrong = [i for i in checked if not _near(ours[tuple(i)].double(), _exact(x, *i[:3])[i[3]], tolerance)]
     if (far and not checked) or wrong or not found < tolerance.difference:  # so NaN is refused
         raise RuntimeError(

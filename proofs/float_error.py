@@ -21,8 +21,9 @@ that is close. Both ways are followed. Either leads to the formula: whoever mult
 maxima in the same operations, and a maximum that was not raised differs from itself by exactly 0, whose rescaling is 1. Over
 the reals that is the kernel with another threshold than 8, above 0 as well, and L2 uses no more of it.
 
-Assumed are the errors of CUDA's functions (``rounding.ULPS``), that tensor cores add with an error of less than one unit in the
-last place (``rounding.TRUNCATION``), and that nothing over- or underflows. Decode with splits and the backward are not covered.
+Assumed are the errors of CUDA's functions (``rounding_rules.ULPS``), that tensor cores add with an error of less than one
+unit in the last place (``rounding_rules.TRUNCATION``), and that nothing over- or underflows. Decode with splits and the
+backward are not covered.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from typing import Any
 
 import torch
 
-from .engine.interpreter.rounding import TRUNCATION, Assumed, count_roundings, gamma
+from .engine.interpreter.rounding import count_roundings
+from .engine.interpreter.rounding_rules import TRUNCATION, Assumed, gamma
 
 __all__ = ["attention", "gamma", "sinkhorn"]
 

@@ -150,7 +150,8 @@ class Search:
         parts = self._parts(start, when, own, z3.Z3_OP_ULEQ, lambda t: z3.ULE(edge, t))
         maxima = [t for t in operands(own, z3.Z3_OP_ULEQ) if not z3.is_bv_value(t)]
         of_one = maxima[0].get_id()
-        order = self._order(Bounds(edge, top, least, group, own), low, (maxima[0], parts[of_one], leaves[of_one]))
+        one = maxima[0], parts[of_one], leaves[of_one]
+        order = self._order(Bounds(edge, top, least, group, own), low, one)
         enough = [self._some(edge, when, parts[t.get_id()], t) for t in maxima]
         number, atoms = book.by_thread(self.reaches), [a for _, some in enough for a in some]
         meaning = number.meaning.at((LIMIT, edge), (INDEX, THREAD))
@@ -163,12 +164,8 @@ class Search:
             order,
             opaque=[when, *atoms],
         )
-        few = book.show(
-            "a thread has so many keys",
-            z3.ULE(count, book.slots),
-            meaning,
-            opaque=[self._reaches(edge, book.key(THREAD + i * self.threads)) for i in range(book.slots)],
-        )
+        keys = [self._reaches(edge, book.key(THREAD + i * self.threads)) for i in range(book.slots)]
+        few = book.show("a thread has so many keys", z3.ULE(count, book.slots), meaning, opaque=keys)
         first = INDEX << joined
         sums = number.total(first, edge)
         goal = z3.Implies(edge != 1, z3.And(z3.UGE(sums, INDEX * len(maxima)), z3.ULE(sums, first * book.slots)))
@@ -178,19 +175,13 @@ class Search:
             for d in range(2**joined)
             for f in (number.step.at((LIMIT, edge), (INDEX, first + d)), few.at((THREAD, first + d)))
         ]
-        hidden = replaced(of_where, THREAD, first)
-        shown = book.induction(
-            "threads have keys from the edge on",
-            self.threads >> joined,
-            goal,
-            [number.start.at((LIMIT, edge))],
-            [*of_first, *steps],
-            opaque=[hidden],
-        )
+        none, of_thread = number.start.at((LIMIT, edge)), replaced(of_where, THREAD, first)
+        facts, groups = [*of_first, *steps], self.threads >> joined
+        shown = book.induction("threads have keys from the edge on", groups, goal, [none], facts, opaque=[of_thread])
         reached = book.show(
             "edge = 1, or k keys are from the edge on",
             z3.Or(edge == 1, z3.UGE(self.all(self.reaches, edge), self.k)),
-            shown.at((INDEX, self.threads >> joined)),
+            shown.at((INDEX, groups)),
             number.whole.at((LIMIT, edge)),
         )
         return order, reached

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import z3
 
@@ -44,6 +45,15 @@ class Pass:
     def span(self) -> z3.BitVecRef:
         """From edge to top."""
         return self.state.top - self.state.edge
+
+
+class Look(NamedTuple):
+    """What a thread holds once it has looked at some of its bins, and its status before."""
+
+    edge: z3.BitVecRef
+    status: z3.BitVecRef
+    wanted: z3.BitVecRef
+    first_status: z3.BitVecRef
 
 
 LAST, X, Y, S = (schematic(name) for name in ("last", "x", "y", "s"))
@@ -288,22 +298,10 @@ class Passes(Search):
         place = first
         b0 = now.last(first)
 
+        looks = [Look(*each, statuses[0]) for each in zip(edges, statuses, wanteds, strict=True)]
+
         def claim(q: int, place: z3.BitVecRef) -> z3.BoolRef:
-            edge, status, wanted, here = edges[q], statuses[q], wanteds[q], self._last(now, first, q)
-            kept = z3.And(z3.Or(z3.ULE(w, b0), z3.ULT(here, w)), edge == state.edge, status == statuses[0], wanted == w)
-            one_more = now.last(place + 1)
-            end = z3.If(w == one_more, word(1), z3.If(z3.ULE(shift, self.zeros), word(2), word(3)))
-            found = z3.And(
-                z3.ULT(b0, w),
-                z3.ULE(w, here),
-                z3.ULT(place, BINS),
-                z3.ULT(now.last(place), w),
-                z3.ULE(w, one_more),
-                edge == state.edge + ((2047 - place) << shift),
-                status == end,
-                wanted == w - now.last(place),
-            )
-            return z3.Implies(inside, z3.Or(kept, found))
+            return z3.Implies(inside, self._looked(now, looks[q], (b0, self._last(now, first, q)), place))
 
         fact = book.show("before it looks", claim(0, place), opaque=[shift])
         for q in range(self.bins):
@@ -332,6 +330,27 @@ class Passes(Search):
             )
             place, equal = later, following
         return fact, place, sorted([statuses[-1], edges[-1], wanteds[-1], place, shift], key=size, reverse=True)
+
+    def _looked(
+        self, now: Pass, look: Look, counts: tuple[z3.BitVecRef, z3.BitVecRef], place: z3.BitVecRef
+    ) -> z3.BoolRef:
+        """Return that a thread has found the bin at ``place`` or none, by a(n) before its bins and after those it looked at."""
+        state, shift, w, (before, here) = now.state, now.shift, now.state.wanted, counts
+        missed = z3.Or(z3.ULE(w, before), z3.ULT(here, w))
+        kept = z3.And(missed, look.edge == state.edge, look.status == look.first_status, look.wanted == w)
+        one_more = now.last(place + 1)
+        end = z3.If(w == one_more, word(1), z3.If(z3.ULE(shift, self.zeros), word(2), word(3)))
+        found = z3.And(
+            z3.ULT(before, w),
+            z3.ULE(w, here),
+            z3.ULT(place, BINS),
+            z3.ULT(now.last(place), w),
+            z3.ULE(w, one_more),
+            look.edge == state.edge + ((2047 - place) << shift),
+            look.status == end,
+            look.wanted == w - now.last(place),
+        )
+        return z3.Or(kept, found)
 
     def _exclusive(self, now: Pass, stores: Fact, first: z3.BitVecRef) -> Fact:
         """Show that no two threads store, and return it."""
@@ -406,13 +425,8 @@ class Passes(Search):
         span, offset = now.span, KEY - now.state.edge
         place, low, power = z3.LShR(offset, shift), (2047 - m) << shift, word(1) << shift
         instances = [f.at((X, x), (Y, 2047 - m), (S, shift)) for x in (offset, span) for f in (self.least, self.beyond)]
-        instances += [
-            self.small.at((Y, 2047 - m), (S, shift)),
-            now.facts["fits"],
-            now.facts["bins"],
-            state.order,
-            state.high,
-        ]
+        fits, of_bins = now.facts["fits"], now.facts["bins"]
+        instances += [self.small.at((Y, 2047 - m), (S, shift)), fits, of_bins, state.order, state.high]
         there = z3.And(z3.ULT(m, BINS), z3.ULE(2047 - m, z3.LShR(span, shift)))
         room = book.show(
             "a bin lies within the span",
@@ -433,40 +447,27 @@ class Passes(Search):
         apart = [self._offset().at((X, KEY), (Y, e), (S, q)) for q in (low, ends, span)]
         hidden = [place, z3.LShR(span, shift), low, power, shift]
         known = None if now.number else Known(state.within, z3.ULE(KEY, state.top))
-        start, end = e + low, e + ends
-        over = added(
-            book,
-            "what is above a bin",
-            (self.exceeds, (end,)),
-            [(self.exceeds, (state.top,)), (now.above, (m,))],
-            *instances,
-            room,
-            *apart,
-            when=there,
-            opaque=hidden,
-            known=known,
-        )
-        upon = added(
-            book,
-            "what is from a bin on",
-            (self.reaches, (start,)),
-            [(self.exceeds, (state.top,)), (now.above, (m + 1,))],
-            *instances,
-            room,
-            *apart,
-            when=there,
-            opaque=hidden,
-            known=known,
+        premises = *instances, room, *apart
+        over, upon = (
+            added(
+                book,
+                name,
+                bound,
+                [(self.exceeds, (state.top,)), (now.above, (last,))],
+                *premises,
+                when=there,
+                opaque=hidden,
+                known=known,
+            )
+            for name, bound, last in (
+                ("what is above a bin", (self.exceeds, (e + ends,)), m),
+                ("what is from a bin on", (self.reaches, (e + low,)), m + 1),
+            )
         )
         after = [now.store.values["search", i][2] for i in range(4)]
         found = z3.And(z3.ULT(m, BINS), z3.ULT(now.last(m), state.wanted), z3.ULE(state.wanted, now.last(m + 1)))
-        valid = book.show(
-            "the bin is not empty",
-            z3.Implies(found, there),
-            now.facts["one more"],
-            now.facts["empty"],
-            opaque=[shift, span],
-        )
+        one_more, empty = now.facts["one more"], now.facts["empty"]
+        valid = book.show("the bin is not empty", z3.Implies(found, there), one_more, empty, opaque=[shift, span])
         at_place = [(LAST, self.place)]
         facts = [
             f.at(*at_place)
@@ -541,32 +542,7 @@ class Passes(Search):
         book, edge, top, wanted = self.book, state.edge, state.top, state.wanted
         status, low = now.store.values["search", 3][2], 2**self.zeros - 1
         first = (edge + low) & (2**32 - 1 - low)
-        known = Known(self.multiple, KEY & low == 0)
-        inside = z3.And(z3.ULE(edge, top), z3.ULE(edge, HIGH), z3.ULE(top - edge, low))
-        same = added(
-            book,
-            "no key is between the edge and the first key",
-            (self.reaches, (first,)),
-            [(self.reaches, (edge,))],
-            when=inside,
-            known=known,
-        )
-        over = added(
-            book,
-            "one key has room",
-            (self.exceeds, (first,)),
-            [(self.exceeds, (top,))],
-            when=z3.And(inside, z3.ULE(first, top)),
-            known=known,
-        )
-        none = added(
-            book,
-            "no key has room",
-            (self.reaches, (edge,)),
-            [(self.exceeds, (top,))],
-            when=z3.And(inside, z3.UGT(first, top)),
-            known=known,
-        )
+        within = z3.ULE(top - edge, low)
         above, reached = self.all(self.exceeds, first), self.all(self.reaches, first)
         cut = z3.And(
             above + wanted == self.k,
@@ -575,22 +551,6 @@ class Passes(Search):
             z3.UGE(reached, self.k),
             z3.ULE(1, first),
         )
-        narrow = book.show(
-            "the cut bin has room for one key",
-            z3.Implies(status == 2, z3.ULE(top - edge, low)),
-            now.facts["outcome"],
-            state.narrow,
-            now.facts["fits"],
-            opaque=[self.place, now.shift],
-        )
-        ended = book.show(
-            "the search ends",
-            z3.Or(status == 1, status == 2),
-            now.facts["outcome"],
-            now.facts["shift"],
-            *self.run.decided,
-            opaque=[self.place, now.shift],
-        )
         exact = z3.Or(
             self.all(self.reaches, edge) == self.k, z3.And(edge == 1, z3.ULT(self.all(self.reaches, edge), self.k))
         )
@@ -598,11 +558,8 @@ class Passes(Search):
         return book.show(
             "the search ends with the k-th key",
             goal,
-            same,
-            over,
-            none,
-            narrow,
-            ended,
+            *self._one_key(state, first, low),
+            *self._ended(state, now, z3.Implies(status == 2, within), z3.Or(status == 1, status == 2)),
             state.balance,
             state.order,
             state.reached,
@@ -610,3 +567,54 @@ class Passes(Search):
             self.all_wanted,
             self.positive_edge,
         )
+
+    def _one_key(self, state: State, first: z3.BitVecRef, low: int) -> tuple[Fact, Fact, Fact]:
+        """Return how keys count where at most one, ``first``, can lie from the edge to the top."""
+        edge, top = state.edge, state.top
+        known = Known(self.multiple, KEY & low == 0)
+        inside = z3.And(z3.ULE(edge, top), z3.ULE(edge, HIGH), z3.ULE(top - edge, low))
+        same = added(
+            self.book,
+            "no key is between the edge and the first key",
+            (self.reaches, (first,)),
+            [(self.reaches, (edge,))],
+            when=inside,
+            known=known,
+        )
+        over = added(
+            self.book,
+            "one key has room",
+            (self.exceeds, (first,)),
+            [(self.exceeds, (top,))],
+            when=z3.And(inside, z3.ULE(first, top)),
+            known=known,
+        )
+        none = added(
+            self.book,
+            "no key has room",
+            (self.reaches, (edge,)),
+            [(self.exceeds, (top,))],
+            when=z3.And(inside, z3.UGT(first, top)),
+            known=known,
+        )
+        return same, over, none
+
+    def _ended(self, state: State, now: Pass, room: z3.BoolRef, end: z3.BoolRef) -> tuple[Fact, Fact]:
+        """Return that a cut bin has room for one key, and that the search ends."""
+        narrow = self.book.show(
+            "the cut bin has room for one key",
+            room,
+            now.facts["outcome"],
+            state.narrow,
+            now.facts["fits"],
+            opaque=[self.place, now.shift],
+        )
+        ended = self.book.show(
+            "the search ends",
+            end,
+            now.facts["outcome"],
+            now.facts["shift"],
+            *self.run.decided,
+            opaque=[self.place, now.shift],
+        )
+        return narrow, ended

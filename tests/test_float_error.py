@@ -20,7 +20,8 @@ from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.hca import hca_fwd
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs.engine.base.errors import Unsupported
-from lemmata.proofs.engine.interpreter.rounding import BF16, ULPS, Assumed, count_roundings, gamma, roundings
+from lemmata.proofs.engine.interpreter.rounding import count_roundings
+from lemmata.proofs.engine.interpreter.rounding_rules import BF16, ULPS, Assumed, gamma, roundings
 from lemmata.proofs.float_error import attention, sinkhorn
 from lemmata.reference.sinkhorn import sinkhorn as sinkhorn_reference
 

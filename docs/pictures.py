@@ -11,6 +11,7 @@ from typing import Any
 import curves
 import diagrams
 import engine_diagrams
+import shares
 from dots import Panel, Row, Words, plot
 from lemmata.bench import bars
 from lemmata.operators import OPERATORS, Operator
@@ -64,6 +65,7 @@ PICTURES: Mapping[str, Callable[[], str]] = {
     **{f"times-{name}": partial(times, operator) for name, operator in OPERATORS.items()},
     "errors": errors,
     "loss": curves.loss,
+    "shares": shares.picture,
     "verdict": diagrams.verdict,
     "keys": diagrams.keys,
     "page": diagrams.page,

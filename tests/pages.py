@@ -321,7 +321,7 @@ def layer() -> str:
     for path in sorted((ROOT / "bench" / "results" / "layer").glob("*.json")):
         record = json.loads(path.read_text())
         for row in record["rows"]:
-            times = [f"{row[f'{what}_ms']:.2f} ms, {row[f'{what}_share']:.0%}" for what in ("forward", "step")]
+            times = [f"{row[f'{what}_ms']:.2f} ms, {row[f'{what}_share']:.1%}" for what in ("forward", "step")]
             found.append([record["device"], str(record["tokens"]), row["connections"], *times])
     header = "card | tokens | hyper-connections | forward, their share | forward and backward, their share"
     return table(header, found) if found else "Not measured on a card yet."

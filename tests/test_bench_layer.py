@@ -100,7 +100,7 @@ def test_the_page_has_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (folder := tmp_path / "bench" / "results" / "layer").mkdir(parents=True)
     record = {"device": "A card", "versions": {}, "tokens": 4096, "rows": bench.rows(COSTS)}
     (folder / "a-card.json").write_text(json.dumps(record))
-    assert pages.layer().splitlines()[3] == "| A card | 4096 | one by one | 8.00 ms, 50% | 25.00 ms, 36% |"
+    assert pages.layer().splitlines()[3] == "| A card | 4096 | one by one | 8.00 ms, 50.0% | 25.00 ms, 36.0% |"
 
 
 def test_without_a_gpu_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,12 +81,12 @@ def of_scores_backward_of_keys(p: Proof) -> Question:
 
 
 def of_attention(p: Proof) -> Question:
-    """A window whose first token is missing, and a tile of entries that is not full."""
+    """A window whose first token is missing, a tile of entries that is not full, and scores that raise the maximum late."""
     ratio, listed = p.statics.get("ratio"), {"K": 140} if "csa" in p.contract.op else {}
     more = {n: p.statics[n] for n in ("window", "scale", "ratio") if n in p.statics}
     whole: Callable[..., Any] = hca_reference.hca if ratio else csa_reference.csa
     sizes = {"B": 1, "S": 2, "P": 125, "T": 150, **listed}
-    asked: Question = {"sizes": sizes, "given": offsets(int(140 * ratio) if ratio else 126)}
+    asked: Question = {"sizes": sizes, "given": offsets(int(140 * ratio) if ratio else 126), "spread": 4.0}
     if p.statics["splits"] == 1:
 
         def split(*inputs: Any) -> Any:

@@ -97,13 +97,15 @@ def run(
     return {name: lanes.result(memory) for name, memory in memories.items()}
 
 
-def _drawn(field: PrimeField, spec: TensorSpec, sizes: Mapping[str, float], random: torch.Generator) -> Any:
+def _drawn(
+    field: PrimeField, spec: TensorSpec, sizes: Mapping[str, float], random: torch.Generator, spread: float
+) -> Any:
     """Return an input that a contract admits; integers are small or just beyond a size."""
     dims = [(spec.leading,), *spec.dims] if spec.leading else spec.dims
     shape = [int(sum(sizes[n] if isinstance(n, str) else n for n in dim)) for dim in dims]
     elements, dtype = spec.elements, spec.dtypes[0]
     if dtype.is_floating_point:
-        near = torch.randn(shape, generator=random, dtype=torch.float64)
+        near = spread * torch.randn(shape, generator=random, dtype=torch.float64)
         return field.drawn(near.abs() if elements.nonnegative else near)
     low = max(torch.iinfo(dtype).min if elements.low is None else elements.low, -2)
     high = sizes[elements.high] if isinstance(elements.high, str) else elements.high
@@ -145,6 +147,7 @@ def second_opinion(
     statics: Mapping[str, float] | None = None,
     given: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    spread: float = 1.0,
 ) -> Sequence[str]:
     """Return where a kernel and its reference differ over two prime fields; nothing if they agree.
 
@@ -158,6 +161,7 @@ def second_opinion(
         statics: the static parameters that shapes name.
         given: inputs that are to be so; the others are drawn.
         seed: of what is drawn.
+        spread: the standard deviation of the floats that are drawn. Their doubles decide comparisons, no residue depends on it.
 
     Raises:
         Fault: the kernel does what none may do on these inputs.
@@ -168,7 +172,7 @@ def second_opinion(
     def differences(prime: int, again: int = 0) -> list[str]:
         field, random = PrimeField(prime, seed + again), torch.Generator().manual_seed(prime + seed + again)
         before = [spec for spec in contract.outputs if spec.name in contract.updated]
-        drawn = {spec.name: _drawn(field, spec, known, random) for spec in (*contract.inputs, *before)}
+        drawn = {spec.name: _drawn(field, spec, known, random, spread) for spec in (*contract.inputs, *before)}
         inputs = drawn | dict(given or {})
         try:
             wanted = reference(*inputs.values())

@@ -27,7 +27,7 @@ def proof(cfg: Config) -> Proof:
 def shorter(write: Write) -> list[Write]:
     """Leave out the last step of the innermost loop."""
     *others, last = write.axes
-    return [replace(write, axes=(*others, replace(last, extent=last.extent - 1)))]
+    return [replace(write, axes=(*others, last._replace(extent=last.extent - 1)))]
 
 
 def later(write: Write) -> list[Write]:

@@ -50,7 +50,7 @@ _EMBEDDED = {
 _SILENT = re.compile(
     r"max|min|expf|exp2f|logf|rsqrtf|make_\w+|u?int\d*_t|bfloat16_t|std::numeric_limits|reinterpret_cast|__align__|__clz|__popc"
     r"|__pack_\w+|__\w+22?(?:float2|bfloat162)\w*|tl::(?:fast_rcp|initialize_wgmma_descriptor|increase_descriptor_offset"
-    r"|warpgroup_fence_operand|ptx_stmatrix_\w+|tl_shuffle_elect)"
+    r"|warpgroup_fence_operand|ptx_stmatrix_\w+|tl_shuffle_elect|(?:to|from)_uint1|mul2)"
 )
 """Calls that order nothing: values and addresses."""
 

@@ -42,7 +42,7 @@ _CONCRETE: dict[str, Callable[[Any, Any], Any]] = {
     },
     "shl": np.left_shift,
 }
-"""Of numbers of int32 that do not overflow."""
+"""Operations on numbers of int32, which do not overflow."""
 _COMBINING = ("add", "sub", "min", "max")
 
 

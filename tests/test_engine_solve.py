@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import z3
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine.access.instances import Renaming, sequent
@@ -90,6 +92,49 @@ def test_cvc5_has_ways_for_what_its_first_leaves_open(monkeypatch, name):
     assert {solve(c, solver="cvc5").verdict for c in conditions} == {"proved"}
     monkeypatch.setattr(solvers, "_WAYS", solvers._WAYS[:1])
     assert {solve(c, solver="cvc5").verdict for c in conditions} >= {"unknown"}
+
+
+K, S, B, s, b, lane = z3.Ints("K S B s b lane")
+PRODUCTS = (K * S * b, K * s, B * K * S, S * S * b, K * K)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=5, max_size=5))
+def test_what_is_said_of_products_holds_of_all_integers(values):
+    facts = solvers.products(PRODUCTS)
+    assert len(facts) > 4
+    given_ = [(v, z3.IntVal(value)) for v, value in zip((K, S, B, s, b), values, strict=True)]
+    assert all(z3.is_true(z3.simplify(z3.substitute(fact, *given_))) for fact in facts)
+
+
+def test_a_false_sentence_about_products_would_be_seen():
+    fact = solvers.products(PRODUCTS)[0]
+    wrong = z3.substitute(fact, (fact.arg(0), fact.arg(0).arg(1)))  # without v < w
+    assert solve(condition(wrong)).verdict == "refuted"
+
+
+def rows_of_rows(last: z3.ArithRef) -> Condition:
+    sizes = (K >= 0, S >= 0, B >= 0, s >= 0, s < S, b >= 0, b < B, lane >= 0, lane < 512 * last)
+    return condition(512 * (K * (S * b + s)) + lane < 512 * (B * K * S), *sizes)
+
+
+def test_cvc5_is_told_what_holds_of_products():
+    assert solve(rows_of_rows(K), solver="cvc5").verdict == "proved"
+    assert solve(rows_of_rows(K + 1), solver="cvc5").verdict != "proved"
+
+
+def test_what_cvc5_need_not_divide_is_left_out():
+    of_three, u, v = (z3.BitVec(name, 64) for name in ("of_three", "u", "v"))
+    facts = (of_three / 3 <= u, u >= 0, u < 2**20, v == u ^ 7)
+    held, wrong = condition(v < 2**20, *facts), condition(v < u, *facts)
+    assert len(solvers.without_divisions(held).hypotheses) == 3
+    assert solve(held, solver="cvc5").verdict == "proved"
+    assert solve(wrong, solver="cvc5").verdict != "proved"
+
+
+def test_a_refutation_for_lack_of_a_division_is_none():
+    whole, u = (z3.BitVec(name, 8) for name in ("whole", "u"))
+    facts = (whole / 3 == u, whole >= 0)
+    assert solve(condition(u <= 42, *facts), solver="cvc5").verdict == "proved"
 
 
 def test_cvc5_divides_bits():

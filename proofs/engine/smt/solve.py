@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import cvc5
 import z3
 
 from ..base.conditions import Condition, Outcome, Verdict
+from .bitvectors import subterms
 from .witness import of_cvc5, of_z3
 
 Z3_STEPS = 10_000_000  # rlimit; the conditions of the kernels in the tests need some 100,000 at most
@@ -31,6 +33,9 @@ _WAYS: tuple[Mapping[str, str], ...] = (
     {"fp-exp": "true"},  # floats of 16 bits, which cvc5 calls experimental
 )
 """cvc5's options, one set after the other until it answers: products, cases of large sums, more products, short floats."""
+_DIVISIONS = {
+    getattr(z3, f"Z3_OP_B{name}{suffix}") for name in ("SDIV", "UDIV", "SREM", "UREM", "SMOD") for suffix in ("", "_I")
+}
 _FEW = 200_000  # rlimit, of z3's plain solver; its tactics have the rest, but take longer than small questions do
 
 _VERDICTS: Mapping[str, Verdict] = {"unsat": "proved", "sat": "refuted", "unknown": "unknown"}
@@ -121,9 +126,59 @@ def unsatisfiable(terms: Iterable[z3.BoolRef], steps: int, seed: int = 0) -> boo
     return _asked(_plain(), terms, steps, seed) == "proved"
 
 
+def products(terms: Iterable[z3.ExprRef]) -> list[z3.BoolRef]:
+    """Return what holds of products of integers: g v + g <= g w where v < w and g >= 0.
+
+    For each product g v of the terms and each w of which g w is one too, or divides one.
+    """
+    found: dict[tuple[int, ...], list[z3.ArithRef]] = {}
+    for term in subterms(terms):
+        if z3.is_mul(term) and z3.is_int(term):
+            factors = sorted((f for f in term.children() if not z3.is_int_value(f)), key=lambda f: int(f.get_id()))
+            found[tuple(f.get_id() for f in factors)] = factors
+    facts = []
+    for product in filter(lambda product: len(product) > 1, found.values()):
+        for n, v in enumerate(product):
+            rest = product[:n] + product[n + 1 :]
+            others = {f.get_id(): f for of in found.values() if (left := _divided(of, rest)) for f in left}
+            shared = z3.Product(rest)
+            facts += [
+                z3.Implies(z3.And(v < w, shared >= 0), shared * v + shared <= shared * w)
+                for w in others.values()
+                if not w.eq(v)
+            ]
+    return facts
+
+
+def _divided(product: Iterable[z3.ArithRef], divisor: Iterable[z3.ArithRef]) -> list[z3.ArithRef]:
+    """Return the factors that are left of a product, none if it is not divisible."""
+    left = list(product)
+    for factor in divisor:
+        at = next((n for n, f in enumerate(left) if f.eq(factor)), None)
+        if at is None:
+            return []
+        del left[at]
+    return left
+
+
+def without_divisions(condition: Condition) -> Condition:
+    """Return a condition without the hypotheses that divide bits, which it may not need; it may be refuted for lack of them."""
+    kept = (h for h in condition.hypotheses if not any(t.decl().kind() in _DIVISIONS for t in subterms([h])))
+    return replace(condition, hypotheses=tuple(kept))
+
+
 def _cvc5(condition: Condition, seed: int) -> Answer:
-    script = smt2(condition)
-    answers = (_cvc5_way(script, {"seed": str(seed), "rlimit-per": str(CVC5_STEPS), **way}) for way in _WAYS)
+    """Ask cvc5 in one way after the other: as it is, with what is known of products, and without divisions of bits."""
+    denied = *condition.hypotheses, z3.Not(condition.goal)
+    known = replace(condition, hypotheses=(*condition.hypotheses, *products(map(z3.simplify, denied))))
+    fewer = without_divisions(condition)
+    options = {"seed": str(seed), "rlimit-per": str(CVC5_STEPS)}
+    if len(fewer.hypotheses) < len(condition.hypotheses):
+        answer = _cvc5_way(smt2(fewer), {**options, "rlimit-per": str(10 * CVC5_STEPS)})
+        if answer[0] == "proved":
+            return answer
+    plain, *others = ((condition, way) for way in _WAYS)
+    answers = (_cvc5_way(smt2(asked), {**options, **way}) for asked, way in (plain, (known, {}), *others))
     return next((answer for answer in answers if answer[0] != "unknown"), ("unknown", None))
 
 

@@ -139,16 +139,25 @@ _post_pre_fwd = _define(
 
 def shipped(model: Model) -> Iterator[Kernel]:
     """Yield the kernels that a model launches, each with its config."""
-    from ..kernels import mhc_post, mhc_post_pre, mhc_post_pre_backward, mhc_pre, mhc_pre_backward, sinkhorn
+    from ..kernels import (
+        mhc_post,
+        mhc_post_pre,
+        mhc_post_pre_backward,
+        mhc_pre,
+        mhc_pre_backward,
+        mhc_project,
+        sinkhorn,
+    )
 
     streams = mhc_post.Config(model.streams, model.hidden)
     yield mhc_post.mhc_post_fwd, streams
     yield mhc_post.mhc_post_bwd, streams
     before = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, iterations=model.iterations)
-    for factory in (mhc_pre.mhc_project, mhc_pre.mhc_weigh, mhc_post_pre.mhc_mix, mhc_post_pre.mhc_weigh_norm):
+    projecting = mhc_project.mhc_project, mhc_project.mhc_split, mhc_project.mhc_multiply
+    for factory in (*projecting, mhc_pre.mhc_weigh, mhc_post_pre.mhc_mix, mhc_post_pre.mhc_weigh_norm):
         yield factory, before
     head = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, head=True)
-    for factory in (mhc_pre.mhc_project, mhc_pre.mhc_head_weigh):
+    for factory in (*projecting, mhc_pre.mhc_head_weigh):
         yield factory, head
     yield from mhc_pre_backward.launched(before)
     yield from mhc_pre_backward.launched(head)

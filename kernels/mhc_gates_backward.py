@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import tilelang.language as T
 
-from .mhc_pre import F32, THREADS, Coefficients, Config, normalise
+from .mhc_pre import Coefficients, normalise
+from .mhc_project import F32, THREADS, Config
 
 WARP, GATED = 32, 32  # threads of a block of few numbers; tokens of a block of mhc_gates_bwd
 SUMMED, AHEAD = 64, 16  # chunks of the sums for scale and base; tokens that are read before they are added

@@ -1,12 +1,12 @@
 """The residual streams after a layer, and its backward: a block of threads for each token (formula: reference/mhc.py).
 
 A block takes its columns in steps, 8 columns of all streams to a thread, so that every access to them is of 16 bytes and
-happens once; 4 of more than 4 streams, for which there would not be registers. In the backward a thread also sums the
-products of its columns, one sum for each gradient of a coefficient. In the end these lie side by side in shared memory, and
+happens once; 4 of more than 4 streams, for which there would not be registers. In the backward it is 4 columns, so that more
+blocks have room at once, and a thread also sums the products of its columns, one sum for each gradient of a coefficient. In the end these lie side by side in shared memory, and
 warps add them up, in an order that depends on nothing but the width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import tilelang.language as T
@@ -19,16 +19,17 @@ WARPS = 4
 
 @dataclass(frozen=True)
 class Config:
-    """How many streams there are, how wide they are, and how many threads a block has."""
+    """How many streams there are, how wide they are, how many threads a block has, and how many columns of a thread at most."""
 
     hc: int = 4
     hidden: int = 4096
     threads: int = 32 * WARPS
+    most: int = 8
 
     @property
     def width(self) -> int:
         """Return how many columns a thread takes at once."""
-        return 8 if self.hc <= 4 else 4
+        return min(self.most, 8 if self.hc <= 4 else 4)
 
     @property
     def padded(self) -> int:
@@ -44,6 +45,11 @@ class Config:
     def steps(self) -> int:
         """Return how often it does until it has them all."""
         return -(-self.hidden // self.step)
+
+
+def of_backward(cfg: Config) -> Config:
+    """Return how the backward goes through the columns."""
+    return replace(cfg, most=4)
 
 
 class Columns(NamedTuple):
@@ -133,6 +139,7 @@ def add_up(sums, parts, total):
 
 def mhc_post_bwd(cfg: Config) -> T.PrimFunc:
     """Compute the gradients of the streams, of the layer's result and of the coefficients."""
+    cfg = of_backward(cfg)
     hc, hidden, threads, width = cfg.hc, cfg.hidden, cfg.threads, cfg.width
     tokens = T.dynamic("tokens")
     streams, row_shape = (hc, threads, width), (threads, width)

@@ -16,7 +16,8 @@ import tilelang.language as T
 
 from .build import Launch, aligned, build, planned
 from .mhc_post import Config as Streams
-from .mhc_pre import (
+from .mhc_pre import Coefficients, normalise, normalise_comb, others_of, weights_of
+from .mhc_project import (
     BF16,
     COLUMNS,
     F32,
@@ -25,15 +26,10 @@ from .mhc_pre import (
     THREADS,
     TOKENS,
     WIDTH,
-    Coefficients,
     Config,
     Products,
     add_products,
-    normalise,
-    normalise_comb,
-    others_of,
     store_products,
-    weights_of,
 )
 
 TAKEN = 32  # tokens whose streams a block mixes at once: registers do not hold more

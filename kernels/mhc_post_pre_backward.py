@@ -15,7 +15,7 @@ import tilelang.language as T
 from . import mhc_post, mhc_pre_backward
 from .build import aligned, build
 from .mhc_post_pre import load_all, of_all_columns, square_up, weigh_all
-from .mhc_pre import BF16, F32, Config
+from .mhc_project import BF16, F32, Config
 
 
 @T.macro

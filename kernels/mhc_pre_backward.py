@@ -41,7 +41,7 @@ from .mhc_gates_backward import (
     mhc_normalise,
     mhc_sum_gates,
 )
-from .mhc_pre import (
+from .mhc_project import (
     BF16,
     COLUMNS,
     F32,

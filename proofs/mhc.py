@@ -13,7 +13,7 @@ from typing import Any
 
 from ..kernels import mhc_pre
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.mhc_post import Config, mhc_post_bwd, mhc_post_fwd
+from ..kernels.mhc_post import Config, mhc_post_bwd, mhc_post_fwd, of_backward
 from ..reference import mhc as reference
 from ..reference.contract import Contract
 from .engine.base.report import LAYERS
@@ -64,8 +64,9 @@ def _post(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterato
     of one over the steps, of one over the columns of a thread at a step.
     """
     given = {"hc": cfg.hc, "hidden": cfg.hidden}
-    by_threads = (cfg.hidden, cfg.width, False), (cfg.hidden // cfg.width, cfg.threads, True)
     for factory, contract, of in _POST:
+        width = (of_backward(cfg) if factory is mhc_post_bwd else cfg).width
+        by_threads = (cfg.hidden, width, False), (cfg.hidden // width, cfg.threads, True)
         compare = tiled(of, contract, *by_threads) if "L2" in layers else None
         yield Proof("mhc", factory(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, **more)
 

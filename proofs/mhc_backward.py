@@ -24,7 +24,7 @@ import z3
 from ..kernels import mhc_gates_backward as gates
 from ..kernels import mhc_pre_backward as kernels
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.mhc_pre import COLUMNS, TOKENS
+from ..kernels.mhc_project import COLUMNS, TOKENS
 from ..reference import mhc as reference
 from ..reference.contract import Contract, Elements, Static
 from .attention import at_least

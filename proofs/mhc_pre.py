@@ -3,6 +3,8 @@
 Each is compared with its own step of the formula, in torch:
 
     mhc_project      the products of each split of the columns with fn, and the sums of squares
+    mhc_split        fn, of which rounding leaves nothing over
+    mhc_multiply     the products with the sum of all parts, and the sums of squares
     mhc_weigh        the splits added up, times 1 / sqrt(mean + norm_eps), through scale, base and sigmoids; Sinkhorn of the
                      logits; and the sum of the streams with their weights
 
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..kernels import mhc_pre
+from ..kernels import mhc_pre, mhc_project
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.sinkhorn import NAMES
 from ..reference import mhc as reference
@@ -43,7 +45,7 @@ from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof
 
-Config = mhc_pre.Config
+Config = mhc_project.Config
 Formula = Callable[..., Any]
 Tiling = tuple[int, int, bool]
 F32, BF16 = (torch.float32,), (torch.bfloat16,)
@@ -98,7 +100,7 @@ def weights(cfg: Config) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
 
 def projected(cfg: Config, x: torch.Tensor, fn: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return the products with fn of each split of the columns, its sums of squares, and its products with other rows."""
-    shape = cfg.splits, cfg.tiles, mhc_pre.COLUMNS
+    shape = cfg.splits, cfg.tiles, mhc_project.COLUMNS
     x, fn = x.float().unflatten(-1, shape), fn.view(cfg.rows, cfg.hc, *shape)  # type: ignore[no-untyped-call]
     tiles = [(i, t) for i in range(cfg.hc) for t in range(cfg.tiles)]
     sums = [torch.einsum("nsk,msk->nsm", x[:, i, :, t], fn[:, i, :, t]) for i, t in tiles]
@@ -119,7 +121,7 @@ def sums_of(cfg: Config, elements: Elements = ANY) -> tuple[TensorSpec, TensorSp
     return of_tokens("sums", cfg.splits, cfg.rows), of_tokens("squares", cfg.splits, elements=elements)
 
 
-BY_GROUPS: Tiling = (mhc_pre.COLUMNS, mhc_pre.WIDTH, False)
+BY_GROUPS: Tiling = (mhc_project.COLUMNS, mhc_project.WIDTH, False)
 """How a block sums over the columns of a tile what it does not multiply on tensor cores."""
 
 
@@ -128,23 +130,54 @@ def _project(cfg: Config) -> tuple[Contract, Formula]:
     return contract, lambda x, fn: projected(cfg, x, fn)
 
 
+def parts_of(cfg: Config) -> TensorSpec:
+    """Return the parts of fn, of which those of the rows that fill up are not read."""
+    return TensorSpec("parts", f"{mhc_project.PARTS} {cfg.padded} {cfg.columns}", BF16)
+
+
+def _split(cfg: Config) -> tuple[Contract, Formula]:
+    """Return the contract of ``mhc_split``, and that over the reals all of fn is its first part, zeros where rows fill up."""
+
+    def of(fn: torch.Tensor) -> torch.Tensor:
+        rows = torch.nn.functional.pad(fn, (0, 0, 0, cfg.padded - cfg.rows))
+        part = torch.arange(mhc_project.PARTS, device=fn.device).view(-1, 1, 1)
+        return torch.where(part < 1, rows, 0 * rows)
+
+    return step("mhc_split", (weights(cfg)[0],), (parts_of(cfg),)), of
+
+
+def _multiply(cfg: Config) -> tuple[Contract, Formula]:
+    contract = step("mhc_multiply", (reference.X, parts_of(cfg)), sums_of(cfg))
+    return contract, lambda x, parts: projected(cfg, x, parts[:, : cfg.rows].float().sum(0))
+
+
 def _exact() -> tuple[bool, str]:
-    """Test that a token of which one number is 1 and the others 0 gets a column of fn, bit for bit."""
+    """Test that a token of which one number is 1 and the others 0 gets a column of fn, bit for bit, in both ways."""
     cfg = Config(hc=2, hidden=64)
     generator, wrong, count = torch.Generator().manual_seed(0), 0, 0
     x = torch.eye(cfg.columns, dtype=torch.bfloat16).view(-1, cfg.hc, cfg.hidden)
     for magnitude in (1e-30, 1e-6, 1.0, 1e30):
         fn = torch.randn(cfg.rows, cfg.columns, generator=generator) * magnitude
         sums, squares = torch.empty(cfg.columns, cfg.splits, cfg.rows), torch.empty(cfg.columns, cfg.splits)
-        interpret(mhc_pre.mhc_project(cfg), x, fn, sums, squares)
+        interpret(mhc_project.mhc_project(cfg), x, fn, sums, squares)
         wrong += int((sums.sum(1) != fn.mT).sum()) + int((squares.sum(1) != 1).sum())
+        parts = torch.empty(mhc_project.PARTS, cfg.padded, cfg.columns, dtype=torch.bfloat16)
+        interpret(mhc_project.mhc_split(cfg), fn, parts)
+        wrong += int((parts.double().sum(0)[: cfg.rows] != fn).sum()) + int((parts[:, cfg.rows :] != 0).sum())
         count += fn.numel()
     return wrong == 0, f"{wrong} of {count} elements differ"
 
 
+_PROJECTIONS: dict[Callable[[Config], Any], Callable[[Config], tuple[Contract, Formula]]] = {
+    mhc_project.mhc_project: _project,
+    mhc_project.mhc_split: _split,
+    mhc_project.mhc_multiply: _multiply,
+}
+
+
 EXACT: tuple[Lemma, ...] = (
     Tested("parts", "The three parts of bf16 that a block makes of an fp32 add up to it, for 4096 random numbers of "
-           "magnitudes from 1e-30 to 1e30, as products with 1 in a token of zeros show.", _exact),
+           "magnitudes from 1e-30 to 1e30, as products with 1 in a token of zeros show; so do those of mhc_split.", _exact),
 )  # fmt: skip
 
 
@@ -274,12 +307,13 @@ def _weigh(cfg: Config) -> Contract:
 def reading(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterator[Proof]:
     """Yield the kernels of a layer's input and coefficients, or of the head."""
     given, wide = statics(cfg), "L2" in layers
-    contract, of = _project(cfg)
-    compare = tiled(of, contract, BY_GROUPS) if wide else None
     lemmas = EXACT if wide else ()
-    yield Proof(
-        "mhc", mhc_pre.mhc_project(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, lemmas=lemmas, **more
-    )
+    for factory, claim in _PROJECTIONS.items():
+        contract, of = claim(cfg)
+        compare = tiled(of, contract, BY_GROUPS) if wide else None
+        kernel = factory(cfg)
+        yield Proof("mhc", kernel, contract, given, compare, PASS_CONFIGS, layers=layers, lemmas=lemmas, **more)
+        lemmas = ()
     factory = mhc_pre.mhc_head_weigh if cfg.head else mhc_pre.mhc_weigh
     compare = weighing(cfg, _weigh(cfg)) if wide else None
     yield Proof("mhc", factory(cfg), _weigh(cfg), given, compare, PASS_CONFIGS, layers=layers, **more)

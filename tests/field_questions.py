@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lemmata.kernels import compressor, mhc_pre, mhc_pre_backward
+from lemmata.kernels import compressor, mhc_pre, mhc_pre_backward, mhc_project
 from lemmata.kernels.combine import combine
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import mhc_backward
@@ -181,6 +181,8 @@ def of_projections(p: Proof) -> Question:
     """What is projected of two tokens, or the coefficients' gradients from that, as the claims have it."""
     of = {
         "mhc_project": mhc_proofs._project,
+        "mhc_split": mhc_proofs._split,
+        "mhc_multiply": mhc_proofs._multiply,
         "mhc_project_bwd": mhc_backward._project,
         "mhc_mix": mhc_between._mix,
         "mhc_normalise": mhc_backward._normalise,
@@ -230,7 +232,7 @@ def of_norm_backward(p: Proof) -> Question:
 
 def of_reading_backward(p: Proof) -> Question:
     """A tile of tokens and a part of another, in chunks that take turns, some of them empty; of streams of one tile's width."""
-    cfg = replace(config_of(p), hidden=mhc_pre.COLUMNS)
+    cfg = replace(config_of(p), hidden=mhc_project.COLUMNS)
     tokens = 70
 
     def reference(grad_y: Any, x: Any, fn: Any, pre: Any, grad_u: Any, shrink: Any) -> Any:
@@ -250,7 +252,7 @@ def of_reading_backward(p: Proof) -> Question:
 
 def of_added_chunks(p: Proof) -> Question:
     """The sums of chunks for streams of one tile's width."""
-    cfg = replace(config_of(p), hidden=mhc_pre.COLUMNS)
+    cfg = replace(config_of(p), hidden=mhc_project.COLUMNS)
     factory, contract, of = mhc_backward._add_chunks(cfg)
     statics = {**p.statics, "hidden": cfg.hidden}
     return {"kernel": factory(cfg), "contract": contract, "reference": of, "sizes": {}, "statics": statics}
@@ -383,8 +385,11 @@ def of_listed_gradients(p: Proof) -> Question:
 
 QUESTIONS: dict[str, Callable[[Proof], Question]] = {
     **dict.fromkeys(("mhc_post_fwd", "mhc_post_bwd"), of_streams),
-    **dict.fromkeys(("mhc_project", "mhc_project_bwd", "mhc_mix", "mhc_add_gates"), of_projections),
-    **dict.fromkeys(("mhc_normalise", "mhc_head_normalise", "mhc_gates_bwd", "mhc_head_gates_bwd"), of_projections),
+    **dict.fromkeys(
+        ("mhc_project", "mhc_split", "mhc_multiply", "mhc_project_bwd", "mhc_mix", "mhc_add_gates"), of_projections
+    ),
+    **dict.fromkeys(("mhc_normalise", "mhc_head_normalise"), of_projections),
+    **dict.fromkeys(("mhc_gates_bwd", "mhc_head_gates_bwd"), of_projections),
     **dict.fromkeys(("mhc_weigh", "mhc_head_weigh", "mhc_weigh_norm"), of_weighing),
     "mhc_norm_bwd": of_norm_backward,
     **{"mhc_read_bwd": of_reading_backward, "mhc_add_chunks": of_added_chunks, "mhc_sum_gates": of_gate_sums},

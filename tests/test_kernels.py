@@ -22,6 +22,7 @@ from lemmata.kernels import (
     mhc_post_pre_backward,
     mhc_pre,
     mhc_pre_backward,
+    mhc_project,
     sinkhorn,
     sparse_attention_config,
     topk,
@@ -54,7 +55,8 @@ def streams_of(*sizes: tuple[int, int]) -> list[Kernel]:
     """The kernels of hyper-connections for some numbers of streams and widths."""
     of_streams = mhc_post.mhc_post_fwd, mhc_post.mhc_post_bwd
     between = mhc_post_pre.mhc_mix, mhc_post_pre.mhc_weigh_norm, mhc_post_pre_backward.mhc_norm_bwd
-    reading = mhc_pre.mhc_project, mhc_pre.mhc_weigh, *between
+    projecting = mhc_project.mhc_project, mhc_project.mhc_split, mhc_project.mhc_multiply
+    reading = *projecting, mhc_pre.mhc_weigh, *between
     found: list[Kernel] = []
     for size in sizes:
         found += [(factory, mhc_post.Config(*size)) for factory in of_streams]

@@ -236,12 +236,46 @@ def test_chunks_of_tokens() -> None:
 
 def test_the_projection_runs_on_tensor_cores() -> None:
     resources = pytest.importorskip("lemmata.bench.resources")
-    kernels: Any = importlib.import_module("lemmata.kernels.mhc_pre")
+    kernels: Any = importlib.import_module("lemmata.kernels.mhc_project")
     from lemmata.kernels.build import PASS_CONFIGS
 
-    text = resources.cuda_source(kernels.mhc_project(kernels.Config()), PASS_CONFIGS)
-    assert resources.tile_operations(text) == {"wgmma_ss kBFloat16"}
-    assert ", 64, 32, 16, false" in text, "all coefficients in one product"
+    for kernel in (kernels.mhc_project, kernels.mhc_multiply):
+        text = resources.cuda_source(kernel(kernels.Config()), PASS_CONFIGS)
+        found = resources.tile_operations(text)
+        assert {name for name in found if "mma" in name} == {"wgmma_ss kBFloat16"}
+        assert ", 64, 32, 16, false" in text, "all coefficients in one product"
+
+
+def test_parts_made_once_give_the_same_sums() -> None:
+    """Of two blocks of tokens, as the interpreter runs both ways; other parts would give others."""
+    run: Any = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
+    kernels: Any = importlib.import_module("lemmata.kernels.mhc_project")
+    cfg = kernels.Config(2, 192)
+    x, fn, *_ = call_of(70, 2, 192, 8)
+    parts = torch.empty(kernels.PARTS, cfg.padded, cfg.columns, dtype=torch.bfloat16)
+    ours, theirs, wrong = ((torch.empty(70, cfg.splits, cfg.rows), torch.empty(70, cfg.splits)) for _ in range(3))
+    run(kernels.mhc_project(cfg), x, fn, *ours)
+    run(kernels.mhc_split(cfg), fn, parts)
+    run(kernels.mhc_multiply(cfg), x, parts, *theirs)
+    assert all(map(torch.equal, ours, theirs))
+    run(kernels.mhc_multiply(cfg), x, parts.roll(1, 1), *wrong)
+    assert not torch.equal(ours[0], wrong[0])
+    assert torch.equal(ours[1], wrong[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hidden", [192, 4096])
+def test_few_tokens_and_many_have_the_same_bits(hidden: int) -> None:
+    many: int = importlib.import_module("lemmata.kernels.mhc_project").MANY
+    x, *weights = (t.cuda() for t in call_of(many + 70, 4, hidden, 24))
+    of_head = weights[0][:4], weights[1][:1], weights[2][:4]
+    op: Callable[..., Any]
+    for op, given in ((lemmata.mhc_pre, weights), (lemmata.mhc_head, of_head)):
+        whole, few = op(x, *given), op(x[: many - 1], *given)
+        pairs = zip(whole, few, strict=True) if isinstance(whole, tuple) else [(whole, few)]
+        for ours, theirs in pairs:
+            assert torch.equal(ours[: many - 1], theirs)
+            assert not torch.equal(ours[1:many], theirs), "another token's"
 
 
 def test_no_tokens_launch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +301,7 @@ def test_no_tokens_launch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_interpreter_agrees_with_the_compiled_kernels() -> None:
     """What the proofs take the projection to mean is what the compiled one does, to the rounding of tensor cores."""
     run: Any = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
-    kernels: Any = importlib.import_module("lemmata.kernels.mhc_pre")
+    kernels: Any = importlib.import_module("lemmata.kernels.mhc_project")
     from lemmata.kernels.build import build
 
     cfg = kernels.Config(hidden=192)

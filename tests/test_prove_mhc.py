@@ -24,7 +24,7 @@ def mhc_proofs() -> list[Any]:
     """All of them: at each run those of the width that Flash has, but for the head's; the others by make test-all."""
     found = by_name()
     tried = {name for name in found if name.endswith((SHIPPED, f"{SHIPPED} chunks=4"))}
-    assert len(tried) == 14
+    assert len(tried) == 16
     return [
         pytest.param(proof, id=name, marks=[] if name in tried else pytest.mark.exhaustive)
         for name, proof in found.items()
@@ -68,6 +68,10 @@ PLANTED = [  # the kernel, the error by a part of its name, the layer that sees 
                  id="the last token forgotten"),
     pytest.param("mhc_project", "index+1 @ x[", "L0", "bounds", id="the next token"),
     pytest.param("mhc_project", "dropped statement @ parts[i, 1, m, k] = ", "L2", "", id="a part of fn is not written"),
+    pytest.param("mhc_split", "dropped statement @ parts[1,", "L1", "coverage", id="the second part is not written"),
+    pytest.param("mhc_split", "off by one @ m < 24", "L0", "bounds", id="a row of fn that is none"),
+    pytest.param("mhc_multiply", "dropped statement @ T.fence_proxy_async", "L1", "async", id="no fence behind the last tile"),
+    pytest.param("mhc_multiply", "constant @ n % 4", "L2", "", id="tiles of other streams"),
     pytest.param("mhc_weigh", "index+1 @ sums[", "L0", "bounds", id="sums of the next token"),
     pytest.param("mhc_weigh", "dropped operand @ acc[", "L2", "equivalence", id="the last stream alone"),
     pytest.param("mhc_weigh", "dropped operand @ v[j] + p[i, j] * r[i] -> p[i, j] * r[i]", "L2", "", id="no sums of columns"),

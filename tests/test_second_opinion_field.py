@@ -14,7 +14,7 @@ import torch
 
 from claims import proofs
 from field_questions import QUESTIONS, Question, config_of, of_attention, of_sinkhorn, of_weighing, offsets
-from lemmata.kernels import mhc_pre
+from lemmata.kernels import mhc_pre, mhc_project
 from lemmata.kernels.sinkhorn import Config as SinkhornConfig
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.operators import OPERATORS
@@ -42,12 +42,12 @@ def name(p: Proof) -> str:
     return str(p.kernel.attrs["global_symbol"])
 
 
-IN_SPLITS = "mhc_project", "mhc_project_bwd", "mhc_weigh", "mhc_mix", "mhc_weigh_norm"
+IN_SPLITS = "mhc_project", "mhc_split", "mhc_multiply", "mhc_project_bwd", "mhc_weigh", "mhc_mix", "mhc_weigh_norm"
 
 
 def narrower(p: Proof) -> Proof:
     """The same kernel for streams of four splits of the columns, of which those that ship have 32."""
-    cfg = replace(config_of(p), hidden=8 * mhc_pre.COLUMNS)
+    cfg = replace(config_of(p), hidden=8 * mhc_project.COLUMNS)
     assert cfg.tiles == config_of(p).tiles, "a split is of as many tiles"
     return next(q for q in in_splits(cfg) if name(q) == name(p))
 

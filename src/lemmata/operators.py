@@ -65,7 +65,13 @@ _CSA = "csa:csa_fwd", "combine:combine", "csa:csa_bwd", *_SUMS, "gradient_sums:s
 _HCA = "hca:hca_fwd", "combine:combine", "hca:hca_bwd", *_SUMS, "gradient_sums:sum_visible"
 _SWA = "hca:hca_fwd", "hca:hca_bwd", *_SUMS
 _SCORES = "indexer:indexer_scores", "indexer:indexer_scores_fp8"
-_READING = "mhc_pre:mhc_project", "mhc_pre:mhc_weigh", "mhc_pre:mhc_head_weigh"
+_READING = (
+    "mhc_project:mhc_project",
+    "mhc_project:mhc_split",
+    "mhc_project:mhc_multiply",
+    "mhc_pre:mhc_weigh",
+    "mhc_pre:mhc_head_weigh",
+)
 _READING_BWD = (
     "mhc_pre_backward:mhc_project_bwd",
     "mhc_gates_backward:mhc_normalise",

@@ -152,16 +152,16 @@ def shipped(model: Model) -> Iterator[Kernel]:
     streams = mhc_post.Config(model.streams, model.hidden)
     yield mhc_post.mhc_post_fwd, streams
     yield mhc_post.mhc_post_bwd, streams
-    before = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, iterations=model.iterations)
+    before = mhc_project.Config(model.streams, model.hidden, model.eps, model.norm_eps, iterations=model.iterations)
     projecting = mhc_project.mhc_project, mhc_project.mhc_split, mhc_project.mhc_multiply
     for factory in (*projecting, mhc_pre.mhc_weigh, mhc_post_pre.mhc_mix, mhc_post_pre.mhc_weigh_norm):
         yield factory, before
-    head = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps, head=True)
+    head = mhc_project.Config(model.streams, model.hidden, model.eps, model.norm_eps, head=True)
     for factory in (*projecting, mhc_pre.mhc_head_weigh):
         yield factory, head
     yield from mhc_pre_backward.launched(before)
     yield from mhc_pre_backward.launched(head)
-    between = mhc_pre.Config(model.streams, model.hidden, model.eps, model.norm_eps)
+    between = mhc_project.Config(model.streams, model.hidden, model.eps, model.norm_eps)
     yield mhc_post_pre_backward.mhc_norm_bwd, between
     yield sinkhorn.sinkhorn_bwd, sinkhorn.Config(model.streams, model.iterations, model.eps)
 

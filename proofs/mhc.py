@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..kernels import mhc_pre
+from ..kernels import mhc_project
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.mhc_post import Config, mhc_post_bwd, mhc_post_fwd, of_backward
 from ..reference import mhc as reference
@@ -76,7 +76,7 @@ def _every(
 ) -> Iterator[Proof]:
     """Yield all kernels for a number of streams and a width, the backward's with these numbers of chunks."""
     yield from _post(cfg, layers, **more)
-    before = mhc_pre.Config(cfg.hc, cfg.hidden)
+    before = mhc_project.Config(cfg.hc, cfg.hidden)
     yield from between(before, layers, **more)
     for head in (False, True):
         reads = replace(before, head=head)

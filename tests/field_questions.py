@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lemmata.kernels import compressor, mhc_pre, mhc_pre_backward, mhc_project
+from lemmata.kernels import compressor, mhc_pre_backward, mhc_project
 from lemmata.kernels.combine import combine
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs import mhc_backward
@@ -171,10 +171,10 @@ def of_streams(p: Proof) -> Question:
     return {"reference": of[p.contract.op], "sizes": {"tokens": 2}}
 
 
-def config_of(p: Proof) -> mhc_pre.Config:
+def config_of(p: Proof) -> mhc_project.Config:
     """What the kernel is made for."""
     hc, hidden, chunks = (int(p.statics.get(name, 1)) for name in ("hc", "hidden", "chunks"))
-    return mhc_pre.Config(hc, hidden, head="head" in p.statics, chunks=chunks)
+    return mhc_project.Config(hc, hidden, head="head" in p.statics, chunks=chunks)
 
 
 def of_projections(p: Proof) -> Question:

@@ -60,10 +60,10 @@ def streams_of(*sizes: tuple[int, int]) -> list[Kernel]:
     found: list[Kernel] = []
     for size in sizes:
         found += [(factory, mhc_post.Config(*size)) for factory in of_streams]
-        found += [(factory, mhc_pre.Config(*size)) for factory in reading]
-        found.append((mhc_pre.mhc_head_weigh, mhc_pre.Config(*size, head=True)))
-        found += mhc_pre_backward.launched(mhc_pre.Config(*size))
-        found += mhc_pre_backward.launched(mhc_pre.Config(*size, head=True))
+        found += [(factory, mhc_project.Config(*size)) for factory in reading]
+        found.append((mhc_pre.mhc_head_weigh, mhc_project.Config(*size, head=True)))
+        found += mhc_pre_backward.launched(mhc_project.Config(*size))
+        found += mhc_pre_backward.launched(mhc_project.Config(*size, head=True))
     return found
 
 

@@ -12,7 +12,7 @@ from tilelang import tvm
 
 import lowering
 import tracing
-from lemmata.kernels import mhc_pre, mhc_project
+from lemmata.kernels import mhc_project
 from lemmata.kernels.build import PASS_CONFIGS
 from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.sparse_attention_config import Config
@@ -75,7 +75,7 @@ def test_what_is_lowered_at_once_is_not_kept(tmp_path: Path) -> None:
 
 KERNELS = [
     *((csa_fwd, Config(H=H, D=D, splits=splits)) for H, D, splits in ((8, 64, 1), (64, 512, 1), (64, 512, 3))),
-    *((mhc_project.mhc_project, mhc_pre.Config(hc)) for hc in (2, 4)),
+    *((mhc_project.mhc_project, mhc_project.Config(hc)) for hc in (2, 4)),
     *((lambda factor: doubled(factor), factor) for factor in (2.0, 3.0)),
 ]
 

@@ -14,7 +14,7 @@ import torch
 
 from claims import proofs
 from field_questions import QUESTIONS, Question, config_of, of_attention, of_sinkhorn, of_weighing, offsets
-from lemmata.kernels import mhc_pre, mhc_project
+from lemmata.kernels import mhc_project
 from lemmata.kernels.sinkhorn import Config as SinkhornConfig
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.operators import OPERATORS
@@ -52,7 +52,7 @@ def narrower(p: Proof) -> Proof:
     return next(q for q in in_splits(cfg) if name(q) == name(p))
 
 
-def in_splits(cfg: mhc_pre.Config) -> list[Proof]:
+def in_splits(cfg: mhc_project.Config) -> list[Proof]:
     """The proofs of what takes the columns in splits, among others."""
     return [*mhc.reading(cfg), *mhc_backward.backward(cfg), *mhc_post_pre.between(cfg)]
 
@@ -70,7 +70,7 @@ def proved_equal() -> list[Any]:
         return [exhaustive] if any(other) else []
 
     every = [p for op in OPERATORS for p in proofs(op) if "L2" in p.claimed()]
-    shipped = mhc_pre.Config()
+    shipped = mhc_project.Config()
     every += [narrower(p) for p in in_splits(shipped) if name(p) in IN_SPLITS]
     found = {p.name: p for p in reversed(every)}  # one operator may have another's kernel
     return [pytest.param(p, id=p.name, marks=marks(p)) for p in reversed(found.values())]
@@ -117,7 +117,7 @@ def test_entries_in_another_order_are_told(kernel: str) -> None:
 
 @pytest.mark.parametrize("factor", [lambda s: s, lambda s: s.sqrt()], ids=["a root for its inverse", "no norm"])
 def test_coefficients_with_another_norm_are_told(factor: Callable[[Any], Any]) -> None:
-    (proof,) = (p for p in mhc.reading(mhc_pre.Config(head=True)) if p.contract.op == "mhc_head_weigh")
+    (proof,) = (p for p in mhc.reading(mhc_project.Config(head=True)) if p.contract.op == "mhc_head_weigh")
     asked = of_weighing(proof)
 
     def wrong(x: Any, sums: Any, squares: Any, *others: Any) -> Any:

@@ -234,7 +234,10 @@ def mhc_multiply(cfg: Config) -> T.PrimFunc:
                 for p in T.unroll(PARTS):
                     if p < 1:
                         T.fence_proxy_async()  # TileLang's own is missing behind the last tile
-                    T.gemm(x_shared, parts_shared[p, :, :], acc, transpose_B=True, policy=T.GemmWarpPolicy.FullRow)
+                    T.wgmma_gemm(x_shared, parts_shared[p, :, :], acc, transpose_B=True)
+                    if p == PARTS - 1:
+                        T.wait_wgmma(0)  # in the loop, so that no copy of a further tile comes before it
+                        T.warpgroup_fence_operand(acc, num_regs=TOKENS * cfg.padded // THREADS)
                 add_squares(x_shared, square)
             store_products(cfg, Products(x_shared, parts_shared, acc, square), block, split, sums, squares)
 

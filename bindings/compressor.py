@@ -14,6 +14,7 @@ from ..operators import Kernel
 from ..reference import compressor as reference
 from ..reference.contract import Contract, TensorSpec
 from ..reference.packed import CU_SEQLENS, packed
+from .compressor_step import compress_step as compress_step
 from .flops import Shape
 from .offset import for_each_document, for_each_sequence
 from .packed import on_host, runs

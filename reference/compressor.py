@@ -119,6 +119,11 @@ def pool(x: Given, T: int) -> Pooled:
     there = own | before.unsqueeze(-1).unsqueeze(-1)
     values, logits = x.kv[:, row.clamp(0)], x.gate[:, row.clamp(0)] + x.ape[place + x.ratio * (place < 0).long()]
     values, logits = (torch.where(own, t[..., -x.D :], t[..., : x.D]) for t in (values, logits))
+    return weighted(values, logits, there)
+
+
+def weighted(values: Tensor, logits: Tensor, there: Tensor) -> Pooled:
+    """Weigh candidates [B, T, n, D] by the softmax of their logits; what is not there counts for nothing."""
     values = values.masked_fill(~there, 0.0)
     weights = logits.masked_fill(~there, float("-inf")).softmax(2)
     return Pooled(values, weights, (values * weights).sum(2))

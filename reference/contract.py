@@ -78,14 +78,16 @@ class Static:
 class Elements:
     """What the elements of a tensor may hold: ``low <= x < high`` for integers.
 
-    For floats: ``low <= x <= high``, finite, nonnegative or any. ``high`` of integers may name a size. Elements are hypotheses
-    of the proofs and inputs of the tests; no binding reads a tensor's data to check them.
+    For floats: ``low <= x <= high``, finite, nonnegative or any. ``high`` of integers may name a size. ``distinct`` names a
+    size: of the integers from 0 to below it none comes twice; others may. Elements are hypotheses of the proofs and inputs of
+    the tests; no binding reads a tensor's data to check them.
     """
 
     low: int | None = None
     high: int | str | None = None
     finite: bool = False
     nonnegative: bool = False
+    distinct: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,12 @@ class Contract:
             raise ValueError(f"{self.op}: shape {spec.shape!r} of {spec.name} uses undeclared {sorted(unknown)}")
         if isinstance(spec.elements.high, str) and spec.elements.high not in self.sizes:
             raise ValueError(f"{self.op}: {spec.name}: expected elements below a size, got {spec.elements.high!r}")
+        if spec.elements.distinct not in (None, *self.sizes) or (
+            spec.elements.distinct and spec.dtypes[0].is_floating_point
+        ):
+            raise ValueError(
+                f"{self.op}: {spec.name}: expected distinct integers below a size, got {spec.elements.distinct!r}"
+            )
 
     @classmethod
     def of(

@@ -100,7 +100,7 @@ OPERATORS = {
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), (*_LOSS, *_LOSS_BWD)),
-        Operator("compressor", "KV compressor", ("compress",), _COMPRESSOR),
+        Operator("compressor", "KV compressor", ("compress", "compress_step"), _COMPRESSOR),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA, ("csa_shard_bwd",)),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA, ("hca_shard_bwd",)),
         Operator("swa", "Sliding-window attention", ("swa",), _SWA, ("swa_shard_bwd",)),

@@ -14,8 +14,8 @@ from .offset import for_each_sequence
 from .registry import check, define, plain
 
 _SCHEMA = (
-    "(Tensor kv, Tensor gate, Tensor ape, Tensor norm_weight, Tensor rotation, Tensor(a!) state, Tensor(b!) cache, Tensor table,"
-    " Tensor slots, Tensor offset, float eps) -> ()"
+    "(Tensor kv, Tensor gate, Tensor ape, Tensor norm_weight, Tensor rotation, Tensor(a!) state, Tensor(b!) cache,"
+    " Tensor table, Tensor slots, Tensor offset, float eps) -> ()"
 )
 
 

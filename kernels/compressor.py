@@ -71,18 +71,20 @@ class Config:
 
 
 class Entry(NamedTuple):
-    """Where a block works: the entry, its sequence, its first token's row, and whether there is a block before it."""
+    """Where a block works: the entry, its sequence, its first token's row, whether there is a block before it, its position."""
 
     cfg: Config
     i: Any
     b: Any
     row: Any
     before: Any
+    position: Any
 
 
 def entry(cfg: Config, i: Any, b: Any, offset: Any) -> Entry:
     """Return where the block of an entry works."""
-    return Entry(cfg, i, b, cfg.past + i * cfg.ratio, offset[b] + (i - 1) * cfg.ratio >= 0 if cfg.past else i >= 1)
+    before = offset[b] + (i - 1) * cfg.ratio >= 0 if cfg.past else i >= 1
+    return Entry(cfg, i, b, cfg.past + i * cfg.ratio, before, offset[b] + i * cfg.ratio)
 
 
 class Candidates(NamedTuple):
@@ -162,21 +164,21 @@ def mean_square(cfg, x, mean):
 
 
 @T.macro
-def load_angles(at, rotation, offset, cos, sin):
+def load_angles(at, rotation, cos, sin):
     """Read the angles of the entry's position, those of no rotation if that has no row."""
     cfg, count = at.cfg, at.cfg.width // 2
     for t, k in T.Parallel(cfg.turning, count):
-        position = offset[at.b] + at.i * cfg.ratio
+        position = at.position
         row = T.max(T.min(position, rotation.shape[0] - 1), 0)
         cos[t, k] = T.if_then_else(position < rotation.shape[0], rotation[row, t * count + k, 0], 1)
     for t, k in T.Parallel(cfg.turning, count):
-        position = offset[at.b] + at.i * cfg.ratio
+        position = at.position
         row = T.max(T.min(position, rotation.shape[0] - 1), 0)
         sin[t, k] = T.if_then_else(position < rotation.shape[0], rotation[row, t * count + k, 1], 0)
 
 
 @T.macro
-def finish(at, x, norm_weight, rotation, offset, out):
+def finish(at, x, norm_weight, rotation, out):
     """Normalise what was pooled and rounded, round, rotate the last channels, and write the entry."""
     cfg, width = at.cfg, at.cfg.width
     mean, still = T.alloc_fragment((1,), F32), cfg.threads - cfg.turning
@@ -190,7 +192,7 @@ def finish(at, x, norm_weight, rotation, offset, out):
         else:
             tail[t - still, j] = y[t, j]
     cos, sin = (T.alloc_fragment((cfg.turning, width // 2), F32) for _ in range(2))
-    load_angles(at, rotation, offset, cos, sin)
+    load_angles(at, rotation, cos, sin)
     for h in T.unroll(2):
         for t, k in T.Parallel(cfg.turning, width // 2):
             a, b = T.cast(tail[t, 2 * k], F32), T.cast(tail[t, 2 * k + 1], F32)
@@ -230,7 +232,7 @@ def compress_fwd(cfg: Config) -> T.PrimFunc:
             for t, j in T.Parallel(*shape):
                 pooled[b, i, t * cfg.width + j] = rounded[t, j]
             T.copy(rounded, x)
-            finish(at, x, norm_weight, rotation, offset, out)
+            finish(at, x, norm_weight, rotation, out)
 
     return compress_fwd
 
@@ -305,7 +307,7 @@ def compress_norm(cfg: Config) -> T.PrimFunc:
             x = T.alloc_fragment((cfg.threads, cfg.width), F32)
             for t, j in T.Parallel(cfg.threads, cfg.width):
                 x[t, j] = pooled[b, i, t * cfg.width + j]
-            finish(at, x, norm_weight, rotation, offset, out)
+            finish(at, x, norm_weight, rotation, out)
 
     return compress_norm
 

@@ -141,7 +141,10 @@ def compress_step(
     eps: float = 1e-6,
     dtype: torch.dtype = BF16,
 ) -> None:
-    """Write the entries that the tokens [offset, offset + S) of each sequence finish, rounded to ``dtype``, and keep their rows."""
+    """Write the entries that the tokens [offset, offset + S) of each sequence finish, and keep the tokens' rows.
+
+    Entries are rounded to ``dtype``.
+    """
     x = Step(kv, gate, ape, norm_weight, rotation, state, cache, table, slots, offset)
     S, states = kv.shape[1], state.shape[0]
     active = (slots >= 0) & (slots < states) & (offset >= 0)

@@ -193,15 +193,20 @@ _packed_fwd = define(
 
 
 def shipped(model: Model) -> Iterator[Kernel]:
-    """Yield the kernels that a model launches, each with its config: those of attention and of the indexer."""
+    """Yield the kernels that a model launches, each with its config: those of attention and of the indexer.
+
+    Those of steps are for states that have room for 8 tokens besides the candidates of an entry.
+    """
     from ..kernels.compressor import Config, forward_kernels
     from ..kernels.compressor_backward import backward_kernels
+    from ..kernels.compressor_step import shipped_steps as steps
 
     kinds = (model.csa_ratio, model.head_dim), (model.hca_ratio, model.head_dim), (model.csa_ratio, model.index_dim)
     for ratio, width in kinds:
         cfg = Config(ratio, width, ratio == model.csa_ratio, eps=model.norm_eps)
         yield from forward_kernels(cfg)
         yield from backward_kernels(cfg)
+        yield from steps(cfg)
 
 
 def _positions(rotation: Tensor, offset: int, entries: int, ratio: int) -> None:

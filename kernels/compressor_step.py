@@ -34,10 +34,12 @@ from .compressor import (
 )
 from .compressor import table as angles
 
+ROOM = 8  # tokens of a state besides the candidates of an entry
+
 
 @dataclass(frozen=True)
 class Config(compressor.Config):
-    """Those of ``compress``, with no row of the past; the rows of a state, and whether a call's rows are kept beside entries."""
+    """Those of ``compress``, with no row of the past; the rows of a state; whether the first kernel keeps the call's rows."""
 
     capacity: int = 16
     keeps: bool = True
@@ -119,15 +121,15 @@ def load_block(at, x, slot, ape, before, of):
 
 
 @T.macro
-def keep_rows(cfg, b, q, x, to):
-    """Keep the row of token q of the call, of which each thread has a few channels."""
+def keep_row(cfg, b, q, place, x, slot):
+    """Keep the row of token q of the call in a place of the state; each thread has a few channels."""
     for h in T.unroll(cfg.halves):
         for t, j in T.Parallel(cfg.threads, cfg.width):
-            c, place = h * cfg.D + t * cfg.width + j, (to.start[0] + q) % cfg.capacity
-            x.state[to.slot[0], place, 0, c] = x.kv[b, q, c]
+            c = h * cfg.D + t * cfg.width + j
+            x.state[slot[0], place, 0, c] = x.kv[b, q, c]
         for t, j in T.Parallel(cfg.threads, cfg.width):
-            c, place = h * cfg.D + t * cfg.width + j, (to.start[0] + q) % cfg.capacity
-            x.state[to.slot[0], place, 1, c] = x.gate[b, q, c]
+            c = h * cfg.D + t * cfg.width + j
+            x.state[slot[0], place, 1, c] = x.gate[b, q, c]
 
 
 def compress_step(cfg: Config) -> T.PrimFunc:
@@ -150,10 +152,8 @@ def compress_step(cfg: Config) -> T.PrimFunc:
         offset: T.Tensor((B,), I32),
     ):
         with T.Kernel(T.ceildiv(S, cfg.ratio), B, threads=cfg.threads) as (i, b):
-            x, to = (
-                Given(kv, gate, state, cache, table, slots, offset),
-                Place(*(T.alloc_local((1,), I32) for _ in range(4))),
-            )
+            x = Given(kv, gate, state, cache, table, slots, offset)
+            to = Place(*(T.alloc_local((1,), I32) for _ in range(4)))
             locate(cfg, i, b, x, to)
             if to.page[0] >= 0 and to.page[0] < pages:
                 at = own_block(cfg, b, to)
@@ -172,7 +172,8 @@ def compress_step(cfg: Config) -> T.PrimFunc:
             if cfg.keeps:
                 for r in T.unroll(cfg.ratio):
                     if to.slot[0] >= 0 and i * cfg.ratio + r < S:
-                        keep_rows(cfg, b, i * cfg.ratio + r, x, to)
+                        q = i * cfg.ratio + r
+                        keep_row(cfg, b, q, (to.start[0] + q) % cfg.capacity, x, to.slot)
 
     return compress_step
 
@@ -237,10 +238,8 @@ def compress_step_pool(cfg: Config) -> T.PrimFunc:
         pooled: T.Tensor((B, L, cfg.D), BF16),
     ):
         with T.Kernel(L, B, cfg.D // (LANES * WIDTH), threads=GROUPS * LANES) as (i, b, part):
-            x, to = (
-                Given(kv, gate, state, cache, table, slots, offset),
-                Place(*(T.alloc_local((1,), I32) for _ in range(4))),
-            )
+            x = Given(kv, gate, state, cache, table, slots, offset)
+            to = Place(*(T.alloc_local((1,), I32) for _ in range(4)))
             locate(cfg, i, b, x, to)
             if to.page[0] >= 0 and to.page[0] < pages:
                 at = own_block(cfg, b, to)
@@ -250,9 +249,8 @@ def compress_step_pool(cfg: Config) -> T.PrimFunc:
                 pool_slice(cfg, of, total, acc)
                 for t, j in T.Parallel(*shape):
                     pooled[b, i, part * LANES * WIDTH + t * WIDTH + j] = acc[t, j] / total[t, j]
-            if cfg.keeps:
-                if to.slot[0] >= 0:
-                    keep_slices(cfg, i, b, part * LANES * WIDTH, x, to)
+            if cfg.keeps and to.slot[0] >= 0:
+                keep_slices(cfg, i, b, part * LANES * WIDTH, x, to)
 
     return compress_step_pool
 
@@ -280,10 +278,8 @@ def compress_step_norm(cfg: Config) -> T.PrimFunc:
         offset: T.Tensor((B,), I32),
     ):
         with T.Kernel(L, B, threads=cfg.threads) as (i, b):
-            x, to = (
-                Given(kv, kv, state, cache, table, slots, offset),
-                Place(*(T.alloc_local((1,), I32) for _ in range(4))),
-            )
+            x = Given(kv, kv, state, cache, table, slots, offset)
+            to = Place(*(T.alloc_local((1,), I32) for _ in range(4)))
             locate(cfg, i, b, x, to)
             if to.page[0] >= 0 and to.page[0] < pages:
                 mean = T.alloc_fragment((cfg.threads, cfg.width), F32)
@@ -307,24 +303,32 @@ def compress_keep(cfg: Config) -> T.PrimFunc:
         offset: T.Tensor((B,), I32),
     ):
         with T.Kernel(T.min(S, cfg.capacity), B, threads=cfg.threads) as (i, b):
-            x, to = (
-                Given(kv, gate, state, None, None, slots, offset),
-                Place(*(T.alloc_local((1,), I32) for _ in range(4))),
-            )
-            to.start[0] = offset[b]
-            to.slot[0] = T.if_then_else(slots[b] < states and to.start[0] >= 0, slots[b], -1)
-            if to.slot[0] >= 0:
-                keep_rows(cfg, b, S - 1 - i, x, to)
+            x = Given(kv, gate, state, None, None, slots, offset)
+            slot, place = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
+            slot[0] = T.if_then_else(slots[b] < states and offset[b] >= 0, slots[b], -1)
+            place[0] = (offset[b] + S) % cfg.capacity - 1 - i  # of the i-th from the last
+            if slot[0] >= 0:
+                keep_row(cfg, b, S - 1 - i, T.if_then_else(place[0] < 0, place[0] + cfg.capacity, place[0]), x, slot)
 
     return compress_keep
 
 
 def step_kernels(cfg: Config) -> Iterator[tuple[Any, Config]]:
     """Yield the kernels of a call with these parameters, in their order."""
-    for factory in (compress_step,) if cfg.few else (compress_step_pool, compress_step_norm):
-        yield factory, cfg
+    if cfg.few:
+        yield compress_step, cfg
+    else:
+        yield compress_step_pool, cfg
+        yield compress_step_norm, replace(cfg, keeps=True)
     if not cfg.keeps:
         yield compress_keep, cfg
+
+
+def shipped_steps(cfg: compressor.Config) -> Iterator[tuple[Any, Config]]:
+    """Yield the kernels of steps with the parameters of entries, short and long, for states with room for some tokens more."""
+    given = cfg.ratio, cfg.D, cfg.overlap, cfg.pairs
+    for keeps in (True, False):
+        yield from step_kernels(Config(*given, eps=cfg.eps, capacity=cfg.candidates + ROOM, keeps=keeps))
 
 
 @planned
@@ -336,7 +340,7 @@ def _plan(cfg: Config) -> list[Launch]:
 @planned
 def _plan_keep(cfg: Config) -> Launch:
     """Return the kernel that keeps rows."""
-    return build(compress_keep, cfg)
+    return build(compress_keep, replace(cfg, keeps=False))
 
 
 def config(kv, ape, norm_weight, rotation, state, eps: float) -> Config:

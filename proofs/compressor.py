@@ -26,6 +26,7 @@ from ..reference import compressor as reference
 from ..reference.compressor import BF16, F32, STATICS
 from ..reference.contract import Contract, Size, Static, TensorSpec
 from ..reference.indexer import OFFSETS
+from . import compressor_step
 from .engine.base.errors import Unsupported
 from .engine.base.report import LAYERS
 from .engine.execution.contents import Write
@@ -287,3 +288,4 @@ def proofs() -> Iterator[Proof]:
         yield from _kernels(cfg)
     for cfg in SAFE_ALONE:
         yield from _kernels(cfg, SAFE)
+    yield from compressor_step.proofs()

@@ -22,6 +22,7 @@ from .contract import Contract, Elements, Size, Static, TensorSpec
 from .indexer import OFFSETS
 
 SIZES = compressor.SIZES | {
+    "S": Size(0, 2**24),
     "states": Size(0, 2**20),
     "pages": Size(0, 2**30),
     "page": Size(0, OFFSETS - 1),

@@ -87,6 +87,10 @@ _COMPRESSOR = (
     "compressor_backward:compress_norm_bwd",
     "compressor_backward:compress_few_bwd",
     "compressor_backward:compress_pool_bwd",
+    "compressor_step:compress_step",
+    "compressor_step:compress_step_pool",
+    "compressor_step:compress_step_norm",
+    "compressor_step:compress_keep",
 )
 _LOSS = "indexer_loss:loss_teacher", "indexer_loss:loss_student", "indexer_loss_rows:loss_rows"
 _LOSS_BWD = "indexer_loss_rows:loss_scores_bwd", "indexer_loss_backward:loss_bwd_listed", "gradient_sums:sum_listed"

@@ -48,7 +48,8 @@ def _flops(kv: Shape, *_: Any, **__: Any) -> int:
 
 def _on_cpu(*args: Any) -> None:
     """Run the reference on contiguous tensors, so that strides change no bit; what is written into is contiguous."""
-    reference.compress_step(*(a.contiguous() if isinstance(a, Tensor) else a for a in args))
+    *tensors, eps = args
+    reference.compress_step(*(t.contiguous() for t in tensors), eps=eps)
 
 
 _step = define(

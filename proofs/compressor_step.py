@@ -8,6 +8,7 @@ the others of any.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..kernels import compressor_step as kernels
@@ -47,36 +48,32 @@ def _contract(cfg: Config, factory: Callable[..., Any], given: str, *written: st
 _WHERE = "state cache table slots offset"
 
 
-def _claims(cfg: Config) -> dict[Any, Contract]:
-    """Return the contract of each kernel."""
+def _contract_of(factory: Callable[..., Any], cfg: Config) -> Contract:
+    """Return the contract of one of the kernels."""
     kept = ("state",) if cfg.keeps else ()
-    return {
-        kernels.compress_step: _contract(
-            cfg, kernels.compress_step, f"kv gate ape norm_weight rotation {_WHERE}", *kept, "cache"
-        ),
-        kernels.compress_step_pool: _contract(
-            cfg, kernels.compress_step_pool, f"kv gate ape {_WHERE}", *kept, "pooled"
-        ),
-        kernels.compress_step_norm: _contract(
-            cfg, kernels.compress_step_norm, f"kv pooled norm_weight rotation {_WHERE}", "cache"
-        ),
-        kernels.compress_keep: _contract(cfg, kernels.compress_keep, "kv gate state slots offset", "state"),
-    }
+    if factory is kernels.compress_step:
+        return _contract(cfg, factory, f"kv gate ape norm_weight rotation {_WHERE}", *kept, "cache")
+    if factory is kernels.compress_step_pool:
+        return _contract(cfg, factory, f"kv gate ape {_WHERE}", *kept, "pooled")
+    if factory is kernels.compress_step_norm:
+        return _contract(cfg, factory, f"kv pooled norm_weight rotation {_WHERE}", "cache")
+    return _contract(cfg, factory, "kv gate state slots offset", "state")
 
 
-def _kernels(cfg: Config, layers: tuple[str, ...], **more: Any) -> Iterator[Proof]:
-    """Yield the kernels of a call."""
-    names = "ratio", "D", "overlap", "pairs", "capacity", "keeps"
-    claims = _claims(cfg)
-    for factory, each in kernels.step_kernels(cfg):
-        given = {name: int(getattr(each, name)) for name in names}
-        yield Proof("compressor", factory(each), claims[factory], given, None, PASS_CONFIGS, layers=layers, **more)
+def _proof(factory: Callable[..., Any], cfg: Config, layers: tuple[str, ...], **more: Any) -> Proof:
+    """Return the proof of one of the kernels."""
+    given = {name: int(getattr(cfg, name)) for name in ("ratio", "D", "overlap", "pairs", "capacity", "keeps")}
+    contract = _contract_of(factory, cfg)
+    return Proof("compressor", factory(cfg), contract, given, None, PASS_CONFIGS, layers=layers, **more)
 
 
 FLAGSHIPS = Config(), Config(128, overlap=False, capacity=136), Config(D=128)
+LONGER = tuple(replace(cfg, keeps=False) for cfg in FLAGSHIPS[:2])
+"""The same in calls of more tokens."""
 
 
 def proofs() -> Iterator[Proof]:
     """Yield the shipped kernels and other shapes."""
-    for cfg in FLAGSHIPS:
-        yield from _kernels(cfg, SAFE)
+    every = (kernel for cfg in (*FLAGSHIPS, *LONGER) for kernel in kernels.step_kernels(cfg))
+    for factory, cfg in dict.fromkeys(every):
+        yield _proof(factory, cfg, SAFE)

@@ -83,7 +83,7 @@ class Step(NamedTuple):
         return self.norm_weight.shape[0]
 
     @property
-    def count(self) -> int:
+    def T(self) -> int:  # noqa: N802
         """Return how many entries a sequence may finish at most."""
         return (self.kv.shape[1] + self.ratio - 1) // self.ratio
 
@@ -152,7 +152,7 @@ def compress_step(
     if not (kv.numel() and states):
         return
     if cache.numel() and table.numel():
-        out = entries(pool(x, x.count).total.to(dtype), x, eps, dtype)
+        out = entries(pool(x, x.T).total.to(dtype), x, eps, dtype)
         _write(out, x, active)
     token = offset.unsqueeze(-1) + torch.arange(max(S - state.shape[1], 0), S, device=kv.device)
     for n, rows in enumerate((kv, gate)):

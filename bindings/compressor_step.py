@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,18 +10,31 @@ from torch import Tensor
 
 from ..reference import compressor_step as reference
 from ..reference.contract import Contract
+from ..reference.fp8 import BLOCK
 from .flops import Shape
 from .offset import for_each_sequence
 from .registry import check, define, plain
 
 _SCHEMA = (
     "(Tensor kv, Tensor gate, Tensor ape, Tensor norm_weight, Tensor rotation, Tensor(a!) state, Tensor(b!) cache,"
-    " Tensor table, Tensor slots, Tensor offset, float eps) -> ()"
+    " Tensor table, Tensor slots, Tensor offset, float eps, bool simulate_fp8=False) -> ()"
 )
 
 
 def _contract(overlap: bool) -> Contract:
     return reference.STEP_OVERLAP if overlap else reference.STEP
+
+
+def admits_fp8(op: str, simulate_fp8: bool, norm_weight: Tensor, rotation: Tensor) -> None:
+    """Raise TypeError or ValueError unless it is whether entries are rounded to fp8, and they can be."""
+    if not isinstance(simulate_fp8, bool):
+        raise TypeError(f"{op}: simulate_fp8: expected bool, got {type(simulate_fp8).__name__}")
+    if simulate_fp8 and isinstance(norm_weight, Tensor) and isinstance(rotation, Tensor) and rotation.ndim == 3:
+        still = norm_weight.shape[-1] - 2 * rotation.shape[1]
+        if still % BLOCK:
+            raise ValueError(
+                f"{op}: simulate_fp8: expected channels that do not rotate in blocks of {BLOCK}, got {still}"
+            )
 
 
 def _in_place(state: Tensor, cache: Tensor) -> None:
@@ -33,7 +47,7 @@ def _in_place(state: Tensor, cache: Tensor) -> None:
 
 
 def _fake(*args: Any) -> None:
-    *tensors, eps = args
+    *tensors, eps = args[:11]  # rounding to fp8 changes no shape
     _contract(tensors[0].shape[-1] > tensors[3].shape[-1]).check(*tensors, eps=eps)
     _in_place(*tensors[5:7])
 
@@ -48,8 +62,8 @@ def _flops(kv: Shape, *_: Any, **__: Any) -> int:
 
 def _on_cpu(*args: Any) -> None:
     """Run the reference on contiguous tensors, so that strides change no bit; what is written into is contiguous."""
-    *tensors, eps = args
-    reference.compress_step(*(t.contiguous() for t in tensors), eps=eps)
+    run: Callable[..., None] = reference.compress_step
+    run(*(a.contiguous() if isinstance(a, Tensor) else a for a in args))
 
 
 _step = define(
@@ -77,6 +91,7 @@ def compress_step(
     offset: int | Tensor,
     overlap: bool | None = None,
     eps: float = 1e-6,
+    simulate_fp8: bool = False,
 ) -> None:
     """Take further tokens of sequences, write the entries that they finish into a cache, and keep their rows in states.
 
@@ -103,6 +118,7 @@ def compress_step(
             sequence. A sequence whose offset is below 0 does nothing. Elements are not checked; they are less than 2^30.
         overlap: None: whether ratio is 4, as in DeepSeek-V4.
         eps: added to the mean of the squares, 1e-12 to 1.
+        simulate_fp8: whether the channels that do not rotate are rounded as a cache in fp8 keeps them, as of ``compress``.
 
     Of those tokens that a state has seen, the last ``capacity - ratio + 1`` may be taken back, with overlap the last
     ``capacity - 2 * ratio + 1``, counted from the furthest one: a call with a smaller offset goes on from there, and writes
@@ -130,8 +146,9 @@ def compress_step(
     if slots is None:
         slots = torch.arange(kv.shape[0] if kv.ndim else 0, dtype=torch.int32, device=kv.device)
     tensors = kv, gate, ape, norm_weight, rotation, state, cache, table, slots, starts
+    admits_fp8("compress_step", simulate_fp8, norm_weight, rotation)
     eps = plain(eps)
     check(_contract(overlap), *tensors, eps=eps)
     if not torch.compiler.is_compiling():
         _in_place(state, cache)
-    _step(*tensors, eps)
+    _step(*tensors, eps, simulate_fp8)

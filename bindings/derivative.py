@@ -55,7 +55,10 @@ def derivative(
     methods = {"forward": staticmethod(forward), "backward": staticmethod(untraced(backward))}
     recorded: Any = type(name, (torch.autograd.function._SingleLevelFunction,), methods)
 
+    defaults = [argument.default_value for argument in op._schema.arguments]
+
     def call(keyset: DispatchKeySet, *args: Any) -> Any:
+        args = (*args, *defaults[len(args) :])  # torch leaves out what is the default
         tensors = [a for a in args if isinstance(a, Tensor)]
         below = implementations.get(_next_key(keyset.raw_repr()))
         if below is None:

@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 import tilelang.language as T
 import torch
 
+from ..reference.fp8 import BLOCK, FLOOR, LARGEST
 from .build import Launch, aligned, build, planned
 
-BF16, F32, I32 = "bfloat16", "float32", "int32"
+BF16, F32, FP8, I32 = "bfloat16", "float32", "float8_e4m3fn", "int32"
+MANTISSA_BITS, BIAS, INFINITE = 23, 127, 255  # of fp32; the last is an exponent
+MANTISSA = (1 << MANTISSA_BITS) - 1
 FEW = 16  # candidates that a thread holds
 GROUPS, LANES = 16, 16  # of compress_pool: threads that share out candidates, and that share out channels
 WIDTH = 4  # channels of each
@@ -25,7 +28,7 @@ WIDTH = 4  # channels of each
 
 @dataclass(frozen=True)
 class Config:
-    """The static parameters: tokens of a block, channels, whether blocks overlap, pairs that rotate, rows of the past, eps."""
+    """The static parameters: tokens of a block, channels, overlap, pairs that rotate, rows of the past, eps, and e4m3."""
 
     ratio: int = 4
     D: int = 512
@@ -33,6 +36,7 @@ class Config:
     pairs: int = 32
     past: int = 0
     eps: float = 1e-6
+    simulate_fp8: bool = False
 
     @property
     def wide(self) -> int:
@@ -178,6 +182,31 @@ def load_angles(at, rotation, cos, sin):
 
 
 @T.macro
+def through_fp8(cfg, y):
+    """Put in the place of blocks of 64 channels what e4m3 keeps of them (formula: reference/fp8.py)."""
+    still, lanes = cfg.threads - cfg.turning, BLOCK // cfg.width
+    sizes, top = T.alloc_shared((cfg.threads,), F32), T.alloc_fragment((cfg.threads,), F32)
+    for t in T.Parallel(cfg.threads):
+        top[t] = FLOOR
+        for j in T.unroll(cfg.width):
+            top[t] = T.max(top[t], T.abs(T.cast(y[t, j], F32)))
+        sizes[t] = top[t]
+    for t in T.Parallel(cfg.threads):
+        for k in T.unroll(lanes):
+            top[t] = T.max(top[t], sizes[t // lanes * lanes + k])
+    power = T.alloc_fragment((cfg.threads,), I32)
+    for t in T.Parallel(cfg.threads):
+        bits = T.reinterpret(I32, top[t] * T.float32(1 / LARGEST))
+        up = T.if_then_else((bits & MANTISSA) > 0, 1, 0)  # unless it is a power of two
+        power[t] = T.max(T.min((bits >> MANTISSA_BITS) + up, INFINITE), 0)
+    for t, j in T.Parallel(cfg.threads, cfg.width):
+        if t < still:
+            scale = T.reinterpret(F32, power[t] << MANTISSA_BITS)
+            inverse = T.reinterpret(F32, T.max(2 * BIAS - power[t], 0) << MANTISSA_BITS)
+            y[t, j] = T.cast(T.cast(T.cast(y[t, j], F32) * inverse, FP8), F32) * scale
+
+
+@T.macro
 def finish(at, x, norm_weight, rotation, out):
     """Normalise what was pooled and rounded, round, rotate the last channels, and write the entry."""
     cfg, width = at.cfg, at.cfg.width
@@ -186,6 +215,8 @@ def finish(at, x, norm_weight, rotation, out):
     y, tail = T.alloc_fragment((cfg.threads, width), BF16), T.alloc_shared((cfg.turning, width), BF16)
     for t, j in T.Parallel(cfg.threads, width):
         y[t, j] = norm_weight[t * width + j] * (x[t, j] * T.rsqrt(mean[0] + cfg.eps))
+    if cfg.simulate_fp8:
+        through_fp8(cfg, y)
     for t, j in T.Parallel(cfg.threads, width):
         if t < still:
             out[at.b, at.i, t * width + j] = y[t, j]
@@ -324,10 +355,10 @@ def _plan(cfg: Config) -> list[Launch]:
     return [build(factory, each) for factory, each in forward_kernels(cfg)]
 
 
-def config(kv, ape, norm_weight, rotation, past: int, eps: float) -> Config:
+def config(kv, ape, norm_weight, rotation, past: int, eps: float, simulate_fp8: bool = False) -> Config:
     """Return the static parameters of a call."""
     D = norm_weight.shape[0]
-    return Config(ape.shape[0], D, kv.shape[-1] > D, rotation.shape[1], past, eps)
+    return Config(ape.shape[0], D, kv.shape[-1] > D, rotation.shape[1], past, eps, simulate_fp8)
 
 
 def table(rotation):
@@ -339,9 +370,9 @@ def table(rotation):
     return still
 
 
-def forward(kv, gate, ape, norm_weight, rotation, offset, past: int, eps: float):
+def forward(kv, gate, ape, norm_weight, rotation, offset, past: int, eps: float, simulate_fp8: bool = False):
     """Launch the kernels on CUDA tensors; return the entries, and what they were pooled to."""
-    cfg = config(kv, ape, norm_weight, rotation, past, eps)
+    cfg = config(kv, ape, norm_weight, rotation, past, eps, simulate_fp8)
     shape = kv.shape[0], (kv.shape[1] - past) // cfg.ratio, cfg.D
     out, pooled = (kv.new_empty(shape, dtype=torch.bfloat16) for _ in range(2))
     if not out.numel():

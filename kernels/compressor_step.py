@@ -11,7 +11,7 @@ different places if a state has room for all of them. Of a longer call ``compres
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import tilelang.language as T
@@ -343,18 +343,20 @@ def _plan_keep(cfg: Config) -> Launch:
     return build(compress_keep, replace(cfg, keeps=False))
 
 
-def config(kv, ape, norm_weight, rotation, state, eps: float) -> Config:
+def config(kv, ape, norm_weight, rotation, state, eps: float, simulate_fp8: bool = False) -> Config:
     """Return the static parameters of a call."""
-    D, capacity = norm_weight.shape[0], state.shape[1]
-    cfg = Config(ape.shape[0], D, kv.shape[-1] > D, rotation.shape[1], eps=eps, capacity=capacity)
+    of_entries = compressor.config(kv, ape, norm_weight, rotation, 0, eps, simulate_fp8)
+    cfg = Config(**asdict(of_entries), capacity=state.shape[1])
     return cfg if kv.shape[1] <= cfg.most else replace(cfg, keeps=False)
 
 
-def step(kv, gate, ape, norm_weight, rotation, state, cache, table, slots, offset, eps: float) -> None:
+def step(
+    kv, gate, ape, norm_weight, rotation, state, cache, table, slots, offset, eps: float, simulate_fp8: bool = False
+) -> None:
     """Launch the kernels on CUDA tensors."""
     if not (kv.numel() and state.shape[0]):
         return
-    cfg = config(kv, ape, norm_weight, rotation, state, eps)
+    cfg = config(kv, ape, norm_weight, rotation, state, eps, simulate_fp8)
     for name, tensor in (("state", state), ("cache", cache)):
         if tensor.data_ptr() % 16:
             at = f"one at {tensor.data_ptr()}"

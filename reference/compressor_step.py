@@ -122,10 +122,10 @@ def pool(x: Step, T: int) -> Pooled:
     return compressor.weighted(values, logits, there)
 
 
-def entries(pooled: Tensor, x: Step, eps: float, dtype: torch.dtype) -> Tensor:
-    """Return the entries of what was pooled, normalised, rotated and rounded to ``dtype``."""
+def entries(pooled: Tensor, x: Step, eps: float, dtype: torch.dtype, simulate_fp8: bool = False) -> Tensor:
+    """Return the entries of what was pooled, as those of a whole sequence are made."""
     given = Given(x.kv, x.gate, x.ape, x.norm_weight, x.rotation, x.first * x.ratio, 0)
-    return compressor.entries(pooled, given, eps, dtype)
+    return compressor.entries(pooled, given, eps, dtype, simulate_fp8)
 
 
 def compress_step(
@@ -140,6 +140,7 @@ def compress_step(
     slots: Tensor,
     offset: Tensor,
     eps: float = 1e-6,
+    simulate_fp8: bool = False,
     dtype: torch.dtype = BF16,
 ) -> None:
     """Write the entries that the tokens [offset, offset + S) of each sequence finish, and keep the tokens' rows.
@@ -152,7 +153,7 @@ def compress_step(
     if not (kv.numel() and states):
         return
     if cache.numel() and table.numel():
-        out = entries(pool(x, x.T).total.to(dtype), x, eps, dtype)
+        out = entries(pool(x, x.T).total.to(dtype), x, eps, dtype, simulate_fp8)
         _write(out, x, active)
     token = offset.unsqueeze(-1) + torch.arange(max(S - state.shape[1], 0), S, device=kv.device)
     for n, rows in enumerate((kv, gate)):

@@ -73,9 +73,9 @@ class Served:
         return torch.equal(self.entries(b, tokens), want[0])
 
 
-def served(device: torch.device, ratio: int, overlap: bool, capacity: int, B: int = 3) -> Served:
-    x = tuple(t.to(device) for t in call_of(B, LONG, ratio, overlap, positions=LONG))
-    return Served.of(x, overlap, (1 + overlap) * ratio + capacity)
+def served(device: torch.device, ratio: int, overlap: bool, more: int, B: int = 3, **sizes: int) -> Served:
+    x = tuple(t.to(device) for t in call_of(B, LONG, ratio, overlap, positions=LONG, **sizes))
+    return Served.of(x, overlap, (1 + overlap) * ratio + more)
 
 
 @st.composite

@@ -68,24 +68,37 @@ class Given(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What each thread knows of its block: slot, first token, number of the entry, and its page of the cache, or -1."""
+    """What each thread knows of its block: slot, first token, number of the entry, its column of the table, and its page."""
 
     slot: Any
     start: Any
     number: Any
+    column: Any
     page: Any
 
 
 @T.macro
 def locate(cfg, i, b, x, to):
-    """Find the place of the entry i after the first that sequence b may finish. The slot of one that does nothing is -1."""
-    to.start[0] = x.offset[b]
+    """Look up slot and first token of sequence b, and the number of the entry i after the first that it may finish."""
+    to.slot[0], to.start[0] = x.slots[b], x.offset[b]
     to.number[0] = to.start[0] // cfg.ratio + i
-    slot, page = x.slots[b], x.cache.shape[1]
-    to.slot[0] = T.if_then_else(slot < x.state.shape[0] and to.start[0] >= 0, slot, -1)
-    done = to.slot[0] >= 0 and (to.number[0] + 1) * cfg.ratio <= to.start[0] + x.kv.shape[1]
-    column = to.number[0] // page
-    to.page[0] = T.if_then_else(done and column < x.table.shape[1], x.table[b, column], -1)
+    to.column[0] = to.number[0] // x.cache.shape[1]
+
+
+def active(x: Given, to: Place) -> Any:
+    """Return whether the sequence has a state and a position."""
+    return T.And(T.And(to.slot[0] >= 0, to.slot[0] < x.state.shape[0]), to.start[0] >= 0)
+
+
+def finished(cfg: Config, x: Given, to: Place) -> Any:
+    """Return whether the call has the last token of the entry, and the table a column for it."""
+    whole = (to.number[0] + 1) * cfg.ratio <= to.start[0] + x.kv.shape[1]
+    return T.And(whole, to.column[0] < x.table.shape[1])
+
+
+def placed(x: Given, to: Place) -> Any:
+    """Return whether the page is one of the cache."""
+    return T.And(to.page[0] >= 0, to.page[0] < x.cache.shape[0])
 
 
 def own_block(cfg: Config, b: Any, to: Place) -> Entry:
@@ -96,7 +109,7 @@ def own_block(cfg: Config, b: Any, to: Place) -> Entry:
 
 def in_cache(at: Entry, x: Given, to: Place) -> Entry:
     """Return where an entry goes: its page, and its row there."""
-    return at._replace(b=to.page[0], i=at.i % x.cache.shape[1])
+    return at._replace(b=to.page[0], i=at.i - to.column[0] * x.cache.shape[1])
 
 
 @T.macro
@@ -153,27 +166,30 @@ def compress_step(cfg: Config) -> T.PrimFunc:
     ):
         with T.Kernel(T.ceildiv(S, cfg.ratio), B, threads=cfg.threads) as (i, b):
             x = Given(kv, gate, state, cache, table, slots, offset)
-            to = Place(*(T.alloc_local((1,), I32) for _ in range(4)))
+            to = Place(*(T.alloc_local((1,), I32) for _ in range(5)))
             locate(cfg, i, b, x, to)
-            if to.page[0] >= 0 and to.page[0] < pages:
-                at = own_block(cfg, b, to)
-                own = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
-                before = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
-                load_block(at, x, to.slot, ape, 0, own)
-                if cfg.overlap:
-                    load_block(at, x, to.slot, ape, 1, before)
-                total, acc, mean = (T.alloc_fragment(shape, F32) for _ in range(3))
-                rounded = T.alloc_fragment(shape, BF16)
-                pool(cfg, own, before, total, acc)
-                for t, j in T.Parallel(*shape):
-                    rounded[t, j] = acc[t, j] / total[t, j]
-                T.copy(rounded, mean)
-                finish(in_cache(at, x, to), mean, norm_weight, rotation, cache)
-            if cfg.keeps:
-                for r in T.unroll(cfg.ratio):
-                    if to.slot[0] >= 0 and i * cfg.ratio + r < S:
-                        q = i * cfg.ratio + r
-                        keep_row(cfg, b, q, (to.start[0] + q) % cfg.capacity, x, to.slot)
+            if active(x, to):
+                if finished(cfg, x, to):
+                    to.page[0] = table[b, to.column[0]]
+                    if placed(x, to):
+                        at = own_block(cfg, b, to)
+                        own = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
+                        before = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
+                        load_block(at, x, to.slot, ape, 0, own)
+                        if cfg.overlap:
+                            load_block(at, x, to.slot, ape, 1, before)
+                        total, acc, mean = (T.alloc_fragment(shape, F32) for _ in range(3))
+                        rounded = T.alloc_fragment(shape, BF16)
+                        pool(cfg, own, before, total, acc)
+                        for t, j in T.Parallel(*shape):
+                            rounded[t, j] = acc[t, j] / total[t, j]
+                        T.copy(rounded, mean)
+                        finish(in_cache(at, x, to), mean, norm_weight, rotation, cache)
+                if cfg.keeps:
+                    for r in T.unroll(cfg.ratio):
+                        if i * cfg.ratio + r < S:
+                            q = i * cfg.ratio + r
+                            keep_row(cfg, b, q, (to.start[0] + q) % cfg.capacity, x, to.slot)
 
     return compress_step
 
@@ -239,18 +255,21 @@ def compress_step_pool(cfg: Config) -> T.PrimFunc:
     ):
         with T.Kernel(L, B, cfg.D // (LANES * WIDTH), threads=GROUPS * LANES) as (i, b, part):
             x = Given(kv, gate, state, cache, table, slots, offset)
-            to = Place(*(T.alloc_local((1,), I32) for _ in range(4)))
+            to = Place(*(T.alloc_local((1,), I32) for _ in range(5)))
             locate(cfg, i, b, x, to)
-            if to.page[0] >= 0 and to.page[0] < pages:
-                at = own_block(cfg, b, to)
-                of = Candidates(*(T.alloc_fragment((cfg.padded, *shape), F32) for _ in range(2)))
-                total, acc = (T.alloc_fragment(shape, F32) for _ in range(2))
-                load_slice(at, part * LANES * WIDTH, x, to.slot, ape, of)
-                pool_slice(cfg, of, total, acc)
-                for t, j in T.Parallel(*shape):
-                    pooled[b, i, part * LANES * WIDTH + t * WIDTH + j] = acc[t, j] / total[t, j]
-            if cfg.keeps and to.slot[0] >= 0:
-                keep_slices(cfg, i, b, part * LANES * WIDTH, x, to)
+            if active(x, to):
+                if finished(cfg, x, to):
+                    to.page[0] = table[b, to.column[0]]
+                    if placed(x, to):
+                        at = own_block(cfg, b, to)
+                        of = Candidates(*(T.alloc_fragment((cfg.padded, *shape), F32) for _ in range(2)))
+                        total, acc = (T.alloc_fragment(shape, F32) for _ in range(2))
+                        load_slice(at, part * LANES * WIDTH, x, to.slot, ape, of)
+                        pool_slice(cfg, of, total, acc)
+                        for t, j in T.Parallel(*shape):
+                            pooled[b, i, part * LANES * WIDTH + t * WIDTH + j] = acc[t, j] / total[t, j]
+                if cfg.keeps:
+                    keep_slices(cfg, i, b, part * LANES * WIDTH, x, to)
 
     return compress_step_pool
 
@@ -279,13 +298,15 @@ def compress_step_norm(cfg: Config) -> T.PrimFunc:
     ):
         with T.Kernel(L, B, threads=cfg.threads) as (i, b):
             x = Given(kv, kv, state, cache, table, slots, offset)
-            to = Place(*(T.alloc_local((1,), I32) for _ in range(4)))
+            to = Place(*(T.alloc_local((1,), I32) for _ in range(5)))
             locate(cfg, i, b, x, to)
-            if to.page[0] >= 0 and to.page[0] < pages:
-                mean = T.alloc_fragment((cfg.threads, cfg.width), F32)
-                for t, j in T.Parallel(cfg.threads, cfg.width):
-                    mean[t, j] = pooled[b, i, t * cfg.width + j]
-                finish(in_cache(own_block(cfg, b, to), x, to), mean, norm_weight, rotation, cache)
+            if T.And(active(x, to), finished(cfg, x, to)):
+                to.page[0] = table[b, to.column[0]]
+                if placed(x, to):
+                    mean = T.alloc_fragment((cfg.threads, cfg.width), F32)
+                    for t, j in T.Parallel(cfg.threads, cfg.width):
+                        mean[t, j] = pooled[b, i, t * cfg.width + j]
+                    finish(in_cache(own_block(cfg, b, to), x, to), mean, norm_weight, rotation, cache)
 
     return compress_step_norm
 
@@ -305,9 +326,9 @@ def compress_keep(cfg: Config) -> T.PrimFunc:
         with T.Kernel(T.min(S, cfg.capacity), B, threads=cfg.threads) as (i, b):
             x = Given(kv, gate, state, None, None, slots, offset)
             slot, place = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
-            slot[0] = T.if_then_else(slots[b] < states and offset[b] >= 0, slots[b], -1)
+            slot[0] = slots[b]
             place[0] = (offset[b] + S) % cfg.capacity - 1 - i  # of the i-th from the last
-            if slot[0] >= 0:
+            if slot[0] >= 0 and slot[0] < states and offset[b] >= 0:
                 keep_row(cfg, b, S - 1 - i, T.if_then_else(place[0] < 0, place[0] + cfg.capacity, place[0]), x, slot)
 
     return compress_keep

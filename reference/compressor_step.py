@@ -114,7 +114,7 @@ def pool(x: Step, T: int) -> Pooled:
     there = own | (entry >= 1).unsqueeze(-1).unsqueeze(-1)
     of_call = token - x.offset.view(-1, 1, 1)
     given = x.sequences.view(-1, 1, 1), of_call.clamp(0, x.kv.shape[1] - 1)
-    kept = x.slots.view(-1, 1, 1).clamp(0, x.state.shape[0] - 1), place(token, x)
+    kept = x.slots.long().view(-1, 1, 1).clamp(0, x.state.shape[0] - 1), place(token, x)
     new = (of_call >= 0).unsqueeze(-1)
     values, logits = (torch.where(new, t[given], x.state[(*kept, n)]) for n, t in enumerate((x.kv, x.gate)))
     logits = logits + x.ape[of_block + x.ratio * (of_block < 0).long()]
@@ -124,7 +124,7 @@ def pool(x: Step, T: int) -> Pooled:
 
 def entries(pooled: Tensor, x: Step, eps: float, dtype: torch.dtype, simulate_fp8: bool = False) -> Tensor:
     """Return the entries of what was pooled, as those of a whole sequence are made."""
-    given = Given(x.kv, x.gate, x.ape, x.norm_weight, x.rotation, x.first * x.ratio, 0)
+    given = Given(x.kv, x.gate, x.ape, x.norm_weight, x.rotation, x.first.long() * x.ratio, 0)
     return compressor.entries(pooled, given, eps, dtype, simulate_fp8)
 
 

@@ -23,7 +23,7 @@ SAFE = ("L0", "L1")
 SIZES = {name: Size(1, size.high) for name, size in reference.SIZES.items()} | {"T": Size(1, 2**30 - 1)}
 """What holds of a call that launches a kernel: there is something of everything."""
 _STATICS = {name: static for name, static in reference.STATICS.items() if name != "eps"}
-_STATICS |= {name: Static(int, 0, 1) for name in ("overlap", "keeps")}
+_STATICS |= {name: Static(int, 0, 1) for name in ("overlap", "keeps", "simulate_fp8")}
 _PROBE = {"B": 3, "S": 1, "positions": 4099, "states": 5, "pages": 1013, "page": 7, "columns": 11, "T": 1}
 _LARGE = {"B": 128, "S": 1, "positions": 2**20, "states": 256, "pages": 2**15, "page": 64, "columns": 2**12, "T": 1}
 _POOLED = TensorSpec("pooled", "B T D", (BF16,))
@@ -62,7 +62,7 @@ def _contract_of(factory: Callable[..., Any], cfg: Config) -> Contract:
 
 def _proof(factory: Callable[..., Any], cfg: Config, layers: tuple[str, ...], **more: Any) -> Proof:
     """Return the proof of one of the kernels."""
-    given = {name: int(getattr(cfg, name)) for name in ("ratio", "D", "overlap", "pairs", "capacity", "keeps")}
+    given = {name: int(getattr(cfg, name)) for name in _STATICS}
     contract = _contract_of(factory, cfg)
     return Proof("compressor", factory(cfg), contract, given, None, PASS_CONFIGS, layers=layers, **more)
 
@@ -70,10 +70,11 @@ def _proof(factory: Callable[..., Any], cfg: Config, layers: tuple[str, ...], **
 FLAGSHIPS = Config(), Config(128, overlap=False, capacity=136), Config(D=128)
 LONGER = tuple(replace(cfg, keeps=False) for cfg in FLAGSHIPS[:2])
 """The same in calls of more tokens."""
+ROUNDED = Config(simulate_fp8=True)
 
 
 def proofs() -> Iterator[Proof]:
     """Yield the shipped kernels and other shapes."""
-    every = (kernel for cfg in (*FLAGSHIPS, *LONGER) for kernel in kernels.step_kernels(cfg))
+    every = (kernel for cfg in (*FLAGSHIPS, *LONGER, ROUNDED) for kernel in kernels.step_kernels(cfg))
     for factory, cfg in dict.fromkeys(every):
         yield _proof(factory, cfg, SAFE)

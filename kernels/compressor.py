@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import tilelang.language as T
 import torch
 
-from ..reference.fp8 import BLOCK, FLOOR, LARGEST
 from .build import Launch, aligned, build, planned
 
 BF16, F32, FP8, I32 = "bfloat16", "float32", "float8_e4m3fn", "int32"
+BLOCK, FLOOR, LARGEST = 64, 1e-4, 448.0  # of e4m3: channels of one scale, the least size of them, the largest number
 MANTISSA_BITS, BIAS, INFINITE = 23, 127, 255  # of fp32; the last is an exponent
 MANTISSA = (1 << MANTISSA_BITS) - 1
 FEW = 16  # candidates that a thread holds

@@ -15,6 +15,7 @@ from torch.library import opcheck
 
 import lemmata
 import test_compressor_step
+from lemmata.reference import fp8
 from lemmata.reference.fp8 import through_fp8
 from opspec import Array
 from test_compressor import KINDS, call_of, documents
@@ -63,6 +64,10 @@ def test_a_block_is_rounded_to_the_nearest(seed: int, exponent: int, power: bool
     assert np.array_equal(through_fp8(x, 64).double().numpy(), want)
     assert torch.equal(through_fp8(through_fp8(x, 64), 64), through_fp8(x, 64)), "what is rounded stays"
     assert not np.array_equal(through_fp8(x * 1.03, 64).double().numpy(), want)
+
+
+def test_kernels_round_by_the_reference_s_numbers() -> None:
+    assert (FORWARD.BLOCK, FORWARD.FLOOR, FORWARD.LARGEST) == (fp8.BLOCK, fp8.FLOOR, fp8.LARGEST)
 
 
 def test_other_channels_stay_and_blocks_are_their_own() -> None:

@@ -195,28 +195,26 @@ def compress_step(cfg: Config) -> T.PrimFunc:
 
 
 @T.macro
-def load_slice(at, first, x, slot, ape, of):
-    """Read some channels of all candidates: values 0 and logits -inf where there is none."""
+def load_slice(at, first, x, to, ape, of):
+    """Read some channels of all candidates: values 0 and logits -inf where there is none, or no entry to be made."""
     cfg = at.cfg
     ahead = cfg.candidates - cfg.ratio  # candidates of the block before
     for n, t, j in T.Parallel(cfg.padded, LANES, WIDTH):
         row, place = at.row - ahead + n, (at.position - ahead + n) % cfg.capacity
         c = first + T.if_then_else(n < ahead, 0, cfg.wide - cfg.D) + t * WIDTH + j
+        there = T.And(placed(x, to), T.And(n < cfg.candidates, T.Or(n >= ahead, at.before)))
         of.values[n, t, j] = T.if_then_else(
-            n < cfg.candidates and row >= 0,
-            x.kv[at.b, row, c],
-            T.if_then_else(n < cfg.candidates and (n >= ahead or at.before), x.state[slot[0], place, 0, c], 0),
+            there, T.if_then_else(row >= 0, x.kv[at.b, row, c], x.state[to.slot[0], place, 0, c]), 0
         )
     for n, t, j in T.Parallel(cfg.padded, LANES, WIDTH):
         row, place = at.row - ahead + n, (at.position - ahead + n) % cfg.capacity
         c = first + T.if_then_else(n < ahead, 0, cfg.wide - cfg.D) + t * WIDTH + j
+        there = T.And(placed(x, to), T.And(n < cfg.candidates, T.Or(n >= ahead, at.before)))
         bias = ape[n % cfg.ratio, c]
         of.logits[n, t, j] = T.if_then_else(
-            n < cfg.candidates and row >= 0,
-            x.gate[at.b, row, c] + bias,
-            T.if_then_else(
-                n < cfg.candidates and (n >= ahead or at.before), x.state[slot[0], place, 1, c] + bias, -T.infinity(F32)
-            ),
+            there,
+            T.if_then_else(row >= 0, x.gate[at.b, row, c], x.state[to.slot[0], place, 1, c]) + bias,
+            -T.infinity(F32),
         )
 
 
@@ -257,19 +255,19 @@ def compress_step_pool(cfg: Config) -> T.PrimFunc:
             x = Given(kv, gate, state, cache, table, slots, offset)
             to = Place(*(T.alloc_local((1,), I32) for _ in range(5)))
             locate(cfg, i, b, x, to)
-            if active(x, to):
-                if finished(cfg, x, to):
-                    to.page[0] = table[b, to.column[0]]
-                    if placed(x, to):
-                        at = own_block(cfg, b, to)
-                        of = Candidates(*(T.alloc_fragment((cfg.padded, *shape), F32) for _ in range(2)))
-                        total, acc = (T.alloc_fragment(shape, F32) for _ in range(2))
-                        load_slice(at, part * LANES * WIDTH, x, to.slot, ape, of)
-                        pool_slice(cfg, of, total, acc)
-                        for t, j in T.Parallel(*shape):
-                            pooled[b, i, part * LANES * WIDTH + t * WIDTH + j] = acc[t, j] / total[t, j]
-                if cfg.keeps:
-                    keep_slices(cfg, i, b, part * LANES * WIDTH, x, to)
+            to.page[0] = -1
+            if T.And(active(x, to), finished(cfg, x, to)):
+                to.page[0] = table[b, to.column[0]]
+            # Whether there is an entry or not, it is pooled: under a condition, the compiler would round products that it adds.
+            of = Candidates(*(T.alloc_fragment((cfg.padded, *shape), F32) for _ in range(2)))
+            total, acc = (T.alloc_fragment(shape, F32) for _ in range(2))
+            load_slice(own_block(cfg, b, to), part * LANES * WIDTH, x, to, ape, of)
+            pool_slice(cfg, of, total, acc)
+            if placed(x, to):
+                for t, j in T.Parallel(*shape):
+                    pooled[b, i, part * LANES * WIDTH + t * WIDTH + j] = acc[t, j] / total[t, j]
+            if cfg.keeps and active(x, to):
+                keep_slices(cfg, i, b, part * LANES * WIDTH, x, to)
 
     return compress_step_pool
 

@@ -174,7 +174,7 @@ def test_interpreted_kernels_round_as_the_reference_does(
 @pytest.mark.gpu
 @pytest.mark.parametrize(("ratio", "overlap"), [(4, True), (128, False)])
 def test_the_shipped_kernels_round_as_the_reference_does(ratio: int, overlap: bool) -> None:
-    x = [t.to("cuda") for t in call_of(2, 5 * ratio, ratio, overlap, 512, 32)]
+    x = [t.to("cuda") for t in call_of(2, 5 * ratio, ratio, overlap, 512, 32, 5 * ratio)]
     for size in (1e-6, 1.0, 448.0, 1e8):
         x[3] = torch.full_like(x[3], size)
         plain = lemmata.compress(*x, overlap=overlap)

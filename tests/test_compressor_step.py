@@ -345,6 +345,31 @@ def test_every_access_to_rows_is_of_16_bytes(ratio: int, capacity: int) -> None:
         assert factory is KERNELS.compress_step_norm or "float4*)(kv +" in text
 
 
+def arithmetic(factory: Any, cfg: Any) -> tuple[int, ...]:
+    """How many products nvcc adds at once, and how many it rounds first, in a kernel of entries."""
+    resources = pytest.importorskip("lemmata.bench.resources")
+    from lemmata.kernels.build import PASS_CONFIGS
+
+    text = resources.ptx(resources.cuda_source(factory(cfg), PASS_CONFIGS))
+    return tuple(len(re.findall(rf"\b{name}\b", text)) for name in ("fma.rn.f32", "mul.f32"))
+
+
+@pytest.mark.parametrize(
+    ("step", "whole", "ratio"),
+    [
+        ("compress_step", "compress_fwd", 4),
+        ("compress_step_pool", "compress_pool", 128),
+        ("compress_step_norm", "compress_norm", 128),
+    ],
+)
+def test_products_are_rounded_where_those_of_compress_are(step: str, whole: str, ratio: int) -> None:
+    """Which products are added unrounded is nvcc's to choose: another choice is another bit."""
+    entries: Any = importlib.import_module("lemmata.kernels.compressor")
+    ours = arithmetic(getattr(KERNELS, step), KERNELS.Config(ratio, overlap=ratio == 4, capacity=2 * ratio + 8))
+    assert ours == arithmetic(getattr(entries, whole), entries.Config(ratio, overlap=ratio == 4))
+    assert min(ours) > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("ratio", "overlap", "D"), [(4, True, 512), (4, True, 128), (128, False, 512)])
 def test_the_shipped_kernels_make_the_entries_of_compress_bit_for_bit(ratio: int, overlap: bool, D: int) -> None:

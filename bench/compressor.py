@@ -16,6 +16,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from lemmata.bench.compressor_step import BATCHES
+from lemmata.bench.compressor_step import case as step
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
 from lemmata.bindings.compressor import compress
@@ -76,10 +78,11 @@ def _case(direction: str, tokens: int, kind: str) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Yield every kind of 32768 tokens, forward and backward, and the forward of one block."""
+    """Yield every kind of 32768 tokens, forward and backward, the forward of one block, and steps of one token."""
     for direction in ("forward", "backward"):
         yield from (_case(direction, TOKENS, kind) for kind in KINDS)
     yield from (_case("forward", ratio, kind) for kind, (ratio, _) in KINDS.items())
+    yield from (step(B, kind, *sizes) for kind, sizes in KINDS.items() for B in BATCHES)
 
 
 @pytest.mark.parametrize("tokens", [128, 1024])

@@ -14,6 +14,8 @@ from ..operators import Kernel
 from ..reference import compressor as reference
 from ..reference.contract import Contract, TensorSpec
 from ..reference.packed import CU_SEQLENS, packed
+from .compressor_step import admits_fp8
+from .compressor_step import compress_step as compress_step
 from .flops import Shape
 from .offset import for_each_document, for_each_sequence
 from .packed import on_host, runs
@@ -60,6 +62,7 @@ def _checked(contracts: tuple[Contract, Contract], *args: Any, first: int = 0) -
 
 
 def _fake(*args: Any) -> tuple[Tensor, Tensor]:
+    args = args[:8]  # rounding to fp8 changes no shape
     _checked((reference.COMPRESS, reference.OVERLAP), *args)
     kv, _, ape, norm_weight, *_, past, _ = args
     T = (kv.shape[1] - past) // ape.shape[0]
@@ -77,7 +80,7 @@ def _fake_bwd(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _fake_packed(*args: Any) -> tuple[Tensor, Tensor]:
-    *tensors, entries, eps = args
+    *tensors, entries, eps = args[:9]
     contract = _contract(tensors[0], tensors[3], _PACKED, _PACKED_OVERLAP)
     contract.check(*tensors, eps=eps)
     return _two(tensors[0], (entries, tensors[3].shape[0]))
@@ -118,10 +121,10 @@ def _documents(
 
 def _run_packed(*args: Any) -> tuple[Tensor, ...]:
     """Call the operator on each run of documents; their entries follow one another."""
-    *x, cu_seqlens, offset, entries, eps = args
+    *x, cu_seqlens, offset, entries, eps = args[:9]
     results, first = _two(x[0], (entries, x[3].shape[0])), 0
     for given, _ in _documents(x, cu_seqlens, offset):
-        parts = [part.flatten(0, 1) for part in _fwd(*given, 0, eps)]
+        parts = [part.flatten(0, 1) for part in _fwd(*given, 0, eps, *args[9:])]
         end = first + parts[0].shape[0]
         for result, part in zip(results, parts, strict=True):
             if end <= entries:
@@ -158,7 +161,7 @@ _bwd = define(
 )
 _fwd = define(
     "compress_fwd",
-    f"({_TENSORS}, Tensor offset, int past, float eps) -> (Tensor out, Tensor pooled)",
+    f"({_TENSORS}, Tensor offset, int past, float eps, bool simulate_fp8=False) -> (Tensor out, Tensor pooled)",
     reference=contiguous(reference.compress),
     kernel=(_KERNEL, "forward"),
     fake=_fake,
@@ -180,7 +183,8 @@ _packed_bwd = define(
 )
 _packed_fwd = define(
     "compress_packed_fwd",
-    f"({_TENSORS}, Tensor cu_seqlens, Tensor offset, SymInt entries, float eps) -> (Tensor out, Tensor pooled)",
+    f"({_TENSORS}, Tensor cu_seqlens, Tensor offset, SymInt entries, float eps, bool simulate_fp8=False)"
+    " -> (Tensor out, Tensor pooled)",
     reference=_run_packed,
     kernel=_run_packed,
     fake=_fake_packed,
@@ -192,15 +196,20 @@ _packed_fwd = define(
 
 
 def shipped(model: Model) -> Iterator[Kernel]:
-    """Yield the kernels that a model launches, each with its config: those of attention and of the indexer."""
+    """Yield the kernels that a model launches, each with its config: those of attention and of the indexer.
+
+    Those of steps are for states that have room for 8 tokens besides the candidates of an entry.
+    """
     from ..kernels.compressor import Config, forward_kernels
     from ..kernels.compressor_backward import backward_kernels
+    from ..kernels.compressor_step import shipped_steps as steps
 
     kinds = (model.csa_ratio, model.head_dim), (model.hca_ratio, model.head_dim), (model.csa_ratio, model.index_dim)
     for ratio, width in kinds:
         cfg = Config(ratio, width, ratio == model.csa_ratio, eps=model.norm_eps)
         yield from forward_kernels(cfg)
         yield from backward_kernels(cfg)
+        yield from steps(cfg)
 
 
 def _positions(rotation: Tensor, offset: int, entries: int, ratio: int) -> None:
@@ -225,6 +234,7 @@ def compress(
     past: int = 0,
     overlap: bool | None = None,
     eps: float = 1e-6,
+    simulate_fp8: bool = False,
 ) -> Tensor:
     """Pool each block of ``ratio`` tokens into one entry, normalise and rotate it: the KV compressor of DeepSeek-V4.
 
@@ -256,6 +266,9 @@ def compress(
             counts for nothing. So a shard of a sequence, given its neighbour's last block, has the entries of the whole.
         overlap: None: whether ratio is 4, as in DeepSeek-V4.
         eps: added to the mean of the squares, 1e-12 to 1.
+        simulate_fp8: whether the channels that do not rotate are rounded as a cache in fp8 keeps them: at last, in blocks of 64
+            channels, of which they must be a multiple, to e4m3 times the least power of two by which 448 reaches the
+            largest of them, or 1e-4. The gradient passes as if nothing were rounded.
 
     Returns:
         ``[B, (S - past) // ratio, D]`` bf16, contiguous. Differentiable once, with respect to the first four. Bitwise
@@ -271,7 +284,8 @@ def compress(
     Formula: arXiv 2606.19348, section 2.3.1, with the rounding of DeepSeek-V4's released inference code.
     """
     given = kv, gate, ape, norm_weight, rotation
-    return _compress(given, (cu_seqlens, entries), offset, plain(past), overlap, plain(eps))
+    admits_fp8("compress", simulate_fp8, norm_weight, rotation)
+    return _compress(given, (cu_seqlens, entries), offset, plain(past), overlap, (plain(eps), simulate_fp8))
 
 
 def _compress(
@@ -280,10 +294,10 @@ def _compress(
     offset: int | Tensor,
     past: int,
     overlap: bool | None,
-    eps: float,
+    of_norm: tuple[float, bool],
 ) -> Tensor:
     """Call the op on a batch, or on packed documents, once its contract admits the tensors."""
-    (kv, gate, ape, norm_weight, rotation), (cu_seqlens, entries) = given, documents
+    (kv, gate, ape, norm_weight, rotation), (cu_seqlens, entries), (eps, simulate_fp8) = given, documents, of_norm
     for name, tensor in (("kv", kv), ("ape", ape)):  # what an offset and a contract are chosen by
         if not isinstance(tensor, Tensor):
             raise TypeError(f"compress: {name}: expected a tensor, got {type(tensor).__name__}")
@@ -296,7 +310,7 @@ def _compress(
         _admits(past, ratio, kv.shape[1], overlap)
         if not isinstance(offset, Tensor):
             _positions(rotation, plain(offset), (kv.shape[1] - past) // ratio, ratio)
-        return _call(*tensors, past, eps)[0]  # type: ignore[no-any-return]
+        return _call(*tensors, past, eps, simulate_fp8)[0]  # type: ignore[no-any-return]
     if past:
         raise ValueError(f"compress: past: expected 0 with cu_seqlens, got {past}")
     starts = for_each_document("compress", offset, kv, cu_seqlens)
@@ -305,4 +319,4 @@ def _compress(
     bounds = on_host("compress", CU_SEQLENS, cu_seqlens)
     if entries is None:
         entries = int((bounds.diff() // ratio).sum())
-    return _packed_fwd(*x, bounds, starts, entries, eps)[0]  # type: ignore[no-any-return]
+    return _packed_fwd(*x, bounds, starts, entries, eps, simulate_fp8)[0]  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 
 from .ambient import untraced
 from .sharding import accept
@@ -27,9 +28,11 @@ def derivative(
 
     It lies below torch.func and torch.compile, so that eager calls and those meet the same one. A gradient is ``op_bwd``;
     where there is none, asking for it raises. Forward mode raises at the call, unless the results are indices. Where
-    torch's next key is one of ``implementations``, that one is called without another dispatch.
+    torch's next key is one of ``implementations``, that one is called without another dispatch. What writes into its arguments
+    has no derivative at all.
     """
     name = op._schema.name.partition("::")[2]
+    updated = [at for at, argument in enumerate(op._schema.arguments) if argument.is_write]
 
     def redispatched(keyset: DispatchKeySet) -> Implementation:
         def below(*args: Any) -> Any:
@@ -52,12 +55,19 @@ def derivative(
     methods = {"forward": staticmethod(forward), "backward": staticmethod(untraced(backward))}
     recorded: Any = type(name, (torch.autograd.function._SingleLevelFunction,), methods)
 
+    defaults = [argument.default_value for argument in op._schema.arguments]
+
     def call(keyset: DispatchKeySet, *args: Any) -> Any:
+        args = (*args, *defaults[len(args) :])  # torch leaves out what is the default
         tensors = [a for a in args if isinstance(a, Tensor)]
         below = implementations.get(_next_key(keyset.raw_repr()))
         if below is None:
             accept(name, tensors)
             below = redispatched(keyset)
+        if updated:
+            _without_derivative(name.removesuffix("_fwd"), tensors)
+            increment_version(args[at] for at in updated if not args[at].is_inference())
+            return below(*args)
         if _has_tangent(tensors):
             out = below(*args)
             if any(o.is_floating_point() for o in (out if isinstance(out, tuple) else (out,))):  # indices have none
@@ -71,6 +81,17 @@ def derivative(
             return recorded.apply(below, *args)
 
     return untraced(call)
+
+
+def _without_derivative(name: str, tensors: Sequence[Tensor]) -> None:
+    """Raise if a derivative is asked for of an operator that writes into its arguments."""
+    if _has_tangent(tensors):
+        raise NotImplementedError(f"{name}: expected no tangent, got one: no derivative in forward mode")
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        raise RuntimeError(
+            f"{name}: expected no derivative, got a tensor that requires one: it writes into its arguments; call it under"
+            " torch.no_grad()"
+        )
 
 
 @functools.cache

@@ -17,7 +17,10 @@ import torch
 
 from .build import Launch, aligned, build, planned
 
-BF16, F32, I32 = "bfloat16", "float32", "int32"
+BF16, F32, FP8, I32 = "bfloat16", "float32", "float8_e4m3fn", "int32"
+BLOCK, FLOOR, LARGEST = 64, 1e-4, 448.0  # of e4m3: channels of one scale, the least size of them, the largest number
+MANTISSA_BITS, BIAS, INFINITE = 23, 127, 255  # of fp32; the last is an exponent
+MANTISSA = (1 << MANTISSA_BITS) - 1
 FEW = 16  # candidates that a thread holds
 GROUPS, LANES = 16, 16  # of compress_pool: threads that share out candidates, and that share out channels
 WIDTH = 4  # channels of each
@@ -25,7 +28,7 @@ WIDTH = 4  # channels of each
 
 @dataclass(frozen=True)
 class Config:
-    """The static parameters: tokens of a block, channels, whether blocks overlap, pairs that rotate, rows of the past, eps."""
+    """The static parameters: tokens of a block, channels, overlap, pairs that rotate, rows of the past, eps, and e4m3."""
 
     ratio: int = 4
     D: int = 512
@@ -33,6 +36,7 @@ class Config:
     pairs: int = 32
     past: int = 0
     eps: float = 1e-6
+    simulate_fp8: bool = False
 
     @property
     def wide(self) -> int:
@@ -71,18 +75,20 @@ class Config:
 
 
 class Entry(NamedTuple):
-    """Where a block works: the entry, its sequence, its first token's row, and whether there is a block before it."""
+    """Where a block works: the entry, its sequence, its first token's row, whether there is a block before it, its position."""
 
     cfg: Config
     i: Any
     b: Any
     row: Any
     before: Any
+    position: Any
 
 
 def entry(cfg: Config, i: Any, b: Any, offset: Any) -> Entry:
     """Return where the block of an entry works."""
-    return Entry(cfg, i, b, cfg.past + i * cfg.ratio, offset[b] + (i - 1) * cfg.ratio >= 0 if cfg.past else i >= 1)
+    before = offset[b] + (i - 1) * cfg.ratio >= 0 if cfg.past else i >= 1
+    return Entry(cfg, i, b, cfg.past + i * cfg.ratio, before, offset[b] + i * cfg.ratio)
 
 
 class Candidates(NamedTuple):
@@ -162,21 +168,46 @@ def mean_square(cfg, x, mean):
 
 
 @T.macro
-def load_angles(at, rotation, offset, cos, sin):
+def load_angles(at, rotation, cos, sin):
     """Read the angles of the entry's position, those of no rotation if that has no row."""
     cfg, count = at.cfg, at.cfg.width // 2
     for t, k in T.Parallel(cfg.turning, count):
-        position = offset[at.b] + at.i * cfg.ratio
+        position = at.position
         row = T.max(T.min(position, rotation.shape[0] - 1), 0)
         cos[t, k] = T.if_then_else(position < rotation.shape[0], rotation[row, t * count + k, 0], 1)
     for t, k in T.Parallel(cfg.turning, count):
-        position = offset[at.b] + at.i * cfg.ratio
+        position = at.position
         row = T.max(T.min(position, rotation.shape[0] - 1), 0)
         sin[t, k] = T.if_then_else(position < rotation.shape[0], rotation[row, t * count + k, 1], 0)
 
 
 @T.macro
-def finish(at, x, norm_weight, rotation, offset, out):
+def through_fp8(cfg, y):
+    """Put in the place of blocks of 64 channels what e4m3 keeps of them (formula: reference/fp8.py)."""
+    still, lanes = cfg.threads - cfg.turning, BLOCK // cfg.width
+    sizes, top = T.alloc_shared((cfg.threads,), F32), T.alloc_fragment((cfg.threads,), F32)
+    for t in T.Parallel(cfg.threads):
+        top[t] = FLOOR
+        for j in T.unroll(cfg.width):
+            top[t] = T.max(top[t], T.abs(T.cast(y[t, j], F32)))
+        sizes[t] = top[t]
+    for t in T.Parallel(cfg.threads):
+        for k in T.unroll(lanes):
+            top[t] = T.max(top[t], sizes[t // lanes * lanes + k])
+    power = T.alloc_fragment((cfg.threads,), I32)
+    for t in T.Parallel(cfg.threads):
+        bits = T.reinterpret(I32, top[t] * T.float32(1 / LARGEST))
+        up = T.if_then_else((bits & MANTISSA) > 0, 1, 0)  # unless it is a power of two
+        power[t] = T.max(T.min((bits >> MANTISSA_BITS) + up, INFINITE), 0)
+    for t, j in T.Parallel(cfg.threads, cfg.width):
+        if t < still:
+            scale = T.reinterpret(F32, power[t] << MANTISSA_BITS)
+            inverse = T.reinterpret(F32, T.max(2 * BIAS - power[t], 0) << MANTISSA_BITS)
+            y[t, j] = T.cast(T.cast(T.cast(y[t, j], F32) * inverse, FP8), F32) * scale
+
+
+@T.macro
+def finish(at, x, norm_weight, rotation, out):
     """Normalise what was pooled and rounded, round, rotate the last channels, and write the entry."""
     cfg, width = at.cfg, at.cfg.width
     mean, still = T.alloc_fragment((1,), F32), cfg.threads - cfg.turning
@@ -184,13 +215,15 @@ def finish(at, x, norm_weight, rotation, offset, out):
     y, tail = T.alloc_fragment((cfg.threads, width), BF16), T.alloc_shared((cfg.turning, width), BF16)
     for t, j in T.Parallel(cfg.threads, width):
         y[t, j] = norm_weight[t * width + j] * (x[t, j] * T.rsqrt(mean[0] + cfg.eps))
+    if cfg.simulate_fp8:
+        through_fp8(cfg, y)
     for t, j in T.Parallel(cfg.threads, width):
         if t < still:
             out[at.b, at.i, t * width + j] = y[t, j]
         else:
             tail[t - still, j] = y[t, j]
     cos, sin = (T.alloc_fragment((cfg.turning, width // 2), F32) for _ in range(2))
-    load_angles(at, rotation, offset, cos, sin)
+    load_angles(at, rotation, cos, sin)
     for h in T.unroll(2):
         for t, k in T.Parallel(cfg.turning, width // 2):
             a, b = T.cast(tail[t, 2 * k], F32), T.cast(tail[t, 2 * k + 1], F32)
@@ -230,7 +263,7 @@ def compress_fwd(cfg: Config) -> T.PrimFunc:
             for t, j in T.Parallel(*shape):
                 pooled[b, i, t * cfg.width + j] = rounded[t, j]
             T.copy(rounded, x)
-            finish(at, x, norm_weight, rotation, offset, out)
+            finish(at, x, norm_weight, rotation, out)
 
     return compress_fwd
 
@@ -305,7 +338,7 @@ def compress_norm(cfg: Config) -> T.PrimFunc:
             x = T.alloc_fragment((cfg.threads, cfg.width), F32)
             for t, j in T.Parallel(cfg.threads, cfg.width):
                 x[t, j] = pooled[b, i, t * cfg.width + j]
-            finish(at, x, norm_weight, rotation, offset, out)
+            finish(at, x, norm_weight, rotation, out)
 
     return compress_norm
 
@@ -322,10 +355,10 @@ def _plan(cfg: Config) -> list[Launch]:
     return [build(factory, each) for factory, each in forward_kernels(cfg)]
 
 
-def config(kv, ape, norm_weight, rotation, past: int, eps: float) -> Config:
+def config(kv, ape, norm_weight, rotation, past: int, eps: float, simulate_fp8: bool = False) -> Config:
     """Return the static parameters of a call."""
     D = norm_weight.shape[0]
-    return Config(ape.shape[0], D, kv.shape[-1] > D, rotation.shape[1], past, eps)
+    return Config(ape.shape[0], D, kv.shape[-1] > D, rotation.shape[1], past, eps, simulate_fp8)
 
 
 def table(rotation):
@@ -337,9 +370,9 @@ def table(rotation):
     return still
 
 
-def forward(kv, gate, ape, norm_weight, rotation, offset, past: int, eps: float):
+def forward(kv, gate, ape, norm_weight, rotation, offset, past: int, eps: float, simulate_fp8: bool = False):
     """Launch the kernels on CUDA tensors; return the entries, and what they were pooled to."""
-    cfg = config(kv, ape, norm_weight, rotation, past, eps)
+    cfg = config(kv, ape, norm_weight, rotation, past, eps, simulate_fp8)
     shape = kv.shape[0], (kv.shape[1] - past) // cfg.ratio, cfg.D
     out, pooled = (kv.new_empty(shape, dtype=torch.bfloat16) for _ in range(2))
     if not out.numel():

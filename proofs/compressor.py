@@ -26,6 +26,7 @@ from ..reference import compressor as reference
 from ..reference.compressor import BF16, F32, STATICS
 from ..reference.contract import Contract, Size, Static, TensorSpec
 from ..reference.indexer import OFFSETS
+from . import compressor_step
 from .engine.base.errors import Unsupported
 from .engine.base.report import LAYERS
 from .engine.execution.contents import Write
@@ -57,6 +58,8 @@ FLAGSHIPS = Config(), Config(128, overlap=False), Config(D=128)
 OTHERS = Config(past=4), Config(2, 128, pairs=4), Config(3, 256, False, 8)
 """With the block before; further numbers of tokens and channels, with overlap and without."""
 SAFE_ALONE = Config(2, 64, pairs=4), Config(128, 64, past=128), Config(33, overlap=False)
+ROUNDED = Config(simulate_fp8=True), Config(128, overlap=False, simulate_fp8=True)
+"""Bounds, coverage and races again; over the reals, nothing is rounded."""
 
 
 def _inputs(cfg: Config) -> dict[str, TensorSpec]:
@@ -70,7 +73,8 @@ def _contract(cfg: Config, name: str, inputs: tuple[TensorSpec, ...], *outputs: 
     sizes = {size: SIZES[size] for size in names} | {"T": Size(1, OFFSETS // cfg.ratio)}
     probes = tuple({size: probe[size] for size in names} for probe in PROBES)
     updated = tuple(spec.name for spec in outputs if spec.name in ("grad_kv", "grad_gate"))
-    return Contract(name, sizes, _STATICS, inputs, outputs, probes, _ROOM if "S" in names else (), updated)
+    statics = _STATICS | ({"simulate_fp8": Static(int, 1, 1)} if cfg.simulate_fp8 else {})
+    return Contract(name, sizes, statics, inputs, outputs, probes, _ROOM if "S" in names else (), updated)
 
 
 def _whole(cfg: Config) -> tuple[Contract, Formula]:
@@ -239,7 +243,9 @@ def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
         backward.compress_pool_bwd: (_pool_bwd(cfg), ()),
     }
     given = {"ratio": cfg.ratio, "D": cfg.D, "overlap": int(cfg.overlap), "pairs": cfg.pairs, "past": cfg.past}
-    for factory in dict.fromkeys(f for f, _ in (*kernels.forward_kernels(cfg), *backward.backward_kernels(cfg))):
+    given |= {"simulate_fp8": 1} if cfg.simulate_fp8 else {}
+    gradients = () if cfg.simulate_fp8 else backward.backward_kernels(cfg)  # which round nothing
+    for factory in dict.fromkeys(f for f, _ in (*kernels.forward_kernels(cfg), *gradients)):
         (contract, of), tilings = claims[factory]
         candidates = bool(contract.updated)
         compare = _of_candidates_compared(cfg, of, contract) if candidates else _tiled(of, contract, tilings)
@@ -285,5 +291,6 @@ def proofs() -> Iterator[Proof]:
         yield from _kernels(cfg, **more)
     for cfg in OTHERS:
         yield from _kernels(cfg)
-    for cfg in SAFE_ALONE:
+    for cfg in (*SAFE_ALONE, *ROUNDED):
         yield from _kernels(cfg, SAFE)
+    yield from compressor_step.proofs()

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .contract import Contract, Elements, Size, Static, TensorSpec
+from .fp8 import through_fp8
 from .indexer import OFFSETS
 
 BF16, F32, I32 = torch.bfloat16, torch.float32, torch.int32
@@ -119,6 +120,11 @@ def pool(x: Given, T: int) -> Pooled:
     there = own | before.unsqueeze(-1).unsqueeze(-1)
     values, logits = x.kv[:, row.clamp(0)], x.gate[:, row.clamp(0)] + x.ape[place + x.ratio * (place < 0).long()]
     values, logits = (torch.where(own, t[..., -x.D :], t[..., : x.D]) for t in (values, logits))
+    return weighted(values, logits, there)
+
+
+def weighted(values: Tensor, logits: Tensor, there: Tensor) -> Pooled:
+    """Weigh candidates [B, T, n, D] by the softmax of their logits; what is not there counts for nothing."""
     values = values.masked_fill(~there, 0.0)
     weights = logits.masked_fill(~there, float("-inf")).softmax(2)
     return Pooled(values, weights, (values * weights).sum(2))
@@ -145,10 +151,11 @@ def normalised(pooled: Tensor, x: Given, eps: float) -> tuple[Tensor, Tensor, Te
     return wide, r, x.norm_weight * (wide * r)
 
 
-def entries(pooled: Tensor, x: Given, eps: float, dtype: torch.dtype) -> Tensor:
-    """Return the entries of what was pooled, normalised, rotated and rounded to ``dtype``."""
+def entries(pooled: Tensor, x: Given, eps: float, dtype: torch.dtype, simulate_fp8: bool = False) -> Tensor:
+    """Return the entries of what was pooled, normalised, rotated and rounded to ``dtype``, and what does not rotate to e4m3."""
     y = normalised(pooled, x, eps)[2].to(dtype)
-    return rotate(y.type_as(x.norm_weight), x).to(dtype)
+    out = rotate(y.type_as(x.norm_weight), x).to(dtype)
+    return through_fp8(out, x.D - 2 * x.rotation.shape[1]) if simulate_fp8 else out
 
 
 def compress(
@@ -160,16 +167,17 @@ def compress(
     offset: Tensor,
     past: int = 0,
     eps: float = 1e-6,
+    simulate_fp8: bool = False,
     dtype: torch.dtype = BF16,
 ) -> tuple[Tensor, Tensor]:
     """Return the entries [B, T, D], and what was pooled, which their gradient needs; both rounded to ``dtype``.
 
-    The formula is that of this module's docstring. The first ``past`` rows, a block or none, are of tokens before the first of
-    which an entry is made.
+    The formula is that of this module's docstring, and then that of fp8.py beside it if asked for. The first ``past`` rows, a
+    block or none, are of tokens before the first of which an entry is made.
     """
     x = Given(kv, gate, ape, norm_weight, rotation, offset, past)
     pooled = pool(x, x.T).total.to(dtype)
-    return entries(pooled, x, eps, dtype), pooled
+    return entries(pooled, x, eps, dtype, simulate_fp8), pooled
 
 
 def through_norm(grad_out: Tensor, pooled: Tensor, x: Given, eps: float) -> tuple[Tensor, Tensor]:

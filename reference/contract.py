@@ -78,14 +78,16 @@ class Static:
 class Elements:
     """What the elements of a tensor may hold: ``low <= x < high`` for integers.
 
-    For floats: ``low <= x <= high``, finite, nonnegative or any. ``high`` of integers may name a size. Elements are hypotheses
-    of the proofs and inputs of the tests; no binding reads a tensor's data to check them.
+    For floats: ``low <= x <= high``, finite, nonnegative or any. ``high`` of integers may name a size. ``distinct`` names a
+    size: of the integers from 0 to below it none comes twice; others may. Elements are hypotheses of the proofs and inputs of
+    the tests; no binding reads a tensor's data to check them.
     """
 
     low: int | None = None
     high: int | str | None = None
     finite: bool = False
     nonnegative: bool = False
+    distinct: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,12 @@ class Contract:
             raise ValueError(f"{self.op}: shape {spec.shape!r} of {spec.name} uses undeclared {sorted(unknown)}")
         if isinstance(spec.elements.high, str) and spec.elements.high not in self.sizes:
             raise ValueError(f"{self.op}: {spec.name}: expected elements below a size, got {spec.elements.high!r}")
+        if spec.elements.distinct not in (None, *self.sizes) or (
+            spec.elements.distinct and spec.dtypes[0].is_floating_point
+        ):
+            raise ValueError(
+                f"{self.op}: {spec.name}: expected distinct integers below a size, got {spec.elements.distinct!r}"
+            )
 
     @classmethod
     def of(
@@ -293,8 +301,9 @@ class Contract:
             if device != first_device and not (spec.host and device.type == "cpu"):
                 raise ValueError(f"{self.op}: {spec.name}: expected device {first_device}, got {device}")
             self._check_shape(spec, shape, bound)
+        told: set[str] = set()
         for spec, (_, shape, *_) in zip(self.inputs, tensors, strict=True):
-            self._check_arithmetic(spec, shape, bound)
+            self._check_arithmetic(spec, shape, bound, told)
         for name, value in statics.items():
             self.statics[name].check(f"{self.op}: {name}", value)
         return MappingProxyType(bound)
@@ -315,13 +324,19 @@ class Contract:
             elif extent != known:
                 raise self._bad_shape(spec, shape, bound)
 
-    def _check_arithmetic(self, spec: TensorSpec, shape: torch.Size, bound: Mapping[str, int]) -> None:
-        """Check what is told by other sizes once these are known: some dimensions, and relations."""
+    def _check_arithmetic(self, spec: TensorSpec, shape: torch.Size, bound: Mapping[str, int], told: set[str]) -> None:
+        """Check what is told by other sizes once these are known: some dimensions, and relations.
+
+        ``told`` are the sizes of the tensors before this one, to which its own are added: a relation is the affair of the
+        tensor that completes it.
+        """
+        told.update(_IDENTIFIER.findall(spec.shape))
         for dim, extent in zip(spec.dims[::-1], shape[::-1], strict=False):
             if _is_derived(dim[0]) and extent != arithmetic.evaluate(str(dim[0]), bound):
                 raise self._bad_shape(spec, shape, bound)
         for relation in self.relations:
-            if arithmetic.names(relation) <= {*bound} and not arithmetic.evaluate(relation, bound):
+            names = arithmetic.names(relation)
+            if names <= {*bound} & told and not arithmetic.evaluate(relation, bound):
                 raise self._bad_shape(spec, shape, bound, f" with {relation}")
 
     def _bind(self, spec: TensorSpec, shape: torch.Size, name: str, extent: int, bound: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -69,6 +70,10 @@ def fill(
     """Random elements that the contract allows; of a handful of values, ties are common."""
     generator = torch.Generator().manual_seed(seed)
     low, high, dtype = spec.elements.low, spec.elements.high, spec.dtypes[0]
+    if spec.elements.distinct:  # of which -1 and those from the size on are none
+        count = math.prod(shape)
+        some = torch.randperm(max(count, sizes[spec.elements.distinct]) + 2, generator=generator)[:count] - 1
+        return some.view(shape).to(dtype)
     if not dtype.is_floating_point:
         low = -3 if low is None else max(low, -30)
         high = max(sizes.values()) + 3 if high is None else sizes[high] if isinstance(high, str) else min(high, 300)

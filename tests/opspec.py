@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ class OpSpec:
         exact: inputs are such that no sum is rounded, as results that are decisions must be equal.
         optional: arguments that may be None.
         edges: for some sizes, the values to draw from, where others would be but more work.
+        updates: the inputs that the torch operator writes into; it returns nothing then, and ``op`` what has become of copies.
         compiled: the first size that torch.compile sees, no other dimension's, which it would take for the same.
     """
 
@@ -83,6 +85,7 @@ class OpSpec:
     exact: bool = False
     optional: tuple[str, ...] = ()
     edges: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    updates: tuple[str, ...] = ()
     compiled: int = 3
 
     def __repr__(self) -> str:
@@ -118,6 +121,21 @@ class OpSpec:
     def run(self, call: Call) -> Tensor:
         """The public function's answer."""
         return self.op(*call.tensors, **call.statics)
+
+    def in_place(self, call: Call) -> Call:
+        """The call whose tensors that are written into are contiguous, as they have to be."""
+        tensors = zip(self.contract.inputs, call.tensors, strict=True)
+        return replace(call, tensors=tuple(t.contiguous() if s.name in self.updates else t for s, t in tensors))
+
+    def direct(self, *arguments: Any) -> Any:
+        """The torch operator's results; of one that writes into its arguments, what has become of copies of these."""
+        if not self.updates:
+            return self.overload(*arguments)
+        names, given = [spec.name for spec in self.contract.inputs], list(arguments)
+        for at in map(names.index, self.updates):
+            given[at] = given[at].clone(memory_format=torch.contiguous_format)
+        self.overload(*given)
+        return tuple(given[names.index(name)] for name in self.updates)
 
     def leaves(self, call: Call) -> tuple[Call, list[Tensor]]:
         """The call on copies that require a gradient, and these."""

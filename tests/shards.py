@@ -62,7 +62,7 @@ def run(spec: OpSpec, mesh: DeviceMesh) -> None:
     call = sample(spec)
     statics = call.statics.values()
     local, leaves = spec.leaves(call)
-    wanted = spec.overload(*local.tensors, *statics)
+    wanted = spec.direct(*local.tensors, *statics)
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     derived = [w for w in wanted if w.requires_grad]  # not what is kept for the backward alone
     grads = torch.autograd.grad(derived, leaves, [torch.ones_like(w) for w in derived]) if leaves else ()
@@ -70,7 +70,7 @@ def run(spec: OpSpec, mesh: DeviceMesh) -> None:
         given = [part(t, mesh, at) for t, at in zip(call.tensors, where, strict=True)]
         for tensor, requires in zip(given, (t.requires_grad for t in local.tensors), strict=True):
             tensor.requires_grad_(requires)
-        got = spec.overload(*given, *statics)
+        got = spec.direct(*given, *statics)
         got = got if isinstance(got, tuple) else (got,)
         sharded = way != "replicated"
         assert all(isinstance(t, DTensor) and t.placements[0].is_shard() == sharded for t in got), (spec, way)

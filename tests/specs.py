@@ -8,4 +8,5 @@ from lemmata.operators import OPERATORS
 from opspec import OpSpec
 
 SPECS: tuple[OpSpec, ...] = tuple(spec for name in OPERATORS for spec in importlib.import_module(f"specs_{name}").SPECS)
+FUNCTIONAL = tuple(spec for spec in SPECS if not spec.updates)
 DIFFERENTIABLE = tuple(spec for spec in SPECS if spec.differentiable)

@@ -96,7 +96,7 @@ def results(
     """The result and the gradients, each found within its own mode."""
     call, leaves = spec.leaves(call)
     with forward:
-        out = spec.overload(*call.tensors, *call.statics.values())
+        out = spec.direct(*call.tensors, *call.statics.values())
     out = out if isinstance(out, tuple) else (out,)
     if not leaves:
         return out
@@ -119,7 +119,7 @@ def test_no_mode_changes_a_bit(spec: OpSpec, device: torch.device) -> None:
         assert same(got, wanted), name
     for name, mode in WITHOUT_GRADIENT.items():
         with mode(device.type):
-            got = spec.overload(*call.tensors, *call.statics.values())
+            got = spec.direct(*call.tensors, *call.statics.values())
         got = got if isinstance(got, tuple) else (got,)
         assert same(got, wanted[: len(got)]), name
 
@@ -137,8 +137,9 @@ def test_a_public_function_under_autocast_is_the_same(spec: OpSpec, device: torc
 def test_a_dispatch_mode_sees_the_operator_and_nothing_of_its_inside(spec: OpSpec, device: torch.device) -> None:
     call = spec.sample(3).to(device)
     with Seen() as seen:
-        spec.overload(*call.tensors, *call.statics.values())
-    assert seen.names == [str(spec.overload)]
+        spec.direct(*call.tensors, *call.statics.values())
+    copies = {"aten.clone.default"} if spec.updates else set()
+    assert [name for name in seen.names if name not in copies] == [str(spec.overload)]
 
 
 def test_precisions_are_given_back() -> None:

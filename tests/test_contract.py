@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inputs import make
 from lemmata.reference import arithmetic
 from lemmata.reference.contract import Contract, Elements, Size, Static, TensorSpec
 from lemmata.reference.sinkhorn import FORWARD
@@ -127,3 +128,19 @@ def test_what_does_not_fit_by_arithmetic_is_named(scales: tuple[int, ...], x: tu
 def test_what_is_no_arithmetic_of_sizes_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         arithmetic.names(text)
+
+
+def test_distinct_are_integers_below_a_size() -> None:
+    for dtype, size in ((torch.int32, "m"), (torch.float32, "n")):
+        spec = TensorSpec("x", "n", (dtype,), Elements(distinct=size))
+        with pytest.raises(ValueError, match=f"^op: x: expected distinct integers below a size, got '{size}'"):
+            Contract("op", {"n": Size()}, {}, (spec,), ())
+
+
+@pytest.mark.parametrize("sizes", [{"n": 9, "m": 3}, {"n": 3, "m": 40}, {"n": 0, "m": 0}])
+def test_what_is_drawn_is_distinct(sizes: dict[str, int]) -> None:
+    spec = TensorSpec("x", "n 2", (torch.int32,), Elements(distinct="m"))
+    contract = Contract("op", {"n": Size(), "m": Size()}, {}, (spec,), ())
+    drawn = [make(contract, {}, sizes, seed).tensors[0].flatten().tolist() for seed in range(9)]
+    assert all(len(set(x)) == len(x) == 2 * sizes["n"] for x in drawn)
+    assert not sizes["n"] or {-1, sizes["m"]} & {number for x in drawn for number in x}, "some are none"

@@ -154,14 +154,20 @@ def test_an_operator_without_a_derivative_says_so(spec: OpSpec, device: torch.de
     tensors = [t.clone().requires_grad_(t.is_floating_point()) for t in call.tensors]
     if spec.differentiable:
         return
-    out = spec.overload(*tensors, *call.statics.values())
+    if spec.updates:
+        with pytest.raises(RuntimeError, match="expected no derivative, got a tensor that requires one"):
+            spec.direct(*tensors, *call.statics.values())
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no derivative in forward mode"):
+            spec.direct(forward_ad.make_dual(*call.tensors[:1] * 2), *call.tensors[1:], *call.statics.values())
+        return
+    out = spec.direct(*tensors, *call.statics.values())
     with forward_ad.dual_level():
         duals = [forward_ad.make_dual(t, t) if t.dtype is torch.float32 else t for t in call.tensors]
         if out.dtype.is_floating_point:
             with pytest.raises(NotImplementedError, match="no derivative in forward mode"):
-                spec.overload(*duals, *call.statics.values())
+                spec.direct(*duals, *call.statics.values())
         else:
-            assert torch.equal(spec.overload(*duals, *call.statics.values()), out)
+            assert torch.equal(spec.direct(*duals, *call.statics.values()), out)
     if out.dtype.is_floating_point:
         with pytest.raises(RuntimeError, match="expected no derivative, got a request for one"):
             out.sum().backward()

@@ -61,6 +61,8 @@ BESIDES: dict[str, Besides] = {
     "indexer_topk": lambda call, _: 2 * dots(call),
     "compress": pooled,
     "compress_overlap": pooled,
+    "compress_step": pooled,
+    "compress_step_overlap": pooled,
     "indexer_loss": afresh,
     "indexer_loss_dense": afresh,
 }

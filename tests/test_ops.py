@@ -16,11 +16,12 @@ from torch.library import opcheck
 
 from inputs import LAYOUTS, MAGNITUDES, Call, calls, invalid_calls, lay_out
 from opspec import OpSpec
-from specs import DIFFERENTIABLE, SPECS
+from specs import DIFFERENTIABLE, FUNCTIONAL, SPECS
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's condition for deterministic matrix products
 
 every = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+functional = pytest.mark.parametrize("spec", FUNCTIONAL, ids=lambda s: s.name)
 differentiable = pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=lambda s: s.name)
 
 
@@ -148,7 +149,7 @@ def test_torch_func_answers_or_raises(spec: OpSpec, device: torch.device) -> Non
             of_one(forward_ad.make_dual(x, x))
 
 
-@every
+@functional
 def test_vmap(spec: OpSpec, device: torch.device) -> None:
     pair = spec.sample(3).to(device), spec.sample(3, seed=5).to(device)
     stacked = [torch.stack(two, 1) for two in zip(*(call.tensors for call in pair), strict=True)]
@@ -172,7 +173,11 @@ def test_vmap(spec: OpSpec, device: torch.device) -> None:
 @every
 def test_the_operator_itself_has_the_same_gradient(spec: OpSpec, device: torch.device) -> None:
     call = spec.sample(3).to(device).map(lambda t: t.requires_grad_(t.is_floating_point()))
-    results = spec.overload(*call.tensors, *call.statics.values())
+    if spec.updates:
+        with pytest.raises(RuntimeError, match="expected no derivative, got a tensor that requires one"):
+            spec.direct(*call.tensors, *call.statics.values())
+        return
+    results = spec.direct(*call.tensors, *call.statics.values())
     results = results if isinstance(results, tuple) else (results,)
     if not results[0].dtype.is_floating_point:
         assert not results[0].requires_grad
@@ -193,7 +198,7 @@ def test_the_operator_itself_has_the_same_gradient(spec: OpSpec, device: torch.d
 def test_opcheck(spec: OpSpec, device: torch.device, layout: str) -> None:
     empty = [spec.sample(**{name: 0}) for name in spec.contract.sizes] if layout == LAYOUTS[0] else []
     for call in (spec.sample(3).map(lambda t: lay_out(t, layout)), *empty):
-        arguments = (*call.to(device).tensors, *call.statics.values())
+        arguments = (*spec.in_place(call).to(device).tensors, *call.statics.values())
         if any(t.dtype is torch.float8_e4m3fn for t in call.tensors):  # which test_schema cannot compare
             neither_mutates_nor_aliases(spec.overload, arguments)
             opcheck(spec.overload, arguments, test_utils=("test_faketensor", "test_aot_dispatch_dynamic"))

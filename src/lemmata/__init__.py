@@ -17,7 +17,7 @@ def _is_command() -> bool:
 
 
 if TYPE_CHECKING or not _is_command():
-    from .bindings.compressor import compress
+    from .bindings.compressor import compress, compress_step
     from .bindings.csa import csa, csa_shard_bwd
     from .bindings.hca import hca, hca_shard_bwd
     from .bindings.indexer import indexer_scores, indexer_topk
@@ -29,6 +29,7 @@ if TYPE_CHECKING or not _is_command():
 
 __all__ = [
     "compress",
+    "compress_step",
     "csa",
     "csa_shard_bwd",
     "hca",

@@ -93,6 +93,10 @@ _COMPRESSOR = (
     "compressor_backward:compress_norm_bwd",
     "compressor_backward:compress_few_bwd",
     "compressor_backward:compress_pool_bwd",
+    "compressor_step:compress_step",
+    "compressor_step:compress_step_pool",
+    "compressor_step:compress_step_norm",
+    "compressor_step:compress_keep",
 )
 _LOSS = "indexer_loss:loss_teacher", "indexer_loss:loss_student", "indexer_loss_rows:loss_rows"
 _LOSS_BWD = "indexer_loss_rows:loss_scores_bwd", "indexer_loss_backward:loss_bwd_listed", "gradient_sums:sum_listed"
@@ -106,7 +110,7 @@ OPERATORS = {
         Operator("topk", "Top-k", ("topk",), _TOPK),
         Operator("indexer", "Lightning Indexer", ("indexer_scores", "indexer_topk"), (*_SCORES, *_SCORES_BWD, *_TOPK)),
         Operator("indexer_loss", "Loss of the indexer", ("indexer_loss",), (*_LOSS, *_LOSS_BWD)),
-        Operator("compressor", "KV compressor", ("compress",), _COMPRESSOR),
+        Operator("compressor", "KV compressor", ("compress", "compress_step"), _COMPRESSOR),
         Operator("csa", "Compressed sparse attention", ("csa",), _CSA, ("csa_shard_bwd",)),
         Operator("hca", "Heavily compressed attention", ("hca",), _HCA, ("hca_shard_bwd",)),
         Operator("swa", "Sliding-window attention", ("swa",), _SWA, ("swa_shard_bwd",)),

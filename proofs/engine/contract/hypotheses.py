@@ -42,6 +42,7 @@ class Hypotheses:
     promises: Mapping[str, Range] = field(default_factory=dict)  # for each output, what its elements must lie in
     strides: Mapping[str, tuple[z3.ArithRef, ...]] = field(default_factory=dict)  # where a kernel has its own
     updated: tuple[str, ...] = ()  # the outputs of which elements may keep what they held before
+    distinct: Mapping[str, z3.ArithRef] = field(default_factory=dict)  # below which no natural element comes twice
 
     @classmethod
     def of(cls, contract: Contract, statics: Mapping[str, float], prim_func: tirx.PrimFunc) -> Hypotheses:
@@ -89,12 +90,14 @@ class Hypotheses:
 
         ends = {spec.name: (bound(spec.elements.low), bound(spec.elements.high)) for spec in contract.tensors}
         ranges, promises = ({s.name: ends[s.name] for s in specs} for specs in (contract.inputs, contract.outputs))
-        return cls(sizes, tuple(facts), ranges, shapes, outputs, promises, strides, contract.updated)
+        distinct = {s.name: sizes[s.elements.distinct] for s in contract.inputs if s.elements.distinct}
+        return cls(sizes, tuple(facts), ranges, shapes, outputs, promises, strides, contract.updated, distinct)
 
     def of_element(self, tensor: str, indices: Sequence[z3.ArithRef], value: z3.ArithRef) -> list[z3.BoolRef]:
         """Return what the contract says of ``value``, the element of ``tensor`` at ``indices``, if it is in bounds.
 
         A tensor may be taken as a row: its range holds of all its elements. Between rows at strides there may be anything.
+        Of elements that are distinct the index is a function.
         """
         flat = len(indices) != len(self.shapes[tensor])
         if flat and tensor in self.strides:
@@ -103,8 +106,15 @@ class Hypotheses:
             raise Unsupported(f"{tensor} is read through {len(indices)} indices")
         shape = (self.elements(tensor),) if flat else self.shapes[tensor]
         inside = [z3.And(i >= 0, i < n) for i, n in zip(indices, shape, strict=True)]
-        bounds = within(value, self.ranges.get(tensor, (None, None)))
-        return [z3.Implies(inside[0] if flat else z3.And(*inside), z3.And(*bounds))] if bounds else []
+        known = within(value, self.ranges.get(tensor, (None, None)))
+        if tensor in self.distinct:
+            whole = "in the row " if flat else ""
+            places = [
+                z3.Function(f"place {d} of {whole}{tensor}", z3.IntSort(), z3.IntSort()) for d in range(len(indices))
+            ]
+            same = z3.And(*(place(value) == index for place, index in zip(places, indices, strict=True)))
+            known.append(z3.Implies(z3.And(value >= 0, value < self.distinct[tensor]), same))
+        return [z3.Implies(inside[0] if flat else z3.And(*inside), z3.And(*known))] if known else []
 
     def elements(self, tensor: str) -> z3.ArithRef:
         """Return the number of elements of a tensor, with what lies between its rows if these are at strides."""

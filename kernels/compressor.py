@@ -25,7 +25,10 @@ WIDTH = 4  # channels of each
 
 @dataclass(frozen=True)
 class Config:
-    """The static parameters: tokens of a block, channels, whether blocks overlap, pairs that rotate, rows of the past, eps."""
+    """The static parameters: tokens of a block, channels, whether blocks overlap, pairs that rotate, rows of the past, eps.
+
+    ``most`` is how many channels a thread has at most.
+    """
 
     ratio: int = 4
     D: int = 512
@@ -33,6 +36,7 @@ class Config:
     pairs: int = 32
     past: int = 0
     eps: float = 1e-6
+    most: int = 4
 
     @property
     def wide(self) -> int:
@@ -57,7 +61,7 @@ class Config:
     @property
     def width(self) -> int:
         """Return how many channels a thread has, so that a warp has something to do."""
-        return min(self.D // 32, 4)
+        return min(self.D // 32, self.most)
 
     @property
     def threads(self) -> int:

@@ -140,7 +140,7 @@ def store_rows(at, first, start, of, grad_kv, grad_gate):
 
 
 class Sums(NamedTuple):
-    """Sums over the entries of a chunk: of the gradients of logits, [ratio, threads, width] of each block, and for norm_weight."""
+    """Sums over the entries of a chunk: of gradients of logits in own blocks and in those before, and for norm_weight."""
 
     own: Any
     before: Any

@@ -2,8 +2,8 @@
 
 ``compress_fwd`` is compared with the reference as it stands. The others are each compared with their part of it, and one
 put after the other they are the reference: ``compress_pool`` and ``compress_norm`` of the forward; of the backward
-``compress_norm_bwd`` and ``compress_pool_bwd``. ``compress_few_bwd`` is the whole backward, but that it adds up the gradients of
-ape and of the norm's weight over chunks of 8 entries alone: before iteration e, of place r and channel c,
+``compress_norm_bwd`` and ``compress_pool_bwd``. ``compress_few_bwd`` is the whole backward, but that it adds up the gradients
+of ape and of the norm's weight over chunks of 8 entries alone: before iteration e, of place r and channel c,
 
     own_sum[r, c] = Σ_{u < e} z̄(8 chunk + u, r, c),
 
@@ -372,21 +372,21 @@ def _covered(write: Write, index: tuple[Form, ...], steps: tuple[Form, ...]) -> 
 
 def _chunks() -> Sequence[Condition]:
     """Prove that entry i is the (i mod 8)-th of chunk i div 8, and of no other."""
-    i, n, q, r, u, v, y, entries = z3.Ints("i n q r u v y entries")
+    i, n, q, r, u, y, entries = z3.Ints("i n q r u y entries")
     chunked = entries <= CHUNK * n, CHUNK * n <= entries + CHUNK - 1
     divided = i == CHUNK * q + r, r >= 0, r < CHUNK
     return [
-        lemma("entry i is in chunk i div 8", z3.And(q >= 0, q < n, r < z3.If(entries - CHUNK * q < CHUNK, entries - CHUNK * q, CHUNK)),
+        lemma("entry i is in chunk i div 8, which there is", z3.And(q >= 0, q < n, r < entries - CHUNK * q),
               *chunked, *divided, i >= 0, i < entries),
         lemma("and in no other", z3.And(y == q, u == r), *divided, CHUNK * y + u == i, u >= 0, u < CHUNK),
-        lemma("a chunk has entries that there are alone", z3.And(CHUNK * y + v >= 0, CHUNK * y + v < entries),
-              y >= 0, v >= 0, v < entries - CHUNK * y),
+        lemma("what is in a chunk is an entry", z3.And(i >= 0, i < entries),
+              y >= 0, u >= 0, u < entries - CHUNK * y, i == CHUNK * y + u),
     ]  # fmt: skip
 
 
 CHUNKS = Theorem(
-    "chunks", f"Of T entries each is in exactly one of ⌈T/{CHUNK}⌉ chunks: entry {CHUNK} y + u is the u-th of chunk y, which has "
-    f"min({CHUNK}, T - {CHUNK} y).", _chunks, "entries divided by the length of a chunk, with remainder"
+    "chunks", f"Of T entries each is in exactly one of ⌈T/{CHUNK}⌉ chunks: entry {CHUNK} y + u is the u-th of chunk y, which "
+    f"has min({CHUNK}, T - {CHUNK} y).", _chunks, "the number of an entry, divided by the length of a chunk"
 )  # fmt: skip
 
 

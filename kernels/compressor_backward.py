@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import tilelang.language as T
+import torch
 
 from .build import Launch, aligned, build, planned
 from .compressor import (
@@ -157,15 +158,16 @@ def add_logits(cfg, of, total):
 
 @T.macro
 def store_sums(cfg, chunk, b, sums, parts):
-    """Write a chunk's sums: the rows of the gradient of ape one after the other, and behind them that of norm_weight."""
+    """Write a chunk's sums: a row for each candidate, those of the block before first, and one for norm_weight."""
     for r in T.unroll(cfg.ratio):
         for t, j in T.Parallel(cfg.threads, cfg.width):
-            parts[b, chunk, r * cfg.wide + cfg.wide - cfg.D + t * cfg.width + j] = sums.own[r, t, j]
-        if cfg.overlap:
+            parts[b, chunk, cfg.candidates - cfg.ratio + r, t * cfg.width + j] = sums.own[r, t, j]
+    if cfg.overlap:
+        for r in T.unroll(cfg.ratio):
             for t, j in T.Parallel(cfg.threads, cfg.width):
-                parts[b, chunk, r * cfg.wide + t * cfg.width + j] = sums.before[r, t, j]
+                parts[b, chunk, r, t * cfg.width + j] = sums.before[r, t, j]
     for t, j in T.Parallel(cfg.threads, cfg.width):
-        parts[b, chunk, cfg.ratio * cfg.wide + t * cfg.width + j] = sums.weight[t, j]
+        parts[b, chunk, cfg.candidates, t * cfg.width + j] = sums.weight[t, j]
 
 
 def compress_few_bwd(cfg: Config) -> T.PrimFunc:
@@ -185,7 +187,7 @@ def compress_few_bwd(cfg: Config) -> T.PrimFunc:
         offset: T.Tensor((B,), I32),
         grad_kv: T.Tensor((B, S, cfg.wide), F32),
         grad_gate: T.Tensor((B, S, cfg.wide), F32),
-        parts: T.Tensor((B, N, ratio * cfg.wide + cfg.D), F32),
+        parts: T.Tensor((B, N, cfg.candidates + 1, cfg.D), F32),
     ):
         with T.Kernel(N, B, threads=cfg.threads) as (chunk, b):
             T.annotate_min_blocks_per_sm(BLOCKS if cfg.candidates <= FOUR else 1)
@@ -303,13 +305,12 @@ class Call(NamedTuple):
 
 def _of_few(cfg, x, grads):
     """Fill the gradients of kv and gate; return those of ape and norm_weight."""
-    B, entries, _ = x.grad_out.shape
-    rows = cfg.ratio * cfg.wide
-    parts = x.kv.new_empty(B, -(-entries // CHUNK), rows + cfg.D)
+    B, entries, D = x.grad_out.shape
+    parts = x.kv.new_empty(B, -(-entries // CHUNK), cfg.candidates + 1, D)
     if parts.numel():
         _plan(cfg)[0](*x, *grads, parts)
     total = parts.sum((0, 1))
-    return total[:rows].view(cfg.ratio, cfg.wide), total[rows:].clone()  # results share no memory
+    return torch.cat(total[:-1].split(cfg.ratio), 1), total[-1]
 
 
 def _of_many(cfg, x, grads):

@@ -3,12 +3,12 @@
 ``compress_fwd`` is compared with the reference as it stands. The others are each compared with their part of it, and one
 put after the other they are the reference: ``compress_pool`` and ``compress_norm`` of the forward; of the backward
 ``compress_norm_bwd`` and ``compress_pool_bwd``. ``compress_few_bwd`` is the whole backward, but that it adds up the gradients
-of ape and of the norm's weight over chunks of 8 entries alone: before iteration e, of place r and channel c,
+of ape and of the norm's weight over chunks of 8 entries alone: before iteration e, of place r in the own block and channel c,
 
     own_sum[r, c] = Σ_{u < e} z̄(8 chunk + u, r, c),
 
-where z̄(i, r, c) is the gradient of a logit of entry i, and likewise the two other sums. The sums over all chunks, or over all
-entries, are torch's. Softmaxes are compared over the reals, where it does not matter what is subtracted from the
+where z̄(i, r, c) is the gradient of that logit of entry i, and likewise the two other sums. The sums over all chunks, or over
+all entries, are torch's. Softmaxes are compared over the reals, where it does not matter what is subtracted from the
 logits.
 
 Of more than 16 candidates whose number 16 does not divide, or with overlap, and of 64 channels, bounds, coverage and races are
@@ -17,9 +17,9 @@ claimed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import reduce
+from functools import partial, reduce
 from operator import mul
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ from .engine.base.conditions import Condition
 from .engine.base.errors import Unsupported
 from .engine.base.report import LAYERS
 from .engine.execution.contents import Write
-from .engine.execution.invariants import Determined, Invariant
+from .engine.execution.invariants import Determined, Invariant, State
 from .engine.execution.outcome import Execution
 from .engine.execution.symbolic import block, execute
 from .engine.forms import normal_form as nf
@@ -152,7 +152,7 @@ def _few_bwd(cfg: Config) -> tuple[Contract, Formula]:
         of_pooled, of_weight = reference.through_norm(grad_out, pooled, x, cfg.eps)
         return *reference.through_pool(of_pooled, reference.pool(x, _entries())), of_weight
 
-    parts = TensorSpec("parts", f"B N {cfg.ratio * cfg.wide + cfg.D}", F32_ONLY)
+    parts = TensorSpec("parts", f"B N {cfg.candidates + 1} D", F32_ONLY)
     inputs = _GRAD_OUT, _POOLED, *_inputs(cfg).values()
     return _contract(cfg, "compress_few_bwd", inputs, *_of_candidates(cfg), parts), of
 
@@ -253,7 +253,7 @@ def _chunks_compared(cfg: Config, of: Formula, contract: Contract) -> Compare:
             at = Entries(cfg, CHUNK * block("x") + nf.variable("e.t"))
             equations = [*execution.equations, *_rows_compared(at, execution, of_values, of_logits)]
             extent = execution.inductions["e"].extent
-            return execution, [*equations, *execution.compare("parts", sums.in_parts(extent, known))]
+            return execution, [*equations, *execution.compare("parts", sums.in_parts(extent))]
 
     return compare
 
@@ -268,58 +268,43 @@ class Sums(NamedTuple):
     of_logits: Any
     of_weight: Any
 
-    def own(self, extent: Form, r: Form, c: Form) -> Form:
-        """Return the sum of the gradients of the logits at place r in the entries' own blocks."""
-        return self._over(extent, lambda at: self._logit(at, self.cfg.candidates - self.cfg.ratio + r, c))
-
-    def before(self, extent: Form, r: Form, c: Form) -> Form:
-        """Return that in the blocks before, as far as these have rows."""
-        return self._over(extent, lambda at: at.before * self._logit(at, r, c))
+    def logit(self, extent: Form, n: Form, c: Form, *, own: bool) -> Form:
+        """Return the sum of the gradients of the logits of candidate n, of the own block, or as far as it has a row."""
+        return self._over(extent, lambda at: nf.apply(_LOGIT, at.i, n, c) * (ONE if own else at.before))
 
     def weight(self, extent: Form, c: Form) -> Form:
         """Return the sum for norm_weight."""
         return self._over(extent, lambda at: nf.apply(_WEIGHT, at.i, c))
 
-    def _logit(self, at: Entries, n: Form, c: Form) -> Form:
-        return nf.apply(_LOGIT, at.i, n, c)
-
-    @property
-    def definitions(self) -> Mapping[str, Callable[..., Form]]:
-        """Return what the summands stand for."""
-        return {
-            _LOGIT: lambda i, n, c: self.of_logits.at(block("y"), i, n, c),
-            _WEIGHT: lambda i, c: self.of_weight.at(block("y"), i, c),
-        }
-
     def _over(self, extent: Form, summand: Callable[[Entries], Form]) -> Form:
         return nf.summation(extent, lambda u: summand(Entries(self.cfg, CHUNK * block("x") + u)))
 
     def invariant(self) -> Invariant:
-        """Return what the sums are before an iteration."""
-
-        def channel(t: Form, j: Form) -> Form:
-            return self.cfg.width * t + j
-
-        places = {"own_sum": self.own, "before_sum": self.before} if self.cfg.overlap else {"own_sum": self.own}
-        determined = {
-            name: Determined(lambda s, r, t, j, of=of: of(s.t, r, channel(t, j)), parts={0: 1})
-            for name, of in places.items()
-        }
-        determined["weight_sum"] = Determined(lambda s, t, j: self.weight(s.t, channel(t, j)))
-        return Invariant(determined=determined, definitions=self.definitions)
-
-    def in_parts(self, extent: Form, known: Facts) -> Callable[..., Form]:
-        """Return, from an index of the parts, the sum that stands there."""
+        """Return what the sums are before an iteration; the summands are abbreviated."""
         cfg = self.cfg
 
-        def wanted(_: Form, __: Form, column: Form) -> Form:
-            for r in range(cfg.ratio):
-                for start, of in ((r * cfg.wide, self.before), ((r + 1) * cfg.wide - cfg.D, self.own))[
-                    not cfg.overlap :
-                ]:
-                    if known.holds(nf.nonnegative(column - start) * nf.nonnegative(start + cfg.D - 1 - column)):
-                        return of(extent, nf.form(r), column - start)
-            return self.weight(extent, column - cfg.ratio * cfg.wide)
+        def of_logits(s: State, r: Form, t: Form, j: Form, own: bool) -> Form:
+            ahead = cfg.candidates - cfg.ratio if own else 0
+            return self.logit(s.t, ahead + r, cfg.width * t + j, own=own)
+
+        names = {"own_sum": True} | ({"before_sum": False} if cfg.overlap else {})
+        determined = {name: Determined(partial(of_logits, own=own)) for name, own in names.items()}
+        determined["weight_sum"] = Determined(lambda s, t, j: self.weight(s.t, cfg.width * t + j))
+        definitions: dict[str, Callable[..., Form]] = {
+            _LOGIT: lambda i, n, c: self.of_logits.at(block("y"), i, n, c),
+            _WEIGHT: lambda i, c: self.of_weight.at(block("y"), i, c),
+        }
+        return Invariant(determined=determined, definitions=definitions)
+
+    def in_parts(self, extent: Form) -> Callable[..., Form]:
+        """Return, from an index of the parts, the sum over a chunk that stands there."""
+
+        def wanted(_: Form, __: Form, row: Form, c: Form) -> Form:
+            if (n := row.constant) is None:
+                raise Unsupported(f"a write of sums of which the row is not known: {row}")
+            if n == self.cfg.candidates:
+                return self.weight(extent, c)
+            return self.logit(extent, row, c, own=n >= self.cfg.candidates - self.cfg.ratio)
 
         return wanted
 
@@ -404,7 +389,8 @@ def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
     given = {"ratio": cfg.ratio, "D": cfg.D, "overlap": int(cfg.overlap), "pairs": cfg.pairs, "past": cfg.past}
     for factory, made in (*kernels.forward_kernels(cfg), *backward.backward_kernels(cfg)):
         (contract, of), tilings = claims[factory]
-        claimed, lemmas = _tiled(of, contract, tilings), ()
+        claimed = _tiled(of, contract, tilings)
+        lemmas: tuple[Theorem, ...] = ()
         if factory is backward.compress_few_bwd:
             claimed, lemmas = _chunks_compared(made, of, contract), (CHUNKS,)
         elif contract.updated:

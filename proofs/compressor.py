@@ -148,7 +148,7 @@ def _few_bwd(cfg: Config) -> tuple[Contract, Formula]:
     """Return the contract, and the formula of what candidates give, and of what each entry adds to that of norm_weight."""
 
     def of(grad_out: Any, pooled: Any, *tensors: Any) -> Any:
-        x = reference.Given(*tensors, cfg.past)
+        x = reference.Given._make((*tensors, cfg.past))
         of_pooled, of_weight = reference.through_norm(grad_out, pooled, x, cfg.eps)
         return *reference.through_pool(of_pooled, reference.pool(x, _entries())), of_weight
 

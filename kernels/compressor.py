@@ -25,10 +25,7 @@ WIDTH = 4  # channels of each
 
 @dataclass(frozen=True)
 class Config:
-    """The static parameters: tokens of a block, channels, whether blocks overlap, pairs that rotate, rows of the past, eps.
-
-    ``most`` is how many channels a thread has at most.
-    """
+    """The static parameters: tokens of a block, channels, whether blocks overlap, pairs that rotate, rows of the past, eps."""
 
     ratio: int = 4
     D: int = 512
@@ -36,7 +33,6 @@ class Config:
     pairs: int = 32
     past: int = 0
     eps: float = 1e-6
-    most: int = 4
 
     @property
     def wide(self) -> int:
@@ -61,7 +57,7 @@ class Config:
     @property
     def width(self) -> int:
         """Return how many channels a thread has, so that a warp has something to do."""
-        return min(self.D // 32, self.most)
+        return min(self.D // 32, 4)
 
     @property
     def threads(self) -> int:

@@ -14,7 +14,7 @@ No float atomics: the order of every sum depends on the shapes alone.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
 import tilelang.language as T
@@ -41,8 +41,18 @@ from .compressor import (
 )
 
 CHUNK = 8  # entries that a block of compress_few_bwd goes through
-FOUR = 8  # candidates of which a thread of it holds 4 channels, with their sums; of more it holds 2
+FOUR = 8  # candidates of which a thread of it holds up to 4 channels, with their sums; of more it holds 2
 BLOCKS = 3  # of it that a multiprocessor has at least, so that others load while one waits
+
+
+@dataclass(frozen=True)
+class Narrow(Config):
+    """Static parameters of a kernel whose threads have fewer channels, so that registers hold sums too."""
+
+    @property
+    def width(self) -> int:
+        """Return how many channels a thread has."""
+        return 2
 
 
 @T.macro
@@ -278,7 +288,7 @@ def compress_pool_bwd(cfg: Config) -> T.PrimFunc:
 def backward_kernels(cfg: Config) -> Iterator[tuple[Any, Config]]:
     """Yield the kernels that compute gradients, each with its config."""
     if cfg.few:
-        yield compress_few_bwd, cfg if cfg.candidates <= FOUR else replace(cfg, most=2)
+        yield compress_few_bwd, cfg if cfg.candidates <= FOUR else Narrow(*astuple(cfg))
         return
     for factory in (compress_norm_bwd, compress_pool_bwd):
         yield factory, cfg

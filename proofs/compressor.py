@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial, reduce
 from operator import mul
 from typing import Any, NamedTuple
@@ -91,8 +92,7 @@ def _contract(cfg: Config, name: str, inputs: tuple[TensorSpec, ...], *outputs: 
     sizes = {size: SIZES[size] for size in names} | {"T": Size(1, OFFSETS // cfg.ratio)}
     probes = tuple({size: probe[size] for size in names} for probe in PROBES)
     updated = tuple(spec.name for spec in outputs if spec.name in ("grad_kv", "grad_gate"))
-    relations = (_ROOM if "S" in names else ()) + (_CHUNKED if "N" in names else ())
-    return Contract(name, sizes, _STATICS, inputs, outputs, probes, relations, updated)
+    return Contract(name, sizes, _STATICS, inputs, outputs, probes, _ROOM if "S" in names else (), updated)
 
 
 def _whole(cfg: Config) -> tuple[Contract, Formula]:
@@ -154,7 +154,8 @@ def _few_bwd(cfg: Config) -> tuple[Contract, Formula]:
 
     parts = TensorSpec("parts", f"B N {cfg.candidates + 1} D", F32_ONLY)
     inputs = _GRAD_OUT, _POOLED, *_inputs(cfg).values()
-    return _contract(cfg, "compress_few_bwd", inputs, *_of_candidates(cfg), parts), of
+    contract = _contract(cfg, "compress_few_bwd", inputs, *_of_candidates(cfg), parts)
+    return replace(contract, relations=(*contract.relations, *_CHUNKED)), of
 
 
 def _of_candidates(cfg: Config) -> tuple[TensorSpec, ...]:
@@ -387,17 +388,17 @@ def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
         backward.compress_pool_bwd: (_pool_bwd(cfg), ()),
     }
     given = {"ratio": cfg.ratio, "D": cfg.D, "overlap": int(cfg.overlap), "pairs": cfg.pairs, "past": cfg.past}
-    for factory, made in (*kernels.forward_kernels(cfg), *backward.backward_kernels(cfg)):
+    for factory in dict.fromkeys(f for f, _ in (*kernels.forward_kernels(cfg), *backward.backward_kernels(cfg))):
         (contract, of), tilings = claims[factory]
-        claimed = _tiled(of, contract, tilings)
-        lemmas: tuple[Theorem, ...] = ()
+        made, lemmas = dict(backward.backward_kernels(cfg)).get(factory, cfg), dict[str, Any]()
+        compare = _of_candidates_compared(made, of, contract) if contract.updated else _tiled(of, contract, tilings)
         if factory is backward.compress_few_bwd:
-            claimed, lemmas = _chunks_compared(made, of, contract), (CHUNKS,)
-        elif contract.updated:
-            claimed = _of_candidates_compared(made, of, contract)
-        wide = "L2" in layers
-        yield Proof("compressor", factory(made), contract, given, claimed if wide else None, PASS_CONFIGS, layers=layers,
-                    lemmas=lemmas if wide else (), **more)  # fmt: skip
+            compare = _chunks_compared(made, of, contract)
+            lemmas = {"lemmas": (CHUNKS,)} if "L2" in layers else lemmas
+        claimed = compare if "L2" in layers else None
+        yield Proof(
+            "compressor", factory(made), contract, given, claimed, PASS_CONFIGS, layers=layers, **lemmas, **more
+        )
 
 
 FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compiler"

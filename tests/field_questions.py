@@ -311,10 +311,7 @@ def of_pooling(p: Proof) -> Question:
         x, grads = compressor_reference.Given._make((*tensors[:6], cfg.past)), tensors[6:]
         of_pooled, of_weight = norm_bwd(grad_out, pooled, x.norm_weight, x.rotation, x.offset)
         of_candidates = compressor_reference.through_pool(of_pooled, compressor_reference.pool(x, entries))
-        of_logits = of_candidates[1].clone()
-        if cfg.overlap and not cfg.past:
-            of_logits[:, 0, : cfg.ratio] = 0  # of no rows
-        parts = torch.cat([of_logits.sum(1), of_weight.sum(1, keepdim=True)], 1).unsqueeze(1)
+        parts = torch.cat([of_candidates[1].sum(1), of_weight.sum(1, keepdim=True)], 1).unsqueeze(1)
         return *(in_rows(before, of) for before, of in zip(grads, of_candidates, strict=True)), parts
 
     def in_rows(before: Any, of: Any) -> Any:

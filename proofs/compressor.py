@@ -2,8 +2,13 @@
 
 ``compress_fwd`` is compared with the reference as it stands. The others are each compared with their part of it, and one
 put after the other they are the reference: ``compress_pool`` and ``compress_norm`` of the forward; of the backward
-``compress_norm_bwd``, and one kernel that goes through the pooling. The sums over all entries, in the gradients of ape and of
-the norm's weight, are torch's. Softmaxes are compared over the reals, where it does not matter what is subtracted from the
+``compress_norm_bwd`` and ``compress_pool_bwd``. ``compress_few_bwd`` is the whole backward, but that it adds up the gradients
+of ape and of the norm's weight over chunks of 8 entries alone: before iteration e, of place r in the own block and channel c,
+
+    own_sum[r, c] = Σ_{u < e} z̄(8 chunk + u, r, c),
+
+where z̄(i, r, c) is the gradient of that logit of entry i, and likewise the two other sums. The sums over all chunks, or over
+all entries, are torch's. Softmaxes are compared over the reals, where it does not matter what is subtracted from the
 logits.
 
 Of more than 16 candidates whose number 16 does not divide, or with overlap, and of 64 channels, bounds, coverage and races are
@@ -12,24 +17,30 @@ claimed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import reduce
+from dataclasses import replace
+from functools import partial, reduce
 from operator import mul
-from typing import Any
+from typing import Any, NamedTuple
+
+import z3
 
 from ..kernels import compressor as kernels
 from ..kernels import compressor_backward as backward
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.compressor import Config
+from ..kernels.compressor_backward import CHUNK
 from ..reference import compressor as reference
 from ..reference.compressor import BF16, F32, STATICS
 from ..reference.contract import Contract, Size, Static, TensorSpec
 from ..reference.indexer import OFFSETS
 from . import compressor_step
+from .engine.base.conditions import Condition
 from .engine.base.errors import Unsupported
 from .engine.base.report import LAYERS
 from .engine.execution.contents import Write
+from .engine.execution.invariants import Determined, Invariant, State
 from .engine.execution.outcome import Execution
 from .engine.execution.symbolic import block, execute
 from .engine.forms import normal_form as nf
@@ -38,6 +49,7 @@ from .engine.forms.equations import Equation
 from .engine.forms.extended import Value
 from .engine.forms.normal_form import ONE, ZERO, Form
 from .engine.layers.comparison import against, integers, symbolic_input
+from .engine.layers.lemmas import Theorem, lemma
 from .engine.reference.pull_array import Extent, deciding
 from .engine.verify import Compare, Compared
 from .suite import Proof
@@ -45,13 +57,23 @@ from .suite import Proof
 Formula = Callable[..., Any]
 SAFE = ("L0", "L1")
 _STATICS = {name: STATICS[name] for name in ("ratio", "D", "pairs", "past")} | {"overlap": Static(int, 0, 1)}
-SIZES = {"B": Size(1, 65535), "S": Size(1, 2**30 - 1), "T": Size(1, 2**30 - 1), "positions": Size(1, 2**24)}
+SIZES = {
+    "B": Size(1, 65535),
+    "S": Size(1, 2**30 - 1),
+    "T": Size(1, 2**30 - 1),
+    "positions": Size(1, 2**24),
+    "N": Size(1, 2**27),
+}
 """What holds of a call that launches a kernel: there are entries, and a row of angles."""
-PROBES = ({"B": 3, "S": 1009, "T": 3, "positions": 4099}, {"B": 1, "S": 2**20, "T": 2**10, "positions": 2**20})
+PROBES = (
+    {"B": 3, "S": 1009, "T": 3, "positions": 4099, "N": 1},
+    {"B": 1, "S": 2**20, "T": 2**10, "positions": 2**20, "N": 2**7},
+)
 F32_ONLY = (F32,)
 _POOLED, _OUT, _GRAD_OUT = (TensorSpec(name, "B T D", (BF16,)) for name in ("pooled", "out", "grad_out"))
 _OF_POOLED, _OF_WEIGHT = (TensorSpec(name, "B T D", F32_ONLY) for name in ("of_pooled", "of_weight"))
 _ROOM = ("T*ratio+past <= S",)  # all entries' blocks are there
+_CHUNKED = (f"T <= {CHUNK}*N", f"{CHUNK}*N <= T+{CHUNK - 1}")  # so many chunks of entries
 
 FLAGSHIPS = Config(), Config(128, overlap=False), Config(D=128)
 """Those of attention, and of the indexer."""
@@ -123,8 +145,21 @@ def _pool_bwd(cfg: Config) -> tuple[Contract, Formula]:
         return reference.through_pool(of_pooled, pooled)
 
     inputs = _OF_POOLED, x["kv"], x["gate"], x["ape"], x["offset"]
-    name = "compress_few_bwd" if cfg.few else "compress_pool_bwd"
-    return _contract(cfg, name, inputs, *_of_candidates(cfg)), of
+    return _contract(cfg, "compress_pool_bwd", inputs, *_of_candidates(cfg)), of
+
+
+def _few_bwd(cfg: Config) -> tuple[Contract, Formula]:
+    """Return the contract, and the formula of what candidates give, and of what each entry adds to that of norm_weight."""
+
+    def of(grad_out: Any, pooled: Any, *tensors: Any) -> Any:
+        x = reference.Given._make((*tensors, cfg.past))
+        of_pooled, of_weight = reference.through_norm(grad_out, pooled, x, cfg.eps)
+        return *reference.through_pool(of_pooled, reference.pool(x, _entries())), of_weight
+
+    parts = TensorSpec("parts", f"B N {cfg.candidates + 1} D", F32_ONLY)
+    inputs = _GRAD_OUT, _POOLED, *_inputs(cfg).values()
+    contract = _contract(cfg, "compress_few_bwd", inputs, *_of_candidates(cfg), parts)
+    return replace(contract, relations=(*contract.relations, *_CHUNKED)), of
 
 
 def _of_candidates(cfg: Config) -> tuple[TensorSpec, ...]:
@@ -163,49 +198,143 @@ def _tiled(of: Formula, contract: Contract, tilings: tuple[tuple[int, int], ...]
 def _of_candidates_compared(cfg: Config, of: Formula, contract: Contract) -> Compare:
     """Return the comparison of a backward whose reference returns the gradients of candidates, [B, T, n, D].
 
-    The block of entry i writes that of its candidate n into row past + i ratio - (candidates - ratio) + n, where the
+    What is of entry i writes that of its candidate n into row past + i ratio - (candidates - ratio) + n, where the
     reference's ``scattered`` puts it: into the second half of the row if the candidate is of the entry's own block. Of each
     candidate that has a row all channels are written. Since other rows keep what they held, no other layer claims that.
     """
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        shapes = {b.name: [getattr(n, "name", n) for n in b.shape] for b in kernel.buffer_map.values()}
-        forms = {
-            name: [nf.variable(n) if isinstance(n, str) else nf.form(int(n)) for n in s] for name, s in shapes.items()
-        }
-        given = [symbolic_input(s.name, forms[s.name], integers(contract, s, s.dtypes[0])) for s in contract.inputs]
         with deciding(known), nf.tiled(cfg.D, cfg.width):
-            results = dict(zip((spec.name for spec in contract.outputs), of(*given), strict=True))
+            of_values, of_logits = of(*_given(kernel, contract))
             execution = execute(kernel, facts=known)
-            equations = list(execution.equations)
-            for name, result in results.items():
-                wanted = _in_rows(cfg, result, known) if name in contract.updated else result.value
-                equations += execution.compare(name, wanted)
-                equations += _all_written(cfg, name, execution) if name in contract.updated else ()
-        return execution, equations
+            at = Entries(cfg, block("x"))
+            return execution, [*execution.equations, *_rows_compared(at, execution, of_values, of_logits)]
 
     return compare
 
 
-def _in_rows(cfg: Config, grad: Any, known: Facts) -> Callable[..., Value]:
-    """Return, from an index of rows that the block of an entry writes, the gradient of the candidate that it is."""
+def _given(kernel: Any, contract: Contract) -> list[Any]:
+    """Return the symbolic inputs of a kernel."""
+    shapes = {b.name: [getattr(n, "name", n) for n in b.shape] for b in kernel.buffer_map.values()}
+    forms = {name: [nf.variable(n) if isinstance(n, str) else nf.form(int(n)) for n in s] for name, s in shapes.items()}
+    return [symbolic_input(s.name, forms[s.name], integers(contract, s, s.dtypes[0])) for s in contract.inputs]
+
+
+class Entries(NamedTuple):
+    """The entry that a block works on, or that it works on in an iteration."""
+
+    cfg: Config
+    i: Form
+
+    @property
+    def row(self) -> Form:
+        """Return the first row of its own block."""
+        return self.cfg.past + self.cfg.ratio * self.i
+
+    @property
+    def before(self) -> Form:
+        """Return the condition that there are rows of the block before."""
+        return nf.nonnegative(self.row - self.cfg.ratio)
+
+
+def _rows_compared(at: Entries, execution: Execution, of_values: Any, of_logits: Any) -> Iterator[Equation]:
+    """Yield that the gradients of rows are those of candidates, and that all are written."""
+    for name, grad in (("grad_kv", of_values), ("grad_gate", of_logits)):
+        yield from execution.compare(name, _in_rows(at, grad, execution.facts))
+        yield from _all_written(at, name, execution)
+
+
+def _chunks_compared(cfg: Config, of: Formula, contract: Contract) -> Compare:
+    """Return the comparison of the backward of few candidates: of rows as above, and of the sums of each chunk."""
+
+    def compare(kernel: Any, known: Facts) -> Compared:
+        entries, chunks = nf.variable("T"), nf.variable("N")
+        known.add(nf.nonnegative(CHUNK * chunks - entries))
+        known.add(nf.nonnegative(entries + (CHUNK - 1) - CHUNK * chunks))
+        with deciding(known), nf.tiled(cfg.D, cfg.width):
+            of_values, of_logits, of_weight = of(*_given(kernel, contract))
+            sums = Sums(cfg, of_logits, of_weight)
+            execution = execute(kernel, invariants={"e": sums.invariant()}, facts=known)
+            at = Entries(cfg, CHUNK * block("x") + nf.variable("e.t"))
+            equations = [*execution.equations, *_rows_compared(at, execution, of_values, of_logits)]
+            extent = execution.inductions["e"].extent
+            return execution, [*equations, *execution.compare("parts", sums.in_parts(extent))]
+
+    return compare
+
+
+_LOGIT, _WEIGHT = "of_logit", "of_weight"  # gradients of a logit, and what an entry adds to that of norm_weight
+
+
+class Sums(NamedTuple):
+    """The sums over the first entries of a chunk: of the gradients of logits, and of what is added to that of norm_weight."""
+
+    cfg: Config
+    of_logits: Any
+    of_weight: Any
+
+    def logit(self, extent: Form, n: Form, c: Form, *, own: bool) -> Form:
+        """Return the sum of the gradients of the logits of candidate n, of the own block, or as far as it has a row."""
+        return self._over(extent, lambda at: nf.apply(_LOGIT, at.i, n, c) * (ONE if own else at.before))
+
+    def weight(self, extent: Form, c: Form) -> Form:
+        """Return the sum for norm_weight."""
+        return self._over(extent, lambda at: nf.apply(_WEIGHT, at.i, c))
+
+    def _over(self, extent: Form, summand: Callable[[Entries], Form]) -> Form:
+        return nf.summation(extent, lambda u: summand(Entries(self.cfg, CHUNK * block("x") + u)))
+
+    def invariant(self) -> Invariant:
+        """Return what the sums are before an iteration; the summands are abbreviated."""
+        cfg = self.cfg
+
+        def of_logits(s: State, r: Form, t: Form, j: Form, own: bool) -> Form:
+            ahead = cfg.candidates - cfg.ratio if own else 0
+            return self.logit(s.t, ahead + r, cfg.width * t + j, own=own)
+
+        names = {"own_sum": True} | ({"before_sum": False} if cfg.overlap else {})
+        determined = {name: Determined(partial(of_logits, own=own)) for name, own in names.items()}
+        determined["weight_sum"] = Determined(lambda s, t, j: self.weight(s.t, cfg.width * t + j))
+        definitions: dict[str, Callable[..., Form]] = {
+            _LOGIT: lambda i, n, c: self.of_logits.at(block("y"), i, n, c),
+            _WEIGHT: lambda i, c: self.of_weight.at(block("y"), i, c),
+        }
+        return Invariant(determined=determined, definitions=definitions)
+
+    def in_parts(self, extent: Form) -> Callable[..., Form]:
+        """Return, from an index of the parts, the sum over a chunk that stands there."""
+
+        def wanted(_: Form, __: Form, row: Form, c: Form) -> Form:
+            if (n := row.constant) is None:
+                raise Unsupported(f"a write of sums of which the row is not known: {row}")
+            if n == self.cfg.candidates:
+                return self.weight(extent, c)
+            return self.logit(extent, row, c, own=n >= self.cfg.candidates - self.cfg.ratio)
+
+        return wanted
+
+
+def _in_rows(at: Entries, grad: Any, known: Facts) -> Callable[..., Value]:
+    """Return, from an index of rows that are written for an entry, the gradient of the candidate that it is."""
+    cfg = at.cfg
 
     def wanted(b: Form, row: Form, c: Form) -> Value:
-        i, ahead = block("x"), cfg.candidates - cfg.ratio
+        ahead = cfg.candidates - cfg.ratio
         own = known.decide(nf.nonnegative(c - (cfg.wide - cfg.D)))
         if own is None:
             raise Unsupported(f"a write of which it is not known in which half of a row it is: {c}")
-        value: Value = grad.value(b, i, row - (cfg.past + cfg.ratio * i - ahead), c - (cfg.wide - cfg.D if own else 0))
+        value: Value = grad.value(b, at.i, row - (at.row - ahead), c - (cfg.wide - cfg.D if own else 0))
         return value
 
     return wanted
 
 
-def _all_written(cfg: Config, output: str, execution: Execution) -> Iterator[Equation]:
-    """Yield that an entry's block writes all channels of its candidates, those of the block before if that has rows."""
+def _all_written(at: Entries, output: str, execution: Execution) -> Iterator[Equation]:
+    """Yield that all channels of an entry's candidates are written, those of the block before if that has rows."""
+    cfg = at.cfg
     many = not cfg.few  # a block has some of the channels, and a loop over candidates too
     threads, width = (kernels.LANES, kernels.WIDTH) if many else (cfg.threads, cfg.width)
-    known, ahead, own = execution.facts, cfg.candidates - cfg.ratio, cfg.past + cfg.ratio * block("x")
+    known, ahead, own = execution.facts, cfg.candidates - cfg.ratio, at.row
     first = block("z") * (threads * width) if many and threads * width < cfg.D else ZERO
     halves = [(ahead, own, cfg.wide - cfg.D), *([(0, own - cfg.ratio, 0)] if cfg.overlap else [])]
     t, j, r = nf.fresh("t"), nf.fresh("j"), nf.fresh("r")
@@ -231,6 +360,26 @@ def _covered(write: Write, index: tuple[Form, ...], steps: tuple[Form, ...]) -> 
     return reduce(mul, [*conditions, *(nf.substitute(c, values) for c in write.path)], ONE)
 
 
+def _chunks() -> Sequence[Condition]:
+    """Prove that entry i is the (i mod 8)-th of chunk i div 8, and of no other."""
+    i, n, q, r, u, y, entries = z3.Ints("i n q r u y entries")
+    chunked = entries <= CHUNK * n, CHUNK * n <= entries + CHUNK - 1
+    divided = i == CHUNK * q + r, r >= 0, r < CHUNK
+    return [
+        lemma("entry i is in chunk i div 8, which there is", z3.And(q >= 0, q < n, r < entries - CHUNK * q),
+              *chunked, *divided, i >= 0, i < entries),
+        lemma("and in no other", z3.And(y == q, u == r), *divided, CHUNK * y + u == i, u >= 0, u < CHUNK),
+        lemma("what is in a chunk is an entry", z3.And(i >= 0, i < entries),
+              y >= 0, u >= 0, u < entries - CHUNK * y, i == CHUNK * y + u),
+    ]  # fmt: skip
+
+
+CHUNKS = Theorem(
+    "chunks", f"Of T entries each is in exactly one of ⌈T/{CHUNK}⌉ chunks: entry {CHUNK} y + u is the u-th of chunk y, which "
+    f"has min({CHUNK}, T - {CHUNK} y).", _chunks, "the number of an entry, divided by the length of a chunk"
+)  # fmt: skip
+
+
 def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iterator[Proof]:
     """Yield the kernels that make entries, and those of the gradients."""
     of_norm = ((cfg.D, cfg.width),)
@@ -239,7 +388,7 @@ def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
         kernels.compress_pool: (_pool(cfg), ()),
         kernels.compress_norm: (_norm(cfg), of_norm),
         backward.compress_norm_bwd: (_norm_bwd(cfg), of_norm),
-        backward.compress_few_bwd: (_pool_bwd(cfg), ()),
+        backward.compress_few_bwd: (_few_bwd(cfg), ()),
         backward.compress_pool_bwd: (_pool_bwd(cfg), ()),
     }
     given = {"ratio": cfg.ratio, "D": cfg.D, "overlap": int(cfg.overlap), "pairs": cfg.pairs, "past": cfg.past}
@@ -247,10 +396,15 @@ def _kernels(cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Iter
     gradients = () if cfg.simulate_fp8 else backward.backward_kernels(cfg)  # which round nothing
     for factory in dict.fromkeys(f for f, _ in (*kernels.forward_kernels(cfg), *gradients)):
         (contract, of), tilings = claims[factory]
-        candidates = bool(contract.updated)
-        compare = _of_candidates_compared(cfg, of, contract) if candidates else _tiled(of, contract, tilings)
+        made, lemmas = dict(backward.backward_kernels(cfg)).get(factory, cfg), dict[str, Any]()
+        compare = _of_candidates_compared(made, of, contract) if contract.updated else _tiled(of, contract, tilings)
+        if factory is backward.compress_few_bwd:
+            compare = _chunks_compared(made, of, contract)
+            lemmas = {"lemmas": (CHUNKS,)} if "L2" in layers else lemmas
         claimed = compare if "L2" in layers else None
-        yield Proof("compressor", factory(cfg), contract, given, claimed, PASS_CONFIGS, layers=layers, **more)
+        yield Proof(
+            "compressor", factory(made), contract, given, claimed, PASS_CONFIGS, layers=layers, **lemmas, **more
+        )
 
 
 FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compiler"

@@ -280,7 +280,7 @@ def compressor_of(p: Proof) -> compressor.Config:
 def of_pooling(p: Proof) -> Question:
     """Two entries of a sequence's beginning and two of a later part, and a token that makes none; the last has no angles."""
     cfg, entries = compressor_of(p), 2
-    sizes = {"B": 2, "S": cfg.past + entries * cfg.ratio + 1, "T": entries, "positions": 3 * cfg.ratio}
+    sizes = {"B": 2, "S": cfg.past + entries * cfg.ratio + 1, "T": entries, "positions": 3 * cfg.ratio, "N": 1}
     asked = {"sizes": {name: sizes[name] for name in p.contract.sizes}, "given": offsets(0, 2 * cfg.ratio)}
     asked["statics"] = {**p.statics, "2*D": 2 * cfg.D}  # the width of rows of two halves, as shapes have it
 
@@ -309,6 +309,13 @@ def of_pooling(p: Proof) -> Question:
         of_candidates = compressor_reference.through_pool(of_pooled, pool(kv, gate, ape, offset))
         return tuple(in_rows(before, of) for before, of in zip(grads, of_candidates, strict=True))
 
+    def few_bwd(grad_out: Any, pooled: Any, *tensors: Any) -> Any:
+        x, grads = compressor_reference.Given._make((*tensors[:6], cfg.past)), tensors[6:]
+        of_pooled, of_weight = norm_bwd(grad_out, pooled, x.norm_weight, x.rotation, x.offset)
+        of_candidates = compressor_reference.through_pool(of_pooled, compressor_reference.pool(x, entries))
+        parts = torch.cat([of_candidates[1].sum(1), of_weight.sum(1, keepdim=True)], 1).unsqueeze(1)
+        return *(in_rows(before, of) for before, of in zip(grads, of_candidates, strict=True)), parts
+
     def in_rows(before: Any, of: Any) -> Any:
         """Return gradients of rows: own halves of all entries' blocks, first halves of the blocks before them; others stay."""
         parts = [before[:, : cfg.past, -cfg.D :], of[:, :, -cfg.ratio :].flatten(1, 2), before[:, -1:, -cfg.D :]]
@@ -328,7 +335,7 @@ def of_pooling(p: Proof) -> Question:
         "compress_pool": lambda *x: pool(*x).total,
         "compress_norm": norm,
         "compress_norm_bwd": norm_bwd,
-        "compress_few_bwd": pool_bwd,
+        "compress_few_bwd": few_bwd,
         "compress_pool_bwd": pool_bwd,
     }
     return {**asked, "reference": of[p.contract.op]}

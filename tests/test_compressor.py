@@ -398,6 +398,7 @@ WRITTEN = {
     "compress_pool": ("pooled",),
     "compress_norm": ("out",),
     "compress_norm_bwd": ("of_pooled", "of_weight"),
+    "compress_few_bwd": ("parts",),
 }
 """What a kernel writes completely; of the gradients of rows the launcher fills what no candidate is in."""
 
@@ -416,8 +417,9 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("ratio", "overlap", "past", "D", "positions"),
-    [(4, True, 0, 128, 64), (4, True, 4, 64, 8), (3, False, 0, 64, 64), (20, False, 0, 64, 0), (10, True, 10, 64, 64)],
-)
+    [(4, True, 0, 128, 64), (4, True, 4, 64, 8), (3, False, 0, 64, 64), (8, True, 8, 128, 40), (20, False, 0, 64, 0),
+     (10, True, 10, 64, 64)],
+)  # fmt: skip
 def test_the_launchers_with_interpreted_kernels(
     ratio: int, overlap: bool, past: int, D: int, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,8 +434,9 @@ def test_the_launchers_with_interpreted_kernels(
 
 
 def _agree(ratio: int, overlap: bool, past: int, D: int, positions: int) -> None:
-    """Check that the launchers compute what the references do."""
-    x = call_of(2, past + 3 * ratio + 1, ratio, overlap, D, positions=positions)
+    """Check that the launchers compute what the references do: of few candidates for more than one chunk of entries."""
+    blocks = BACKWARD.CHUNK + 2 if (1 + overlap) * ratio <= 16 else 3
+    x = call_of(2, past + blocks * ratio + 1, ratio, overlap, D, positions=positions)
     offset = torch.tensor([0, 2 * ratio], dtype=torch.int32)
     got, pooled = FORWARD.forward(*x, offset, past, 1e-6)
     want, pooled_want = compressor.compress(*x, offset, past)

@@ -253,6 +253,6 @@ class Induction:
         shown = holds(kernel, reference, self.facts)
         if not shown and self.invariant.definitions:
             definitions = [nf.replacing(name, value) for name, value in self.invariant.definitions.items()]
-            kernel, reference = rewritten(kernel, definitions), rewritten(reference, definitions)
-            shown = holds(kernel, reference, self.facts, _SPLITS)
+            difference = rewritten(kernel - reference, definitions)  # what both sides have need not be written out
+            shown = holds(difference, ZERO, self.facts, _SPLITS)
         self.algebra.execution.equations.append(Equation(statement, shown, kernel, reference))

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -319,16 +320,34 @@ def test_the_interpreter_agrees_with_the_compiled_kernels() -> None:
 def test_gradients_on_a_gpu_in_chunks(tokens: int) -> None:
     """However many chunks the tokens make: as exact as the reference with tensor cores, and the same at the next call."""
     x, *weights = call_of(tokens, 4, 192, 24)
-    grads = tuple(torch.randn_like(t) for t in mhc.mhc_pre(x, *weights))
+    generator = torch.Generator().manual_seed(tokens)
+    grads = tuple(torch.randn(t.shape, generator=generator).type_as(t) for t in mhc.mhc_pre(x, *weights))
     on_gpu = [t.cuda() for t in (*grads, x, *weights)]
     op = torch.ops.lemmata.mhc_pre_bwd.default
     found, again = op(*on_gpu, 20, 1e-6, 1e-6), op(*on_gpu, 20, 1e-6, 1e-6)
     wide = [t.double() for t in on_gpu]
     wanted = mhc.mhc_pre_bwd(*wide)
     plain = on_tensor_cores(mhc.mhc_pre_bwd)(*on_gpu)
-    for got, same, want, other in zip(found, again, wanted, plain, strict=True):
+    for got, same, want, other, size in zip(found, again, wanted, plain, sizes(wide, wanted), strict=True):
         assert torch.equal(got, same)
-        assert (got - want).norm() <= 2 * (other - want).norm() + 2.0**-20 * want.norm()
+        assert (got - want).norm() <= 2 * (other - want).norm() + 2.0**-20 * size
+
+
+def sizes(inputs: list[Tensor], grads: tuple[Tensor, ...]) -> list[Tensor]:
+    """The norm of each gradient; of scale and base, whose terms may cancel, that of the sums of the terms' magnitudes."""
+    summed: Formula = vars(mhc)["_summed"]
+    with mock.patch.object(mhc, "_summed", lambda t: summed(t.abs())):
+        of_magnitudes = mhc.mhc_pre_bwd(*inputs)[2:]
+    return [t.norm() for t in (*grads[:2], *of_magnitudes)]
+
+
+def test_terms_that_cancel_count_by_their_magnitudes() -> None:
+    x, *weights = (t.double() for t in call_of(2, 4, 64, 24))
+    x, grads = torch.cat([x, x]), [torch.randn_like(t) for t in mhc.mhc_pre(x, *weights)]
+    wide = [*(torch.cat([t, -t]) for t in grads), x, *weights]
+    found = mhc.mhc_pre_bwd(*wide)
+    assert max(t.abs().max() for t in found[2:]) < 1e-12
+    assert min(sizes(wide, found)[2:]) > 1e-3
 
 
 def test_the_parts_make_a_block(device: torch.device) -> None:

@@ -63,6 +63,7 @@ POWER = word(1) << S
 class Passes(Search):
     """The steps for the histograms."""
 
+    ended: Fact  # what the search ends with
     last_shift: z3.BitVecRef
     place: z3.BitVecRef
 
@@ -76,7 +77,7 @@ class Passes(Search):
             state = self._next(now)
             if number + 1 < len(self.run.shared.stores):
                 state = self.settled(state, now)
-        self.result(state, now)
+        self.ended = self.result(state, now)
         return state, now
 
     def _shifts(self) -> None:

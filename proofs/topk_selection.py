@@ -22,6 +22,7 @@ from .engine.execution.readings import runs
 from .engine.execution.run import Keys, Run
 from .engine.execution.words import word
 from .engine.layers.lemmas import Theorem
+from .topk_listing import Listing
 from .topk_search import Passes
 from .topk_steps import BINS
 
@@ -69,7 +70,9 @@ def _shown(run: Run, cfg: Config) -> None:
     """Show of one reading of the kernel what its search ends with."""
     for statement, goal in run.obligations:
         run.book.show(statement, goal, *run.sizes)
-    Passes(run, cfg.k, cfg.zeros, BINS // cfg.threads).passes()
+    search = Passes(run, cfg.k, cfg.zeros, BINS // cfg.threads)
+    state, _ = search.passes()
+    Listing(run, state.wanted, cfg.k, _length(cfg)).listed(search.ended)
     for statement, goal in (*run.obligations, *run.shared.obligations):
         if not run.book.has(goal):
             raise Unsupported(f"what is not shown: {statement}")

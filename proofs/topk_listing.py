@@ -1,0 +1,379 @@
+"""Why the selection kernel lists the selected entries in order: steps for a ``Book``, after those of the search.
+
+Of the first n keys a(n) are taken whatever stands before them, and e(n) are equal to the edge and taken only if fewer than w
+such stand before them; where all from the edge on are wanted there are none of these. So C(n) = a(n) + min(w, e(n)) of the
+first n are selected. Word t of the ballots has the bits of keys 32 t, ..., 32 t + 31. Thread t sees in iteration i the entry n
+of its word with a(n) + e(n) - a(32 t) - e(32 t) = i. There it holds C(n), where it writes the entry if that is selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import z3
+
+from .engine.execution import words
+from .engine.execution.counting import INDEX, ITERATION, KEY, OTHER, THREAD, Fact, replaced, schematic
+from .engine.execution.run import Run, Write
+from .engine.execution.words import word
+from .topk_search import S, X, Y
+from .topk_steps import LIMIT, added, at, of, one, size
+
+BITS = 32
+POINT = schematic("point")
+_HELD = "selected", "left", "place"  # what a thread goes on with from one iteration to the next
+_BLOCK = z3.BitVec("blockIdx.x", 32), z3.BitVec("blockIdx.y", 32)
+
+
+def bit(x: z3.BitVecRef, j: z3.ExprRef | int) -> z3.BoolRef:
+    """Return whether bit j of a word is set."""
+    return z3.LShR(x, j) & 1 == 1
+
+
+def cleared(x: z3.BitVecRef, j: z3.ExprRef | int) -> z3.BitVecRef:
+    """Return a word without its lowest j bits."""
+    return z3.LShR(x, j) << j
+
+
+def at_most(x: z3.BitVecRef, y: z3.BitVecRef) -> z3.BitVecRef:
+    """Return the smaller one, as the kernel has it."""
+    return words.binary("min", x, y, "uint32")
+
+
+def lowest(x: z3.BitVecRef) -> z3.BitVecRef:
+    """Return the lowest bit that is set."""
+    return x & (0 - x)
+
+
+def place_of(x: z3.BitVecRef) -> z3.BitVecRef:
+    """Return which bit is set, of a word in which one is."""
+    return 31 - words.binary("min", words.leading_zeros(x), word(31), "int32")
+
+
+class Listing:
+    """The steps for one run, in which w keys equal to the edge are wanted, or all.
+
+    Args:
+        run: read to its end.
+        wanted: w.
+        k: of the operator.
+        length: how many entries the row has.
+    """
+
+    def __init__(self, run: Run, wanted: z3.BitVecRef, k: int, length: z3.BitVecRef) -> None:
+        self.run, self.book, self.w, self.k, self.length = run, run.book, wanted, k, length
+        self.edge, self.piece = run.book.ballots[0].formula.arg(1), run.book.entries
+        self.threads, self.entries, self.inside = run.book.threads, run.book.entries, z3.ULT(THREAD, run.book.threads)
+        book, self.cut = self.book, len(run.book.ballots) > 1
+        above = z3.UGT(KEY, LIMIT) if self.cut else z3.ULE(LIMIT, KEY)
+        self.above, self.equal = book.predicate(above, LIMIT), book.predicate(KEY == LIMIT, LIMIT)
+        self.selected = run.book.ballots[0]
+        self.equals = run.book.ballots[1] if self.cut else None
+        (self.loop,) = run.loops
+        self.held = {name: f for (name, _), f in self.loop.held.items() if name in _HELD}
+        self.base = THREAD * BITS
+
+    # Functions of entries
+
+    def a(self, n: z3.ExprRef | int) -> z3.BitVecRef:
+        """Return how many of the first n keys are taken whatever stands before them."""
+        return self.above.count(n, self.edge)
+
+    def e(self, n: z3.ExprRef | int) -> z3.BitVecRef:
+        """Return how many of the first n keys are taken only if there is room."""
+        return self.equal.count(n, self.edge) if self.cut else word(0)
+
+    def c(self, n: z3.ExprRef | int) -> z3.BitVecRef:
+        """Return how many of the first n keys have a bit."""
+        return self.a(n) + self.e(n)
+
+    def place(self, n: z3.ExprRef | int) -> z3.BitVecRef:
+        """Return C(n), how many of the first n keys are selected."""
+        return self.a(n) + at_most(self.w, self.e(n))
+
+    def room(self, n: z3.ExprRef) -> z3.BitVecRef:
+        """Return how many keys equal to the edge may still be taken after the first n."""
+        return self.w - at_most(self.w, self.e(n))
+
+    def taken(self, n: z3.ExprRef) -> z3.BoolRef:
+        """Return whether key n is taken whatever stands before it."""
+        return replaced(of(self.above, self.edge), KEY, self.book.key(n))
+
+    def tied(self, n: z3.ExprRef) -> z3.BoolRef:
+        """Return whether key n is taken only if there is room."""
+        return self.book.key(n) == self.edge if self.cut else z3.BoolVal(False)
+
+    def chosen(self, n: z3.ExprRef) -> z3.BoolRef:
+        """Return whether key n is selected."""
+        return z3.Or(self.taken(n), z3.And(self.tied(n), z3.ULT(self.e(n), self.w)))
+
+    def mask(self, t: z3.ExprRef) -> z3.BitVecRef:
+        """Return word t of the selection."""
+        return self.selected.word(t)
+
+    def ties(self, t: z3.ExprRef) -> z3.BitVecRef:
+        """Return word t of the keys that equal the edge."""
+        return self.equals.word(t) if self.equals else word(0)
+
+    def number(self, t: z3.ExprRef, n: z3.ExprRef) -> z3.BitVecRef:
+        """Return in which iteration thread t sees entry n."""
+        return self.c(n) - self.c(t * BITS)
+
+    # Steps
+
+    def listed(self, ended: Fact) -> None:
+        """Show what is written where."""
+        self.naturals = self._naturals()
+        self.walk = self._walk()
+        self._words()
+        chain = self._chain()
+        self._prefix(chain)
+        self._of_words()
+        self._states()
+        self._inverse()
+        self._of_entries()
+        self._order(ended)
+        self._writes()
+
+    def show(self, statement: str, goal: z3.BoolRef, *facts: Fact, opaque: Sequence[z3.ExprRef] = ()) -> Fact:
+        """Ask the book, with deeper terms hidden first."""
+        return self.book.show(statement, goal, *facts, opaque=sorted(opaque, key=size, reverse=True))
+
+    def _steps(self, n: z3.ExprRef) -> list[Fact]:
+        return [at(p, self.edge)[1].at((INDEX, n)) for p in (self.above, self.equal)]
+
+    def _naturals(self) -> Fact:
+        """Show that a, e and a + e rise, and that a(n) + e(n) <= n."""
+        n, counts = INDEX, (self.a, self.e, self.c)
+        rise = z3.Implies(z3.ULE(POINT, n), z3.And(*(z3.ULE(f(POINT), f(n)) for f in counts)))
+        few = z3.And(*(z3.ULE(f(n), n) for f in counts))
+        starts = [at(p, self.edge)[0] for p in (self.above, self.equal)]
+        return self.book.induction("counts rise", self.entries, z3.And(rise, few), starts, self._steps(n))
+
+    def _walk(self) -> Fact:
+        """Show that bits tell how the counts go on."""
+        n, ballots = INDEX, [b.meaning for b in self.book.ballots]
+        x, y = (bit(m(z3.LShR(n, 5)), n & 31) for m in (self.mask, self.ties))
+        goal = z3.And(
+            self.a(n + 1) == self.a(n) + one(z3.And(x, z3.Not(y))),
+            self.e(n + 1) == self.e(n) + one(y),
+            z3.Implies(y, x),
+            self.taken(n) == z3.And(x, z3.Not(y)),
+            self.tied(n) == y,
+        )
+        return self.show("bits count keys", z3.Implies(z3.ULT(n, self.entries), goal), *ballots, *self._steps(n))
+
+    def _words(self) -> None:
+        """Show how the lowest bit of a word is found, and the word without it."""
+        inside, x, j, power = z3.ULT(S, BITS), X, S, word(1) << S
+        here, next_ = cleared(x, j), cleared(x, j + 1)
+        found = z3.If(bit(x, j), z3.And(lowest(here) == power, here ^ power == next_), here == next_)
+        self.low = self.show("the lowest bit", z3.Implies(inside, found))
+        self.tests = self.show("one bit", z3.Implies(inside, z3.And((Y & power == 0) == z3.Not(bit(Y, j)), power != 0)))
+        self.which = self.show("which bit it is", z3.Implies(inside, place_of(power) == j))
+        self.whole = self.show("all bits", cleared(x, 0) == x)
+
+    def _chain(self) -> Fact:
+        """Show that the counts of bits of a word are what its keys add to those of keys."""
+        t, b = THREAD, self.base
+        parts = [self.mask(t) ^ self.ties(t), self.ties(t), self.mask(t)]
+        sums: list[list[z3.BitVecRef]] = [[word(0)] * 3]
+        for j in range(BITS):
+            ones = [z3.ZeroExt(31, z3.Extract(j, j, x)) for x in parts]
+            sums.append([s + o if j else o for s, o in zip(sums[-1], ones, strict=True)])
+        counts = self.a, self.e, self.c
+
+        def claim(j: int) -> z3.BoolRef:
+            here = [count(b + j) == count(b) + s for count, s in zip(counts, sums[j], strict=True)]
+            return z3.Implies(self.inside, z3.And(*here))
+
+        fact = self.show("no bit of a word", claim(0))
+        for j in range(BITS):
+            step = self.walk.at((INDEX, b + j))
+            now = self.show("one bit of a word", z3.Implies(self.inside, z3.And(
+                self.a(b + j + 1) == self.a(b + j) + one(z3.And(bit(self.mask(t), j), z3.Not(bit(self.ties(t), j)))),
+                self.e(b + j + 1) == self.e(b + j) + one(bit(self.ties(t), j)),
+                z3.Implies(bit(self.ties(t), j), bit(self.mask(t), j)))), step)  # fmt: skip
+            hidden = [s for s in sums[j] if not z3.is_bv_value(s)]
+            fact = self.show("bits of a word", claim(j + 1), fact, now, opaque=hidden if j else [])
+        self.counts = sums[-1]
+        return fact
+
+    def _prefix(self, chain: Fact) -> None:
+        """Show that the prefix sums of the words are the counts before a thread, which do not carry."""
+        total, _ = self.book.totals[-1]
+        start, step = self.book.meanings[total.name()]
+        n, hidden = INDEX, [replaced(s, THREAD, INDEX) for s in self.counts]
+        goal = total(n) == self.a(n * BITS) + (self.e(n * BITS) << 16)
+        starts = [at(p, self.edge)[0] for p in (self.above, self.equal)]
+        sums = self.book.induction("prefix sums count words", self.threads, goal, [start, *starts],
+                                   [step, chain.at((THREAD, n))], opaque=hidden)  # fmt: skip
+        halves = z3.And(total(n) & 0xFFFF == self.a(n * BITS), z3.LShR(total(n), 16) == self.e(n * BITS))
+        few = self.naturals.at((INDEX, n * BITS), (POINT, n * BITS))
+        self.prefix = self.show("no carry", z3.Implies(z3.ULE(n, self.threads), halves), sums, few)
+        ends = [self.naturals.at((INDEX, self.base + BITS), (POINT, self.base))]
+        runs = self.loop.count == self.number(THREAD, self.base + BITS)
+        self.count = self.show("a thread has an iteration for each bit", z3.Implies(self.inside, runs), chain, *ends,
+                               opaque=[s for s in self.counts if not z3.is_bv_value(s)])  # fmt: skip
+
+    def _of_words(self) -> None:
+        """Show what the bits of a word tell, by the number of the bit."""
+        t, j, b = THREAD, INDEX, self.base
+        goal = z3.substitute(self.walk.formula.arg(1), (INDEX, b + j))
+        goal = z3.substitute(goal, (z3.LShR(b + j, 5), t), ((b + j) & 31, j))
+        here = z3.And(self.inside, z3.ULT(j, BITS))
+        more = self.c(b + j + 1) == self.c(b + j) + one(bit(self.mask(t), j))
+        self.step = self.show("a bit of a word", z3.Implies(here, z3.And(goal, more)), self.walk.at((INDEX, b + j)))
+        ends = [self.c(n) for n in (b, b + j, b + j + 1, b + BITS)]
+        rise = [self._low(b, b + j), self._low(b + j + 1, b + BITS)]
+        seen = z3.Implies(bit(self.mask(t), j), z3.ULT(self.number(t, b + j), self.loop.count))
+        few = z3.ULE(self.number(t, b + j), self.entries)
+        self.more = self.show("an iteration for this bit", z3.Implies(here, z3.And(seen, few)),
+                              self.step, *rise, self.count, opaque=[self.loop.count, *ends])  # fmt: skip
+
+    def _state(self, i: z3.ExprRef, j: z3.ExprRef) -> z3.BoolRef:
+        """Return what a thread holds in iteration i, having seen the keys of its word below j."""
+        t, n = THREAD, self.base + j
+        values = {"selected": cleared(self.mask(t), j), "left": self.room(n), "place": self.place(n)}
+        return z3.And(*(held(t, i) == values[name] for name, held in self.held.items()))
+
+    def _states(self) -> None:
+        """Show by induction over the bits what a thread holds."""
+        t, j, b = THREAD, INDEX, self.base
+        first = self.show("what a thread holds at first", z3.Implies(self.inside, self._state(word(0), word(0))),
+                          *(self.loop.entry[name, 0] for name in self.held), self.prefix.at((INDEX, t)), self.whole.at((X, self.mask(t))))  # fmt: skip
+        i = self.number(t, b + j)
+        goal = z3.Implies(self.inside, self._state(i, j))
+        steps = [self.loop.step[name, 0].at((ITERATION, i)) for name in self.held]
+        bits = [self.low.at((X, self.mask(t)), (S, j)), self.tests.at((Y, self.ties(t)), (S, j))]
+        hidden = [self.loop.count, cleared(self.mask(t), j), cleared(self.mask(t), j + 1), word(1) << j]
+        hidden += [bit(self.mask(t), j), bit(self.ties(t), j)]
+        self.states = self.book.induction("what a thread holds at a bit", BITS, goal, [first],
+            [*steps, *bits, self.step, self.more, self._low(b + j)],
+            opaque=sorted(hidden, key=size, reverse=True))  # fmt: skip
+
+    def _low(self, point: z3.ExprRef, n: z3.ExprRef | None = None) -> Fact:
+        """Return how counts of the first n compare with those of fewer."""
+        return self.naturals.at((INDEX, point if n is None else n), (POINT, point))
+
+    def _inverse(self) -> None:
+        """Show that each iteration sees a bit."""
+        t, j, b, i = THREAD, INDEX, self.base, ITERATION
+        number, seen = self.number(t, b + j), place_of(lowest(self.held["selected"](t, i)))
+        found = z3.And(z3.ULT(seen, BITS), bit(self.mask(t), seen), self.number(t, b + seen) == i)
+        here = z3.And(self.inside, z3.ULT(j, BITS), bit(self.mask(t), j), i == number)
+        same = self.show("the bit of an iteration", z3.Implies(here, seen == j), self.states,
+                         self.low.at((X, self.mask(t)), (S, j)), self.which.at((S, j)))  # fmt: skip
+        each = self.show("its number", z3.Implies(here, found), same, opaque=[seen])
+        later, first = self.number(t, b + (j + 1)), self.number(t, b)
+        next_ = z3.Implies(z3.And(self.inside, z3.ULT(j, BITS)), later == number + one(bit(self.mask(t), j)))
+        following = self.show("the number of the next bit", next_, self.step, opaque=[self.c(n) for n in (b + j, b)])
+        none = self.show("no number", first == 0, opaque=[self.c(b)])
+        goal = z3.Implies(z3.And(self.inside, z3.ULT(i, number)), found)
+        self.seen = self.book.induction("each iteration sees a bit", BITS, goal, [none], [each, following, self.more],
+            opaque=[found, later, number, bit(self.mask(t), j), self.loop.count])  # fmt: skip
+
+    def _of_entries(self) -> None:
+        """Restate what a thread holds, by the entry that it sees."""
+        n = INDEX
+        t, j = z3.LShR(n, 5), n & 31
+        goal = z3.substitute(z3.substitute(self._state(self.number(THREAD, self.base + j), j), (THREAD, t)),
+                             (t * BITS + j, n))  # fmt: skip
+        self.holds = self.show("what is held where an entry is seen", z3.Implies(z3.ULT(n, self.entries), goal),
+                               self.states.at((THREAD, t), (INDEX, j)))  # fmt: skip
+
+    def _order(self, ended: Fact) -> None:
+        """Show that the selected are the first of the order, and k of them or all that there are."""
+        book, n, m = self.book, INDEX, OTHER
+        starts = [at(p, self.edge)[0] for p in (self.above, self.equal)]
+        inside = z3.ULT(n, self.entries)
+        rank = self.place(n + 1) == self.place(n) + one(self.chosen(n))
+        few = self._low(n)
+        self.rank = self.show("the place of an entry is how many are selected before it", z3.Implies(inside, rank),
+                              *self._steps(n), few)  # fmt: skip
+        self.none = self.show("none are selected before the first", self.place(0) == 0, *starts)
+        later = self.naturals.at((INDEX, m), (POINT, n + 1))
+        apart = z3.And(z3.ULT(n, m), z3.ULE(m, self.entries), self.chosen(n))
+        self.apart = self.show("later places are further", z3.Implies(apart, z3.ULT(self.place(n), self.place(m))),
+                               self.rank, later, self.naturals.at((INDEX, n), (POINT, n)), self._low(m))  # fmt: skip
+        self._total(ended, self.place(self.entries))
+
+    def _total(self, ended: Fact, total: z3.BitVecRef) -> None:
+        """Show that k keys are selected, or all that may be, and that what is selected comes first."""
+        book, n, m, facts = self.book, INDEX, OTHER, [ended, *self.run.decided]
+        if self.cut:
+            reaches = book.predicate(z3.ULE(LIMIT, KEY), LIMIT)
+            parts = [(self.above, (self.edge,)), (self.equal, (self.edge,))]
+            facts.append(added(book, "keys from the edge on", (reaches, (self.edge,)), parts))
+        enough = z3.Or(total == self.k, z3.And(z3.ULT(total, self.k), self.edge == 1, z3.BoolVal(not self.cut)))
+        whole = self.show(
+            "k are selected, or all", z3.And(enough, z3.ULE(1, self.edge)), *facts, self._low(word(self.entries))
+        )
+        self.total = whole
+        positive = z3.Implies(self.chosen(n), z3.ULE(1, book.key(n)))
+        self.positive = self.show("what is selected may be", positive, whole)
+        every = z3.Implies(z3.And(z3.ULT(total, self.k), z3.ULE(1, book.key(n))), self.chosen(n))
+        self.show("if fewer than k are selected, all are that may be", every, whole, opaque=[total])
+        before = z3.Or(z3.UGT(book.key(m), book.key(n)), z3.And(book.key(m) == book.key(n), z3.ULT(m, n)))
+        first = z3.Implies(z3.And(z3.ULT(n, self.entries), before, self.chosen(n)), self.chosen(m))
+        self.show("what comes before a selected entry is selected", first, self._low(m, n))
+
+    def _writes(self) -> None:
+        """Show that each selected entry is written to its place, nothing else is, and -1 to the places after them."""
+        n, i, entry, (row, piece) = INDEX, ITERATION, self.piece * z3.BitVec("blockIdx.y", 32) + INDEX, _BLOCK
+        t, j = z3.LShR(n, 5), n & 31
+        number, (write, *rest) = self.number(t, n), self.run.writes
+        sel, inside = self.held["selected"](t, number), z3.ULT(n, self.entries)
+        mine = [f.at((THREAD, t), (INDEX, j)) for f in (self.more, self.states)]
+        words_ = [f.at((X, self.mask(t)), (Y, self.ties(t)), (S, j)) for f in (self.low, self.tests, self.which)]
+        seen = z3.And(place_of(lowest(sel)) == j, (self.ties(t) & lowest(sel) == 0) == z3.Not(self.tied(n)))
+        sees = self.show("the entry that is seen", z3.Implies(z3.And(inside, bit(self.mask(t), j)), seen),
+                         self.holds, self.walk, *words_)  # fmt: skip
+        early = self.show("an iteration for this entry", z3.Implies(z3.And(inside, bit(self.mask(t), j)),
+            z3.ULT(number, replaced(self.loop.count, THREAD, t))), mine[0], opaque=[replaced(self.loop.count, THREAD, t)])  # fmt: skip
+        valid = self.show("a selected entry is one of the row's", z3.Implies(z3.And(inside, self.chosen(n)),
+            z3.And(entry >= 0, entry < self.length)), self.positive, self.run.meaning, *self.run.sizes)  # fmt: skip
+        fits = self.show("its place is below k", z3.Implies(z3.And(inside, self.chosen(n)), z3.ULT(self.place(n), self.k)),
+            self.apart.at((OTHER, self.entries)), self.total)  # fmt: skip
+        guard, value, *index = (
+            z3.substitute(x, (THREAD, t), (i, number)) for x in (write.guard, write.value, *write.index)
+        )
+        right = z3.And(
+            guard, value == entry, *(x == y for x, y in zip(index, (row, piece, self.place(n)), strict=True))
+        )
+        hidden = [words.binary("min", words.leading_zeros(lowest(sel)), word(31), "int32"), lowest(sel)]
+        self.show("a selected entry is written to its place", z3.Implies(z3.And(inside, self.chosen(n)), right),
+            self.holds, sees, early, valid, fits, self.walk, *self.run.sizes,
+            opaque=[replaced(self.loop.count, THREAD, t), *hidden])  # fmt: skip
+        self._nothing_else()
+        self._rest(rest)
+
+    def _nothing_else(self) -> None:
+        """Show that each write of the loop is that of a selected entry, in the iteration that sees it."""
+        t, i, write = THREAD, ITERATION, self.run.writes[0]
+        sel = self.held["selected"](t, i)
+        seen = place_of(lowest(sel))
+        n = self.base + seen
+        facts = [f.at((X, self.mask(t)), (Y, self.ties(t)), (S, seen)) for f in (self.low, self.tests)]
+        facts += [f.at((INDEX, seen)) for f in (self.states, self.step)]
+        found = self.show("an iteration that is run sees a bit", z3.Implies(z3.And(self.inside, z3.ULT(i, self.loop.count)),
+            z3.And(z3.ULT(seen, BITS), bit(self.mask(t), seen), self.number(t, n) == i)),
+            self.seen.at((INDEX, word(BITS))), self.count, opaque=[seen, self.loop.count])  # fmt: skip
+        goal = z3.And(z3.ULT(n, self.entries), z3.LShR(n, 5) == t, self.number(t, n) == i, self.chosen(n))
+        self.show("what is written is selected", z3.Implies(write.guard, goal), found, *facts, self._low(n),
+                  opaque=[self.loop.count, seen])  # fmt: skip
+
+    def _rest(self, writes: Sequence[Write]) -> None:
+        """Show that the other writes are -1, and each place from the total on below k has one."""
+        row, piece = _BLOCK
+        total, halves = self.place(self.entries), self.prefix.at((INDEX, word(self.threads)))
+        if len(writes) * self.threads < self.k:
+            raise ValueError("fewer writes of -1 than places")
+        for number, write in enumerate(writes):
+            slot = THREAD + number * self.threads
+            where = (row, piece, slot)
+            here = z3.And(self.inside, ITERATION == 0, z3.ULE(total, slot), z3.ULT(slot, self.k))
+            same = z3.And(write.value == -1, *(x == y for x, y in zip(write.index, where, strict=True)))
+            self.show("-1 is written to the places after them", z3.And(write.guard == here, same), halves, self.total,
+                      self._low(word(self.entries)))  # fmt: skip

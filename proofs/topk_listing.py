@@ -127,9 +127,9 @@ class Listing:
         self.naturals = self._naturals()
         self.walk = self._walk()
         self._words()
-        chain = self._chain()
-        self._prefix(chain)
         self._of_words()
+        self._prefix(self._chain())
+        self._iterations()
         self._states()
         self._inverse()
         self._of_entries()
@@ -176,27 +176,33 @@ class Listing:
 
     def _chain(self) -> Fact:
         """Show that the counts of bits of a word are what its keys add to those of keys."""
-        t, b = THREAD, self.base
+        t, b, counts = THREAD, self.base, (self.a, self.e, self.c)
         parts = [self.mask(t) ^ self.ties(t), self.ties(t), self.mask(t)]
-        sums: list[list[z3.BitVecRef]] = [[word(0)] * 3]
-        for j in range(BITS):
-            ones = [z3.ZeroExt(31, z3.Extract(j, j, x)) for x in parts]
-            sums.append([s + o if j else o for s, o in zip(sums[-1], ones, strict=True)])
-        counts = self.a, self.e, self.c
+        sums: list[list[z3.BitVecRef]] = []
 
         def claim(j: int) -> z3.BoolRef:
-            here = [count(b + j) == count(b) + s for count, s in zip(counts, sums[j], strict=True)]
+            here = [count(b + j) == count(b) + s for count, s in zip(counts, sums[j - 1], strict=True)]
             return z3.Implies(self.inside, z3.And(*here))
 
-        fact = self.show("no bit of a word", claim(0))
+        shift = z3.Implies(X == Y + S, X + POINT == Y + (S + POINT))
+        shifted = self.show("sums of sums", shift)
         for j in range(BITS):
-            step = self.walk.at((INDEX, b + j))
-            now = self.show("one bit of a word", z3.Implies(self.inside, z3.And(
-                self.a(b + j + 1) == self.a(b + j) + one(z3.And(bit(self.mask(t), j), z3.Not(bit(self.ties(t), j)))),
-                self.e(b + j + 1) == self.e(b + j) + one(bit(self.ties(t), j)),
-                z3.Implies(bit(self.ties(t), j), bit(self.mask(t), j)))), step)  # fmt: skip
-            hidden = [s for s in sums[j] if not z3.is_bv_value(s)]
-            fact = self.show("bits of a word", claim(j + 1), fact, now, opaque=hidden if j else [])
+            ones = [z3.ZeroExt(BITS - 1, z3.Extract(j, j, x)) for x in parts]
+            step = self.step.at((INDEX, word(j)))
+            more = [n(b + j + 1) == n(b + j) + o for n, o in zip(counts, ones, strict=True)]
+            now = self.show("one bit of a word", z3.Implies(self.inside, z3.And(*more)), step,
+                            opaque=[n(m) for n in counts for m in (b + j + 1, b + j) if not z3.is_bv_value(n(m))])  # fmt: skip
+            if not sums:
+                sums.append(ones)
+                fact = self.show("the first bit of a word", claim(1), now)
+                continue
+            last, facts = sums[-1], [fact, now]
+            sums.append([s + o for s, o in zip(last, ones, strict=True)])
+            for n, s, o in zip(counts, last, ones, strict=True):
+                facts.append(shifted.at((X, n(b + j)), (Y, n(b)), (S, s), (POINT, o)))
+            hidden = [x for n, s, o, new in zip(counts, last, ones, sums[-1], strict=True)
+                      for x in (n(b + j) + o, n(b) + s, n(b) + new)]  # fmt: skip
+            fact = self.show("bits of a word", claim(j + 1), *facts, opaque=sorted(hidden, key=size, reverse=True))
         self.counts = sums[-1]
         return fact
 
@@ -225,6 +231,11 @@ class Listing:
         here = z3.And(self.inside, z3.ULT(j, BITS))
         more = self.c(b + j + 1) == self.c(b + j) + one(bit(self.mask(t), j))
         self.step = self.show("a bit of a word", z3.Implies(here, z3.And(goal, more)), self.walk.at((INDEX, b + j)))
+
+    def _iterations(self) -> None:
+        """Show that a thread runs an iteration for each bit."""
+        t, j, b = THREAD, INDEX, self.base
+        here = z3.And(self.inside, z3.ULT(j, BITS))
         ends = [self.c(n) for n in (b, b + j, b + j + 1, b + BITS)]
         rise = [self._low(b, b + j), self._low(b + j + 1, b + BITS)]
         seen = z3.Implies(bit(self.mask(t), j), z3.ULT(self.number(t, b + j), self.loop.count))
@@ -294,9 +305,12 @@ class Listing:
                               *self._steps(n), few)  # fmt: skip
         self.none = self.show("none are selected before the first", self.place(0) == 0, *starts)
         later = self.naturals.at((INDEX, m), (POINT, n + 1))
-        apart = z3.And(z3.ULT(n, m), z3.ULE(m, self.entries), self.chosen(n))
-        self.apart = self.show("later places are further", z3.Implies(apart, z3.ULT(self.place(n), self.place(m))),
-                               self.rank, later, self.naturals.at((INDEX, n), (POINT, n)), self._low(m))  # fmt: skip
+        before = z3.And(z3.ULT(n, m), z3.ULE(m, self.entries))
+        rise = z3.And(z3.ULE(self.place(n), n), z3.ULE(self.place(n + 1), self.place(m)))
+        rising = self.show("places rise", z3.Implies(before, rise), later, self._low(n), self._low(m))
+        self.apart = self.show("later places are further", z3.Implies(z3.And(before, self.chosen(n)),
+            z3.ULT(self.place(n), self.place(m))), self.rank, rising, self._low(m),
+            opaque=[self.place(i) for i in (n + 1, n)])  # fmt: skip
         self._total(ended, self.place(self.entries))
 
     def _total(self, ended: Fact, total: z3.BitVecRef) -> None:

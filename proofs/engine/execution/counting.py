@@ -246,7 +246,7 @@ class Book:
 
 
 def _applications(term: z3.ExprRef, function: z3.FuncDeclRef) -> dict[int, z3.ExprRef]:
-    """Return where a function is applied in a term, by number."""
+    """Return where a function of what differs between threads is applied in a term, by number."""
     found: dict[int, z3.ExprRef] = {}
     seen, open_ = set(), [term]
     while open_:
@@ -255,5 +255,5 @@ def _applications(term: z3.ExprRef, function: z3.FuncDeclRef) -> dict[int, z3.Ex
             seen.add(here.get_id())
             if here.decl().eq(function):
                 found[here.get_id()] = here
-            open_ += here.children()
+            open_ += [child for child in here.children() if not uniform(child)]
     return found

@@ -17,7 +17,7 @@ import z3
 from ..base.errors import Unsupported
 from ..semantics.algebra import Memory
 from .counting import BIN, OTHER, THREAD, Book, Predicate, replaced, uniform
-from .folds import Fold, Value
+from .folds import COUNT, Fold, Value
 
 Thing = Value | Fold
 Element = Value | tuple[str | None, z3.ExprRef, np.ndarray] | Predicate | None
@@ -119,7 +119,7 @@ class Shared:
             return value.op, value.term, value.rows[thread]
         if any(value.term.decl().eq(b.word) for b in self.book.ballots):
             return Value(z3.simplify(replaced(value.term, THREAD, thread)))
-        row = np.zeros(self.threads, dtype=np.int64)
+        row = np.zeros(self.threads, dtype=COUNT)
         row[thread] = 1
         return None, value.term, row
 

@@ -36,7 +36,7 @@ from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof
 from .topk_runs import examples
-from .topk_selection import search, sortable_key
+from .topk_selection import listed, sortable_key
 
 selection: Callable[..., Any] = criterion.selection  # of tensors that are not torch.Tensor
 ahead: Callable[..., Any] = criterion.ahead
@@ -323,10 +323,10 @@ def _select(cfg: select.Config, **more: Any) -> Proof:
     )
 
 
-def _searched(cfg: select.Config) -> Proof:
-    """Return what is claimed of the selection kernel, with what its search ends with."""
+def _listed(cfg: select.Config) -> Proof:
+    """Return what is claimed of the selection kernel, with what it lists."""
     claimed = _select(cfg)
-    return replace(claimed, layers=("L0", "lemmas"), lemmas=(search(claimed.kernel, cfg),))
+    return replace(claimed, layers=("L0", "lemmas"), lemmas=(listed(claimed.kernel, cfg),))
 
 
 def _merge(cfg: select.Config) -> Proof:
@@ -342,7 +342,7 @@ def proofs() -> Iterator[Proof]:
     """Yield the checker in every layer, for a k that fills the block and one that does not; the selection in L0 and run."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"), mutate=True, every=6)
-    yield _searched(select.Config())
+    yield _listed(select.Config())
     yield _select(select.Config(2048, "bfloat16", 512, ratio=4))
     yield _merge(select.Config(threads=256))
     yield _merge(select.Config(2048, "bfloat16", 256, ratio=4))

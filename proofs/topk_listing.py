@@ -1,29 +1,23 @@
 """Why the selection kernel lists the selected entries in order: steps for a ``Book``, after those of the search.
 
-Of the first n keys a(n) are taken whatever stands before them, and e(n) are equal to the edge and taken only if fewer than w
-such stand before them; where all from the edge on are wanted there are none of these. So C(n) = a(n) + min(w, e(n)) of the
-first n are selected. Word t of the ballots has the bits of keys 32 t, ..., 32 t + 31. Thread t sees in iteration i the entry n
-of its word with a(n) + e(n) - a(32 t) - e(32 t) = i. There it holds C(n), where it writes the entry if that is selected.
+Word t of the ballots has the bits of keys 32 t, ..., 32 t + 31, which thread t goes through from the lowest one on. Where it
+sees entry n it holds the bits from there on, C(n), and how many keys equal to the edge may still be taken (``Claims``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import z3
 
 from .engine.execution import words
 from .engine.execution.counting import INDEX, ITERATION, KEY, OTHER, THREAD, Fact, replaced, schematic
-from .engine.execution.run import Run, Write
 from .engine.execution.words import word
+from .topk_claims import BITS, Claims, lowest, place_of
 from .topk_search import S, X, Y
-from .topk_steps import LIMIT, added, at, of, one, size
+from .topk_steps import LIMIT, added, at, one, size
 
-BITS = 32
 POINT = schematic("point")
-_HELD = "selected", "left", "place"  # what a thread goes on with from one iteration to the next
-_BLOCK = z3.BitVec("blockIdx.x", 32), z3.BitVec("blockIdx.y", 32)
 
 
 def bit(x: z3.BitVecRef, j: z3.ExprRef | int) -> z3.BoolRef:
@@ -36,94 +30,13 @@ def cleared(x: z3.BitVecRef, j: z3.ExprRef | int) -> z3.BitVecRef:
     return z3.LShR(x, j) << j
 
 
-def at_most(x: z3.BitVecRef, y: z3.BitVecRef) -> z3.BitVecRef:
-    """Return the smaller one, as the kernel has it."""
-    return words.binary("min", x, y, "uint32")
-
-
-def lowest(x: z3.BitVecRef) -> z3.BitVecRef:
-    """Return the lowest bit that is set."""
-    return x & (0 - x)
-
-
-def place_of(x: z3.BitVecRef) -> z3.BitVecRef:
-    """Return which bit is set, of a word in which one is."""
-    return 31 - words.binary("min", words.leading_zeros(x), word(31), "int32")
-
-
-class Listing:
-    """The steps for one run, in which w keys equal to the edge are wanted, or all.
-
-    Args:
-        run: read to its end.
-        wanted: w.
-        k: of the operator.
-        length: how many entries the row has.
-    """
-
-    def __init__(self, run: Run, wanted: z3.BitVecRef, k: int, length: z3.BitVecRef) -> None:
-        self.run, self.book, self.w, self.k, self.length = run, run.book, wanted, k, length
-        self.edge, self.piece = run.book.ballots[0].formula.arg(1), run.book.entries
-        self.threads, self.entries, self.inside = run.book.threads, run.book.entries, z3.ULT(THREAD, run.book.threads)
-        book, self.cut = self.book, len(run.book.ballots) > 1
-        above = z3.UGT(KEY, LIMIT) if self.cut else z3.ULE(LIMIT, KEY)
-        self.above, self.equal = book.predicate(above, LIMIT), book.predicate(KEY == LIMIT, LIMIT)
-        self.selected = run.book.ballots[0]
-        self.equals = run.book.ballots[1] if self.cut else None
-        (self.loop,) = run.loops
-        self.held = {name: f for (name, _), f in self.loop.held.items() if name in _HELD}
-        self.base = THREAD * BITS
-
-    # Functions of entries
-
-    def a(self, n: z3.ExprRef | int) -> z3.BitVecRef:
-        """Return how many of the first n keys are taken whatever stands before them."""
-        return self.above.count(n, self.edge)
-
-    def e(self, n: z3.ExprRef | int) -> z3.BitVecRef:
-        """Return how many of the first n keys are taken only if there is room."""
-        return self.equal.count(n, self.edge) if self.cut else word(0)
-
-    def c(self, n: z3.ExprRef | int) -> z3.BitVecRef:
-        """Return how many of the first n keys have a bit."""
-        return self.a(n) + self.e(n)
-
-    def place(self, n: z3.ExprRef | int) -> z3.BitVecRef:
-        """Return C(n), how many of the first n keys are selected."""
-        return self.a(n) + at_most(self.w, self.e(n))
-
-    def room(self, n: z3.ExprRef) -> z3.BitVecRef:
-        """Return how many keys equal to the edge may still be taken after the first n."""
-        return self.w - at_most(self.w, self.e(n))
-
-    def taken(self, n: z3.ExprRef) -> z3.BoolRef:
-        """Return whether key n is taken whatever stands before it."""
-        return replaced(of(self.above, self.edge), KEY, self.book.key(n))
-
-    def tied(self, n: z3.ExprRef) -> z3.BoolRef:
-        """Return whether key n is taken only if there is room."""
-        return self.book.key(n) == self.edge if self.cut else z3.BoolVal(False)
-
-    def chosen(self, n: z3.ExprRef) -> z3.BoolRef:
-        """Return whether key n is selected."""
-        return z3.Or(self.taken(n), z3.And(self.tied(n), z3.ULT(self.e(n), self.w)))
-
-    def mask(self, t: z3.ExprRef) -> z3.BitVecRef:
-        """Return word t of the selection."""
-        return self.selected.word(t)
-
-    def ties(self, t: z3.ExprRef) -> z3.BitVecRef:
-        """Return word t of the keys that equal the edge."""
-        return self.equals.word(t) if self.equals else word(0)
-
-    def number(self, t: z3.ExprRef, n: z3.ExprRef) -> z3.BitVecRef:
-        """Return in which iteration thread t sees entry n."""
-        return self.c(n) - self.c(t * BITS)
-
-    # Steps
+class Listing(Claims):
+    """The steps for one run."""
 
     def listed(self, ended: Fact) -> None:
         """Show what is written where."""
+        self.aims = self.goals()
+        self.claimed: dict[str, Fact] = {}
         self.naturals = self._naturals()
         self.walk = self._walk()
         self._words()
@@ -133,12 +46,21 @@ class Listing:
         self._states()
         self._inverse()
         self._of_entries()
-        self._order(ended)
+        self._first(ended)
         self._writes()
+        self._nothing_else()
+
+    def claim(self, name: str, *facts: Fact, opaque: Sequence[z3.ExprRef] = ()) -> Fact:
+        """Show what is claimed under a name."""
+        self.claimed[name] = self.show(name, self.aims[name], *facts, opaque=opaque)
+        return self.claimed[name]
 
     def show(self, statement: str, goal: z3.BoolRef, *facts: Fact, opaque: Sequence[z3.ExprRef] = ()) -> Fact:
         """Ask the book, with deeper terms hidden first."""
         return self.book.show(statement, goal, *facts, opaque=sorted(opaque, key=size, reverse=True))
+
+    def _starts(self) -> list[Fact]:
+        return [at(p, self.edge)[0] for p in (self.above, self.equal)]
 
     def _steps(self, n: z3.ExprRef) -> list[Fact]:
         return [at(p, self.edge)[1].at((INDEX, n)) for p in (self.above, self.equal)]
@@ -148,8 +70,7 @@ class Listing:
         n, counts = INDEX, (self.a, self.e, self.c)
         rise = z3.Implies(z3.ULE(POINT, n), z3.And(*(z3.ULE(f(POINT), f(n)) for f in counts)))
         few = z3.And(*(z3.ULE(f(n), n) for f in counts))
-        starts = [at(p, self.edge)[0] for p in (self.above, self.equal)]
-        return self.book.induction("counts rise", self.entries, z3.And(rise, few), starts, self._steps(n))
+        return self.book.induction("counts rise", self.entries, z3.And(rise, few), self._starts(), self._steps(n))
 
     def _walk(self) -> Fact:
         """Show that bits tell how the counts go on."""
@@ -212,8 +133,7 @@ class Listing:
         start, step = self.book.meanings[total.name()]
         n, hidden = INDEX, [replaced(s, THREAD, INDEX) for s in self.counts]
         goal = total(n) == self.a(n * BITS) + (self.e(n * BITS) << 16)
-        starts = [at(p, self.edge)[0] for p in (self.above, self.equal)]
-        sums = self.book.induction("prefix sums count words", self.threads, goal, [start, *starts],
+        sums = self.book.induction("prefix sums count words", self.threads, goal, [start, *self._starts()],
                                    [step, chain.at((THREAD, n))], opaque=hidden)  # fmt: skip
         halves = z3.And(total(n) & 0xFFFF == self.a(n * BITS), z3.LShR(total(n), 16) == self.e(n * BITS))
         few = self.naturals.at((INDEX, n * BITS), (POINT, n * BITS))
@@ -252,8 +172,9 @@ class Listing:
     def _states(self) -> None:
         """Show by induction over the bits what a thread holds."""
         t, j, b = THREAD, INDEX, self.base
+        whole = self.whole.at((X, self.mask(t)))
         first = self.show("what a thread holds at first", z3.Implies(self.inside, self._state(word(0), word(0))),
-                          *(self.loop.entry[name, 0] for name in self.held), self.prefix.at((INDEX, t)), self.whole.at((X, self.mask(t))))  # fmt: skip
+                          *(self.loop.entry[name, 0] for name in self.held), self.prefix.at((INDEX, t)), whole)  # fmt: skip
         i = self.number(t, b + j)
         goal = z3.Implies(self.inside, self._state(i, j))
         steps = [self.loop.step[name, 0].at((ITERATION, i)) for name in self.held]
@@ -294,100 +215,65 @@ class Listing:
         self.holds = self.show("what is held where an entry is seen", z3.Implies(z3.ULT(n, self.entries), goal),
                                self.states.at((THREAD, t), (INDEX, j)))  # fmt: skip
 
-    def _order(self, ended: Fact) -> None:
+    def _first(self, ended: Fact) -> None:
         """Show that the selected are the first of the order, and k of them or all that there are."""
-        book, n, m = self.book, INDEX, OTHER
-        starts = [at(p, self.edge)[0] for p in (self.above, self.equal)]
-        inside = z3.ULT(n, self.entries)
-        rank = self.place(n + 1) == self.place(n) + one(self.chosen(n))
-        few = self._low(n)
-        self.rank = self.show("the place of an entry is how many are selected before it", z3.Implies(inside, rank),
-                              *self._steps(n), few)  # fmt: skip
-        self.none = self.show("none are selected before the first", self.place(0) == 0, *starts)
-        later = self.naturals.at((INDEX, m), (POINT, n + 1))
+        book, n, m, facts = self.book, INDEX, OTHER, [ended, *self.run.decided]
+        few, total = self._low(n), self.place(self.entries)
+        rank = self.claim("a place is how many are selected before", *self._steps(n), few)
+        self.claim("none are selected before the first entry", *self._starts())
         before = z3.And(z3.ULT(n, m), z3.ULE(m, self.entries))
         rise = z3.And(z3.ULE(self.place(n), n), z3.ULE(self.place(n + 1), self.place(m)))
-        rising = self.show("places rise", z3.Implies(before, rise), later, self._low(n), self._low(m))
-        self.apart = self.show("later places are further", z3.Implies(z3.And(before, self.chosen(n)),
-            z3.ULT(self.place(n), self.place(m))), self.rank, rising, self._low(m),
-            opaque=[self.place(i) for i in (n + 1, n)])  # fmt: skip
-        self._total(ended, self.place(self.entries))
-
-    def _total(self, ended: Fact, total: z3.BitVecRef) -> None:
-        """Show that k keys are selected, or all that may be, and that what is selected comes first."""
-        book, n, m, facts = self.book, INDEX, OTHER, [ended, *self.run.decided]
+        rising = self.show("places rise", z3.Implies(before, rise), self._low(n + 1, m), few, self._low(m))
+        apart = self.claim("later places are further", rank, rising, opaque=[self.place(i) for i in (n + 1, n)])
         if self.cut:
             reaches = book.predicate(z3.ULE(LIMIT, KEY), LIMIT)
             parts = [(self.above, (self.edge,)), (self.equal, (self.edge,))]
             facts.append(added(book, "keys from the edge on", (reaches, (self.edge,)), parts))
         enough = z3.Or(total == self.k, z3.And(z3.ULT(total, self.k), self.edge == 1, z3.BoolVal(not self.cut)))
-        whole = self.show(
-            "k are selected, or all", z3.And(enough, z3.ULE(1, self.edge)), *facts, self._low(word(self.entries))
-        )
-        self.total = whole
-        positive = z3.Implies(self.chosen(n), z3.ULE(1, book.key(n)))
-        self.positive = self.show("what is selected may be", positive, whole)
-        every = z3.Implies(z3.And(z3.ULT(total, self.k), z3.ULE(1, book.key(n))), self.chosen(n))
-        self.show("if fewer than k are selected, all are that may be", every, whole, opaque=[total])
-        before = z3.Or(z3.UGT(book.key(m), book.key(n)), z3.And(book.key(m) == book.key(n), z3.ULT(m, n)))
-        first = z3.Implies(z3.And(z3.ULT(n, self.entries), before, self.chosen(n)), self.chosen(m))
-        self.show("what comes before a selected entry is selected", first, self._low(m, n))
+        whole = self.show("k are selected, or all", z3.And(enough, z3.ULE(1, self.edge)), *facts,
+                          self._low(word(self.entries)))  # fmt: skip
+        self.claim("at most k are selected", whole, opaque=[total])
+        self.claim("what is selected may be", whole)
+        self.claim("if fewer are, all that may be selected are", whole, opaque=[total])
+        self.claim("what comes before a selected entry is selected", self._low(m, n))
+        here = z3.And(z3.ULT(n, self.entries), self.chosen(n))
+        self.fits = self.show("its place is below k", z3.Implies(here, z3.ULT(self.place(n), self.k)),
+                              apart.at((OTHER, word(self.entries))), whole)  # fmt: skip
 
     def _writes(self) -> None:
         """Show that each selected entry is written to its place, nothing else is, and -1 to the places after them."""
-        n, i, entry, (row, piece) = INDEX, ITERATION, self.piece * z3.BitVec("blockIdx.y", 32) + INDEX, _BLOCK
-        t, j = z3.LShR(n, 5), n & 31
-        number, (write, *rest) = self.number(t, n), self.run.writes
-        sel, inside = self.held["selected"](t, number), z3.ULT(n, self.entries)
-        mine = [f.at((THREAD, t), (INDEX, j)) for f in (self.more, self.states)]
-        words_ = [f.at((X, self.mask(t)), (Y, self.ties(t)), (S, j)) for f in (self.low, self.tests, self.which)]
+        n = INDEX
+        t, j, number = z3.LShR(n, 5), n & 31, self.number(z3.LShR(n, 5), n)
+        sel, inside, count = (
+            self.held["selected"](t, number),
+            z3.ULT(n, self.entries),
+            replaced(self.loop.count, THREAD, t),
+        )
+        bits = [f.at((X, self.mask(t)), (Y, self.ties(t)), (S, j)) for f in (self.low, self.tests, self.which)]
         seen = z3.And(place_of(lowest(sel)) == j, (self.ties(t) & lowest(sel) == 0) == z3.Not(self.tied(n)))
-        sees = self.show("the entry that is seen", z3.Implies(z3.And(inside, bit(self.mask(t), j)), seen),
-                         self.holds, self.walk, *words_)  # fmt: skip
-        early = self.show("an iteration for this entry", z3.Implies(z3.And(inside, bit(self.mask(t), j)),
-            z3.ULT(number, replaced(self.loop.count, THREAD, t))), mine[0], opaque=[replaced(self.loop.count, THREAD, t)])  # fmt: skip
-        valid = self.show("a selected entry is one of the row's", z3.Implies(z3.And(inside, self.chosen(n)),
-            z3.And(entry >= 0, entry < self.length)), self.positive, self.run.meaning, *self.run.sizes)  # fmt: skip
-        fits = self.show("its place is below k", z3.Implies(z3.And(inside, self.chosen(n)), z3.ULT(self.place(n), self.k)),
-            self.apart.at((OTHER, self.entries)), self.total)  # fmt: skip
-        guard, value, *index = (
-            z3.substitute(x, (THREAD, t), (i, number)) for x in (write.guard, write.value, *write.index)
-        )
-        right = z3.And(
-            guard, value == entry, *(x == y for x, y in zip(index, (row, piece, self.place(n)), strict=True))
-        )
-        hidden = [words.binary("min", words.leading_zeros(lowest(sel)), word(31), "int32"), lowest(sel)]
-        self.show("a selected entry is written to its place", z3.Implies(z3.And(inside, self.chosen(n)), right),
-            self.holds, sees, early, valid, fits, self.walk, *self.run.sizes,
-            opaque=[replaced(self.loop.count, THREAD, t), *hidden])  # fmt: skip
-        self._nothing_else()
-        self._rest(rest)
+        has = z3.And(inside, bit(self.mask(t), j))
+        sees = self.show("the entry that is seen", z3.Implies(has, seen), self.holds, self.walk, *bits)
+        early = self.show("an iteration for this entry", z3.Implies(has, z3.ULT(number, count)),
+                          self.more.at((THREAD, t), (INDEX, j)), opaque=[count])  # fmt: skip
+        valid = self.claim("a selected entry is one of the row's", self.claimed["what is selected may be"],
+                           self.run.meaning, *self.run.sizes)  # fmt: skip
+        least = words.binary("min", words.leading_zeros(lowest(sel)), word(31), "int32")
+        self.claim("a selected entry is written to its place", self.holds, sees, early, valid, self.fits, self.walk,
+                   *self.run.sizes, opaque=[count, least, lowest(sel)])  # fmt: skip
+        for name in self.aims:
+            if name.startswith("-1"):
+                self.claim(name, self.prefix.at((INDEX, word(self.threads))), self.claimed["at most k are selected"],
+                           self._low(word(self.entries)))  # fmt: skip
 
     def _nothing_else(self) -> None:
         """Show that each write of the loop is that of a selected entry, in the iteration that sees it."""
-        t, i, write = THREAD, ITERATION, self.run.writes[0]
-        sel = self.held["selected"](t, i)
-        seen = place_of(lowest(sel))
-        n = self.base + seen
+        t, i = THREAD, ITERATION
+        seen = place_of(lowest(self.held["selected"](t, i)))
+        n, runs = self.base + seen, z3.And(self.inside, z3.ULT(i, self.loop.count))
         facts = [f.at((X, self.mask(t)), (Y, self.ties(t)), (S, seen)) for f in (self.low, self.tests)]
         facts += [f.at((INDEX, seen)) for f in (self.states, self.step)]
-        found = self.show("an iteration that is run sees a bit", z3.Implies(z3.And(self.inside, z3.ULT(i, self.loop.count)),
+        found = self.show("an iteration that is run sees a bit", z3.Implies(runs,
             z3.And(z3.ULT(seen, BITS), bit(self.mask(t), seen), self.number(t, n) == i)),
             self.seen.at((INDEX, word(BITS))), self.count, opaque=[seen, self.loop.count])  # fmt: skip
-        goal = z3.And(z3.ULT(n, self.entries), z3.LShR(n, 5) == t, self.number(t, n) == i, self.chosen(n))
-        self.show("what is written is selected", z3.Implies(write.guard, goal), found, *facts, self._low(n),
-                  opaque=[self.loop.count, seen])  # fmt: skip
-
-    def _rest(self, writes: Sequence[Write]) -> None:
-        """Show that the other writes are -1, and each place from the total on below k has one."""
-        row, piece = _BLOCK
-        total, halves = self.place(self.entries), self.prefix.at((INDEX, word(self.threads)))
-        if len(writes) * self.threads < self.k:
-            raise ValueError("fewer writes of -1 than places")
-        for number, write in enumerate(writes):
-            slot = THREAD + number * self.threads
-            where = (row, piece, slot)
-            here = z3.And(self.inside, ITERATION == 0, z3.ULE(total, slot), z3.ULT(slot, self.k))
-            same = z3.And(write.value == -1, *(x == y for x, y in zip(write.index, where, strict=True)))
-            self.show("-1 is written to the places after them", z3.And(write.guard == here, same), halves, self.total,
-                      self._low(word(self.entries)))  # fmt: skip
+        self.claim("each write of the loop is that of a selected entry, in the iteration that sees it", found, *facts,
+                   self._low(n), opaque=[self.loop.count, seen])  # fmt: skip

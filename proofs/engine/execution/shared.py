@@ -86,6 +86,8 @@ class Shared:
             if len(index) != 1:
                 raise Unsupported(f"counts in {memory.name} of several dimensions")
             return Value(first.count(self.book.entries, index[0].term))
+        if isinstance(first, tuple) and first[0] and all(e is first for e in held):
+            return Value(self._same_for_all(first))
         rows = [e for e in held if isinstance(e, tuple)]
         if len(rows) == len(held) and all(op == rows[0][0] and f.eq(rows[0][1]) for op, f, _ in rows):
             return Fold(rows[0][0], rows[0][1], np.stack([row for _, _, row in rows]))

@@ -1,10 +1,10 @@
 """What is claimed of the top-k kernels.
 
-The selection kernels are not proved to select the right entries: they are proved to stay in bounds and to write only
-indices that exist, and the search of one to end with the k-th key (topk_selection.py). One is run on examples, which its
-mutants fail (topk_runs.py). Another kernel, ``topk_check``, looks at a result and says whether it is the answer. That one
-is proved: its output is the criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below
-say that one row of indices alone meets the criterion, the first k of the total order.
+The selection kernels are proved to stay in bounds and to write only indices that exist, and one of them to list the first
+k entries of each piece of a row (topk_selection.py). Another one is run on examples, which its mutants fail (topk_runs.py).
+A further kernel, ``topk_check``, looks at a result and says whether it is the answer. It is proved too: its output is the
+criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below say that one row of indices
+alone meets the criterion, the first k of the total order.
 """
 
 from __future__ import annotations
@@ -316,7 +316,7 @@ def _check(cfg: Config, **more: Any) -> Proof:
 def _select(cfg: select.Config, **more: Any) -> Proof:
     """Return what is claimed of the selection kernel.
 
-    Where it writes depends on other threads' counts, so that coverage and races are not proved of it.
+    Where it writes depends on other threads' counts: L1 does not read that, and ``_listed`` has a theorem of it.
     """
     return Proof(
         "topk", select.topk(cfg), _of_rows(PIECES, cfg), {"k": cfg.k}, None, PASS_CONFIGS, **{"layers": ("L0",), **more}
@@ -339,7 +339,9 @@ def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
 
 
 def proofs() -> Iterator[Proof]:
-    """Yield the checker in every layer, for a k that fills the block and one that does not; the selection in L0 and run."""
+    """Yield the checker in every layer, for a k that fills the block and one that does not; the selection in L0, one with
+    what it lists, one run.
+    """
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"), mutate=True, every=6)
     yield _listed(select.Config())

@@ -139,7 +139,7 @@ class Claims:
         t, i = z3.LShR(n, 5), self.number(z3.LShR(n, 5), n)
         here = z3.And(z3.ULT(n, self.entries), self.chosen(n))
         guard, value, *index = (
-            z3.substitute(x, (THREAD, t), (ITERATION, i)) for x in (write.guard, write.value, *write.index)
+            z3.substitute(x, (THREAD, t), (ITERATION, i)) for x in (write.guard, write.value, *write.place)
         )
         where = [x == y for x, y in zip(index, (*_BLOCK, self.place(n)), strict=True)]
         seen = THREAD * BITS + place_of(lowest(self.held["selected"](THREAD, ITERATION)))
@@ -163,7 +163,7 @@ class Claims:
         for number, write in enumerate(writes):
             slot = THREAD + number * self.threads
             here = z3.And(self.inside, ITERATION == 0, z3.ULE(total, slot), z3.ULT(slot, self.k))
-            same = [x == y for x, y in zip(write.index, (*_BLOCK, slot), strict=True)]
+            same = [x == y for x, y in zip(write.place, (*_BLOCK, slot), strict=True)]
             found[f"-1 is written to the places after them, {number}"] = z3.And(
                 write.guard == here, write.value == -1, *same
             )

@@ -36,7 +36,7 @@ class Write(NamedTuple):
     """Stores to a global buffer: that of each thread in each of its iterations, 0 outside loops, in which a guard holds."""
 
     buffer: str
-    index: tuple[z3.ExprRef, ...]
+    place: tuple[z3.ExprRef, ...]
     value: z3.ExprRef
     guard: z3.BoolRef
 

@@ -339,9 +339,7 @@ def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
 
 
 def proofs() -> Iterator[Proof]:
-    """Yield the checker in every layer, for a k that fills the block and one that does not; the selection in L0, one with
-    what it lists, one run.
-    """
+    """Yield the checker in every layer, for a k that fills the block and one that does not; the selection, listed or run."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"), mutate=True, every=6)
     yield _listed(select.Config())

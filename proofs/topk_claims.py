@@ -119,7 +119,7 @@ class Claims:
         """Return that the selected entries are the first of the order, and k or all that may be selected."""
         n, m, key, total = INDEX, OTHER, self.book.key, self.place(self.entries)
         before = z3.Or(z3.UGT(key(m), key(n)), z3.And(key(m) == key(n), z3.ULT(m, n)))
-        some = z3.And(z3.ULT(total, self.k), z3.ULE(1, key(n)))
+        some = z3.And(z3.ULT(n, self.entries), z3.ULT(total, self.k), z3.ULE(1, key(n)))
         later = z3.And(self.chosen(n), z3.ULT(n, m), z3.ULE(m, self.entries))
         return {
             "at most k are selected": z3.ULE(total, self.k),
@@ -168,3 +168,18 @@ class Claims:
                 write.guard == here, write.value == -1, *same
             )
         return found
+
+
+def whole(run: Run, k: int, length: z3.BitVecRef) -> dict[str, z3.BoolRef]:
+    """Return that a row of at most k entries is listed whole by its first piece, and -1 after it and by the other pieces."""
+    found = {"the row has at most k entries": z3.And(length >= 0, length <= k)}
+    threads, first = run.book.threads, _BLOCK[1] == 0
+    if len(run.writes) * threads < k or {w.buffer for w in run.writes} != {"out"}:
+        raise ValueError("expected each place below k to be written, and nothing to other buffers")
+    for number, write in enumerate(run.writes):
+        slot = THREAD + number * threads
+        here = z3.And(z3.ULT(THREAD, threads), ITERATION == 0, z3.ULT(slot, k))
+        value = z3.If(z3.And(first, slot < length), slot, word(-1))
+        same = [x == y for x, y in zip((write.value, *write.place), (value, *_BLOCK, slot), strict=True)]
+        found[f"the row's entries are written, {number}"] = z3.And(write.guard == here, z3.Implies(here, z3.And(*same)))
+    return found

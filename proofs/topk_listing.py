@@ -33,8 +33,8 @@ def cleared(x: z3.BitVecRef, j: z3.ExprRef | int) -> z3.BitVecRef:
 class Listing(Claims):
     """The steps for one run."""
 
-    def listed(self, ended: Fact) -> None:
-        """Show what is written where."""
+    def listed(self, ended: Fact, multiple: Fact, zeros: int) -> None:
+        """Show what is written where, given what the search ends with and that keys are multiples of 2^zeros."""
         self.aims = self.goals()
         self.claimed: dict[str, Fact] = {}
         self.naturals = self._naturals()
@@ -46,7 +46,7 @@ class Listing(Claims):
         self._states()
         self._inverse()
         self._of_entries()
-        self._first(ended)
+        self._first(ended, multiple, zeros)
         self._writes()
         self._nothing_else()
 
@@ -215,7 +215,7 @@ class Listing(Claims):
         self.holds = self.show("what is held where an entry is seen", z3.Implies(z3.ULT(n, self.entries), goal),
                                self.states.at((THREAD, t), (INDEX, j)))  # fmt: skip
 
-    def _first(self, ended: Fact) -> None:
+    def _first(self, ended: Fact, multiple: Fact, zeros: int) -> None:
         """Show that the selected are the first of the order, and k of them or all that there are."""
         book, n, m, facts = self.book, INDEX, OTHER, [ended, *self.run.decided]
         few, total = self._low(n), self.place(self.entries)
@@ -229,12 +229,14 @@ class Listing(Claims):
             reaches = book.predicate(z3.ULE(LIMIT, KEY), LIMIT)
             parts = [(self.above, (self.edge,)), (self.equal, (self.edge,))]
             facts.append(added(book, "keys from the edge on", (reaches, (self.edge,)), parts))
-        enough = z3.Or(total == self.k, z3.And(z3.ULT(total, self.k), self.edge == 1, z3.BoolVal(not self.cut)))
+        enough = z3.Or(
+            total == self.k, z3.And(z3.ULT(total, self.k), z3.ULE(self.edge, 2**zeros), z3.BoolVal(not self.cut))
+        )
         whole = self.show("k are selected, or all", z3.And(enough, z3.ULE(1, self.edge)), *facts,
                           self._low(word(self.entries)))  # fmt: skip
         self.claim("at most k are selected", whole, opaque=[total])
         self.claim("what is selected may be", whole)
-        self.claim("if fewer are, all that may be selected are", whole, opaque=[total])
+        self.claim("if fewer are, all that may be selected are", whole, multiple, opaque=[total])
         self.claim("what comes before a selected entry is selected", self._low(m, n))
         here = z3.And(z3.ULT(n, self.entries), self.chosen(n))
         self.fits = self.show("its place is below k", z3.Implies(here, z3.ULT(self.place(n), self.k)),

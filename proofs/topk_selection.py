@@ -23,7 +23,7 @@ from .engine.execution.readings import runs
 from .engine.execution.run import Keys, Run
 from .engine.execution.words import word
 from .engine.layers.lemmas import Theorem
-from .topk_claims import Claims, Index
+from .topk_claims import Claims, Index, whole
 from .topk_listing import Listing
 from .topk_search import Passes
 from .topk_steps import BINS
@@ -85,16 +85,19 @@ def _shown(run: Run, cfg: Config, merge: bool) -> None:
         run.book.show(statement, goal, *run.sizes)
     search = Passes(run, cfg.k, cfg.zeros, BINS // cfg.threads)
     state, _ = search.passes()
-    claims = listing(run, cfg, state.wanted, search.ended, merge=merge).goals()
+    claims = listing(run, cfg, state.wanted, (search.ended, search.multiple), merge=merge).goals()
     for statement, goal in (*run.obligations, *run.shared.obligations, *claims.items()):
         if not run.book.has(goal):
             raise Unsupported(f"what is not shown: {statement}")
 
 
-def listing(run: Run, cfg: Config, wanted: z3.BitVecRef, ended: Fact, *, merge: bool = False) -> Claims:
-    """Show what one reading of the kernel writes, where its search ends as ``ended`` says; return what is claimed."""
+def listing(run: Run, cfg: Config, wanted: z3.BitVecRef, known: tuple[Fact, Fact], *, merge: bool = False) -> Claims:
+    """Show what one reading of the kernel writes; return what is claimed.
+
+    Known is what the search ends with, and that keys are multiples of 2^zeros.
+    """
     steps = Listing(run, wanted, cfg.k, _index(cfg, merge), _length(cfg))
-    steps.listed(ended)
+    steps.listed(*known, cfg.zeros)
     return steps
 
 
@@ -103,6 +106,13 @@ def _of_run(run: Run, cfg: Config, merge: bool) -> Sequence[Condition]:
         _shown(run, cfg, merge)
     except (LookupError, AttributeError, TypeError, ValueError, StopIteration, z3.Z3Exception) as error:
         raise Unsupported(f"the steps of the proof do not fit what the kernel does: {error!r}") from error
+    return run.book.conditions
+
+
+def taken_whole(run: Run, cfg: Config) -> Sequence[Condition]:
+    """Return what must be proved of the reading of a row that is taken whole."""
+    for statement, goal in whole(run, cfg.k, _length(cfg)).items():
+        run.book.show(statement, goal, *run.decided, *run.sizes)
     return run.book.conditions
 
 
@@ -121,6 +131,8 @@ def conditions(kernel: Any, cfg: Config, *, merge: bool = False) -> Iterator[Con
         if run.shared.stores or not cfg.ratio:
             searched += 1
             found += _of_run(run, cfg, merge)
+        else:
+            found += taken_whole(run, cfg)
     if not searched:
         raise Unsupported("the kernel has no search")
     yield from distinct(found)
@@ -128,12 +140,15 @@ def conditions(kernel: Any, cfg: Config, *, merge: bool = False) -> Iterator[Con
 
 def listed(kernel: Any, cfg: Config, *, merge: bool = False) -> Theorem:
     """Return the theorem about what a selection kernel writes."""
+    entries, order = ("candidates", "place among the candidates") if merge else ("entries", "index")
+    short = f" A row of at most {cfg.k} entries is listed whole by its first piece." if cfg.ratio else ""
     return Theorem(
         "listed",
-        "For any scores, lengths and sizes: each block lists in out[row, piece] the selected entries of its piece, by rising "
-        "index, then -1; it writes each element once, and no two of its threads race in shared memory. Selected are k, or all "
-        "that may be selected if there are fewer: each one that comes before a selected one, by key, larger first, and then "
-        "by index, smaller first. A key is 0 where the row has no such entry that may be selected, else as in theorem keys.",
+        f"For any scores, lengths and sizes: each block lists in out[row, piece] the selected {entries} of its piece, by "
+        f"rising {order}, then -1; it writes each element once, and no two of its threads race in shared memory. Selected are "
+        "k, or all that may be selected if there are fewer: each one that comes before a selected one, by key, larger first, "
+        f"and then by {order}, smaller first. A key is 0 where the row has no such entry that may be selected, else as in "
+        f"theorem keys.{short}",
         lambda: tuple(conditions(kernel, cfg, merge=merge)),
         "of the kernel at the tile level. Let C(n) be how many are selected of the first n entries. C(0) = 0, and C rises by "
         "one after each selected entry and nowhere else: each place below the last C is that of one selected entry",

@@ -16,7 +16,7 @@ from lemmata.kernels.radix import WANTED
 from lemmata.proofs.engine.base.conditions import Condition
 from lemmata.proofs.engine.base.errors import Unsupported
 from lemmata.proofs.engine.smt.solve import solve
-from lemmata.proofs.topk_selection import listing, readings
+from lemmata.proofs.topk_selection import listing, readings, taken_whole
 
 SEARCH = """bound_edge(cfg.k, cfg.threads, memory, thread)
         raise_edge(cfg.zeros, cfg.threads, memory, thread)
@@ -57,9 +57,9 @@ def steps(module: Any) -> list[Condition]:
     """Return the steps about the listing, where the last key is tied."""
     cfg = module.Config(40, threads=128)
     run = next(readings(module.topk(cfg), cfg))
-    ended = run.book.show("what the search ends with", z3.BoolVal(True))
+    nothing = run.book.show("nothing", z3.BoolVal(True))
     scores = z3.Function("scores", *[z3.BitVecSort(32)] * 3)
-    listing(run, cfg, scores(z3.BitVec("blockIdx.x", 32), WANTED), ended)
+    listing(run, cfg, scores(z3.BitVec("blockIdx.x", 32), WANTED), (nothing, nothing))
     return run.book.conditions
 
 
@@ -118,3 +118,12 @@ def test_what_the_reading_does_not_know_is_refused(planted: Any, change: tuple[s
     *texts, message = change
     with pytest.raises(Unsupported, match=message):
         steps(planted(*texts))
+
+
+def test_a_row_that_each_piece_lists_whole_is_refuted(planted: Any) -> None:
+    short = "at.index == 0 and slot < at.length"
+    for change, verdicts in ((short, {"proved"}), ("slot < at.length", {"proved", "refuted"})):
+        module = planted(short, change)
+        cfg = module.Config(40, threads=128, ratio=4)
+        run = next(readings(module.topk(cfg), cfg))
+        assert {solve(c).verdict for c in taken_whole(run, cfg)} == verdicts

@@ -1,7 +1,7 @@
 """What is claimed of the top-k kernels.
 
-The selection kernels are proved to stay in bounds and to write only indices that exist, and one of them to list the first
-k entries of each piece of a row (topk_selection.py). Another one is run on examples, which its mutants fail (topk_runs.py).
+The selection kernels are proved to stay in bounds and to write only indices that exist, and some of them to list the first
+k entries of each piece of a row (topk_selection.py). One is run on examples, which its mutants fail (topk_runs.py).
 A further kernel, ``topk_check``, looks at a result and says whether it is the answer. It is proved too: its output is the
 criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below say that one row of indices
 alone meets the criterion, the first k of the total order.
@@ -323,14 +323,13 @@ def _select(cfg: select.Config, **more: Any) -> Proof:
     )
 
 
-def _listed(cfg: select.Config) -> Proof:
-    """Return what is claimed of the selection kernel, with what it lists."""
-    claimed = _select(cfg)
-    return replace(claimed, layers=("L0", "lemmas"), lemmas=(listed(claimed.kernel, cfg),))
-
-
 def _merge(cfg: select.Config) -> Proof:
     return Proof("topk", select.topk_merge(cfg), _of_rows(MERGE, cfg), {"k": cfg.k}, None, PASS_CONFIGS, layers=("L0",))
+
+
+def _listed(claimed: Proof, cfg: select.Config, *, merge: bool = False) -> Proof:
+    """Return what is claimed of a selection kernel, with what it lists."""
+    return replace(claimed, layers=("L0", "lemmas"), lemmas=(listed(claimed.kernel, cfg, merge=merge),))
 
 
 def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
@@ -342,9 +341,10 @@ def proofs() -> Iterator[Proof]:
     """Yield the checker in every layer, for a k that fills the block and one that does not; the selection, listed or run."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"), mutate=True, every=6)
-    yield _listed(select.Config())
-    yield _select(select.Config(2048, "bfloat16", 512, ratio=4))
-    yield _merge(select.Config(threads=256))
+    for cfg in (select.Config(), select.Config(2048, "bfloat16", 512, ratio=4)):
+        yield _listed(_select(cfg), cfg)
+    merge = select.Config(threads=256)
+    yield _listed(_merge(merge), merge, merge=True)
     yield _merge(select.Config(2048, "bfloat16", 256, ratio=4))
     run = select.Config(40, threads=128)
     yield _select(run, layers=("L0", "run"), examples=examples(run), mutate=True, every=8, equivalents=EQUIVALENTS)

@@ -8,6 +8,10 @@ two terms hangs on, is decided: the kernel is run once for either answer (``Fork
 What an atomic addition leaves behind is a count of keys (``counting``). What some thread stores, if a condition on data
 holds in it, is a new constant: that of a thread in which it holds, if there is one; that there is at most one is an
 obligation. Shared memory is checked to be free of races between barriers.
+
+A ballot of a property of keys is a word of their bits (``counting``). A loop of an extent that is data each thread runs by
+itself, without exchanges: what registers hold as an iteration begins are new functions of thread and iteration, known by their
+first values and by what one iteration, run from any such state, makes of them.
 """
 
 from __future__ import annotations
@@ -34,8 +38,6 @@ _WORDS = [z3.BitVecSort(32)] * 2
 
 class Block(Values):
     """The algebra."""
-
-    site: object
 
     def __init__(self, run: Run, keys: Keys) -> None:
         self.site = None
@@ -150,7 +152,7 @@ class Block(Values):
                 p: z3.Function(f"{n} of {p[0].name} {name}", *_WORDS, self.plain(self._private[p]).term.sort())
                 for n, p in enumerate(changed)
             }
-            head = self._private = entry | {p: Value(f(THREAD, ITERATION)) for p, f in held.items()}
+            head = entry | {p: Value(f(THREAD, ITERATION)) for p, f in held.items()}
             self._private = dict(head)
             body(Value(ITERATION))
         if any(value is not head.get(p) for p, value in self._private.items() if p not in held):

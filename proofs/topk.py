@@ -343,8 +343,7 @@ def proofs() -> Iterator[Proof]:
     yield _check(Config(300, "bfloat16"), mutate=True, every=6)
     for cfg in (select.Config(), select.Config(2048, "bfloat16", 512, ratio=4)):
         yield _listed(_select(cfg), cfg)
-    merge = select.Config(threads=256)
-    yield _listed(_merge(merge), merge, merge=True)
-    yield _merge(select.Config(2048, "bfloat16", 256, ratio=4))
+    for cfg in (select.Config(threads=256), select.Config(2048, "bfloat16", 256, ratio=4)):
+        yield _listed(_merge(cfg), cfg, merge=True)
     run = select.Config(40, threads=128)
     yield _select(run, layers=("L0", "run"), examples=examples(run), mutate=True, every=8, equivalents=EQUIVALENTS)

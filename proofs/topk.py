@@ -1,10 +1,10 @@
 """What is claimed of the top-k kernels.
 
-The selection kernels are not proved to select the right entries: they are proved to stay in bounds and to write only
-indices that exist, and the search of one to end with the k-th key (topk_selection.py). One is run on examples, which its
-mutants fail (topk_runs.py). Another kernel, ``topk_check``, looks at a result and says whether it is the answer. That one
-is proved: its output is the criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below
-say that one row of indices alone meets the criterion, the first k of the total order.
+The selection kernels are proved to stay in bounds and to write only indices that exist, and some of them to list the first
+k entries of each piece of a row (topk_selection.py). One is run on examples, which its mutants fail (topk_runs.py).
+A further kernel, ``topk_check``, looks at a result and says whether it is the answer. It is proved too: its output is the
+criterion of reference/topk_check.py, whatever the bits of the scores, and the theorems below say that one row of indices
+alone meets the criterion, the first k of the total order.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof
 from .topk_runs import examples
-from .topk_selection import search, sortable_key
+from .topk_selection import listed, sortable_key
 
 selection: Callable[..., Any] = criterion.selection  # of tensors that are not torch.Tensor
 ahead: Callable[..., Any] = criterion.ahead
@@ -316,21 +316,20 @@ def _check(cfg: Config, **more: Any) -> Proof:
 def _select(cfg: select.Config, **more: Any) -> Proof:
     """Return what is claimed of the selection kernel.
 
-    Where it writes depends on other threads' counts, so that coverage and races are not proved of it.
+    Where it writes depends on other threads' counts: L1 does not read that, and ``_listed`` has a theorem of it.
     """
     return Proof(
         "topk", select.topk(cfg), _of_rows(PIECES, cfg), {"k": cfg.k}, None, PASS_CONFIGS, **{"layers": ("L0",), **more}
     )
 
 
-def _searched(cfg: select.Config) -> Proof:
-    """Return what is claimed of the selection kernel, with what its search ends with."""
-    claimed = _select(cfg)
-    return replace(claimed, layers=("L0", "lemmas"), lemmas=(search(claimed.kernel, cfg),))
-
-
 def _merge(cfg: select.Config) -> Proof:
     return Proof("topk", select.topk_merge(cfg), _of_rows(MERGE, cfg), {"k": cfg.k}, None, PASS_CONFIGS, layers=("L0",))
+
+
+def _listed(claimed: Proof, cfg: select.Config, *, merge: bool = False) -> Proof:
+    """Return what is claimed of a selection kernel, with what it lists."""
+    return replace(claimed, layers=("L0", "lemmas"), lemmas=(listed(claimed.kernel, cfg, merge=merge),))
 
 
 def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
@@ -339,12 +338,12 @@ def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
 
 
 def proofs() -> Iterator[Proof]:
-    """Yield the checker in every layer, for a k that fills the block and one that does not; the selection in L0 and run."""
+    """Yield the checker in every layer, for a k that fills the block and one that does not; the selection, listed or run."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"), mutate=True, every=6)
-    yield _searched(select.Config())
-    yield _select(select.Config(2048, "bfloat16", 512, ratio=4))
-    yield _merge(select.Config(threads=256))
-    yield _merge(select.Config(2048, "bfloat16", 256, ratio=4))
+    for cfg in (select.Config(), select.Config(2048, "bfloat16", 512, ratio=4)):
+        yield _listed(_select(cfg), cfg)
+    for cfg in (select.Config(threads=256), select.Config(2048, "bfloat16", 256, ratio=4)):
+        yield _listed(_merge(cfg), cfg, merge=True)
     run = select.Config(40, threads=128)
     yield _select(run, layers=("L0", "run"), examples=examples(run), mutate=True, every=8, equivalents=EQUIVALENTS)

@@ -63,6 +63,7 @@ POWER = word(1) << S
 class Passes(Search):
     """The steps for the histograms."""
 
+    ended: Fact  # what the search ends with
     last_shift: z3.BitVecRef
     place: z3.BitVecRef
 
@@ -76,7 +77,7 @@ class Passes(Search):
             state = self._next(now)
             if number + 1 < len(self.run.shared.stores):
                 state = self.settled(state, now)
-        self.result(state, now)
+        self.ended = self.result(state, now)
         return state, now
 
     def _shifts(self) -> None:
@@ -326,7 +327,7 @@ class Passes(Search):
                 rising,
                 low,
                 now.facts["fits"],
-                opaque=sorted(hidden, key=size, reverse=True),
+                opaque=sorted((t for t in hidden if not z3.is_bv_value(t)), key=size, reverse=True),
             )
             place, equal = later, following
         return fact, place, sorted([statuses[-1], edges[-1], wanteds[-1], place, shift], key=size, reverse=True)
@@ -507,6 +508,7 @@ class Passes(Search):
             opaque=hidden,
         )
         self.positive_edge = book.show("1 <= edge", z3.ULE(1, edge), *facts, opaque=hidden)
+        self.low_edge = book.show("the edge is no higher than the top", z3.ULE(edge, HIGH), *facts, opaque=hidden)
         shift = now.shift
         narrow = z3.And(top - edge == (word(1) << shift) - 1, z3.ULE(shift, 10 if now.number else 21))
         limit = book.show("", z3.ULE(shift, (21, 10, 0)[now.number]), now.facts["shift"], opaque=[shift])
@@ -551,10 +553,8 @@ class Passes(Search):
             z3.UGE(reached, self.k),
             z3.ULE(1, first),
         )
-        exact = z3.Or(
-            self.all(self.reaches, edge) == self.k, z3.And(edge == 1, z3.ULT(self.all(self.reaches, edge), self.k))
-        )
-        goal = z3.And(z3.ULE(1, edge), z3.Or(z3.And(status == 1, exact), z3.And(status == 2, cut)))
+        exact = z3.Or(reached == self.k, z3.And(edge == 1, z3.ULT(reached, self.k)))
+        goal = z3.And(z3.ULE(1, edge), z3.ULE(1, first), z3.Or(z3.And(status == 1, exact), z3.And(status == 2, cut)))
         return book.show(
             "the search ends with the k-th key",
             goal,
@@ -566,6 +566,7 @@ class Passes(Search):
             state.high,
             self.all_wanted,
             self.positive_edge,
+            self.low_edge,
         )
 
     def _one_key(self, state: State, first: z3.BitVecRef, low: int) -> tuple[Fact, Fact, Fact]:
@@ -578,7 +579,7 @@ class Passes(Search):
             "no key is between the edge and the first key",
             (self.reaches, (first,)),
             [(self.reaches, (edge,))],
-            when=inside,
+            when=z3.ULE(edge, HIGH),
             known=known,
         )
         over = added(

@@ -67,7 +67,7 @@ def added(
     book: Book,
     statement: str,
     whole: Counted,
-    parts: list[Counted],
+    parts: Sequence[Counted],
     *facts: Fact,
     when: z3.BoolRef = ALWAYS,
     known: Known | None = None,

@@ -8,48 +8,36 @@ two terms hangs on, is decided: the kernel is run once for either answer (``Fork
 What an atomic addition leaves behind is a count of keys (``counting``). What some thread stores, if a condition on data
 holds in it, is a new constant: that of a thread in which it holds, if there is one; that there is at most one is an
 obligation. Shared memory is checked to be free of races between barriers.
+
+A ballot of a property of keys is a word of their bits (``counting``). A loop of an extent that is data each thread runs by
+itself, without exchanges: what registers hold as an iteration begins are new functions of thread and iteration, known by their
+first values and by what one iteration, run from any such state, makes of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import z3
 
 from ..base.errors import Unsupported
 from ..compiler.source_text import describe
-from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
+from ..semantics.algebra import Binary, Dimension, Memory, Reduction, Unary
 from . import folds, words
-from .counting import INDEX, THREAD, uniform
+from .counting import INDEX, ITERATION, THREAD, uniform
 from .folds import WARP, Fold, Value
-from .meanings import Meanings, Thing
-from .run import Ended, Fork, Keys, Run
+from .meanings import Thing
+from .run import Fork, Keys, Loop, Run, Write
 from .shared import Shared
+from .values import Values, merged
 
-_CONCRETE: dict[str, Callable[[Any, Any], Any]] = {
-    **{"add": np.add, "sub": np.subtract, "mul": np.multiply, "min": np.minimum, "max": np.maximum},
-    **{"floordiv": np.floor_divide, "floormod": np.mod, "and": np.logical_and, "or": np.logical_or},
-    **{
-        "lt": np.less,
-        "le": np.less_equal,
-        "gt": np.greater,
-        "ge": np.greater_equal,
-        "eq": np.equal,
-        "ne": np.not_equal,
-    },
-    "shl": np.left_shift,
-}
-"""Operations on numbers of int32, which do not overflow."""
-_COMBINING = ("add", "sub", "min", "max")
+_WORDS = [z3.BitVecSort(32)] * 2
 
 
-class Block(Meanings):
+class Block(Values):
     """The algebra."""
-
-    site: object
 
     def __init__(self, run: Run, keys: Keys) -> None:
         self.site = None
@@ -62,23 +50,15 @@ class Block(Meanings):
         self._private: dict[tuple[Memory[Thing], int], Thing] = {}
         self._written: set[str] = set()  # global buffers
         self._cut = False
+        self._alone: Value | None = None  # whether one more iteration is run, in a loop that each thread runs by itself
 
     # Values
 
-    def literal(self, value: float, dtype: str) -> Thing:
-        """Return a constant."""
-        known = np.array(value) if dtype in ("int32", "bool") else None
-        return Value(words.literal(value, dtype), known)
-
-    def infinity(self, dtype: str) -> Thing:
-        """Return positive infinity."""
-        return Value(words.infinity(dtype))
-
     def unary(self, operator: Unary, a: Thing, dtype: str) -> Thing:
         """Apply a function to one value."""
-        if operator == "ballot":
-            raise Ended
         value = self.plain(a)
+        if operator == "ballot":
+            return self._ballot(value, dtype)
         known = np.logical_not(value.known) if operator == "not" and value.known is not None else None
         return Value(words.unary(operator, value.term), known)
 
@@ -86,62 +66,9 @@ class Block(Meanings):
         """Apply an operation to two values."""
         if operator.startswith("shfl"):
             return self._exchange(operator, a, self.plain(b))
-        if operator in _COMBINING and (isinstance(a, Fold) or isinstance(b, Fold)):
-            return self._combine(operator, a, b, dtype)
-        return self._computed(operator, self.plain(a), self.plain(b), dtype)
-
-    def compare(self, operator: Comparison, a: Thing, b: Thing, dtype: str) -> Thing:
-        """Return a truth value about two values."""
-        return self._computed(operator, self.plain(a), self.plain(b), dtype)
-
-    def _computed(self, operator: Binary | Comparison, a: Value, b: Value, dtype: str) -> Value:
-        term = words.binary(operator, a.term, b.term, dtype)
-        if a.known is None or b.known is None or operator not in _CONCRETE or dtype not in ("int32", "bool"):
-            return Value(term)
-        known = _CONCRETE[operator](a.known.astype(np.int64), b.known.astype(np.int64))
-        fits = known.dtype == np.bool_ or bool((np.abs(known) < 2**31).all())
-        return Value(term, known if fits else None)
-
-    def _combine(self, operator: Binary, a: Thing, b: Thing, dtype: str) -> Thing:
-        if folds.is_zero(b) and operator in ("add", "sub"):
-            return a
-        if folds.is_zero(a) and operator == "add":
-            return b
-        for alike in (lambda z: z, self.regrouped):
-            x, y = (folds.single(z, self.threads) if isinstance(z, Value) else z for z in map(alike, (a, b)))
-            if (result := folds.combine(operator, x, y)) is not None:
-                return result
-        return self._computed(operator, self.plain(a), self.plain(b), dtype)
-
-    def cast(self, a: Thing, source: str, target: str) -> Thing:
-        """Convert a value from one type to another."""
-        if isinstance(a, Fold):
-            if words.width(source) != words.width(target):
-                raise Unsupported("a fold in another width")
-            return a
-        same = a.known is not None and target == "int32"
-        return Value(words.cast(a.term, source, target), a.known if same else None)
-
-    def bits(self, a: Thing, source: str, target: str) -> Thing:
-        """Read the bits of a value as another type of the same width."""
-        return Value(self.plain(a).term)
-
-    def select(self, condition: Thing, then: Thing, otherwise: Thing, dtype: str) -> Thing:
-        """Return one of two values."""
-        if isinstance(then, Value) and isinstance(otherwise, Value):
-            return _merged(self.plain(condition), then, otherwise)
-        which = self.plain(condition).known
-        if which is None:
-            raise Unsupported(f"a choice between folds: {describe(self.site)}")
-        return self._chosen(which, then, otherwise)
-
-    def _chosen(self, which: np.ndarray, then: Thing, otherwise: Thing) -> Fold:
-        pair = []
-        for a, b in ((then, otherwise), (otherwise, then)):
-            if isinstance(a, Value) and folds.is_zero(a) and isinstance(b, Fold) and b.op in (None, "add"):
-                a = Fold("add", b.term, np.zeros_like(b.rows))
-            pair.append(folds.single(a, self.threads) if isinstance(a, Value) else a)
-        return folds.chosen(np.broadcast_to(which, (self.threads,)), *pair)
+        if isinstance(a, Fold) or isinstance(b, Fold):
+            return self.combine(operator, a, b, dtype)
+        return self.computed(operator, a, b, dtype)
 
     # Exchanges
 
@@ -164,6 +91,15 @@ class Block(Meanings):
             return a
         fold = folds.single(a, self.threads) if isinstance(a, Value) else a
         return folds.moved(fold, thread - lane + other)
+
+    def _ballot(self, a: Value, dtype: str) -> Value:
+        """Return the word of a warp's keys, which stand in order if those of the block do."""
+        self._whole_warps()
+        general, offset = self.book.template(a.term)
+        if offset % WARP:
+            raise Unsupported(f"a ballot of keys that are not those of a word: {describe(self.site)}")
+        word = self.book.ballot(general).word(z3.LShR(THREAD + offset, 5))
+        return Value(words.cast(word, "uint32", dtype))
 
     # Control
 
@@ -196,9 +132,41 @@ class Block(Meanings):
         if first.known is None or first.known.ndim:
             raise Unsupported(f"loop {loop} from where threads differ")
         if count.known is None or count.known.ndim:
-            raise Unsupported(f"loop {loop} of an extent that is data or differs between threads")
+            if first.known != 0 or self._alone:
+                raise Unsupported(f"loop {loop} of an extent that is data, within another one or not from 0 on")
+            self._by_itself(z3.If(count.term > 0, count.term, words.word(0)), body)
+            return
         for k in range(int(count.known)):
             body(self.literal(int(first.known) + k, "int32"))
+
+    def _by_itself(self, count: z3.BitVecRef, body: Callable[[Thing], None]) -> None:
+        """Run a loop that each thread runs by itself: registers that it changes are functions of thread and iteration."""
+        entry, writes, inside = dict(self._private), len(self.run.writes), z3.ULT(THREAD, self.threads)
+        self._alone = Value(z3.ULT(ITERATION, count))
+        with self.guard(self._alone):
+            body(Value(ITERATION))  # to see what it changes
+            del self.run.writes[writes:]
+            changed = [p for p, value in self._private.items() if value is not entry.get(p)]
+            name = f"in loop {len(self.run.loops)}"
+            held = {
+                p: z3.Function(f"{n} of {p[0].name} {name}", *_WORDS, self.plain(self._private[p]).term.sort())
+                for n, p in enumerate(changed)
+            }
+            head = entry | {p: Value(f(THREAD, ITERATION)) for p, f in held.items()}
+            self._private = dict(head)
+            body(Value(ITERATION))
+        if any(value is not head.get(p) for p, value in self._private.items() if p not in held):
+            raise Unsupported("a loop that changes more registers than at its entry")
+        steps, entries = {}, {}
+        for p, f in held.items():
+            after, here = self.plain(self._private[p]).term, z3.And(inside, self._alone.term)
+            steps[p[0].name, p[1]] = self.book.given(z3.Implies(here, f(THREAD, ITERATION + 1) == after))
+            if p in entry:
+                first = f(THREAD, words.word(0)) == self.plain(entry[p]).term
+                entries[p[0].name, p[1]] = self.book.given(z3.Implies(inside, first))
+            self._private[p] = Value(f(THREAD, count))
+        self._alone = None
+        self.run.loops.append(Loop(count, {(p[0].name, p[1]): f for p, f in held.items()}, entries, steps))
 
     def turn(self) -> None:
         """Refuse roles."""
@@ -342,30 +310,41 @@ class Block(Meanings):
             case "shared":
                 self._share(memory, index, value)
             case "global":
-                self._written.add(memory.name)
+                self._write(memory, index, value)
             case _:
                 raise Unsupported(f"memory of scope {memory.scope}")
+
+    def _write(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
+        self._written.add(memory.name)
+        once = [] if self._alone else [ITERATION == 0]
+        guard = z3.And(z3.ULT(THREAD, self.threads), *once, *(guard.term for guard in self._guards))
+        places = tuple(self.plain(i).term for i in index)
+        self.run.writes.append(Write(memory.name, places, self.plain(value).term, guard))
 
     def _keep(self, memory: Memory[Thing], place: int, value: Thing) -> None:
         if self._cut and memory.name == self.keys.buffer:
             raise Unsupported(f"a store to {memory.name} after it was read")
         old = self._private.get((memory, place))
         for guard in self._guards:
+            if guard is self._alone:
+                continue
             if old is None:
                 width = words.width(memory.dtype)
                 old = Value(z3.BitVec(f"uninitialised {memory.name}[{place}]", width))
             if isinstance(value, Value) and isinstance(old, Value):
-                value = _merged(guard, value, old)
+                value = merged(guard, value, old)
             elif guard.known is None and uniform(guard.term):
                 self._decide(guard, "a choice between folds")
             elif guard.known is None:
-                value = _merged(guard, self.plain(value), self.plain(old))
+                value = merged(guard, self.plain(value), self.plain(old))
             else:
-                value = self._chosen(guard.known, value, old)
+                value = self.chosen(guard.known, value, old)
         self._private[memory, place] = value
 
     def _share(self, memory: Memory[Thing], index: Sequence[Thing], value: Thing) -> None:
         data = self._conditions()
+        if self._alone:
+            raise Unsupported(f"a store to {memory.name} in a loop that threads run by themselves")
         for guard in data:
             if uniform(guard.term):
                 self._decide(guard, "a store")
@@ -389,10 +368,3 @@ class Block(Meanings):
             raise Unsupported(f"an atomic addition of more than 1: {describe(self.site)}")
         guards = [guard.term for guard in data]
         self.shared.add(memory, self.plain(index[0]).term, z3.And(*guards) if guards else z3.BoolVal(True))
-
-
-def _merged(condition: Value, then: Value, otherwise: Value) -> Value:
-    term = z3.If(condition.term, then.term, otherwise.term)
-    if condition.known is None or then.known is None or otherwise.known is None:
-        return Value(term)
-    return Value(term, np.where(condition.known, then.known, otherwise.known))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import z3
 
 from ..base.conditions import Condition, Site
+from ..base.errors import Unsupported
 from ..smt.bitvectors import of_term
 from .words import word
 
@@ -35,7 +36,9 @@ def schematic(name: str) -> z3.BitVecRef:
 
 THREAD, OTHER = schematic("thread"), schematic("other")
 """The index of any one thread in its block, and of another one."""
-_THREAD = _MARK + "thread"
+ITERATION = schematic("iteration")
+"""The number of any one iteration of a loop that each thread runs by itself."""
+_OWN = {str(THREAD), str(ITERATION)}
 KEY, INDEX, BIN = schematic("key"), schematic("n"), schematic("bin")
 """The key that a predicate is of; what recurrences and inductions run over; an index into a table of counts."""
 
@@ -49,8 +52,8 @@ def variables(term: z3.ExprRef) -> frozenset[str]:
 
 
 def uniform(term: z3.ExprRef) -> bool:
-    """Return whether a term is the same in all threads."""
-    return _THREAD not in variables(term)
+    """Return whether a term is the same in all threads, and in all iterations of their own loops."""
+    return variables(term).isdisjoint(_OWN)
 
 
 def replaced(term: z3.ExprRef, variable: z3.ExprRef, value: z3.ExprRef | int) -> z3.ExprRef:
@@ -85,6 +88,14 @@ class Predicate:
     def count(self, n: z3.ExprRef | int, *values: z3.ExprRef | int) -> z3.BitVecRef:
         """Return how many of the first n keys have it."""
         return self.counted(*(word(v) if isinstance(v, int) else v for v in (n, *values)))
+
+
+class Ballots(NamedTuple):
+    """Words w of truth values of keys: bit n % 32 of w(n // 32) is that of key n."""
+
+    formula: z3.BoolRef  # of ``KEY``
+    word: z3.FuncDeclRef
+    meaning: Fact  # of the bit of key(INDEX)
 
 
 class Extremum(NamedTuple):
@@ -124,6 +135,7 @@ class Book:
         self.meanings: dict[str, tuple[Fact, ...]] = {}  # of functions of threads, by name
         self.extrema: dict[str, Extremum] = {}
         self.totals: list[tuple[z3.FuncDeclRef, z3.BitVecRef]] = []
+        self.ballots: list[Ballots] = []
         self.conditions: list[Condition] = []
         self._goals: list[z3.BoolRef] = []
         self._predicates: dict[tuple[int, ...], Predicate] = {}
@@ -183,6 +195,29 @@ class Book:
             self._predicates[name] = Predicate(formula, parameters, counted, start, step)
         return self._predicates[name]
 
+    def template(self, term: z3.ExprRef) -> tuple[z3.ExprRef, int]:
+        """Return a term of one key with ``KEY`` in its place, and by how much that key's entry exceeds the thread."""
+        found = _applications(term, self.key)
+        if len(found) != 1:
+            raise Unsupported("what is asked of keys is not of one key")
+        (application,) = found.values()
+        general = z3.substitute(term, (application, KEY))
+        offset = z3.simplify(application.arg(0) - THREAD)
+        if not uniform(general) or not z3.is_bv_value(offset):
+            raise Unsupported("what is asked of keys is not the same of each")
+        return general, offset.as_long()
+
+    def ballot(self, formula: z3.BoolRef) -> Ballots:
+        """Return the words of a truth value of ``KEY``."""
+        for known in self.ballots:
+            if known.formula.eq(formula):
+                return known
+        word_of = z3.Function(f"ballots#{len(self.ballots)}", _WORD, _WORD)
+        bit = z3.LShR(word_of(z3.LShR(INDEX, 5)), INDEX & 31) & 1 == 1
+        meaning = z3.Implies(z3.ULT(INDEX, self.entries), bit == replaced(formula, KEY, self.key(INDEX)))
+        self.ballots.append(Ballots(formula, word_of, self.given(meaning)))
+        return self.ballots[-1]
+
     def sums(self, total: z3.FuncDeclRef, term: z3.BitVecRef) -> None:
         """Let total(n) be the sum of a term over the first n threads."""
         after = total(INDEX) + replaced(term, THREAD, INDEX)
@@ -208,3 +243,17 @@ class Book:
             self.given(z3.Implies(z3.ULT(INDEX, self.threads), more)),
             self.given(total(word(self.threads), *given) == predicate.count(self.entries, *given)),
         )
+
+
+def _applications(term: z3.ExprRef, function: z3.FuncDeclRef) -> dict[int, z3.ExprRef]:
+    """Return where a function of what differs between threads is applied in a term, by number."""
+    found: dict[int, z3.ExprRef] = {}
+    seen, open_ = set(), [term]
+    while open_:
+        here = open_.pop()
+        if here.get_id() not in seen:
+            seen.add(here.get_id())
+            if here.decl().eq(function):
+                found[here.get_id()] = here
+            open_ += [child for child in here.children() if not uniform(child)]
+    return found

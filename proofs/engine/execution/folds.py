@@ -19,7 +19,7 @@ import z3
 from ..base.errors import Unsupported
 
 WARP = 32
-WRAP = 2**32
+COUNT = np.uint32  # how often a thread is in a row
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Fold:
 
 def single(value: Value, threads: int) -> Fold:
     """Return a value as the fold of each thread over itself alone."""
-    return Fold(None, value.term, np.eye(threads, dtype=np.int64))
+    return Fold(None, value.term, np.eye(threads, dtype=COUNT))
 
 
 def is_zero(value: Value | Fold) -> bool:
@@ -56,9 +56,9 @@ def combine(operator: str, a: Fold, b: Fold) -> Fold | None:
         return None
     match operator:
         case "add":
-            return Fold(op, a.term, (a.rows + b.rows) % WRAP)
+            return Fold(op, a.term, a.rows + b.rows)
         case "sub":
-            return Fold(op, a.term, (a.rows - b.rows) % WRAP)
+            return Fold(op, a.term, a.rows - b.rows)
         case "min" | "max":
             return Fold(op, a.term, a.rows | b.rows)
     return None
@@ -83,7 +83,9 @@ def grouped(a: Fold, alike: int) -> tuple[int, np.ndarray]:
     Threads of an aligned group of 2^alike hold the same, so that one of them is as good as all.
     """
     threads = len(a.rows)
-    rows = np.repeat((a.rows.reshape(threads, -1, 2**alike) > 0).any(2), 2**alike, axis=1)
+    rows = a.rows > 0
+    if alike:
+        rows = np.repeat(rows.reshape(threads, -1, 2**alike).any(2), 2**alike, axis=1)
     sizes = {int(n) for n in rows.sum(1)}
     first = rows.argmax(1)
     size = sizes.pop()
@@ -97,7 +99,7 @@ def grouped(a: Fold, alike: int) -> tuple[int, np.ndarray]:
 
 def prefixes(a: Fold) -> np.ndarray:
     """Return how many threads each row sums over, which must be the first so many, each once; else Unsupported."""
-    count: np.ndarray = a.rows.sum(1)
-    if not np.array_equal(a.rows, (np.arange(len(a.rows))[None] < count[:, None]).astype(np.int64)):
+    count: np.ndarray = a.rows.sum(1).astype(np.int64)
+    if not np.array_equal(a.rows, (np.arange(len(a.rows))[None] < count[:, None]).astype(COUNT)):
         raise Unsupported("a sum over threads that are not the first ones, each once")
     return count

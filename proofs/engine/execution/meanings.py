@@ -48,7 +48,7 @@ class Meanings:
         """Return a maximum or minimum over groups as the value of one thread of each."""
         if isinstance(a, Fold) and a.op in ("min", "max"):
             j, first = folds.grouped(a, self._alike.get(a.term.get_id(), 0))
-            rows = np.eye(self.threads, dtype=np.int64)[first >> j << j]
+            rows = np.eye(self.threads, dtype=folds.COUNT)[first >> j << j]
             return Fold(None, self._extremum(a, j)(THREAD), rows)
         return a
 

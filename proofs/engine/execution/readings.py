@@ -13,7 +13,7 @@ from .block import Block
 from .counting import Book
 from .folds import Value
 from .meanings import Thing
-from .run import Ended, Fork, Keys, Run
+from .run import Fork, Keys, Run
 
 
 class _Machine(ExchangeMachine[Thing]):
@@ -26,7 +26,7 @@ class _Machine(ExchangeMachine[Thing]):
 
 
 def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int, int]]) -> Iterator[Run]:
-    """Yield the runs of a block of a kernel, up to its first ballot.
+    """Yield the runs of a block of a kernel.
 
     ``sizes`` are the least and the greatest value of each symbolic dimension.
     """
@@ -43,8 +43,6 @@ def runs(prim_func: Any, threads: int, keys: Keys, sizes: Mapping[str, tuple[int
         try:
             machine.run()
             run.shared.barrier()
-        except Ended:
-            pass
         except Fork as fork:
             open_ += [(*decisions, (fork.condition, truth)) for truth in (False, True)]
             continue

@@ -1,6 +1,7 @@
 """Shared memory of a block whose threads exchange words: what each element holds, and that no threads race.
 
 An element holds a term that is the same for all readers, a fold that some thread had, a count of additions, or nothing yet.
+A word of ballots is known by its number.
 Between two barriers no element is written by one thread and touched by another one.
 """
 
@@ -15,8 +16,8 @@ import z3
 
 from ..base.errors import Unsupported
 from ..semantics.algebra import Memory
-from .counting import BIN, KEY, OTHER, THREAD, Book, Predicate, replaced, uniform
-from .folds import Fold, Value
+from .counting import BIN, OTHER, THREAD, Book, Predicate, replaced, uniform
+from .folds import COUNT, Fold, Value
 
 Thing = Value | Fold
 Element = Value | tuple[str | None, z3.ExprRef, np.ndarray] | Predicate | None
@@ -85,10 +86,27 @@ class Shared:
             if len(index) != 1:
                 raise Unsupported(f"counts in {memory.name} of several dimensions")
             return Value(first.count(self.book.entries, index[0].term))
+        if isinstance(first, tuple) and first[0] and all(e is first for e in held):
+            return Value(self._same_for_all(first))
         rows = [e for e in held if isinstance(e, tuple)]
         if len(rows) == len(held) and all(op == rows[0][0] and f.eq(rows[0][1]) for op, f, _ in rows):
             return Fold(rows[0][0], rows[0][1], np.stack([row for _, _, row in rows]))
+        if all(isinstance(e, Value) and self._number_of(e.term) is not None for e in held):
+            return self._in_order(memory, [e.term for e in held if isinstance(e, Value)])
         raise Unsupported(f"a read of {memory.name}, whose elements hold different things, or nothing yet")
+
+    def _number_of(self, term: z3.ExprRef) -> int | None:
+        """Return the number of a word of ballots, None of any other term."""
+        if not any(term.decl().eq(b.word) for b in self.book.ballots) or not z3.is_bv_value(term.arg(0)):
+            return None
+        return int(term.arg(0).as_long())
+
+    def _in_order(self, memory: Memory[Thing], words: list[z3.ExprRef]) -> Value:
+        """Return the word of ballots that each thread reads, which must be by as much further as the thread is."""
+        first = words[0]
+        if not all(w.eq(first.decl()(first.arg(0).as_long() + t)) for t, w in enumerate(words)):
+            raise Unsupported(f"a read of {memory.name}, whose words are not in the order of the threads")
+        return Value(first.decl()(z3.simplify(THREAD + first.arg(0))))
 
     def store(self, memory: Memory[Thing], index: Sequence[Value], value: Thing, mask: np.ndarray) -> None:
         """Write in the threads that are here."""
@@ -101,7 +119,9 @@ class Shared:
     def _element(self, value: Thing, thread: int) -> Element:
         if isinstance(value, Fold):
             return value.op, value.term, value.rows[thread]
-        row = np.zeros(self.threads, dtype=np.int64)
+        if any(value.term.decl().eq(b.word) for b in self.book.ballots):
+            return Value(z3.simplify(replaced(value.term, THREAD, thread)))
+        row = np.zeros(self.threads, dtype=COUNT)
         row[thread] = 1
         return None, value.term, row
 
@@ -140,25 +160,13 @@ class Shared:
         if any(np.isin(flat, pending).any() for _, flat, _ in touched):
             raise Unsupported(f"an element of {memory.name} is used before a barrier")
 
-    def _template(self, term: z3.ExprRef) -> tuple[z3.ExprRef, int]:
-        """Return a term of one key with ``KEY`` in its place, and by how much that key's entry exceeds the thread."""
-        found = _applications(term, self.book.key)
-        if len(found) != 1:
-            raise Unsupported("what is counted is not of one key")
-        (application,) = found.values()
-        general = z3.substitute(term, (application, KEY))
-        offset = z3.simplify(application.arg(0) - THREAD)
-        if not uniform(general) or not z3.is_bv_value(offset):
-            raise Unsupported("what is counted is not the same of each key")
-        return general, offset.as_long()
-
     def _count(self, memory: Memory[Thing], added: list[tuple[z3.BitVecRef, z3.BoolRef]]) -> None:
         """Let elements hold how many keys were added to them: each key of the block must be looked at once, alike."""
         if not all(
             isinstance(e, Value) and z3.is_bv_value(e.term) and not e.term.as_long() for e in self._held[memory]
         ):
             raise Unsupported(f"additions to {memory.name}, which is not 0")
-        templates = [self._template(z3.And(guard, index == BIN)) for index, guard in added]
+        templates = [self.book.template(z3.And(guard, index == BIN)) for index, guard in added]
         if sorted(offset for _, offset in templates) != [i * self.threads for i in range(self.book.slots)]:
             raise Unsupported(f"additions to {memory.name} that are not one for each key")
         if not all(general.eq(templates[0][0]) for general, _ in templates):
@@ -202,17 +210,3 @@ class Shared:
         if not uniform(value.term):
             raise Unsupported("what differs between threads, read by all")
         return value.term
-
-
-def _applications(term: z3.ExprRef, function: z3.FuncDeclRef) -> dict[int, z3.ExprRef]:
-    """Return where a function is applied in a term, by number."""
-    found: dict[int, z3.ExprRef] = {}
-    seen, open_ = set(), [term]
-    while open_:
-        here = open_.pop()
-        if here.get_id() not in seen:
-            seen.add(here.get_id())
-            if here.decl().eq(function):
-                found[here.get_id()] = here
-            open_ += here.children()
-    return found

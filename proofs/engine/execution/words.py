@@ -53,7 +53,7 @@ def cast(a: z3.ExprRef, source: str, target: str) -> z3.ExprRef:
     more = width(target) - width(source)
     if more > 0:
         return z3.ZeroExt(more, a) if source.startswith("uint") else z3.SignExt(more, a)
-    return z3.Extract(width(target) - 1, 0, a) if more < 0 else a
+    return z3.simplify(z3.Extract(width(target) - 1, 0, a)) if more < 0 else a
 
 
 def popcount(a: z3.BitVecRef) -> z3.BitVecRef:

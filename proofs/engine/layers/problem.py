@@ -41,7 +41,7 @@ class Problem:
     smt: Path | None = None  # a folder to write the conditions to
     brief: bool = False  # whether a layer may stop at its first failure
 
-    @property
+    @cached_property
     def hypotheses(self) -> Hypotheses:
         """The contract as formulas over this kernel's sizes."""
         return Hypotheses.of(self.contract, self.statics, self.kernel)

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import cvc5
 import z3
@@ -37,6 +37,9 @@ _DIVISIONS = {
     getattr(z3, f"Z3_OP_B{name}{suffix}") for name in ("SDIV", "UDIV", "SREM", "UREM", "SMOD") for suffix in ("", "_I")
 }
 _FEW = 200_000  # rlimit, of z3's plain solver; its tactics have the rest, but take longer than small questions do
+
+_MEMORY = 2**12  # outcomes that are kept
+_decided: dict[tuple[object, ...], Outcome] = {}
 
 _VERDICTS: Mapping[str, Verdict] = {"unsat": "proved", "sat": "refuted", "unknown": "unknown"}
 Answer = tuple[Verdict, Mapping[str, int] | None]
@@ -67,6 +70,24 @@ def solve(
         if verdict != "unknown":
             return Outcome(condition, verdict, time.perf_counter() - start, model, f"{name} seed {number}")
     return Outcome(condition, "unknown", time.perf_counter() - start)
+
+
+def decide(condition: Condition, *, witness: bool = True, **means: Any) -> Outcome:
+    """Return what `solve` does, which is asked once of the same terms by the same means, unless it does not know.
+
+    Terms are told by their context and their numbers there, which are their own as long as the outcome keeps them.
+    """
+    given, goal = frozenset(h.get_id() for h in condition.hypotheses), condition.goal.get_id()
+    key = id(condition.goal.ctx), given, goal, *sorted(means.items())
+    known = _decided.get(key)
+    if known and (known.verdict == "proved" or not witness):
+        return replace(known, condition=condition, seconds=0.0, counterexample=None)
+    outcome = solve(condition, witness=witness, **means)
+    if outcome.verdict != "unknown":
+        if len(_decided) >= _MEMORY:
+            _decided.clear()
+        _decided[key] = outcome
+    return outcome
 
 
 def smt2(condition: Condition) -> str:

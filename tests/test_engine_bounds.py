@@ -5,7 +5,7 @@ import z3
 
 from engine_verdicts import hypotheses, kinds, outcomes, refuted
 from lemmata.kernels import sinkhorn
-from lemmata.proofs.engine.base.conditions import Condition, Site
+from lemmata.proofs.engine.base.conditions import Condition, Outcome, Site
 from lemmata.proofs.engine.base.errors import Unsupported, UnsupportedVersion
 from lemmata.proofs.engine.base.report import Layer
 from lemmata.proofs.engine.compiler import extract
@@ -54,6 +54,29 @@ def test_a_layer_that_may_stop_at_its_first_failure_does_not_stop_at_what_the_co
 
     assert brief("copy_guarded_by_the_compiler_right").holds
     assert not brief("copy_guarded_and_narrowed").holds
+
+
+def test_conditions_are_proved_at_once_and_fail_one_by_one():
+    n, k, asked = *z3.Ints("n k"), []
+
+    def counted(c: Condition, **means: bool) -> Outcome:
+        asked.append(means)
+        return solve(c, **means)
+
+    def claimed(*goals: z3.BoolRef, brief: bool = False) -> list[str]:
+        asked.clear()
+        nothing = {"kernel": None, "contract": None, "statics": {}, "compare": None, "lemmas": (), "examples": None}
+        problem = Problem(**nothing, pass_configs={}, waivers=(), dead={}, arch="", solve=counted, brief=brief)
+        conditions = [Condition("bounds", str(g), (n > 0, k >= n), g, Site("")) for g in goals]
+        found = problem.outcomes("L0", [*conditions, Condition("bounds", "alone", (n > 2,), n > 1, Site(""))])
+        assert [o.condition for o in found[:3]] == conditions[: len(found)]
+        return [o.verdict for o in found]
+
+    assert claimed(k > 0, k >= n, n >= 1) == ["proved"] * 4
+    assert len(asked) == 2
+    assert claimed(k > 0, k > n, n >= 1) == ["proved", "refuted", "proved", "proved"]
+    assert len(asked) == 5
+    assert claimed(k > 0, k > n, n >= 1, brief=True) == ["proved", "refuted"]
 
 
 def test_a_gathered_index_of_minus_one():

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from lemmata.kernels import sinkhorn
 from lemmata.proofs.engine.access.instances import Renaming, sequent
+from lemmata.proofs.engine.access.walk import walk
 from lemmata.proofs.engine.base.conditions import Condition, Outcome, Site, reachable
 from lemmata.proofs.engine.base.errors import Unsupported
+from lemmata.proofs.engine.compiler.extract import lower
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.layers.bounds import bounds
 from lemmata.proofs.engine.layers.coverage import coverage
 from lemmata.proofs.engine.order.questions import order
 from lemmata.proofs.engine.smt import solve as solvers
 from lemmata.proofs.engine.smt.bitvectors import permutes_bits, to_bitvectors
-from lemmata.proofs.engine.smt.solve import smt2, solve
+from lemmata.proofs.engine.smt.solve import decide, smt2, solve
 from lemmata.proofs.gradient_lemmas import ROUNDED
 from lemmata.proofs.topk import LEMMAS
 from lemmata.reference.sinkhorn import BACKWARD
@@ -150,6 +152,36 @@ def test_the_same_every_time():
     assert smt2(FALSE) == smt2(FALSE)
 
 
+def test_what_was_decided_is_said_again_of_the_same_terms_alone(monkeypatch):
+    asked, open_question = [], condition(x > y)
+
+    def counted(c: Condition, **means: object) -> Outcome:
+        asked.append(c)
+        return Outcome(c, "unknown", 0) if c is open_question else solve(c, **means)
+
+    monkeypatch.setattr(solvers, "solve", counted)
+    monkeypatch.setattr(solvers, "_decided", {})
+    again = replace(TRUE, statement="in other words", hypotheses=TRUE.hypotheses[::-1])
+    assert [decide(c).verdict for c in (TRUE, again)] == ["proved", "proved"]
+    assert len(asked) == 1
+    assert decide(again).condition is again
+    assert decide(replace(TRUE, hypotheses=FALSE.hypotheses)).verdict == "refuted"  # one bound is another
+    assert decide(TRUE, solver="cvc5").solver == "cvc5 seed 0"
+    assert decide(FALSE, witness=False).counterexample is None
+    assert decide(FALSE).counterexample  # is asked for once more
+    assert {decide(open_question).verdict for _ in range(2)} == {"unknown"}
+    assert len(asked) == 6  # what is unknown twice
+
+
+@pytest.mark.parametrize("memory", [1, 7, 2**12])
+def test_terms_that_end_leave_no_answer_to_those_that_get_their_numbers(monkeypatch, memory):
+    monkeypatch.setattr(solvers, "_MEMORY", memory)
+    monkeypatch.setattr(solvers, "_decided", {})
+    for number in range(60):
+        k, holds = z3.Int(f"k{number % 3}"), number % 4 < 2
+        assert (decide(condition(k * 2 >= (0 if holds else 1), k >= 0)).verdict == "proved") is holds
+
+
 def test_elements_of_tensors_are_printed():
     element = z3.Function("indices", z3.IntSort(), z3.IntSort())(tx)
     outcome = solve(condition(element >= 0, tx == 3, element >= -1))
@@ -236,6 +268,25 @@ def test_cvc5_confirms_every_condition_of_a_kernel():
     conditions = [c for layer in (bounds, coverage, order) for c in layer(kernel, given, STRICT).conditions]
     assert len(conditions) > 100
     assert {solve(c, solver="cvc5").verdict for c in conditions} == {"proved"}
+
+
+def test_layers_read_one_walk_and_leave_it_as_it_was():
+    kernel = sinkhorn.sinkhorn_bwd(sinkhorn.Config(n=3))
+    given = Hypotheses.of(BACKWARD, {"n": 3, "iterations": 20, "eps": 1e-6}, kernel)
+
+    def asked(layer):
+        found = layer(kernel, given, STRICT)
+        return [(c.kind, c.statement, str([t.sexpr() for t in (*c.hypotheses, c.goal)])) for c in found.conditions]
+
+    together = [asked(layer) for layer in (bounds, coverage, order, bounds)]
+    assert walk.cache_info().hits >= 4
+    for layer, known in zip((bounds, coverage, order), together, strict=False):
+        walk.cache_clear()
+        assert asked(layer) == known
+    assert together[3] == together[0]
+    thread = lower(kernel, guards=False).thread
+    assert walk(thread, given) is walk(thread, given)
+    assert walk(thread, given) is not walk(thread, replace(given))
 
 
 def test_an_interrupt_is_no_answer():

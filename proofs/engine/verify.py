@@ -19,7 +19,7 @@ from .layers.mutants import with_mutants
 from .layers.problem import Problem
 from .layers.verdicts import layer
 from .options import Options, applies, asked_for, check
-from .smt.solve import Z3_STEPS, solve
+from .smt.solve import Z3_STEPS, decide
 
 _DEFAULTS: Options = {
     **{"lemmas": (), "waivers": (), "arch": extract.ARCH, "mutate": False, "every": 1},
@@ -98,6 +98,6 @@ def _problem(
         waivers=asked["waivers"],
         dead=asked["dead"] or {},
         arch=asked["arch"],
-        solve=partial(solve, solver=asked["solver"], seed=asked["seed"], rlimit=asked["rlimit"]),
+        solve=partial(decide, solver=asked["solver"], seed=asked["seed"], rlimit=asked["rlimit"]),
         smt=asked["smt"],
     )

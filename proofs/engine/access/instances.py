@@ -15,7 +15,7 @@ import z3
 
 from ..base.conditions import Condition, Site, conjunction
 from ..smt.bitvectors import linear, of_term, permutes_bits, subterms, to_bitvectors
-from ..smt.solve import solve
+from ..smt.solve import decide
 from .trace import Access, Context, Variable
 
 PRIME = "'"
@@ -104,6 +104,6 @@ def sequent(kind: str, statement: str, hypotheses: Iterable[z3.BoolRef], goal: z
         bits = Condition(kind, statement, tuple(map(to_bitvectors, kept)), to_bitvectors(goal), site)
         held = {id(g) for g in kept}
         lost = {c.get_id() for c in constants(g for g in given if id(g) not in held)}
-        if not lost & {c.get_id() for c in constants([goal])} or solve(bits, witness=False).verdict == "proved":
+        if not lost & {c.get_id() for c in constants([goal])} or decide(bits, witness=False).verdict == "proved":
             return bits  # what was lost may matter to a refutation, but not to a proof without it
     return Condition(kind, statement, given, goal, site)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import z3
@@ -39,8 +39,12 @@ _SOURCE = "pragma_import_c"  # C text of the kernel's own, which may hold anythi
 _LOOPS = {tirx.ForKind.SERIAL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED, tirx.ForKind.PARALLEL}
 
 
+@lru_cache(maxsize=4)  # the layers ask for the same levels of a kernel in turn
 def walk(func: tirx.PrimFunc, hypotheses: Hypotheses) -> Trace:
-    """Walk one function of the compiler's IR; Unsupported if it uses something that is not modelled."""
+    """Walk one function of the compiler's IR; Unsupported if it uses something that is not modelled.
+
+    The trace is for several to read, and for none to change.
+    """
     body = structured(func.body)
     walker = _Walker(func, hypotheses)
     walker.launch_axes(body)

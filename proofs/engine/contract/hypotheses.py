@@ -25,7 +25,7 @@ Range: TypeAlias = tuple[z3.ArithRef | None, z3.ArithRef | None]
 MEMORY = 2**40  # a tensor that exists has at most so many elements: 1 TiB in one-byte elements
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hypotheses:
     """What a contract says of a kernel.
 

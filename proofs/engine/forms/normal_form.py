@@ -28,7 +28,7 @@ from ..base.setting import Setting
 from . import ring, summing
 from .ring import ONE as ONE
 from .ring import ZERO as ZERO
-from .ring import Atom, Change, Rational, Rewriting, number_of, of_terms, single, support_of
+from .ring import Atom, Change, Rational, Rewriting, number_of, of_terms, single, support_of, total
 from .ring import Form as Form
 from .ring import atom_of as atom_of
 from .ring import form as form
@@ -286,7 +286,7 @@ def _other_sum(extent: Form, body: Callable[[Form], Form]) -> Form | None:
         return _tiled_sum(extent, *tiling, body)
     size = extent.constant
     if size is not None and size <= summing.longest(LONGEST_SUM):
-        return reduce(Form.__add__, (body(form(k)) for k in range(int(size))), ZERO)
+        return total(body(form(k)) for k in range(int(size)))
     shorter = extent - 1
     longer = size is None and extent.terms.get((), 0) >= 1 and is_natural(shorter)
     return summation(shorter, body) + body(shorter) if longer else None
@@ -309,12 +309,12 @@ def _beneath(big: Big, change: Change) -> tuple[Form, int]:
 
 def _distributed(extent: Form, body: Form, number: int, *, split: bool) -> Form:
     """Return the sum of a body over a variable: one for each term, without the factors that do not depend on it."""
-    result = ZERO
+    summands = []
     for monomial, coefficient in body.terms.items():
         inner = tuple((a, e) for a, e in monomial if number in support_of(a))
         outer = monomial_form(tuple(p for p in monomial if p not in inner), coefficient)
-        result = result + outer * (_sum(extent, monomial_form(inner), number, split) if inner else extent)
-    return result
+        summands.append(outer * (_sum(extent, monomial_form(inner), number, split) if inner else extent))
+    return total(summands)
 
 
 def _sum(extent: Form, body: Form, number: int, split: bool) -> Form:

@@ -56,9 +56,11 @@ class Form:
             for b, y in form(other).terms.items():
                 monomial = _product(a, b)
                 terms[monomial] = terms.get(monomial, 0) + x * y
-        return of_terms(terms) if not self._conditional() and not form(other)._conditional() else _absorb(terms)
+        return _absorb(terms) if conditional(self) or conditional(form(other)) else of_terms(terms)
 
     def __pow__(self, exponent: Rational) -> Form:
+        if exponent == 1:
+            return self
         if exponent != int(exponent):
             raise ValueError(f"({self}) to the power {exponent}")
         base = self if exponent >= 0 else reciprocal(self)
@@ -88,9 +90,6 @@ class Form:
         if not self.terms:
             return 0
         return self.terms.get(()) if len(self.terms) == 1 else None
-
-    def _conditional(self) -> bool:
-        return any(_ATOMS[a].idempotent for m in self.terms for a, _ in m)
 
 
 Change = Callable[[Form], Form]
@@ -185,7 +184,8 @@ def monomial_form(monomial: Monomial, coefficient: Rational = 1) -> Form:
 
 def of_terms(terms: dict[Monomial, Rational]) -> Form:
     """Return the form of a sum of terms, no two of which have the same monomial."""
-    terms = {m: c for m, c in terms.items() if c != 0}
+    if not all(terms.values()):
+        terms = {m: c for m, c in terms.items() if c}
     key = frozenset(terms.items())
     found = _FORMS.get(key)
     if found is None:
@@ -201,7 +201,10 @@ ZERO, ONE = of_terms({}), of_terms({(): 1})
 def total(summands: Iterable[Form]) -> Form:
     """Return the sum of forms."""
     terms: dict[Monomial, Rational] = {}
-    for summand in summands:
+    each = list(summands)
+    if len(each) == 1:
+        return each[0]
+    for summand in each:
         for monomial, coefficient in summand.terms.items():
             terms[monomial] = terms.get(monomial, 0) + coefficient
     return of_terms(terms)
@@ -218,7 +221,7 @@ def _product(a: Monomial, b: Monomial) -> Monomial:
     exponents = dict(a)
     for atom, exponent in b:
         exponents[atom] = exponents.get(atom, 0) + exponent
-    return tuple(sorted((x, 1 if _ATOMS[x].idempotent else e) for x, e in exponents.items() if e != 0))
+    return tuple(sorted([(x, 1 if _ATOMS[x].idempotent else e) for x, e in exponents.items() if e]))
 
 
 def _absorb(terms: dict[Monomial, Rational]) -> Form:
@@ -263,6 +266,12 @@ def _inverse(p: Form) -> Form:
     monic = of_terms({m: Fraction(c) / leading for m, c in rest.terms.items()})
     last = ((number_of(Polynomial(monic)), -1),)
     return of_terms({_product(inverse, last): Fraction(1) / leading})
+
+
+@cache
+def conditional(p: Form) -> bool:
+    """Return whether an idempotent atom is a factor in a form."""
+    return any(_ATOMS[a].idempotent for m in p.terms for a, _ in m)
 
 
 @cache
@@ -312,8 +321,8 @@ class Rewriting:
     def __init__(self, replacement: Callable[[int], Form | None], targets: Callable[[frozenset[int]], Numbers]) -> None:
         self._replacement, self._find = replacement, targets
         self._targets: set[int] = set()
-        self._walked = cache(self._walk)
-        self._powers = cache(self._power)
+        self._walked: dict[Form, Form] = {}
+        self._powers: dict[tuple[int, Rational], Form] = {}
 
     def __call__(self, p: Form) -> Form:
         """Return the rewritten form."""
@@ -321,7 +330,11 @@ class Rewriting:
         return self._visit(p)
 
     def _visit(self, p: Form) -> Form:
-        return p if support(p).isdisjoint(self._targets) else self._walked(p)
+        if support(p).isdisjoint(self._targets):
+            return p
+        if p not in self._walked:
+            self._walked[p] = self._walk(p)
+        return self._walked[p]
 
     def _walk(self, p: Form) -> Form:
         kept: dict[Monomial, Rational] = {}
@@ -332,8 +345,12 @@ class Rewriting:
                 kept[monomial] = coefficient
                 continue
             rest = of_terms({tuple(p for p in monomial if p not in changed): coefficient})
-            summands.append(reduce(Form.__mul__, itertools.starmap(self._powers, changed), rest))
-        return total((*summands, of_terms(kept)))
+            for power in changed:
+                if power not in self._powers:
+                    self._powers[power] = self._power(*power)
+                rest = rest * self._powers[power]
+            summands.append(rest)
+        return total((*summands, of_terms(kept))) if kept else total(summands)
 
     def _power(self, atom: int, exponent: Rational) -> Form:
         value = self._replacement(atom) if atom in self._targets else None

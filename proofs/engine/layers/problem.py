@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import z3
 
 from lemmata.reference.contract import Contract
 
@@ -41,7 +43,7 @@ class Problem:
     smt: Path | None = None  # a folder to write the conditions to
     brief: bool = False  # whether a layer may stop at its first failure
 
-    @property
+    @cached_property
     def hypotheses(self) -> Hypotheses:
         """The contract as formulas over this kernel's sizes."""
         return Hypotheses.of(self.contract, self.statics, self.kernel)
@@ -68,11 +70,24 @@ class Problem:
             statics = "".join(f"-{key}={value:g}" for key, value in self.statics.items())
             write(tuple(conditions), self.smt / f"{self.kernel.attrs['global_symbol']}{statics}", name)
         outcomes = []
-        for condition in conditions:
-            outcomes.append(self.solve(condition))
-            if self.brief and outcomes[-1].verdict != "proved":
+        for outcome in self._each(conditions):
+            outcomes.append(outcome)
+            if self.brief and outcome.verdict != "proved":
                 break
         return outcomes
+
+    def _each(self, conditions: Sequence[Condition]) -> Iterator[Outcome]:
+        """Yield the outcome of each condition. Those with the same hypotheses are proved at once, where few steps do that."""
+        keys = [frozenset(h.get_id() for h in c.hypotheses) for c in conditions]
+        alike: dict[frozenset[int], list[z3.BoolRef]] = {}
+        for key, condition in zip(keys, conditions, strict=True):
+            alike.setdefault(key, []).append(condition.goal)
+        known: dict[frozenset[int], Outcome] = {}
+        for key, condition in zip(keys, conditions, strict=True):
+            if key not in known and len(alike[key]) > 1:
+                known[key] = self.solve(replace(condition, goal=z3.And(*alike[key])), witness=False, few=True)
+            proved = key in known and known[key].verdict == "proved"
+            yield replace(known[key], condition=condition) if proved else self.solve(condition)
 
 
 def proved(outcomes: Iterable[Outcome]) -> int:

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import cvc5
 import z3
@@ -38,6 +38,9 @@ _DIVISIONS = {
 }
 _FEW = 200_000  # rlimit, of z3's plain solver; its tactics have the rest, but take longer than small questions do
 
+_MEMORY = 2**12  # outcomes that are kept
+_decided: dict[tuple[object, ...], Outcome] = {}
+
 _VERDICTS: Mapping[str, Verdict] = {"unsat": "proved", "sat": "refuted", "unknown": "unknown"}
 Answer = tuple[Verdict, Mapping[str, int] | None]
 
@@ -49,11 +52,13 @@ def solve(
     seed: int = 0,
     rlimit: int = Z3_STEPS,
     witness: bool = True,
+    few: bool = False,
 ) -> Outcome:
     """Return what became of one condition, with a counterexample to it if a ``witness`` is wanted.
 
     "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer; "cvc5" asks cvc5 alone, through
-    SMT-LIB text. ``rlimit`` bounds the steps of each z3 attempt. cvc5 counts other steps and has its own bound.
+    SMT-LIB text. ``rlimit`` bounds the steps of each z3 attempt. cvc5 counts other steps and has its own bound. What is to
+    be proved in ``few`` steps or not at all is asked once, of Z3, without a counterexample; "cvc5" then knows nothing.
     """
     start = time.perf_counter()
     denied = *condition.hypotheses, z3.Not(condition.goal)
@@ -61,12 +66,32 @@ def solve(
         verdict = _asked(_plain(), denied, min(rlimit, _FEW), seed)
         if verdict == "proved" or (verdict == "refuted" and not witness):
             return Outcome(condition, verdict, time.perf_counter() - start, None, f"z3 seed {seed}")
+    if few:
+        return Outcome(condition, "unknown", time.perf_counter() - start)
     attempts = [("cvc5", seed)] if solver == "cvc5" else [("z3", seed), ("z3", SECOND_SEED), ("cvc5", 0)]
     for name, number in attempts:
         verdict, model = _z3(condition, number, rlimit, witness) if name == "z3" else _cvc5(condition, number)
         if verdict != "unknown":
             return Outcome(condition, verdict, time.perf_counter() - start, model, f"{name} seed {number}")
     return Outcome(condition, "unknown", time.perf_counter() - start)
+
+
+def decide(condition: Condition, *, witness: bool = True, **means: Any) -> Outcome:
+    """Return what `solve` does, which is asked once of the same terms by the same means, unless it does not know.
+
+    Terms are told by their context and their numbers there, which are their own as long as the outcome keeps them.
+    """
+    given, goal = frozenset(h.get_id() for h in condition.hypotheses), condition.goal.get_id()
+    key = id(condition.goal.ctx), given, goal, *sorted(means.items())
+    known = _decided.get(key)
+    if known and (known.verdict == "proved" or not witness):
+        return replace(known, condition=condition, seconds=0.0, counterexample=None)
+    outcome = solve(condition, witness=witness, **means)
+    if outcome.verdict != "unknown":
+        if len(_decided) >= _MEMORY:
+            _decided.clear()
+        _decided[key] = outcome
+    return outcome
 
 
 def smt2(condition: Condition) -> str:

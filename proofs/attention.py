@@ -44,9 +44,12 @@ from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
 
+PARITY = "both have the same remainder by 2, and nothing else is asked of them"
 EQUIVALENTS = {
     "dropped statement @ T.fence_proxy_async()": "another stands behind the next wait, before the first product",
     "loop end @ for h in 0:64 -> for h in 0:65": "a guard skips row 64",
+    "swapped operands @ t - first -> first - t": PARITY,
+    "swapped operands @ t - first -> first - t, occurrence 2": PARITY,
     'other operator @ T.infinity("float32") * -1 -> T.infinity("float32") / -1, occurrence 2': "the same infinity",
 }
 

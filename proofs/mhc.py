@@ -40,15 +40,19 @@ FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compi
 BEYOND = "its guards skip a block beyond the tokens"
 NOTHING_OVER = "over the reals, in which L2 compares, rounding leaves nothing over: the claim does not reach it"
 _LOOPS = (("i", 4), ("t", 128), ("j", 8))
-_ROUNDED = 'T.Cast("float32", T.Cast("bfloat16", value))'
+FILLED = "of 32 rows the last 8 fill up, and are not written"
+_ROUNDED, _ROUNDED_REST = (f'T.Cast("float32", T.Cast("bfloat16", {name}))' for name in ("value", "rest"))
+_PADDED = "T.if_then_else(m < 24, fn[m, first + i * 4096 + k], "
 EQUIVALENTS = {
     **{
         f"grid @ for block in 0:{blocks} -> for block in 0:{blocks} + 1": BEYOND
         for blocks in ("(tokens + 63) // 64", "(tokens + 31) // 32")
     },
     f"swapped operands @ value - {_ROUNDED} -> {_ROUNDED} - value": NOTHING_OVER,
+    f"swapped operands @ rest - {_ROUNDED_REST} -> {_ROUNDED_REST} - rest": NOTHING_OVER,
     "loop start @ for smaller in 0:3 -> for smaller in 1:3": NOTHING_OVER,
-    "loop end @ for m in 0:32 -> for m in 0:31": "of 32 rows the last 8 fill up, and are not written",
+    "loop end @ for m in 0:32 -> for m in 0:31": FILLED,
+    f"constant @ {_PADDED}0) -> {_PADDED}1)": FILLED,
     **{
         f"loop end @ for {v} in 0:{n} -> for {v} in 0:{n + 1}": FRAGMENT
         for v, n in (*_LOOPS, ("s", 2), ("o", 4), ("t", 256), ("k", 64))

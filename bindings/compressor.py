@@ -245,8 +245,7 @@ def compress(
     the last whole block make no entry, and have no gradient.
 
     Args:
-        kv: ``[B, S, D]`` fp32, or ``[B, S, 2 * D]`` with overlap; D one of 64, 128, 256, 512. Any strides, as of all tensors
-            here; B and S may be 0.
+        kv: ``[B, S, D]`` fp32, or ``[B, S, 2 * D]`` with overlap; D one of 64, 128, 256, 512. Any strides; B, S may be 0.
         gate: as kv.
         ape: ``[ratio, D]`` or ``[ratio, 2 * D]`` fp32; ratio from 1 to 256.
         norm_weight: ``[D]`` fp32.
@@ -259,23 +258,20 @@ def compress(
             ``cu_seqlens[d + 1] - 1`` of flat tensors ``[N, ...]``, blocks of its own, and ``length // ratio`` entries, which
             follow those of the document before in ``[T, D]``. Offsets are ``[documents]``, and there is no past. Each
             document has the results and gradients that it has alone; those of ape and norm_weight are sums. None: a batch.
-        offset: the absolute position of the first token of the first block, 0 to 2^30 - 1: an int, or an int32 tensor
-            ``[B]``, whose elements are not checked.
+        offset: the absolute position of the first block's first token, 0 to 2^30 - 1: an int, or int32 ``[B]``, unchecked.
         entries: with cu_seqlens, the number T of all entries, where torch.compile must know it; None: counted.
         past: how many of the rows are before that: 0, or with overlap ratio, the block before; at an offset below ratio it
             counts for nothing. So a shard of a sequence, given its neighbour's last block, has the entries of the whole.
         overlap: None: whether ratio is 4, as in DeepSeek-V4.
         eps: added to the mean of the squares, 1e-12 to 1.
-        simulate_fp8: whether the channels that do not rotate are rounded as a cache in fp8 keeps them: at last, in blocks of 64
-            channels, of which they must be a multiple, to e4m3 times the least power of two by which 448 reaches the
-            largest of them, or 1e-4. The gradient passes as if nothing were rounded.
+        simulate_fp8: whether the channels that do not rotate, a multiple of 64, are rounded at last as a cache in fp8 keeps
+            them: each 64 to e4m3 times the least power of two by which 448 reaches the largest, or 1e-4. The gradient passes.
 
     Returns:
         ``[B, (S - past) // ratio, D]`` bf16, contiguous. Differentiable once, with respect to the first four. Bitwise
         deterministic, with its gradients; an entry depends on its candidates only, and not on the batch.
-
-    A logit of -inf weighs nothing, unless all of a channel are. Any other NaN or infinity among an entry's candidates spoils
-    that entry, and no entry of which it is no candidate.
+        A logit of -inf weighs nothing, unless all of a channel are. Any other NaN or infinity among an entry's candidates
+        spoils that entry, and no entry of which it is no candidate.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.
@@ -284,7 +280,6 @@ def compress(
     Formula: arXiv 2606.19348, section 2.3.1, with the rounding of DeepSeek-V4's released inference code.
     """
     given = kv, gate, ape, norm_weight, rotation
-    admits_fp8("compress", simulate_fp8, norm_weight, rotation)
     return _compress(given, (cu_seqlens, entries), offset, plain(past), overlap, (plain(eps), simulate_fp8))
 
 
@@ -298,6 +293,7 @@ def _compress(
 ) -> Tensor:
     """Call the op on a batch, or on packed documents, once its contract admits the tensors."""
     (kv, gate, ape, norm_weight, rotation), (cu_seqlens, entries), (eps, simulate_fp8) = given, documents, of_norm
+    admits_fp8("compress", simulate_fp8, norm_weight, rotation)
     for name, tensor in (("kv", kv), ("ape", ape)):  # what an offset and a contract are chosen by
         if not isinstance(tensor, Tensor):
             raise TypeError(f"compress: {name}: expected a tensor, got {type(tensor).__name__}")

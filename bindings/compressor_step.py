@@ -112,8 +112,7 @@ def compress_step(
             ``table[b, i // page]``. Nothing else is written. A cache ``[B, T, D]`` is B pages of T rows.
         table: int32 ``[B, columns]``. No entry is written whose column there is not, or whose page is below 0 or from
             ``pages`` on.
-        slots: int32 ``[B]``: which state is that of a sequence. A sequence whose slot is below 0 or from ``states`` on does
-            nothing. None: sequence b has state b.
+        slots: int32 ``[B]``: each sequence's state; one below 0 or from ``states`` on does nothing. None: sequence b has b.
         offset: the position of the first of these tokens, from 0 on: an int, or an int32 tensor ``[B]``, one for each
             sequence. A sequence whose offset is below 0 does nothing. Elements are not checked; they are less than 2^30.
         overlap: None: whether ratio is 4, as in DeepSeek-V4.
@@ -127,9 +126,7 @@ def compress_step(
     No two sequences of a call may have one slot, nor two elements of the table one page; those that are none may repeat. Where
     two do, entries and rows of theirs are undefined, and no others. No element is read by the host: a CUDA graph
     replays at all positions. A call of at most ``capacity - ratio + 1`` tokens, or ``capacity - 2 * ratio + 1``, launches one
-    kernel for up to 16 candidates of an entry and two for more; a longer call launches one more.
-
-    There is no gradient: ``compress`` has one.
+    kernel for up to 16 candidates of an entry and two for more; a longer call one more. ``compress`` has a gradient, this none.
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is not a number.
@@ -138,6 +135,19 @@ def compress_step(
 
     Formula: arXiv 2606.19348, section 2.3.1, with the rounding of DeepSeek-V4's released inference code.
     """
+    given = kv, gate, ape, norm_weight, rotation, state, cache, table
+    _stepped(given, slots, offset, overlap, (plain(eps), simulate_fp8))
+
+
+def _stepped(
+    given: tuple[Tensor, ...],
+    slots: Tensor | None,
+    offset: int | Tensor,
+    overlap: bool | None,
+    of_norm: tuple[float, bool],
+) -> None:
+    """Call the op once its contract admits the tensors."""
+    (kv, _, ape, norm_weight, rotation, state, cache, _), (eps, simulate_fp8) = given, of_norm
     for name, tensor in (("kv", kv), ("ape", ape)):  # what an offset and a contract are chosen by
         if not isinstance(tensor, Tensor):
             raise TypeError(f"compress_step: {name}: expected a tensor, got {type(tensor).__name__}")
@@ -145,10 +155,8 @@ def compress_step(
     starts = for_each_sequence("compress_step", offset, kv)
     if slots is None:
         slots = torch.arange(kv.shape[0] if kv.ndim else 0, dtype=torch.int32, device=kv.device)
-    tensors = kv, gate, ape, norm_weight, rotation, state, cache, table, slots, starts
     admits_fp8("compress_step", simulate_fp8, norm_weight, rotation)
-    eps = plain(eps)
-    check(_contract(overlap), *tensors, eps=eps)
+    check(_contract(overlap), *given, slots, starts, eps=eps)
     if not torch.compiler.is_compiling():
         _in_place(state, cache)
-    _step(*tensors, eps, simulate_fp8)
+    _step(*given, slots, starts, eps, simulate_fp8)

@@ -1,9 +1,10 @@
 """The residual streams after a layer, and its backward: a block of threads for each token (formula: reference/mhc.py).
 
 A block takes its columns in steps, 8 columns of all streams to a thread, so that every access to them is of 16 bytes and
-happens once; 4 of more than 4 streams, for which there would not be registers. In the backward it is 4 columns, so that more
-blocks have room at once, and a thread also sums the products of its columns, one sum for each gradient of a coefficient. In the
-end these lie side by side in shared memory, and warps add them up, in an order that depends on nothing but the width.
+happens once; 4 of more than 4 streams, for which there would not be registers. In the backward it is 4 columns, of 8 bytes,
+so that more blocks have room at once, and a thread also sums the products of its columns, one sum for each gradient of a
+coefficient. In the end these lie side by side in shared memory, and warps add them up, in an order that depends on nothing but
+the width.
 """
 
 from dataclasses import dataclass, replace

@@ -114,15 +114,17 @@ ONCE = {
 """What each kernel reads or writes of the streams and of rows as wide."""
 
 
-def test_every_access_to_streams_is_of_16_bytes_and_happens_once() -> None:
+def test_every_access_to_streams_happens_once_and_is_of_all_columns_of_a_thread() -> None:
+    """16 bytes of 8 columns, 8 of 4 in the backward of what comes after a layer."""
     cuda_source = pytest.importorskip("lemmata.bench.resources").cuda_source
     from lemmata.kernels.build import PASS_CONFIGS
 
     for factory, config in (kernel for kernel in OPERATORS["mhc"].shipped() if kernel[0].__name__ in ONCE):
+        vector = "uint2" if factory.__name__ == "mhc_post_bwd" else "uint4"
         text = cuda_source(factory(config), PASS_CONFIGS)
         for name in ONCE[factory.__name__]:
             every, wide = (
-                len(re.findall(rf"{start}\({name} \+ ", text)) for start in (r"\*\(\w+\*\)", r"\*\(uint4\*\)")
+                len(re.findall(rf"{start}\({name} \+ ", text)) for start in (r"\*\(\w+\*\)", rf"\*\({vector}\*\)")
             )
             assert (every, wide) == (1, 1), (factory.__name__, name)
 

@@ -69,7 +69,7 @@ PLANTED = [  # the kernel, the error by a part of its name, the layer that sees 
     pytest.param("mhc_project", "index+1 @ x[", "L0", "bounds", id="the next token"),
     pytest.param("mhc_project", "dropped statement @ parts[i, 1, m, k] = ", "L2", "", id="a part of fn is not written"),
     pytest.param("mhc_split", "dropped statement @ parts[1,", "L1", "coverage", id="the second part is not written"),
-    pytest.param("mhc_split", "off by one @ m < 24", "L2", "equivalence", id="a row of fn for one that fills up"),
+    pytest.param("mhc_split", "off by one @ by < 24 -> by <= 24", "L2", "equivalence", id="a row of fn for one that fills up"),
     pytest.param("mhc_multiply", "dropped statement @ T.fence_proxy_async", "L1", "async", id="no fence behind the last tile"),
     pytest.param("mhc_multiply", "constant @ n % 4", "L2", "", id="tiles of other streams"),
     pytest.param("mhc_weigh", "index+1 @ sums[", "L0", "bounds", id="sums of the next token"),

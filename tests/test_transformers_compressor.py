@@ -177,7 +177,7 @@ def in_fp64(*tensors, offset, past, overlap, eps):
     assert {t.dtype for t in tensors} == {torch.float64}
     assert overlap == (tensors[0].shape[-1] == 2 * tensors[3].shape[0])
     starts = torch.full(tensors[0].shape[:1], offset, dtype=torch.int32)
-    return reference.compress(*tensors, starts, past, eps, torch.float64)[0]
+    return reference.compress(*tensors, starts, past, eps, dtype=torch.float64)[0]
 
 
 def largest(scores, *, k, lengths):

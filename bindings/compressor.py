@@ -14,9 +14,9 @@ from ..operators import Kernel
 from ..reference import compressor as reference
 from ..reference.contract import Contract, TensorSpec
 from ..reference.packed import CU_SEQLENS, packed
-from .compressor_step import admits_fp8
+from . import flops
 from .compressor_step import compress_step as compress_step
-from .flops import Shape
+from .fp8 import admits_fp8
 from .offset import for_each_document, for_each_sequence
 from .packed import on_host, runs
 from .registry import check, define, plain, short
@@ -90,19 +90,6 @@ def _fake_packed_bwd(*args: Any) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in args[1:5])
 
 
-def _flops(kv: Shape, gate: Shape, ape: Shape, *_: Any, **__: Any) -> int:
-    """Return 4 for each channel of each token: a bias, a sum of weights, and a product that is added up."""
-    count = 4
-    for size in kv:
-        count *= size
-    return count
-
-
-def _flops_bwd(grad_out: Shape, *args: Any, **more: Any) -> int:
-    """Return twice the forward's, and its own again: weights, and products for both gradients."""
-    return 3 * _flops(*args, **more)
-
-
 def _documents(
     x: list[Tensor], cu_seqlens: Tensor, offset: Tensor, *of_entries: Tensor
 ) -> Iterator[list[list[Tensor]]]:
@@ -157,7 +144,7 @@ _bwd = define(
     kernel=("lemmata.kernels.compressor_backward", "backward"),
     fake=_fake_bwd,
     vmap=one_by_one,
-    flops=_flops_bwd,
+    flops=flops.pooling_bwd,
 )
 _fwd = define(
     "compress_fwd",
@@ -167,7 +154,7 @@ _fwd = define(
     fake=_fake,
     vmap=one_by_one,
     gradient=_bwd,
-    flops=_flops,
+    flops=flops.pooling,
 )
 _call = short(_fwd)
 _packed_bwd = define(
@@ -178,7 +165,7 @@ _packed_bwd = define(
     kernel=_run_packed_bwd,
     fake=_fake_packed_bwd,
     vmap=one_by_one,
-    flops=_flops_bwd,
+    flops=flops.pooling_bwd,
     shards="none",
 )
 _packed_fwd = define(
@@ -190,7 +177,7 @@ _packed_fwd = define(
     fake=_fake_packed,
     vmap=one_by_one,
     gradient=_packed_bwd,
-    flops=_flops,
+    flops=flops.pooling,
     shards="none",
 )
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..reference import compressor_step as reference
 from ..reference.contract import Contract
-from ..reference.fp8 import BLOCK
-from .flops import Shape
+from . import flops
+from .fp8 import admits_fp8
 from .offset import for_each_sequence
 from .registry import check, define, plain
 
@@ -23,18 +23,6 @@ _SCHEMA = (
 
 def _contract(overlap: bool) -> Contract:
     return reference.STEP_OVERLAP if overlap else reference.STEP
-
-
-def admits_fp8(op: str, simulate_fp8: bool, norm_weight: Tensor, rotation: Tensor) -> None:
-    """Raise TypeError or ValueError unless it is whether entries are rounded to fp8, and they can be."""
-    if not isinstance(simulate_fp8, bool):
-        raise TypeError(f"{op}: simulate_fp8: expected bool, got {type(simulate_fp8).__name__}")
-    if simulate_fp8 and isinstance(norm_weight, Tensor) and isinstance(rotation, Tensor) and rotation.ndim == 3:
-        still = norm_weight.shape[-1] - 2 * rotation.shape[1]
-        if still % BLOCK:
-            raise ValueError(
-                f"{op}: simulate_fp8: expected channels that do not rotate in blocks of {BLOCK}, got {still}"
-            )
 
 
 def _in_place(state: Tensor, cache: Tensor) -> None:
@@ -52,14 +40,6 @@ def _fake(*args: Any) -> None:
     _in_place(*tensors[5:7])
 
 
-def _flops(kv: Shape, *_: Any, **__: Any) -> int:
-    """Return 4 for each channel of each token: a bias, a sum of weights, and a product that is added up."""
-    count = 4
-    for size in kv:
-        count *= size
-    return count
-
-
 def _on_cpu(*args: Any) -> None:
     """Run the reference on contiguous tensors, so that strides change no bit; what is written into is contiguous."""
     run: Callable[..., None] = reference.compress_step
@@ -72,7 +52,7 @@ _step = define(
     reference=_on_cpu,
     kernel=("lemmata.kernels.compressor_step", "step"),
     fake=_fake,
-    flops=_flops,
+    flops=flops.pooling,
     shards="none",
 )
 

@@ -32,6 +32,19 @@ def sinkhorn_bwd(grad_out: Shape, logits: Shape, iterations: int, eps: float, **
     return 3 * sinkhorn(logits, iterations, eps)
 
 
+def pooling(kv: Shape, *_: Any, **__: Any) -> int:
+    """Return 4 for each channel of each token: a bias, a sum of weights, and a product that is added up."""
+    count = 4
+    for size in kv:
+        count *= size
+    return count
+
+
+def pooling_bwd(grad_out: Shape, *args: Any, **more: Any) -> int:
+    """Return twice the forward's, and its own again: weights, and products for both gradients."""
+    return 3 * pooling(*args, **more)
+
+
 def scores(q: Shape, k: Shape, *_: Any, **__: Any) -> int:
     """Return 2 B S T H (D + 1): the product of query and key, its weight, and the sum over the heads."""
     B, S, H, D = q

@@ -116,6 +116,15 @@ def split_up(cfg, fn, first, parts):
 
 
 @T.macro
+def add_squares(x, i, square):
+    """Add the squares of the i-th tile, each thread those of some columns."""
+    for r, k in T.Parallel(TOKENS, COLUMNS // WIDTH):
+        for j in T.unroll(WIDTH):
+            value = T.cast(x[i, r, k * WIDTH + j], F32)
+            square[r, k] += value * value
+
+
+@T.macro
 def add_products(cfg, of, fn, first):
     """Add the products of a tile of columns with fn to the sums, and the squares, stream by stream."""
     for n in T.unroll(cfg.hc // cfg.together):
@@ -130,19 +139,7 @@ def add_products(cfg, of, fn, first):
                     policy=T.GemmWarpPolicy.FullRow,
                 )
     for i in T.unroll(cfg.hc):
-        for r, k in T.Parallel(TOKENS, COLUMNS // WIDTH):
-            for j in T.unroll(WIDTH):
-                value = T.cast(of.x[i, r, k * WIDTH + j], F32)
-                of.square[r, k] += value * value
-
-
-@T.macro
-def add_squares(x, square):
-    """Add the squares of a tile of one stream, each thread those of some columns."""
-    for r, k in T.Parallel(TOKENS, COLUMNS // WIDTH):
-        for j in T.unroll(WIDTH):
-            value = T.cast(x[r, k * WIDTH + j], F32)
-            square[r, k] += value * value
+        add_squares(of.x, i, of.square)
 
 
 @T.macro
@@ -219,7 +216,7 @@ def mhc_multiply(cfg: Config) -> T.PrimFunc:
         squares: T.Tensor((tokens, splits), F32),
     ):
         with T.Kernel(T.ceildiv(tokens, TOKENS), splits, threads=THREADS) as (block, split):
-            x_shared = T.alloc_shared((TOKENS, COLUMNS), BF16)
+            x_shared = T.alloc_shared((1, TOKENS, COLUMNS), BF16)
             parts_shared = T.alloc_shared((PARTS, cfg.padded, COLUMNS), BF16)
             acc = T.alloc_fragment((TOKENS, cfg.padded), F32)
             square = T.alloc_fragment((TOKENS, COLUMNS // WIDTH), F32)
@@ -228,17 +225,17 @@ def mhc_multiply(cfg: Config) -> T.PrimFunc:
             for n in T.Pipelined(cfg.tiles * hc, num_stages=AHEAD):
                 first = (split * cfg.tiles + n // hc) * COLUMNS
                 for r, k in T.Parallel(TOKENS, COLUMNS):
-                    x_shared[r, k] = x[T.min(block * TOKENS + r, tokens - 1), n % hc, first + k]
+                    x_shared[0, r, k] = x[T.min(block * TOKENS + r, tokens - 1), n % hc, first + k]
                 for p, m, k in T.Parallel(PARTS, cfg.padded, COLUMNS):
                     parts_shared[p, m, k] = parts[p, m, n % hc * hidden + first + k]
                 for p in T.unroll(PARTS):
                     if p < 1:
                         T.fence_proxy_async()  # TileLang's own is missing behind the last tile
-                    T.wgmma_gemm(x_shared, parts_shared[p, :, :], acc, transpose_B=True)
+                    T.wgmma_gemm(x_shared[0, :, :], parts_shared[p, :, :], acc, transpose_B=True)
                     if p == PARTS - 1:
                         T.wait_wgmma(0)  # in the loop, so that no copy of a further tile comes before it
                         T.warpgroup_fence_operand(acc, num_regs=TOKENS * cfg.padded // THREADS)
-                add_squares(x_shared, square)
+                add_squares(x_shared, 0, square)
             store_products(cfg, Products(x_shared, parts_shared, acc, square), block, split, sums, squares)
 
     return mhc_multiply

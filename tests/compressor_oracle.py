@@ -57,7 +57,7 @@ class Entries:
         return x, softmax_pool(value.abs(), logit), longer.detach(), y
 
     def out(self) -> Array:
-        return self.entries.detach().numpy()  # type: ignore[no-any-return]
+        return self.entries.detach().numpy()  # type: ignore[no-any-return]  # torch types numpy() as Any
 
     @property
     def factor(self) -> Tensor:
@@ -71,7 +71,7 @@ class Entries:
 
     def scale(self) -> Array:
         """Entries of absolute values, whose sums do not cancel."""
-        return (self._rotated(self.sizes * self.factor * self.leaves[3].abs()) + TINY).detach().numpy()  # type: ignore[no-any-return]
+        return (self._rotated(self.sizes * self.factor * self.leaves[3].abs()) + TINY).detach().numpy()  # type: ignore[no-any-return]  # torch types numpy() as Any
 
     def gradients(self, g: Array) -> tuple[Array, ...]:
         leaves, given = self.leaves[:4], torch.tensor(g).bfloat16().double()

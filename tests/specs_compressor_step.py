@@ -114,7 +114,7 @@ class Steps:
 
     def result(self, cache: Array, state: Array) -> Array:
         given = (torch.tensor(x) for x in (state, cache, self.table, self.slots))
-        return kept(*given).numpy()  # type: ignore[no-any-return]
+        return kept(*given).numpy()  # type: ignore[no-any-return]  # torch types numpy() as Any
 
 
 def _out(*arrays: Array, eps: float) -> Array:

@@ -143,7 +143,7 @@ def test_what_cannot_be_rounded_is_named() -> None:
     ):
         lemmata.compress(*x, simulate_fp8=True)
     with pytest.raises(TypeError, match=r"^compress: simulate_fp8: expected bool, got int"):
-        lemmata.compress(*x, simulate_fp8=1)  # type: ignore[arg-type]
+        lemmata.compress(*x, simulate_fp8=1)  # type: ignore[arg-type]  # which is refused
     s = served(torch.device("cpu"), 4, True, 0)
     with pytest.raises(
         ValueError, match=r"^compress_step: simulate_fp8: expected channels that do not rotate .*, got 48"

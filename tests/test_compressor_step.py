@@ -233,7 +233,7 @@ def test_calls_that_do_not_fit_are_named(device: torch.device) -> None:
         with pytest.raises((ValueError, TypeError), match=f"^compress_step: {message}"):
             call(*places, **other)
     with pytest.raises(TypeError, match=r"^compress_step: ape: expected a tensor, got list"):
-        lemmata.compress_step(*rows, [], *x.x[3:], *tensors, **where)  # type: ignore[arg-type]
+        lemmata.compress_step(*rows, [], *x.x[3:], *tensors, **where)  # type: ignore[arg-type]  # a list is refused
 
 
 @KINDS

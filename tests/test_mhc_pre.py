@@ -248,7 +248,7 @@ def test_the_projection_runs_on_tensor_cores() -> None:
 
 
 def test_parts_made_once_give_the_same_sums() -> None:
-    """Of two blocks of tokens, as the interpreter runs both ways; other parts would give others."""
+    """The interpreter runs both ways on two blocks of tokens; other parts would give others."""
     run: Any = pytest.importorskip("lemmata.proofs.engine.interpreter.interpret").interpret
     kernels: Any = importlib.import_module("lemmata.kernels.mhc_project")
     cfg = kernels.Config(2, 192)

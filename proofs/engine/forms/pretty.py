@@ -78,4 +78,4 @@ def _atom(number: int, depth: int) -> str:
     raise TypeError(atom)
 
 
-Form.__repr__ = pretty  # type: ignore[method-assign, assignment]  # a form prints without knowing how
+Form.__repr__ = pretty  # type: ignore[method-assign, assignment]  # set here, as forms import nothing that prints them

@@ -177,7 +177,7 @@ class Search:
         ]
         none, of_thread = number.start.at((LIMIT, edge)), replaced(of_where, THREAD, first)
         facts, groups = [*of_first, *steps], self.threads >> joined
-        shown = book.induction("threads have keys from the edge on", groups, goal, [none], facts, opaque=[of_thread])
+        shown = book.induction("threads have keys from the edge on", groups, goal, ([none], facts), opaque=[of_thread])
         reached = book.show(
             "edge = 1, or k keys are from the edge on",
             z3.Or(edge == 1, z3.UGE(self.all(self.reaches, edge), self.k)),

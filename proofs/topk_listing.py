@@ -70,7 +70,7 @@ class Listing(Claims):
         n, counts = INDEX, (self.a, self.e, self.c)
         rise = z3.Implies(z3.ULE(POINT, n), z3.And(*(z3.ULE(f(POINT), f(n)) for f in counts)))
         few = z3.And(*(z3.ULE(f(n), n) for f in counts))
-        return self.book.induction("counts rise", self.entries, z3.And(rise, few), self._starts(), self._steps(n))
+        return self.book.induction("counts rise", self.entries, z3.And(rise, few), (self._starts(), self._steps(n)))
 
     def _walk(self) -> Fact:
         """Show that bits tell how the counts go on."""
@@ -133,8 +133,8 @@ class Listing(Claims):
         start, step = self.book.meanings[total.name()]
         n, hidden = INDEX, [replaced(s, THREAD, INDEX) for s in self.counts]
         goal = total(n) == self.a(n * BITS) + (self.e(n * BITS) << 16)
-        sums = self.book.induction("prefix sums count words", self.threads, goal, [start, *self._starts()],
-                                   [step, chain.at((THREAD, n))], opaque=hidden)  # fmt: skip
+        sums = self.book.induction("prefix sums count words", self.threads, goal, ([start, *self._starts()],
+                                   [step, chain.at((THREAD, n))]), opaque=hidden)  # fmt: skip
         halves = z3.And(total(n) & 0xFFFF == self.a(n * BITS), z3.LShR(total(n), 16) == self.e(n * BITS))
         few = self.naturals.at((INDEX, n * BITS), (POINT, n * BITS))
         self.prefix = self.show("no carry", z3.Implies(z3.ULE(n, self.threads), halves), sums, few)
@@ -181,8 +181,8 @@ class Listing(Claims):
         bits = [self.low.at((X, self.mask(t)), (S, j)), self.tests.at((Y, self.ties(t)), (S, j))]
         hidden = [self.loop.count, cleared(self.mask(t), j), cleared(self.mask(t), j + 1), word(1) << j]
         hidden += [bit(self.mask(t), j), bit(self.ties(t), j)]
-        self.states = self.book.induction("what a thread holds at a bit", BITS, goal, [first],
-            [*steps, *bits, self.step, self.more, self._low(b + j)],
+        self.states = self.book.induction("what a thread holds at a bit", BITS, goal, ([first],
+            [*steps, *bits, self.step, self.more, self._low(b + j)]),
             opaque=sorted(hidden, key=size, reverse=True))  # fmt: skip
 
     def _low(self, point: z3.ExprRef, n: z3.ExprRef | None = None) -> Fact:
@@ -203,7 +203,7 @@ class Listing(Claims):
         following = self.show("the number of the next bit", next_, self.step, opaque=[self.c(n) for n in (b + j, b)])
         none = self.show("no number", first == 0, opaque=[self.c(b)])
         goal = z3.Implies(z3.And(self.inside, z3.ULT(i, number)), found)
-        self.seen = self.book.induction("each iteration sees a bit", BITS, goal, [none], [each, following, self.more],
+        self.seen = self.book.induction("each iteration sees a bit", BITS, goal, ([none], [each, following, self.more]),
             opaque=[found, later, number, bit(self.mask(t), j), self.loop.count])  # fmt: skip
 
     def _of_entries(self) -> None:

@@ -197,8 +197,7 @@ class Passes(Search):
             "prefix sums over threads count the last bins",
             self.threads,
             goal,
-            [start, now.facts["none"]],
-            [step, fact, ends],
+            ([start, now.facts["none"]], [step, fact, ends]),
             opaque=[parts[-1]],
         )
 
@@ -258,8 +257,10 @@ class Passes(Search):
             "if none stores the key is in no bin",
             self.threads,
             goal,
-            [now.facts["none"], state.balance],
-            [store.absent.at((THREAD, INDEX)), stores.at((THREAD, INDEX))],
+            (
+                [now.facts["none"], state.balance],
+                [store.absent.at((THREAD, INDEX)), stores.at((THREAD, INDEX))],
+            ),
             opaque=[replaced(store.guard, THREAD, INDEX)],
         )
         last = book.show(

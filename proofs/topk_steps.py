@@ -81,7 +81,7 @@ def added(
     rules = [at(p, *v) for p, v in (whole, *parts)]
     here = [pointwise.at((KEY, book.key(INDEX))), *([known.keys] if known else [])]
     shown = book.induction(
-        statement, book.entries, z3.Implies(when, total), [s for s, _ in rules], [*(r for _, r in rules), *here]
+        statement, book.entries, z3.Implies(when, total), ([s for s, _ in rules], [*(r for _, r in rules), *here])
     )
     return shown.at((INDEX, book.entries))
 
@@ -103,7 +103,7 @@ def bounded(
     here = [pointwise.at((KEY, book.key(INDEX)))]
     goal = z3.And(z3.ULE(less[0].count(INDEX, *less[1]), top), z3.ULE(top, INDEX))
     shown = book.induction(
-        statement, book.entries, z3.Implies(when, goal), [s for s, _ in rules], [*(r for _, r in rules), *here]
+        statement, book.entries, z3.Implies(when, goal), ([s for s, _ in rules], [*(r for _, r in rules), *here])
     )
     return shown.at((INDEX, book.entries))
 

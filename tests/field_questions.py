@@ -277,6 +277,17 @@ def compressor_of(p: Proof) -> compressor.Config:
     return compressor.Config(ratio, D, bool(p.statics["overlap"]), pairs, past)
 
 
+def in_rows(cfg: compressor.Config, before: Any, of: Any) -> Any:
+    """Return gradients of rows: own halves of all entries' blocks, first halves of the blocks before them; others stay."""
+    parts = [before[:, : cfg.past, -cfg.D :], of[:, :, -cfg.ratio :].flatten(1, 2), before[:, -1:, -cfg.D :]]
+    own = torch.cat(parts, 1)
+    if not cfg.overlap:
+        return own
+    first = 1 - cfg.past // cfg.ratio  # entry whose block before is there
+    read = of[:, first:, : cfg.ratio].flatten(1, 2)
+    return torch.cat([torch.cat([read, before[:, read.shape[1] :, : cfg.D]], 1), own], -1)
+
+
 def of_pooling(p: Proof) -> Question:
     """Two entries of a sequence's beginning and two of a later part, and a token that makes none; the last has no angles."""
     cfg, entries = compressor_of(p), 2
@@ -307,24 +318,14 @@ def of_pooling(p: Proof) -> Question:
 
     def pool_bwd(of_pooled: Any, kv: Any, gate: Any, ape: Any, offset: Any, *grads: Any) -> Any:
         of_candidates = compressor_reference.through_pool(of_pooled, pool(kv, gate, ape, offset))
-        return tuple(in_rows(before, of) for before, of in zip(grads, of_candidates, strict=True))
+        return tuple(in_rows(cfg, before, of) for before, of in zip(grads, of_candidates, strict=True))
 
     def few_bwd(grad_out: Any, pooled: Any, *tensors: Any) -> Any:
         x, grads = compressor_reference.Given._make((*tensors[:6], cfg.past)), tensors[6:]
         of_pooled, of_weight = norm_bwd(grad_out, pooled, x.norm_weight, x.rotation, x.offset)
         of_candidates = compressor_reference.through_pool(of_pooled, compressor_reference.pool(x, entries))
         parts = torch.cat([of_candidates[1].sum(1), of_weight.sum(1, keepdim=True)], 1).unsqueeze(1)
-        return *(in_rows(before, of) for before, of in zip(grads, of_candidates, strict=True)), parts
-
-    def in_rows(before: Any, of: Any) -> Any:
-        """Return gradients of rows: own halves of all entries' blocks, first halves of the blocks before them; others stay."""
-        parts = [before[:, : cfg.past, -cfg.D :], of[:, :, -cfg.ratio :].flatten(1, 2), before[:, -1:, -cfg.D :]]
-        own = torch.cat(parts, 1)
-        if not cfg.overlap:
-            return own
-        first = 1 - cfg.past // cfg.ratio  # entry whose block before is there
-        read = of[:, first:, : cfg.ratio].flatten(1, 2)
-        return torch.cat([torch.cat([read, before[:, read.shape[1] :, : cfg.D]], 1), own], -1)
+        return *(in_rows(cfg, before, of) for before, of in zip(grads, of_candidates, strict=True)), parts
 
     def whole(kv: Any, gate: Any, ape: Any, norm_weight: Any, rotation: Any, offset: Any) -> Any:
         pooled = pool(kv, gate, ape, offset).total

@@ -48,10 +48,10 @@ def test_counts_of_keys_are_no_more_than_they_are() -> None:
     book = Book(32, 2)
     low = book.predicate(z3.ULE(KEY, 7))
     goal = z3.ULE(low.count(INDEX), INDEX)
-    book.induction("at most n", book.entries, goal, [low.start], [low.step])
+    book.induction("at most n", book.entries, goal, ([low.start], [low.step]))
     assert {solve(c).verdict for c in book.conditions} == {"proved"}
     book.conditions.clear()
-    book.induction("at least n", book.entries, z3.UGE(low.count(INDEX), INDEX), [low.start], [low.step])
+    book.induction("at least n", book.entries, z3.UGE(low.count(INDEX), INDEX), ([low.start], [low.step]))
     assert {solve(c).verdict for c in book.conditions} == {"proved", "refuted"}
 
 

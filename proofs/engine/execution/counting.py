@@ -166,11 +166,14 @@ class Book:
         statement: str,
         bound: int,
         goal: z3.BoolRef,
-        base: Sequence[Fact],
-        step: Sequence[Fact],
+        cases: tuple[Sequence[Fact], Sequence[Fact]],
         opaque: Sequence[z3.ExprRef] = (),
     ) -> Fact:
-        """Return that a goal holds for all ``INDEX`` from 0 to the bound, which is below 2^31."""
+        """Return that a goal holds for all ``INDEX`` from 0 to the bound, which is below 2^31.
+
+        ``cases`` are the facts that show it at 0, and those by which it goes from n to n + 1.
+        """
+        base, step = cases
         if not 0 <= bound < 2**31:
             raise ValueError(f"{statement}: expected a bound from 0 below 2^31, got {bound}")
         below = z3.And(z3.ULT(INDEX, bound), goal)

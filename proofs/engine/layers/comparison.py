@@ -21,6 +21,7 @@ from ..forms.normal_form import Form
 from ..reference.pull_array import Integers, deciding
 from ..reference.symbolic_torch import SymbolicTensor, tensor
 
+_LEAST = -(2**63)  # of any type of integers
 Finite = Callable[..., Form] | None
 Compared = tuple[Execution, Sequence[Equation]]
 # executes a kernel symbolically under some facts and compares its outputs with the reference
@@ -58,7 +59,7 @@ def facts(contract: Contract) -> Facts:
     floats: dict[str, tuple[int | None, int | None]] = {}
     for name, low, high, of in ((s.name, s.elements.low, s.elements.high, s.dtypes[0]) for s in contract.inputs):
         if not of.is_floating_point:
-            ranges |= {} if low is None else {name: (low, None if high is None else _form(high))}
+            ranges[name] = _LEAST if low is None else low, None if high is None else _form(high)
         elif isinstance(high, str):
             raise Unsupported(f"{name}: floats below {high}, a size")
         elif (low, high) != (None, None):
@@ -69,6 +70,18 @@ def facts(contract: Contract) -> Facts:
         known.bound(nf.variable(name), nf.form(size.high + 1))
         known.add(nf.nonnegative(nf.variable(name) - size.low))
     return known
+
+
+def symbolic_inputs(kernel: Any, contract: Contract) -> dict[str, SymbolicTensor]:
+    """Return the inputs of a kernel by name, in the contract's order, of the kernel's shapes and types."""
+    buffers = {b.name: b for b in kernel.buffer_map.values()}
+
+    def given(spec: TensorSpec) -> SymbolicTensor:
+        buffer = buffers[spec.name]
+        shape = [_form(getattr(n, "name", n)) for n in buffer.shape]
+        return symbolic_input(spec.name, shape, integers(contract, spec, getattr(torch, str(buffer.dtype))))
+
+    return {spec.name: given(spec) for spec in contract.inputs}
 
 
 def _form(value: Any) -> Form:
@@ -85,11 +98,10 @@ def against(
         buffers = {b.name: b for b in kernel.buffer_map.values()}
         types: dict[str, torch.dtype] = {name: getattr(torch, str(b.dtype)) for name, b in buffers.items()}
         shapes = {name: [_form(getattr(n, "name", n)) for n in b.shape] for name, b in buffers.items()}
-        given = ((s.name, shapes[s.name], integers(contract, s, types[s.name])) for s in contract.inputs)
-        inputs = [symbolic_input(*each) for each in given]
+        inputs = symbolic_inputs(kernel, contract)
         try:
             with deciding(known):
-                results = reference(*inputs)
+                results = reference(*inputs.values())
         except Unsupported:
             raise
         except Exception as error:  # whatever a reference does with what is no tensor of torch

@@ -9,18 +9,17 @@ from .engine.execution.contents import Write
 from .engine.execution.outcome import Execution
 from .engine.forms import normal_form as nf
 from .engine.forms.equations import Equation
-from .engine.forms.normal_form import ONE, Form
+from .engine.forms.normal_form import ONE, ZERO, Form
 
 
 def is_written(
     execution: Execution, output: str, index: tuple[Form, ...], steps: tuple[Form, ...], *where: Form
 ) -> Equation:
     """Return that one of the writes to an output, in the last of these steps of its loops, is of an index, where that holds."""
-    writes = execution.writes.get(output, [])
-    with execution.facts.assuming(*where):
-        count = sum((_covered(w, index, steps) for w in writes), nf.ZERO)
-        shown = execution.facts.holds(nf.nonnegative(count - 1))
-    return Equation(f"{output}[{', '.join(map(str, index))}] is written", shown, nf.nonnegative(count - 1), ONE)
+    count = sum((_covered(w, index, steps) for w in execution.writes.get(output, [])), ZERO)
+    missed = reduce(mul, where, ONE - nf.nonnegative(count - 1))
+    statement = f"{output}[{', '.join(map(str, index))}] is written"
+    return Equation(statement, execution.facts.holds(ONE - missed), missed, ZERO)
 
 
 def _covered(write: Write, index: tuple[Form, ...], steps: tuple[Form, ...]) -> Form:

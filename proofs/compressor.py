@@ -240,9 +240,6 @@ def _chunks_compared(cfg: Config, of: Formula, contract: Contract) -> Compare:
     """Return the comparison of the backward of few candidates: of rows as above, and of the sums of each chunk."""
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        entries, chunks = nf.variable("T"), nf.variable("N")
-        known.add(nf.nonnegative(CHUNK * chunks - entries))
-        known.add(nf.nonnegative(entries + (CHUNK - 1) - CHUNK * chunks))
         with deciding(known), nf.tiled(cfg.D, cfg.width):
             of_values, of_logits, of_weight = of(*symbolic_inputs(kernel, contract).values())
             sums = Sums(cfg, of_logits, of_weight)

@@ -4,8 +4,8 @@ No two sequences of a call have one slot, nor two elements of the table one page
 what another one reads or writes. Of the kernels that keep rows beside entries it is claimed of calls that are short enough, of
 the others of any.
 
-What they write is the reference's (``compressor_step_claims``): of ``compress_step`` the entries, of ``compress_step_pool`` what
-is pooled, of ``compress_step_norm`` the entries of what was pooled; and the rows that the states keep.
+What they write is the reference's (``compressor_step_claims``): the entries, of ``compress_step_norm`` those of what
+``compress_step_pool`` pools, which is the reference's too, and the rows that states keep.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Step:
     """
 
     cfg: Config
-    x: reference.Step
+    x: Any
     entries: Any
     known: Facts
     sliced: bool
@@ -68,7 +68,12 @@ class Step:
         return cls(cfg, x, x.T if cfg.few else Extent(nf.variable("T")), known, sliced)
 
     @cached_property
-    def places(self) -> reference.Places:
+    def given(self) -> Any:
+        """The candidates of entries as the reference has them."""
+        return reference.candidates(self.x, self.entries)
+
+    @cached_property
+    def places(self) -> Any:
         """Where entries go."""
         return reference.places_of_entries(self.x, self.entries)
 
@@ -78,7 +83,7 @@ class Step:
 
         Where there is none, the value is 0 and the logit -inf. Of more than a few, both are 0 if no entry is written.
         """
-        values, logits, there = reference.candidates(self.x, self.entries)
+        values, logits, there = self.given
 
         def of(tensor: Any, none: Value, b: Form, i: Form, n: Form, c: Form) -> Value:
             found = extended.select(there.at(b, i, n, ZERO), tensor.value(b, i, n, c), none)
@@ -114,11 +119,12 @@ class Step:
         """The first channel of a block."""
         return block("z") * (LANES * WIDTH) if self.sliced and self.cfg.D > LANES * WIDTH else ZERO
 
-    def pooled(self) -> SymbolicTensor:
+    def pooled(self) -> Any:
         """Return what the reference pools of any candidates."""
         shape = self.x.kv.form_shape[0], tensor(self.entries).at(), self.cfg.candidates, self.cfg.D
-        values, logits = (SymbolicTensor(shape, self.candidates[name]) for name in ROWS)
-        return weighted(values, logits, reference.candidates(self.x, self.entries).there).total
+        of: list[Any] = [SymbolicTensor(shape, self.candidates[name]) for name in ROWS]
+        values, logits = of
+        return weighted(values, logits, self.given.there).total
 
     def variables(self, **extents: int) -> list[Form]:
         """Return fresh variables below these."""
@@ -132,8 +138,6 @@ def compared(cfg: Config, contract: Contract) -> Compare:
     """Return the comparison of what a kernel writes with the reference."""
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        for condition in _relations(cfg, contract):
-            known.add(condition)
         with deciding(known), nf.tiled(cfg.D, cfg.width):
             given = symbolic_inputs(kernel, contract)
             step = Step.of(cfg, given, known, sliced="pooled" in contract.updated)
@@ -150,28 +154,23 @@ def compared(cfg: Config, contract: Contract) -> Compare:
     return compare
 
 
-def _relations(cfg: Config, contract: Contract) -> Iterator[Form]:
-    """Yield what a contract says besides of its sizes."""
-    S, entries = nf.variable("S"), nf.variable("T")
-    if "T" in contract.sizes:
-        yield nf.nonnegative(cfg.ratio * entries - S)
-        yield nf.nonnegative(S + (cfg.ratio - 1) - cfg.ratio * entries)
-    if any("capacity" in relation for relation in contract.relations):
-        yield nf.nonnegative(cfg.capacity + 1 - cfg.halves * cfg.ratio - S)
-
-
 def _pooled(step: Step, execution: Execution) -> Iterator[Equation]:
-    """Yield that what is pooled is the reference's, of each entry that is written."""
-    out = step.pooled()
-    yield from execution.compare("pooled", out.value)
+    """Yield that what is pooled is the reference's, of each entry that is written and of no other."""
+    yield from execution.compare("pooled", step.pooled().value)
+    for write in execution.writes.get("pooled", []):
+        b, i, _ = write.index
+        written = step.places.written.at(b, i)
+        with step.known.assuming(*write.path):
+            yield Equation(f"entry {i} of {b} is written", step.known.holds(written), written, ONE, write.site)
     t, j = step.variables(t=LANES, j=WIDTH)
     index = B, I, step.first + WIDTH * t + j
     yield is_written(execution, "pooled", index, (t, j), step.places.written.at(B, I))
 
 
-def _entries(step: Step, execution: Execution, pooled: SymbolicTensor) -> Iterator[Equation]:
+def _entries(step: Step, execution: Execution, pooled: Any) -> Iterator[Equation]:
     """Yield that the entries of what was pooled are written into the cache, each in its place, and nothing else."""
-    cfg, out = step.cfg, reference.entries(pooled.to(BF16), step.x, step.cfg.eps, BF16)
+    cfg = step.cfg
+    out: Any = reference.entries(pooled.to(BF16), step.x, cfg.eps, BF16)
     yield from execution.compare("cache", lambda *index: out.value(B, I, index[-1]))
     for write in execution.writes.get("cache", []):
         yield _placed("cache", step, write, step.places, (B, I, write.index[-1]))
@@ -189,7 +188,7 @@ def _rows(step: Step, execution: Execution, entries: bool) -> Iterator[Equation]
 
     A block has those of the tokens of an entry's block after the call's first token, or one, from the call's last on.
     """
-    places = reference.places_of_rows(step.x)
+    places: Any = reference.places_of_rows(step.x)
     for write in execution.writes.get("state", []):
         read = single(write.value.form)
         if not isinstance(read, nf.Read) or read.buffer not in ROWS or write.value.finite is not ONE:
@@ -218,9 +217,7 @@ def _rows_of_block(step: Step) -> Iterator[tuple[Form, tuple[Form, ...]]]:
         yield ratio * I + start + r, (r,)
 
 
-def _kept(
-    step: Step, execution: Execution, places: reference.Places, q: Form, steps: tuple[Form, ...]
-) -> Iterator[Equation]:
+def _kept(step: Step, execution: Execution, places: Any, q: Form, steps: tuple[Form, ...]) -> Iterator[Equation]:
     """Yield that a block keeps its channels of row q, if that is one of the call that is kept."""
     t, j = step.variables(t=step.lanes[0], j=step.lanes[1])
     where = places.written.at(B, q), nf.nonnegative(step.x.kv.form_shape[1] - 1 - q)
@@ -230,7 +227,7 @@ def _kept(
         yield is_written(execution, "state", index, (*steps, t, j), *where)
 
 
-def _placed(output: str, step: Step, write: Write, places: reference.Places, of: tuple[Form, ...]) -> Equation:
+def _placed(output: str, step: Step, write: Write, places: Any, of: tuple[Form, ...]) -> Equation:
     """Return that a write is of where row n of sequence b goes, which the reference writes: b, n and the further indices."""
     b, n, *others = of
     wanted = places.outer.at(b, n), places.inner.at(b, n), *others
@@ -241,7 +238,7 @@ def _placed(output: str, step: Step, write: Write, places: reference.Places, of:
 
 
 def _grid(step: Step, entries: bool) -> Iterator[Equation]:
-    """Yield that there is a block of each sequence and of all channels, and, if it makes one, of each entry that may be written."""
+    """Yield that there are blocks of all sequences, of all channels, and of all entries that may be written."""
     sequences = step.x.kv.form_shape[0]
     parts = [] if step.first is ZERO else [(block("z"), nf.form(step.cfg.D // (LANES * WIDTH)))]
     made = [(I, tensor(step.x.T).at())] if entries else []

@@ -117,7 +117,7 @@ class Places(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Values and logits [B, T, n, D] of the candidates of T entries of each sequence, and whether there is one, [B, T, n, 1]."""
+    """Values and logits [B, T, n, D] of the candidates of entries, and where there is one, [B, T, n, 1]."""
 
     values: Tensor
     logits: Tensor

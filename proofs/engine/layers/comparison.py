@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from lemmata.reference import arithmetic
 from lemmata.reference.contract import Contract, TensorSpec
 
 from ..base.errors import Unsupported
@@ -17,7 +20,7 @@ from ..forms import normal_form as nf
 from ..forms.entailment import Facts
 from ..forms.equations import Equation
 from ..forms.extended import Value
-from ..forms.normal_form import Form
+from ..forms.normal_form import ONE, Form
 from ..reference.pull_array import Integers, deciding
 from ..reference.symbolic_torch import SymbolicTensor, tensor
 
@@ -53,8 +56,21 @@ def integers(contract: Contract, spec: TensorSpec, dtype: torch.dtype) -> Intege
     return Integers(dtype, max(known.low, low), known.high if high is None else min(known.high, high - 1))
 
 
-def facts(contract: Contract) -> Facts:
-    """Return what a contract says of its sizes, shapes and elements, for the symbolic reading."""
+_IN_FORMS: arithmetic.Operators = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul},
+    ast.FloorDiv: lambda a, b: nf.apply("floordiv", a, b),
+    ast.Mod: lambda a, b: a - b * nf.apply("floordiv", a, b),
+    **{ast.Eq: lambda a, b: nf.zero(a - b), ast.NotEq: lambda a, b: ONE - nf.zero(a - b)},
+    **{ast.LtE: lambda a, b: nf.nonnegative(b - a), ast.Lt: lambda a, b: nf.nonnegative(b - a - 1)},
+    **{ast.GtE: lambda a, b: nf.nonnegative(a - b), ast.Gt: lambda a, b: nf.nonnegative(a - b - 1)},
+}
+
+
+def facts(contract: Contract, statics: Mapping[str, float] | None = None) -> Facts:
+    """Return what a contract says of its sizes, shapes and elements, for the symbolic reading.
+
+    ``statics`` are the values of its static parameters. Relations that mention others are left out.
+    """
     ranges: dict[str, tuple[int, Form | None]] = {}
     floats: dict[str, tuple[int | None, int | None]] = {}
     for name, low, high, of in ((s.name, s.elements.low, s.elements.high, s.dtypes[0]) for s in contract.inputs):
@@ -69,6 +85,10 @@ def facts(contract: Contract) -> Facts:
     for name, size in contract.sizes.items():
         known.bound(nf.variable(name), nf.form(size.high + 1))
         known.add(nf.nonnegative(nf.variable(name) - size.low))
+    values = {name: nf.form(int(value)) for name, value in (statics or {}).items() if value == int(value)}
+    values |= {name: nf.variable(name) for name in contract.sizes}
+    for relation in (r for r in contract.relations if arithmetic.names(r) <= values.keys()):
+        known.add(nf.form(arithmetic.evaluate(relation, values, _IN_FORMS)))
     return known
 
 

@@ -81,13 +81,13 @@ class Step:
     def candidates(self) -> dict[str, Abbreviation]:
         """Values and logits of candidate n of entry i of sequence b, by what they are read from.
 
-        Where there is none, the value is 0 and the logit -inf. Of more than a few, both are 0 if no entry is written.
+        Where there is none, the value is 0 and the logit -inf. Of more than a few, those alone are loaded that an entry needs
+        which is written.
         """
         values, logits, there = self.given
 
         def of(tensor: Any, none: Value, b: Form, i: Form, n: Form, c: Form) -> Value:
-            found = extended.select(there.at(b, i, n, ZERO), tensor.value(b, i, n, c), none)
-            return found if self.cfg.few else extended.select(self.places.written.at(b, i), found, Value(ZERO))
+            return extended.select(there.at(b, i, n, ZERO), tensor.value(b, i, n, c), none)
 
         def where(b: Form, i: Form, n: Form, c: Form) -> Form:
             return ONE if self.cfg.few else self.places.written.at(b, i)

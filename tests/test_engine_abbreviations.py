@@ -17,7 +17,7 @@ from lemmata.proofs.engine.execution.symbolic import block, execute
 from lemmata.proofs.engine.forms import extended
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms.entailment import Facts
-from lemmata.proofs.engine.forms.extended import Value
+from lemmata.proofs.engine.forms.extended import Indefinite, Value
 from lemmata.proofs.engine.forms.normal_form import ONE, ZERO, Form
 from lemmata.proofs.engine.layers.comparison import facts, symbolic_input
 from lemmata.proofs.engine.reference.pull_array import Extent, Integers, deciding
@@ -46,13 +46,28 @@ def logit(i: Form, t: Form, doubled: int = 2, odd: int = 1) -> Value:
     return extended.select(nf.nonnegative(i - 1), Value(nf.read("x", i)), first)
 
 
-def read(abbreviation: Abbreviation) -> Execution:
-    """Return the execution of the kernel, in which what it loads is abbreviated."""
+@T.prim_func
+def weighed_later(x: T.Tensor((count,), F32), out: T.Tensor((count, 32), F32)):
+    """exp of x - x, or NaN in the first block, which stores nothing."""
+    with T.Kernel(count, threads=32) as i:
+        loaded, top = T.alloc_fragment((32,), F32), T.alloc_fragment((1,), F32)
+        for t in T.Parallel(32):
+            loaded[t] = T.if_then_else(i >= 1, x[i], -T.infinity(F32))
+        T.reduce_max(loaded, top, dim=0)
+        for t in T.Parallel(32):
+            loaded[t] = T.exp(loaded[t] - top[0])
+        if i >= 1:
+            for t in T.Parallel(32):
+                out[i, t] = loaded[t]
+
+
+def read(abbreviation: Abbreviation, kernel: Any = weighed) -> Execution:
+    """Return the execution of a kernel, in which what it loads is abbreviated."""
 
     def loaded(place: tuple[Form, ...], value: Value) -> Any:
-        return (abbreviation, (block("x"), *place)) if "exp" not in str(value.form) else None
+        return (abbreviation, (block("x"), *place)) if "x[" in str(value.form) else None
 
-    return execute(weighed, facts=Facts(), reading=partial(Abbreviating, loaded))
+    return execute(kernel, facts=Facts(), reading=partial(Abbreviating, loaded))
 
 
 def test_what_is_computed_of_an_abbreviated_value_is_read_with_its_abbreviation() -> None:
@@ -65,12 +80,43 @@ def test_what_is_computed_of_an_abbreviated_value_is_read_with_its_abbreviation(
 
 
 @pytest.mark.parametrize("wrong", [{"doubled": 1}, {"odd": 0}])
-@pytest.mark.parametrize("cases", [ONE, nf.nonnegative(block("x") - 1), ZERO], ids=["one", "two", "the other"])
-def test_an_abbreviation_of_another_value_is_noticed(wrong: dict[str, int], cases: Form) -> None:
-    right = read(Abbreviation("logit", logit, lambda *_: cases))
-    assert [e.holds for e in right.equations] == [True]
-    execution = read(Abbreviation("logit", partial(logit, **wrong), lambda *_: cases))
+def test_an_abbreviation_of_another_value_is_noticed(wrong: dict[str, int]) -> None:
+    execution = read(Abbreviation("logit", partial(logit, **wrong)))
     assert [e.holds for e in execution.equations] == [False]
+
+
+def element(i: Form, t: Form, shift: int = 0) -> Value:
+    """What the other kernel loads in all blocks but the first."""
+    return Value(nf.read("x", i + shift))
+
+
+def after_the_first(i: Form, t: Form) -> Form:
+    return nf.nonnegative(i - 1)
+
+
+def test_of_what_an_abbreviation_is_elsewhere_nothing_may_be_stored() -> None:
+    with pytest.raises(Indefinite, match="inf"):
+        execute(weighed_later, facts=Facts())
+    execution = read(Abbreviation("element", element, after_the_first), weighed_later)
+    assert [e.holds for e in execution.equations] == [True]
+    with pytest.raises(Unsupported, match="a store of what comes of element"):
+        read(Abbreviation("element", element, after_the_first), weighed)
+
+
+@pytest.mark.parametrize(("shift", "where"), [(1, after_the_first), (0, lambda *_: ONE)], ids=["shifted", "everywhere"])
+def test_an_abbreviation_that_is_wrong_where_it_stands_for_a_value_is_noticed(shift: int, where: Any) -> None:
+    execution = read(Abbreviation("element", partial(element, shift=shift), where), weighed_later)
+    assert [e.holds for e in execution.equations] == [False]
+
+
+def test_one_name_is_of_one_abbreviation() -> None:
+    """The planted error: each store has an abbreviation of its own, and all have one name."""
+
+    def loaded(place: tuple[Form, ...], _: Value) -> Any:
+        return Abbreviation("element", element, after_the_first), (block("x"), *place)
+
+    with pytest.raises(ValueError, match="two abbreviations are named 'element'"):
+        execute(weighed_later, facts=Facts(), reading=partial(Abbreviating, loaded))
 
 
 # Integers

@@ -108,7 +108,7 @@ OF_POOL = {
     "the bias of another token": Planted("ape[n % cfg.ratio, c]", "ape[(n + 1) % cfg.ratio, c]", CANDIDATE),
     "a row of the call for the state's": Planted("row >= 0, x.gate", "row >= -1, x.gate", CANDIDATE),
     "a pooled entry that is not written": Planted(
-        "placed(x, to):\n                for", "active(x, to):\n                for", "entry "
+        "placed(x, to):\n                for", "active(x, to):\n                for", "a store of"
     ),
     "pooled of another entry": Planted("pooled[b, i, part *", "pooled[b, T.max(i, 1) - 1, part *", "pooled["),
     "a row of the next block": Planted("q, c = i * cfg.ratio + n", "q, c = (i + 1) * cfg.ratio + n", ROW),

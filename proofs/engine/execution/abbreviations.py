@@ -1,7 +1,8 @@
 """Values that a proof abbreviates where a kernel stores them, each shown to be what its abbreviation stands for.
 
 What is computed of them is then read with the abbreviations, and so is the reference: whatever holds of any numbers in their
-places holds of these. How such a value comes about, by which choices, matters where it is stored alone.
+places holds of these. How such a value comes about, by which choices, matters where it is stored alone. What a kernel computes
+where it stores nothing of it, be it NaN, is left aside: the range layer says nothing of it either.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..base.errors import Unsupported
 from ..forms import normal_form as nf
 from ..forms.equations import Equation
 from ..forms.extended import Value
-from ..forms.normal_form import ONE, ZERO, Form
+from ..forms.normal_form import ONE, Form
 from ..semantics.algebra import Memory
 from .invariants import Invariant
 from .outcome import Execution
@@ -23,7 +25,7 @@ from .symbolic import Symbols
 class Abbreviation:
     """A function by name, and the value that it stands for, from its arguments.
 
-    ``where``: a condition, a form that is 0 or 1, by which two cases are told apart to show that it does.
+    ``where``: where it stands for that, a form that is 0 or 1. Elsewhere it is any number, and nothing of it may be stored.
     """
 
     name: str
@@ -46,22 +48,34 @@ class Abbreviating(Symbols):
     def __init__(self, abbreviate: Abbreviate, execution: Execution, invariants: Mapping[str, Invariant]) -> None:
         super().__init__(execution, invariants)
         self._abbreviate = abbreviate
+        self._known: dict[str, Abbreviation] = {}
 
     def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """Store the abbreviation, if there is one, and record whether it stands for the value."""
         place = tuple(i.form for i in index)
         found = self._abbreviate(place, value) if memory.scope == "fragment" else None
         if found is not None:
-            abbreviation, arguments = found
-            meant, where = abbreviation.value(*arguments), abbreviation.where(*arguments)
-            statement = f"what is stored at [{', '.join(map(str, place))}] is {nf.apply(abbreviation.name, *arguments)}"
-            shown = self._same_where(where, value, meant) and self._same_where(ONE - where, value, meant)
-            self.execution.equations.append(Equation(statement, shown, value.form, meant.form))
-            short = abbreviation(*arguments)
-            value = Value(self.facts.decide_all(short.form), self.facts.decide_all(short.finite), short.sign)
+            value = self._abbreviated(place, value, *found)
+        elif memory.scope == "global":
+            self._check((value.form, value.finite, *place, *self.facts.path))
         super().store(memory, index, value)
 
-    def _same_where(self, condition: Form, a: Value, b: Value) -> bool:
-        """Return whether two values are equal where a condition holds."""
-        with self.facts.assuming(condition):
-            return condition is ZERO or self.execution.same(a, b)
+    def _abbreviated(
+        self, place: tuple[Form, ...], value: Value, by: Abbreviation, arguments: tuple[Form, ...]
+    ) -> Value:
+        if self._known.setdefault(by.name, by) is not by:
+            raise ValueError(f"two abbreviations are named {by.name!r}")
+        meant, decide = by.value(*arguments), self.facts.decide_all
+        statement = f"what is stored at [{', '.join(map(str, place))}] is {nf.apply(by.name, *arguments)}"
+        with self.facts.assuming(by.where(*arguments)):
+            shown = self.execution.same(value, meant)
+        self.execution.equations.append(Equation(statement, shown, value.form, meant.form))
+        short = by(*arguments)
+        return Value(decide(short.form), decide(short.finite), short.sign)
+
+    def _check(self, stored: Sequence[Form]) -> None:
+        """Raise Unsupported if what is stored for good may come of an abbreviation where that stands for nothing."""
+        atoms = map(nf.atom_of, frozenset().union(*map(nf.support, stored)))
+        for atom in (a for a in atoms if isinstance(a, nf.Apply) and a.function in self._known):
+            if not self.facts.holds(self._known[atom.function].where(*atom.arguments)):
+                raise Unsupported(f"a store of what comes of {atom.function}, where that may stand for nothing")

@@ -200,7 +200,7 @@ def compress_step(cfg: Config) -> T.PrimFunc:
 
 @T.macro
 def load_slice(at, first, x, to, ape, of):
-    """Read some channels of all candidates: values 0 and logits -inf where there is none, or no entry to be made."""
+    """Read some channels of all candidates: values 0 and logits -inf where there is none, and 0 if no entry is to be made."""
     cfg = at.cfg
     ahead = cfg.candidates - cfg.ratio  # candidates of the block before
     for n, t, j in T.Parallel(cfg.padded, LANES, WIDTH):
@@ -213,12 +213,16 @@ def load_slice(at, first, x, to, ape, of):
     for n, t, j in T.Parallel(cfg.padded, LANES, WIDTH):
         row, place = at.row - ahead + n, (at.position - ahead + n) % cfg.capacity
         c = first + T.if_then_else(n < ahead, 0, cfg.wide - cfg.D) + t * WIDTH + j
-        there = T.And(placed(x, to), T.And(n < cfg.candidates, T.Or(n >= ahead, at.before)))
+        there = T.And(n < cfg.candidates, T.Or(n >= ahead, at.before))
         bias = ape[n % cfg.ratio, c]
         of.logits[n, t, j] = T.if_then_else(
-            there,
-            T.if_then_else(row >= 0, x.gate[at.b, row, c], x.state[to.slot[0], place, 1, c]) + bias,
-            -T.infinity(F32),
+            placed(x, to),
+            T.if_then_else(
+                there,
+                T.if_then_else(row >= 0, x.gate[at.b, row, c], x.state[to.slot[0], place, 1, c]) + bias,
+                -T.infinity(F32),
+            ),
+            0,
         )
 
 

@@ -20,8 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial, reduce
-from operator import mul
+from functools import partial
 from typing import Any, NamedTuple
 
 import z3
@@ -39,7 +38,6 @@ from . import compressor_step
 from .engine.base.conditions import Condition
 from .engine.base.errors import Unsupported
 from .engine.base.report import LAYERS
-from .engine.execution.contents import Write
 from .engine.execution.invariants import Determined, Invariant, State
 from .engine.execution.outcome import Execution
 from .engine.execution.symbolic import block, execute
@@ -48,11 +46,12 @@ from .engine.forms.entailment import Facts
 from .engine.forms.equations import Equation
 from .engine.forms.extended import Value
 from .engine.forms.normal_form import ONE, ZERO, Form
-from .engine.layers.comparison import against, integers, symbolic_input
+from .engine.layers.comparison import against, symbolic_inputs
 from .engine.layers.lemmas import Theorem, lemma
 from .engine.reference.pull_array import Extent, deciding
 from .engine.verify import Compare, Compared
 from .suite import Proof
+from .written import is_written
 
 Formula = Callable[..., Any]
 SAFE = ("L0", "L1")
@@ -205,19 +204,12 @@ def _of_candidates_compared(cfg: Config, of: Formula, contract: Contract) -> Com
 
     def compare(kernel: Any, known: Facts) -> Compared:
         with deciding(known), nf.tiled(cfg.D, cfg.width):
-            of_values, of_logits = of(*_given(kernel, contract))
+            of_values, of_logits = of(*symbolic_inputs(kernel, contract).values())
             execution = execute(kernel, facts=known)
             at = Entries(cfg, block("x"))
             return execution, [*execution.equations, *_rows_compared(at, execution, of_values, of_logits)]
 
     return compare
-
-
-def _given(kernel: Any, contract: Contract) -> list[Any]:
-    """Return the symbolic inputs of a kernel."""
-    shapes = {b.name: [getattr(n, "name", n) for n in b.shape] for b in kernel.buffer_map.values()}
-    forms = {name: [nf.variable(n) if isinstance(n, str) else nf.form(int(n)) for n in s] for name, s in shapes.items()}
-    return [symbolic_input(s.name, forms[s.name], integers(contract, s, s.dtypes[0])) for s in contract.inputs]
 
 
 class Entries(NamedTuple):
@@ -248,11 +240,8 @@ def _chunks_compared(cfg: Config, of: Formula, contract: Contract) -> Compare:
     """Return the comparison of the backward of few candidates: of rows as above, and of the sums of each chunk."""
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        entries, chunks = nf.variable("T"), nf.variable("N")
-        known.add(nf.nonnegative(CHUNK * chunks - entries))
-        known.add(nf.nonnegative(entries + (CHUNK - 1) - CHUNK * chunks))
         with deciding(known), nf.tiled(cfg.D, cfg.width):
-            of_values, of_logits, of_weight = of(*_given(kernel, contract))
+            of_values, of_logits, of_weight = of(*symbolic_inputs(kernel, contract).values())
             sums = Sums(cfg, of_logits, of_weight)
             execution = execute(kernel, invariants={"e": sums.invariant()}, facts=known)
             at = Entries(cfg, CHUNK * block("x") + nf.variable("e.t"))
@@ -343,21 +332,7 @@ def _all_written(at: Entries, output: str, execution: Execution) -> Iterator[Equ
     for candidate, row, start in halves:
         for place in [r] if many else map(nf.form, range(cfg.ratio)):
             index = block("y"), row + place, first + start + t * width + j
-            steps = candidate + place, t, j
-            with known.assuming(nf.nonnegative(row)):
-                missed = reduce(mul, (ONE - _covered(w, index, steps) for w in execution.writes.get(output, [])), ONE)
-                shown = known.holds(ONE - missed)
-            yield Equation(f"{output}[{', '.join(map(str, index))}] is written", shown, missed, ZERO)
-
-
-def _covered(write: Write, index: tuple[Form, ...], steps: tuple[Form, ...]) -> Form:
-    """Return whether a write, in the last of these steps of its loops, is of an index: a form that is 0 or 1."""
-    at = dict(zip(write.axes, steps[-len(write.axes) :], strict=True))
-    values = {nf.number(axis.variable): step for axis, step in at.items()}
-    conditions = [nf.zero(i - nf.substitute(w, values)) for i, w in zip(index, write.index, strict=True)]
-    for axis, step in at.items():
-        conditions += [nf.nonnegative(step - axis.lower), nf.nonnegative(axis.lower + axis.extent - 1 - step)]
-    return reduce(mul, [*conditions, *(nf.substitute(c, values) for c in write.path)], ONE)
+            yield is_written(execution, output, index, (candidate + place, t, j), nf.nonnegative(row))
 
 
 def _chunks() -> Sequence[Condition]:

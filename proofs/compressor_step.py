@@ -3,6 +3,9 @@
 No two sequences of a call have one slot, nor two elements of the table one page: that is the contract's. So no block writes
 what another one reads or writes. Of the kernels that keep rows beside entries it is claimed of calls that are short enough, of
 the others of any.
+
+What they write is the reference's (``compressor_step_claims``): the entries, of ``compress_step_norm`` those of what
+``compress_step_pool`` pools, which is the reference's too, and the rows that states keep.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from ..kernels.compressor_step import Config
 from ..reference import compressor_step as reference
 from ..reference.compressor import BF16
 from ..reference.contract import Contract, Size, Static, TensorSpec
+from .compressor_step_claims import compared
+from .engine.base.report import LAYERS
 from .suite import Proof
 
 SAFE = ("L0", "L1")
@@ -60,11 +65,12 @@ def _contract_of(factory: Callable[..., Any], cfg: Config) -> Contract:
     return _contract(cfg, factory, "kv gate state slots offset", "state")
 
 
-def _proof(factory: Callable[..., Any], cfg: Config, layers: tuple[str, ...], **more: Any) -> Proof:
+def _proof(factory: Callable[..., Any], cfg: Config, layers: tuple[str, ...] = LAYERS, **more: Any) -> Proof:
     """Return the proof of one of the kernels."""
     given = {name: int(getattr(cfg, name)) for name in _STATICS}
     contract = _contract_of(factory, cfg)
-    return Proof("compressor", factory(cfg), contract, given, None, PASS_CONFIGS, layers=layers, **more)
+    compare = compared(cfg, contract) if "L2" in layers else None
+    return Proof("compressor", factory(cfg), contract, given, compare, PASS_CONFIGS, layers=layers, **more)
 
 
 FLAGSHIPS = Config(), Config(128, overlap=False, capacity=136), Config(D=128)
@@ -75,6 +81,8 @@ ROUNDED = Config(simulate_fp8=True)
 
 def proofs() -> Iterator[Proof]:
     """Yield the shipped kernels and other shapes."""
-    every = (kernel for cfg in (*FLAGSHIPS, *LONGER, ROUNDED) for kernel in kernels.step_kernels(cfg))
+    every = (kernel for cfg in (*FLAGSHIPS, *LONGER) for kernel in kernels.step_kernels(cfg))
     for factory, cfg in dict.fromkeys(every):
+        yield _proof(factory, cfg)
+    for factory, cfg in kernels.step_kernels(ROUNDED):
         yield _proof(factory, cfg, SAFE)

@@ -88,14 +88,40 @@ class Step(NamedTuple):
         return (self.kv.shape[1] + self.ratio - 1) // self.ratio
 
     @property
+    def start(self) -> Tensor:
+        """Return the first token of each sequence, [B, 1]."""
+        return self.offset.long().unsqueeze(-1)
+
+    @property
     def first(self) -> Tensor:
-        """Return the number of the first entry that each sequence may finish, [B]."""
-        return self.offset // self.ratio
+        """Return the number of the first entry that each sequence may finish, [B, 1]."""
+        return self.start // self.ratio
 
     @property
     def sequences(self) -> Tensor:
         """Return the numbers of the sequences, [B]."""
         return torch.arange(self.kv.shape[0], device=self.kv.device)
+
+    @property
+    def active(self) -> Tensor:
+        """Return whether each sequence has a state and a position, [B, 1]."""
+        return ((self.slots >= 0) & (self.slots < self.state.shape[0]) & (self.offset >= 0)).unsqueeze(-1)
+
+
+class Places(NamedTuple):
+    """Which rows [B, n] are written, and where each of them is: in which state or page, and in which row of that."""
+
+    written: Tensor
+    outer: Tensor
+    inner: Tensor
+
+
+class Candidates(NamedTuple):
+    """Values and logits [B, T, n, D] of the candidates of entries, and where there is one, [B, T, n, 1]."""
+
+    values: Tensor
+    logits: Tensor
+    there: Tensor
 
 
 def place(token: Tensor, x: Step) -> Tensor:
@@ -104,28 +130,51 @@ def place(token: Tensor, x: Step) -> Tensor:
     return token - capacity * (token // capacity)
 
 
-def pool(x: Step, T: int) -> Pooled:
-    """Pool the candidates of T entries of each sequence, the first that it may finish and those after it."""
+def candidates(x: Step, T: int) -> Candidates:
+    """Return the candidates of T entries of each sequence, the first that it may finish and those after it."""
     halves = x.kv.shape[-1] // x.D
     of_block = torch.arange((1 - halves) * x.ratio, x.ratio, device=x.kv.device)  # below 0 in the block before
-    entry = x.first.unsqueeze(-1) + torch.arange(T, device=x.kv.device)
+    entry = x.first + torch.arange(T, device=x.kv.device)
     token = (entry * x.ratio).unsqueeze(-1) + of_block
     own = (of_block >= 0).unsqueeze(-1)
-    there = own | (entry >= 1).unsqueeze(-1).unsqueeze(-1)
-    of_call = token - x.offset.view(-1, 1, 1)
+    of_call = token - x.start.unsqueeze(-1)
     given = x.sequences.view(-1, 1, 1), of_call.clamp(0, x.kv.shape[1] - 1)
     kept = x.slots.long().view(-1, 1, 1).clamp(0, x.state.shape[0] - 1), place(token, x)
     new = (of_call >= 0).unsqueeze(-1)
     values, logits = (torch.where(new, t[given], x.state[(*kept, n)]) for n, t in enumerate((x.kv, x.gate)))
     logits = logits + x.ape[of_block + x.ratio * (of_block < 0).long()]
     values, logits = (torch.where(own, t[..., -x.D :], t[..., : x.D]) for t in (values, logits))
-    return compressor.weighted(values, logits, there)
+    return Candidates(values, logits, own | (entry >= 1).unsqueeze(-1).unsqueeze(-1))
+
+
+def pool(x: Step, T: int) -> Pooled:
+    """Pool the candidates of T entries of each sequence."""
+    return compressor.weighted(*candidates(x, T))
 
 
 def entries(pooled: Tensor, x: Step, eps: float, dtype: torch.dtype, simulate_fp8: bool = False) -> Tensor:
     """Return the entries of what was pooled, as those of a whole sequence are made."""
-    given = Given(x.kv, x.gate, x.ape, x.norm_weight, x.rotation, x.first.long() * x.ratio, 0)
+    given = Given(x.kv, x.gate, x.ape, x.norm_weight, x.rotation, x.first * x.ratio, 0)
     return compressor.entries(pooled, given, eps, dtype, simulate_fp8)
+
+
+def places_of_entries(x: Step, T: int) -> Places:
+    """Return where T entries of each sequence go, those that the tokens finish and that have a place in the cache."""
+    (pages, page, _), columns = x.cache.shape, x.table.shape[1]
+    entry = x.first + torch.arange(T, device=x.kv.device)
+    done = (entry + 1) * x.ratio <= x.start + x.kv.shape[1]
+    column = entry // page
+    found = x.table.gather(1, column.clamp(0, columns - 1))
+    written = x.active & done & (column < columns) & (found >= 0) & (found < pages)
+    return Places(written, found, entry - page * column)
+
+
+def places_of_rows(x: Step) -> Places:
+    """Return where the tokens' rows go, the last ones, as many as a state has room for."""
+    S = x.kv.shape[1]
+    token = torch.arange(S, device=x.kv.device)
+    kept = x.active & (token >= S - x.state.shape[1])
+    return Places(kept, x.slots.unsqueeze(-1).expand(-1, S), place(x.start + token, x))
 
 
 def compress_step(
@@ -148,24 +197,15 @@ def compress_step(
     Entries are rounded to ``dtype``.
     """
     x = Step(kv, gate, ape, norm_weight, rotation, state, cache, table, slots, offset)
-    S, states = kv.shape[1], state.shape[0]
-    active = (slots >= 0) & (slots < states) & (offset >= 0)
-    if not (kv.numel() and states):
+    if not (kv.numel() and state.shape[0]):
         return
     if cache.numel() and table.numel():
-        out = entries(pool(x, x.T).total.to(dtype), x, eps, dtype, simulate_fp8)
-        _write(out, x, active)
-    token = offset.unsqueeze(-1) + torch.arange(max(S - state.shape[1], 0), S, device=kv.device)
+        pooled = pool(x, x.T).total.to(dtype)
+        _write(entries(pooled, x, eps, dtype, simulate_fp8), cache, places_of_entries(x, x.T))
     for n, rows in enumerate((kv, gate)):
-        state[slots[active].unsqueeze(-1), place(token, x)[active], n] = rows[active, -token.shape[1] :]
+        _write(rows, state[:, :, n], places_of_rows(x))
 
 
-def _write(out: Tensor, x: Step, active: Tensor) -> None:
-    """Write those entries that the tokens finish and that have a place into the cache."""
-    (pages, page, _), columns = x.cache.shape, x.table.shape[1]
-    entry = x.first.unsqueeze(-1) + torch.arange(out.shape[1], device=out.device)
-    done = (entry + 1) * x.ratio <= (x.offset + x.kv.shape[1]).unsqueeze(-1)
-    column = entry // page
-    found = x.table.gather(1, column.clamp(0, columns - 1))
-    written = active.unsqueeze(-1) & done & (column < columns) & (found >= 0) & (found < pages)
-    x.cache[found[written], (entry - page * column)[written]] = out[written].type_as(x.cache)
+def _write(rows: Tensor, into: Tensor, to: Places) -> None:
+    """Write those rows that go anywhere."""
+    into[to.outer[to.written], to.inner[to.written]] = rows[to.written].type_as(into)

@@ -64,12 +64,12 @@ class Execution:
                 wanted = reference(*write.index)
                 wanted = wanted if isinstance(wanted, Value) else Value(wanted)
                 form, finite = rewritten(meant.form, rewritings), rewritten(meant.finite, rewritings)
-                shown = self._same(Value(form, finite, meant.sign), wanted)
+                shown = self.same(Value(form, finite, meant.sign), wanted)
                 statement = f"{output}[{', '.join(map(str, write.index))}] is the reference's"
                 result.append(Equation(statement, shown, form, wanted.form, write.site))
         return result or [Equation(f"{output} is written", False, ZERO, ZERO)]
 
-    def _same(self, a: Value, b: Value) -> bool:
+    def same(self, a: Value, b: Value) -> bool:
         """Return whether two values are equal: finite at the same places, where an infinite value has the form 0."""
         finite = self.facts.decide_all(a.finite)
         alike = holds(finite, b.finite, self.facts) and (finite is ONE or a.sign == b.sign)

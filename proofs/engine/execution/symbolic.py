@@ -62,7 +62,7 @@ def execute(
     infinite: Sequence[str] = (),
     finite: Mapping[str, Callable[..., Form]] | None = None,
     most: float = 0,
-    reading: type[Symbols] | None = None,
+    reading: Callable[[Execution, Mapping[str, Invariant]], Symbols] | None = None,
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
 

@@ -137,7 +137,7 @@ class Facts:
             elif isinstance(inner, nf.Max) and self._integer(atom) and not nf.has_bound(atom):
                 entries = sorted(inner.entries, key=lambda v: v.id)
                 if largest := [v for v in entries if all(self.holds(nf.nonnegative(v - w)) for w in entries)]:
-                    values[atom] = largest[0]
+                    values[atom] = nf.substitute(largest[0], values)  # of what is inside: that comes first
         return nf.substitute(p, values)
 
     def _integer(self, number: int) -> bool:
@@ -217,6 +217,9 @@ class _Translation:
                 return value
             case nf.Apply("floordiv", (a, b)) if (b.constant or 0) > 0:
                 return self.integer(a) / self.integer(b)
+            case nf.Apply("floordiv", (a, b)):
+                of, by = self.integer(a), self.integer(b)
+                self.facts.append(z3.Implies(z3.And(of >= 0, by >= 1), z3.And(opaque >= 0, opaque <= of)))
             case nf.Indicator(relation, inner, True):
                 value = self.integer(inner)
                 return z3.If(value >= 0 if relation == "ge" else value == 0, 1, 0)

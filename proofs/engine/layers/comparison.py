@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from lemmata.reference import arithmetic
 from lemmata.reference.contract import Contract, TensorSpec
 
 from ..base.errors import Unsupported
@@ -17,10 +20,11 @@ from ..forms import normal_form as nf
 from ..forms.entailment import Facts
 from ..forms.equations import Equation
 from ..forms.extended import Value
-from ..forms.normal_form import Form
+from ..forms.normal_form import ONE, Form
 from ..reference.pull_array import Integers, deciding
 from ..reference.symbolic_torch import SymbolicTensor, tensor
 
+_LEAST = -(2**63)  # of any type of integers
 Finite = Callable[..., Form] | None
 Compared = tuple[Execution, Sequence[Equation]]
 # executes a kernel symbolically under some facts and compares its outputs with the reference
@@ -52,13 +56,26 @@ def integers(contract: Contract, spec: TensorSpec, dtype: torch.dtype) -> Intege
     return Integers(dtype, max(known.low, low), known.high if high is None else min(known.high, high - 1))
 
 
-def facts(contract: Contract) -> Facts:
-    """Return what a contract says of its sizes, shapes and elements, for the symbolic reading."""
+_IN_FORMS: arithmetic.Operators = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul},
+    ast.FloorDiv: lambda a, b: nf.apply("floordiv", a, b),
+    ast.Mod: lambda a, b: a - b * nf.apply("floordiv", a, b),
+    **{ast.Eq: lambda a, b: nf.zero(a - b), ast.NotEq: lambda a, b: ONE - nf.zero(a - b)},
+    **{ast.LtE: lambda a, b: nf.nonnegative(b - a), ast.Lt: lambda a, b: nf.nonnegative(b - a - 1)},
+    **{ast.GtE: lambda a, b: nf.nonnegative(a - b), ast.Gt: lambda a, b: nf.nonnegative(a - b - 1)},
+}
+
+
+def facts(contract: Contract, statics: Mapping[str, float] | None = None) -> Facts:
+    """Return what a contract says of its sizes, shapes and elements, for the symbolic reading.
+
+    ``statics`` are the values of its static parameters. Relations that mention others are left out.
+    """
     ranges: dict[str, tuple[int, Form | None]] = {}
     floats: dict[str, tuple[int | None, int | None]] = {}
     for name, low, high, of in ((s.name, s.elements.low, s.elements.high, s.dtypes[0]) for s in contract.inputs):
         if not of.is_floating_point:
-            ranges |= {} if low is None else {name: (low, None if high is None else _form(high))}
+            ranges[name] = _LEAST if low is None else low, None if high is None else _form(high)
         elif isinstance(high, str):
             raise Unsupported(f"{name}: floats below {high}, a size")
         elif (low, high) != (None, None):
@@ -68,7 +85,23 @@ def facts(contract: Contract) -> Facts:
     for name, size in contract.sizes.items():
         known.bound(nf.variable(name), nf.form(size.high + 1))
         known.add(nf.nonnegative(nf.variable(name) - size.low))
+    values = {name: nf.form(int(value)) for name, value in (statics or {}).items() if value == int(value)}
+    values |= {name: nf.variable(name) for name in contract.sizes}
+    for relation in (r for r in contract.relations if arithmetic.names(r) <= values.keys()):
+        known.add(nf.form(arithmetic.evaluate(relation, values, _IN_FORMS)))
     return known
+
+
+def symbolic_inputs(kernel: Any, contract: Contract) -> dict[str, SymbolicTensor]:
+    """Return the inputs of a kernel by name, in the contract's order, of the kernel's shapes and types."""
+    buffers = {b.name: b for b in kernel.buffer_map.values()}
+
+    def given(spec: TensorSpec) -> SymbolicTensor:
+        buffer = buffers[spec.name]
+        shape = [_form(getattr(n, "name", n)) for n in buffer.shape]
+        return symbolic_input(spec.name, shape, integers(contract, spec, getattr(torch, str(buffer.dtype))))
+
+    return {spec.name: given(spec) for spec in contract.inputs}
 
 
 def _form(value: Any) -> Form:
@@ -85,11 +118,10 @@ def against(
         buffers = {b.name: b for b in kernel.buffer_map.values()}
         types: dict[str, torch.dtype] = {name: getattr(torch, str(b.dtype)) for name, b in buffers.items()}
         shapes = {name: [_form(getattr(n, "name", n)) for n in b.shape] for name, b in buffers.items()}
-        given = ((s.name, shapes[s.name], integers(contract, s, types[s.name])) for s in contract.inputs)
-        inputs = [symbolic_input(*each) for each in given]
+        inputs = symbolic_inputs(kernel, contract)
         try:
             with deciding(known):
-                results = reference(*inputs)
+                results = reference(*inputs.values())
         except Unsupported:
             raise
         except Exception as error:  # whatever a reference does with what is no tensor of torch

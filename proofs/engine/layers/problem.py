@@ -60,7 +60,7 @@ class Problem:
         assert self.compare is not None
         try:
             with at_most(_ATOMS), one_proof():
-                return self.compare(self.kernel, facts(self.contract))
+                return self.compare(self.kernel, facts(self.contract, self.statics))
         except Unsupported as error:
             return error
 

@@ -114,11 +114,13 @@ class SymbolicTensor(Reshaping):
     def __rtruediv__(self, other: Any) -> SymbolicTensor:
         return recorded(tensor(other)._zip(self, extended.divide, whole=False))
 
-    def __floordiv__(self, divisor: int) -> SymbolicTensor:
-        if not self.integer or not isinstance(divisor, int) or divisor < 1:
-            raise Unsupported(f"a quotient, rounded down, by {divisor}")
-        floor = self.integer.settled()._replace(low=self.integer.low // divisor, high=self.integer.high // divisor)
-        return SymbolicTensor(self.form_shape, lambda *i: Value(nf.floordiv(self.at(*i), divisor)), integer=floor)
+    def __floordiv__(self, divisor: int | Extent) -> SymbolicTensor:
+        by = divisor.form if isinstance(divisor, Extent) else nf.form(divisor if isinstance(divisor, int) else 0)
+        if not self.integer or not arrays.natural(by - 1):
+            raise Unsupported(f"a quotient, rounded down, by {by if isinstance(divisor, Extent) else divisor}")
+        whole, least = self.integer.settled(), int(by.constant or 1)
+        floor = whole._replace(low=min(whole.low // least, 0), high=max(whole.high // least, 0))
+        return SymbolicTensor(self.form_shape, lambda *i: Value(nf.apply("floordiv", self.at(*i), by)), integer=floor)
 
     def __pow__(self, exponent: int) -> SymbolicTensor:
         if exponent != int(exponent):

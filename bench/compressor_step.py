@@ -44,11 +44,11 @@ def plain(*tensors: Tensor) -> None:
     x = reference.Step(*tensors)
     out = reference.entries(reference.pool(x, 1).total.bfloat16(), x, EPS, torch.bfloat16)
     page = x.cache.shape[1]
-    at = x.table.gather(1, (x.first // page).long().unsqueeze(1)).squeeze(1), x.first % page
-    done = (x.first + 1) * x.ratio == x.offset + 1
-    x.cache[at] = torch.where(done.unsqueeze(1), out[:, 0], x.cache[at])
+    at = x.table.gather(1, x.first // page), x.first % page
+    done = (x.first + 1) * x.ratio == x.start + 1
+    x.cache[at] = torch.where(done.unsqueeze(-1), out, x.cache[at])
     for n, rows in enumerate((x.kv, x.gate)):
-        x.state[x.slots, reference.place(x.offset, x), n] = rows[:, 0]
+        x.state[x.slots.unsqueeze(-1), reference.place(x.start, x), n] = rows
 
 
 def _call(op: Callable[..., object], B: int, ratio: int, D: int) -> Call:

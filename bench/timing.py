@@ -107,6 +107,7 @@ class _Replay:
 
 def measure(case: Case) -> list[Figure]:
     """Time every contender of a case; its memory is free again afterwards."""
+    torch.compiler.reset()  # of a function that it has compiled for many shapes, torch.compile runs the next as it is
     case.agree()
     replays = {name: _Replay(make, case.bytes) for name, make in case.contenders.items()}
     burst: dict[str, list[float]] = {name: [] for name in replays}

@@ -206,15 +206,38 @@ def through_fp8(cfg, y):
             y[t, j] = T.cast(T.cast(T.cast(y[t, j], F32) * inverse, FP8), F32) * scale
 
 
+class Last(NamedTuple):
+    """What the last steps to an entry take besides what was pooled: the norm's weights, and the angles."""
+
+    weight: Any
+    cos: Any
+    sin: Any
+
+
+def alloc_last(cfg: Config) -> Last:
+    """Return registers for them."""
+    cos, sin = (T.alloc_fragment((cfg.turning, cfg.width // 2), F32) for _ in range(2))
+    return Last(T.alloc_fragment((cfg.threads, cfg.width), F32), cos, sin)
+
+
 @T.macro
-def finish(at, x, norm_weight, rotation, out):
+def load_last(at, norm_weight, rotation, last):
+    """Read the norm's weights, and the angles of the entry's position."""
+    cfg = at.cfg
+    for t, j in T.Parallel(cfg.threads, cfg.width):
+        last.weight[t, j] = norm_weight[t * cfg.width + j]
+    load_angles(at, rotation, last.cos, last.sin)
+
+
+@T.macro
+def finish(at, x, last, out):
     """Normalise what was pooled and rounded, round, rotate the last channels, and write the entry."""
     cfg, width = at.cfg, at.cfg.width
     mean, still = T.alloc_fragment((1,), F32), cfg.threads - cfg.turning
     mean_square(cfg, x, mean)
     y, tail = T.alloc_fragment((cfg.threads, width), BF16), T.alloc_shared((cfg.turning, width), BF16)
     for t, j in T.Parallel(cfg.threads, width):
-        y[t, j] = norm_weight[t * width + j] * (x[t, j] * T.rsqrt(mean[0] + cfg.eps))
+        y[t, j] = last.weight[t, j] * (x[t, j] * T.rsqrt(mean[0] + cfg.eps))
     if cfg.simulate_fp8:
         through_fp8(cfg, y)
     for t, j in T.Parallel(cfg.threads, width):
@@ -222,13 +245,12 @@ def finish(at, x, norm_weight, rotation, out):
             out[at.b, at.i, t * width + j] = y[t, j]
         else:
             tail[t - still, j] = y[t, j]
-    cos, sin = (T.alloc_fragment((cfg.turning, width // 2), F32) for _ in range(2))
-    load_angles(at, rotation, cos, sin)
     for h in T.unroll(2):
         for t, k in T.Parallel(cfg.turning, width // 2):
             a, b = T.cast(tail[t, 2 * k], F32), T.cast(tail[t, 2 * k + 1], F32)
+            cos, sin = last.cos[t, k], last.sin[t, k]
             out[at.b, at.i, (still + t) * width + 2 * k + h] = T.if_then_else(
-                h == 0, a * cos[t, k] - b * sin[t, k], a * sin[t, k] + b * cos[t, k]
+                h == 0, a * cos - b * sin, a * sin + b * cos
             )
 
 
@@ -249,12 +271,13 @@ def compress_fwd(cfg: Config) -> T.PrimFunc:
         pooled: T.Tensor((B, L, cfg.D), BF16),
     ):
         with T.Kernel(L, B, threads=cfg.threads) as (i, b):
-            at = entry(cfg, i, b, offset)
+            at, last = entry(cfg, i, b, offset), alloc_last(cfg)
             own = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
             before = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
             load_own(at, kv, gate, ape, own)
             if cfg.overlap:
                 load_before(at, kv, gate, ape, before)
+            load_last(at, norm_weight, rotation, last)
             total, acc, x = (T.alloc_fragment(shape, F32) for _ in range(3))
             rounded = T.alloc_fragment(shape, BF16)
             pool(cfg, own, before, total, acc)
@@ -263,7 +286,7 @@ def compress_fwd(cfg: Config) -> T.PrimFunc:
             for t, j in T.Parallel(*shape):
                 pooled[b, i, t * cfg.width + j] = rounded[t, j]
             T.copy(rounded, x)
-            finish(at, x, norm_weight, rotation, out)
+            finish(at, x, last, out)
 
     return compress_fwd
 
@@ -334,11 +357,12 @@ def compress_norm(cfg: Config) -> T.PrimFunc:
         out: T.Tensor((B, L, cfg.D), BF16),
     ):
         with T.Kernel(L, B, threads=cfg.threads) as (i, b):
-            at = entry(cfg, i, b, offset)
+            at, last = entry(cfg, i, b, offset), alloc_last(cfg)
             x = T.alloc_fragment((cfg.threads, cfg.width), F32)
+            load_last(at, norm_weight, rotation, last)
             for t, j in T.Parallel(cfg.threads, cfg.width):
                 x[t, j] = pooled[b, i, t * cfg.width + j]
-            finish(at, x, norm_weight, rotation, out)
+            finish(at, x, last, out)
 
     return compress_norm
 

@@ -28,7 +28,9 @@ from .compressor import (
     WIDTH,
     Candidates,
     Entry,
+    alloc_last,
     finish,
+    load_last,
     pool,
     pool_slice,
 )
@@ -171,20 +173,22 @@ def compress_step(cfg: Config) -> T.PrimFunc:
             if active(x, to):
                 if finished(cfg, x, to):
                     to.page[0] = table[b, to.column[0]]
+                    # All that an entry needs is on its way before any of it is waited for, the page too.
+                    at, last = own_block(cfg, b, to), alloc_last(cfg)
+                    own = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
+                    before = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
+                    load_block(at, x, to.slot, ape, 0, own)
+                    if cfg.overlap:
+                        load_block(at, x, to.slot, ape, 1, before)
+                    load_last(at, norm_weight, rotation, last)
+                    total, acc, mean = (T.alloc_fragment(shape, F32) for _ in range(3))
+                    rounded = T.alloc_fragment(shape, BF16)
+                    pool(cfg, own, before, total, acc)
+                    for t, j in T.Parallel(*shape):
+                        rounded[t, j] = acc[t, j] / total[t, j]
+                    T.copy(rounded, mean)
                     if placed(x, to):
-                        at = own_block(cfg, b, to)
-                        own = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
-                        before = Candidates(*(T.alloc_fragment((cfg.ratio, *shape), F32) for _ in range(2)))
-                        load_block(at, x, to.slot, ape, 0, own)
-                        if cfg.overlap:
-                            load_block(at, x, to.slot, ape, 1, before)
-                        total, acc, mean = (T.alloc_fragment(shape, F32) for _ in range(3))
-                        rounded = T.alloc_fragment(shape, BF16)
-                        pool(cfg, own, before, total, acc)
-                        for t, j in T.Parallel(*shape):
-                            rounded[t, j] = acc[t, j] / total[t, j]
-                        T.copy(rounded, mean)
-                        finish(in_cache(at, x, to), mean, norm_weight, rotation, cache)
+                        finish(in_cache(at, x, to), mean, last, cache)
                 if cfg.keeps:
                     for r in T.unroll(cfg.ratio):
                         if i * cfg.ratio + r < S:
@@ -301,10 +305,12 @@ def compress_step_norm(cfg: Config) -> T.PrimFunc:
             if T.And(active(x, to), finished(cfg, x, to)):
                 to.page[0] = table[b, to.column[0]]
                 if placed(x, to):
+                    at, last = own_block(cfg, b, to), alloc_last(cfg)
                     mean = T.alloc_fragment((cfg.threads, cfg.width), F32)
+                    load_last(at, norm_weight, rotation, last)
                     for t, j in T.Parallel(cfg.threads, cfg.width):
                         mean[t, j] = pooled[b, i, t * cfg.width + j]
-                    finish(in_cache(own_block(cfg, b, to), x, to), mean, norm_weight, rotation, cache)
+                    finish(in_cache(at, x, to), mean, last, cache)
 
     return compress_step_norm
 

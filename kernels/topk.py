@@ -60,6 +60,11 @@ class Config:
         """Return how many entries of a row a block holds."""
         return self.threads * WARP
 
+    @property
+    def blocks(self) -> int:
+        """Return how many blocks are to fit a multiprocessor: as many as have 64 registers a thread, if that spills none."""
+        return 1024 // self.threads if self.threads > 128 else 1
+
 
 class Tensors(NamedTuple):
     """The tensors of a call; ``candidates`` are the indices to select from, None for all."""
@@ -198,6 +203,7 @@ def topk(cfg: Config) -> T.PrimFunc:
     @T.prim_func
     def topk(scores: T.Tensor((R, L), cfg.dtype), lengths: T.Tensor((M,), I32), out: T.Tensor((R, N, cfg.k), I32)):
         with T.Kernel(R, N, threads=cfg.threads) as (row, piece):
+            T.annotate_min_blocks_per_sm(cfg.blocks)
             length = length_of(cfg, lengths, row, M, L)
             entries = length - piece * cfg.piece
             select_piece(cfg, Tensors(scores, None, out), Piece(row, piece, length, entries, L))

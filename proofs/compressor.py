@@ -397,7 +397,11 @@ EQUIVALENTS = {
 OVERLAPPING = EQUIVALENTS | {
     "constant @ T.if_then_else(bx >= 1, kv[by, row, c], 0) -> T.if_then_else(bx >= 1, kv[by, row, c], 1)": ABSENT,
     "off by one @ bx >= 1 -> bx >= 0": ABSENT,
-}
+    "dropped operand @ chunk * 8 -> 8": ABSENT,
+    "dropped operand @ T.max((chunk * 8 + e) * 4 - 4, 0) -> (chunk * 8 + e) * 4 - 4":
+        "of an entry that has no block before it no row of that is read",
+    "loop start @ for r in 0:4 -> for r in 1:4": "the top is the first candidate's logit already",
+}  # fmt: skip
 APART = EQUIVALENTS | {
     "off by one @ bx >= 1 -> bx >= 0": ALWAYS,
     "off by one @ n < 0 -> n <= 0": "without overlap a row has one half: it begins at channel 0 in either case",

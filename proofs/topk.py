@@ -35,6 +35,7 @@ from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.semantics.semantics import serial_loops
 from .engine.verify import Compare, Compared
 from .suite import Proof
+from .topk_pieces import COMPOSED
 from .topk_runs import examples
 from .topk_selection import listed, sortable_key
 
@@ -267,6 +268,7 @@ LEMMAS: tuple[Lemma, ...] = (
             "two right rows select as many entries, so that the two sets are equal; ascending, they are one row"),
     Tested("exhaustive", "For all rows of up to three scores from NaN, -inf, -1, -0, 0, 1, inf, lengths -1 to 4, and pairs of "
            "indices -2 to 4: the criterion holds exactly of the result of reference/topk.py.", _exhaustive),
+    *COMPOSED,
 )  # fmt: skip
 
 

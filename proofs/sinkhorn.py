@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
 from itertools import combinations, product
 from typing import Any
 
@@ -29,6 +28,7 @@ from .engine.forms import normal_form as nf
 from .engine.forms.entailment import Facts
 from .engine.forms.extended import Value
 from .engine.forms.normal_form import Form
+from .engine.forms.ring import remembered
 from .engine.interpreter.interpret import interpret
 from .engine.layers.comparison import symbolic_input
 from .engine.layers.lemmas import Lemma, Tested, Theorem, lemma
@@ -57,18 +57,18 @@ def _loop(kernel: Any, at: int) -> str:
     return list(serial_loops(kernel).values())[at]
 
 
-@cache
+@remembered
 def _reference_forward(cfg: Config) -> tuple[SymbolicTensor, Sequence[Cut], Recurrence]:
     """Return the result, its divisions, and the states after each column step.
 
-    They are kept for all proofs of one configuration: the only constant, eps, is a double, taken as it is.
+    They are kept for a kernel and its mutants: the only constant, eps, is a double, taken as it is.
     """
     with cutting() as cuts:
         out = tensor(forward(*_inputs(cfg, "logits"), cfg.iterations, cfg.eps))
     return out, cuts, recurrence("x", cuts[1::2], cuts)  # cut 0 is the softmax, then column, row, column, ...
 
 
-@cache
+@remembered
 def _reference_backward(cfg: Config) -> tuple[SymbolicTensor, Sequence[Cut], Sequence[Recurrence]]:
     """Return the result, its divisions, and the states after column steps, after row steps, and of the derivative."""
     steps = cfg.iterations - 1

@@ -14,6 +14,7 @@ from . import cache
 from .base.report import Report
 from .compiler import extract
 from .compiler.extract import plain, prim_func
+from .forms.ring import forgetting
 from .layers.comparison import Compare, Compared, against
 from .layers.mutants import with_mutants
 from .layers.problem import Problem
@@ -71,11 +72,12 @@ def verify(
     digest = cache.key(problem.kernel, asked["cache_key"], question, effort, asked["share"])
     if asked["cache_key"] and asked["smt"] is None and (known := cache.load(digest)):
         return known
-    shown = tuple(layer(problem, name) for name in wanted if not asked["share"])
     name = str(problem.kernel.attrs["global_symbol"])
-    report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
-    if asked["mutate"]:
-        report = with_mutants(report, problem, wanted, asked["every"], asked["equivalents"] or {}, asked["share"])
+    with forgetting():
+        shown = tuple(layer(problem, name) for name in wanted if not asked["share"])
+        report = Report(name, contract.op, dict(problem.statics), cache.versions(), shown)
+        if asked["mutate"]:
+            report = with_mutants(report, problem, wanted, asked["every"], asked["equivalents"] or {}, asked["share"])
     if asked["cache_key"]:
         cache.save(digest, report)
     return report

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
 
 from . import normal_form as nf
 from .normal_form import Form
-from .ring import Atom, Rational, support_of
+from .ring import Atom, Rational, remembered, support_of
 
 _MOST = 2**14  # how many elements of sums are written out at most
 
@@ -39,7 +38,7 @@ def nested_condition(p: Form) -> int | None:
     return next((n for n in nested if _conditions(n) == {n}), None)
 
 
-@cache
+@remembered
 def _conditions(number: int) -> frozenset[int]:
     """Return the conditions in an atom, itself included, outside of sums and maxima."""
     atom = nf.atom_of(number)
@@ -77,7 +76,7 @@ def few_elements(p: Form) -> bool:
     return _elements(p) <= _MOST
 
 
-@cache
+@remembered
 def _elements(p: Form) -> Rational:
     """Return how many elements are written out: those of sums inside a sum once for each element of that."""
     count: Rational = 0

@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, reduce
-from typing import ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from ..base.errors import Unsupported
 from ..base.setting import Setting
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Rational = int | Fraction
 Monomial = tuple[tuple[int, Rational], ...]
 """(atom, exponent) pairs by rising atom number; exponents are integers but for those of exps."""
@@ -134,10 +136,42 @@ class Polynomial(Atom):
         return of_terms({tuple((a, -e * exponent) for a, e in monomial): Fraction(coefficient) ** -int(exponent)})
 
 
-_ATOMS: list[Atom] = []
+_ATOMS: dict[int, Atom] = {}
 _NUMBER: dict[Atom, int] = {}
 _FORMS: dict[frozenset[tuple[Monomial, Rational]], Form] = {}
+_numbers, _ids = itertools.count(), itertools.count()
 _limit = Setting(math.inf)
+_forgetting = Setting(False)
+_remembered: list[Any] = []
+
+
+def remembered(function: Callable[P, T]) -> Callable[P, T]:
+    """Keep what a function returns, which is of forms or atoms, until they are forgotten."""
+    kept = cache(function)
+    _remembered.append(kept)
+    return kept  # type: ignore[return-value]
+
+
+@contextmanager
+def forgetting() -> Iterator[None]:
+    """Forget at the end of the outermost such block which forms and atoms were made in it.
+
+    Their numbers are given to no others: who keeps one of them proves nothing with it.
+    """
+    if _forgetting.value:
+        yield
+        return
+    tables: Sequence[dict[Any, Any]] = _ATOMS, _NUMBER, _FORMS
+    lengths = [len(table) for table in tables]
+    try:
+        with _forgetting.set_to(True):
+            yield
+    finally:
+        for table, length in zip(tables, lengths, strict=True):
+            for key in list(itertools.islice(table, length, None)):
+                del table[key]
+        for kept in _remembered:
+            kept.cache_clear()
 
 
 def at_most(new: int) -> AbstractContextManager[float]:
@@ -155,8 +189,8 @@ def number_of(atom: Atom) -> int:
     if atom not in _NUMBER:
         if len(_ATOMS) >= _limit.value:
             raise Unsupported("more atoms than are allowed: terms grow out of hand")
-        _NUMBER[atom] = len(_ATOMS)
-        _ATOMS.append(atom)
+        number = next(_numbers)
+        _NUMBER[atom], _ATOMS[number] = number, atom
     return _NUMBER[atom]
 
 
@@ -190,7 +224,7 @@ def of_terms(terms: dict[Monomial, Rational]) -> Form:
     found = _FORMS.get(key)
     if found is None:
         found = Form()
-        found.terms, found.id = terms, len(_FORMS)
+        found.terms, found.id = terms, next(_ids)
         _FORMS[key] = found
     return found
 
@@ -268,19 +302,19 @@ def _inverse(p: Form) -> Form:
     return of_terms({_product(inverse, last): Fraction(1) / leading})
 
 
-@cache
+@remembered
 def conditional(p: Form) -> bool:
     """Return whether an idempotent atom is a factor in a form."""
     return any(_ATOMS[a].idempotent for m in p.terms for a, _ in m)
 
 
-@cache
+@remembered
 def support(p: Form) -> frozenset[int]:
     """Return the numbers of all atoms of a form, at any depth."""
     return frozenset().union(*(support_of(a) for m in p.terms for a, _ in m))
 
 
-@cache
+@remembered
 def support_of(number: int) -> frozenset[int]:
     """Return the number of an atom, and those of all atoms inside it."""
     return frozenset({number}).union(*(support(f) for f in _ATOMS[number].children()))
@@ -291,19 +325,19 @@ def _level(atom: Atom) -> int:
     return getattr(atom, "level", 0)
 
 
-@cache
+@remembered
 def height(p: Form) -> int:
     """Return the largest level of an atom inside that binds a variable."""
     return max((_level(a) for a in map(atom_of, support(p)) if a.binds), default=0)
 
 
-@cache
+@remembered
 def levels(p: Form) -> frozenset[int]:
     """Return the levels of the bound variables on which a form depends, those that it binds itself left out."""
     return frozenset[int]().union(*(free_levels(a) for m in p.terms for a, _ in m))
 
 
-@cache
+@remembered
 def free_levels(number: int) -> frozenset[int]:
     """Return the same of an atom."""
     atom = _ATOMS[number]

@@ -27,8 +27,8 @@ from .engine.execution.symbolic import Execution
 from .engine.forms import normal_form as nf
 from .engine.forms.entailment import Facts
 from .engine.forms.extended import Value
+from .engine.forms.forgetting import remembered
 from .engine.forms.normal_form import Form
-from .engine.forms.ring import remembered
 from .engine.interpreter.interpret import interpret
 from .engine.layers.comparison import symbolic_input
 from .engine.layers.lemmas import Lemma, Tested, Theorem, lemma

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lemmata.proofs.engine.forms import forgetting as memory
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.forms import ring
-from lemmata.proofs.engine.forms.ring import forgetting
+from lemmata.proofs.engine.forms.forgetting import forgetting
 
 
 def sizes() -> tuple[int, ...]:
@@ -33,7 +34,7 @@ def test_tables_are_as_long_as_before_and_nothing_is_remembered_of_the_rest() ->
         assert nf.variable("u3") is inner, "the outermost alone forgets"
         assert sizes() > length
     assert sizes() == length
-    assert all(kept.cache_info().currsize == 0 for kept in ring._remembered)
+    assert all(kept.cache_info().currsize == 0 for kept in memory._remembered)
 
 
 def fail() -> None:

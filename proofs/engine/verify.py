@@ -14,7 +14,7 @@ from . import cache
 from .base.report import Report
 from .compiler import extract
 from .compiler.extract import plain, prim_func
-from .forms.ring import forgetting
+from .forms.forgetting import forgetting
 from .layers.comparison import Compare, Compared, against
 from .layers.mutants import with_mutants
 from .layers.problem import Problem

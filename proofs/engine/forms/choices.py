@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator
 
 from . import normal_form as nf
+from .forgetting import remembered
 from .normal_form import Form
-from .ring import Atom, Rational, remembered, support_of
+from .ring import Atom, Rational, support_of
 
 _MOST = 2**14  # how many elements of sums are written out at most
 

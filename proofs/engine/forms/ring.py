@@ -16,18 +16,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, reduce
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from functools import reduce
+from typing import ClassVar
 
 from ..base.errors import Unsupported
 from ..base.setting import Setting
+from .forgetting import remembered, table
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Rational = int | Fraction
 Monomial = tuple[tuple[int, Rational], ...]
 """(atom, exponent) pairs by rising atom number; exponents are integers but for those of exps."""
@@ -136,42 +135,14 @@ class Polynomial(Atom):
         return of_terms({tuple((a, -e * exponent) for a, e in monomial): Fraction(coefficient) ** -int(exponent)})
 
 
-_ATOMS: dict[int, Atom] = {}
-_NUMBER: dict[Atom, int] = {}
-_FORMS: dict[frozenset[tuple[Monomial, Rational]], Form] = {}
-_numbers, _ids = itertools.count(), itertools.count()
+_ATOMS: dict[int, Atom] = table()
+_NUMBER: dict[Atom, int] = table()
+_FORMS: dict[frozenset[tuple[Monomial, Rational]], Form] = table()
+_numbers, _ids = (
+    itertools.count(),
+    itertools.count(),
+)  # never begun anew, so that what is forgotten is taken for nothing else
 _limit = Setting(math.inf)
-_forgetting = Setting(False)
-_remembered: list[Any] = []
-
-
-def remembered(function: Callable[P, T]) -> Callable[P, T]:
-    """Keep what a function returns, which is of forms or atoms, until they are forgotten."""
-    kept = cache(function)
-    _remembered.append(kept)
-    return kept  # type: ignore[return-value]
-
-
-@contextmanager
-def forgetting() -> Iterator[None]:
-    """Forget at the end of the outermost such block which forms and atoms were made in it.
-
-    Their numbers are given to no others: who keeps one of them proves nothing with it.
-    """
-    if _forgetting.value:
-        yield
-        return
-    tables: Sequence[dict[Any, Any]] = _ATOMS, _NUMBER, _FORMS
-    lengths = [len(table) for table in tables]
-    try:
-        with _forgetting.set_to(True):
-            yield
-    finally:
-        for table, length in zip(tables, lengths, strict=True):
-            for key in list(itertools.islice(table, length, None)):
-                del table[key]
-        for kept in _remembered:
-            kept.cache_clear()
 
 
 def at_most(new: int) -> AbstractContextManager[float]:

@@ -132,14 +132,14 @@ def on_both(model, device, how):
 
 
 def context_parallel(device, batches):
-    """In bf16, two ranks together err no more than twice as much as one that is untouched."""
+    """In bf16, two ranks together err no more than twice as much as one that is untouched, and choose no more otherwise."""
     queries = slice(dist.get_rank() * 32, (dist.get_rank() + 1) * 32)
     for name, (how, expected) in batches.items():
         model, picks, alone = tiny(BF16, index_head_dim=64).to(device), Picks(), on(device, {"input_ids": IDS, **how})
         with picks.record(model):
             plain = step(model, alone, LABELS.to(device))
         right_model = copy.deepcopy(model).double().cpu()
-        with picks.keep(right_model), Double():
+        with picks.keep(right_model) as exact, Double():
             right = step(right_model, {"input_ids": IDS, **how}, LABELS)
         ours, calls = apply_to(copy.deepcopy(model), strict=True), Dispatches()
         with picks.keep(ours, (slice(None), queries)) as rows, calls:
@@ -147,7 +147,7 @@ def context_parallel(device, batches):
         assert beyond(got, plain, right) == {}, (name, beyond(got, plain, right))
         assert of_attention(calls.calls) == expected, (name, calls.calls)
         assert {op: calls.calls[op] for op in ALL_CALLS} == ALL_CALLS, (name, calls.calls)
-        assert rows["moved"] < rows["made"] / 10
+        assert rows["moved"] <= 2 * exact["moved"] + 2, (name, rows, exact)  # of half of the tokens
         assert {path.reason for path in paths(ours).values()} == {None}
 
 

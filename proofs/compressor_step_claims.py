@@ -42,7 +42,7 @@ from .engine.verify import Compare, Compared
 from .written import is_written
 
 ROWS = ("kv", "gate")  # what a state keeps of a token, in this order
-I, B = block("x"), block("y")  # noqa: E741  a block's entry after the first, and its sequence
+ENTRY, SEQUENCE = block("x"), block("y")  # of a block: its entry after the first, and its sequence
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Step:
         ((name, channel),), (n, t, j), cfg = channels.items(), place, self.cfg
         if cfg.few and self.known.holds(nf.nonnegative(channel - (cfg.wide - cfg.D))):  # of its own block
             n = n + (cfg.candidates - cfg.ratio)
-        return self.candidates[name], (B, I, n, self.first + self.lanes[1] * t + j)
+        return self.candidates[name], (SEQUENCE, ENTRY, n, self.first + self.lanes[1] * t + j)
 
     @property
     def lanes(self) -> tuple[int, int]:
@@ -163,24 +163,24 @@ def _pooled(step: Step, execution: Execution) -> Iterator[Equation]:
         with step.known.assuming(*write.path):
             yield Equation(f"entry {i} of {b} is written", step.known.holds(written), written, ONE, write.site)
     t, j = step.variables(t=LANES, j=WIDTH)
-    index = B, I, step.first + WIDTH * t + j
-    yield is_written(execution, "pooled", index, (t, j), step.places.written.at(B, I))
+    index = SEQUENCE, ENTRY, step.first + WIDTH * t + j
+    yield is_written(execution, "pooled", index, (t, j), step.places.written.at(SEQUENCE, ENTRY))
 
 
 def _entries(step: Step, execution: Execution, pooled: Any) -> Iterator[Equation]:
     """Yield that the entries of what was pooled are written into the cache, each in its place, and nothing else."""
     cfg = step.cfg
     out: Any = reference.entries(pooled.to(BF16), step.x, cfg.eps, BF16)
-    yield from execution.compare("cache", lambda *index: out.value(B, I, index[-1]))
+    yield from execution.compare("cache", lambda *index: out.value(SEQUENCE, ENTRY, index[-1]))
     for write in execution.writes.get("cache", []):
-        yield _placed("cache", step, write, step.places, (B, I, write.index[-1]))
+        yield _placed("cache", step, write, step.places, (SEQUENCE, ENTRY, write.index[-1]))
     still, width = cfg.threads - cfg.turning, cfg.width
     t, j = step.variables(t=still, j=width)
     u, k = step.variables(t=cfg.turning, k=width // 2)
     channels = [(width * t + j, (t, j)), *((width * (still + u) + 2 * k + h, (u, k)) for h in (0, 1))]
     for c, steps in channels:
-        index = step.places.outer.at(B, I), step.places.inner.at(B, I), c
-        yield is_written(execution, "cache", index, steps, step.places.written.at(B, I))
+        index = step.places.outer.at(SEQUENCE, ENTRY), step.places.inner.at(SEQUENCE, ENTRY), c
+        yield is_written(execution, "cache", index, steps, step.places.written.at(SEQUENCE, ENTRY))
 
 
 def _rows(step: Step, execution: Execution, entries: bool) -> Iterator[Equation]:
@@ -198,11 +198,11 @@ def _rows(step: Step, execution: Execution, entries: bool) -> Iterator[Equation]
         yield _placed("state", step, write, places, (b, q, nf.form(ROWS.index(read.buffer)), c))
     S, q = step.x.kv.form_shape[1], nf.fresh("q")
     step.known.bound(q, S)
-    blocks, of = step.known.below[nf.number(I)], nf.floordiv(q, step.cfg.ratio) if entries else S - 1 - q
-    with step.known.assuming(places.written.at(B, q)):
+    blocks, of = step.known.below[nf.number(ENTRY)], nf.floordiv(q, step.cfg.ratio) if entries else S - 1 - q
+    with step.known.assuming(places.written.at(SEQUENCE, q)):
         there = step.known.holds(nf.nonnegative(of) * nf.nonnegative(blocks - 1 - of))
     yield Equation("each row that is kept is of a block", there, of, blocks)
-    for row, steps in _rows_of_block(step) if entries else [(S - 1 - I, ())]:
+    for row, steps in _rows_of_block(step) if entries else [(S - 1 - ENTRY, ())]:
         yield from _kept(step, execution, places, row, steps)
 
 
@@ -210,20 +210,20 @@ def _rows_of_block(step: Step) -> Iterator[tuple[Form, tuple[Form, ...]]]:
     """Yield the rows of a block that makes an entry, and the steps of loops by which they are kept."""
     ratio = step.cfg.ratio
     if step.cfg.few:
-        yield from ((ratio * I + r, ()) for r in range(ratio))
+        yield from ((ratio * ENTRY + r, ()) for r in range(ratio))
         return
     for start in range(0, ratio, GROUPS):
         (r,) = step.variables(r=min(GROUPS, ratio - start))
-        yield ratio * I + start + r, (r,)
+        yield ratio * ENTRY + start + r, (r,)
 
 
 def _kept(step: Step, execution: Execution, places: Any, q: Form, steps: tuple[Form, ...]) -> Iterator[Equation]:
     """Yield that a block keeps its channels of row q, if that is one of the call that is kept."""
     t, j = step.variables(t=step.lanes[0], j=step.lanes[1])
-    where = places.written.at(B, q), nf.nonnegative(step.x.kv.form_shape[1] - 1 - q)
+    where = places.written.at(SEQUENCE, q), nf.nonnegative(step.x.kv.form_shape[1] - 1 - q)
     for n, half in itertools.product(range(len(ROWS)), range(step.cfg.halves)):
         c = half * step.cfg.D + step.first + step.lanes[1] * t + j
-        index = places.outer.at(B, q), places.inner.at(B, q), nf.form(n), c
+        index = places.outer.at(SEQUENCE, q), places.inner.at(SEQUENCE, q), nf.form(n), c
         yield is_written(execution, "state", index, (*steps, t, j), *where)
 
 
@@ -241,7 +241,7 @@ def _grid(step: Step, entries: bool) -> Iterator[Equation]:
     """Yield that there are blocks of all sequences, of all channels, and of all entries that may be written."""
     sequences = step.x.kv.form_shape[0]
     parts = [] if step.first is ZERO else [(block("z"), nf.form(step.cfg.D // (LANES * WIDTH)))]
-    made = [(I, tensor(step.x.T).at())] if entries else []
-    for index, extent in ((B, sequences), *parts, *made):
+    made = [(ENTRY, tensor(step.x.T).at())] if entries else []
+    for index, extent in ((SEQUENCE, sequences), *parts, *made):
         found = step.known.below[nf.number(index)]
         yield Equation(f"{index} is below {extent}", step.known.same(found, extent), found, extent)

@@ -28,7 +28,7 @@ def remembered(function: Callable[P, T]) -> Callable[P, T]:
     """Keep what a function returns, which is of what the tables hold, until they forget."""
     kept = cache(function)
     _remembered.append(kept)
-    return kept  # type: ignore[return-value]
+    return kept  # type: ignore[return-value]  # the type of what cache returns forgets the parameters
 
 
 @contextmanager

@@ -59,8 +59,11 @@ def calls(*, recorded: bool = False) -> dict[str, Call]:
     keys, sink = (torch.zeros(1, WINDOW, 512, dtype=BF16), torch.zeros(1, T, 512, dtype=BF16)), torch.zeros(64)
     indices = torch.zeros(1, 1, 512, dtype=I32)
     index = (torch.zeros(1, 1, 64, 128, dtype=BF16, requires_grad=recorded), torch.zeros(1, T, 128, dtype=BF16))
-    weights, logits = torch.zeros(1, 1, 64), torch.zeros(1, 4, 4, requires_grad=recorded)
+    weights, logits = torch.zeros(1, 1, 64), torch.zeros(1, 1, 4, 4, requires_grad=recorded)
     rows = torch.zeros(1, 2 * RATIO, 1024, requires_grad=recorded), torch.zeros(1, 2 * RATIO, 1024)
+    streams = torch.zeros(1, 1, 4, 4096, dtype=BF16, requires_grad=recorded)
+    layer, post = torch.zeros(1, 1, 4096, dtype=BF16), torch.zeros(1, 1, 4)
+    of_streams = torch.zeros(24, 4 * 4096), torch.zeros(3), torch.zeros(24)
     of_entries = torch.zeros(RATIO, 1024), torch.zeros(512), torch.zeros(CONTEXT, 32, 2)
     found: dict[str, Call] = {
         "sinkhorn": functools.partial(lemmata.sinkhorn, logits),
@@ -68,6 +71,11 @@ def calls(*, recorded: bool = False) -> dict[str, Call]:
         "csa, offset a number": functools.partial(lemmata.csa, q, *keys, indices, sink, offset=CONTEXT - 1),
         "hca": functools.partial(lemmata.hca, q, *keys, sink, offset=offset),
         "swa": functools.partial(lemmata.swa, q, keys[0], sink, offset=offset),
+        "mhc_pre": functools.partial(lemmata.mhc_pre, streams, *of_streams),
+        "mhc_post": functools.partial(lemmata.mhc_post, streams, layer, post, logits),
+        "mhc_head": functools.partial(
+            lemmata.mhc_head, streams, of_streams[0][:4], of_streams[1][:1], of_streams[2][:4]
+        ),
         "compress": functools.partial(lemmata.compress, *rows, *of_entries, offset=offset, past=RATIO),
         "indexer_scores, bf16": functools.partial(lemmata.indexer_scores, *index, weights, offset=offset),
     }

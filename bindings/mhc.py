@@ -13,7 +13,7 @@ from ..operators import Kernel
 from ..reference import mhc as reference
 from ..reference.contract import Contract, TensorSpec
 from .flops import Formula, Shape
-from .registry import Implementation, check, define, plain
+from .registry import Implementation, check, define, plain, short
 from .tokens import contiguous, in_chunks
 from .vmap import Rule, leading, one_by_one
 
@@ -135,6 +135,7 @@ _post_pre_bwd = _define(
 _post_pre_fwd = _define(
     reference.MHC_POST_PRE, reference.mhc_post_pre, (_POST_PRE, "forward"), _flops_of_post_pre, _post_pre_bwd
 )
+_pre_call, _post_call, _post_pre_call, _head_call = map(short, (_pre_fwd, _post_fwd, _post_pre_fwd, _head_fwd))
 
 
 def shipped(model: Model) -> Iterator[Kernel]:
@@ -192,7 +193,7 @@ def mhc_post(x: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     Formula: arXiv 2606.19348, section 2.2, with the rounding of DeepSeek-V4's released inference code.
     """
     check(reference.MHC_POST, x, y, post, comb)
-    return _post_fwd(x, y, post, comb)  # type: ignore[no-any-return]
+    return _post_call(x, y, post, comb)  # type: ignore[no-any-return]
 
 
 def mhc_pre(
@@ -235,7 +236,7 @@ def mhc_pre(
     """
     iterations, eps, norm_eps = plain(iterations), plain(eps), plain(norm_eps)
     check(reference.MHC_PRE, x, fn, scale, base, iterations=iterations, eps=eps, norm_eps=norm_eps)
-    return _pre_fwd(x, fn, scale, base, iterations, eps, norm_eps)  # type: ignore[no-any-return]
+    return _pre_call(x, fn, scale, base, iterations, eps, norm_eps)  # type: ignore[no-any-return]
 
 
 def mhc_post_pre(
@@ -287,7 +288,7 @@ def mhc_post_pre(
     statics = {"iterations": iterations, "eps": eps, "norm_eps": norm_eps}
     tensors = x, y, post, comb, fn, scale, base, norm_weight
     check(reference.MHC_POST_PRE, *tensors, **statics)
-    return _post_pre_fwd(*tensors, iterations, eps, norm_eps)[:4]  # type: ignore[no-any-return]
+    return _post_pre_call(*tensors, iterations, eps, norm_eps)[:4]  # type: ignore[no-any-return]
 
 
 def mhc_head(
@@ -318,4 +319,4 @@ def mhc_head(
     """
     eps, norm_eps = plain(eps), plain(norm_eps)
     check(reference.MHC_HEAD, x, fn, scale, base, eps=eps, norm_eps=norm_eps)
-    return _head_fwd(x, fn, scale, base, eps, norm_eps)  # type: ignore[no-any-return]
+    return _head_call(x, fn, scale, base, eps, norm_eps)  # type: ignore[no-any-return]

@@ -327,6 +327,21 @@ def layer() -> str:
     return table(header, found) if found else "Not measured on a card yet."
 
 
+def decode_step() -> str:
+    """Return what an eager decode step costs on each card, from the records that ``bench/decode_step.py`` writes."""
+    found = []
+    for path in sorted((ROOT / "bench" / "results" / "decode_step").glob("*.json")):
+        record = json.loads(path.read_text())
+        theirs, ours = ({row["model"]: row for row in record["rows"]}[name] for name in ("transformers", "lemmata"))
+        calls = sum(each["calls"] for each in ours["calls"].values())
+        times = f"{theirs['step_ms']:.1f} ms", f"{ours['step_ms']:.1f} ms"
+        found.append(
+            [record["device"], str(record["tokens"]), *times, f"{ours['inside_ms']:.2f} ms in {calls:.0f} calls"]
+        )
+    header = "card | tokens | untouched | on lemmata | the host inside lemmata"
+    return table(header, found) if found else "Not measured on a card yet."
+
+
 def rooms() -> str:
     """Return the first paragraphs of the engine's rooms, from the lowest room up."""
     parts = []
@@ -343,6 +358,7 @@ GENERATED: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/figures.md": {"faster": faster, "figures": figures},
     "docs/training.md": {"training": training},
     "docs/automodel.md": {"automodel": automodel},
+    "docs/transformers.md": {"decode step": decode_step},
     "docs/engine.md": {"rooms": rooms},
     "docs/proofs.md": {"verdicts": verdicts, "named": named},
     "docs/public_kernels.md": {

@@ -11,8 +11,11 @@ numbers: then rounding to bf16 stays within FlashMLA's tolerances, and an entry 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -23,6 +26,7 @@ from lemmata.bench.pages import DATA, PAGE, SCALES, D, pages, random_rows
 from lemmata.bench.peers import Gradients, difference, find, require_near
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Case
+from lemmata.bindings.splits import VARIABLE
 
 WINDOW, SCALE = 128, D**-0.5
 DRAFTED = 8  # queries of a sequence at most at decode, with those of speculative decoding
@@ -212,6 +216,23 @@ def case(
     queries = f"decode {B} x {S}" if 1 < S <= DRAFTED else f"decode {B}" if decode else f"prefill {S}"
     shape = f"{queries}, {H} heads{f', {some}{T} entries' if T else ''}"
     return Case(op, shape, traffic, least, why, limit, contenders, absent, agree)
+
+
+def in_one_split(case: Case) -> Case:
+    """Return a case of decode with the keys of a query in one split."""
+
+    def asked(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run() -> Any:
+            with patch.dict(os.environ, {VARIABLE: "1"}):
+                return call()
+
+        return run
+
+    ours = case.contenders["lemmata"]
+    contenders = {**case.contenders, "lemmata": lambda: asked(ours())}
+    return replace(
+        case, shape=f"{case.shape}, one split", limit_us=None, contenders=contenders, agree=asked(case.agree)
+    )
 
 
 FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's or a peer's, each rounded to bf16

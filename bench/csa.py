@@ -98,7 +98,7 @@ def _backward(H: int, T: int, K: int, limit: float | None = None) -> Case:
 def cases() -> Iterator[Case]:
     """Yield prefill of Flash, of Pro, of Flash's heads on one of 8 or 4 devices, and over many entries.
 
-    Then decode of Flash, with one query of a sequence and with four, and of Pro.
+    Then decode of Flash, with one query of a sequence and with four, and of Pro; and some of these with the keys in one split.
     Then the backward of Flash, over few and many entries, of Pro, and of Flash's heads on one of 8 devices.
     """
     heads, K = FLASH
@@ -115,6 +115,11 @@ def cases() -> Iterator[Case]:
         yield _case(sequences, DRAFTED, heads, 2048, K)
     for sequences in (1, 32, 128):
         yield _case(sequences, 1, PRO[0], 2048, PRO[1])
+    for sequences in (1, 32, 128):
+        yield attention.in_one_split(_case(sequences, 1, heads, 2048, K))
+    yield attention.in_one_split(_case(32, DRAFTED, heads, 2048, K))
+    for sequences in (32, 128):
+        yield attention.in_one_split(_case(sequences, 1, PRO[0], 2048, PRO[1]))
     yield _backward(heads, 8192, K, 3400.0)
     yield _backward(heads, 65536, K, 5600.0)
     yield _backward(PRO[0], 8192, PRO[1], 11000.0)

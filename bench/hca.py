@@ -85,11 +85,13 @@ def _backward(limit: float) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Yield prefill, of a million tokens too, decode at three batches, and the backward of the prefill."""
+    """Yield prefill, of a million tokens too, decode at three batches, again in one split, and the backward of the prefill."""
     yield _case(1, QUERIES, TOKENS, 1350.0)
     yield _case(1, QUERIES, LONG)
     for sequences in (1, 32, 128):
         yield _case(sequences, 1, TOKENS)
+    for sequences in (1, 32, 128):
+        yield attention.in_one_split(_case(sequences, 1, TOKENS))
     yield _backward(5000.0)
 
 

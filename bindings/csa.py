@@ -14,6 +14,7 @@ from ..reference import csa as reference
 from .gradients import Group, gradients, head_blocks, listed, sums
 from .registry import lazily
 from .sparse_attention import Attention, widened, widened_backward, with_combine
+from .splits import launcher
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -44,7 +45,7 @@ def _backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, .
 _CSA = Attention("csa", reference, reference.CSA, reference.CSA_BWD, reference.CSA_SHARD_BWD, _held)
 _CALLS = _CSA.bind(
     "int window, float scale",
-    widened(lazily("lemmata.kernels.csa", "csa")),
+    widened(launcher("csa")),
     widened_backward(_backward),
 )
 
@@ -117,7 +118,8 @@ def csa(
         ``out`` ``[B, S, H, D]`` bf16 and ``lse`` ``[B, S, H]`` fp32, natural and without the sink, both contiguous. A query
         without a key has out 0 and lse +inf. Differentiable once, through both, with respect to q, window_kv,
         compressed_kv and sink. Bitwise deterministic; a query's results do not depend on what other queries and
-        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries, heads and indices.
+        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries, heads and indices;
+        with ``LEMMATA_SPLITS=1`` in the environment it is that of prefill whatever their number.
 
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
     infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
@@ -125,7 +127,7 @@ def csa(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device, a parameter or a bound does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit; on a GPU, LEMMATA_SPLITS is neither 1 nor unset.
 
     Formula: arXiv 2606.19348, section 2.3.1; window and sink as in DeepSeek-V4's released inference code.
     """

@@ -14,6 +14,7 @@ from ..reference import hca as reference
 from .gradients import Group, gradients, groups, head_blocks, sums
 from .registry import lazily
 from .sparse_attention import Attention, widened, widened_backward, with_combine
+from .splits import launcher
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -24,7 +25,7 @@ def _held(x: dict[str, Tensor], window: int) -> int:
 
 _parts = lazily("lemmata.kernels.hca", "hca_parts")
 _add_visible = lazily("lemmata.kernels.gradient_sums", "add_visible")
-_kernel = widened(lazily("lemmata.kernels.hca", "hca"))
+_kernel = widened(launcher("hca"))
 
 
 def backward(x: dict[str, Tensor], statics: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -115,7 +116,8 @@ def hca(
         ``out`` ``[B, S, H, D]`` bf16 and ``lse`` ``[B, S, H]`` fp32, natural and without the sink, both contiguous. A query
         without a key has out 0 and lse +inf. Differentiable once, through both, with respect to q, window_kv,
         compressed_kv and sink. Bitwise deterministic; a query's results do not depend on what other queries and
-        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries and heads.
+        sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries and heads;
+        with ``LEMMATA_SPLITS=1`` in the environment it is that of prefill whatever their number.
 
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
     infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
@@ -123,7 +125,7 @@ def hca(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device, a parameter or a bound does not fit.
+        ValueError: a shape, a device, a parameter or a bound does not fit; on a GPU, LEMMATA_SPLITS is neither 1 nor unset.
 
     Formula: arXiv 2606.19348, section 2.3.2; window, sink and visibility as in DeepSeek-V4's released inference code.
     """

@@ -342,6 +342,20 @@ def decode_step() -> str:
     return table(header, found) if found else "Not measured on a card yet."
 
 
+def splits() -> str:
+    """Return what decode takes by default and in one split, where the records have both."""
+    found, last = [], ", one split"
+    for record in records():
+        bursts: dict[tuple[str, str], dict[str, float]] = {}
+        for figure in record.figures:
+            bursts.setdefault((figure["op"], figure["shape"]), {})[figure["contender"]] = figure["burst_us"]
+        for (op, shape), one in bursts.items():
+            if shape.endswith(last) and (default := bursts.get((op, shape.removesuffix(last)))):
+                cells = ([f"{us:.1f}" for _, us in sorted(each.items(), reverse=True)] for each in (default, one))
+                found.append([record.device["name"], f"`{op}` {shape.removesuffix(last)}", *map(" : ".join, cells)])
+    return table("card | case | default : FlashMLA | one split : FlashMLA", found) if found else "Not measured yet."
+
+
 def rooms() -> str:
     """Return the first paragraphs of the engine's rooms, from the lowest room up."""
     parts = []
@@ -359,6 +373,7 @@ GENERATED: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/training.md": {"training": training},
     "docs/automodel.md": {"automodel": automodel},
     "docs/transformers.md": {"decode step": decode_step},
+    "docs/serving.md": {"splits": splits},
     "docs/engine.md": {"rooms": rooms},
     "docs/proofs.md": {"verdicts": verdicts, "named": named},
     "docs/public_kernels.md": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from lemmata import bindings
 from lemmata.bench import attention, csa, hca, swa
 from lemmata.bench.attention import SCALE, WINDOW, Inputs, Sizes
 from lemmata.bench.pages import PAGE, D, pages, random_rows
+from lemmata.bindings.splits import VARIABLE
 from specs_attention import Dense, index_counts, past_counts, window_counts
 
 T = 192  # entries: three pages
@@ -125,6 +127,20 @@ def test_results_that_agree_are_timed(case_of, name):
         assert out.isfinite().all()
 
 
+def test_in_one_split_the_environment_asks_for_it(case_of, monkeypatch):
+    asked = []
+    monkeypatch.setattr(csa, "_ours", lambda x: lambda: asked.append(os.environ.get(VARIABLE)))
+    case = case_of("csa decode")
+    for each in (case, attention.in_one_split(case)):
+        each.contenders["lemmata"]()()
+    assert asked == [None, "1"]
+    assert attention.in_one_split(case).shape == f"{case.shape}, one split"
+    with pytest.raises(TypeError):
+        attention.in_one_split(case).agree()  # compares what the stand-in returned: None
+    assert asked == [None, "1", "1"]
+    assert VARIABLE not in os.environ
+
+
 @tiny
 @pytest.mark.parametrize("planted", [{"noise": 2e-3}, {"noise": torch.nan}, {"wrong": 1}, {"lost": 1}], ids=str)
 def test_others_are_not(case_of, name, planted):
@@ -229,11 +245,20 @@ def test_the_cases_and_their_bounds(monkeypatch):
         "csa decode 1, 128 heads, 1024 of 2048 entries": None,
         "csa decode 32, 128 heads, 1024 of 2048 entries": None,
         "csa decode 128, 128 heads, 1024 of 2048 entries": None,
+        "csa decode 1, 64 heads, 512 of 2048 entries, one split": None,
+        "csa decode 32, 64 heads, 512 of 2048 entries, one split": None,
+        "csa decode 128, 64 heads, 512 of 2048 entries, one split": None,
+        "csa decode 32 x 4, 64 heads, 512 of 2048 entries, one split": None,
+        "csa decode 32, 128 heads, 1024 of 2048 entries, one split": None,
+        "csa decode 128, 128 heads, 1024 of 2048 entries, one split": None,
         "hca prefill 4096, 64 heads, 1024 entries": 1350.0,
         "hca prefill 4096, 64 heads, 8192 entries": None,
         "hca decode 1, 64 heads, 1024 entries": None,
         "hca decode 32, 64 heads, 1024 entries": None,
         "hca decode 128, 64 heads, 1024 entries": None,
+        "hca decode 1, 64 heads, 1024 entries, one split": None,
+        "hca decode 32, 64 heads, 1024 entries, one split": None,
+        "hca decode 128, 64 heads, 1024 entries, one split": None,
         "swa prefill 4096, 64 heads": None,
         "swa decode 1, 64 heads": None,
         "swa decode 128, 64 heads": None,

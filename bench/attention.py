@@ -218,21 +218,20 @@ def case(
     return Case(op, shape, traffic, least, why, limit, contenders, absent, agree)
 
 
-def in_one_split(case: Case) -> Case:
-    """Return a case of decode with the keys of a query in one split."""
+def in_splits(count: int, case: Case) -> Case:
+    """Return a case of decode with the keys of a query in so many splits."""
 
     def asked(call: Callable[..., Any]) -> Callable[..., Any]:
         def run() -> Any:
-            with patch.dict(os.environ, {VARIABLE: "1"}):
+            with patch.dict(os.environ, {VARIABLE: str(count)}):
                 return call()
 
         return run
 
     ours = case.contenders["lemmata"]
     contenders = {**case.contenders, "lemmata": lambda: asked(ours())}
-    return replace(
-        case, shape=f"{case.shape}, one split", limit_us=None, contenders=contenders, agree=asked(case.agree)
-    )
+    shape = f"{case.shape}, {f'{count} splits' if count > 1 else 'one split'}"
+    return replace(case, shape=shape, limit_us=None, contenders=contenders, agree=asked(case.agree))
 
 
 FURTHEST = 1e-5  # the ``difference`` of gradients from the reference's or a peer's, each rounded to bf16

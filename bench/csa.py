@@ -25,6 +25,7 @@ from lemmata.bench.peers import Gradients
 from lemmata.bench.timing import Case
 from lemmata.bindings.csa import csa, reference_bwd, sums_of_parts
 from lemmata.bindings.sparse_attention import with_combine
+from lemmata.bindings.splits import MOST
 from lemmata.reference.indexer import visible
 from lemmata.warmup import Job, to_disk
 
@@ -36,6 +37,7 @@ QUERIES, DRAFTED = 4096, 4
 def compilations() -> Iterator[Job]:
     """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
     from lemmata.kernels.csa import choose, csa_bwd, csa_fwd
+    from lemmata.kernels.given_splits import csa_config
     from lemmata.kernels.sparse_attention_config import BackwardConfig
 
     for S, (H, K) in (
@@ -49,6 +51,10 @@ def compilations() -> Iterator[Job]:
     ):
         cfg = choose(S, H, D, K, WINDOW, SCALE)
         yield from ((to_disk, *kernel) for kernel in with_combine(csa_fwd, cfg))
+    for splits, (H, K) in ((5, FLASH), (MOST, PRO)):
+        yield from (
+            (to_disk, *kernel) for kernel in with_combine(csa_fwd, csa_config(splits, 1, H, D, K, WINDOW, SCALE))
+        )
     for H in (FLASH[0], PRO[0], 8):
         yield to_disk, csa_bwd, BackwardConfig(H, D, WINDOW, SCALE)
         yield from ((to_disk, *kernel) for kernel in sums_of_parts(H, D, WINDOW))
@@ -98,7 +104,7 @@ def _backward(H: int, T: int, K: int, limit: float | None = None) -> Case:
 def cases() -> Iterator[Case]:
     """Yield prefill of Flash, of Pro, of Flash's heads on one of 8 or 4 devices, and over many entries.
 
-    Then decode of Flash, with one query of a sequence and with four, and of Pro; and some of these with the keys in one split.
+    Then decode of Flash, with one query of a sequence and with four, and of Pro; and some of these in other splits.
     Then the backward of Flash, over few and many entries, of Pro, and of Flash's heads on one of 8 devices.
     """
     heads, K = FLASH
@@ -115,11 +121,11 @@ def cases() -> Iterator[Case]:
         yield _case(sequences, DRAFTED, heads, 2048, K)
     for sequences in (1, 32, 128):
         yield _case(sequences, 1, PRO[0], 2048, PRO[1])
-    for sequences in (1, 32, 128):
-        yield attention.in_one_split(_case(sequences, 1, heads, 2048, K))
-    yield attention.in_one_split(_case(32, DRAFTED, heads, 2048, K))
-    for sequences in (32, 128):
-        yield attention.in_one_split(_case(sequences, 1, PRO[0], 2048, PRO[1]))
+    for splits, sequences in ((5, 1), (5, 8), (1, 1), (1, 32), (1, 128)):
+        yield attention.in_splits(splits, _case(sequences, 1, heads, 2048, K))
+    yield attention.in_splits(1, _case(32, DRAFTED, heads, 2048, K))
+    for splits, sequences in ((MOST, 1), (1, 32), (1, 128)):
+        yield attention.in_splits(splits, _case(sequences, 1, PRO[0], 2048, PRO[1]))
     yield _backward(heads, 8192, K, 3400.0)
     yield _backward(heads, 65536, K, 5600.0)
     yield _backward(PRO[0], 8192, PRO[1], 11000.0)

@@ -23,6 +23,7 @@ from lemmata.bench.peers import Gradients
 from lemmata.bench.timing import Case
 from lemmata.bindings.hca import hca, reference_bwd, sums_of_parts
 from lemmata.bindings.sparse_attention import with_combine
+from lemmata.bindings.splits import MOST
 from lemmata.reference.indexer import visible
 from lemmata.warmup import Job, to_disk
 
@@ -32,12 +33,15 @@ QUERIES = 4096
 
 def compilations() -> Iterator[Job]:
     """Yield what to compile beforehand: the kernels that the cases launch; FlashMLA comes compiled."""
+    from lemmata.kernels.given_splits import hca_config
     from lemmata.kernels.hca import choose, hca_bwd, hca_fwd
     from lemmata.kernels.sparse_attention_config import BackwardConfig
 
     for S in (QUERIES, 1):
         cfg = choose(S, H, D, RATIO, WINDOW, SCALE)
         yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, cfg))
+    cfg = hca_config(MOST, 1, H, D, RATIO, WINDOW, SCALE)
+    yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, cfg))
     yield to_disk, hca_bwd, BackwardConfig(H, D, WINDOW, SCALE, RATIO)
     yield from ((to_disk, *kernel) for kernel in sums_of_parts(H, D, WINDOW, RATIO))
 
@@ -85,13 +89,13 @@ def _backward(limit: float) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Yield prefill, of a million tokens too, decode at three batches, again in one split, and the backward of the prefill."""
+    """Yield prefill, of a million tokens too, decode at three batches and in other splits, and the backward of the prefill."""
     yield _case(1, QUERIES, TOKENS, 1350.0)
     yield _case(1, QUERIES, LONG)
     for sequences in (1, 32, 128):
         yield _case(sequences, 1, TOKENS)
-    for sequences in (1, 32, 128):
-        yield attention.in_one_split(_case(sequences, 1, TOKENS))
+    for splits, sequences in ((MOST, 1), (1, 1), (1, 32), (1, 128)):
+        yield attention.in_splits(splits, _case(sequences, 1, TOKENS))
     yield _backward(5000.0)
 
 

@@ -14,7 +14,7 @@ from ..reference import csa as reference
 from .gradients import Group, gradients, head_blocks, listed, sums
 from .registry import lazily
 from .sparse_attention import Attention, widened, widened_backward, with_combine
-from .splits import launcher
+from .splits import asked, launcher
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -63,12 +63,14 @@ def sums_of_parts(heads: int, columns: int, window: int) -> Iterator[Kernel]:
 
 def shipped(model: Model) -> Iterator[Kernel]:
     """Yield the kernels that a model launches, each with its configs: for decode, prefill and backward."""
-    from ..kernels.csa import choose, csa_bwd, csa_fwd
+    from ..kernels.csa import csa_bwd, csa_fwd
+    from ..kernels.given_splits import csa_config
     from ..kernels.sparse_attention_config import BackwardConfig
 
     heads, columns, window = model.heads, model.head_dim, model.window
     for queries in (1, 4096):
-        yield from with_combine(csa_fwd, choose(queries, heads, columns, model.topk, window, model.scale))
+        cfg = csa_config(asked(), queries, heads, columns, model.topk, window, model.scale)
+        yield from with_combine(csa_fwd, cfg)
     yield csa_bwd, BackwardConfig(heads, columns, window, model.scale)
     yield from sums_of_parts(heads, columns, window)
 
@@ -119,7 +121,7 @@ def csa(
         without a key has out 0 and lse +inf. Differentiable once, through both, with respect to q, window_kv,
         compressed_kv and sink. Bitwise deterministic; a query's results do not depend on what other queries and
         sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries, heads and indices;
-        with ``LEMMATA_SPLITS=1`` in the environment it is that of prefill whatever their number.
+        ``LEMMATA_SPLITS`` in the environment fixes the number of splits; with 1 the order is that of prefill.
 
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
     infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
@@ -127,7 +129,7 @@ def csa(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device, a parameter or a bound does not fit; on a GPU, LEMMATA_SPLITS is neither 1 nor unset.
+        ValueError: a shape, a device, a parameter or a bound does not fit; on a GPU, LEMMATA_SPLITS is no number from 1 to 9.
 
     Formula: arXiv 2606.19348, section 2.3.1; window and sink as in DeepSeek-V4's released inference code.
     """

@@ -14,7 +14,7 @@ from ..reference import hca as reference
 from .gradients import Group, gradients, groups, head_blocks, sums
 from .registry import lazily
 from .sparse_attention import Attention, widened, widened_backward, with_combine
-from .splits import launcher
+from .splits import asked, launcher
 
 
 def _held(x: dict[str, Tensor], window: int) -> int:
@@ -64,12 +64,13 @@ def sums_of_parts(heads: int, columns: int, window: int, ratio: int) -> Iterator
 
 def shipped(model: Model) -> Iterator[Kernel]:
     """Yield the kernels that a model launches, each with its configs: for decode, prefill and backward."""
-    from ..kernels.hca import choose, hca_bwd, hca_fwd
+    from ..kernels.given_splits import hca_config
+    from ..kernels.hca import hca_bwd, hca_fwd
     from ..kernels.sparse_attention_config import BackwardConfig
 
     heads, columns, window, ratio = model.heads, model.head_dim, model.window, model.hca_ratio
     for queries in (1, 4096):
-        yield from with_combine(hca_fwd, choose(queries, heads, columns, ratio, window, model.scale))
+        yield from with_combine(hca_fwd, hca_config(asked(), queries, heads, columns, ratio, window, model.scale))
     yield hca_bwd, BackwardConfig(heads, columns, window, model.scale, ratio)
     yield from sums_of_parts(heads, columns, window, ratio)
 
@@ -117,7 +118,7 @@ def hca(
         without a key has out 0 and lse +inf. Differentiable once, through both, with respect to q, window_kv,
         compressed_kv and sink. Bitwise deterministic; a query's results do not depend on what other queries and
         sequences hold, nor on the batch. On a GPU the order of summation depends on the numbers of queries and heads;
-        with ``LEMMATA_SPLITS=1`` in the environment it is that of prefill whatever their number.
+        ``LEMMATA_SPLITS`` in the environment fixes the number of splits; with 1 the order is that of prefill.
 
     What a query does not attend to changes nothing, NaN included. The results of a query that attends to a NaN or an
     infinity, or has one itself, are not specified, but no other's depend on it. On a GPU a key with ``q · k`` below -2^30,
@@ -125,7 +126,7 @@ def hca(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or a parameter is of the wrong kind.
-        ValueError: a shape, a device, a parameter or a bound does not fit; on a GPU, LEMMATA_SPLITS is neither 1 nor unset.
+        ValueError: a shape, a device, a parameter or a bound does not fit; on a GPU, LEMMATA_SPLITS is no number from 1 to 9.
 
     Formula: arXiv 2606.19348, section 2.3.2; window, sink and visibility as in DeepSeek-V4's released inference code.
     """

@@ -1,4 +1,4 @@
-"""Into how many splits a GPU cuts the keys of few queries: as their number says, or into one, as the environment may ask."""
+"""Into how many splits a GPU cuts the keys of few queries: as many as their number says, or as the environment asks for."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from typing import Any
 
 from .registry import Implementation, lazily
 
-VARIABLE = "LEMMATA_SPLITS"
+VARIABLE, MOST = "LEMMATA_SPLITS", 9
 
 
-def one_asked() -> bool:
-    """Return whether the environment asks for one split.
+def asked() -> int | None:
+    """Return how many splits the environment asks for, or None.
 
     Raises:
-        ValueError: it asks for another number.
+        ValueError: that is no number from 1 to 9.
     """
-    asked = os.environ.get(VARIABLE, "")
-    if asked not in ("", "1"):
-        raise ValueError(f"{VARIABLE}: expected 1, or that it is not set, got {asked!r}")
-    return asked == "1"
+    value = os.environ.get(VARIABLE)
+    if not value:
+        return None
+    if value not in map(str, range(1, MOST + 1)):
+        raise ValueError(f"{VARIABLE}: expected a number from 1 to {MOST}, or that it is not set, got {value!r}")
+    return int(value)
 
 
 def launcher(name: str) -> Implementation:
     """Return what launches ``csa`` or ``hca``, with the keys in as many splits as are asked for at the time of the call."""
-    shared_out, whole = lazily(f"lemmata.kernels.{name}", name), lazily("lemmata.kernels.one_split", name)
+    chosen, given = lazily(f"lemmata.kernels.{name}", name), lazily("lemmata.kernels.given_splits", name)
 
     def call(*args: Any) -> Any:
-        return (whole if one_asked() else shared_out)(*args)
+        splits = asked()
+        return chosen(*args) if splits is None else given(splits, *args)
 
     return call

@@ -343,17 +343,30 @@ def decode_step() -> str:
 
 
 def splits() -> str:
-    """Return what decode takes by default and in one split, where the records have both."""
-    found, last = [], ", one split"
+    """Return what decode takes by default and in other splits, where the records have both; before a colon lemmata."""
+    found = []
     for record in records():
         bursts: dict[tuple[str, str], dict[str, float]] = {}
         for figure in record.figures:
             bursts.setdefault((figure["op"], figure["shape"]), {})[figure["contender"]] = figure["burst_us"]
-        for (op, shape), one in bursts.items():
-            if shape.endswith(last) and (default := bursts.get((op, shape.removesuffix(last)))):
-                cells = ([f"{us:.1f}" for _, us in sorted(each.items(), reverse=True)] for each in (default, one))
-                found.append([record.device["name"], f"`{op}` {shape.removesuffix(last)}", *map(" : ".join, cells)])
-    return table("card | case | default : FlashMLA | one split : FlashMLA", found) if found else "Not measured yet."
+        for (op, shape), other in bursts.items():
+            case, _, count = shape.rpartition(", ")
+            if count.endswith(("split", "splits")) and (default := bursts.get((op, case))):
+                pairs = [
+                    [each["lemmata"], *(us for name, us in each.items() if name != "lemmata")]
+                    for each in (default, other)
+                ]
+                found.append(
+                    [
+                        record.device["name"],
+                        f"`{op}` {case}",
+                        count,
+                        *(" : ".join(f"{us:.1f}" for us in p) for p in pairs),
+                    ]
+                )
+    return (
+        table("card | case | splits | default : FlashMLA | so many : FlashMLA", found) if found else "Not measured yet."
+    )
 
 
 def rooms() -> str:

@@ -127,17 +127,20 @@ def test_results_that_agree_are_timed(case_of, name):
         assert out.isfinite().all()
 
 
-def test_in_one_split_the_environment_asks_for_it(case_of, monkeypatch):
+def test_in_other_splits_the_environment_asks_for_them(case_of, monkeypatch):
     asked = []
     monkeypatch.setattr(csa, "_ours", lambda x: lambda: asked.append(os.environ.get(VARIABLE)))
     case = case_of("csa decode")
-    for each in (case, attention.in_one_split(case)):
+    for each in (case, attention.in_splits(1, case), attention.in_splits(5, case)):
         each.contenders["lemmata"]()()
-    assert asked == [None, "1"]
-    assert attention.in_one_split(case).shape == f"{case.shape}, one split"
+    assert asked == [None, "1", "5"]
+    assert [attention.in_splits(n, case).shape for n in (1, 2)] == [
+        f"{case.shape}, one split",
+        f"{case.shape}, 2 splits",
+    ]
     with pytest.raises(TypeError):
-        attention.in_one_split(case).agree()  # compares what the stand-in returned: None
-    assert asked == [None, "1", "1"]
+        attention.in_splits(4, case).agree()  # compares what the stand-in returned: None
+    assert asked == [None, "1", "5", "4"]
     assert VARIABLE not in os.environ
 
 
@@ -245,10 +248,13 @@ def test_the_cases_and_their_bounds(monkeypatch):
         "csa decode 1, 128 heads, 1024 of 2048 entries": None,
         "csa decode 32, 128 heads, 1024 of 2048 entries": None,
         "csa decode 128, 128 heads, 1024 of 2048 entries": None,
+        "csa decode 1, 64 heads, 512 of 2048 entries, 5 splits": None,
+        "csa decode 8, 64 heads, 512 of 2048 entries, 5 splits": None,
         "csa decode 1, 64 heads, 512 of 2048 entries, one split": None,
         "csa decode 32, 64 heads, 512 of 2048 entries, one split": None,
         "csa decode 128, 64 heads, 512 of 2048 entries, one split": None,
         "csa decode 32 x 4, 64 heads, 512 of 2048 entries, one split": None,
+        "csa decode 1, 128 heads, 1024 of 2048 entries, 9 splits": None,
         "csa decode 32, 128 heads, 1024 of 2048 entries, one split": None,
         "csa decode 128, 128 heads, 1024 of 2048 entries, one split": None,
         "hca prefill 4096, 64 heads, 1024 entries": 1350.0,
@@ -256,6 +262,7 @@ def test_the_cases_and_their_bounds(monkeypatch):
         "hca decode 1, 64 heads, 1024 entries": None,
         "hca decode 32, 64 heads, 1024 entries": None,
         "hca decode 128, 64 heads, 1024 entries": None,
+        "hca decode 1, 64 heads, 1024 entries, 9 splits": None,
         "hca decode 1, 64 heads, 1024 entries, one split": None,
         "hca decode 32, 64 heads, 1024 entries, one split": None,
         "hca decode 128, 64 heads, 1024 entries, one split": None,

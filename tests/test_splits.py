@@ -1,4 +1,4 @@
-"""Keys of few queries in one split, where the environment asks for it: then decode has the bits of prefill on a GPU too."""
+"""Keys of few queries in as many splits as the environment asks for: in one, decode has the bits of prefill on a GPU too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 import lemmata
 from lemmata.bindings import splits
+from lemmata.operators import OPERATORS
 from lemmata.reference.indexer import visible
 from opspec import OpSpec
 from specs_csa import CSA
@@ -85,37 +86,64 @@ def test_a_cuda_graph_keeps_what_was_asked(spec: OpSpec, monkeypatch: pytest.Mon
     assert equal(found, wanted)
 
 
-@pytest.mark.parametrize(("asked", "ran"), [(None, "csa"), ("", "csa"), ("1", "one_split")])
-def test_which_kernel_is_launched(asked: str | None, ran: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@both
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_any_number_of_splits(spec: OpSpec, count: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As near to fp64 as plain torch is, and the same in any batch; what is not that call's is further off."""
+    call, tolerance = spec.sample(S=1).to(device), spec.tolerance(str(device))[0]
+    monkeypatch.setenv(splits.VARIABLE, str(count))
+    found = spec.run(call)
+    assert spec.error(call, found) <= tolerance < spec.error(call, 1.1 * found)
+    x = tensors(spec, 64, device)
+    last = attended(spec, x, TOKENS - 1, TOKENS)
+    alone = {name: t if name == "sink" else t[1:] for name, t in x.items()}
+    assert equal(attended(spec, alone, TOKENS - 1, TOKENS), tuple(t[1:] for t in last))
+
+
+@pytest.mark.parametrize(("asked", "ran"), [(None, ()), ("", ()), ("1", (1,)), ("9", (9,))])
+def test_which_kernel_is_launched(asked: str | None, ran: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked up at each call."""
-    monkeypatch.setattr(splits, "lazily", lambda module, function: lambda *_: (module, function))
+    monkeypatch.setattr(splits, "lazily", lambda module, function: lambda *given: (module, function, *given))
     launch = splits.launcher("csa")
     assert launch() == ("lemmata.kernels.csa", "csa")
     if asked is not None:
         monkeypatch.setenv(splits.VARIABLE, asked)
-    assert launch(1, 2) == (f"lemmata.kernels.{ran}", "csa")
+    assert launch(7) == (f"lemmata.kernels.{'given_splits' if ran else 'csa'}", "csa", *ran, 7)
 
 
-@pytest.mark.parametrize("asked", ["0", "3", "one"])
+@pytest.mark.parametrize("asked", ["0", "10", "-1", "1.0", "one"])
 def test_another_number_is_an_error(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(splits.VARIABLE, asked)
-    with pytest.raises(ValueError, match=f"^LEMMATA_SPLITS: expected 1, or that it is not set, got '{asked}'$"):
-        splits.one_asked()
+    words = f"^LEMMATA_SPLITS: expected a number from 1 to 9, or that it is not set, got '{asked}'$"
+    with pytest.raises(ValueError, match=words):
+        splits.asked()
 
 
-def test_one_split_is_the_config_of_prefill() -> None:
-    """So that nothing else is compiled, proved or shipped for it."""
+def test_the_configs() -> None:
+    """One split is what prefill has. Of many queries, and where nothing is asked, they are as they were; no split is empty."""
     pytest.importorskip("tilelang")
-    from lemmata.kernels import csa, hca, one_split
+    from lemmata.kernels import csa, given_splits, hca
 
-    chosen: list[object] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_split, "plan", lambda factory, config: chosen.append((factory, config)))
-        for plan in (one_split._csa_plan, one_split._hca_plan):
-            plan.cache_clear()
-            plan(1, 64, 512, 512, 128, 0.125)
-            plan.cache_clear()
-    many = csa.choose(4096, 64, 512, 512, 128, 0.125), hca.choose(4096, 64, 512, 512, 128, 0.125)
-    assert chosen == [(csa.csa_fwd, many[0]), (hca.hca_fwd, many[1])]
-    assert many[0] != csa.choose(1, 64, 512, 512, 128, 0.125)
-    assert many[1] != hca.choose(1, 64, 512, 512, 128, 0.125)
+    of_csa, of_hca = (64, 512, 512, 128, 0.125), (64, 512, 128, 128, 0.125)
+    for config, choose, sizes in (
+        (given_splits.csa_config, csa.choose, of_csa),
+        (given_splits.hca_config, hca.choose, of_hca),
+    ):
+        assert config(1, 1, *sizes) == choose(4096, *sizes) != choose(1, *sizes)
+        assert config(None, 1, *sizes) == choose(1, *sizes)
+        assert config(9, 4096, *sizes) == config(None, 4096, *sizes) == choose(4096, *sizes)
+    assert [given_splits.csa_config(n, 1, *of_csa).splits for n in (2, 5, 9)] == [2, 5, 5]
+    assert [given_splits.hca_config(n, 1, *of_hca).splits for n in (2, 5, 9)] == [2, 5, 9]
+
+
+def test_what_is_asked_for_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tilelang")
+    for name in ("csa", "hca"):
+        default = list(OPERATORS[name].shipped())
+        for asked in (1, 2):
+            monkeypatch.setenv(splits.VARIABLE, str(asked))
+            found = list(OPERATORS[name].shipped())
+            forward = {config.splits for factory, config in found if factory.__name__ == f"{name}_fwd"}
+            assert forward == {1, asked}
+            assert found != default
+        monkeypatch.delenv(splits.VARIABLE)

@@ -1,7 +1,7 @@
 """Other libraries to time beside ours. Optional: one that cannot be imported is absent, and is said to be.
 
 From PyPI: ``tile_kernels`` of tile-kernels, ``deep_gemm`` of sgl-deep-gemm, ``flash_mla`` of sgl-flash-mla, ``cudnn`` of
-nvidia-cudnn-frontend.
+nvidia-cudnn-frontend, ``flashinfer`` of flashinfer-python.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Top-k, the 512 largest of rows of scores: lemmata, torch.topk.
+"""Top-k, the 512 largest of rows of scores: lemmata, torch.topk, FlashInfer.
 
 ``torch.topk`` promises less: its choice among equal scores is unspecified, it takes NaN as the largest, and it is not asked
-here for the indices in any order, which would cost it time.
+here for the indices in any order, which would cost it time. FlashInfer is asked for what lemmata promises of them, repeatable
+results with ties to the smaller index; it returns the values too, and indices in int64.
 
 ``lemmata bench topk`` takes device time on a GPU; ``pytest bench/topk.py`` the time of eager calls anywhere.
 """
@@ -10,18 +11,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from lemmata.bench.peers import find
 from lemmata.bench.roofline import bound
 from lemmata.bench.timing import Call, Case
 from lemmata.bindings.topk import topk
 from lemmata.warmup import Job, to_disk
 
-K = 512
+K, PEER = 512, "FlashInfer, deterministic"
 F32, BF16 = torch.float32, torch.bfloat16
 SHAPES = (
     *((F32, 4096, 32768), (F32, 4096, 8192), (F32, 64, 32768), (F32, 1, 262144)),
@@ -55,6 +58,11 @@ def _torch(scores: Tensor, _: Tensor) -> Tensor:
     return scores.topk(K, sorted=False).indices
 
 
+def _flashinfer(scores: Tensor, _: Tensor) -> Tensor:
+    peer: Any = find("flashinfer")
+    return peer.top_k(scores, K, deterministic=True, tie_break=peer.TopKTieBreak.SMALL)[1]  # type: ignore[no-any-return]
+
+
 def require_indices(selected: Tensor, entries: int) -> None:
     """Raise where fewer than asked for are selected, or what is no index."""
     if not bool(((selected >= 0) & (selected < entries)).all()):
@@ -62,13 +70,17 @@ def require_indices(selected: Tensor, entries: int) -> None:
 
 
 def _agree(make: Callable[[], tuple[Tensor, Tensor]]) -> None:
-    """Return whether two selections differ among equal scores only."""
+    """Raise RuntimeError unless torch's selection differs among equal scores only, and FlashInfer's nowhere."""
     scores, lengths = make()
     ours, theirs = _ours(scores, lengths), _torch(scores, lengths)
     require_indices(ours, scores.shape[1])
     a, b = (scores.gather(1, indices.long()).sort(-1).values for indices in (ours, theirs))
     if not torch.equal(a, b):
         raise RuntimeError(f"expected the values of torch.topk, got others in {int((a != b).sum())} places")
+    if find("flashinfer"):
+        a, b = (indices.long().sort(-1).values for indices in (ours, _flashinfer(scores, lengths)))
+        if not torch.equal(a, b):
+            raise RuntimeError(f"expected the indices of FlashInfer, got others in {int((a != b).sum())} places")
 
 
 def _case(dtype: torch.dtype, rows: int, entries: int) -> Case:
@@ -81,8 +93,10 @@ def _case(dtype: torch.dtype, rows: int, entries: int) -> Case:
     least, why = bound(bytes=traffic)
     limit = LIMITS.get((dtype, rows, entries))
     name = f"{'bf16' if dtype is BF16 else 'fp32'} {rows} x {entries}"
-    contenders = {n: functools.partial(contender, op) for n, op in (("lemmata", _ours), ("torch.topk", _torch))}
-    return Case("topk", name, traffic, least, why, limit, contenders, agree=functools.partial(_agree, make))
+    ops = {"lemmata": _ours, "torch.topk": _torch} | ({PEER: _flashinfer} if find("flashinfer") else {})
+    contenders = {n: functools.partial(contender, op) for n, op in ops.items()}
+    absent = () if PEER in ops else (PEER,)
+    return Case("topk", name, traffic, least, why, limit, contenders, absent, functools.partial(_agree, make))
 
 
 def cases() -> Iterator[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -100,6 +101,32 @@ def test_a_selection_of_other_values_is_not_timed(monkeypatch):
     monkeypatch.setattr(topk, "_ours", lambda scores, lengths: right(scores, lengths // 3))
     with pytest.raises(RuntimeError, match="expected 512 indices of every row, got fewer"):
         topk._agree(make)
+
+
+@pytest.mark.parametrize("smaller", [True, False])
+def test_what_flashinfer_selects_must_be_selected(monkeypatch, smaller):
+    """Among equal scores too, which torch.topk is not asked for."""
+
+    def top_k(scores, k, *, deterministic, tie_break):
+        assert (deterministic, tie_break) == (True, 1)
+        if smaller:
+            return None, scores.sort(stable=True, descending=True).indices[:, :k]
+        return None, scores.shape[1] - 1 - scores.flip(-1).sort(stable=True, descending=True).indices[:, :k]
+
+    peer = SimpleNamespace(top_k=top_k, TopKTieBreak=SimpleNamespace(SMALL=1))
+    monkeypatch.setattr(topk, "find", lambda module: peer if module == "flashinfer" else None)
+    case = topk._case(torch.float32, 3, 1000)
+    assert (list(case.contenders), case.absent) == (["lemmata", "torch.topk", topk.PEER], ())
+    scores = torch.randint(3, (3, 1000), generator=torch.Generator().manual_seed(0)).float()
+    wrong = pytest.raises(RuntimeError, match=r"expected the indices of FlashInfer, got others in \d+ places")
+    with contextlib.nullcontext() if smaller else wrong:
+        topk._agree(lambda: (scores, torch.full((3,), 1000, dtype=torch.int32)))
+
+
+def test_without_flashinfer_it_is_said_to_be_absent(monkeypatch):
+    monkeypatch.setattr(topk, "find", lambda module: None)
+    case = topk._case(torch.float32, 3, 1000)
+    assert (list(case.contenders), case.absent) == (["lemmata", "torch.topk"], (topk.PEER,))
 
 
 def _deep_gemm(factor):

@@ -17,7 +17,7 @@ from .operators import OPERATORS, find, of_function
 
 _PACKAGE = Path(__file__).parent
 _ABSENT = "not installed"
-_PEERS = "tile-kernels", "sgl-deep-gemm", "sgl-flash-mla", "nvidia-cudnn-frontend"
+_PEERS = "tile-kernels", "sgl-deep-gemm", "sgl-flash-mla", "nvidia-cudnn-frontend", "flashinfer-python"
 _FIELDS = ("device", "versions", "kernels", "tests", "figures")
 
 

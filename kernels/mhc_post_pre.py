@@ -176,23 +176,27 @@ def mhc_weigh_norm(cfg: Config) -> T.PrimFunc:
         comb: T.Tensor((tokens, hc, hc), F32),
         pre: T.Tensor((tokens, hc), F32),
     ):
-        with T.Kernel(tokens, threads=at.threads) as token:
+        with T.Kernel(2 * tokens, threads=at.threads) as block:
+            token = block // 2
             mu_shared, weights = T.alloc_shared((rows,), F32), T.alloc_shared((hc,), F32)
             logits, total = T.alloc_shared((1, hc, hc), F32), T.alloc_fragment((1,), F32)
             streams, rounded = T.alloc_fragment((hc, *shape), BF16), T.alloc_fragment(shape, BF16)
             normalise(cfg, token, Coefficients(sums, squares, scale, base), mu_shared)
-            weights_of(cfg, Coefficients(sums, squares, scale, base), mu_shared, weights)
-            others_of(cfg, token, Coefficients(sums, squares, scale, base), mu_shared, post, logits)
-            for o in T.Parallel(hc):
-                pre[token, o] = weights[o]
-            load_all(at, token, x, streams)
-            weigh_all(at, streams, weights, rounded)
-            square_up(at, rounded, total)
-            for s, t, j in T.Parallel(*shape):
-                c = (s * at.threads + t) * at.width + j
-                if c < hidden:
-                    y[token, c] = norm_weight[c] * (rounded[s, t, j] * T.rsqrt(total[0] / hidden + cfg.norm_eps))
-            normalise_comb(cfg.sinkhorn, token, logits, comb)
+            T.sync_threads()
+            if block % 2 < 1:
+                weights_of(cfg, Coefficients(sums, squares, scale, base), mu_shared, weights)
+                for o in T.Parallel(hc):
+                    pre[token, o] = weights[o]
+                load_all(at, token, x, streams)
+                weigh_all(at, streams, weights, rounded)
+                square_up(at, rounded, total)
+                for s, t, j in T.Parallel(*shape):
+                    c = (s * at.threads + t) * at.width + j
+                    if c < hidden:
+                        y[token, c] = norm_weight[c] * (rounded[s, t, j] * T.rsqrt(total[0] / hidden + cfg.norm_eps))
+            else:
+                others_of(cfg, token, Coefficients(sums, squares, scale, base), mu_shared, post, logits)
+                normalise_comb(cfg.sinkhorn, token, logits, comb)
 
     return mhc_weigh_norm
 

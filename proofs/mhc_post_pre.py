@@ -62,15 +62,20 @@ def _mix(cfg: Config) -> tuple[Contract, Formula]:
     return step("mhc_mix", inputs, (reference.OUT, *sums_of(cfg))), of
 
 
-def _by_streams(at: Streams, weight: Callable[[Form, Form], Form]) -> Determined:
+def _by_streams(at: Streams, weight: Callable[[Form, Form], Form], token_of: Callable[[], Form] = block) -> Determined:
     """Return what ``acc`` is in the loop over the streams: the sum of those before, 0 beyond the last column."""
 
     def acc(s: State, n: Form, t: Form, j: Form) -> Form:
-        token, c = block(), (n * at.threads + t) * at.width + j
+        token, c = token_of(), (n * at.threads + t) * at.width + j
         there = nf.nonnegative(at.hidden - 1 - c)
         return nf.summation(s.t, lambda i: weight(token, i) * there * nf.read("x", token, i, c))
 
     return Determined(acc)
+
+
+def _token() -> Form:
+    """Return the token of one of its two blocks."""
+    return nf.floordiv(block(), 2)
 
 
 def _weigh(cfg: Config) -> tuple[Contract, Compare]:
@@ -83,8 +88,8 @@ def _weigh(cfg: Config) -> tuple[Contract, Compare]:
         return {"y": tensor(y), "post": tensor(found.post), "pre": found.pre}
 
     at = mhc_post_pre.by_few(cfg)
-    acc = _by_streams(at, lambda token, i: nf.apply("pre", token, i))
-    return contract, _tiled(at, weighing(cfg, contract, beside, {"acc": acc}))
+    acc = _by_streams(at, lambda token, i: nf.apply("pre", token, i), _token)
+    return contract, _tiled(at, weighing(cfg, contract, beside, {"acc": acc}, _token))
 
 
 def _norm_bwd(cfg: Config) -> tuple[Contract, Compare]:

@@ -43,7 +43,7 @@ Abbreviate = Callable[[tuple[Form, ...], Value], tuple[Abbreviation, tuple[Form,
 
 
 class Abbreviating(Symbols):
-    """The algebra, in which stores to fragments abbreviate some values."""
+    """The algebra, in which stores to fragments and shared memory abbreviate some values."""
 
     def __init__(self, abbreviate: Abbreviate, execution: Execution, invariants: Mapping[str, Invariant]) -> None:
         super().__init__(execution, invariants)
@@ -53,7 +53,7 @@ class Abbreviating(Symbols):
     def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """Store the abbreviation, if there is one, and record whether it stands for the value."""
         place = tuple(i.form for i in index)
-        found = self._abbreviate(place, value) if memory.scope == "fragment" else None
+        found = self._abbreviate(place, value) if memory.scope in ("fragment", "shared") else None
         if found is not None:
             value = self._abbreviated(place, value, *found)
         elif memory.scope == "global":

@@ -109,7 +109,12 @@ def mhc_mix(cfg: Config) -> T.PrimFunc:
             for t in T.serial(cfg.tiles):
                 first = (split * cfg.tiles + t) * COLUMNS
                 for h in T.serial(TOKENS // TAKEN):
-                    mix(cfg, Layer(x, y, *coefficients), block * TOKENS + h * TAKEN, first, out, mixed)
+                    token = block * TOKENS + h * TAKEN
+                    if token < tokens:
+                        mix(cfg, Layer(x, y, *coefficients), token, first, out, mixed)
+                    else:
+                        for o, r, k in T.Parallel(hc, TAKEN, COLUMNS):
+                            mixed[o, h * TAKEN + r, k] = 0
                 add_products(cfg, Products(mixed, parts, acc, square), fn, first)
             store_products(cfg, Products(mixed, parts, acc, square), block, split, sums, squares)
 

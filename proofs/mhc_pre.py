@@ -210,7 +210,8 @@ def _coefficients(cfg: Config, sums: Any, squares: Any, scale: Any, base: Any) -
     return Coefficients(tensor(pre), tensor(logits.unflatten(-1, (hc, hc))), post)
 
 
-def _abbreviated(name: str, of: SymbolicTensor) -> SymbolicTensor:
+def abbreviated(name: str, of: SymbolicTensor) -> SymbolicTensor:
+    """Return a tensor of which each element is an opaque function of its index."""
     return SymbolicTensor(of.form_shape, lambda *i: Value(nf.apply(name, *i)))
 
 
@@ -260,7 +261,7 @@ def weighing(
             return done, [*done.equations, *done.compare("y", wanted["y"].value)]
         with cutting() as cuts:
             of: Any = sinkhorn
-            comb = tensor(of(_abbreviated("logit", found.logits), cfg.iterations, cfg.eps))
+            comb = tensor(of(abbreviated("logit", found.logits), cfg.iterations, cfg.eps))
         reading = partial(Abbreviating, _short(found.logits, at))
         done = execute(
             kernel, invariants={loops[0]: through, loops[1]: lock_step(cuts, at)}, facts=known, reading=reading
@@ -283,7 +284,7 @@ def _wanted(cfg: Config, given: Given, found: Coefficients) -> dict[str, Any]:
 
 def sum_of(given: Given, found: Coefficients) -> Any:
     """Return the sum of the streams, their weights abbreviated."""
-    pre: Any = _abbreviated("pre", found.pre)
+    pre: Any = abbreviated("pre", found.pre)
     return (pre.unsqueeze(-1) * given["x"]).sum(1)
 
 

@@ -74,8 +74,9 @@ def _mixing(cfg: Config) -> Compare:
     contract, of = _mix(cfg, partial(abbreviated, "mixed"))
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        *given, _ = symbolic_inputs(kernel, contract).values()
-        out, last = tensor(reference.mhc_post(*given)), SEQUENCE - 1
+        given: Any = symbolic_inputs(kernel, contract)
+        x, y, post, comb, _ = given.values()
+        out, last = tensor(reference.mhc_post(x, y, post, comb)), SEQUENCE - 1
         by = Abbreviation("mixed", lambda n, o, c: out.value(-nf.maximum((-n, -last)), o, c))
 
         def short(place: tuple[Form, ...], value: Value) -> tuple[Abbreviation, tuple[Form, ...]] | None:

@@ -9,7 +9,8 @@ Each is compared with its own step of the formula, in torch:
                      logits; and the sum of the streams with their weights
 
 Put one after the other, these steps are the reference's formula. Where a loop follows, the weights and the logits of a token
-are abbreviated, by ``pre`` and ``logit``: the weights in the loop, the logits where they are stored. Sinkhorn is in lock step with the reference, as in proofs/sinkhorn.py.
+are abbreviated, by ``pre`` and ``logit``: the weights in the loop, the logits where they are stored. Sinkhorn is in lock step
+with the reference, as in proofs/sinkhorn.py.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ class Abbreviating(Symbols):
         loop = [self.inducing.t] if self.inducing else []
         varying = {nf.number(v) for v in (*(axis.variable for axis in self._axes), *loop)} | self._threads
         if strange := varying & self._mentioned[by.name]:
-            raise Unsupported(f"{by.name} stands for what depends on {', '.join(str(nf.of_atom(nf.atom_of(n))) for n in strange)}")
+            names = ", ".join(str(nf.of_atom(nf.atom_of(n))) for n in strange)
+            raise Unsupported(f"{by.name} stands for what depends on {names}")
 
     def _check(self, stored: Sequence[Form]) -> None:
         """Raise Unsupported if what is stored for good may come of an abbreviation where that stands for nothing."""

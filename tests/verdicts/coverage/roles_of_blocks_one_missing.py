@@ -2,7 +2,6 @@
 
 import tilelang.language as T
 
-from lemmata.reference.contract import Size
 from verdicts import Refuted, contract
 
 M = T.dynamic("M")

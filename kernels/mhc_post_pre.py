@@ -2,9 +2,11 @@
 
 1. ``mhc_mix``: the streams after the layer, and their projections while they are in shared memory, as ``mhc_project`` takes
    them. A block has 64 tokens and the same columns of all streams, the coefficients of its tokens in shared memory, and half
-   as much of fn there at once as ``mhc_project``, so that three blocks fit where two did.
-2. ``mhc_weigh_norm``: a block for each token makes the coefficients, reads the streams, and sums them with their weights; the
-   sum is rounded, normalised, times a weight, as the next layer's own norm does it.
+   as much of fn there at once as ``mhc_project``, so that three blocks fit where two did. It mixes half of its tokens at a
+   time; of a half beyond the last token it has zeros.
+2. ``mhc_weigh_norm``: two blocks for each token, so that neither waits for what the other does. One reads the streams and sums
+   them with their weights; the sum is rounded, normalised, times a weight, as the next layer's own norm does it. The other
+   makes the coefficients that are left, and runs Sinkhorn.
 
 What is rounded, and in which order sums are taken, is as in ``mhc_post`` and ``mhc_pre`` one after the other.
 """
@@ -109,7 +111,11 @@ def mhc_mix(cfg: Config) -> T.PrimFunc:
             for t in T.serial(cfg.tiles):
                 first = (split * cfg.tiles + t) * COLUMNS
                 for h in T.serial(TOKENS // TAKEN):
-                    mix(cfg, Layer(x, y, *coefficients), block * TOKENS + h * TAKEN, first, out, mixed)
+                    if block * TOKENS + h * TAKEN < tokens:
+                        mix(cfg, Layer(x, y, *coefficients), block * TOKENS + h * TAKEN, first, out, mixed)
+                    else:
+                        for o, r, k in T.Parallel(hc, TAKEN, COLUMNS):
+                            mixed[o, h * TAKEN + r, k] = 0
                 add_products(cfg, Products(mixed, parts, acc, square), fn, first)
             store_products(cfg, Products(mixed, parts, acc, square), block, split, sums, squares)
 
@@ -159,7 +165,7 @@ def square_up(at, row, total):
 
 
 def mhc_weigh_norm(cfg: Config) -> T.PrimFunc:
-    """Make the coefficients of each token, sum its streams with their weights, and normalise the sum."""
+    """Make the coefficients of each token, sum its streams with their weights, and normalise the sum: in two blocks."""
     hc, hidden, rows, splits, at = cfg.hc, cfg.hidden, cfg.rows, cfg.splits, by_few(cfg)
     tokens, shape = T.dynamic("tokens"), (at.steps, at.threads, at.width)
 
@@ -176,23 +182,27 @@ def mhc_weigh_norm(cfg: Config) -> T.PrimFunc:
         comb: T.Tensor((tokens, hc, hc), F32),
         pre: T.Tensor((tokens, hc), F32),
     ):
-        with T.Kernel(tokens, threads=at.threads) as token:
+        with T.Kernel(2 * tokens, threads=at.threads) as block:
+            token = block // 2
             mu_shared, weights = T.alloc_shared((rows,), F32), T.alloc_shared((hc,), F32)
             logits, total = T.alloc_shared((1, hc, hc), F32), T.alloc_fragment((1,), F32)
             streams, rounded = T.alloc_fragment((hc, *shape), BF16), T.alloc_fragment(shape, BF16)
             normalise(cfg, token, Coefficients(sums, squares, scale, base), mu_shared)
-            weights_of(cfg, Coefficients(sums, squares, scale, base), mu_shared, weights)
-            others_of(cfg, token, Coefficients(sums, squares, scale, base), mu_shared, post, logits)
-            for o in T.Parallel(hc):
-                pre[token, o] = weights[o]
-            load_all(at, token, x, streams)
-            weigh_all(at, streams, weights, rounded)
-            square_up(at, rounded, total)
-            for s, t, j in T.Parallel(*shape):
-                c = (s * at.threads + t) * at.width + j
-                if c < hidden:
-                    y[token, c] = norm_weight[c] * (rounded[s, t, j] * T.rsqrt(total[0] / hidden + cfg.norm_eps))
-            normalise_comb(cfg.sinkhorn, token, logits, comb)
+            T.sync_threads()  # TileLang leaves out that of one of the two arms
+            if block % 2 < 1:
+                weights_of(cfg, Coefficients(sums, squares, scale, base), mu_shared, weights)
+                for o in T.Parallel(hc):
+                    pre[token, o] = weights[o]
+                load_all(at, token, x, streams)
+                weigh_all(at, streams, weights, rounded)
+                square_up(at, rounded, total)
+                for s, t, j in T.Parallel(*shape):
+                    c = (s * at.threads + t) * at.width + j
+                    if c < hidden:
+                        y[token, c] = norm_weight[c] * (rounded[s, t, j] * T.rsqrt(total[0] / hidden + cfg.norm_eps))
+            else:
+                others_of(cfg, token, Coefficients(sums, squares, scale, base), mu_shared, post, logits)
+                normalise_comb(cfg.sinkhorn, token, logits, comb)
 
     return mhc_weigh_norm
 

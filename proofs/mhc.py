@@ -40,6 +40,7 @@ FRAGMENT = "a loop over a fragment gets the fragment's own extent from the compi
 BEYOND = "its guards skip a block beyond the tokens"
 NOTHING_OVER = "over the reals, in which L2 compares, rounding leaves nothing over: the claim does not reach it"
 _LOOPS = (("i", 4), ("t", 128), ("j", 8))
+MIXED = "of what is mixed beyond the last token nothing is written"
 FILLED = "of 32 rows the last 8 fill up, and are not written"
 _ROUNDED, _ROUNDED_REST = (f'T.Cast("float32", T.Cast("bfloat16", {name}))' for name in ("value", "rest"))
 _PADDED = "T.if_then_else(m < 24, fn[m, first + i * 4096 + k], "
@@ -48,6 +49,10 @@ EQUIVALENTS = {
         f"grid @ for block in 0:{blocks} -> for block in 0:{blocks} + 1": BEYOND
         for blocks in ("(tokens + 63) // 64", "(tokens + 31) // 32")
     },
+    "dropped guard @ if block * 64 + h * 32 < tokens -> always": MIXED,
+    "off by one @ block * 64 + h * 32 < tokens -> block * 64 + h * 32 <= tokens": MIXED,
+    "dropped operand @ block * 64 + h * 32 -> block * 64": MIXED,
+    "dropped operand @ h * 32 -> h": MIXED,
     f"swapped operands @ value - {_ROUNDED} -> {_ROUNDED} - value": NOTHING_OVER,
     f"swapped operands @ rest - {_ROUNDED_REST} -> {_ROUNDED_REST} - rest": NOTHING_OVER,
     "loop start @ for smaller in 0:3 -> for smaller in 1:3": NOTHING_OVER,

@@ -9,14 +9,15 @@ Each is compared with its own step of the formula, in torch:
                      logits; and the sum of the streams with their weights
 
 Put one after the other, these steps are the reference's formula. Where a loop follows, the weights and the logits of a token
-are abbreviated, by ``pre`` and ``logit``, and Sinkhorn is in lock step with the reference, as in proofs/sinkhorn.py.
+are abbreviated, by ``pre`` and ``logit``: the weights in the loop, the logits where they are stored. Sinkhorn is in lock step
+with the reference, as in proofs/sinkhorn.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from ..reference import mhc as reference
 from ..reference.contract import Contract, Elements, Size, TensorSpec
 from ..reference.sinkhorn import sinkhorn
 from .engine.base.report import LAYERS
+from .engine.execution.abbreviations import Abbreviate, Abbreviating, Abbreviation
 from .engine.execution.invariants import Determined, Ghost, Invariant
 from .engine.execution.symbolic import block, execute
 from .engine.forms import normal_form as nf
@@ -185,16 +187,11 @@ EXACT: tuple[Lemma, ...] = (
 
 
 class Coefficients(NamedTuple):
-    """What the coefficients of all tokens are, and the functions that abbreviate elements of them."""
+    """What the coefficients of all tokens are; of the head alone, its weights."""
 
     pre: SymbolicTensor
     logits: SymbolicTensor
     post: Any
-
-    @property
-    def definitions(self) -> dict[str, Callable[..., Form]]:
-        """What ``pre`` and ``logit`` stand for."""
-        return {"pre": self.pre.at, "logit": self.logits.at}
 
 
 def mu_of(cfg: Config, sums: Any, squares: Any) -> tuple[Any, Any]:
@@ -214,7 +211,8 @@ def _coefficients(cfg: Config, sums: Any, squares: Any, scale: Any, base: Any) -
     return Coefficients(tensor(pre), tensor(logits.unflatten(-1, (hc, hc))), post)
 
 
-def _abbreviated(name: str, of: SymbolicTensor) -> SymbolicTensor:
+def abbreviated(name: str, of: SymbolicTensor) -> SymbolicTensor:
+    """Return a tensor of which each element is an opaque function of its index."""
     return SymbolicTensor(of.form_shape, lambda *i: Value(nf.apply(name, *i)))
 
 
@@ -247,6 +245,7 @@ def weighing(
     contract: Contract,
     beside: Callable[[Config, Given, Coefficients], dict[str, Any]] | None = None,
     summed: Mapping[str, Determined] = MappingProxyType({}),
+    token: Callable[[], Form] = block,
 ) -> Compare:
     """Return the comparison of a kernel that makes coefficients and sums the streams with their weights.
 
@@ -254,17 +253,20 @@ def weighing(
     """
 
     def compare(kernel: Any, known: Facts) -> Compared:
-        given, at = _inputs(contract, kernel), block()
+        given, at = _inputs(contract, kernel), token()
         found = _coefficients(cfg, *(given[name] for name in ("sums", "squares", "scale", "base")))
         wanted = (beside or _wanted)(cfg, given, found)
-        loops, through = list(serial_loops(kernel).values()), _through(cfg, found, summed)
+        loops, through = list(serial_loops(kernel).values()), _through(found, summed, at)
         if cfg.head:
             done = execute(kernel, invariants={loops[0]: through}, facts=known)
             return done, [*done.equations, *done.compare("y", wanted["y"].value)]
         with cutting() as cuts:
             of: Any = sinkhorn
-            comb = tensor(of(_abbreviated("logit", found.logits), cfg.iterations, cfg.eps))
-        done = execute(kernel, invariants={loops[0]: through, loops[1]: lock_step(cuts, at)}, facts=known)
+            comb = tensor(of(abbreviated("logit", found.logits), cfg.iterations, cfg.eps))
+        reading = partial(Abbreviating, _short(found.logits, at))
+        done = execute(
+            kernel, invariants={loops[0]: through, loops[1]: lock_step(cuts, at)}, facts=known, reading=reading
+        )
         equations = list(done.equations)
         for name, result in wanted.items():
             equations += done.compare(name, result.value)
@@ -283,18 +285,24 @@ def _wanted(cfg: Config, given: Given, found: Coefficients) -> dict[str, Any]:
 
 def sum_of(given: Given, found: Coefficients) -> Any:
     """Return the sum of the streams, their weights abbreviated."""
-    pre: Any = _abbreviated("pre", found.pre)
+    pre: Any = abbreviated("pre", found.pre)
     return (pre.unsqueeze(-1) * given["x"]).sum(1)
 
 
-def _through(cfg: Config, found: Coefficients, summed: Mapping[str, Determined]) -> Invariant:
-    """Return what holds in the loop that sums the streams: the weights and logits of the token, and what is summed."""
-    at = block()
+def _through(found: Coefficients, summed: Mapping[str, Determined], at: Form) -> Invariant:
+    """Return what holds in the loop that sums the streams: the weights of the token, and what is summed."""
     fixed = {"weights": Determined(lambda s, i: nf.apply("pre", at, i)), **summed}
-    if not cfg.head:
-        fixed["logits"] = Determined(lambda s, _, a, b: nf.apply("logit", at, a, b))
+    return Invariant(determined=fixed, definitions={"pre": found.pre.at})
 
-    return Invariant(determined=fixed, definitions=found.definitions)
+
+def _short(logits: SymbolicTensor, at: Form) -> Abbreviate:
+    """Return how the logits of a token are abbreviated where they are stored: they alone are made with the last scale."""
+    by, last = Abbreviation("logit", logits.value), nf.read("scale", 2)
+
+    def short(place: tuple[Form, ...], value: Value) -> tuple[Abbreviation, tuple[Form, ...]] | None:
+        return (by, (at, *place[1:])) if nf.support(last) <= nf.support(value.form) else None
+
+    return short
 
 
 def _weigh(cfg: Config) -> Contract:

@@ -119,6 +119,53 @@ def test_one_name_is_of_one_abbreviation() -> None:
         execute(weighed_later, facts=Facts(), reading=partial(Abbreviating, loaded))
 
 
+@T.prim_func
+def shared(x: T.Tensor((count,), F32), out: T.Tensor((count, 32), F32)):
+    """exp of twice x, by way of shared memory."""
+    with T.Kernel(count, threads=32) as i:
+        loaded = T.alloc_shared((32,), F32)
+        for t in T.Parallel(32):
+            loaded[t] = x[i] * 2
+        for t in T.Parallel(32):
+            out[i, t] = T.exp(loaded[t])
+
+
+def doubled(i: Form, _: Form, factor: int) -> Value:
+    return Value(nf.read("x", i) * factor)
+
+
+@pytest.mark.parametrize("factor", [2, 1])
+def test_what_threads_share_is_abbreviated(factor: int) -> None:
+    execution = read(Abbreviation("twice", partial(doubled, factor=factor)), shared)
+    assert [e.holds for e in execution.equations] == [factor == 2]
+    (write,) = execution.writes["out"]
+    assert execution.same(write.value, Value(nf.exp(nf.apply("twice", *write.index))))
+
+
+@T.prim_func
+def rising(x: T.Tensor((count, 32), F32), out: T.Tensor((count, 32), F32)):
+    """exp of x."""
+    with T.Kernel(count, threads=32) as i:
+        loaded = T.alloc_shared((32,), F32)
+        for t in T.Parallel(32):
+            loaded[t] = x[i, t]
+        for t in T.Parallel(32):
+            out[i, t] = T.exp(loaded[t])
+
+
+def test_an_abbreviation_that_stands_for_several_numbers_is_refused() -> None:
+    """The planted error: all elements of a row have one name, which stands for that of whichever is stored."""
+    stored: list[Form] = []
+
+    def loaded(place: tuple[Form, ...], _: Value) -> Any:
+        stored[:] = place
+        return each, (block("x"),)
+
+    each = Abbreviation("each", lambda i: Value(nf.read("x", i, *stored)))
+    with pytest.raises(Unsupported, match="each stands for what depends on t"):
+        execute(rising, facts=Facts(), reading=partial(Abbreviating, loaded))
+
+
 # Integers
 
 

@@ -43,17 +43,18 @@ Abbreviate = Callable[[tuple[Form, ...], Value], tuple[Abbreviation, tuple[Form,
 
 
 class Abbreviating(Symbols):
-    """The algebra, in which stores to fragments abbreviate some values."""
+    """The algebra, in which stores to fragments and shared memory abbreviate some values."""
 
     def __init__(self, abbreviate: Abbreviate, execution: Execution, invariants: Mapping[str, Invariant]) -> None:
         super().__init__(execution, invariants)
         self._abbreviate = abbreviate
         self._known: dict[str, Abbreviation] = {}
+        self._mentioned: dict[str, frozenset[int]] = {}  # by name, the atoms in its value beside its arguments
 
     def store(self, memory: Memory[Value], index: Sequence[Value], value: Value) -> None:
         """Store the abbreviation, if there is one, and record whether it stands for the value."""
         place = tuple(i.form for i in index)
-        found = self._abbreviate(place, value) if memory.scope == "fragment" else None
+        found = self._abbreviate(place, value) if memory.scope in ("fragment", "shared") else None
         if found is not None:
             value = self._abbreviated(place, value, *found)
         elif memory.scope == "global":
@@ -65,6 +66,7 @@ class Abbreviating(Symbols):
     ) -> Value:
         if self._known.setdefault(by.name, by) is not by:
             raise ValueError(f"two abbreviations are named {by.name!r}")
+        self._check_closed(by, len(arguments))
         meant, decide = by.value(*arguments), self.facts.decide_all
         statement = f"what is stored at [{', '.join(map(str, place))}] is {nf.apply(by.name, *arguments)}"
         with self.facts.assuming(by.where(*arguments)):
@@ -72,6 +74,17 @@ class Abbreviating(Symbols):
         self.execution.equations.append(Equation(statement, shown, value.form, meant.form))
         short = by(*arguments)
         return Value(decide(short.form), decide(short.finite), short.sign)
+
+    def _check_closed(self, by: Abbreviation, arity: int) -> None:
+        """Raise Unsupported if a value varies here with more than its arguments: one name would stand for several numbers."""
+        if by.name not in self._mentioned:
+            value = by.value(*(nf.fresh("a") for _ in range(arity)))
+            self._mentioned[by.name] = nf.support(value.form) | nf.support(value.finite)
+        loop = [self.inducing.t] if self.inducing else []
+        varying = {nf.number(v) for v in (*(axis.variable for axis in self._axes), *loop)} | self._threads
+        if strange := varying & self._mentioned[by.name]:
+            names = ", ".join(str(nf.of_atom(nf.atom_of(n))) for n in strange)
+            raise Unsupported(f"{by.name} stands for what depends on {names}")
 
     def _check(self, stored: Sequence[Form]) -> None:
         """Raise Unsupported if what is stored for good may come of an abbreviation where that stands for nothing."""

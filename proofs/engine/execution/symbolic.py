@@ -42,6 +42,10 @@ _REQUIRED: Mapping[Unary, Kind] = {  # what the operand of a function must be
 }
 
 
+Reading = Callable[[Execution, Mapping[str, Invariant]], "Symbols"]
+"""What makes an algebra: ``Symbols``, or one that reads a kernel otherwise."""
+
+
 def block(dimension: Dimension = "x") -> Form:
     """Return the block index of a kernel under execution."""
     return nf.variable(f"blockIdx.{dimension}")
@@ -62,7 +66,7 @@ def execute(
     infinite: Sequence[str] = (),
     finite: Mapping[str, Callable[..., Form]] | None = None,
     most: float = 0,
-    reading: Callable[[Execution, Mapping[str, Invariant]], Symbols] | None = None,
+    reading: Reading | None = None,
 ) -> Execution:
     """Run a kernel on symbolic inputs: element ``x[i, j]`` of an input is the atom ``read("x", i, j)``.
 

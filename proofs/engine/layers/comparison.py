@@ -14,7 +14,7 @@ from lemmata.reference.contract import Contract, TensorSpec
 
 from ..base.errors import Unsupported
 from ..execution.invariants import Invariant
-from ..execution.symbolic import Execution, execute
+from ..execution.symbolic import Execution, Reading, execute
 from ..forms import extended
 from ..forms import normal_form as nf
 from ..forms.entailment import Facts
@@ -110,9 +110,15 @@ def _form(value: Any) -> Form:
 
 
 def against(
-    reference: Callable[..., Any], contract: Contract, invariants: Mapping[str, Invariant] | None = None
+    reference: Callable[..., Any],
+    contract: Contract,
+    invariants: Mapping[str, Invariant] | None = None,
+    reading: Reading | None = None,
 ) -> Compare:
-    """Return the comparison of every output with an unmodified torch reference, run on inputs in the contract's order."""
+    """Return the comparison of every output with an unmodified torch reference, run on inputs in the contract's order.
+
+    ``invariants`` and ``reading`` are those of ``execute``.
+    """
 
     def compare(kernel: Any, known: Facts) -> Compared:
         buffers = {b.name: b for b in kernel.buffer_map.values()}
@@ -130,7 +136,7 @@ def against(
         results = results if isinstance(results, tuple) else (results,)
         if len(results) != len(contract.outputs):
             raise Unsupported(f"the reference returns {len(results)} results, the contract has {len(contract.outputs)}")
-        execution = execute(kernel, invariants=invariants, facts=known)
+        execution = execute(kernel, invariants=invariants, facts=known, reading=reading)
         equations = list(execution.equations)
         for spec, result in zip(contract.outputs, map(tensor, results), strict=True):
             wanted, dtype = tuple(shapes[spec.name]), types[spec.name]

@@ -184,7 +184,7 @@ def _execution(
     """
     tile, context = write.tile, write.access.context
     known = sizes | {e.decl().name() for e in element}
-    chosen, shares = tile_of(tile, write.outer, element, (write.divisions, elected(context)), known)
+    chosen, shares = tile_of(tile, write.outer, element, (write.divisions, elected(context), context.guards), known)
     own = Renaming(known, suffix)
 
     def named(term: z3.ExprRef) -> z3.ExprRef:

@@ -24,6 +24,7 @@ from ..access.trace import Access, Context, Division, Variable
 from ..base.errors import Unsupported
 
 _POINTS = 2**22  # the largest tile that is enumerated
+_ROLES = 16  # values that are tried of a block index, or of a remainder, that says what the block does
 Choice = tuple[z3.ArithRef, z3.ArithRef]  # a variable, and its value
 
 
@@ -185,7 +186,7 @@ def tile_of(
     tile: Tiling,
     outer: Sequence[Variable],
     element: Sequence[z3.ArithRef],
-    given: tuple[Sequence[Division], Sequence[Choice]],
+    given: tuple[Sequence[Division], Sequence[Choice], Sequence[z3.BoolRef]],
     known: frozenset[str],
 ) -> tuple[list[Choice], list[Division]]:
     """Return values of the outer variables, and of quotients of them, that make the tile hold an element.
@@ -193,7 +194,8 @@ def tile_of(
     Each dimension's base is ``stride * x + offset`` in one variable or quotient ``x``; the tile of ``e`` is at
     ``x = (e - offset - low) div stride``. A quotient and remainder give back their dividend, ``divisor * q + r``.
     Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share.
-    ``given`` are the divisions, and what is chosen already.
+    What the base does not mention is the smallest that passes the guards on it alone: it says what a block does, not where.
+    ``given`` are the divisions, what is chosen already, and the guards.
 
     Returns:
         The values, and the divisions by a share whose parts are among them.
@@ -201,7 +203,7 @@ def tile_of(
     Raises:
         Unsupported: a base has another form.
     """
-    divisions, chosen, shares = given[0], [*given[1]], []
+    divisions, chosen, guards, shares = given[0], [*given[1]], given[2], []
     terms = [v.term for v in outer]
     free = terms + [p for d in divisions for p in d.parts]  # all else is given, not ours to choose
     for base, e, low in zip(tile.base, element, tile.low, strict=True):
@@ -214,14 +216,21 @@ def tile_of(
     for division in divisions:
         parts = division.parts
         if any(_is_chosen(p, chosen) for p in parts) and any(division.dividend.eq(t) for t in terms):
-            chosen += [(p, z3.IntVal(0)) for p in parts if not _is_chosen(p, chosen)]
+            chosen += [(p, _passing(p, z3.IntVal(0), guards)) for p in parts if not _is_chosen(p, chosen)]
             whole = division.divisor * division.quotient + division.remainder
             chosen.append((division.dividend, z3.substitute(whole, *chosen)))
     for v in outer:
         for x, division in _by_start(v, outer, chosen):
             chosen.append((x, division.quotient))
             shares.append(division)
-    return chosen + [(v.term, v.low) for v in outer if not _is_chosen(v.term, chosen)], shares
+    return chosen + [(v.term, _passing(v.term, v.low, guards)) for v in outer if not _is_chosen(v.term, chosen)], shares
+
+
+def _passing(x: z3.ArithRef, low: z3.ArithRef, guards: Sequence[z3.BoolRef]) -> z3.ArithRef:
+    """Return the first value from the lowest on that passes the guards on it alone; the lowest if none that is tried does."""
+    own = z3.And(*_local(guards, {x.decl().name()}))
+    values = (low + n for n in range(_ROLES))
+    return next((v for v in values if z3.is_true(z3.simplify(z3.substitute(own, (x, v))))), low)
 
 
 def _by_start(

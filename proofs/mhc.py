@@ -53,6 +53,7 @@ EQUIVALENTS = {
     "off by one @ block * 64 + h * 32 < tokens -> block * 64 + h * 32 <= tokens": MIXED,
     "dropped operand @ block * 64 + h * 32 -> block * 64": MIXED,
     "dropped operand @ h * 32 -> h": MIXED,
+    "inverted guard @ if bx % 2 < 1 -> if not (bx % 2 < 1)": "the two blocks of a token exchange what they do",
     f"swapped operands @ value - {_ROUNDED} -> {_ROUNDED} - value": NOTHING_OVER,
     f"swapped operands @ rest - {_ROUNDED_REST} -> {_ROUNDED_REST} - rest": NOTHING_OVER,
     "loop start @ for smaller in 0:3 -> for smaller in 1:3": NOTHING_OVER,

@@ -103,7 +103,7 @@ def _by_streams(at: Streams, weight: Callable[[Form, Form], Form], token_of: Cal
 
 
 def _token() -> Form:
-    """Return the token of one of its two blocks."""
+    """Return the token of a block of ``mhc_weigh_norm``, one of two."""
     return nf.floordiv(block(), 2)
 
 

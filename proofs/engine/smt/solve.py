@@ -79,18 +79,19 @@ def solve(
     return Outcome(condition, "unknown", time.perf_counter() - start)
 
 
-def decide(condition: Condition, *, witness: bool = True, **means: Any) -> Outcome:
+def decide(condition: Condition, *, witness: bool = True, renamed: bool = False, **means: Any) -> Outcome:
     """Return what `solve` does, which is asked once of the same terms by the same means, unless it does not know.
 
-    Terms are told by their context and their numbers there, which are their own as long as the outcome keeps them. What was
-    proved is proved in other names too.
+    Terms are told by their context and their numbers there, which are their own as long as the outcome keeps them. Where
+    many conditions are ``renamed`` ones, what was proved is not asked again in other names, which takes time to tell.
     """
     given, goal = frozenset(h.get_id() for h in condition.hypotheses), condition.goal.get_id()
     key = id(condition.goal.ctx), given, goal, *sorted(means.items())
     known = _decided.get(key)
     if known and (known.verdict == "proved" or not witness):
         return replace(known, condition=condition, seconds=0.0, counterexample=None)
-    outcome = _in_other_names(condition, witness, means)
+    asked = _in_any_names if renamed else solve
+    outcome = asked(condition, witness=witness, **means)
     if outcome.verdict != "unknown":
         if len(_decided) >= _MEMORY:
             _decided.clear()
@@ -98,7 +99,7 @@ def decide(condition: Condition, *, witness: bool = True, **means: Any) -> Outco
     return outcome
 
 
-def _in_other_names(condition: Condition, witness: bool, means: Mapping[str, Any]) -> Outcome:
+def _in_any_names(condition: Condition, *, witness: bool, **means: Any) -> Outcome:
     """Return what `solve` does, which is not asked of what was proved in other names."""
     digest = shape((*condition.hypotheses, condition.goal))
     key = digest, *sorted(means.items())

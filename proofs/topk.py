@@ -20,6 +20,7 @@ import z3
 from ..kernels import topk as select
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.topk_check import NAMES, Config, topk_check
+from ..operators import OPERATORS
 from ..reference import topk_check as criterion
 from ..reference.contract import Contract, Elements, Size, TensorSpec
 from ..reference.topk import CHECK, TOPK, topk
@@ -331,7 +332,9 @@ def _merge(cfg: select.Config) -> Proof:
 
 def _listed(claimed: Proof, cfg: select.Config, *, merge: bool = False) -> Proof:
     """Return what is claimed of a selection kernel, with what it lists."""
-    return replace(claimed, layers=("L0", "lemmas"), lemmas=(listed(claimed.kernel, cfg, merge=merge),))
+    statics = {"k": cfg.k, "threads": cfg.threads, "ratio": cfg.ratio}
+    lemmas = (listed(claimed.kernel, cfg, merge=merge),)
+    return replace(claimed, statics=statics, layers=("L0", "lemmas"), lemmas=lemmas)
 
 
 def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
@@ -339,13 +342,20 @@ def _of_rows(contract: Contract, cfg: select.Config) -> Contract:
     return replace(contract, inputs=tuple(_POSITIONS if cfg.ratio and x is _LENGTHS else x for x in contract.inputs))
 
 
+def _listings() -> Iterator[tuple[Callable[..., Any], Any]]:
+    """Yield the selection kernels that are proved to list the first k: those that ship, of bf16, and without a ratio."""
+    yield from OPERATORS["topk"].shipped()
+    for k, dtype, threads, ratio in ((2048, "bfloat16", 512, 4), (512, "float32", 1024, 0)):
+        yield select.topk, select.Config(k, dtype, threads, ratio)
+        yield select.topk_merge, select.Config(k, dtype, 256, ratio)
+
+
 def proofs() -> Iterator[Proof]:
     """Yield the checker in every layer, for a k that fills the block and one that does not; the selection, listed or run."""
     yield _check(Config(), lemmas=LEMMAS, mutate=True, every=6)
     yield _check(Config(300, "bfloat16"), mutate=True, every=6)
-    for cfg in (select.Config(), select.Config(2048, "bfloat16", 512, ratio=4)):
-        yield _listed(_select(cfg), cfg)
-    for cfg in (select.Config(threads=256), select.Config(2048, "bfloat16", 256, ratio=4)):
-        yield _listed(_merge(cfg), cfg, merge=True)
+    for factory, cfg in _listings():
+        merge = factory is select.topk_merge
+        yield _listed(_merge(cfg) if merge else _select(cfg), cfg, merge=merge)
     run = select.Config(40, threads=128)
     yield _select(run, layers=("L0", "run"), examples=examples(run), mutate=True, every=8, equivalents=EQUIVALENTS)

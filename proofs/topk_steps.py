@@ -110,17 +110,7 @@ def bounded(
 
 def size(term: z3.ExprRef) -> int:
     """Return how deep a term is, so that no term is inside one that is not deeper."""
-    depth: dict[int, int] = {}
-    open_ = [(term, False)]
-    while open_:
-        here, ready = open_.pop()
-        if here.get_id() in depth:
-            continue
-        if ready or not here.children():
-            depth[here.get_id()] = 1 + max((depth[c.get_id()] for c in here.children()), default=0)
-        else:
-            open_ += [(here, True), *((c, False) for c in here.children())]
-    return depth[term.get_id()]
+    return int(z3.Z3_get_depth(term.ctx_ref(), term.as_ast()))
 
 
 def nested(term: z3.ExprRef, count: int) -> list[z3.ExprRef]:

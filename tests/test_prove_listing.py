@@ -15,7 +15,7 @@ from lemmata.kernels import topk as select
 from lemmata.kernels.radix import WANTED
 from lemmata.proofs.engine.base.conditions import Condition
 from lemmata.proofs.engine.base.errors import Unsupported
-from lemmata.proofs.engine.smt.solve import solve
+from lemmata.proofs.engine.smt.solve import decide, solve
 from lemmata.proofs.topk_selection import listing, readings, taken_whole
 
 SEARCH = """bound_edge(cfg.k, cfg.threads, memory, thread)
@@ -95,6 +95,18 @@ def test_a_wrong_listing_is_refuted(planted: Any, change: tuple[str, str, str]) 
     *texts, statement = change
     asked = [solve(c, witness=False).verdict for c in steps(planted(*texts)) if c.statement == statement]
     assert "refuted" in asked
+
+
+def test_no_wrong_listing_is_taken_for_the_right_one(planted: Any) -> None:
+    """Planted beside the right one: what was proved of that, in whatever names, must not be said of another."""
+    proved = [c for c in steps(planted(ANY, ANY)) if decide(c, witness=False, renamed=True).verdict == "proved"]
+    assert len(proved) > 100
+    for name in ("one place too many", "a tie too few", "keys above the edge"):
+        *texts, statement = WRONG[name]
+        asked = [
+            decide(c, witness=False, renamed=True).verdict for c in steps(planted(*texts)) if c.statement == statement
+        ]
+        assert "refuted" in asked, name
 
 
 MASK, FIRST = "masks[0, i * warps + thread // WARP]", "masks[0, thread // WARP * WARP + i]"

@@ -43,12 +43,15 @@ def _own_cache(tmp_path, monkeypatch):  # type: ignore[no-untyped-def]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
+OFTEN = {"topk_check k=512 float32", "topk k=512 threads=1024 ratio=4 float32"}
+OFTEN |= {"topk_merge k=512 threads=128 ratio=4 float32", "topk k=40 float32"}
+
+
 def topk_proofs() -> list[Any]:
-    """All of them: at each run those of fp32 scores, as the indexer gives them; of bf16 by make test-all."""
-    return [
-        pytest.param(p, id=p.name, marks=pytest.mark.exhaustive if p.name.endswith("bfloat16") else [])
-        for p in proofs("topk")
-    ]
+    """All of them: at each run one of each kernel, the others by make test-all."""
+    found = proofs("topk")
+    assert {p.name for p in found} >= OFTEN
+    return [pytest.param(p, id=p.name, marks=[] if p.name in OFTEN else pytest.mark.exhaustive) for p in found]
 
 
 @pytest.mark.parametrize("proof", topk_proofs())

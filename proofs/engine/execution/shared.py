@@ -23,6 +23,11 @@ Thing = Value | Fold
 Element = Value | tuple[str | None, z3.ExprRef, np.ndarray] | Predicate | None
 
 
+def _same(a: z3.ExprRef, b: z3.ExprRef) -> bool:
+    """Return whether two terms are one. Mostly they are one object, for which Z3 is not asked."""
+    return a is b or bool(a.eq(b))
+
+
 @dataclass(frozen=True)
 class Store:
     """What the thread, if any, stores in which a condition on data holds.
@@ -80,7 +85,7 @@ class Shared:
         self._touch(memory, False, flat, mask)
         held = [self._held[memory][place] for place in flat]
         first = held[0]
-        if isinstance(first, Value) and all(isinstance(e, Value) and e.term.eq(first.term) for e in held):
+        if isinstance(first, Value) and all(isinstance(e, Value) and _same(e.term, first.term) for e in held):
             return first
         if isinstance(first, Predicate) and all(e is first for e in held):
             if len(index) != 1:
@@ -89,7 +94,7 @@ class Shared:
         if isinstance(first, tuple) and first[0] and all(e is first for e in held):
             return Value(self._same_for_all(first))
         rows = [e for e in held if isinstance(e, tuple)]
-        if len(rows) == len(held) and all(op == rows[0][0] and f.eq(rows[0][1]) for op, f, _ in rows):
+        if len(rows) == len(held) and all(op == rows[0][0] and _same(f, rows[0][1]) for op, f, _ in rows):
             return Fold(rows[0][0], rows[0][1], np.stack([row for _, _, row in rows]))
         if all(isinstance(e, Value) and self._number_of(e.term) is not None for e in held):
             return self._in_order(memory, [e.term for e in held if isinstance(e, Value)])

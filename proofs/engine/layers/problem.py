@@ -64,19 +64,22 @@ class Problem:
         except Unsupported as error:
             return error
 
-    def outcomes(self, name: str, conditions: Sequence[Condition]) -> list[Outcome]:
-        """Return the outcomes of conditions, up to the first failure if one is enough; write them to ``smt`` first."""
+    def outcomes(self, name: str, conditions: Sequence[Condition], **how: bool) -> list[Outcome]:
+        """Return the outcomes of conditions, up to the first failure if one is enough; write them to ``smt`` first.
+
+        ``how`` goes to what decides them.
+        """
         if self.smt is not None:
             statics = "".join(f"-{key}={value:g}" for key, value in self.statics.items())
             write(tuple(conditions), self.smt / f"{self.kernel.attrs['global_symbol']}{statics}", name)
         outcomes = []
-        for outcome in self._each(conditions):
+        for outcome in self._each(conditions, **how):
             outcomes.append(outcome)
             if self.brief and outcome.verdict != "proved":
                 break
         return outcomes
 
-    def _each(self, conditions: Sequence[Condition]) -> Iterator[Outcome]:
+    def _each(self, conditions: Sequence[Condition], **how: bool) -> Iterator[Outcome]:
         """Yield the outcome of each condition. Those with the same hypotheses are proved at once, where few steps do that."""
         keys = [frozenset(h.get_id() for h in c.hypotheses) for c in conditions]
         alike: dict[frozenset[int], list[z3.BoolRef]] = {}
@@ -85,9 +88,9 @@ class Problem:
         known: dict[frozenset[int], Outcome] = {}
         for key, condition in zip(keys, conditions, strict=True):
             if key not in known and len(alike[key]) > 1:
-                known[key] = self.solve(replace(condition, goal=z3.And(*alike[key])), witness=False, few=True)
+                known[key] = self.solve(replace(condition, goal=z3.And(*alike[key])), witness=False, few=True, **how)
             proved = key in known and known[key].verdict == "proved"
-            yield replace(known[key], condition=condition) if proved else self.solve(condition)
+            yield replace(known[key], condition=condition) if proved else self.solve(condition, **how)
 
 
 def proved(outcomes: Iterable[Outcome]) -> int:

@@ -95,7 +95,8 @@ def _lemmas(problem: Problem, name: str) -> Layer:
     count = shown = 0
     for lemma in problem.lemmas:
         if isinstance(lemma, Theorem):
-            outcomes = problem.outcomes(f"{name}-{lemma.name.replace(' ', '-')}", lemma.conditions())
+            of = f"{name}-{lemma.name.replace(' ', '-')}"
+            outcomes = problem.outcomes(of, lemma.conditions(), renamed=True)  # one step is made many times
             right, wanted, status = proved(outcomes), len(outcomes), "proved"
             found += failures(outcomes)
         else:

@@ -18,6 +18,7 @@ import cvc5
 import z3
 
 from ..base.conditions import Condition, Outcome, Verdict
+from .alike import shape
 from .bitvectors import subterms
 from .witness import of_cvc5, of_z3
 
@@ -40,6 +41,8 @@ _FEW = 200_000  # rlimit, of z3's plain solver; its tactics have the rest, but t
 
 _MEMORY = 2**12  # outcomes that are kept
 _decided: dict[tuple[object, ...], Outcome] = {}
+_SHAPES = 2**16  # that are kept
+_proved: dict[tuple[object, ...], str] = {}  # shapes of proved conditions, and who proved them
 
 _VERDICTS: Mapping[str, Verdict] = {"unsat": "proved", "sat": "refuted", "unknown": "unknown"}
 Answer = tuple[Verdict, Mapping[str, int] | None]
@@ -76,21 +79,37 @@ def solve(
     return Outcome(condition, "unknown", time.perf_counter() - start)
 
 
-def decide(condition: Condition, *, witness: bool = True, **means: Any) -> Outcome:
+def decide(condition: Condition, *, witness: bool = True, renamed: bool = False, **means: Any) -> Outcome:
     """Return what `solve` does, which is asked once of the same terms by the same means, unless it does not know.
 
-    Terms are told by their context and their numbers there, which are their own as long as the outcome keeps them.
+    Terms are told by their context and their numbers there, which are their own as long as the outcome keeps them. Where
+    many conditions are ``renamed`` ones, what was proved is not asked again in other names, which takes time to tell.
     """
     given, goal = frozenset(h.get_id() for h in condition.hypotheses), condition.goal.get_id()
     key = id(condition.goal.ctx), given, goal, *sorted(means.items())
     known = _decided.get(key)
     if known and (known.verdict == "proved" or not witness):
         return replace(known, condition=condition, seconds=0.0, counterexample=None)
-    outcome = solve(condition, witness=witness, **means)
+    asked = _in_any_names if renamed else solve
+    outcome = asked(condition, witness=witness, **means)
     if outcome.verdict != "unknown":
         if len(_decided) >= _MEMORY:
             _decided.clear()
         _decided[key] = outcome
+    return outcome
+
+
+def _in_any_names(condition: Condition, *, witness: bool, **means: Any) -> Outcome:
+    """Return what `solve` does, which is not asked of what was proved in other names."""
+    digest = shape((*condition.hypotheses, condition.goal))
+    key = digest, *sorted(means.items())
+    if digest is not None and key in _proved:
+        return Outcome(condition, "proved", 0.0, None, _proved[key])
+    outcome = solve(condition, witness=witness, **means)
+    if digest is not None and outcome.verdict == "proved":
+        if len(_proved) >= _SHAPES:
+            _proved.clear()
+        _proved[key] = outcome.solver
     return outcome
 
 

@@ -124,7 +124,7 @@ def nested(term: z3.ExprRef, count: int) -> list[z3.ExprRef]:
 def hidden(term: z3.BitVecRef) -> list[z3.BitVecRef]:
     """Return the operands of a maximum or minimum, outer ones first."""
     parts = [t for t in term.children()[1:] if not z3.is_bv_value(t)]
-    return sorted(parts, key=lambda t: -t.get_id())
+    return sorted(parts, key=size, reverse=True)
 
 
 def operands(term: z3.BitVecRef, kind: int) -> list[z3.BitVecRef]:

@@ -44,6 +44,7 @@ from .engine.reference.symbolic_torch import SymbolicTensor, tensor
 from .engine.verify import Compare, Compared
 from .suite import Proof
 
+PRO = 128  # heads of DeepSeek-V4-Pro
 PARITY = "both have the same remainder by 2, and nothing else is asked of them"
 EQUIVALENTS = {
     "dropped statement @ T.fence_proxy_async()": "another stands behind the next wait, before the first product",

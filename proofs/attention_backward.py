@@ -51,6 +51,7 @@ EQUIVALENTS = {
 }
 
 BLOCKS = Static(int, 1, 2)
+SAFE = "L0", "L1"  # what is claimed of several blocks of heads: the reference has the parts of all heads in one
 WAIVERS = (
     Waiver("T.exp2(gap)", "exp", "a sink far above lse makes it inf, and only in a denominator: w is 0, its limit"),
     Waiver("exp2_ftz", "exp", "z <= lse, for lse is of all keys; one that is given as less may overflow"),

@@ -74,7 +74,7 @@ def _proof(factory: Callable[..., Any], cfg: Config, layers: tuple[str, ...] = L
 
 
 FLAGSHIPS = Config(), Config(128, overlap=False, capacity=136), Config(D=128)
-LONGER = tuple(replace(cfg, keeps=False) for cfg in FLAGSHIPS[:2])
+LONGER = tuple(replace(cfg, keeps=False) for cfg in FLAGSHIPS)
 """The same in calls of more tokens."""
 ROUNDED = Config(simulate_fp8=True)
 

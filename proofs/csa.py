@@ -12,7 +12,7 @@ from ..reference import csa as reference
 from ..reference.attention import in_window
 from ..reference.csa import CSA
 from . import attention, attention_backward
-from .attention import B, Block, at_least, index_or_none
+from .attention import PRO, B, Block, at_least, index_or_none
 from .attention_lemmas import SPLIT, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
@@ -83,6 +83,10 @@ def proofs() -> Iterator[Proof]:
     yield from (_proof(Config(splits=splits)) for splits in (3, 5))
     yield combined("csa", CSA, Config(splits=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)
     yield _backward(BackwardConfig(), mutate=True, every=26, equivalents=attention_backward.EQUIVALENTS)
+    for splits in (1, 5):  # of DeepSeek-V4-Pro's heads
+        yield _proof(Config(PRO, splits=splits))
+    yield combined("csa", CSA, Config(PRO, splits=5))
+    yield _backward(BackwardConfig(PRO), layers=attention_backward.SAFE)
     yield products("csa", gradient_sums.Config())
     for blocks in (1, 2):  # of up to 64 heads
         yield from summing("csa", gradient_sums.Config(blocks=blocks))

@@ -13,7 +13,7 @@ from ..reference.attention import in_window
 from ..reference.hca import HCA
 from ..reference.indexer import visible
 from . import attention, attention_backward
-from .attention import B, Block, at_least, either, index_or_none
+from .attention import PRO, B, Block, at_least, either, index_or_none
 from .attention_lemmas import ENTRIES, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
@@ -82,6 +82,10 @@ def proofs() -> Iterator[Proof]:
     yield _proof(Config(splits=5))
     yield combined("hca", HCA, Config(splits=5))
     yield _backward(BackwardConfig(), mutate=True, every=26, equivalents=attention_backward.EQUIVALENTS)
+    for splits in (1, 5):  # of DeepSeek-V4-Pro's heads
+        yield _proof(Config(PRO, splits=splits))
+    yield combined("hca", HCA, Config(PRO, splits=5))
+    yield _backward(BackwardConfig(PRO), layers=attention_backward.SAFE)
     yield products("hca", gradient_sums.Config())
     for blocks in (1, 2):  # of up to 64 heads
         yield from summing("hca", gradient_sums.Config(blocks=blocks))

@@ -85,7 +85,6 @@ def proofs() -> Iterator[Proof]:
     for splits in (1, 5):  # of DeepSeek-V4-Pro's heads
         yield _proof(Config(PRO, splits=splits))
     yield combined("hca", HCA, Config(PRO, splits=5))
-    yield _backward(BackwardConfig(PRO), layers=attention_backward.SAFE)
     yield products("hca", gradient_sums.Config())
     for blocks in (1, 2):  # of up to 64 heads
         yield from summing("hca", gradient_sums.Config(blocks=blocks))

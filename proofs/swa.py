@@ -13,7 +13,6 @@ from ..kernels import gradient_sums
 from ..kernels.sparse_attention_config import BackwardConfig, Config
 from . import hca
 from .attention import PRO
-from .attention_backward import SAFE
 from .attention_lemmas import WINDOW
 from .gradient_sums import products, summing
 from .suite import Proof
@@ -24,6 +23,5 @@ def proofs() -> Iterator[Proof]:
     yield replace(hca._proof(Config(ratio=1), lemmas=(WINDOW,)), op="swa")
     yield replace(hca._backward(BackwardConfig(ratio=1)), op="swa")
     yield replace(hca._proof(Config(PRO, ratio=1)), op="swa")  # DeepSeek-V4-Pro's heads
-    yield replace(hca._backward(BackwardConfig(PRO, ratio=1), layers=SAFE), op="swa")
     yield products("swa", gradient_sums.Config())
     yield from summing("swa", gradient_sums.Config())

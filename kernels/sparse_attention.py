@@ -34,7 +34,7 @@ GROWTH = 8.0  # bits by which scores may exceed the running maximum before it is
 LOWEST = -(2.0**30)  # a running maximum starts here: finite, and below every admissible q · k
 WARPGROUP, THREADS = 128, 384  # threads of a role, of a block
 BLOCKS = 132  # at most, of a split of a sequence: as many as a Hopper GPU has multiprocessors, of which each holds one
-PRODUCER_REGISTERS, CONSUMER_REGISTERS = 80, 216  # of a thread
+PRODUCER_REGISTERS, CONSUMER_REGISTERS = 72, 216  # of a thread
 # the kernel itself waits for its copies to shared memory
 ASYNC = {"parallel_prefer_async": True, "parallel_async_without_async_commit_wait": True}
 

@@ -302,20 +302,15 @@ def _cut(nodes: Sequence[Node]) -> tuple[list[Node], Loop | None, list[Node]]:
 
 
 def _in_rounds(roles: Sequence[Role]) -> tuple[Role, ...]:
-    """Return the roles, all of them in rounds if one is: the loop of one with a single loop is then that of its rounds."""
-    if all(role.round is None for role in roles):
-        return tuple(roles)
-    found = []
-    for role in roles:
-        if role.round is None and role.loop is not None:
-            before, inside, after = role.parts
-            role = replace(role, loop=None, parts=(inside, [], []), round=role.loop, aside=(before, after))
+    """Return the roles; Unsupported if some of them are in rounds and others not, or if some share anything outside them."""
+    for role in roles if any(role.round is not None for role in roles) else ():
+        if role.round is None:
+            raise Unsupported(f"{role} meet others in a loop that is not one of rounds")
         aside = [*role.aside[0], *role.aside[1]]
-        shared = [a for node in aside for a in accesses(node) if a.region.shared and a.region.scope != "shared.barrier"]
-        if role.round is None or shared or any(_meets(e) for e in events(aside)):
-            raise Unsupported(f"{role} meet others, or use shared memory, outside the rounds")
-        found.append(role)
-    return tuple(found)
+        shared = (a for node in aside for a in accesses(node) if a.region.shared and a.region.scope != "shared.barrier")
+        for place in (*(e.context for e in events(aside) if _meets(e)), *(a.context for a in shared)):
+            raise Unsupported(f"outside the rounds: {place.site.text}")
+    return tuple(roles)
 
 
 def _flat(nodes: Sequence[Node]) -> list[Node]:

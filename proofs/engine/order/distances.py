@@ -58,11 +58,11 @@ class Distances:
             return {} if near is None else {weights: near}
         ours, theirs = _round(a, None), _round(b, renaming)
         ways: dict[object, Facts] = {} if near is None else {("same round", *weights): [ours == theirs, *near]}
-        for way, first, second, names in (("next round", a, b, (None, renaming)), ("round before", b, a, (renaming, None))):
-            weight = weights[way != "next round"] if a.looped and b.looped else None
-            if (far := self._far(first, second, weight, names)) is not None:
-                later = theirs > ours if way == "next round" else ours > theirs
-                ways[way, weight] = [later, *far]
+        after, before = weights if a.looped and b.looped else (None, None)
+        if (far := self._far(a, b, after, (None, renaming))) is not None:
+            ways["later round", after] = [theirs > ours, *far]
+        if (far := self._far(b, a, before, (renaming, None))) is not None:
+            ways["round before", before] = [ours > theirs, *far]
         return ways
 
     def later(self, a: Use, b: Use, mark: Mark, renaming: Renaming) -> Facts | None:
@@ -118,9 +118,10 @@ class Distances:
             return facts
         if ahead <= 1:
             return None
-        (here, there), (ours, theirs) = (_loop(a, names[0]), _loop(b, names[1])), (_round(a, names[0]), _round(b, names[1]))
+        here, there = _loop(a, names[0]), _loop(b, names[1])
         left, begun = here.low + here.count - here.term, there.term - there.low
-        return [*facts, left + begun + (theirs - ours - 1) < ahead]
+        between = _round(b, names[1]) - _round(a, names[0]) - 1
+        return [*facts, left + begun + between < ahead]
 
 
 def _unless_passed(a: Use, b: Use, weight: int | None, names: Names) -> Facts | None:

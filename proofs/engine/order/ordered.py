@@ -28,7 +28,7 @@ from .distances import Distances, Use
 from .phases import Phases
 from .progress import BEGIN, FENCED, Lack, Progress, Steps, conflict, kind
 from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
-from .runs import Carried, Mark, Runs, Way, share_a_loop
+from .runs import Mark, Runs, Way, share_a_loop
 from .words import lacking, unmet
 
 _PLAIN = ("load", "store", "atomic")
@@ -134,7 +134,8 @@ class Ordered:
                     met = Unordered(a.access, renaming.access(b.access), a.access is b.access, list(ways.values()))
                     yield apart("race", unmet(a.access, b.access), met, self._hypotheses, alone=False)
                 for way, facts in ways.items():
-                    self.unordered[a.step.role.threads, a.step.part, b.step.role.threads, b.step.part, way] = a, b, renaming, facts
+                    roles = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part
+                    self.unordered[*roles, way] = a, b, renaming, facts
 
     def _of_role(self, role: Role) -> Iterator[Use]:
         """Yield the accesses of a role to shared memory, but for mbarriers."""

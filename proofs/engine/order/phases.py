@@ -118,7 +118,7 @@ class Phases:
             here = done = self.graph.node(part)
             self._follow(role, node, last, here)
             what = after.does if isinstance(after, Event) else None
-            if what in ("copied", "wait"):  # the arrival comes when the copies are there, the end of a wait when it is passed
+            if what in ("copied", "wait"):  # the arrival comes when the copies are there; a wait ends when it is passed
                 done = self.graph.node(part)
                 self.graph.edge(here, done, Edge(shows=what == "wait"))
             step = Step(role, part, here, done)

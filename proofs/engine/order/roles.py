@@ -255,9 +255,11 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
     known = not any(map(at_mbarriers, trace.unmodelled))
     phased = known and holds(trace.nodes, _CROSSING)
     name = "the threads of a block"
-    if not phased:
-        return Block((Role(threads.all(), None, (coarse(trace.nodes, _ORDERING), [], []), name),), known, initialised, threads, blocks)
-    return Block(_in_rounds([_programmed(threads.all(), trace.nodes, name)]), known, initialised, threads, blocks)
+    if phased:
+        roles = _in_rounds([_programmed(threads.all(), trace.nodes, name)])
+    else:
+        roles = (Role(threads.all(), None, (coarse(trace.nodes, _ORDERING), [], []), name),)
+    return Block(roles, known, initialised, threads, blocks)
 
 
 def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> Role:

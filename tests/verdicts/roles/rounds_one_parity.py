@@ -10,9 +10,7 @@ n, m = T.dynamic("n"), T.dynamic("m")
 
 
 @T.prim_func
-def kernel(
-    Q: T.Tensor((n, ROLE), "float32"), A: T.Tensor((n, m, ROLE), "float32"), B: T.Tensor((n, ROLE), "float32")
-):
+def kernel(Q: T.Tensor((n, ROLE), "float32"), A: T.Tensor((n, m, ROLE), "float32"), B: T.Tensor((n, ROLE), "float32")):
     with T.Kernel(1, threads=2 * ROLE):
         q = T.alloc_shared((ROLE,), "float32", scope="shared")
         row = T.alloc_shared((ROLE,), "float32", scope="shared")

@@ -1,4 +1,4 @@
-"""Wrong: a thread may give up rows first, so that another one gives up the query for the next row before it does for this one."""
+"""Wrong: rows are given up first, so a thread may give up the query for the next row before another does for this one."""
 
 import tilelang.language as T
 
@@ -10,9 +10,7 @@ n, m = T.dynamic("n"), T.dynamic("m")
 
 
 @T.prim_func
-def kernel(
-    Q: T.Tensor((n, ROLE), "float32"), A: T.Tensor((n, m, ROLE), "float32"), B: T.Tensor((n, ROLE), "float32")
-):
+def kernel(Q: T.Tensor((n, ROLE), "float32"), A: T.Tensor((n, m, ROLE), "float32"), B: T.Tensor((n, ROLE), "float32")):
     with T.Kernel(1, threads=2 * ROLE):
         q = T.alloc_shared((ROLE,), "float32", scope="shared")
         row = T.alloc_shared((ROLE,), "float32", scope="shared")
@@ -45,4 +43,6 @@ def kernel(
 
 CONTRACT = contract(kernel, "B", sizes={"m": Size(1, 4096)})
 OPTIONS = {"pass_configs": MANUAL}
-VERDICT = Refuted("L1", phase="no thread arrives at q_free[0] for the next iteration before all have arrived for this one")
+VERDICT = Refuted(
+    "L1", phase="no thread arrives at q_free[0] for the next iteration before all have arrived for this one"
+)

@@ -10,9 +10,7 @@ n, m = T.dynamic("n"), T.dynamic("m")
 
 
 @T.prim_func
-def kernel(
-    Q: T.Tensor((n, ROLE), "float32"), A: T.Tensor((n, m, ROLE), "float32"), B: T.Tensor((n, ROLE), "float32")
-):
+def kernel(Q: T.Tensor((n, ROLE), "float32"), A: T.Tensor((n, m, ROLE), "float32"), B: T.Tensor((n, ROLE), "float32")):
     with T.Kernel(1, threads=2 * ROLE):
         q = T.alloc_shared((ROLE,), "float32", scope="shared")
         total = T.alloc_local((1,), "float32")
@@ -25,7 +23,7 @@ def kernel(
                 T.barrier_wait(q_free, 1 - i * m % 2)
                 q[thread] = Q[i, thread]
                 T.barrier_arrive(q_ready)
-                for t in T.serial(m):
+                for _ in T.serial(m):
                     T.barrier_arrive(ready)
         else:
             for i in T.serial(n):

@@ -6,7 +6,7 @@ from . import sparse_attention_backward as backward
 from .build import aligned, build, planned
 from .combine import Plan, launch, plan
 from .sparse_attention import BLOCKS, EXP2, THREADS, Block, Keys, Output, Rounds, attend
-from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, BackwardConfig, Config, with_splits
+from .sparse_attention_config import BF16, F32, I32, KEYS, BackwardConfig, Config, with_splits
 
 
 def _entry_lister(L, K):
@@ -27,6 +27,8 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
     """Attend to the window and to the entries that the indices name; each split writes its ``out`` and ``stats``."""
     B, S, R, L, K = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T"), T.dynamic("K")
     items = S * cfg.head_blocks
+    # a split may be without tiles, and blocks take rounds only if each has some, whose barriers keep their roles together
+    blocks = T.min(items, BLOCKS) if cfg.splits == 1 else items
     list_entries = _entry_lister(L, K)
 
     @T.prim_func
@@ -40,12 +42,13 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
         out: T.Tensor((B, cfg.splits, S, cfg.H, cfg.D), cfg.out_dtype),
         stats: T.Tensor((B, cfg.splits, cfg.stats, S, cfg.H), F32),
     ):
-        with T.Kernel(T.min(items, BLOCKS), cfg.splits, B, threads=THREADS, prelude=EXP2) as (x, split, b):
+        with T.Kernel(blocks, cfg.splits, B, threads=THREADS, prelude=EXP2) as (x, split, b):
             base, oldest = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
             base[0] = R - S - cfg.window + 1
             oldest[0] = T.max(S - R, -offset[b])
             keys = Keys(window_kv, compressed_kv, base, oldest, indices)
-            rounds = Rounds(Block(x, split, b), T.ceildiv(items - x, BLOCKS), cfg.window_tiles + T.ceildiv(K, cfg.tile))
+            count = T.ceildiv(items - x, BLOCKS) if cfg.splits == 1 else 1
+            rounds = Rounds(Block(x, split, b), count, cfg.window_tiles + T.ceildiv(K, cfg.tile))
             attend(cfg, rounds, q, keys, Output(sink, out, stats), list_entries)
 
     return csa_fwd

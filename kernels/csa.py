@@ -48,8 +48,8 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
             oldest[0] = T.max(S - R, -offset[b])
             keys = Keys(window_kv, compressed_kv, base, oldest, indices)
             count = T.ceildiv(items - x, BLOCKS) if cfg.splits == 1 else 1
-            rounds = Rounds(Block(x, split, b), count, cfg.window_tiles + T.ceildiv(K, cfg.tile))
-            attend(cfg, rounds, q, keys, Output(sink, out, stats), list_entries)
+            tiles = cfg.window_tiles + T.ceildiv(K, cfg.tile)
+            attend(cfg, Rounds(Block(x, split, b), count, tiles), q, keys, Output(sink, out, stats), list_entries)
 
     return csa_fwd
 

@@ -36,8 +36,8 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
             oldest[0] = T.max(S - R, -offset[b])
             visible[0] = T.max(T.min((offset[b] + x // cfg.head_blocks + 1) // cfg.ratio, L), 0)
             keys = Keys(window_kv, compressed_kv, base, oldest, visible)
-            rounds = Rounds(Block(x, split, b), 1, cfg.window_tiles + T.ceildiv(visible[0], cfg.tile))
-            attend(cfg, rounds, q, keys, Output(sink, out, stats), _list_entries)
+            tiles = cfg.window_tiles + T.ceildiv(visible[0], cfg.tile)
+            attend(cfg, Rounds(Block(x, split, b), 1, tiles), q, keys, Output(sink, out, stats), _list_entries)
 
     return hca_fwd
 

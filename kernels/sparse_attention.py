@@ -46,8 +46,9 @@ EXP2 = """__device__ __forceinline__ float exp2_ftz(float x) {
 
 
 class Names(NamedTuple):
-    """The names in the kernel that its proof binds: of the loop over tiles and of buffers, a pair for two consumers."""
+    """The names in the kernel that its proof binds: of loops and of buffers, a pair for two consumers."""
 
+    round: str = "i"
     tile: str = "t"
     acc: tuple[str, str] = ("acc0", "acc1")
     row_max: tuple[str, str] = ("row_max0", "row_max1")
@@ -398,8 +399,10 @@ def write_output(cfg, g, at, running, shared, output):
                 output.stats[at.b, at.split, 0, at.s, at.head + h] = T.if_then_else(
                     running.row_sum[h] > 0, running.row_max[h] * cfg.scale + T.log(running.row_sum[h]), T.infinity(F32)
                 )
+    for h in T.Parallel(HEADS):  # in a loop of its own, or a thread has more to keep than registers
+        running.growth[h] = output.sink[T.min(at.head + h, cfg.H - 1)] * LOG2E - running.row_max[h] * cfg.log2_scale
     for h in T.Parallel(HEADS):
-        exp_sink = T.exp2(output.sink[T.min(at.head + h, cfg.H - 1)] * LOG2E - running.row_max[h] * cfg.log2_scale)
+        exp_sink = T.exp2(running.growth[h])
         running.rescale[h] = T.if_then_else(running.row_sum[h] > 0, 1 / (running.row_sum[h] + exp_sink), 0)
     for h, d in T.Parallel(HEADS, cfg.columns):
         running.acc[h, d] *= running.rescale[h]

@@ -5,19 +5,18 @@ import tilelang.language as T
 from . import sparse_attention_backward as backward
 from .build import aligned, build, planned
 from .combine import Plan, launch, plan
-from .sparse_attention import EXP2, THREADS, Block, Keys, Output, attend
-from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, BackwardConfig, Config, with_splits
+from .sparse_attention import BLOCKS, EXP2, THREADS, Block, Keys, Output, Rounds, attend
+from .sparse_attention_config import BF16, F32, I32, KEYS, BackwardConfig, Config, with_splits
 
 
 def _entry_lister(L, K):
     """Return the macro that lists the entries named by slots of a query's indices."""
 
     @T.macro
-    def list_entries(source, e, rows):
-        indices, b, s = source
+    def list_entries(indices, at, e, rows):
         for j in T.Parallel(KEYS):
             slot = e * KEYS + j
-            rows[j] = T.if_then_else(slot >= 0 and slot < K, indices[b, s, slot], -1)
+            rows[j] = T.if_then_else(slot >= 0 and slot < K, indices[at.b, at.s, slot], -1)
         for j in T.Parallel(KEYS):
             rows[j] = T.if_then_else(rows[j] < L, rows[j], -1)
 
@@ -27,7 +26,9 @@ def _entry_lister(L, K):
 def csa_fwd(cfg: Config) -> T.PrimFunc:
     """Attend to the window and to the entries that the indices name; each split writes its ``out`` and ``stats``."""
     B, S, R, L, K = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T"), T.dynamic("K")
-
+    items = S * cfg.head_blocks
+    # a split may be without tiles, and blocks take rounds only if each has some, whose barriers keep their roles together
+    blocks = T.min(items, BLOCKS) if cfg.splits == 1 else items
     list_entries = _entry_lister(L, K)
 
     @T.prim_func
@@ -41,15 +42,14 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
         out: T.Tensor((B, cfg.splits, S, cfg.H, cfg.D), cfg.out_dtype),
         stats: T.Tensor((B, cfg.splits, cfg.stats, S, cfg.H), F32),
     ):
-        with T.Kernel(S * cfg.head_blocks, cfg.splits, B, threads=THREADS, prelude=EXP2) as (x, split, b):
-            s, head = x // cfg.head_blocks, x % cfg.head_blocks * HEADS
-            tiles = cfg.window_tiles + T.ceildiv(K, cfg.tile)
+        with T.Kernel(blocks, cfg.splits, B, threads=THREADS, prelude=EXP2) as (x, split, b):
             base, oldest = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
             base[0] = R - S - cfg.window + 1
             oldest[0] = T.max(S - R, -offset[b])
-            first, end = tiles * split // cfg.splits, tiles * (split + 1) // cfg.splits
-            keys = Keys(window_kv, compressed_kv, base, oldest, (indices, b, s))
-            attend(cfg, Block(b, s, head, split, first, end), q, keys, Output(sink, out, stats), list_entries)
+            keys = Keys(window_kv, compressed_kv, base, oldest, indices)
+            count = T.ceildiv(items - x, BLOCKS) if cfg.splits == 1 else 1
+            tiles = cfg.window_tiles + T.ceildiv(K, cfg.tile)
+            attend(cfg, Rounds(Block(x, split, b), count, tiles), q, keys, Output(sink, out, stats), list_entries)
 
     return csa_fwd
 
@@ -82,7 +82,7 @@ def csa_bwd(cfg: BackwardConfig) -> T.PrimFunc:
             oldest[0] = T.max(S - R, -offset[b])
             at = backward.Block(b, s, heads, cfg.window_tiles + T.ceildiv(K, cfg.tile))
             of_heads = backward.Heads(q, grad_out, grad_lse, lse, delta, sink)
-            keys = Keys(window_kv, compressed_kv, base, oldest, (indices, b, s))
+            keys = Keys(window_kv, compressed_kv, base, oldest, indices)
             gradients = backward.Gradients(grad_q, window_parts, entry_parts)
             backward.differentiate(cfg, at, of_heads, keys, gradients, list_entries)
 

@@ -5,12 +5,12 @@ import tilelang.language as T
 from . import sparse_attention_backward as backward
 from .build import aligned, build, planned
 from .combine import Plan, launch, plan
-from .sparse_attention import EXP2, THREADS, Block, Keys, Output, attend
-from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, MAX_SPLITS, BackwardConfig, Config, with_splits
+from .sparse_attention import EXP2, THREADS, Block, Keys, Output, Rounds, attend
+from .sparse_attention_config import BF16, F32, I32, KEYS, MAX_SPLITS, BackwardConfig, Config, with_splits
 
 
 @T.macro
-def _list_entries(visible, e, rows):
+def _list_entries(visible, at, e, rows):
     for j in T.Parallel(KEYS):
         rows[j] = T.if_then_else(e * KEYS + j < visible[0], e * KEYS + j, -1)
 
@@ -30,16 +30,14 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
         stats: T.Tensor((B, cfg.splits, cfg.stats, S, cfg.H), F32),
     ):
         with T.Kernel(S * cfg.head_blocks, cfg.splits, B, threads=THREADS, prelude=EXP2) as (x, split, b):
-            s, head = x // cfg.head_blocks, x % cfg.head_blocks * HEADS
             base, oldest = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
             visible = T.alloc_local((1,), I32)
             base[0] = R - S - cfg.window + 1
             oldest[0] = T.max(S - R, -offset[b])
-            visible[0] = T.max(T.min((offset[b] + s + 1) // cfg.ratio, L), 0)
-            tiles = cfg.window_tiles + T.ceildiv(visible[0], cfg.tile)
-            first, end = tiles * split // cfg.splits, tiles * (split + 1) // cfg.splits
+            visible[0] = T.max(T.min((offset[b] + x // cfg.head_blocks + 1) // cfg.ratio, L), 0)
             keys = Keys(window_kv, compressed_kv, base, oldest, visible)
-            attend(cfg, Block(b, s, head, split, first, end), q, keys, Output(sink, out, stats), _list_entries)
+            tiles = cfg.window_tiles + T.ceildiv(visible[0], cfg.tile)
+            attend(cfg, Rounds(Block(x, split, b), 1, tiles), q, keys, Output(sink, out, stats), _list_entries)
 
     return hca_fwd
 

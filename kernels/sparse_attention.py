@@ -1,10 +1,11 @@
 """Attention of the heads of a query over keys that are their own values (formula: reference/attention.py).
 
-This is the schedule of both CSA and HCA. A block of threads takes one query, up to 64 of its heads, and one split of the
-tiles of keys. A tile has 128 slots for keys, of the window and then of the entries. The warps of a block have three roles.
+This is the schedule of both CSA and HCA. A block of threads takes one query after another, up to 64 of its heads, and one
+split of the tiles of keys. A tile has 128 slots for keys, of the window and then of the entries. The warps of a block have
+three roles.
 
-- The producer copies keys to shared memory. It fills a slot without a key with zeros and lists its row as -1, so that its
-  weight is 0.
+- The producer copies the query and its keys to shared memory. It fills a slot without a key with zeros and lists its row as
+  -1, so that its weight is 0. It is as far ahead as there is room: the next query comes while the last tile is weighed.
 - Consumer g, for g = 0 and 1, computes the scores q kᵀ of half g of a tile and their weights exp2(c (score - row_max)),
   with c = scale log2 e. It then adds weight times key, for all keys of the tile, to half g of the columns of acc.
 
@@ -13,7 +14,7 @@ to the largest score where that exceeds it by more, and few tiles have sums mult
 
 The consumers hand each other their weights and the running maximum through shared memory. So the tensor cores multiply
 for one consumer while the other computes weights. A barrier is passed once in each iteration of the loop over tiles, so
-that its phase is the parity of the iteration.
+that its phase is the parity of the tiles done; or once for each query, so that it is the parity of the queries done.
 
 At the end row_sum = Σ exp2(c (score - row_max)) and acc = Σ exp2(c (score - row_max)) k. A block of the only split writes
 
@@ -32,6 +33,7 @@ from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
 GROWTH = 8.0  # bits by which scores may exceed the running maximum before it is raised
 LOWEST = -(2.0**30)  # a running maximum starts here: finite, and below every admissible q · k
 WARPGROUP, THREADS = 128, 384  # threads of a role, of a block
+BLOCKS = 132  # at most, of a split of a sequence: as many as a Hopper GPU has multiprocessors, of which each holds one
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 72, 216  # of a thread
 # the kernel itself waits for its copies to shared memory
 ASYNC = {"parallel_prefer_async": True, "parallel_async_without_async_commit_wait": True}
@@ -44,8 +46,9 @@ EXP2 = """__device__ __forceinline__ float exp2_ftz(float x) {
 
 
 class Names(NamedTuple):
-    """The names in the kernel that its proof binds: of the loop over tiles and of buffers, a pair for two consumers."""
+    """The names in the kernel that its proof binds: of loops and of buffers, a pair for two consumers."""
 
+    round: str = "i"
     tile: str = "t"
     acc: tuple[str, str] = ("acc0", "acc1")
     row_max: tuple[str, str] = ("row_max0", "row_max1")
@@ -58,7 +61,15 @@ NAMES = Names()
 
 
 class Block(NamedTuple):
-    """Where a block works."""
+    """A block of threads: its number among those of a split of a sequence."""
+
+    number: Any
+    split: Any
+    b: Any  # sequence
+
+
+class Place(NamedTuple):
+    """Where a block works in a round: on which query, heads and tiles."""
 
     b: Any  # sequence
     s: Any  # query
@@ -66,6 +77,16 @@ class Block(NamedTuple):
     split: Any
     first: Any  # tile of the split
     end: Any  # one more than its last tile
+    i: Any  # rounds done
+    done: Any  # tiles done in them
+
+
+class Rounds(NamedTuple):
+    """The queries that a block takes, one in each round, and the tiles of each."""
+
+    block: Block
+    count: Any  # rounds
+    tiles: Any  # of a query, in all splits
 
 
 class Keys(NamedTuple):
@@ -90,6 +111,7 @@ class Barriers(NamedTuple):
     """The barriers of a block, named after what they announce."""
 
     q_ready: Any  # q is filled
+    q_free: Any  # q may be refilled
     keys_ready: Any  # [i]: buffer i of keys is filled
     keys_free: Any  # [i]: buffer i of keys may be refilled
     rows_ready: Any  # [g]: the rows of half g of a tile are listed
@@ -120,11 +142,20 @@ class Running(NamedTuple):
 
 
 class HalfTile(NamedTuple):
-    """Half g of tile t of the keys of a block."""
+    """Half g of tile t of the keys of a query."""
 
-    at: Block
+    at: Place
     t: Any
     g: int
+
+
+def place(cfg, rounds, i) -> Place:
+    """Return where a block works in round i."""
+    number, split, b = rounds.block
+    item = number + i * BLOCKS
+    first, end = rounds.tiles * split // cfg.splits, rounds.tiles * (split + 1) // cfg.splits
+    s, head = item // cfg.head_blocks, item % cfg.head_blocks * HEADS
+    return Place(b, s, head, split, first, end, i, i * (end - first))
 
 
 def exp2(x):
@@ -180,8 +211,8 @@ def copy_columns(cfg, tile, half, keys, rows, shared):
 def copy_tile(cfg, tile, keys, rows, shared, list_entries):
     """List the rows of half a tile and copy them into buffers that are free; consumer g needs columns g first."""
     at, t, g = tile
-    parity = (t - at.first) % 2
-    list_entries(keys.entries, 2 * (t - cfg.window_tiles) + g, rows)
+    parity = (at.done + t - at.first) % 2
+    list_entries(keys.entries, at, 2 * (t - cfg.window_tiles) + g, rows)
     if t < cfg.window_tiles:
         for j in T.Parallel(KEYS):
             slot = t * cfg.tile + g * KEYS + j
@@ -197,33 +228,37 @@ def copy_tile(cfg, tile, keys, rows, shared, list_entries):
 
 
 @T.macro
-def producer(cfg, at, keys, shared, list_entries):
-    """Copy the keys of the split, tile by tile."""
-    T.set_max_nreg(PRODUCER_REGISTERS, 0)
+def load_query(cfg, at, q, shared):
+    """Copy q to shared memory, once the last scores of the query before are there."""
+    T.barrier_wait(shared.barriers.q_free, 1 - at.done % 2)
+    for g in T.unroll(2):
+        for p in T.unroll(cfg.columns // PANEL):
+            for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
+                column = g * cfg.columns + p * PANEL + d
+                shared.q[g, h, p * PANEL + d] = T.if_then_else(
+                    at.head + h < cfg.H and column < cfg.D, q[at.b, at.s, at.head + h, column], 0
+                )
+    T.cp_async_barrier_noinc(shared.barriers.q_ready)
+
+
+@T.macro
+def producer(cfg, at, q, keys, shared, list_entries):
+    """Copy a query and the keys of its split, tile by tile."""
     rows = T.alloc_fragment((KEYS,), I32)
     T.annotate_layout({rows: row_layout()})
+    load_query(cfg, at, q, shared)
     for t in T.serial(at.first, at.end):
         copy_tile(cfg, HalfTile(at, t, 0), keys, rows, shared, list_entries)
         copy_tile(cfg, HalfTile(at, t, 1), keys, rows, shared, list_entries)
 
 
 @T.macro
-def load_query(cfg, g, at, q, shared, running):
-    """Copy half g of the columns of q to shared memory, and set the sums to 0."""
-    T.set_max_nreg(CONSUMER_REGISTERS, 1)
-    first = g * cfg.columns
-    for p in T.unroll(cfg.columns // PANEL):
-        for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
-            shared.q[g, h, p * PANEL + d] = T.if_then_else(
-                at.head + h < cfg.H and first + p * PANEL + d < cfg.D,
-                q[at.b, at.s, at.head + h, first + p * PANEL + d],
-                0,
-            )
-    T.cp_async_barrier_noinc(shared.barriers.q_ready)
+def begin_query(at, shared, running):
+    """Set the sums to 0, and wait for q."""
     T.fill(running.acc, 0)
     T.fill(running.row_max, LOWEST)
     T.fill(running.row_sum, 0)
-    T.barrier_wait(shared.barriers.q_ready, 0)
+    T.barrier_wait(shared.barriers.q_ready, at.i % 2)
     T.fence_proxy_async()
 
 
@@ -241,6 +276,7 @@ def compute_scores(g, parity, scores, shared):
     T.barrier_wait(shared.barriers.rows_ready[g], parity)
     for h, j in T.Parallel(HEADS, KEYS):
         scores[h, j] = T.if_then_else(shared.rows[g, j] >= 0, scores[h, j], -T.infinity(F32))
+    T.barrier_arrive(shared.barriers.q_free)
 
 
 @T.macro
@@ -297,7 +333,7 @@ def consumer0(cfg, at, shared, running):
     scores, weights = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), BF16)
     reduced = T.alloc_fragment((HEADS,), F32)
     for t in T.serial(at.first, at.end):
-        compute_scores(0, (t - at.first) % 2, scores, shared)
+        compute_scores(0, (at.done + t - at.first) % 2, scores, shared)
         T.reduce_max(scores, reduced, dim=1)
         choose_max(cfg, running, reduced)
         replace_max(cfg, running, reduced)
@@ -309,7 +345,7 @@ def consumer0(cfg, at, shared, running):
         for h in T.Parallel(HEADS):
             running.row_sum[h] += reduced[h]
         finish_product(cfg, running.acc, shared, 0)
-        T.barrier_wait(shared.barriers.weights_ready[1], (t - at.first) % 2)
+        T.barrier_wait(shared.barriers.weights_ready[1], (at.done + t - at.first) % 2)
         T.copy(shared.row_max[1, :], running.rescale)
         replace_max(cfg, running, running.rescale)
         apply_rescale(cfg, running)
@@ -323,9 +359,9 @@ def consumer1(cfg, at, shared, running):
     scores, weights = T.alloc_fragment((HEADS, KEYS), F32), T.alloc_fragment((HEADS, KEYS), BF16)
     reduced = T.alloc_fragment((HEADS,), F32)
     for t in T.serial(at.first, at.end):
-        compute_scores(1, (t - at.first) % 2, scores, shared)
+        compute_scores(1, (at.done + t - at.first) % 2, scores, shared)
         T.reduce_max(scores, reduced, dim=1)
-        T.barrier_wait(shared.barriers.weights_ready[0], (t - at.first) % 2)
+        T.barrier_wait(shared.barriers.weights_ready[0], (at.done + t - at.first) % 2)
         T.copy(shared.row_max[0, :], running.rescale)
         replace_max(cfg, running, running.rescale)
         apply_rescale(cfg, running)
@@ -344,17 +380,17 @@ def consumer1(cfg, at, shared, running):
 
 
 @T.macro
-def exchange_sums(g, running, shared):
-    """Hand the sum of consumer g to the other one, and wait for the other's."""
+def exchange_sums(g, at, running, shared):
+    """Hand the sum of consumer g to the other one, and wait for the other's; then nobody reads the weights any more."""
     T.copy(running.row_sum, shared.row_sum[g, :])
     T.barrier_arrive(shared.barriers.sums_ready)
-    T.barrier_wait(shared.barriers.sums_ready, 0)
+    T.barrier_wait(shared.barriers.sums_ready, at.i % 2)
 
 
 @T.macro
 def write_output(cfg, g, at, running, shared, output):
     """Write half g of the columns of the result of all keys; consumer 0 writes the lse too."""
-    exchange_sums(g, running, shared)
+    exchange_sums(g, at, running, shared)
     for h in T.Parallel(HEADS):
         running.row_sum[h] = shared.row_sum[0, h] + shared.row_sum[1, h]
     if g == 0:
@@ -363,21 +399,26 @@ def write_output(cfg, g, at, running, shared, output):
                 output.stats[at.b, at.split, 0, at.s, at.head + h] = T.if_then_else(
                     running.row_sum[h] > 0, running.row_max[h] * cfg.scale + T.log(running.row_sum[h]), T.infinity(F32)
                 )
+    for h in T.Parallel(HEADS):  # in a loop of its own, or a thread has more to keep than registers
+        running.growth[h] = output.sink[T.min(at.head + h, cfg.H - 1)] * LOG2E - running.row_max[h] * cfg.log2_scale
     for h in T.Parallel(HEADS):
-        exp_sink = T.exp2(output.sink[T.min(at.head + h, cfg.H - 1)] * LOG2E - running.row_max[h] * cfg.log2_scale)
+        exp_sink = T.exp2(running.growth[h])
         running.rescale[h] = T.if_then_else(running.row_sum[h] > 0, 1 / (running.row_sum[h] + exp_sink), 0)
     for h, d in T.Parallel(HEADS, cfg.columns):
         running.acc[h, d] *= running.rescale[h]
-    T.copy(running.acc, shared.q[g, :, :])  # in place of the query, so that whole rows are stored
-    for h, d in T.Parallel(HEADS, cfg.columns):
-        if at.head + h < cfg.H and g * cfg.columns + d < cfg.D:
-            output.out[at.b, at.split, at.s, at.head + h, g * cfg.columns + d] = shared.q[g, h, d]
+    for p in T.unroll(cfg.columns // PANEL):
+        for h, d in T.Parallel(HEADS, PANEL):
+            shared.weights[g, h, d] = running.acc[h, p * PANEL + d]  # in place of weights, so that whole rows are stored
+        for h, d in T.Parallel(HEADS, PANEL):
+            column = g * cfg.columns + p * PANEL + d
+            if at.head + h < cfg.H and column < cfg.D:
+                output.out[at.b, at.split, at.s, at.head + h, column] = shared.weights[g, h, d]
 
 
 @T.macro
 def write_split(cfg, g, at, running, shared, output):
     """Write half g of the columns of acc; consumer 0 writes the split's maximum and sum too."""
-    exchange_sums(g, running, shared)
+    exchange_sums(g, at, running, shared)
     if g == 0:
         for h in T.Parallel(HEADS):
             if at.head + h < cfg.H:
@@ -389,11 +430,11 @@ def write_split(cfg, g, at, running, shared, output):
 
 
 @T.macro
-def attend(cfg, at, q, keys, output, list_entries):
-    """Compute what a block writes: the attention of some heads of a query over a split of its keys.
+def attend(cfg, rounds, q, keys, output, list_entries):
+    """Compute what a block writes: in each round the attention of some heads of a query over a split of its keys.
 
-    ``list_entries(keys.entries, e, rows)`` is the operator's macro. It writes to ``rows`` which entry each slot from e KEYS
-    to (e + 1) KEYS - 1 holds, -1 where there is none. It is called in the window's tiles too, with e < 0 and no effect.
+    ``list_entries(keys.entries, at, e, rows)`` is the operator's macro. It writes to ``rows`` which entry each slot from
+    e KEYS to (e + 1) KEYS - 1 holds, -1 where there is none. It is called in the window's tiles too, with e < 0 and no effect.
     """
     q_shared = T.alloc_shared((2, HEADS, cfg.columns), BF16)
     k_shared = T.alloc_shared((4, KEYS, cfg.columns), BF16)
@@ -401,11 +442,11 @@ def attend(cfg, at, q, keys, output, list_entries):
     row_max_shared = T.alloc_shared((2, HEADS), F32, scope="shared")
     row_sum_shared = T.alloc_shared((2, HEADS), F32, scope="shared")
     rows_shared = T.alloc_shared((2, KEYS), I32, scope="shared")
-    q_ready = T.alloc_barrier(2 * WARPGROUP)
+    q_ready, q_free = T.alloc_barrier(WARPGROUP), T.alloc_barrier(2 * WARPGROUP)
     keys_ready, keys_free = T.alloc_barrier([WARPGROUP] * 4), T.alloc_barrier([WARPGROUP] * 4)
     rows_ready, weights_ready = T.alloc_barrier([WARPGROUP] * 2), T.alloc_barrier([WARPGROUP] * 2)
     sums_ready = T.alloc_barrier(2 * WARPGROUP)
-    barriers = Barriers(q_ready, keys_ready, keys_free, rows_ready, weights_ready, sums_ready)
+    barriers = Barriers(q_ready, q_free, keys_ready, keys_free, rows_ready, weights_ready, sums_ready)
     shared = Shared(q_shared, k_shared, weights_shared, row_max_shared, row_sum_shared, rows_shared, barriers)
     acc0, row_max0 = T.alloc_fragment((HEADS, cfg.columns), F32), T.alloc_fragment((HEADS,), F32)
     row_sum0, rescale0 = T.alloc_fragment((HEADS,), F32), T.alloc_fragment((HEADS,), F32)
@@ -419,12 +460,18 @@ def attend(cfg, at, q, keys, output, list_entries):
         T.pdl_trigger()  # lets combine be launched early; it waits for this kernel's results
     thread = T.get_thread_binding()
     if thread < WARPGROUP:
-        producer(cfg, at, keys, shared, list_entries)
+        T.set_max_nreg(PRODUCER_REGISTERS, 0)
+        for i in T.serial(rounds.count):
+            producer(cfg, place(cfg, rounds, i), q, keys, shared, list_entries)
     elif thread < 2 * WARPGROUP:
-        load_query(cfg, 0, at, q, shared, running0)
-        consumer0(cfg, at, shared, running0)
-        write(cfg, 0, at, running0, shared, output)
+        T.set_max_nreg(CONSUMER_REGISTERS, 1)
+        for i in T.serial(rounds.count):
+            begin_query(place(cfg, rounds, i), shared, running0)
+            consumer0(cfg, place(cfg, rounds, i), shared, running0)
+            write(cfg, 0, place(cfg, rounds, i), running0, shared, output)
     else:
-        load_query(cfg, 1, at, q, shared, running1)
-        consumer1(cfg, at, shared, running1)
-        write(cfg, 1, at, running1, shared, output)
+        T.set_max_nreg(CONSUMER_REGISTERS, 1)
+        for i in T.serial(rounds.count):
+            begin_query(place(cfg, rounds, i), shared, running1)
+            consumer1(cfg, place(cfg, rounds, i), shared, running1)
+            write(cfg, 1, place(cfg, rounds, i), running1, shared, output)

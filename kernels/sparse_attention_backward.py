@@ -133,7 +133,7 @@ def producer(cfg, at, keys, shared, list_entries):
     rows = T.alloc_fragment((KEYS,), I32)
     T.annotate_layout({rows: row_layout()})
     for t in T.serial(at.tiles):
-        list_entries(keys.entries, t - cfg.window_tiles, rows)
+        list_entries(keys.entries, at, t - cfg.window_tiles, rows)
         if t < cfg.window_tiles:
             for j in T.Parallel(KEYS):
                 slot = t * KEYS + j
@@ -341,7 +341,7 @@ def consumer1(cfg, me, heads):
 def differentiate(cfg, at, heads, keys, gradients, list_entries):
     """Compute what a block writes: the gradients of some heads of a query, and their parts of those of its keys.
 
-    ``list_entries(keys.entries, e, rows)`` is the operator's macro. It writes to ``rows`` which entry each slot from e KEYS
+    ``list_entries(keys.entries, at, e, rows)`` is the operator's macro. It writes to ``rows`` which entry each slot from e KEYS
     to (e + 1) KEYS - 1 holds, -1 where there is none. It is called in the window's tiles too, with e < 0 and no effect.
     """
     q_shared = T.alloc_shared((2, HEADS, cfg.columns), BF16)

@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 import torch
 
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.sparse_attention import GROWTH, NAMES
+from ..kernels.sparse_attention import BLOCKS, GROWTH, NAMES
 from ..kernels.sparse_attention_config import HEADS, KEYS, PANEL, Config
 from ..reference.contract import Contract, Static, TensorSpec
 from .attention_splits import meanings
 from .engine.execution.invariants import Determined, Invariant, State
 from .engine.execution.ranges import Waiver
-from .engine.execution.symbolic import Execution, block, execute
+from .engine.execution.symbolic import Execution, block, execute, round_of
 from .engine.forms import normal_form as nf
 from .engine.forms import sums
 from .engine.forms.constants import unify
@@ -137,6 +137,11 @@ class Block:
         """Return the sequence of a block."""
         return block("z")
 
+    @staticmethod
+    def item() -> Form:
+        """Return the number of the query and of its block of heads, among those of the sequence."""
+        return block()
+
     @cached_property
     def b(self) -> Form:
         """The sequence."""
@@ -145,7 +150,7 @@ class Block:
     @cached_property
     def s(self) -> Form:
         """The query."""
-        return query(self.cfg)
+        return nf.floordiv(self.item(), self.cfg.head_blocks)
 
     @cached_property
     def first(self) -> Form:
@@ -160,7 +165,7 @@ class Block:
 
     def head(self, h: Form) -> Form:
         """Return the head of a row of the products."""
-        return (block() - self.cfg.head_blocks * self.s) * HEADS + h
+        return (self.item() - self.cfg.head_blocks * self.s) * HEADS + h
 
     def forget(self, extent: Form, facts: Facts) -> None:
         """Forget of the split's ends all but that they lie within the tiles, for nothing else matters."""
@@ -300,6 +305,15 @@ class Block:
 
         window = nf.form(self.cfg.window)
         return rule(window, 0), rule(self.entries, self.cfg.window_tiles)
+
+
+class InRounds(Block):
+    """A block of threads that takes one query after another, in one of its rounds."""
+
+    @staticmethod
+    def item() -> Form:
+        """Return the number of the query and of its block of heads, among those of the sequence."""
+        return block() + BLOCKS * round_of(NAMES.round)
 
 
 B = TypeVar("B", bound=Block)

@@ -27,7 +27,7 @@ from ..forms.constants import LN2, unify
 from ..forms.entailment import Facts
 from ..forms.extended import Value
 from ..forms.normal_form import ONE, ZERO, Form
-from ..semantics.algebra import Binary, Comparison, Dimension, Reduction, Unary
+from ..semantics.algebra import Binary, Comparison, Dimension, Memory, Reduction, Unary
 from ..semantics.semantics import Machine
 from .contents import Axis, Buffers
 from .induction import Induction
@@ -54,6 +54,11 @@ def block(dimension: Dimension = "x") -> Form:
 def thread(dimension: Dimension = "x") -> Form:
     """Return the thread index of a kernel under execution."""
     return nf.variable(f"threadIdx.{dimension}")
+
+
+def round_of(loop: str) -> Form:
+    """Return the number of the round under execution, of the loop of this name."""
+    return nf.variable(f"{loop}.round")
 
 
 def execute(
@@ -290,6 +295,19 @@ class Symbols(Buffers):
             raise Unsupported(f"loop {loop!r} of extent {extent.form} needs an invariant")
         for k in range(int(size)):
             body(Value(lower.form + k))
+
+    def rounds(
+        self, loop: str, span: tuple[Value, Value], changed: Sequence[Memory[Value]], body: Callable[[Value], None]
+    ) -> None:
+        """Run one symbolic round: at its beginning, and after the last, nothing is known of what rounds write."""
+        lower, extent = span[0].form, span[1].form
+        kept = [memory for memory in changed if memory.scope != "global"]
+        index = self._index(round_of(loop), extent).form
+        for memory in kept:
+            self.contents[memory].forget(())
+        body(Value(lower + index))
+        for memory in kept:
+            self.contents[memory].forget(())
 
     def decided(self, condition: Value) -> bool | None:
         """Return True if the condition follows here, False if its negation does, else None."""

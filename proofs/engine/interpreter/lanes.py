@@ -183,6 +183,16 @@ class Lanes:
             with self.guard(extent > k):
                 body(lower + k)
 
+    def rounds(
+        self,
+        loop: str,
+        span: tuple[Tensor, Tensor],
+        changed: Sequence[Memory[Tensor]],
+        body: Callable[[Tensor], None],
+    ) -> None:
+        """Run rounds of roles one after another."""
+        self.serial(loop, *span, body)
+
     def turn(self) -> None:
         """Do nothing, since roles run in turn."""
 

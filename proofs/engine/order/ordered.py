@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import z3
@@ -25,22 +24,14 @@ from ..base.errors import Unsupported
 from ..compiler.instructions import does
 from ..contract.hypotheses import Hypotheses
 from ..smt.bitvectors import permutes_bits, without_products
-from .phases import Phases, Step
+from .distances import Distances, Use
+from .phases import Phases
 from .progress import BEGIN, FENCED, Lack, Progress, Steps, conflict, kind
 from .roles import AFTER, BEFORE, INSIDE, Block, Role, inside
-from .runs import Carried, Mark, Runs, Way, share_a_loop
+from .runs import Mark, Runs, Way, share_a_loop
 from .words import lacking, unmet
 
-Weights = tuple[int | None, int | None]  # by how many iterations each of two must follow the other
 _PLAIN = ("load", "store", "atomic")
-
-
-class Use(NamedTuple):
-    """An access of a role to shared memory: where it begins, and the nodes at which it is over, so many iterations later."""
-
-    access: Access
-    step: Step
-    over: tuple[tuple[int, int], ...]
 
 
 class Meeting(NamedTuple):
@@ -64,6 +55,7 @@ class Ordered:
         for role in block.roles:
             steps = Steps(role.nodes, lambda e, role=role: block.whole(e, role))  # type: ignore[misc]
             self._ways[id(role)] = Runs(role.nodes, steps, uniform, settle=self.phases is None).ways()
+        self._distances = Distances(self.phases) if self.phases else None
         self._uses = {id(role): list(self._of_role(role)) for role in block.roles} if self.phases else {}
 
     # Within a role.
@@ -102,18 +94,8 @@ class Ordered:
         """Return what is known of the iterations in which other roles do not order the two; None if they always do."""
         if id(m.first) not in uses or id(m.second) not in uses:
             return []
-        a, b = uses[id(m.first)], uses[id(m.second)]
-        ahead = self.least(a, b)
-        if (a.step.part, b.step.part) != (INSIDE, INSIDE):
-            return self._distances(a, b, (ahead, None), renaming)
-        if ahead is None:
-            return []
-        carried = m.mark.carried
-        times = carried.times if carried and carried.variable is a.step.role.loop else 0
-        if ahead <= times:
-            return None
-        there, here = renaming.variable(b.step.loop), a.step.loop
-        return [there.term - here.term < ahead] if times else []
+        assert self._distances is not None
+        return self._distances.later(uses[id(m.first)], uses[id(m.second)], m.mark, renaming)
 
     def relies_on_readers(self, role: Role) -> bool:
         """Return whether a product or TMA may read only because of a fence by those who read, or who waited for copies."""
@@ -141,52 +123,19 @@ class Ordered:
 
     def among(self) -> Iterator[Condition]:
         """Yield, for each two accesses of two roles that are not ordered in all iterations, that their bytes differ."""
+        assert self._distances is not None
         for one, other in itertools.combinations(self.block.roles, 2):
             uses = sorted([*self._uses[id(one)], *self._uses[id(other)]], key=lambda use: use.step.part)
             for a, b in itertools.combinations(uses, 2):
                 if a.step.role is b.step.role or not conflict(a.access, b.access):
                     continue
-                weights = self.least(a, b), self.least(b, a) if a.step.part == b.step.part else None
                 renaming = self.block.renaming(self._hypotheses)
-                if (facts := self._distances(a, b, weights, renaming)) is not None:
-                    met = Unordered(a.access, renaming.access(b.access), a.access is b.access, [facts])
+                if ways := self._distances.unordered(a, b, renaming):
+                    met = Unordered(a.access, renaming.access(b.access), a.access is b.access, list(ways.values()))
                     yield apart("race", unmet(a.access, b.access), met, self._hypotheses, alone=False)
-                    way = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part, *weights
-                    self.unordered[way] = a, b, renaming, facts
-
-    # By weights.
-
-    def least(self, a: Use, b: Use, looping: bool = True) -> int | None:
-        """Return by how many iterations ``b`` must follow ``a`` for mbarriers to order them; None if none suffice."""
-        assert self.phases is not None
-        fenced = kind(b.access) in FENCED and kind(a.access) not in FENCED
-        least = partial(self.phases.graph.least, fenced=fenced, shown=a.access.mode == "write", looping=looping)
-        found = ((least(node, b.step.node), later) for node, later in a.over)
-        return min((weight + later for weight, later in found if weight is not None), default=None)
-
-    def _distances(self, a: Use, b: Use, weights: Weights, renaming: Renaming) -> list[z3.BoolRef] | None:
-        """Return in which iterations the two are not ordered; None if in none."""
-        (ahead, behind), parts = weights, (a.step.part, b.step.part)
-        if parts in ((BEFORE, BEFORE), (AFTER, AFTER)):
-            return [] if ahead is behind is None else None
-        if parts == (BEFORE, AFTER):
-            if self.least(a, b, looping=False) is not None:
-                return None
-            counts = [role.loop.count for role in self.block.roles if role.loop is not None]
-            return [] if ahead is None or not counts else [counts[0] <= ahead]
-        if parts == (BEFORE, INSIDE):
-            loop = renaming.variable(b.step.loop)
-            return [] if ahead is None else [loop.term - loop.low < ahead] if ahead else None
-        if parts == (INSIDE, AFTER):
-            loop = a.step.loop
-            return [] if ahead is None else [loop.term + ahead >= loop.low + loop.count] if ahead else None
-        if ahead is not None and behind is not None and ahead + behind <= 1:
-            return None
-        here, there = a.step.loop, renaming.variable(b.step.loop)
-        if ahead is not None and behind is not None and here.low.eq(there.low):  # as equations, which never overflow
-            return [disjunction(*(there.term == here.term + apart for apart in range(1 - behind, ahead)))]
-        later = (there.term - there.low) - (here.term - here.low)
-        return [*([later < ahead] if ahead is not None else []), *([-later < behind] if behind is not None else [])]
+                for way, facts in ways.items():
+                    roles = a.step.role.threads, a.step.part, b.step.role.threads, b.step.part
+                    self.unordered[*roles, way] = a, b, renaming, facts
 
     def _of_role(self, role: Role) -> Iterator[Use]:
         """Yield the accesses of a role to shared memory, but for mbarriers."""
@@ -212,7 +161,7 @@ class Ordered:
         for part in range(begun, AFTER + 1):
             for place, node in enumerate(role.parts[part]):
                 for mark in way.events.get(id(node), ()) if isinstance(node, Event) else ():
-                    if (times := _times(mark.carried, role, begun, part)) is not None:
+                    if (times := _times(mark, role, begun, part)) is not None:
                         met.setdefault((part, times, place), (node, []))[1].append(mark)  # type: ignore[arg-type]
         found: list[tuple[int, int]] = []
         for (_, times, _), (event, marks) in sorted(met.items(), key=lambda item: item[0]):
@@ -220,13 +169,18 @@ class Ordered:
             counts = way.begin.what == "copy" and event.does == "copied" and not found
             if counts and not self.block.threads.others(event.context, role):
                 found.append((step.done, times))
+            if times:  # that may be in the next round
+                marks += [mark for mark in way.events[id(event)] if not mark.within(role.round)]
             if all(mark.progress.groups is None for mark in marks):
                 return (*found, (step.node, times))
         return tuple(found)
 
 
-def _times(carried: Carried | None, role: Role, begun: int, part: int) -> int | None:
-    """Return how many iterations after an operation a run meets an event; None if that is not known."""
+def _times(mark: Mark, role: Role, begun: int, part: int) -> int | None:
+    """Return how many iterations after an operation a run meets an event in the same round; None if that is not known."""
+    carried = mark.carried
+    if not mark.within(role.round):
+        return None
     if part == AFTER or begun == part == BEFORE or carried is None:
         return 0 if part in (begun, AFTER) else None
     return carried.times if begun == INSIDE and carried.exactly and carried.variable is role.loop else None

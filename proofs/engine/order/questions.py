@@ -30,6 +30,7 @@ from .ordered import Ordered, flat, same_execution
 from .possible import among_roles, operations
 from .progress import kind
 from .roles import Block, Role, accesses, block_of, events
+from .waits import conditions as waiting
 from .words import named, unmet
 
 READERS_FENCE = "proxy fence after the barrier"  # taken to do as well as one before it
@@ -80,7 +81,7 @@ def within_blocks(device: PrimFunc, hypotheses: Hypotheses) -> Analysis:
         conditions += ordered.within(role, meetings)
         assumed |= {READERS_FENCE} if ordered.relies_on_readers(role) else set()
     if ordered.phases is not None:
-        conditions += [*ordered.phases.conditions(hypotheses), *ordered.among()]
+        conditions += [*waiting(ordered.phases, hypotheses), *ordered.among()]
     elif not block.phased:  # what cannot be decided fails
         what = "each thread gets past this wait, in every timing; not decided: what arrives there is not modelled"
         waits = (event for role in block.roles for _, event in role.events("wait"))

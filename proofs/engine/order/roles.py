@@ -3,6 +3,7 @@
 A role is a set of threads that take the same arms of the branches on the thread's number, and that meet the same
 mbarriers and barriers of part of the block. Where all threads meet the same ones, the block has one role. A role that
 meets mbarriers has a part before its loop, the loop, whose iterations all roles run equally often, and a part after it.
+All roles may do so in rounds, as often as each other; outside them they share nothing.
 """
 
 from __future__ import annotations
@@ -120,12 +121,14 @@ def pending(event: Event) -> int | None:
 
 @dataclass(frozen=True)
 class Role:
-    """Some threads of a block, and what they do before, in one iteration of, and after their loop."""
+    """Some threads of a block, and what they do before, in one iteration of, and after their loop; perhaps in rounds."""
 
     threads: frozenset[int]
     loop: Variable | None
     parts: tuple[Sequence[Node], Sequence[Node], Sequence[Node]]
     name: str
+    round: Variable | None = None  # the loop around the three parts
+    aside: tuple[Sequence[Node], Sequence[Node]] = ((), ())  # what comes before the rounds, and after them
 
     def __str__(self) -> str:
         return self.name
@@ -134,7 +137,9 @@ class Role:
     def nodes(self) -> list[Node]:
         """All that they do."""
         before, inside, after = self.parts
-        return [*before, *([] if self.loop is None else [Loop(self.loop, list(inside))]), *after]
+        nodes = [*before, *([] if self.loop is None else [Loop(self.loop, list(inside))]), *after]
+        first, last = self.aside
+        return nodes if self.round is None else [*first, Loop(self.round, nodes), *last]
 
     def events(self, *what: Does) -> Iterator[tuple[int, Event]]:
         """Yield its events that do some of these things, with the part that each is in."""
@@ -235,7 +240,7 @@ def block_of(trace: Trace) -> Block:
     for access in (a for node in prelude for a in accesses(node)):
         if access.region.shared and access.region.scope != "shared.barrier":
             raise Unsupported(f"shared memory before the roles: {access.context.site.text}")
-    roles = tuple(_role(members, program, threads) for members in sorted(largest, key=min))
+    roles = _in_rounds([_role(members, program, threads) for members in sorted(largest, key=min)])
     shared = (a.context for node in program for a in accesses(node) if a.region.shared)
     for place in (*(e.context for e in events(program)), *shared):
         if not any(threads.at(place) <= role.threads for role in roles):
@@ -249,9 +254,12 @@ def _one_role(trace: Trace, initialised: tuple[Event, ...], threads: Threads, bl
         raise Unsupported("barrier of some threads of the block that has mbarriers")
     known = not any(map(at_mbarriers, trace.unmodelled))
     phased = known and holds(trace.nodes, _CROSSING)
-    loop, parts = _parts(trace.nodes) if phased else (None, (coarse(trace.nodes, _ORDERING), [], []))
-    role = Role(threads.all(), loop, parts, "the threads of a block")
-    return Block((role,), known, initialised, threads, blocks)
+    name = "the threads of a block"
+    if phased:
+        roles = _in_rounds([_programmed(threads.all(), trace.nodes, name)])
+    else:
+        roles = (Role(threads.all(), None, (coarse(trace.nodes, _ORDERING), [], []), name),)
+    return Block(roles, known, initialised, threads, blocks)
 
 
 def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> Role:
@@ -263,24 +271,48 @@ def _role(members: frozenset[int], nodes: Sequence[Node], threads: Threads) -> R
             return [node]
         return node.arms[0 if members <= admitted else 1]
 
-    loop, parts = _parts(rewritten(nodes, taken))
-    return Role(members, loop, parts, f"threads {min(members)} to {max(members)}")
+    return _programmed(members, rewritten(nodes, taken), f"threads {min(members)} to {max(members)}")
 
 
-def _parts(nodes: Sequence[Node]) -> tuple[Variable | None, tuple[list[Node], list[Node], list[Node]]]:
-    """Return what comes before, in and after the loop in which mbarriers are met."""
+def _programmed(members: frozenset[int], nodes: Sequence[Node], name: str) -> Role:
+    """Return the role of some threads that do this."""
+    before, loop, after = _cut(nodes)
+    if loop is None:
+        return Role(members, None, (coarse(before, _ORDERING), [], []), name)
+    first, inner, last = _cut(loop.body)
+    around = coarse(before, _ORDERING), coarse(after, _ORDERING)
+    if inner is None:
+        return Role(members, loop.variable, (around[0], coarse(first, _ORDERING), around[1]), name)
+    body, deeper, _ = _cut(inner.body)
+    if deeper is not None:
+        raise Unsupported("a role with mbarriers in three loops, one in another")
+    first, body, last = (coarse(part, _ORDERING) for part in (first, body, last))
+    return Role(members, inner.variable, (first, body, last), name, loop.variable, around)
+
+
+def _cut(nodes: Sequence[Node]) -> tuple[list[Node], Loop | None, list[Node]]:
+    """Return what comes before the loop in which mbarriers are met, the loop, and what comes after it."""
     flat = _flat(nodes)
-    loops = [n for n, node in enumerate(flat) if isinstance(node, Loop) and holds([node], _CROSSING)]
+    loops = [(n, node) for n, node in enumerate(flat) if isinstance(node, Loop) and holds([node], _CROSSING)]
     if not loops:
-        return None, (coarse(flat, _ORDERING), [], [])
-    loop = flat[loops[0]]
-    assert isinstance(loop, Loop)
-    body = _flat(loop.body)
-    if len(loops) > 1 or any(isinstance(node, Loop) and holds([node], _CROSSING) for node in body):
+        return flat, None, []
+    if len(loops) > 1:
         raise Unsupported("a role with mbarriers in several loops")
+    ((place, loop),) = loops
     _ = loop.variable.count  # a while loop has none
-    before, after = flat[: loops[0]], flat[loops[0] + 1 :]
-    return loop.variable, (coarse(before, _ORDERING), coarse(body, _ORDERING), coarse(after, _ORDERING))
+    return flat[:place], loop, flat[place + 1 :]
+
+
+def _in_rounds(roles: Sequence[Role]) -> tuple[Role, ...]:
+    """Return the roles; Unsupported if some of them are in rounds and others not, or if some share anything outside them."""
+    for role in roles if any(role.round is not None for role in roles) else ():
+        if role.round is None:
+            raise Unsupported(f"{role} meet others in a loop that is not one of rounds")
+        aside = [*role.aside[0], *role.aside[1]]
+        shared = (a for node in aside for a in accesses(node) if a.region.shared and a.region.scope != "shared.barrier")
+        for place in (*(e.context for e in events(aside) if _meets(e)), *(a.context for a in shared)):
+            raise Unsupported(f"outside the rounds: {place.site.text}")
+    return tuple(roles)
 
 
 def _flat(nodes: Sequence[Node]) -> list[Node]:

@@ -58,6 +58,10 @@ class Mark:
         """Whether it is left open that there is such a run."""
         return FORGOTTEN in self.first | self.second
 
+    def within(self, loop: Variable | None) -> bool:
+        """Return whether the point is in the operation's own iteration of a loop around both; of none there is but one."""
+        return loop is None or any(v.name == loop.name for v in self.common)
+
     def knowing(self, *facts: z3.BoolRef) -> Mark:
         """Return the mark with facts about the iterations that the point is in."""
         return replace(self, second=self.second | {*facts})

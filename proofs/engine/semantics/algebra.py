@@ -141,6 +141,13 @@ class Algebra(Protocol[V]):
         """Run the body for each value of a sequential index."""
         ...
 
+    def rounds(self, loop: str, span: tuple[V, V], changed: Sequence[Memory[V]], body: Callable[[V], None]) -> None:
+        """Run rounds of roles, for each value of an index from the first of two on, as many as the second says.
+
+        ``changed`` is the memory that they write.
+        """
+        ...
+
     def decided(self, condition: V) -> bool | None:
         """Return True or False if the condition is so wherever control is now, else None."""
         ...

@@ -28,7 +28,7 @@ from ..compiler.source_text import describe
 from .algebra import Algebra, Dimension, Memory, Scope, V
 from .expressions import TileOperations, externs
 from .loops import serial_loops as serial_loops
-from .turns import MEETING, Program, filled, programs, take_turns
+from .turns import MEETING, Program, changed, filled, programs, take_turns
 
 _SCOPES: Mapping[str, Scope] = {
     **{"global": "global", "shared": "shared", "shared.dyn": "shared"},
@@ -184,7 +184,7 @@ class Machine(TileOperations[V]):
         """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
         before, inside, after = take_turns(roles)
-        loops = [role.loop for role in roles if role.loop is not None]
+        loops, rounds = ([each for each in found if each is not None] for found in zip(*((r.loop, r.rounds) for r in roles)))
 
         def iteration(index: V) -> None:
             self.variables |= {loop.loop_var: index for loop in loops}
@@ -193,12 +193,24 @@ class Machine(TileOperations[V]):
                     self.execute(each)
                 self.algebra.turn()
 
-        for each in itertools.chain(*before):
+        def once(index: V | None = None) -> None:
+            if index is not None:
+                self.variables |= {loop.loop_var: index for loop in rounds}
+            for each in itertools.chain(*before):
+                self.execute(each)
+            for loop in loops[:1]:
+                self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
+            for each in itertools.chain(*after):
+                self.execute(each)
+
+        for each in itertools.chain(*(role.prelude for role in roles)):
             self.execute(each)
-        for loop in loops[:1]:
-            self.algebra.serial(self.loops[loop], self.evaluate(loop.min), self.evaluate(loop.extent), iteration)
-        for each in itertools.chain(*after):
-            self.execute(each)
+        if rounds:
+            lower, extent = self.evaluate(rounds[0].min), self.evaluate(rounds[0].extent)
+            found = [self.memories[data] for data in changed(roles)]
+            self.algebra.rounds(self.loops[rounds[0]], (lower, extent), found, once)
+        else:
+            once()
         for data in filled(roles):
             self.algebra.allocate(self.memories[data])
 

@@ -2,11 +2,13 @@
 
 Each role has statements of its own, with at most one sequential loop among them that meets the others at barriers in shared
 memory (mbarriers). Run in turn, each until it waits for an arrival that is still to come, the roles execute all their
-statements once: those before the loops, those of each iteration, those after.
+statements once: those before the loops, those of each iteration, those after. All of that may be one round of several: the
+body of another sequential loop of each role. Rounds then run one after another.
 
 The room ``order`` shows of the kernel that is compiled what this rests on: that a barrier that is met in the loops has one
-phase for each iteration; that a wait is for the phase of its iteration, or of the one before, as it is in the first one;
-and that accesses which conflict are ordered, so that any other order that the barriers admit has the same results.
+phase for each iteration; that a wait is for the phase of its iteration, or of the one before, as it is in the first one of
+the first round; and that accesses which conflict are ordered, so that any other order that the barriers admit has the same
+results.
 """
 
 from __future__ import annotations
@@ -27,10 +29,15 @@ Key = tuple[Any, int]  # a barrier: its array and its number
 
 
 class Program(NamedTuple):
-    """What a role does before, in an iteration of, and after its loop; and the loop, if there is one."""
+    """What a role does before, in an iteration of, and after its loop; and the loop, if there is one.
+
+    ``rounds`` is the loop around all that, if there is one, and ``prelude`` what comes before it.
+    """
 
     parts: tuple[Sequence[Any], Sequence[Any], Sequence[Any]]
     loop: Any | None
+    rounds: Any | None = None
+    prelude: Sequence[Any] = ()
 
 
 class Foreign(Unsupported):
@@ -66,13 +73,23 @@ def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
     role fills hold nothing for the threads of the whole block afterwards (``filled``).
     """
     _check_registers(roles)
-    loops = [role.loop for role in roles if role.loop is not None]
-    for loop in loops[1:]:
-        if not all(ir.structural_equal(a, b) for a, b in ((loop.min, loops[0].min), (loop.extent, loops[0].extent))):
-            raise Unsupported(f"loops of roles of different ranges: {loop.extent}, {loops[0].extent}")
-    first = {loop.loop_var: loop.min for loop in loops}
+    rounds, loops = ([loop for loop in found if loop is not None] for found in zip(*((r.rounds, r.loop) for r in roles)))
+    if rounds and len(rounds) < len(roles):
+        raise Unsupported("roles of which some have rounds")
+    first = {loop.loop_var: loop.min for loop in rounds}
+    _require_alike(rounds, {})
+    _require_alike(loops, {loop.loop_var: rounds[0].loop_var for loop in rounds})
+    first |= {loop.loop_var: tirx.stmt_functor.substitute(loop.min, first) for loop in loops}
     met = _arrivals(part for role in roles for part in role.parts)
     return [list(_turns([role.parts[part] for role in roles], first, met)) for part in range(3)]
+
+
+def _require_alike(loops: Sequence[Any], names: Mapping[Any, Any]) -> None:
+    """Refuse loops of different ranges, where variables go by other names."""
+    for loop in loops[1:]:
+        for a, b in ((loop.min, loops[0].min), (loop.extent, loops[0].extent)):
+            if not ir.structural_equal(*(tirx.stmt_functor.substitute(x, names) for x in (a, b))):
+                raise Unsupported(f"loops of roles of different ranges: {loop.extent}, {loops[0].extent}")
 
 
 def _check_registers(roles: Sequence[Program]) -> None:
@@ -89,15 +106,24 @@ def filled(roles: Sequence[Program]) -> set[Any]:
     return {buffer.data for role in roles for buffer, written in _registers(role) if written}
 
 
+def changed(roles: Sequence[Program]) -> set[Any]:
+    """Return the data pointers of what a round writes, registers and memory alike."""
+    return {buffer.data for role in roles for buffer, written in _used(role) if written}
+
+
 def _registers(role: Program) -> Iterator[tuple[Any, bool]]:
     """Yield the registers that a role uses, and whether they are filled there."""
-    for node in (node for part in role.parts for statement in part for node in nodes(statement)):
+    yield from (use for use in _used(role) if use[0].scope().startswith("local"))
+
+
+def _used(role: Program) -> Iterator[tuple[Any, bool]]:
+    """Yield the buffers that a role uses, and whether they are written there."""
+    for node in (node for part in (role.prelude, *role.parts) for statement in part for node in nodes(statement)):
         region = called(node) == "tl.region"
         if region or isinstance(node, tirx.BufferLoad | tirx.BufferStore):
             buffer = node.args[0].buffer if region else node.buffer
             written = int(node.args[1]) & _WRITTEN if region else isinstance(node, tirx.BufferStore)
-            if buffer.scope().startswith("local"):
-                yield buffer, bool(written)
+            yield buffer, bool(written)
 
 
 def _turns(parts: Sequence[Sequence[Any]], first: Mapping[Any, Any], met: Collection[Key]) -> Iterator[list[Any]]:
@@ -138,14 +164,22 @@ def _arrivals(parts: Iterable[Iterable[Any]]) -> set[Key]:
 
 
 def _program(body: Any) -> Program:
+    before, loop, after = _around(body)
+    if loop is None or _around(loop.body)[1] is None:
+        return Program((_plain(before), _plain(_flat(loop.body) if loop else []), _plain(after)), loop)
+    if any(map(meets, before)) or after:
+        raise Unsupported("a role with more than rounds over barriers")
+    first, inner, last = _around(loop.body)
+    return Program((_plain(first), _plain(_flat(inner.body)), _plain(last)), inner, loop, before)
+
+
+def _around(body: Any) -> tuple[list[Any], Any | None, list[Any]]:
+    """Return what comes before, and what after, the loop over barriers, and that loop; all is before one that there is not."""
     statements = _flat(body)
     at = [n for n, s in enumerate(statements) if isinstance(s, tirx.For) and int(s.kind) == _SERIAL and meets(s)]
     if len(at) > 1:
         raise Unsupported("a role with more than one loop over barriers")
-    if not at:
-        return Program((_plain(statements), [], []), None)
-    before, loop, after = statements[: at[0]], statements[at[0]], statements[at[0] + 1 :]
-    return Program((_plain(before), _plain(_flat(loop.body)), _plain(after)), loop)
+    return (statements[: at[0]], statements[at[0]], statements[at[0] + 1 :]) if at else (statements, None, [])
 
 
 def _flat(statement: Any) -> list[Any]:

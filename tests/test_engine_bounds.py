@@ -96,6 +96,13 @@ def test_what_is_said_of_flat_indices_is_true():
         assert solve(Condition("bounds", "", (), lemma, Site(""))).verdict == "proved"
 
 
+def test_digits_of_an_index_with_numbers_for_factors_are_found():
+    """Z3 has 1024 S i as the product of 1024 and S i."""
+    i, j, S, length = z3.Ints("i j S L")
+    found = list(digits(1024 * S * i + 1024 * (j / 2) + 512 * (j % 2), (length, S, z3.IntVal(2), z3.IntVal(512))))
+    assert [(z3.simplify(d.value), z3.simplify(d.stride)) for d in found] == [(i, z3.simplify(1024 * S))]
+
+
 def test_contracts_of_another_kernel_are_refused():
     kernel = opened("bounds/gather_right").kernel
     with pytest.raises(Unsupported, match="declares tensors"):

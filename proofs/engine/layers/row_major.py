@@ -46,9 +46,14 @@ def _summands(term: z3.ArithRef) -> list[z3.ArithRef]:
 
 
 def _monomial(term: z3.ArithRef) -> Monomial:
-    parts = term.children() if z3.is_mul(term) else [term]
+    parts = _factors(term)
     constants = [p.as_long() for p in parts if z3.is_int_value(p)]
     return math.prod(constants), tuple(p for p in parts if not z3.is_int_value(p))
+
+
+def _factors(term: z3.ArithRef) -> list[z3.ArithRef]:
+    """Return the factors of a product; Z3 has that of a number and of other factors as a product of two."""
+    return [f for part in term.children() for f in _factors(part)] if z3.is_mul(term) else [term]
 
 
 def _without(factors: Sequence[z3.ArithRef], taken: Sequence[z3.ArithRef]) -> tuple[z3.ArithRef, ...] | None:

@@ -10,9 +10,9 @@ from lemmata.proofs.engine.base.errors import Unsupported, UnsupportedVersion
 from lemmata.proofs.engine.base.report import Layer
 from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.layers.bounds import bounds, grows
+from lemmata.proofs.engine.layers.bounds import bounds, grows, rounds_down
 from lemmata.proofs.engine.layers.problem import Problem
-from lemmata.proofs.engine.layers.row_major import digits
+from lemmata.proofs.engine.layers.row_major import digits, quotients
 from lemmata.proofs.engine.layers.verdicts import layer
 from lemmata.proofs.engine.smt.solve import solve
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
@@ -96,11 +96,24 @@ def test_what_is_said_of_flat_indices_is_true():
         assert solve(Condition("bounds", "", (), lemma, Site(""))).verdict == "proved"
 
 
-def test_digits_of_an_index_with_numbers_for_factors_are_found():
-    """Z3 has 1024 S i as the product of 1024 and S i."""
-    i, j, S, length = z3.Ints("i j S L")
-    found = list(digits(1024 * S * i + 1024 * (j / 2) + 512 * (j % 2), (length, S, z3.IntVal(2), z3.IntVal(512))))
-    assert [(z3.simplify(d.value), z3.simplify(d.stride)) for d in found] == [(i, z3.simplify(1024 * S))]
+def test_digits_of_an_index_with_numbers_for_factors_and_quotients():
+    """Of a part of a gradient: Z3 has 131072 S b as the product of 131072 and S b, and two blocks x have a query."""
+    B, S, b, x, t, i, thread, lane = z3.Ints("B S b x t i thread lane")
+    shape = B, S, *map(z3.IntVal, (128, 2, 512))
+    slot = 64 * t + 16 * i + thread / 8
+    index = 131072 * S * b + 131072 * (x / 2) + 1024 * slot + 512 * (x % 2) + 8 * (thread % 8) + lane
+    found = list(digits(index, shape))
+    assert [d.value for d in found if d.scaled] == [b]
+    assert [q.dividend for q in quotients(found)] == [x]
+    extents = {B: 2**16, S: 2**30, b: B, x: 2 * S, t: 2, i: 4, thread: 128, lane: 8}
+    hypotheses = *(z3.And(0 <= n, n < extent) for n, extent in extents.items()), B * S <= 2**24
+
+    def verdict(*said: z3.BoolRef) -> str:
+        goal = z3.And(index >= 0, index < B * S * 131072)
+        return solve(Condition("bounds", "", (*hypotheses, *said), goal, Site("")), few=True).verdict
+
+    assert verdict(*(grows(d) for d in found if d.scaled), *map(rounds_down, quotients(found))) == "proved"
+    assert verdict() == "unknown", "a solver sees it by itself"
 
 
 def test_contracts_of_another_kernel_are_refused():

@@ -106,7 +106,7 @@ def test_digits_of_an_index_with_numbers_for_factors_and_quotients():
     assert [d.value for d in found if d.scaled] == [b]
     assert [q.dividend for q in quotients(found)] == [x]
     extents = {B: 2**16, S: 2**30, b: B, x: 2 * S, t: 2, i: 4, thread: 128, lane: 8}
-    hypotheses = *(z3.And(0 <= n, n < extent) for n, extent in extents.items()), B * S <= 2**24
+    hypotheses = *(z3.And(n >= 0, n < extent) for n, extent in extents.items()), B * S <= 2**24
 
     def verdict(*said: z3.BoolRef) -> str:
         goal = z3.And(index >= 0, index < B * S * 131072)

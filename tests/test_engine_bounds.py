@@ -116,6 +116,14 @@ def test_digits_of_an_index_with_numbers_for_factors_and_quotients():
     assert verdict() == "unknown", "a solver sees it by itself"
 
 
+def test_a_summand_of_an_index_is_part_of_one_digit():
+    """Of a result in five splits: 2560 S b is 5 b times the stride of the splits too."""
+    b, split, s, S = z3.Ints("b split s S")
+    shape = z3.Int("B"), z3.IntVal(5), S, z3.IntVal(512)
+    found = list(digits(2560 * S * b + 512 * S * split + 512 * s + z3.Int("d"), shape))
+    assert [d.value for d in found] == [b, split, s]
+
+
 def test_contracts_of_another_kernel_are_refused():
     kernel = opened("bounds/gather_right").kernel
     with pytest.raises(Unsupported, match="declares tensors"):

@@ -44,14 +44,17 @@ class Quotient(NamedTuple):
 def digits(
     index: z3.ArithRef, shape: Sequence[z3.ArithRef], strides: Sequence[z3.ArithRef] | None = None
 ) -> Iterator[Digit]:
-    """Yield for each dimension but the last the digit that an index has there; rows follow each other by default."""
+    """Yield for each dimension but the last the digit that an index has there; rows follow each other by default.
+
+    A summand of the index is part of one digit, the first that it can be part of.
+    """
     terms = [_monomial(m) for m in _summands(z3.simplify(index, som=True))]
     for p in range(len(shape) - 1):
         stride = strides[p] if strides else z3.Product(list(shape[p + 1 :]))
-        unit, factors = _monomial(z3.simplify(stride, som=True))
-        rests = [(c // unit, rest) for c, f in terms if c % unit == 0 and (rest := _without(f, factors)) is not None]
-        parts = [c * z3.Product([z3.IntVal(1), *rest]) for c, rest in rests if len(rest) <= 1]
-        if parts:
+        by = _monomial(z3.simplify(stride, som=True))
+        divided = [(term, _divided(term, by)) for term in terms]
+        terms = [term for term, part in divided if part is None]
+        if parts := [part for _, part in divided if part is not None]:
             yield Digit(z3.simplify(z3.Sum(parts)), shape[p] - 1, stride)
 
 
@@ -75,6 +78,15 @@ def _monomial(term: z3.ArithRef) -> Monomial:
 def _factors(term: z3.ArithRef) -> list[z3.ArithRef]:
     """Return the factors of a product; Z3 has that of a number and of other factors as a product of two."""
     return [f for part in term.children() for f in _factors(part)] if z3.is_mul(term) else [term]
+
+
+def _divided(term: Monomial, by: Monomial) -> z3.ArithRef | None:
+    """Return a monomial divided by another one; None if that is not a whole number times at most one factor."""
+    (coefficient, factors), (unit, taken) = term, by
+    rest = _without(factors, taken)
+    if coefficient % unit or rest is None or len(rest) > 1:
+        return None
+    return coefficient // unit * z3.Product([z3.IntVal(1), *rest])
 
 
 def _without(factors: Sequence[z3.ArithRef], taken: Sequence[z3.ArithRef]) -> tuple[z3.ArithRef, ...] | None:

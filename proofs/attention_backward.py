@@ -51,7 +51,6 @@ EQUIVALENTS = {
 }
 
 BLOCKS = Static(int, 1, 2)
-SAFE = "L0", "L1"  # what is claimed of several blocks of heads: the reference has the parts of all heads in one
 WAIVERS = (
     Waiver("T.exp2(gap)", "exp", "a sink far above lse makes it inf, and only in a denominator: w is 0, its limit"),
     Waiver("exp2_ftz", "exp", "z <= lse, for lse is of all keys; one that is given as less may overflow"),
@@ -211,8 +210,8 @@ def _outcome(claim: Claim, at: Block, extent: Form, done: Execution) -> Iterator
             return tensor(of_q).value(b, s, head, d)
 
     def part(output: int) -> Callable[..., Value]:
-        def element(b: Form, s: Form, slot: Form, _: Form, d: Form) -> Value:
-            return tensor(claim.reference(attention.inputs(cfg, claim.contract))[output]).value(b, s, slot, d)
+        def element(*index: Form) -> Value:
+            return tensor(claim.reference(attention.inputs(cfg, claim.contract))[output]).value(*index)
 
         return element
 

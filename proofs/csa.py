@@ -65,7 +65,7 @@ def _backward(cfg: BackwardConfig, **more: Any) -> Proof:
 
     def wanted(x: Mapping[str, SymbolicTensor]) -> tuple[Any, ...]:
         parts: Callable[..., tuple[Any, ...]] = reference.csa_parts
-        return parts(*(x[spec.name] for spec in claimed.inputs), cfg.window, cfg.scale)
+        return parts(*(x[spec.name] for spec in claimed.inputs), cfg.window, cfg.scale, cfg.head_blocks)
 
     claim = attention_backward.Claim(cfg, claimed, wanted, _CASES)
     compare = attention_backward.compare(claim, lambda: _block(cfg, attention_backward.Block))
@@ -86,7 +86,7 @@ def proofs() -> Iterator[Proof]:
     for splits in (1, 5):  # of DeepSeek-V4-Pro's heads
         yield _proof(Config(PRO, splits=splits))
     yield combined("csa", CSA, Config(PRO, splits=5))
-    yield _backward(BackwardConfig(PRO), layers=attention_backward.SAFE)
+    yield _backward(BackwardConfig(PRO))
     yield products("csa", gradient_sums.Config())
     for blocks in (1, 2):  # of up to 64 heads
         yield from summing("csa", gradient_sums.Config(blocks=blocks))

@@ -12,6 +12,7 @@ so that the floats are added one after the other in this order, each once, and n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from ..kernels import gradient_sums
 from ..kernels.build import PASS_CONFIGS
 from ..kernels.gradient_sums import AHEAD, Config
-from ..kernels.sparse_attention_config import PANEL, BackwardConfig
+from ..kernels.sparse_attention_config import HEADS, PANEL, BackwardConfig
 from ..reference import hca
 from ..reference.attention import BF16, F32, I32, OFFSET, SIZES, STATICS, in_window_bwd
 from ..reference.contract import Contract, Elements, Size, Static, TensorSpec
@@ -28,7 +29,6 @@ from ..reference.hca import HCA_SHARD_BWD
 from ..reference.indexer import visible
 from .attention import inputs, least
 from .attention_backward import BLOCKS
-from .engine.base.report import LAYERS
 from .engine.execution.in_order import InOrder, plus
 from .engine.execution.invariants import Determined, Invariant
 from .engine.execution.symbolic import block, execute
@@ -273,12 +273,14 @@ def compare(cfg: Config, claim: Claim) -> Compare:
 
 def _of_hca(cfg: Config) -> Iterator[Equation]:
     """Yield that the gradients of the keys in the reference of hca are the sums of its parts."""
-    known, statics = facts(HCA_SHARD_BWD), (cfg.ratio, cfg.window, BackwardConfig().scale)
-    given = inputs(BackwardConfig(D=cfg.D, window=cfg.window, ratio=cfg.ratio), HCA_SHARD_BWD)
-    of: Any = hca.hca_shard_bwd, hca.hca_parts
-    with deciding(known), nf.splitting(2):
-        gradients, parts = (each(*given.values(), *statics) for each in of)
-        sums_of_parts = in_window_bwd(parts[1], given["window_kv"]), parts[2].sum(1)  # type: ignore[arg-type]
+    of = BackwardConfig(HEADS * cfg.blocks, cfg.D, cfg.window, ratio=cfg.ratio)
+    known, statics, given = facts(HCA_SHARD_BWD), (of.ratio, of.window, of.scale), inputs(of, HCA_SHARD_BWD)
+    whole: Callable[..., Any] = hca.hca_shard_bwd
+    by_parts: Callable[..., Any] = hca.hca_parts
+    by_blocks = nf.tiled(of.H, HEADS) if of.H > HEADS else nullcontext()
+    with deciding(known), nf.splitting(2), by_blocks:
+        gradients, parts = whole(*given.values(), *statics), by_parts(*given.values(), *statics, of.head_blocks)
+        sums_of_parts = in_window_bwd(parts[1].sum(3), given["window_kv"]), parts[2].sum((1, 3))  # type: ignore[arg-type]
         index = nf.fresh("b"), nf.fresh("row"), nf.fresh("d")
         for name, whole, summed in zip(("window", "entries"), gradients[1:3], sums_of_parts, strict=True):
             a, b = tensor(whole).at(*index), tensor(summed).at(*index)
@@ -323,9 +325,7 @@ def summing(op: str, cfg: Config) -> Iterator[Proof]:
     rounded: dict[str, Any] = {"lemmas": (ROUNDED,)}
     tried = rounded | ({"mutate": True, "every": 4, "equivalents": EQUIVALENTS} if cfg.blocks == 1 else {})
     window = compare(cfg, Claim(WINDOW, of_window, _window))
-    layers = LAYERS if cfg.blocks == 1 else LAYERS[1:]  # of two parts a query, a bound in L0 is unknown to the solvers
-    of_rows = (tried if op == "csa" else rounded) | {"layers": layers}
-    yield _proof(op, gradient_sums.sum_window, WINDOW, cfg, window, **of_rows)
+    yield _proof(op, gradient_sums.sum_window, WINDOW, cfg, window, **(tried if op == "csa" else rounded))
     if op == "csa":
         yield listed(op, cfg, **tried)
     if op == "hca":

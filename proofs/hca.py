@@ -69,7 +69,7 @@ def _backward(cfg: BackwardConfig, **more: Any) -> Proof:
 
     def wanted(x: Mapping[str, SymbolicTensor]) -> tuple[Any, ...]:
         parts: Callable[..., tuple[Any, ...]] = reference.hca_parts
-        return parts(*(x[spec.name] for spec in claimed.inputs), cfg.ratio, cfg.window, cfg.scale)
+        return parts(*(x[spec.name] for spec in claimed.inputs), cfg.ratio, cfg.window, cfg.scale, cfg.head_blocks)
 
     claim = attention_backward.Claim(cfg, claimed, wanted)
     compare = attention_backward.compare(claim, lambda: _block(cfg, attention_backward.Block))
@@ -85,6 +85,7 @@ def proofs() -> Iterator[Proof]:
     for splits in (1, 5):  # of DeepSeek-V4-Pro's heads
         yield _proof(Config(PRO, splits=splits))
     yield combined("hca", HCA, Config(PRO, splits=5))
+    yield _backward(BackwardConfig(PRO))
     yield products("hca", gradient_sums.Config())
     for blocks in (1, 2):  # of up to 64 heads
         yield from summing("hca", gradient_sums.Config(blocks=blocks))

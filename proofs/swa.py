@@ -23,5 +23,6 @@ def proofs() -> Iterator[Proof]:
     yield replace(hca._proof(Config(ratio=1), lemmas=(WINDOW,)), op="swa")
     yield replace(hca._backward(BackwardConfig(ratio=1)), op="swa")
     yield replace(hca._proof(Config(PRO, ratio=1)), op="swa")  # DeepSeek-V4-Pro's heads
+    yield replace(hca._backward(BackwardConfig(PRO, ratio=1)), op="swa")
     yield products("swa", gradient_sums.Config())
     yield from summing("swa", gradient_sums.Config())

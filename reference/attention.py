@@ -139,18 +139,24 @@ def weights_bwd(up: Upstream, q: Tensor, keys: Keys, sink: Tensor, scale: float)
 
 
 def attend_parts(
-    up: Upstream, q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float
+    up: Upstream, q: Tensor, parts: tuple[Keys, ...], sink: Tensor, scale: float, blocks: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the gradient of q, and each query's part of the gradients of the rows of each part, [B, S, n, D].
+    """Return the gradient of q, and each query's parts of the gradients of the rows of each part, [B, S, n, blocks, D].
 
-    dq = Σ_j scale dz_j k_j over all keys, and the part of k_j is Σ_h (scale dz_j q + P_j dout).
+    dq = Σ_j scale dz_j k_j over all keys. The heads of a query are so many blocks of as many heads each, in their order, and
+    the part of k_j that a block has is Σ_h (scale dz_j q + P_j dout) over its heads.
     """
+
+    def of_blocks(weights: Tensor, x: Tensor) -> Tensor:
+        w, rows = (t.reshape(*t.shape[:2], blocks, t.shape[2] // blocks, t.shape[3]) for t in (weights, x))
+        return torch.einsum("bsghn,bsghd->bsngd", w, rows)
+
     wide, grad = q.type_as(sink), up.grad_out.type_as(sink)
     grad_q, grad_rows = torch.zeros_like(wide), []
     for keys in parts:
         grad_z, p = weights_bwd(up, q, keys, sink, scale)
         grad_q = grad_q + grad_z @ as_values(keys, wide)
-        grad_rows.append(grad_z.mT @ wide + p.mT @ grad)
+        grad_rows.append(of_blocks(grad_z, wide) + of_blocks(p, grad))
     return grad_q.type_as(q), grad_rows
 
 
@@ -159,8 +165,8 @@ def attend_bwd(
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Return the gradients of q, of the rows of each part and of the sink, in closed form.
 
-    That of q is ``attend_parts``'s, and so are those of rows that each query has of its own. Those of rows that all queries
-    share are summed over the queries. That of the sink is -Σ_{b,t} Δ σ(s - lse).
+    That of q is ``attend_parts``'s, and those of rows that each query has of its own are its parts of one block. Those of
+    rows that all queries share are summed over the queries. That of the sink is -Σ_{b,t} Δ σ(s - lse).
     """
     wide, grad = q.type_as(sink), up.grad_out.type_as(sink)
     grad_sink = -torch.where(up.lse != math.inf, up.delta * (sink - up.lse).sigmoid(), 0.0).sum((0, 1))

@@ -130,13 +130,15 @@ def hca_parts(
     ratio: int,
     window: int,
     scale: float,
+    blocks: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradient of q, and each query's parts of those of its keys: by slots of the window, and of all entries.
 
-    The gradient of a key is the sum of its parts; ``delta`` is Σ out grad_out, [B, S, H].
+    Those of the heads of each block are apart, [B, S, slots, blocks, D]. The gradient of a key is the sum of its parts;
+    ``delta`` is Σ out grad_out, [B, S, H].
     """
     S = q.shape[1]
     parts = in_window(window_kv, S, offset, window), _entries(compressed_kv, S, offset, ratio)
     up = Upstream(grad_out, grad_lse, lse, delta)
-    grad_q, (of_window, of_entries) = attend_parts(up, q, parts, sink, scale)
+    grad_q, (of_window, of_entries) = attend_parts(up, q, parts, sink, scale, blocks)
     return grad_q, of_window, of_entries

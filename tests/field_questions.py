@@ -115,14 +115,10 @@ def of_combine(p: Proof) -> Question:
 def of_attention_backward(p: Proof) -> Question:
     """A part of a tile of the window, and of one of entries."""
     parts: Callable[..., Any] = hca_reference.hca_parts if "ratio" in p.statics else csa_reference.csa_parts
-    more = {n: p.statics[n] for n in ("window", "scale", "ratio") if n in p.statics}
-
-    def reference(*inputs: Any) -> Any:
-        of_q, *of_keys = parts(*inputs, **more)
-        return of_q, *(x.unsqueeze(3) for x in of_keys)
-
+    more = {n: p.statics[n] for n in ("window", "scale", "ratio", "blocks") if n in p.statics}
     sizes = {"B": 1, "S": 2, "P": 125, "T": 70, **({} if "ratio" in p.statics else {"K": 70})}
-    return {"reference": reference, "sizes": sizes, "given": offsets(int(p.statics.get("ratio", 2)) * 66)}
+    given = offsets(int(p.statics.get("ratio", 2)) * 66)
+    return {"reference": partial(parts, **more), "sizes": sizes, "given": given}
 
 
 def of_delta(p: Proof) -> Question:

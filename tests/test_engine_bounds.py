@@ -10,9 +10,9 @@ from lemmata.proofs.engine.base.errors import Unsupported, UnsupportedVersion
 from lemmata.proofs.engine.base.report import Layer
 from lemmata.proofs.engine.compiler import extract
 from lemmata.proofs.engine.contract.hypotheses import Hypotheses
-from lemmata.proofs.engine.layers.bounds import bounds, grows
+from lemmata.proofs.engine.layers.bounds import bounds, grows, rounds_down
 from lemmata.proofs.engine.layers.problem import Problem
-from lemmata.proofs.engine.layers.row_major import digits
+from lemmata.proofs.engine.layers.row_major import digits, quotients
 from lemmata.proofs.engine.layers.verdicts import layer
 from lemmata.proofs.engine.smt.solve import solve
 from lemmata.reference.sinkhorn import BACKWARD, FORWARD
@@ -94,6 +94,34 @@ def test_what_is_said_of_flat_indices_is_true():
     assert len(given) == 2
     for lemma in given:
         assert solve(Condition("bounds", "", (), lemma, Site(""))).verdict == "proved"
+
+
+def test_digits_of_an_index_with_numbers_for_factors_and_quotients():
+    """Of a part of a gradient: Z3 has 131072 S b as the product of 131072 and S b, and two blocks x have a query."""
+    B, S, b, x, t, i, thread, lane = z3.Ints("B S b x t i thread lane")
+    shape = B, S, *map(z3.IntVal, (128, 2, 512))
+    slot = 64 * t + 16 * i + thread / 8
+    index = 131072 * S * b + 131072 * (x / 2) + 1024 * slot + 512 * (x % 2) + 8 * (thread % 8) + lane
+    found = list(digits(index, shape))
+    assert [d.value for d in found if d.scaled] == [b]
+    assert [q.dividend for q in quotients(found)] == [x]
+    extents = {B: 2**16, S: 2**30, b: B, x: 2 * S, t: 2, i: 4, thread: 128, lane: 8}
+    hypotheses = *(z3.And(n >= 0, n < extent) for n, extent in extents.items()), B * S <= 2**24
+
+    def verdict(*said: z3.BoolRef) -> str:
+        goal = z3.And(index >= 0, index < B * S * 131072)
+        return solve(Condition("bounds", "", (*hypotheses, *said), goal, Site("")), few=True).verdict
+
+    assert verdict(*(grows(d) for d in found if d.scaled), *map(rounds_down, quotients(found))) == "proved"
+    assert verdict() == "unknown", "a solver sees it by itself"
+
+
+def test_a_summand_of_an_index_is_part_of_one_digit():
+    """Of a result in five splits: 2560 S b is 5 b times the stride of the splits too."""
+    b, split, s, S = z3.Ints("b split s S")
+    shape = z3.Int("B"), z3.IntVal(5), S, z3.IntVal(512)
+    found = list(digits(2560 * S * b + 512 * S * split + 512 * s + z3.Int("d"), shape))
+    assert [d.value for d in found] == [b, split, s]
 
 
 def test_contracts_of_another_kernel_are_refused():

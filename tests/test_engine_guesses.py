@@ -20,10 +20,10 @@ from lemmata.proofs.engine.contract.hypotheses import Hypotheses
 from lemmata.proofs.engine.forms import normal_form as nf
 from lemmata.proofs.engine.layers import coverage as trusted
 from lemmata.proofs.engine.layers import problem
-from lemmata.proofs.engine.layers.bounds import grows
+from lemmata.proofs.engine.layers.bounds import grows, rounds_down
 from lemmata.proofs.engine.layers.comparison import symbolic_input
 from lemmata.proofs.engine.layers.coverage import points
-from lemmata.proofs.engine.layers.row_major import Digit
+from lemmata.proofs.engine.layers.row_major import Digit, Quotient
 from lemmata.proofs.engine.layers.tiling import Tiling, tile_of, tiling
 from lemmata.proofs.engine.reference import reshaping
 from lemmata.proofs.engine.smt.solve import solve
@@ -254,6 +254,8 @@ def test_whatever_the_digits_are_what_is_said_of_them_holds() -> None:
     a, b, c = z3.Ints("a b c")
     for digit in (Digit(a, b, c), Digit(b, a, -c), Digit(a, a * b, c + a)):
         assert solve(Condition("bounds", "", (), grows(digit), Site(""))).verdict == "proved"
+    for quotient in (Quotient(a, z3.IntVal(3), b), Quotient(b, z3.IntVal(-2), a), Quotient(a + b, z3.IntVal(8), c)):
+        assert solve(Condition("bounds", "", (), rounds_down(quotient), Site(""))).verdict == "proved"
     decreasing = z3.Implies(a <= b, a * c <= b * c)
     assert solve(Condition("bounds", "", (), decreasing, Site(""))).verdict == "refuted"
 

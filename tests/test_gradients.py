@@ -15,23 +15,24 @@ from lemmata.reference import csa as csa_reference
 from lemmata.reference import hca as hca_reference
 from lemmata.reference import swa as swa_reference
 
-H, D, WINDOW, SCALE, RATIO = 2, 128, 3, 0.1, 2
+H, D, WINDOW, SCALE, RATIO = 6, 128, 3, 0.1, 2
+BLOCKS = 2  # of three heads each
 
 
 def csa_parts(grads: Any, q: Tensor, keys: Any, indices: Tensor, sink: Tensor, offset: Tensor, stats: Any, grad_q: Tensor,
               *, window: int, scale: float) -> list[Tensor]:  # fmt: skip
     tensors = (*grads, q, *keys, indices, sink, offset, *stats)
     assert all(t.is_contiguous() for t in (*tensors, grad_q)), "a copy would take memory that no workspace counts"
-    of_q, *parts = csa_reference.csa_parts(*tensors, window, scale)
+    of_q, *parts = csa_reference.csa_parts(*tensors, window, scale, BLOCKS)
     grad_q.copy_(of_q)
-    return [part.unsqueeze(3) for part in parts]
+    return parts
 
 
 def hca_parts(grads: Any, q: Tensor, keys: Any, sink: Tensor, offset: Tensor, stats: Any, grad_q: Tensor,
               *, ratio: int, window: int, scale: float) -> list[Tensor]:  # fmt: skip
-    of_q, *parts = hca_reference.hca_parts(*grads, q, *keys, sink, offset, *stats, ratio, window, scale)
+    of_q, *parts = hca_reference.hca_parts(*grads, q, *keys, sink, offset, *stats, ratio, window, scale, BLOCKS)
     grad_q.copy_(of_q)
-    return [part.unsqueeze(3) for part in parts]
+    return parts
 
 
 def columns_product(x: Tensor, y: Tensor) -> Tensor:
@@ -52,12 +53,12 @@ def add_listed(parts: Tensor, order: Tensor, starts: Tensor, ends: Tensor, total
     assert order.dtype is starts.dtype is ends.dtype is torch.int32
     assert total.is_contiguous()
     assert total.numel(), "a launch of no blocks is an error on a GPU"
-    flat, rows = parts.view(-1, D), total.view(-1, D)
+    flat, rows = parts.flatten(0, 2), total.view(-1, D)
     assert len(starts) == len(ends) == len(rows)
     for r in range(len(rows)):
         named = order[starts[r] : ends[r]]
         assert named.tolist() == sorted(named.tolist()), "the order of the queries"
-        rows[r] += flat[named].sum(0)
+        rows[r] += flat[named].sum((0, 1))
 
 
 def add_visible(parts: Tensor, offset: Tensor, total: Tensor, ratio: int) -> None:

@@ -22,10 +22,17 @@ from lemmata.proofs.engine.verify import verify
 from test_kernel_names import occurring
 
 SMALL = BackwardConfig(D=128, window=64)
-LOAD_WEIGHT = sparse_attention_backward.load_weight
+PRO = replace(SMALL, H=128)  # two blocks of heads
+LOAD_WEIGHT, WRITE_PANEL = sparse_attention_backward.load_weight, sparse_attention_backward.write_panel
 PLANTED = {
-    "parts without dz": "dropped statement @ T.wgmma_gemm(T.region(dz_shared[0, 0], 1, 64, 64), T.region(q_shared[1",
-    "another entry's slot": "slot = (t - 1) * 64 + j -> slot = (t - 1) * 64 + j + 1, line",
+    "parts without dz": (
+        SMALL,
+        "dropped statement @ T.wgmma_gemm(T.region(dz_shared[0, 0], 1, 64, 64), T.region(q_shared[1",
+    ),
+    "another entry's slot": (SMALL, "slot = (t - 1) * 64 + j -> slot = (t - 1) * 64 + j + 1, line"),
+    "the last heads for all": (PRO, "dropped operand @ heads * 64 -> 64, line"),
+    "the sums of the first heads for all": (PRO, "dropped operand @ heads * 64 + h -> h, line"),
+    "one block of heads": (PRO, "constant @ bx % 2 -> T.FloorMod(bx, 1), line"),
 }
 
 
@@ -34,6 +41,8 @@ PLANTED = {
     [
         pytest.param(csa, SMALL, id="csa"),
         pytest.param(hca, SMALL, id="hca"),
+        pytest.param(csa, PRO, id="csa of two blocks of heads"),
+        pytest.param(hca, PRO, id="hca of two blocks of heads"),
         pytest.param(hca, replace(SMALL, ratio=1), id="swa", marks=pytest.mark.exhaustive),
     ],
 )
@@ -46,18 +55,33 @@ def test_the_kernels_are_their_references(module: ModuleType, cfg: BackwardConfi
 
 
 @cache
-def of_hca() -> list[Candidate]:
+def of_hca(cfg: BackwardConfig) -> list[Candidate]:
     """All mutants, none of them made yet."""
-    return list(candidates(hca_bwd(SMALL)))
+    return list(candidates(hca_bwd(cfg)))
 
 
 @pytest.mark.parametrize("error", PLANTED)
 def test_planted_errors_are_refuted(error: str) -> None:
-    proof = hca._backward(SMALL)
-    wrong = next(m.make() for m in of_hca() if PLANTED[error] in m.name)
+    cfg, name = PLANTED[error]
+    proof = hca._backward(cfg)
+    wrong = next(m.make() for m in of_hca(cfg) if name in m.name)
     report = verify(wrong, proof.contract, statics=proof.statics, compare=proof.compare, pass_configs=proof.pass_configs,
                     waivers=proof.waivers, layers=["L2"])  # fmt: skip
     assert {failure.kind for failure in report.failures} == {"equivalence"}
+
+
+@T.macro
+def of_the_other_heads(cfg, me, t, i, p):
+    WRITE_PANEL(cfg, me._replace(at=me.at._replace(heads=1 - me.at.heads)), t, i, p)
+
+
+def test_parts_in_the_place_of_the_other_block_of_heads_are_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = hca._backward(PRO)
+    monkeypatch.setattr(sparse_attention_backward, "write_panel", of_the_other_heads)
+    report = verify(hca_bwd(PRO), proof.contract, statics=proof.statics, compare=proof.compare,
+                    pass_configs=proof.pass_configs, waivers=proof.waivers, layers=["L2"])  # fmt: skip
+    assert {failure.kind for failure in report.failures} == {"equivalence"}
+    assert all("_parts" in failure.statement for failure in report.failures)
 
 
 @T.macro
@@ -137,7 +161,8 @@ def test_totals_without_what_was_there_are_refuted(op: str, reference: str, monk
     assert ["total" in failure.statement for failure in report.failures] == [True]
 
 
-def test_what_hca_is_not_the_sum_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_what_hca_is_not_the_sum_of_is_told(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part of a query of its own in the gradient of an entry, twice."""
     right: Any = gradient_sums.hca.hca_parts
 
@@ -146,5 +171,12 @@ def test_what_hca_is_not_the_sum_of_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         return of_q, of_window, of_entries * 2
 
     monkeypatch.setattr(gradient_sums.hca, "hca_parts", twice)
-    window, entries = gradient_sums._of_hca(SUMS)
+    window, entries = gradient_sums._of_hca(replace(SUMS, blocks=blocks))
     assert (window.holds, entries.holds) == (True, False)
+
+
+def test_the_parts_of_one_block_of_heads_are_not_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    right: Any = gradient_sums.hca.hca_parts
+    monkeypatch.setattr(gradient_sums.hca, "hca_parts", lambda *given: [x[..., :1, :] for x in right(*given)])
+    window, entries = gradient_sums._of_hca(replace(SUMS, blocks=2))
+    assert (window.holds, entries.holds) == (False, False)

@@ -28,7 +28,7 @@ from ..compiler import extract
 from ..compiler.extract import ARCH, Configs
 from ..compiler.nodes import nodes
 from ..contract.hypotheses import Hypotheses
-from .row_major import Digit, digits
+from .row_major import Digit, Quotient, digits, quotients
 
 _LEAST_AND_MOST = {
     **{"blockIdx.x": (0, 2**31 - 1), "blockIdx.y": (0, 65535), "blockIdx.z": (0, 65535)},
@@ -89,7 +89,7 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
         extents = _extents(access, hypotheses)
         if len(extents) == 1 and region.allocation in hypotheses.shapes:
             strides = hypotheses.strides.get(region.allocation)
-            hypothesis += tuple(map(grows, digits(access.indices[0], hypotheses.shapes[region.allocation], strides)))
+            hypothesis += _of_digits(list(digits(access.indices[0], hypotheses.shapes[region.allocation], strides)))
         for number, (index, extent) in enumerate(zip(access.indices, extents, strict=True)):
             goal = z3.And(index >= 0, index < extent)
             dimension = f", dimension {number}" if len(extents) > 1 else ""
@@ -103,10 +103,21 @@ def _accesses(kind: str, trace: Trace, hypotheses: Hypotheses) -> tuple[list[Con
     return open_conditions, [can_happen(a, hypotheses) for a in trace.accesses]
 
 
+def _of_digits(found: list[Digit]) -> tuple[z3.BoolRef, ...]:
+    """Return what helps the solvers with the digits of a flat index, none of which they see by themselves."""
+    return *(grows(digit) for digit in found if digit.scaled), *map(rounds_down, quotients(found))
+
+
 def grows(digit: Digit) -> z3.BoolRef:
     """Return that a product grows with its first factor, which holds of any integers whose second is not negative."""
     value, last, stride = digit
     return z3.Implies(z3.And(stride >= 0, value <= last), value * stride <= last * stride)
+
+
+def rounds_down(quotient: Quotient) -> z3.BoolRef:
+    """Return that a quotient is at most what it is rounded down to, which holds of any integers whose second is positive."""
+    dividend, divisor, last = quotient
+    return z3.Implies(z3.And(divisor > 0, dividend < divisor * (last + 1)), dividend / divisor <= last)
 
 
 def _extents(access: Access, hypotheses: Hypotheses) -> tuple[z3.ArithRef, ...]:

@@ -103,7 +103,9 @@ def test_warmup_counts_what_it_builds_and_says_it_in_json(monkeypatch: pytest.Mo
     monkeypatch.setattr(warmup, "kernels", lambda ops, models: [(double, "a"), (double, "b")])
     monkeypatch.setattr(warmup, "side_by_side", lambda jobs, processes: iter(jobs))
     assert invoke("warmup").output == "[1/2] built double a\n[2/2] built double b\n"
-    built = json.loads(invoke("warmup", "--json").output)["built"]
+    done = invoke("warmup", "--json")
+    assert done.stderr == "[1/2] built double a\n[2/2] built double b\n"
+    built = json.loads(done.stdout)["built"]
     assert built == [{"kernel": "double", "config": "a"}, {"kernel": "double", "config": "b"}]
 
 

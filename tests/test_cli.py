@@ -135,6 +135,7 @@ def test_demo_refuses_an_unknown_transformers(monkeypatch):
     result = invoke(*SHORT)
     assert result.exit_code == 2
     assert result.output.startswith("lemmata demo: transformers: expected the DeepseekV4HyperConnection.forward of")
+    assert result.output.endswith(": pip install 'lemmata[hf]'\n")
     assert len(result.output.splitlines()) == 1
     originals._state.cache_clear()
 

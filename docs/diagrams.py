@@ -87,7 +87,7 @@ def _written_pages(top: int) -> Iterator[str]:
     """Yield a sequence's row of the table and the pages that it names, which lie in any order."""
     left, rows = 110, 64
     yield svg.text(14, top + 14, f"pages that compress_step writes: [pages, {rows}, 512] in bf16, such rows", "bold")
-    yield svg.text(left - 10, top + 57, "its table", "end small")
+    yield svg.text(left - 10, top + 57, "one sequence", "end small")
     for at, page in enumerate((5, 0, 9)):
         y = top + 40 + 34 * at
         yield svg.box(left, y, 60, 26, [str(page)])

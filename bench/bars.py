@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from lemmata.bench import svg
 
 WIDTH, MARGIN, LEFT, RIGHT = 520, 12, 168, 420  # bars begin at LEFT, and the longest of a case ends at RIGHT
 HEAD, BAR, STEP, GAP = 20, 9, 15, 8  # heights: of a case's name, of a bar, from one to the next, between cases
+LETTERS, LINE = 25, 12  # of a contender's name beside its bar: letters in a line, and the height of each line more
 
 Case = Mapping[str, Mapping[str, Any]]
 """The figures of one case by contender; one of them is lemmata's."""
@@ -39,7 +41,7 @@ def picture(title: str, panels: Sequence[Panel]) -> str:
         y += 20
         for name, case in panel.cases.items():
             parts += _case(name, case, y)
-            y += HEAD + STEP * len(case) + GAP
+            y += HEAD + sum(map(_step, case)) + GAP
         y += 16
     return svg.picture(WIDTH, round(y), title, parts)
 
@@ -63,18 +65,31 @@ def _case(name: str, case: Case, top: float) -> Iterator[str]:
 
     words, kind = _ratio(ours, rivals)
     yield svg.text(MARGIN, top + 14, name, "small") + svg.text(WIDTH - MARGIN, top + 14, words, f"end small {kind}")
-    for number, figure in enumerate([ours, *rivals]):
-        y, who = top + HEAD + STEP * number, str(figure["contender"])
+    y = top + HEAD
+    for figure in (ours, *rivals):
+        who = str(figure["contender"])
         color, times = (
             "ours" if figure is ours else "rival",
             f"{_us(figure['burst_us'])} / {_us(figure['sustained_us'])}",
         )
         yield svg.bar(LEFT, y, wide(figure["sustained_us"]), BAR, f"{color} pale")
         yield svg.bar(LEFT, y, wide(figure["burst_us"]), BAR, color, f"{who}: {times} us")
-        yield svg.text(LEFT - 6, y + 9, who, "end soft small")
+        for number, line in enumerate(_lines(who)):
+            yield svg.text(LEFT - 6, y + 9 + LINE * number, line, "end soft small")
         yield svg.text(WIDTH - MARGIN, y + 9, times, "end small")
-    x, end = LEFT + wide(ours["bound_us"]), top + HEAD + STEP * len(case) - STEP + BAR
-    yield svg.line(x, top + HEAD - 2, x, end + 2, "bound")
+        last, y = y, y + _step(who)
+    x = LEFT + wide(ours["bound_us"])
+    yield svg.line(x, top + HEAD - 2, x, last + BAR + 2, "bound")
+
+
+def _lines(who: str) -> list[str]:
+    """Return a contender's name in lines that fit beside the bars."""
+    return textwrap.wrap(who, LETTERS)
+
+
+def _step(who: str) -> int:
+    """Return how far below a contender's bar the next one is."""
+    return STEP + LINE * (len(_lines(who)) - 1)
 
 
 def _ratio(ours: Mapping[str, Any], rivals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

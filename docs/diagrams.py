@@ -70,31 +70,51 @@ def _keys() -> Iterator[str]:
 
 
 def page() -> str:
-    """Return a row of the keys as the operators read it, above a page of FlashMLA's cache, in bytes to scale."""
-    return svg.picture(790, 376, "A row that csa, hca and swa read, and a page of FlashMLA's fp8 cache", _page())
+    """Return rows as the operators read them, pages as ``compress_step`` writes them, and one of FlashMLA's, to scale."""
+    title = "Rows that csa, hca and swa read, pages that compress_step writes, and a page of FlashMLA's fp8 cache"
+    return svg.picture(790, 566, title, [*_rows(), *_written_pages(130), *_page_in_fp8(190)])
 
 
-def _page() -> Iterator[str]:
-    left, rows = 110, 64
+def _rows() -> Iterator[str]:
+    left = 110
     yield svg.text(14, 24, "what csa, hca and swa read: [B, T, 512] in bf16, row after row", "bold")
     for number, y in ((0, 40), (1, 74)):
         yield svg.text(left - 10, y + 18, f"row {number}", "end small")
         yield svg.box(left, y, 1024 / 2, 26, ["512 numbers in bf16: 1024 bytes"])
-    yield svg.text(14, 144, f"a page of FlashMLA's cache: {rows} rows in {584 * rows} bytes", "bold")
-    for number, y in ((0, 160), (1, 194), (rows - 1, 248)):
+
+
+def _written_pages(top: int) -> Iterator[str]:
+    """Yield a sequence's row of the table and the pages that it names, which lie in any order."""
+    left, rows = 110, 64
+    yield svg.text(14, top + 14, f"pages that compress_step writes: [pages, {rows}, 512] in bf16, such rows", "bold")
+    yield svg.text(left - 10, top + 57, "one sequence", "end small")
+    for at, page in enumerate((5, 0, 9)):
+        y = top + 40 + 34 * at
+        yield svg.box(left, y, 60, 26, [str(page)])
+        yield svg.line(left + 60, y + 13, left + 128, y + 13, "edge", head=True)
+        yield svg.box(left + 130, y, 382, 26, [f"page {page}: entries {rows * at} to {rows * (at + 1) - 1}"])
+    yield svg.text(left + 526, top + 57, f"entry i: row i mod {rows} of page", "soft small")
+    yield svg.text(left + 526, top + 73, f"table[sequence, i // {rows}]", "soft small")
+    words = "One page for each sequence, as long as it gets, is a tensor that csa and hca read."
+    yield svg.text(14, top + 158, words, "soft small")
+
+
+def _page_in_fp8(down: int) -> Iterator[str]:
+    left, rows = 110, 64
+    yield svg.text(14, down + 144, f"a page of FlashMLA's cache: {rows} rows in {584 * rows} bytes", "bold")
+    for number, y in ((0, down + 160), (1, down + 194), (rows - 1, down + 248)):
         yield svg.text(left - 10, y + 18, f"row {number}", "end small")
         yield svg.box(left, y, 448 / 2, 26, ["448 in e4m3: 448 bytes"])
         yield svg.box(left + 448 / 2, y, 128 / 2, 26, ["64 bf16"])
-    yield svg.text(left + 576 / 4, 238, "…", "mid bold")
-    yield svg.text(left + 576 / 2 + 14, 178, "576 bytes; the last 64 numbers are the rotary ones", "soft small")
+    yield svg.text(left + 576 / 4, down + 238, "…", "mid bold")
+    yield svg.text(left + 576 / 2 + 14, down + 178, "576 bytes; the last 64 numbers are the rotary ones", "soft small")
     for number, x in ((0, left), (1, left + 130), (rows - 1, left + 290)):
-        yield svg.box(x, 292, 122, 40, [f"scales of row {number}", "7 and 1 of padding"])
-    yield svg.text(left + 271, 316, "…", "mid bold")
-    yield svg.text(left + 424, 308, "8 bytes a row: e8m0, each for 64", "soft small")
-    yield svg.text(left + 424, 324, "numbers; behind all rows of the page", "soft small")
-    yield svg.text(
-        14, 360, f"byte 0 of a page to {576 * rows}: rows; then scales. Pages begin at multiples of 576.", "soft small"
-    )
+        yield svg.box(x, down + 292, 122, 40, [f"scales of row {number}", "7 and 1 of padding"])
+    yield svg.text(left + 271, down + 316, "…", "mid bold")
+    yield svg.text(left + 424, down + 308, "8 bytes a row: e8m0, each for 64", "soft small")
+    yield svg.text(left + 424, down + 324, "numbers; behind all rows of the page", "soft small")
+    words = f"byte 0 of a page to {576 * rows}: rows; then scales. Pages begin at multiples of 576."
+    yield svg.text(14, down + 360, words, "soft small")
 
 
 def roles() -> str:

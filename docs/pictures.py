@@ -29,14 +29,21 @@ def times(operator: Operator) -> str:
 
 
 def _of(record: Record, operator: Operator) -> str:
-    return f"{record.device['name']}{', of an earlier kernel' if record.behind(operator.name) else ''}"
+    return f"{record.device['name']}{', of an earlier kernel' if _all_earlier(record, operator) else ''}"
+
+
+def _all_earlier(record: Record, operator: Operator) -> bool:
+    return all(record.earlier(figure) for figure in record.figures if figure["op"] in operator.functions)
 
 
 def _cases(record: Record, operator: Operator) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Return the figures of each case by contender; a case of an earlier kernel says so unless all are."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    some = not _all_earlier(record, operator)
     for figure in record.figures:
         if figure["op"] in operator.functions:
             name = figure["shape"] if len(operator.functions) == 1 else f"{figure['op']}, {figure['shape']}"
+            name += ", earlier kernel" if some and record.earlier(figure) else ""
             found.setdefault(name, {})[figure["contender"]] = figure
     return found
 

@@ -57,12 +57,12 @@ def run(request: Request) -> bool:
     suite = list(asked(request.names, ACCEPTED, request.options, apart=request.seconds is not None))
     if not suite:
         raise ValueError("op: expected at least one proof, got none")
-    console = Console(highlight=False, soft_wrap=True)
-    say = _nothing if request.as_json else partial(console.print, markup=False)
+    console = Console(highlight=False, soft_wrap=True, stderr=request.as_json)
+    say = partial(console.print, markup=False)
     kernels = [_Kernel(kernel) for kernel in suite]
     tasks = [kernel.asked.tasks[number] for kernel, number in _places(kernels)]
     counter = _Counter(sum(len(task.layers) for task in tasks))
-    with _progress(console, request.as_json) as progress, _reports(tasks, request, progress) as each:
+    with _progress(console) as progress, _reports(tasks, request, progress) as each:
         reports = in_order(_noted(each, kernels, request.table, say))
         for kernel in kernels:
             say(kernel.asked.name)
@@ -79,8 +79,7 @@ def run(request: Request) -> bool:
     if request.as_json:
         content = [{"name": kernel.name, **json.loads(report.to_json())} for kernel, report in found]
         print(json.dumps({"holds": holds, "kernels": content}, indent=1))
-    else:
-        say(summary(report for _, report in found))
+    say(summary(report for _, report in found))
     return holds
 
 
@@ -137,10 +136,6 @@ def _noted(
         yield position, report
 
 
-def _nothing(*_: object) -> None:
-    """Print nothing: the answer will be one JSON object."""
-
-
 class _Counter:
     """Numbers lines by how many of how many."""
 
@@ -178,9 +173,9 @@ def _here(tasks: Sequence[Task], progress: Progress) -> Iterator[tuple[int, Repo
         progress.remove_task(shown)
 
 
-def _progress(console: Console, quiet: bool) -> Progress:
+def _progress(console: Console) -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _last_lines(kernel: Asked, report: Report) -> Iterator[str]:

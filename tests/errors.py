@@ -16,17 +16,20 @@ from typing import Any
 from torch import Tensor
 
 from inputs import make
-from lemmata.kernels import combine, csa, hca, indexer, sinkhorn
-from lemmata.kernels.build import build
+from lemmata.kernels import combine, compressor, csa, hca, indexer, mhc_post, mhc_post_pre, mhc_pre, sinkhorn
+from lemmata.kernels.build import build, forget
 from lemmata.kernels.sparse_attention_config import Config
 from lemmata.proofs.engine.interpreter.interpret import interpret
 from lemmata.record import kernel_digest
 from opspec import OpSpec
 from pages import ROOT
 from specs_attention import join
+from specs_compressor import OVERLAP, PLAIN
 from specs_csa import CSA
 from specs_hca import HCA
 from specs_indexer import INDEXER_SCORES, INDEXER_SCORES_FP8
+from specs_mhc import MHC_HEAD, MHC_POST, MHC_POST_PRE, MHC_PRE, in_a_row
+from specs_mhc import join as join_pre
 from specs_sinkhorn import SINKHORN
 from specs_swa import SWA
 
@@ -37,17 +40,18 @@ QUERIES = {"B": 1, "S": 2, "P": 127, "T": 300}
 
 @dataclass(frozen=True)
 class Case:
-    """A call as DeepSeek-V4 makes it, and what launches its kernels."""
+    """A call as DeepSeek-V4 makes it, what launches its kernels, and what makes one tensor of several results."""
 
     spec: OpSpec
-    launch: Callable[..., Tensor | tuple[Tensor, Tensor]]
+    launch: Callable[..., Tensor | tuple[Tensor, ...]]
     configuration: dict[str, float]
     sizes: dict[str, int]
+    join: Callable[..., Tensor] = join
 
     @property
     def name(self) -> str:
         """The operator's public function, or the record's name, and the sizes."""
-        fixed = {k: v for k, v in self.configuration.items() if k in ("n", "H", "D", "ratio")}
+        fixed = {k: v for k, v in self.configuration.items() if k in ("n", "H", "D", "ratio", "hc", "hidden")}
         return f"{self.spec.name}, {' '.join(f'{k}={v}' for k, v in (fixed | self.sizes).items())}"
 
 
@@ -62,11 +66,30 @@ def _whole(factory: Callable[..., Any], ratio: int = 1) -> Callable[..., tuple[T
     return launched
 
 
+def _entries(results: tuple[Tensor, Tensor]) -> Tensor:
+    """The compressor's entries, without what they were pooled to."""
+    return results[0]
+
+
+def _streams(results: tuple[Tensor, ...]) -> Tensor:
+    """All results of the way from a layer to the next in a row, without what the backward keeps."""
+    return in_a_row(results[:4])
+
+
 SCORES, FEW = {"H": 64, "D": 128, "ratio": 4}, {"B": 1, "S": 4, "T": 300}
+NORMS = {"eps": 1e-6, "norm_eps": 1e-6}
+STREAMS, TOKENS = {"hc": 4, "hidden": 4096}, {"tokens": 3}
+ENTRIES = {"D": 512, "pairs": 32, "past": 0, "eps": 1e-6}
 CASES = (
     Case(SINKHORN, sinkhorn.forward, {"n": 4, "iterations": 20, "eps": 1e-6}, {"count": 512}),
+    Case(MHC_PRE, mhc_pre.forward, STREAMS | {"iterations": 20} | NORMS, TOKENS, join_pre),
+    Case(MHC_POST, mhc_post.forward, STREAMS, TOKENS),
+    Case(MHC_POST_PRE, mhc_post_pre.forward, STREAMS | {"iterations": 20} | NORMS, TOKENS, _streams),
+    Case(MHC_HEAD, mhc_pre.head, STREAMS | NORMS, TOKENS),
     Case(INDEXER_SCORES, indexer.scores, SCORES, FEW),
     Case(INDEXER_SCORES_FP8, indexer.scores_fp8, SCORES, FEW),
+    Case(OVERLAP, compressor.forward, {"ratio": 4} | ENTRIES, {"B": 1, "S": 16, "positions": 16}, _entries),
+    Case(PLAIN, compressor.forward, {"ratio": 128} | ENTRIES, {"B": 1, "S": 256, "positions": 256}, _entries),
     Case(CSA, _whole(csa.csa_fwd), ATTENTION, QUERIES | {"K": 200}),
     Case(HCA, _whole(hca.hca_fwd, 4), ATTENTION | {"ratio": 4}, QUERIES),
     Case(SWA, _whole(hca.hca_fwd), ATTENTION, {name: n for name, n in QUERIES.items() if name != "T"}),
@@ -83,6 +106,7 @@ def interpreted() -> Iterator[None]:
     users = [
         m for name, m in sys.modules.items() if name.startswith("lemmata.kernels") and vars(m).get("build") is build
     ]
+    forget()  # plans hold what was built
     for module in users:
         module.build = run  # type: ignore[attr-defined]
     try:
@@ -90,6 +114,7 @@ def interpreted() -> Iterator[None]:
     finally:
         for module in users:
             module.build = build  # type: ignore[attr-defined]
+        forget()
 
 
 def measured(case: Case) -> dict[str, Any]:
@@ -98,7 +123,7 @@ def measured(case: Case) -> dict[str, Any]:
     with interpreted():
         out = case.launch(*call.tensors, **call.statics)
     plain = case.spec.reference(*call.tensors, **call.statics)
-    joined = out if isinstance(out, Tensor) else join(out)
+    joined = out if isinstance(out, Tensor) else case.join(out)
     return {
         "case": case.name,
         "op": case.spec.operator,

@@ -24,6 +24,14 @@ run() { # what an extra is for, from an empty folder
   (cd "$folder/empty" && PATH="$folder/$extra/bin:$PATH" "$@" > "$folder/$extra.log" 2>&1) || { tail -30 "$folder/$extra.log"; exit 1; }
 }
 
+lacks() { # EXTRA COMMAND...: says in one line that it needs that extra, with status 2
+  local wanted=$1 status=0; shift
+  echo "$python, $extra: $* names $wanted"
+  (cd "$folder/empty" && PATH="$folder/$extra/bin:$PATH" "$@" > "$folder/$extra.log" 2>&1) || status=$?
+  [ $status = 2 ] && [ "$(grep -c "" "$folder/$extra.log")" = 1 ] && grep -qF "pip install 'lemmata[$wanted]'" "$folder/$extra.log" ||
+    { cat "$folder/$extra.log"; exit 1; }
+}
+
 rm -rf "$folder/empty" && mkdir "$folder/empty"
 "$folder/tools/bin/python" tests/programs.py README.md "$folder/empty"
 for python in "${@:-python3}"; do
@@ -34,6 +42,8 @@ for python in "${@:-python3}"; do
     run lemmata --version
     run lemmata info
     run python -W error using_an_operator.py
+    case $extra in hf | automodel) ;; *) lacks hf lemmata demo ;; esac
+    case $extra in proofs | cuda) ;; *) lacks proofs lemmata prove sinkhorn ;; esac
     case $extra in
       hf) run lemmata demo ;;
       automodel) run python -c "from lemmata.integrations.automodel import check_version; check_version()" ;;

@@ -17,6 +17,7 @@ from lemmata.reference.sinkhorn import sinkhorn as reference
 
 SHORT = ["demo", "--length", "48", "--steps", "4"]
 SHORTEST = ["demo", "--length", "16", "--steps", "1"]
+RELEASE = torch.__version__.partition("+")[0]  # the build, as +cu130, is not in the metadata of an index's wheels
 
 
 def invoke(*args):
@@ -135,6 +136,7 @@ def test_demo_refuses_an_unknown_transformers(monkeypatch):
     result = invoke(*SHORT)
     assert result.exit_code == 2
     assert result.output.startswith("lemmata demo: transformers: expected the DeepseekV4HyperConnection.forward of")
+    assert result.output.endswith(": pip install 'lemmata[hf]'\n")
     assert len(result.output.splitlines()) == 1
     originals._state.cache_clear()
 
@@ -169,7 +171,7 @@ def test_a_report_holds_only_within_the_bound():
 def test_info():
     result = invoke("info")
     assert result.exit_code == 0
-    for word in ("lemmata", lemmata.__version__, torch.__version__, "z3-solver", "cvc5", "cache", "sinkhorn", "record"):
+    for word in ("lemmata", lemmata.__version__, RELEASE, "z3-solver", "cvc5", "cache", "sinkhorn", "record"):
         assert word in result.output
 
 
@@ -178,7 +180,7 @@ def test_info_as_json():
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     assert found["backends"]["sinkhorn"]["cpu"] == "reference"
-    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["torch"].startswith(RELEASE)
 
 
 def test_info_says_what_is_absent(monkeypatch):

@@ -84,15 +84,32 @@ def test_a_command_that_lacks_a_package_names_the_extra(monkeypatch: pytest.Monk
     )
 
 
-def test_a_proof_without_its_packages_names_the_extra(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules['tilelang'] = None; sys.argv = ['lemmata', 'prove', 'sinkhorn']\n"
-        "from lemmata.cli import app; app()"
-    )
+ABSENT = """
+import importlib.metadata, sys
+installed = importlib.metadata.version
+
+def version(name):
+    if name == {package!r}:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return installed(name)
+
+importlib.metadata.version = version
+sys.modules[{package!r}] = None
+sys.argv = {words}
+from lemmata.cli import app
+app()
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "extra"), [("tilelang", ["prove", "sinkhorn"], "proofs"), ("transformers", ["demo"], "hf")]
+)
+def test_what_lacks_its_packages_names_the_extra(package: str, words: list[str], extra: str, tmp_path: Path) -> None:
+    code = ABSENT.format(package=package, words=["lemmata", *words])
     command, found = [sys.executable, "-c", code], environment(tmp_path)
     done = subprocess.run(command, env=found, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.endswith("pip install 'lemmata[proofs]'\n")
+    assert done.stderr.endswith(f"pip install 'lemmata[{extra}]'\n")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -103,7 +120,9 @@ def test_warmup_counts_what_it_builds_and_says_it_in_json(monkeypatch: pytest.Mo
     monkeypatch.setattr(warmup, "kernels", lambda ops, models: [(double, "a"), (double, "b")])
     monkeypatch.setattr(warmup, "side_by_side", lambda jobs, processes: iter(jobs))
     assert invoke("warmup").output == "[1/2] built double a\n[2/2] built double b\n"
-    built = json.loads(invoke("warmup", "--json").output)["built"]
+    done = invoke("warmup", "--json")
+    assert done.stderr == "[1/2] built double a\n[2/2] built double b\n"
+    built = json.loads(done.stdout)["built"]
     assert built == [{"kernel": "double", "config": "a"}, {"kernel": "double", "config": "b"}]
 
 

@@ -98,6 +98,21 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert not absent(page.read_text())
 
 
+def too_long(text: str) -> list[str]:
+    """The lines of programs that a page of the site, 92 letters wide, would cut off."""
+    programs = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [line for program in programs for line in program.splitlines() if len(line) > 92]
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md")], ids=lambda p: p.name)
+def test_programs_are_no_wider_than_their_page(page: Path) -> None:
+    assert too_long(page.read_text()) == []
+
+
+def test_a_program_that_is_too_wide_is_noticed() -> None:
+    assert too_long(f"```sh\nls\n{'x' * 93}\n```\n{'y' * 93}\n") == ["x" * 93]
+
+
 def test_a_file_that_does_not_exist_is_noticed() -> None:
     assert absent("see `kernels/csa.py`, `order/nothing.py` and `proofs/OP.py`") == {"order/nothing.py"}
 

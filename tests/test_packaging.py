@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -114,3 +117,32 @@ def test_type_checkers_read_the_functions_that_modules_call() -> None:
         assert inspect.signature(module) == inspect.signature(function), "the first argument is there"  # type: ignore[arg-type]
     assert next(iter(inspect.signature(verify).parameters)) == "kernel"
     assert stub.count("import") == 3
+
+
+USER = """
+from torch import exp
+from lemmata.proofs import interpret, second_opinion, verify
+from lemmata.reference.contract import Contract
+
+def proved(kernel: object, contract: Contract) -> None:
+    reveal_type(interpret(kernel))
+    reveal_type(second_opinion(kernel, contract, exp, sizes={}))
+    reveal_type(verify(kernel, contract, layers=["L0"], seed=3))
+    verify(kernel, contract, nonsense=3)
+"""
+
+
+def test_a_type_checker_takes_the_modules_that_are_called(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(USER)
+    options = ["--strict", "--explicit-package-bases", "--follow-imports=silent", "--ignore-missing-imports"]
+    command = [sys.executable, "-m", "mypy", *options, "--config-file=", "--cache-dir", str(tmp_path), "user.py"]
+    found = os.environ | {"MYPYPATH": str(ROOT / "src")}
+    said = subprocess.run(command, cwd=tmp_path, env=found, capture_output=True, text=True, check=False).stdout
+    assert re.findall(r'Revealed type is "(.*)"', said) == [
+        "None",
+        "typing.Sequence[str]",
+        "lemmata.proofs.engine.base.report.Report",
+    ], said
+    assert re.findall(r"user.py:(\d+): error: (.*)", said) == [
+        ("10", 'Unexpected keyword argument "nonsense" for "verify"  [call-arg]')
+    ], said

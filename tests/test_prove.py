@@ -188,9 +188,10 @@ def test_prove_prints_a_line_for_each_layer_and_exits_zero() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_prove_json_and_smt(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    status, output = prove("sinkhorn", "--layer", "L1", "--json", "--smt", str(tmp_path / "smt"))
-    assert status == 0
-    content = json.loads(output)
+    done = CliRunner().invoke(app, ["prove", "sinkhorn", "--layer", "L1", "--json", "--smt", str(tmp_path / "smt")])
+    assert done.exit_code == 0
+    assert [line[:5] for line in done.stderr.splitlines() if line.startswith("[")] == ["[1/2]", "[2/2]"]
+    content = json.loads(done.stdout)
     assert content["holds"]
     assert len(content["kernels"]) == FEW
     scripts = list((tmp_path / "smt").rglob("*.smt2"))

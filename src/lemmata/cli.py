@@ -17,7 +17,7 @@ from .interrupts import ending
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; what is done goes to stderr.")]
 Names = typer.Argument(metavar="[OP]...", help="Operators or public functions; all by default.")
 
 
@@ -149,8 +149,7 @@ def warmup(
         wanted = compiling.jobs(compiling.kernels(ops or (), sizes), export)
         for number, (_, factory, config, *_) in enumerate(compiling.side_by_side(wanted, jobs or compiling.cores()), 1):
             built.append({"kernel": factory.__name__, "config": str(config)})
-            if not as_json:
-                typer.echo(f"[{number}/{len(wanted)}] built {factory.__name__} {config}")
+            typer.echo(f"[{number}/{len(wanted)}] built {factory.__name__} {config}", err=as_json)
         if export:
             shipping.label(export)
     if as_json:

@@ -120,6 +120,9 @@ def known(name: str, function: Any) -> str:
     return state(name, function, FUNCTIONS, _LIBRARIES)
 
 
+_INSTALL = ": pip install 'lemmata[automodel]'"  # which takes the release that is known
+
+
 def check_version(swaps: tuple[str, ...] = tuple(ORIGINALS)) -> None:
     """Raise `UnknownVersionError`, in one line, unless each function that these swaps replace or call is a known one.
 
@@ -128,17 +131,17 @@ def check_version(swaps: tuple[str, ...] = tuple(ORIGINALS)) -> None:
     try:
         installed = version("nemo-automodel")
     except PackageNotFoundError:
-        raise UnknownVersionError(
-            "nemo-automodel: expected it installed, got none: pip install nemo-automodel"
-        ) from None
+        raise UnknownVersionError(f"nemo-automodel: expected it installed, got none{_INSTALL}") from None
     try:
         modeling()
     except ModuleNotFoundError:
-        raise UnknownVersionError(f"nemo-automodel: expected a version with DeepSeek-V4, got {installed}") from None
+        words = f"nemo-automodel: expected a version with DeepSeek-V4, got {installed}{_INSTALL}"
+        raise UnknownVersionError(words) from None
     unknown = [n for swap in swaps for n in ORIGINALS[swap] if not _exists(n) or known(n, named(n)) == "unknown"]
     if unknown:
         raise UnknownVersionError(
-            f"nemo-automodel: expected the {unknown[0]} of version {' or '.join(RELEASES)}, got another in {installed}"
+            f"nemo-automodel: expected the {unknown[0]} of version {' or '.join(RELEASES)}, "
+            f"got another in {installed}{_INSTALL}"
         )
 
 

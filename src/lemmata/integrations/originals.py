@@ -134,6 +134,9 @@ def named(name: str) -> Any:
     return functools.reduce(getattr, name.split("."), modeling())
 
 
+_INSTALL = ": pip install 'lemmata[hf]'"  # which takes a release that is known
+
+
 def check_version(swaps: tuple[str, ...] = tuple(ORIGINALS)) -> None:
     """Raise `UnknownVersionError`, in one line, unless each function that these swaps replace is a known one.
 
@@ -142,16 +145,17 @@ def check_version(swaps: tuple[str, ...] = tuple(ORIGINALS)) -> None:
     try:
         installed = version("transformers")
     except PackageNotFoundError:
-        raise UnknownVersionError("transformers: expected it installed, got none: pip install 'lemmata[hf]'") from None
+        raise UnknownVersionError(f"transformers: expected it installed, got none{_INSTALL}") from None
     try:
         modeling()
     except ModuleNotFoundError:
-        raise UnknownVersionError(f"transformers: expected a version with DeepSeek-V4, got {installed}") from None
+        words = f"transformers: expected a version with DeepSeek-V4, got {installed}{_INSTALL}"
+        raise UnknownVersionError(words) from None
     unknown = [n for swap in swaps for n in ORIGINALS[swap] if not _exists(n) or state(n, named(n)) == "unknown"]
     if unknown:
         raise UnknownVersionError(
             f"transformers: expected the {unknown[0]} of a version from {RELEASES[0]} to {RELEASES[-1]}, "
-            f"got another in {installed}"
+            f"got another in {installed}{_INSTALL}"
         )
 
 

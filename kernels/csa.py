@@ -27,7 +27,7 @@ def csa_fwd(cfg: Config) -> T.PrimFunc:
     """Attend to the window and to the entries that the indices name; each split writes its ``out`` and ``stats``."""
     B, S, R, L, K = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T"), T.dynamic("K")
     items = S * cfg.head_blocks
-    # a split may be without tiles, and blocks take rounds only if each has some, whose barriers keep their roles together
+    # a split may be without tiles; in a round without any, no barrier would keep a block's roles together
     blocks = T.min(items, BLOCKS) if cfg.splits == 1 else items
     list_entries = _entry_lister(L, K)
 

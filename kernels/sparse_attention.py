@@ -1,8 +1,8 @@
 """Attention of the heads of a query over keys that are their own values (formula: reference/attention.py).
 
-This is the schedule of both CSA and HCA. A block of threads takes one query after another, up to 64 of its heads, and one
-split of the tiles of keys. A tile has 128 slots for keys, of the window and then of the entries. The warps of a block have
-three roles.
+This is the schedule of both CSA and HCA. A block of threads takes a query, up to 64 of its heads, and one split of the
+tiles of keys; in CSA it takes one query after another, if all keys are one split. A tile has 128 slots for keys, of the
+window and then of the entries. The warps of a block have three roles.
 
 - The producer copies the query and its keys to shared memory. It fills a slot without a key with zeros and lists its row as
   -1, so that its weight is 0. It is as far ahead as there is room: the next query comes while the last tile is weighed.
@@ -399,7 +399,7 @@ def write_output(cfg, g, at, running, shared, output):
                 output.stats[at.b, at.split, 0, at.s, at.head + h] = T.if_then_else(
                     running.row_sum[h] > 0, running.row_max[h] * cfg.scale + T.log(running.row_sum[h]), T.infinity(F32)
                 )
-    for h in T.Parallel(HEADS):  # in a loop of its own, or a thread has more to keep than registers
+    for h in T.Parallel(HEADS):  # a loop of its own: in one with the next it takes more registers than there are
         running.growth[h] = output.sink[T.min(at.head + h, cfg.H - 1)] * LOG2E - running.row_max[h] * cfg.log2_scale
     for h in T.Parallel(HEADS):
         exp_sink = T.exp2(running.growth[h])
@@ -407,8 +407,9 @@ def write_output(cfg, g, at, running, shared, output):
     for h, d in T.Parallel(HEADS, cfg.columns):
         running.acc[h, d] *= running.rescale[h]
     for p in T.unroll(cfg.columns // PANEL):
+        # in place of weights, so that whole rows are stored
         for h, d in T.Parallel(HEADS, PANEL):
-            shared.weights[g, h, d] = running.acc[h, p * PANEL + d]  # in place of weights, so that whole rows are stored
+            shared.weights[g, h, d] = running.acc[h, p * PANEL + d]
         for h, d in T.Parallel(HEADS, PANEL):
             column = g * cfg.columns + p * PANEL + d
             if at.head + h < cfg.H and column < cfg.D:

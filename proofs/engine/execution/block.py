@@ -168,7 +168,9 @@ class Block(Values):
         self._alone = None
         self.run.loops.append(Loop(count, {(p[0].name, p[1]): f for p, f in held.items()}, entries, steps))
 
-    def rounds(self, loop: str, span: tuple[Thing, Thing], changed: Sequence[Memory[Thing]], body: Callable[[Thing], None]) -> None:
+    def rounds(
+        self, loop: str, span: tuple[Thing, Thing], changed: Sequence[Memory[Thing]], body: Callable[[Thing], None]
+    ) -> None:
         """Refuse roles."""
         raise Unsupported("roles in a block of words")
 

@@ -301,12 +301,16 @@ class Symbols(Buffers):
     ) -> None:
         """Run one symbolic round: at its beginning, and after the last, nothing is known of what rounds write."""
         lower, extent = span[0].form, span[1].form
-        kept = [memory for memory in changed if memory.scope != "global"]
         index = self._index(round_of(loop), extent).form
-        for memory in kept:
+        self._written |= {memory.name for memory in changed if memory.scope == "global"}  # by earlier rounds
+        own = [memory for memory in changed if memory.scope != "global"]
+        kept = {memory: tuple(content.layers) for memory, content in self.contents.items() if memory not in own}
+        for memory in own:
             self.contents[memory].forget(())
         body(Value(lower + index))
-        for memory in kept:
+        if written := sorted(m.name for m, layers in kept.items() if tuple(self.contents[m].layers) != layers):
+            raise Unsupported(f"rounds {loop!r} write {', '.join(written)}, which was not found to be written")
+        for memory in own:
             self.contents[memory].forget(())
 
     def decided(self, condition: Value) -> bool | None:

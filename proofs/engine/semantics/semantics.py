@@ -184,7 +184,8 @@ class Machine(TileOperations[V]):
         """Run threads of several roles, each of which does what it does while the others stand still."""
         self.waits.update(MEETING)
         before, inside, after = take_turns(roles)
-        loops, rounds = ([each for each in found if each is not None] for found in zip(*((r.loop, r.rounds) for r in roles)))
+        loops = [role.loop for role in roles if role.loop is not None]
+        rounds = [role.rounds for role in roles if role.rounds is not None]
 
         def iteration(index: V) -> None:
             self.variables |= {loop.loop_var: index for loop in loops}

@@ -73,7 +73,8 @@ def take_turns(roles: Sequence[Program]) -> list[list[list[Any]]]:
     role fills hold nothing for the threads of the whole block afterwards (``filled``).
     """
     _check_registers(roles)
-    rounds, loops = ([loop for loop in found if loop is not None] for found in zip(*((r.rounds, r.loop) for r in roles)))
+    loops = [role.loop for role in roles if role.loop is not None]
+    rounds = [role.rounds for role in roles if role.rounds is not None]
     if rounds and len(rounds) < len(roles):
         raise Unsupported("roles of which some have rounds")
     first = {loop.loop_var: loop.min for loop in rounds}
@@ -165,11 +166,11 @@ def _arrivals(parts: Iterable[Iterable[Any]]) -> set[Key]:
 
 def _program(body: Any) -> Program:
     before, loop, after = _around(body)
-    if loop is None or _around(loop.body)[1] is None:
-        return Program((_plain(before), _plain(_flat(loop.body) if loop else []), _plain(after)), loop)
+    first, inner, last = _around(loop.body) if loop is not None else ([], None, [])
+    if inner is None:
+        return Program((_plain(before), _plain(first), _plain(after)), loop)
     if any(map(meets, before)) or after:
-        raise Unsupported("a role with more than rounds over barriers")
-    first, inner, last = _around(loop.body)
+        raise Unsupported("a role with barriers, or anything else, outside its rounds")
     return Program((_plain(first), _plain(_flat(inner.body)), _plain(last)), inner, loop, before)
 
 

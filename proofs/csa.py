@@ -12,7 +12,7 @@ from ..reference import csa as reference
 from ..reference.attention import in_window
 from ..reference.csa import CSA
 from . import attention, attention_backward
-from .attention import PRO, B, InRounds, at_least, index_or_none
+from .attention import PRO, B, Block, InRounds, at_least, index_or_none
 from .attention_lemmas import SPLIT, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
@@ -53,7 +53,8 @@ def compare(cfg: Config) -> Compare:
         )
         return sums_in_split(q, keys, x["sink"], cfg, y, indices.shape[-1])
 
-    return attention.compare(attention.Claim(cfg, CSA, wanted, _CASES), lambda: _block(cfg, InRounds))
+    kind = InRounds if cfg.splits == 1 else Block
+    return attention.compare(attention.Claim(cfg, CSA, wanted, _CASES), lambda: _block(cfg, kind))
 
 
 def _proof(cfg: Config, **more: Any) -> Proof:

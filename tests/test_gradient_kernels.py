@@ -108,9 +108,9 @@ def gradients(op: str, change: float = 1.0) -> list[tuple[Tensor, Tensor]]:
     run((csa_bwd if op == "csa" else hca_bwd)(cfg), grad_out, grad_lse * change, *given, *results)
     stats = sink.double(), offset, lse, delta
     of_q, *parts = getattr(module, f"{op}_parts")(
-        grad_out.double(), grad_lse.double(), *wide, *listed, *stats, *statics
+        grad_out.double(), grad_lse.double(), *wide, *listed, *stats, *statics, blocks=1
     )
-    return list(zip(results, (of_q, *(part.unsqueeze(3) for part in parts)), strict=True))
+    return list(zip(results, (of_q, *parts), strict=True))
 
 
 @pytest.mark.parametrize("op", ["csa", "hca"])

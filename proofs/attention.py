@@ -57,7 +57,9 @@ EQUIVALENTS = {
 SPLITS = Static(int, 1, 64)
 MOST = math.ceil(1000 * GROWTH * math.log(2)) / 1000  # ln 2^GROWTH: what a weight's exponent is at most
 SINK_ALONE = Waiver(
-    "exp_sink = ", "exp", "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit"
+    "exp_sink = ",
+    "exp",
+    "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,11 +135,17 @@ def spills(found: Resources) -> bool:
     return (found.stack_bytes, found.spill_store_bytes, found.spill_load_bytes) != (0, 0, 0)
 
 
+def left(text: str, registers: int) -> int:
+    """Registers that a block of so many a thread has left when its warpgroups have theirs; below 0 one waits for ever."""
+    return 128 * sum(registers - int(number) for number in re.findall(r"warpgroup_reg_(?:de)?alloc<(\d+)>", text))
+
+
 def spilling(*sources: str) -> list[str]:
     """Which of the kernels spill, by number."""
     found = resources({str(number): text for number, text in enumerate(sources)})
     assert len(found) == len(sources)
     assert all(0 < needs.registers <= 255 for needs in found.values())
+    assert all(left(text, needs.registers) >= 0 for text, needs in zip(sources, found.values(), strict=True))
     return [number for number, needs in found.items() if spills(needs)]
 
 
@@ -222,6 +229,12 @@ def _greedy(cfg: _Greedy):  # type: ignore[no-untyped-def]
 def test_a_kernel_that_spills_is_seen() -> None:
     (found,) = resources({"greedy": source(_greedy, _Greedy())}).values()
     assert spills(found)
+
+
+def test_roles_that_take_more_registers_than_their_block_has_are_seen() -> None:
+    text = source(csa.csa_fwd, sparse_attention_config.Config())
+    assert left(text, 168) == 0
+    assert left(text.replace("dealloc<72>", "dealloc<80>"), 168) < 0
 
 
 def test_a_report_of_something_else_is_refused() -> None:

@@ -46,6 +46,13 @@ def wrong(kernel: Any, error: str) -> Any:
     return last.make()
 
 
+def wrong_everywhere(kernel: Any, error: str) -> Any:
+    """A kernel with this mutation wherever it can be made."""
+    while any(error in m.name for m in candidates(kernel)):
+        kernel = wrong(kernel, error)
+    return kernel
+
+
 def refuted(conditions: Iterable[Condition], about: str) -> list[Condition]:
     """Return the refuted ones among the conditions about some memory."""
     return [c for c in conditions if about in c.statement and solve(c).verdict == "refuted"]
@@ -89,14 +96,14 @@ def test_rows_do_not_wrap_where_there_may_be_most_queries() -> None:
     assert not refuted(conditions, "base[0]")
 
 
-WINDOW = "window_kv[b, rows[j], p * 64 + d]"
+WINDOW = "window_kv[bz, rows[j], p * 64 + d]"
 INSIDE = "rows[j] >= 0 and rows[j] < "
-HALF = "dropped operand @ bx % 2 * 64 -> 64"  # two blocks write the same half of the heads
-LESS = "grid @ for bx in 0:S * 2 -> for bx in 0:S * 2 - 1"
+HALF = "dropped operand @ (bx + i * 132) % 2 * 64 -> 64"  # two blocks write the same half of the heads
+LESS = "grid @ for bx in 0:T.min(S, 66) * 2 -> for bx in 0:T.min(S, 66) * 2 - 1"
 PLANTED = {  # of csa; the error, by a part of its name, and the memory that it accesses out of bounds
     f"d < 64 and ({INSIDE}R_1), {WINDOW}, 0) -> {WINDOW}": "window_kv",  # any row
     f"dropped guard @ {INSIDE}T_1 -> rows[j] < T_1": "compressed_kv",  # entry -1
-    "indices[b, s, slot], -1) -> indices[b, s, slot]": "indices",  # those from K on
+    "slot], -1) -> indices[bz, (bx + i * 132) // 2, slot]": "indices",  # those from K on
     "index+1 @ rows_shared[1, j] = ": "rows_shared",  # a third half
 }
 LONGER = {f"dropped guard @ {INSIDE}T_1 -> rows[j] >= 0": "compressed_kv"}  # an entry from T on
@@ -125,7 +132,7 @@ def test_accesses_out_of_bounds_are_refuted_and_results_never_written(planted: d
 
 def test_entries_are_not_as_many_as_rows_of_the_window_and_no_half_is_written_twice() -> None:
     """The guard of the gather with the length of the other tensor; and blocks which all write the same heads."""
-    kernel = wrong(csa_fwd(HALVES), HALF)
+    kernel = wrong_everywhere(csa_fwd(HALVES), HALF)
     shapes = {buffer.name: buffer.shape for buffer in kernel.buffer_map.values()}
     other = {shapes["compressed_kv"][1]: shapes["window_kv"][1]}
 
@@ -146,7 +153,8 @@ def test_entries_are_not_as_many_as_rows_of_the_window_and_no_half_is_written_tw
 
 @exhaustive
 def test_results_of_two_blocks_of_one_query_are_refuted() -> None:
-    assert miswritten(wrong(csa_fwd(HALVES), "constant @ bx // 2 -> bx // 3")) == {"uniqueness", "coverage"}
+    kernel = wrong_everywhere(csa_fwd(HALVES), "constant @ (bx + i * 132) // 2 -> (bx + i * 132) // 3")
+    assert miswritten(kernel) == {"uniqueness", "coverage"}
 
 
 def test_mutants_of_which_the_compiler_makes_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,11 +46,11 @@ from .suite import Proof
 
 PRO = 128  # heads of DeepSeek-V4-Pro
 PARITY = "both have the same remainder by 2, and nothing else is asked of them"
+_TILES_DONE = "i * (tiles * (by + 1) - tiles * by)"
 EQUIVALENTS = {
     "dropped statement @ T.fence_proxy_async()": "another stands behind the next wait, before the first product",
     "loop end @ for h in 0:64 -> for h in 0:65": "a guard skips row 64",
-    "swapped operands @ t - first -> first - t": PARITY,
-    "swapped operands @ t - first -> first - t, occurrence 2": PARITY,
+    f"swapped operands @ {_TILES_DONE} + t - tiles * by -> tiles * by - ({_TILES_DONE} + t)": PARITY,
     'other operator @ T.infinity("float32") * -1 -> T.infinity("float32") / -1, occurrence 2': "the same infinity",
 }
 

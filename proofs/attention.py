@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 import torch
 
 from ..kernels.build import PASS_CONFIGS
-from ..kernels.sparse_attention import BLOCKS, GROWTH, NAMES
+from ..kernels.sparse_attention import GROWTH, NAMES
 from ..kernels.sparse_attention_config import HEADS, KEYS, PANEL, Config
 from ..reference.contract import Contract, Static, TensorSpec
 from .attention_splits import meanings
 from .engine.execution.invariants import Determined, Invariant, State
 from .engine.execution.ranges import Waiver
-from .engine.execution.symbolic import Execution, block, execute, round_of
+from .engine.execution.symbolic import Execution, block, execute
 from .engine.forms import normal_form as nf
 from .engine.forms import sums
 from .engine.forms.constants import unify
@@ -56,11 +56,12 @@ EQUIVALENTS = {
 
 SPLITS = Static(int, 1, 64)
 MOST = math.ceil(1000 * GROWTH * math.log(2)) / 1000  # ln 2^GROWTH: what a weight's exponent is at most
-SINK_ALONE = Waiver(
-    "exp_sink = ",
-    "exp",
-    "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit",
-)
+
+
+def sink_alone(text: str) -> Waiver:
+    """Return the waiver of the exponential of a sink, at a statement with this text."""
+    why = "a sink far above every score makes it inf, and only in a denominator: the result is 0, its limit"
+    return Waiver(text, "exp", why)
 
 
 def contract(whole: Contract, cfg: Config) -> Contract:
@@ -79,7 +80,7 @@ def statics(cfg: Config, *names: str) -> Mapping[str, float]:
 def proof(factory: Callable[[Config], Any], whole: Contract, cfg: Config, compare: Compare, **more: Any) -> Proof:
     """Return what is claimed of an operator's kernel."""
     given = statics(cfg, *whole.statics)
-    waivers = (SINK_ALONE,) if cfg.splits == 1 else ()  # of several splits none has the sink
+    waivers = (sink_alone("exp_sink = "),) if cfg.splits == 1 else ()  # of several splits none has the sink
     return Proof(whole.op, factory(cfg), contract(whole, cfg), given, compare, PASS_CONFIGS, waivers=waivers, **more)
 
 
@@ -111,11 +112,6 @@ def choose(condition: Form, then: Form, otherwise: Form) -> Form:
     return condition * then + (ONE - condition) * otherwise
 
 
-def query(cfg: Config) -> Form:
-    """Return the query of a block."""
-    return nf.floordiv(block(), cfg.head_blocks)
-
-
 @dataclass(frozen=True)
 class Block:
     """A block of threads: its query, its heads, its tiles.
@@ -144,6 +140,11 @@ class Block:
         """Return the number of the query and of its block of heads, among those of the sequence."""
         return block()
 
+    @classmethod
+    def query(cls, cfg: Config) -> Form:
+        """Return the query of a block."""
+        return nf.floordiv(cls.item(), cfg.head_blocks)
+
     @cached_property
     def b(self) -> Form:
         """The sequence."""
@@ -152,7 +153,7 @@ class Block:
     @cached_property
     def s(self) -> Form:
         """The query."""
-        return nf.floordiv(self.item(), self.cfg.head_blocks)
+        return self.query(self.cfg)
 
     @cached_property
     def first(self) -> Form:
@@ -307,15 +308,6 @@ class Block:
 
         window = nf.form(self.cfg.window)
         return rule(window, 0), rule(self.entries, self.cfg.window_tiles)
-
-
-class InRounds(Block):
-    """A block of threads that takes one query after another, in one of its rounds."""
-
-    @staticmethod
-    def item() -> Form:
-        """Return the number of the query and of its block of heads, among those of the sequence."""
-        return block() + BLOCKS * round_of(NAMES.round)
 
 
 B = TypeVar("B", bound=Block)

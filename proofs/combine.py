@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,7 +40,7 @@ def combining(whole: Contract) -> Contract:
 def combined(op: str, whole: Contract, cfg: Config, **more: Any) -> Proof:
     """Return the proof of the kernel that combines the splits."""
     given = attention.statics(cfg, "H", "D")
-    more = {"waivers": (replace(attention.SINK_ALONE, text="sink["),), **more}
+    more = {"waivers": (attention.sink_alone("sink["),), **more}
     return Proof(op, combine(cfg), combining(whole), given, _combining(cfg, whole), PASS_CONFIGS, **more)
 
 

@@ -33,7 +33,7 @@ def _block(cfg: Config, kind: type[B]) -> B:
         slot = e * cfg.tile + j
         return index_or_none(at_least(seen - 1, slot), slot)
 
-    whole = nf.floordiv(nf.read("offset", kind.sequence()) + attention.query(cfg) + 1, cfg.ratio)
+    whole = nf.floordiv(nf.read("offset", kind.sequence()) + kind.query(cfg) + 1, cfg.ratio)
     present = -nf.maximum([-whole, -T])
     seen = nf.maximum([present, ZERO])
     about = (

@@ -272,7 +272,7 @@ LIMITS = {
     "hca backward 4096, 64 heads, 1024 entries": 5000.0,
     "swa backward 4096, 64 heads": None,
 }
-"""Of all cases, in microseconds, by operator and shape."""
+"""The limits of all cases, in microseconds, by operator and shape."""
 
 
 def test_the_cases_and_their_bounds(monkeypatch):

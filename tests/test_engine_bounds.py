@@ -97,7 +97,7 @@ def test_what_is_said_of_flat_indices_is_true():
 
 
 def test_digits_of_an_index_with_numbers_for_factors_and_quotients():
-    """Of a part of a gradient: Z3 has 131072 S b as the product of 131072 and S b, and two blocks x have a query."""
+    """The index of a part of a gradient: Z3 has 131072 S b as the product of 131072 and S b, and two blocks x have a query."""
     B, S, b, x, t, i, thread, lane = z3.Ints("B S b x t i thread lane")
     shape = B, S, *map(z3.IntVal, (128, 2, 512))
     slot = 64 * t + 16 * i + thread / 8
@@ -117,7 +117,7 @@ def test_digits_of_an_index_with_numbers_for_factors_and_quotients():
 
 
 def test_a_summand_of_an_index_is_part_of_one_digit():
-    """Of a result in five splits: 2560 S b is 5 b times the stride of the splits too."""
+    """The index of a result in five splits: 2560 S b is 5 b times the stride of the splits too."""
     b, split, s, S = z3.Ints("b split s S")
     shape = z3.Int("B"), z3.IntVal(5), S, z3.IntVal(512)
     found = list(digits(2560 * S * b + 512 * S * split + 512 * s + z3.Int("d"), shape))

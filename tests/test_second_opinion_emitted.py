@@ -188,7 +188,7 @@ IN_PTX = {
         CSA,
         LINE_OF.format(r"mbarrier\.try_wait"),
         "",
-        "where the skeleton has mbarrier.wait(keys_free[0]",
+        "where the skeleton has mbarrier.wait(q_free[0]",
     ),
     "an arrival removed": (CSA, LINE_OF.format(r"mbarrier\.arrive"), "", "mbarrier.arrive(rows_ready[0])"),
     "a proxy fence removed": (
@@ -214,14 +214,14 @@ IN_PTX = {
         CSA,
         r"(\s*mbarrier\.try_wait.*\[(?:%r\d+)\], )%r\d+(, %r\d+; *\n(?:.*\n){1,30}.*bar\.sync)",
         other(1),
-        "mbarrier.wait(q_ready[0], 1), where the skeleton has mbarrier.wait(q_ready[0], 0)",
+        "mbarrier.wait(sums_ready[0], 1), where the skeleton has mbarrier.wait(sums_ready[0], 0)",
     ),
     "a barrier of fewer threads": (CSA, r"(\s*bar\.sync %r\d+, )%r\d+(;)", other(64), "bar.sync(3, 64)"),
     "a role that ends early": (
         CSA,
         r"(?m)^(\s*setmaxnreg\.inc.*\n)",
         r"\1\tret;\n",
-        "the end, where the skeleton has cp.async(16)",
+        "the end, where the skeleton has mbarrier.wait(q_ready[0], 0)",
     ),
     "a commit moved past a wait": (
         SCORES,

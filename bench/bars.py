@@ -97,7 +97,12 @@ def _ratio(ours: Mapping[str, Any], rivals: Sequence[Mapping[str, Any]]) -> tupl
     if not rivals:
         return "no contender", "soft"
     ratio = rivals[0]["burst_us"] / ours["burst_us"]
-    return (f"{ratio:.1f} x", "") if ratio >= 1 else (f"{ratio:.2f} x, slower", "bold slow")
+    return (f"{ratio:.1f} x", "") if ratio >= 1 else (f"{below(ratio)} x, slower", "bold slow")
+
+
+def below(ratio: float) -> str:
+    """Return a ratio below 1 with two digits, or with three where two would round it to 1."""
+    return f"{ratio:.2f}" if ratio < 0.995 else f"{min(ratio, 0.999):.3f}"
 
 
 def _us(time: float) -> str:

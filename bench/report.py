@@ -97,6 +97,8 @@ def markdown(
 ) -> str:
     """Return the rows for people who read Markdown: burst times, and how many times faster we are than each contender.
 
+    Rows of a function stand together, whenever they were measured.
+
     The first ratio is of bursts, the second of sustained times. A time whose bursts spread by more than a twentieth says so,
     and so does one that is of an ``earlier`` kernel.
     """
@@ -104,7 +106,7 @@ def markdown(
         "| operator | shape | lemmata, us | bound, us | contender | its time, us | ratio | sustained |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    figures = list(figures)
+    figures = sorted(figures, key=lambda f: str(f["op"]))
     for ours in (f for f in figures if f["contender"] == "lemmata"):
         rivals = [f for f in figures if (f["op"], f["shape"]) == (ours["op"], ours["shape"]) and f is not ours]
         bound = f"{ours['bound_us']:.1f} ({ours['bound']})"
@@ -119,7 +121,7 @@ def markdown(
 
 
 def _ratio(times: float) -> str:
-    return f"{times:.1f} x" if times >= 1 else f"**{times:.2f} x, slower**"
+    return f"{times:.1f} x" if times >= 1 else f"**{bars.below(times)} x, slower**"
 
 
 def _burst(figure: Mapping[str, Any]) -> str:

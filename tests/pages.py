@@ -282,7 +282,7 @@ def faster() -> str:
             contender,
             str(len(found)),
             str(sum(r < 1 for r in found)),
-            f"{min(found):.2f} to {max(found):.2f}",
+            " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(found), max(found)))),
         ]
         for (earlier, op, contender), found in sorted(ratios.items())
     )
@@ -342,6 +342,10 @@ def decode_step() -> str:
     return table(header, found) if found else "Not measured on a card yet."
 
 
+def _numbers(shape: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", shape)]
+
+
 def splits() -> str:
     """Return what decode takes by default and in other splits, where the records have both; before a colon lemmata."""
     found = []
@@ -349,7 +353,7 @@ def splits() -> str:
         bursts: dict[tuple[str, str], dict[str, float]] = {}
         for figure in record.figures:
             bursts.setdefault((figure["op"], figure["shape"]), {})[figure["contender"]] = figure["burst_us"]
-        for (op, shape), other in bursts.items():
+        for (op, shape), other in sorted(bursts.items(), key=lambda case: (case[0][0], _numbers(case[0][1]))):
             case, _, count = shape.rpartition(", ")
             if count.endswith(("split", "splits")) and (default := bursts.get((op, case))):
                 pairs = [

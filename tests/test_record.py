@@ -21,6 +21,20 @@ def test_a_slower_kernel_is_marked() -> None:
     assert "| **0.50 x, slower** | 1.0 x |" in markdown([figure("lemmata", 2.0, 0.01), figure("peer", 1.0, 0.01)])
 
 
+def test_a_slower_kernel_is_never_said_to_take_the_same_time() -> None:
+    for ours, words in ((1.002, "0.998"), (1.0001, "0.999"), (1.006, "0.99")):
+        assert f"| **{words} x, slower** |" in markdown([figure("lemmata", ours, 0.01), figure("peer", 1.0, 0.01)])
+
+
+def test_the_cases_of_a_function_stand_together() -> None:
+    measured = [figure("lemmata", 1.0, 0.01) | {"op": op, "shape": shape} for op, shape in ("xa", "yb", "xc")]
+    assert [row.split(" | ")[:2] for row in markdown(measured).splitlines()[2:]] == [
+        ["| x", "a"],
+        ["| x", "c"],
+        ["| y", "b"],
+    ]
+
+
 def test_the_sustained_ratio_stands_beside_that_of_bursts() -> None:
     rows = markdown([figure("lemmata", 1.0, 0.01, 4.0), figure("peer", 3.0, 0.01, 3.0)])
     assert rows.endswith("| 3.0 x | **0.75 x, slower** |")

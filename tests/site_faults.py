@@ -1,4 +1,7 @@
-"""What can be wrong with a built site: formulas that stand raw, broken rows, dead links, names without an entry, a network."""
+"""What can be wrong with a built site.
+
+Formulas that stand raw, broken rows, names that do not break, dead links, names without an entry, a network.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-RAW = re.compile(r"\\[(\[]|\$\$|\\(?:frac|sum|text|bar|le|ge)\b")
+from breaks import LONG
+
+RAW = re.compile(r"\\[(\[]|\$\$|\\(?:frac|sum|text|bar|le|ge)\b|\w[_^]\{")
 """What begins a formula in LaTeX."""
+CELL = re.compile(r"<td\b[^>]*>(.*?)</td>", re.DOTALL)
+MARKUP = re.compile(r"<[^>]*>")
 
 
 @dataclass
@@ -61,6 +68,7 @@ def faults(site: Path) -> Iterator[str]:
         if path.name != "404.html":  # which is shown at any depth
             yield from (f"{name}: dead link {link}" for link in page.links if not _alive(link, path, pages))
         yield from (f"{name}: {rows} rows of Returns" for rows in _returns(path) if rows != 1)
+        yield from (f"{name}: a table is as wide as {word}" for word in _unbroken(path))
         if "sources" not in name.parts and "``" in path.read_text(encoding="utf-8"):
             yield f"{name}: marks of code stand raw"
 
@@ -79,6 +87,12 @@ def _returns(path: Path) -> Iterator[int]:
     text = path.read_text(encoding="utf-8")
     for section in text.split('<span class="doc-section-title">Returns:</span>')[1:]:
         yield section.partition("</ul>")[0].count('class="doc-section-item')
+
+
+def _unbroken(path: Path) -> Iterator[str]:
+    """Yield the long names in tables that no telephone has room for and that may break nowhere."""
+    for cell in CELL.findall(path.read_text(encoding="utf-8")):
+        yield from (word for text in MARKUP.split(cell) for word in LONG.findall(text) if "_" in word)
 
 
 def inventory(site: Path) -> set[str]:

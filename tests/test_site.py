@@ -73,6 +73,9 @@ ROW = '<li class="doc-section-item">out</li>'
     ("body", "fault"),
     [
         (r"Let \(x\) be", r"a formula stands raw: '\\(x\\) be'"),
+        ("the sum x_{m-1} of", "a formula stands raw: 'x_{m-1} of'"),
+        ("<td><code>the_longest_of_all_names</code></td>", "a table is as wide as the_longest_of_all_names"),
+        ("<td><code>the_<wbr>longest_<wbr>of_<wbr>all_<wbr>names</code></td>", None),
         ("$$x$$", "a formula stands raw: '$$x$$'"),
         ("<code>re.compile(r'\\(')</code>", None),
         ('<a href="b.html">', "dead link b.html"),

@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\(\.\./([\w./-]+\.(?:py|md|json|yml))(#[\w-]+)?\)")
-PAGE = "---\nsearch:\n  exclude: true\n---\n# {path}\n\n````````{language}\n{source}\n````````\n"
+PAGE = "---\nsearch:\n  exclude: true\n---\n# {title}\n\n````````{language}\n{source}\n````````\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -19,7 +19,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = {path for page in files.documentation_pages() for path, _ in LINK.findall(page.content_string)}
     for path in sorted(linked):
         source = (ROOT / path).read_text()
-        content = PAGE.format(path=path, language=path.rpartition(".")[2], source=source)
+        title = path.replace("_", r"\_").replace("/", "/<wbr>")  # __init__ would be bold, and long paths break anywhere
+        content = PAGE.format(title=title, language=path.rpartition(".")[2], source=source)
         files.append(File.generated(config, f"sources/{path}.md", content=content))
     return files
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lemmata.bench.bars import below
 from lemmata.bench.report import markdown
 from lemmata.digest import sources
 from lemmata.operators import OPERATORS, Operator
@@ -282,7 +283,7 @@ def faster() -> str:
             contender,
             str(len(found)),
             str(sum(r < 1 for r in found)),
-            " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(found), max(found)))),
+            " to ".join(dict.fromkeys(f"{r:.2f}" if r >= 1 else below(r) for r in (min(found), max(found)))),
         ]
         for (earlier, op, contender), found in sorted(ratios.items())
     )

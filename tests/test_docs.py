@@ -179,6 +179,11 @@ def test_a_verdict_is_the_recorded_one() -> None:
         }
 
 
+def test_every_mutant_that_survives_has_its_reason() -> None:
+    page = (ROOT / "docs" / "mutants.md").read_text()
+    assert re.findall(r"^- equivalent: `.*`: *$|^Reasons: .*\bNone\b", page, re.MULTILINE) == []
+
+
 def test_only_a_whole_suite_that_holds_is_recorded() -> None:
     with pytest.raises(ValueError, match="expected that everything holds"):
         kept({"holds": False, "kernels": []})

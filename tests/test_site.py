@@ -59,6 +59,8 @@ def test_the_site(tmp_path: Path) -> None:
     assert list(faults(tmp_path)) == []
     assert public() - inventory(tmp_path) == set()
     assert "csa_fwd" in (tmp_path / "sources" / "kernels" / "csa.py" / "index.html").read_text()
+    order = (tmp_path / "sources" / "proofs" / "engine" / "order" / "__init__.py" / "index.html").read_text()
+    assert "<title>proofs/engine/order/__init__.py - " in order
     csa = (tmp_path / "csa" / "index.html").read_text()
     assert csa.count("<math") > 10
     first = (tmp_path / "index.html").read_text()

@@ -20,6 +20,7 @@ from .engine.base.report import LAYERS
 from .mhc_backward import backward, chunked
 from .mhc_post_pre import between
 from .mhc_pre import SAFE, reading, tiled
+from .sinkhorn import FIRST_STEP
 from .suite import Proof
 
 Factory = Callable[[Any], Any]
@@ -53,6 +54,7 @@ EQUIVALENTS = {
     "off by one @ block * 64 + h * 32 < tokens -> block * 64 + h * 32 <= tokens": MIXED,
     "dropped operand @ block * 64 + h * 32 -> block * 64": MIXED,
     "dropped operand @ h * 32 -> h": MIXED,
+    "dropped operand @ p[i, j] * r[i] -> p[i, j]": FIRST_STEP,
     "inverted guard @ if bx % 2 < 1 -> if not (bx % 2 < 1)": "the two blocks of a token exchange what they do",
     f"swapped operands @ value - {_ROUNDED} -> {_ROUNDED} - value": NOTHING_OVER,
     f"swapped operands @ rest - {_ROUNDED_REST} -> {_ROUNDED_REST} - rest": NOTHING_OVER,

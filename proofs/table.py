@@ -30,7 +30,7 @@ def _kernel(name: str, report: Report) -> Iterator[str]:
         yield f"| {operator} | {len(chosen)} | {' | '.join(str(met[c] or '') for c in columns)} |"
     yield ""
     refused = [m for m in report.mutations if m.fate in ("killed", "rejected")]
-    reasons = Counter(f"{m.layer}: {m.reason.split(':')[0]}" for m in refused)
+    reasons = Counter(f"{m.layer or 'no layer'}: {m.reason.split(':')[0]}" for m in refused)
     yield "Reasons: " + ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) + "."
     yield ""
     yield from (f"Untried: {count}: {why}.\n" for why, count in untried.items())

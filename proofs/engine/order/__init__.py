@@ -17,5 +17,5 @@ The way of a question: roles.py cuts the tree of a kernel into a program for eac
 operation through one program, with its progress (progress.py); phases.py orders programs among one another by
 mbarriers, as a graph (graph.py) that holds if what waits.py asks for does; distances.py reads off it in which iterations two
 accesses are not ordered; ordered.py asks whether they are, and what must hold if not; questions.py asks it of
-all. Layer 1 may import it.
+all. It imports `access`, `compiler`, `contract` and `smt`; `layers` may import it.
 """

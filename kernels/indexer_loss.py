@@ -21,8 +21,9 @@ import tilelang.language as T
 from .build import aligned, build
 from .indexer import MAX_NAN
 from .indexer_loss_rows import LOWEST
-from .sparse_attention import ASYNC, EXP2, THREADS, WARPGROUP, HalfTile, exp2, row_layout
+from .sparse_attention import ASYNC, EXP2, THREADS, HalfTile, exp2
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
+from .sparse_attention_layouts import WARPGROUP, copy_layout, row_layout
 
 LN2 = 1 / LOG2E
 
@@ -101,7 +102,7 @@ def gather(cfg, tile, tensors, rows, shared):
         rows[j] = T.if_then_else(slot + j < tensors.indices.shape[2], tensors.indices[at.b, at.s, slot + j], -1)
     T.barrier_wait(shared.keys_free[g], 1 - tile.t % 2)
     for p in T.unroll(cfg.D // PANEL):
-        for j, d in T.Parallel(KEYS, PANEL, annotations=ASYNC):
+        for j, d in T.Parallel(KEYS, PANEL, loop_layout=copy_layout(PANEL), annotations=ASYNC):
             shared.keys[g, j, p * PANEL + d] = T.if_then_else(
                 rows[j] >= 0 and rows[j] < tensors.rows.shape[1], tensors.rows[at.b, rows[j], p * PANEL + d], 0
             )
@@ -114,7 +115,7 @@ def producer(cfg, at, tensors, shared):
     rows = T.alloc_fragment((KEYS,), I32)
     T.annotate_layout({rows: row_layout()})
     for p in T.unroll(cfg.D // PANEL):
-        for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
+        for h, d in T.Parallel(HEADS, PANEL, loop_layout=copy_layout(PANEL), annotations=ASYNC):
             shared.q[h, p * PANEL + d] = T.if_then_else(
                 at.heads * HEADS + h < cfg.H, tensors.q[at.b, at.s, at.heads * HEADS + h, p * PANEL + d], 0
             )

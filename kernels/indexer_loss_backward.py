@@ -20,8 +20,9 @@ from tilelang.layout import make_swizzled_layout
 
 from .build import aligned, build
 from .indexer_loss import Block, Config, Shared, Tensors, producer
-from .sparse_attention import THREADS, WARPGROUP, HalfTile
+from .sparse_attention import THREADS, HalfTile
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, PANEL
+from .sparse_attention_layouts import WARPGROUP, copy_layout
 
 
 class Results(NamedTuple):
@@ -88,7 +89,7 @@ def write_parts(me, tile, p, memory):
     at, stage, parts = tile.at, memory.exchange.stage, memory.results.parts
     for j, d in T.Parallel(KEYS, PANEL):
         stage[me.g, j, d] = me.part[j, d]
-    for j, d in T.Parallel(KEYS, PANEL):
+    for j, d in T.Parallel(KEYS, PANEL, loop_layout=copy_layout(PANEL)):
         slot = (2 * tile.t + me.g) * KEYS + j
         if slot < parts.shape[2]:
             parts[at.b, at.s, slot, 0, p * PANEL + d] = stage[me.g, j, d]

@@ -26,13 +26,13 @@ A block of one of several splits writes scale row_max, row_sum and acc in fp32, 
 from typing import Any, NamedTuple
 
 import tilelang.language as T
-from tilelang import tvm
 
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
+from .sparse_attention_layouts import WARPGROUP, copy_layout, head_layout, row_by_row, row_layout
 
 GROWTH = 8.0  # bits by which scores may exceed the running maximum before it is raised
 LOWEST = -(2.0**30)  # a running maximum starts here: finite, and below every admissible q · k
-WARPGROUP, THREADS = 128, 384  # threads of a role, of a block
+THREADS = 3 * WARPGROUP  # of a block, one warpgroup for each role
 BLOCKS = 132  # at most, of a split of a sequence: as many as a Hopper GPU has multiprocessors, of which each holds one
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 72, 216  # of a thread
 # the kernel itself waits for its copies to shared memory
@@ -163,33 +163,12 @@ def exp2(x):
     return T.call_extern(F32, "exp2_ftz", x)
 
 
-def row_layout() -> T.Fragment:
-    """Return the layout that gives row j of half a tile to the threads that copy it, 16 bytes of a panel each."""
-    threads = PANEL * 2 // 16
-    rows_at_once = WARPGROUP // threads
-    return T.Fragment(
-        (KEYS,),
-        forward_thread_fn=lambda j, copy: j % rows_at_once * threads + copy,
-        forward_index_fn=lambda j: j // rows_at_once,
-        replicate=threads,
-    )
-
-
-def row_by_row(columns: int) -> T.Fragment:
-    """Return the layout that has a thread go over its part of acc row by row: a condition on rows is a branch for each."""
-    return T.Fragment(
-        (HEADS, columns),
-        forward_thread_fn=lambda h, d: h // 16 * 32 + h % 8 * 4 + d % 8 // 2,
-        forward_index_fn=lambda h, d: tvm.runtime.convert([h % 16 // 8, d // 8 * 2 + d % 2]),
-    )
-
-
 @T.macro
 def gather(cfg, tile, half, kv, rows, shared):
     """Copy half of the columns of the rows listed; a row that is not one of kv's becomes zeros."""
     first = half * cfg.columns
     for p in T.unroll(cfg.columns // PANEL):
-        for j, d in T.Parallel(KEYS, PANEL, annotations=ASYNC):
+        for j, d in T.Parallel(KEYS, PANEL, loop_layout=copy_layout(PANEL), annotations=ASYNC):
             shared.keys[2 * tile.g + half, j, p * PANEL + d] = T.if_then_else(
                 first + p * PANEL + d < cfg.D and rows[j] >= 0 and rows[j] < kv.shape[1],
                 kv[tile.at.b, rows[j], first + p * PANEL + d],
@@ -220,7 +199,7 @@ def copy_tile(cfg, tile, keys, rows, shared, list_entries):
             rows[j] = T.if_then_else(token <= at.s and token >= keys.oldest[0], keys.base[0] + slot + at.s, -1)
     T.barrier_wait(shared.barriers.keys_free[3 * g], 1 - parity)
     copy_columns(cfg, tile, g, keys, rows, shared)
-    for j in T.Parallel(KEYS):
+    for j in T.Parallel(KEYS, loop_layout=row_layout()):
         shared.rows[g, j] = rows[j]
     T.barrier_arrive(shared.barriers.rows_ready[g])
     T.barrier_wait(shared.barriers.keys_free[1 + g], 1 - parity)
@@ -233,7 +212,7 @@ def load_query(cfg, at, q, shared):
     T.barrier_wait(shared.barriers.q_free, 1 - at.done % 2)
     for g in T.unroll(2):
         for p in T.unroll(cfg.columns // PANEL):
-            for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
+            for h, d in T.Parallel(HEADS, PANEL, loop_layout=copy_layout(PANEL), annotations=ASYNC):
                 column = g * cfg.columns + p * PANEL + d
                 shared.q[g, h, p * PANEL + d] = T.if_then_else(
                     at.head + h < cfg.H and column < cfg.D, q[at.b, at.s, at.head + h, column], 0
@@ -337,7 +316,8 @@ def consumer0(cfg, at, shared, running):
         T.reduce_max(scores, reduced, dim=1)
         choose_max(cfg, running, reduced)
         replace_max(cfg, running, reduced)
-        T.copy(running.row_max, shared.row_max[0, :])
+        for h in T.Parallel(HEADS, loop_layout=head_layout()):
+            shared.row_max[0, h] = running.row_max[h]
         softmax_weights(cfg, 0, scores, running.row_max, weights, shared)
         apply_rescale(cfg, running)
         T.wgmma_gemm(weights, shared.keys[0, :, :], running.acc)
@@ -368,7 +348,8 @@ def consumer1(cfg, at, shared, running):
         T.wgmma_gemm(shared.weights[0, :, :], shared.keys[1, :, :], running.acc)
         choose_max(cfg, running, reduced)
         replace_max(cfg, running, reduced)
-        T.copy(running.row_max, shared.row_max[1, :])
+        for h in T.Parallel(HEADS, loop_layout=head_layout()):
+            shared.row_max[1, h] = running.row_max[h]
         softmax_weights(cfg, 1, scores, running.row_max, weights, shared)
         T.reduce_sum(scores, reduced, dim=1)
         finish_product(cfg, running.acc, shared, 1)
@@ -382,7 +363,8 @@ def consumer1(cfg, at, shared, running):
 @T.macro
 def exchange_sums(g, at, running, shared):
     """Hand the sum of consumer g to the other one, and wait for the other's; then nobody reads the weights any more."""
-    T.copy(running.row_sum, shared.row_sum[g, :])
+    for h in T.Parallel(HEADS, loop_layout=head_layout()):
+        shared.row_sum[g, h] = running.row_sum[h]
     T.barrier_arrive(shared.barriers.sums_ready)
     T.barrier_wait(shared.barriers.sums_ready, at.i % 2)
 
@@ -394,7 +376,7 @@ def write_output(cfg, g, at, running, shared, output):
     for h in T.Parallel(HEADS):
         running.row_sum[h] = shared.row_sum[0, h] + shared.row_sum[1, h]
     if g == 0:
-        for h in T.Parallel(HEADS):
+        for h in T.Parallel(HEADS, loop_layout=head_layout()):
             if at.head + h < cfg.H:
                 output.stats[at.b, at.split, 0, at.s, at.head + h] = T.if_then_else(
                     running.row_sum[h] > 0, running.row_max[h] * cfg.scale + T.log(running.row_sum[h]), T.infinity(F32)
@@ -410,7 +392,7 @@ def write_output(cfg, g, at, running, shared, output):
         # in place of weights, so that whole rows are stored
         for h, d in T.Parallel(HEADS, PANEL):
             shared.weights[g, h, d] = running.acc[h, p * PANEL + d]
-        for h, d in T.Parallel(HEADS, PANEL):
+        for h, d in T.Parallel(HEADS, PANEL, loop_layout=copy_layout(PANEL)):
             column = g * cfg.columns + p * PANEL + d
             if at.head + h < cfg.H and column < cfg.D:
                 output.out[at.b, at.split, at.s, at.head + h, column] = shared.weights[g, h, d]
@@ -421,7 +403,7 @@ def write_split(cfg, g, at, running, shared, output):
     """Write half g of the columns of acc; consumer 0 writes the split's maximum and sum too."""
     exchange_sums(g, at, running, shared)
     if g == 0:
-        for h in T.Parallel(HEADS):
+        for h in T.Parallel(HEADS, loop_layout=head_layout()):
             if at.head + h < cfg.H:
                 output.stats[at.b, at.split, 0, at.s, at.head + h] = running.row_max[h] * cfg.scale
                 output.stats[at.b, at.split, 1, at.s, at.head + h] = shared.row_sum[0, h] + shared.row_sum[1, h]

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import tilelang.language as T
 from tilelang.layout import make_swizzled_layout
 
-from .sparse_attention import ASYNC, WARPGROUP, HalfTile, exp2, gather, row_layout
+from .sparse_attention import ASYNC, HalfTile, exp2, gather
 from .sparse_attention_config import BF16, F32, HEADS, I32, KEYS, LOG2E, PANEL
+from .sparse_attention_layouts import WARPGROUP, copy_layout, row_layout
 
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 40, 232  # of a thread
 
@@ -142,7 +143,7 @@ def producer(cfg, at, keys, shared, list_entries):
         T.barrier_wait(shared.barriers.keys_free[0], 1 - t % 2)
         copy_keys(cfg, HalfTile(at, t, 0), 0, keys, rows, shared)
         copy_keys(cfg, HalfTile(at, t, 0), 1, keys, rows, shared)
-        for j in T.Parallel(KEYS):
+        for j in T.Parallel(KEYS, loop_layout=row_layout()):
             shared.rows[j] = rows[j]
         T.barrier_arrive(shared.barriers.rows_ready[0])
 
@@ -152,7 +153,7 @@ def load_columns(cfg, g, at, x, x_shared):
     """Copy half g of the columns of a query's heads to shared memory, zeros for heads and columns that are none."""
     first, head = g * cfg.columns, at.heads * HEADS
     for p in T.unroll(cfg.columns // PANEL):
-        for h, d in T.Parallel(HEADS, PANEL, annotations=ASYNC):
+        for h, d in T.Parallel(HEADS, PANEL, loop_layout=copy_layout(PANEL), annotations=ASYNC):
             x_shared[g, h, p * PANEL + d] = T.if_then_else(
                 head + h < cfg.H and first + p * PANEL + d < cfg.D,
                 x[at.b, at.s, head + h, first + p * PANEL + d],
@@ -221,11 +222,11 @@ def write_panel(cfg, me, t, i, p):
     for j, d in T.Parallel(KEYS, PANEL):
         me.shared.stage[me.g, j, d] = me.registers.part[j, p * PANEL + d]
     if t < cfg.window_tiles:
-        for j, d in T.Parallel(KEYS, PANEL):
+        for j, d in T.Parallel(KEYS, PANEL, loop_layout=copy_layout(PANEL)):
             if t * KEYS + j < cfg.window and first + d < cfg.D:
                 me.gradients.window[at.b, at.s, t * KEYS + j, at.heads, first + d] = me.shared.stage[me.g, j, d]
     else:
-        for j, d in T.Parallel(KEYS, PANEL):
+        for j, d in T.Parallel(KEYS, PANEL, loop_layout=copy_layout(PANEL)):
             slot = (t - cfg.window_tiles) * KEYS + j
             if slot < me.gradients.entries.shape[2] and first + d < cfg.D:
                 me.gradients.entries[at.b, at.s, slot, at.heads, first + d] = me.shared.stage[me.g, j, d]
@@ -271,7 +272,7 @@ def write_query(cfg, me):
     """Write half g of the columns of dq."""
     at = me.at
     T.copy(me.registers.acc, me.shared.q[me.g, :, :])  # in place of the query, so that whole rows are stored
-    for h, d in T.Parallel(HEADS, cfg.columns):
+    for h, d in T.Parallel(HEADS, cfg.columns, loop_layout=copy_layout(cfg.columns)):
         if at.heads * HEADS + h < cfg.H and me.g * cfg.columns + d < cfg.D:
             me.gradients.q[at.b, at.s, at.heads * HEADS + h, me.g * cfg.columns + d] = me.shared.q[me.g, h, d]
 

@@ -34,7 +34,7 @@ _WAYS: tuple[Mapping[str, str], ...] = (
     {"nl-ext-tplanes-interleave": "true"},
     {"fp-exp": "true"},  # floats of 16 bits, which cvc5 calls experimental
 )
-"""cvc5's options, one set after the other until it answers: guards, products, cases of large sums, more products, short floats."""
+"""cvc5's options, one set after the other until it answers: guards, products, large sums, more products, short floats."""
 _DIVISIONS = {
     getattr(z3, f"Z3_OP_B{name}{suffix}") for name in ("SDIV", "UDIV", "SREM", "UREM", "SMOD") for suffix in ("", "_I")
 }

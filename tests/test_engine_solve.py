@@ -133,6 +133,23 @@ def test_what_cvc5_need_not_divide_is_left_out():
     assert solve(wrong, solver="cvc5").verdict != "proved"
 
 
+def test_guards_that_say_opposite_things_of_one_quotient_exclude_one_another():
+    """What is proved of any function holds of the quotient; what needs the quotient itself is not proved so."""
+    x, y, i, j, thread = (z3.BitVec(name, 64) for name in ("x", "y", "i", "j", "thread"))
+    parts = [v >= 0 for v in (x, y, i, j, thread)] + [v < 2**20 for v in (x, y)] + [i < 4, j < 4, thread < 128]
+    guards = (x * 4 + 1) / 3 <= y, z3.Not((j * 4 + 1) / 3 <= y)
+    held = condition(x * 4 + i != j * 4 + (thread >> 5), *parts, *guards)
+    weaker = solvers.with_unknown_divisions(held)
+    assert not any(t.decl().kind() in solvers._DIVISIONS for t in solvers.subterms(weaker.hypotheses))
+    for asked in (held, weaker):
+        assert solve(asked, solver="cvc5").verdict == "proved"
+    alone = solvers.with_unknown_divisions(replace(held, hypotheses=(*parts, guards[0])))
+    assert solve(alone, solver="cvc5").verdict != "proved"
+    halved = condition(y == 0, *parts, x / 2 == y, x < 2)
+    assert solve(halved, solver="cvc5").verdict == "proved"
+    assert solve(solvers.with_unknown_divisions(halved), solver="cvc5").verdict == "refuted"
+
+
 def test_a_refutation_for_lack_of_a_division_is_none():
     whole, u = (z3.BitVec(name, 8) for name in ("whole", "u"))
     facts = (whole / 3 == u, whole >= 0)

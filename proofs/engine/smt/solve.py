@@ -212,16 +212,28 @@ def without_divisions(condition: Condition) -> Condition:
     return replace(condition, hypotheses=tuple(kept))
 
 
+def with_unknown_divisions(condition: Condition) -> Condition:
+    """Return a condition whose hypotheses have, for each division of bits, a function of which nothing is known.
+
+    What holds of any function holds of a division: it may be refuted, but if it is proved, so is the condition itself. Where
+    guards exclude one another because they say opposite things of one quotient, that suffices.
+    """
+    divided = [t for t in subterms(condition.hypotheses) if t.decl().kind() in _DIVISIONS]
+    pairs = [(t, z3.Function(f"any {t.decl().name()} of {t.sort()}", *[t.sort()] * 3)(*t.children())) for t in divided]
+    return replace(condition, hypotheses=tuple(z3.substitute(h, *pairs) for h in condition.hypotheses))
+
+
 def _cvc5(condition: Condition, seed: int) -> Answer:
-    """Ask cvc5 in one way after the other: as it is, with what is known of products, and without divisions of bits."""
+    """Ask cvc5 in one way after the other: divisions of bits left out or unknown, as it is, with what is known of products."""
     denied = *condition.hypotheses, z3.Not(condition.goal)
     known = replace(condition, hypotheses=(*condition.hypotheses, *products(map(z3.simplify, denied))))
     fewer = without_divisions(condition)
     options = {"seed": str(seed), "rlimit-per": str(CVC5_STEPS)}
     if len(fewer.hypotheses) < len(condition.hypotheses):
-        answer = _cvc5_way(smt2(fewer), {**options, "rlimit-per": str(10 * CVC5_STEPS)})
-        if answer[0] == "proved":
-            return answer
+        for weaker in (fewer, with_unknown_divisions(condition)):
+            answer = _cvc5_way(smt2(weaker), {**options, "rlimit-per": str(10 * CVC5_STEPS)})
+            if answer[0] == "proved":
+                return answer
     plain, *others = ((condition, way) for way in _WAYS)
     answers = (_cvc5_way(smt2(asked), {**options, **way}) for asked, way in (plain, (known, {}), *others))
     return next((answer for answer in answers if answer[0] != "unknown"), ("unknown", None))

@@ -1,7 +1,8 @@
 """Keep what the GPU records say of kernels whose source has changed, where their code has not: the CUDA is the same bytes.
 
 ``python -m lemmata.bench.same_code REVISION OPERATOR...`` emits the CUDA of every kernel in the proof suite of the operators,
-from this tree and from that of a revision. It needs no GPU, and some minutes for attention.
+from this tree and from that of a revision. It needs no GPU, and some minutes for attention. It does not see how kernels are
+launched: where ``choose``, a plan or a launcher changed too, the GPU tests and benchmarks are to be run again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..operators import find
-from ..proofs.engine.compiler.extract import lower
+from ..proofs.engine.compiler.extract import lower, shipped_with_guards
 from ..proofs.engine.emitted.cuda import printed
 from ..proofs.suite import proofs
 
@@ -35,8 +36,12 @@ print(json.dumps([kernel_digest(op), {name: sorted(codes) for name, codes in emi
 def emitted(op: str, names: Collection[str] = ()) -> Codes:
     """Return what CUDA kernels of an operator have, by its SHA-256: those named, or all of its suite."""
     chosen = (proof for proof in proofs(op) if not names or proof.name in names)
-    codes = {p.name: printed(lower(p.kernel, guards=False, pass_configs=p.pass_configs)) for p in chosen}
-    return {name: {hashlib.sha256(code.encode()).hexdigest()} for name, code in codes.items()}
+    codes: Codes = {}
+    for proof in chosen:
+        guards = shipped_with_guards(proof.pass_configs)
+        code = printed(lower(proof.kernel, guards=guards, pass_configs=proof.pass_configs))
+        codes[proof.name] = {hashlib.sha256(code.encode()).hexdigest()}
+    return codes
 
 
 def emitted_by(tree: Path, op: str, names: Collection[str] = ()) -> tuple[str, Codes]:

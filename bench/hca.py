@@ -40,8 +40,9 @@ def compilations() -> Iterator[Job]:
     for S in (QUERIES, 1):
         cfg = choose(S, H, D, RATIO, WINDOW, SCALE)
         yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, cfg))
-    cfg = hca_config(MOST, 1, H, D, RATIO, WINDOW, SCALE)
-    yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, cfg))
+    for splits in (3, MOST):
+        cfg = hca_config(splits, 1, H, D, RATIO, WINDOW, SCALE)
+        yield from ((to_disk, *kernel) for kernel in with_combine(hca_fwd, cfg))
     yield to_disk, hca_bwd, BackwardConfig(H, D, WINDOW, SCALE, RATIO)
     yield from ((to_disk, *kernel) for kernel in sums_of_parts(H, D, WINDOW, RATIO))
 
@@ -94,7 +95,7 @@ def cases() -> Iterator[Case]:
     yield _case(1, QUERIES, LONG)
     for sequences in (1, 32, 128):
         yield _case(sequences, 1, TOKENS)
-    for splits, sequences in ((MOST, 1), (1, 1), (1, 32), (1, 128)):
+    for splits, sequences in ((MOST, 1), (1, 1), (3, 32), (1, 32), (3, 128), (1, 128)):
         yield attention.in_splits(splits, _case(sequences, 1, TOKENS))
     yield _backward(5000.0)
 

@@ -52,6 +52,11 @@ EQUIVALENTS = {
     "loop end @ for h in 0:64 -> for h in 0:65": "a guard skips row 64",
     f"swapped operands @ {_TILES_DONE} + t - tiles * by -> tiles * by - ({_TILES_DONE} + t)": PARITY,
     'other operator @ T.infinity("float32") * -1 -> T.infinity("float32") / -1, occurrence 2': "the same infinity",
+    **{
+        f"dropped guard @ if growth{g}[h] > 8 -> always{which}": "where the maximum stays, the factor is 1"
+        for g in (0, 1)
+        for which in ("", ", occurrence 2")
+    },
 }
 
 SPLITS = Static(int, 1, 64)

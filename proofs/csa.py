@@ -91,7 +91,7 @@ OF_COMBINE = {
 
 def proofs() -> Iterator[Proof]:
     """Yield all keys in one split, and in three or five that another kernel combines; then the backward."""
-    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=14, equivalents=attention.EQUIVALENTS)
+    yield _proof(Config(), lemmas=(WINDOW,), mutate=True, every=11, equivalents=attention.EQUIVALENTS)
     yield from (_proof(Config(splits=splits)) for splits in (3, 5))
     yield combined("csa", CSA, Config(splits=3), lemmas=SPLIT, mutate=True, equivalents=OF_COMBINE)
     yield _backward(BackwardConfig(), mutate=True, every=26, equivalents=attention_backward.EQUIVALENTS)

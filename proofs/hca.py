@@ -78,7 +78,7 @@ def _backward(cfg: BackwardConfig, **more: Any) -> Proof:
 
 def proofs() -> Iterator[Proof]:
     """Yield all keys in one split, and in five that another kernel combines; then the backward."""
-    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=14, equivalents=attention.EQUIVALENTS)
+    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=11, equivalents=attention.EQUIVALENTS)
     yield _proof(Config(splits=5))
     yield combined("hca", HCA, Config(splits=5))
     yield _backward(BackwardConfig(), mutate=True, every=26, equivalents=attention_backward.EQUIVALENTS)

@@ -156,6 +156,16 @@ def test_a_refutation_for_lack_of_a_division_is_none():
     assert solve(condition(u <= 42, *facts), solver="cvc5").verdict == "proved"
 
 
+def test_cvc5_looks_where_z3_found_an_execution(monkeypatch):
+    """It has the last word: of a condition that holds, and at numbers that do not refute it, it says nothing."""
+    monkeypatch.setattr(solvers, "_cvc5", lambda *_: ("unknown", None))
+    assert solve(TRUE, solver="cvc5").verdict == "unknown"
+    refuted = solve(FALSE, solver="cvc5")
+    assert (refuted.verdict, refuted.counterexample) == ("refuted", solve(FALSE, solver="z3").counterexample)
+    monkeypatch.setattr(solvers, "_z3", lambda *_, **__: ("refuted", {"x": 1, "y": 0, "n": 2}))
+    assert solve(FALSE, solver="cvc5").verdict == "unknown"
+
+
 def test_cvc5_divides_bits():
     assert "bvsdiv_i" not in smt2(divided(3))
     assert solve(divided(3), solver="cvc5").verdict == "proved"

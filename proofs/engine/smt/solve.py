@@ -20,7 +20,7 @@ import z3
 from ..base.conditions import Condition, Outcome, Verdict
 from .alike import shape
 from .bitvectors import subterms
-from .witness import of_cvc5, of_z3
+from .witness import equal, of_cvc5, of_z3
 
 Z3_STEPS = 10_000_000  # rlimit; the conditions of the kernels in the tests need some 100,000 at most
 CVC5_STEPS = 200_000  # rlimit-per
@@ -60,8 +60,8 @@ def solve(
 ) -> Outcome:
     """Return what became of one condition, with a counterexample to it if a ``witness`` is wanted.
 
-    "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer; "cvc5" asks cvc5 alone, through
-    SMT-LIB text. ``rlimit`` bounds the steps of each z3 attempt. cvc5 counts other steps and has its own bound. What is to
+    "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer; "cvc5" takes the answers of cvc5
+    alone, which is asked through SMT-LIB text, of numbers that z3 has found too. ``rlimit`` bounds the steps of each z3 attempt. cvc5 counts other steps and has its own bound. What is to
     be proved in ``few`` steps or not at all is asked once, of Z3, without a counterexample; "cvc5" then knows nothing.
     """
     start = time.perf_counter()
@@ -75,6 +75,8 @@ def solve(
     attempts = [("cvc5", seed)] if solver == "cvc5" else [("z3", seed), ("z3", SECOND_SEED), ("cvc5", 0)]
     for name, number in attempts:
         verdict, model = _z3(condition, number, rlimit, witness) if name == "z3" else _cvc5(condition, number)
+        if verdict == "unknown" and solver == "cvc5":
+            verdict, model = _found_by_z3(condition, number)
         if verdict != "unknown":
             return Outcome(condition, verdict, time.perf_counter() - start, model, f"{name} seed {number}")
     return Outcome(condition, "unknown", time.perf_counter() - start)
@@ -237,6 +239,16 @@ def _cvc5(condition: Condition, seed: int) -> Answer:
     plain, *others = ((condition, way) for way in _WAYS)
     answers = (_cvc5_way(smt2(asked), {**options, **way}) for asked, way in (plain, (known, {}), *others))
     return next((answer for answer in answers if answer[0] != "unknown"), ("unknown", None))
+
+
+def _found_by_z3(condition: Condition, seed: int) -> Answer:
+    """Ask cvc5 whether a condition is refuted where Z3 finds that it is: at the values of all unknown numbers."""
+    verdict, model = _z3(condition, seed, Z3_STEPS, witness=True)
+    if verdict != "refuted" or model is None:
+        return "unknown", None
+    pinned = replace(condition, hypotheses=(*condition.hypotheses, *equal((*condition.hypotheses, condition.goal), model)))
+    answer = _cvc5_way(smt2(pinned), {"seed": str(seed), "rlimit-per": str(CVC5_STEPS)})
+    return answer if answer[0] == "refuted" else ("unknown", None)
 
 
 def _cvc5_way(script: str, options: Mapping[str, str]) -> Answer:

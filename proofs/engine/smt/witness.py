@@ -5,7 +5,7 @@ No error here can make a false theorem: a condition has been refuted before its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import cvc5
 import z3
@@ -28,6 +28,13 @@ def of_z3(model: z3.ModelRef, terms: list[z3.BoolRef]) -> dict[str, int]:
 def of_cvc5(solver: cvc5.Solver, terms: Iterable[cvc5.Term]) -> dict[str, int]:
     """Return the value of every variable among the declared terms."""
     return {str(t).strip("|"): _cvc5_integer(solver.getValue(t)) for t in terms if not t.getSort().isFunction()}
+
+
+def equal(terms: Iterable[z3.ExprRef], found: Mapping[str, int]) -> Iterator[z3.BoolRef]:
+    """Yield that each unknown number of the terms has the value that was found."""
+    for term in subterms(terms):
+        if z3.is_const(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED and (name := term.decl().name()) in found:
+            yield term == (bool(found[name]) if z3.is_bool(term) else found[name])
 
 
 def integer(value: z3.ExprRef) -> int | None:

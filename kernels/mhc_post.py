@@ -1,10 +1,11 @@
-"""The residual streams after a layer, and its backward: a block of threads for each token (formula: reference/mhc.py).
+"""The residual streams after a layer, and its backward (formula: reference/mhc.py).
 
-A block takes its columns in steps, 8 columns of all streams to a thread, so that every access to them is of 16 bytes and
-happens once; 4 of more than 4 streams, for which there would not be registers. In the backward it is 4 columns, of 8 bytes,
-so that more blocks have room at once, and a thread also sums the products of its columns, one sum for each gradient of a
-coefficient. In the end these lie side by side in shared memory, and warps add them up, in an order that depends on nothing but
-the width.
+A block of threads has as many columns of a token as it takes at once, 8 columns of all streams to a thread, so that every
+access to them is of 16 bytes and happens once; 4 of more than 4 streams, for which there would not be registers.
+
+In the backward a block has all columns of a token, and takes them in steps, 4 to a thread, of 8 bytes, so that more blocks have
+room at once. A thread also sums the products of its columns, one sum for each gradient of a coefficient. In the end these lie
+side by side in shared memory, and warps add them up, in an order that depends on nothing but the width.
 """
 
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ class Config:
 
     @property
     def steps(self) -> int:
-        """Return how often it does until it has them all."""
+        """Return how often it does until it has them all, or how many blocks share them."""
         return -(-self.hidden // self.step)
 
 
@@ -112,19 +113,19 @@ def mhc_post_fwd(cfg: Config) -> T.PrimFunc:
         comb: T.Tensor((tokens, hc, hc), F32),
         out: T.Tensor((tokens, hc, hidden), BF16),
     ):
-        with T.Kernel(tokens, threads=threads) as token:
+        with T.Kernel(tokens * cfg.steps, threads=threads) as block:
             rows, row = T.alloc_fragment((hc, threads, width), BF16), T.alloc_fragment((threads, width), BF16)
             acc = T.alloc_fragment((hc, threads, width), F32)
-            for step in T.serial(cfg.steps):
-                at = Columns(cfg, token, step * cfg.step)
-                load_streams(at, x, rows)
-                load_row(at, y, row)
+            token, step = block // cfg.steps, block % cfg.steps
+            at = Columns(cfg, token, step * cfg.step)
+            load_streams(at, x, rows)
+            load_row(at, y, row)
+            for o, t, j in T.Parallel(hc, threads, width):
+                acc[o, t, j] = post[token, o] * row[t, j]
+            for i in T.unroll(hc):
                 for o, t, j in T.Parallel(hc, threads, width):
-                    acc[o, t, j] = post[token, o] * row[t, j]
-                for i in T.unroll(hc):
-                    for o, t, j in T.Parallel(hc, threads, width):
-                        acc[o, t, j] += comb[token, i, o] * rows[i, t, j]
-                store_streams(at, acc, out)
+                    acc[o, t, j] += comb[token, i, o] * rows[i, t, j]
+            store_streams(at, acc, out)
 
     return mhc_post_fwd
 

@@ -59,8 +59,10 @@ def of_kernel(name: str) -> list[Candidate]:
 
 PLANTED = [  # the kernel, the error by a part of its name, the layer that sees it, and as what
     pytest.param("mhc_post_fwd", "wrong axis @ comb[", "L2", "equivalence", id="comb not transposed"),
-    pytest.param("mhc_post_fwd", "grid @ for bx in 0:tokens -> for bx in 0:tokens + 1", "L0", "bounds", id="a token more"),
-    pytest.param("mhc_post_fwd", "grid @ for bx in 0:tokens -> for bx in 0:tokens - 1", "L1", "coverage", id="one less"),
+    pytest.param("mhc_post_fwd", "grid @ for bx in 0:tokens * 4 -> for bx in 0:tokens * 4 + 1", "L0", "bounds",
+                 id="columns of a token more"),
+    pytest.param("mhc_post_fwd", "grid @ for bx in 0:tokens * 4 -> for bx in 0:tokens * 4 - 1", "L1", "coverage",
+                 id="the last columns forgotten"),
     pytest.param("mhc_post_bwd", "dropped statement @ T.fill(T.region(post_sums", "L2", "", id="sums not cleared"),
     pytest.param("mhc_post_bwd", "wrong axis @ grad_comb[", "L2", "equivalence", id="gradient of comb transposed"),
     pytest.param("mhc_project", "dropped operand @ T.min(", "L0", "bounds", id="a token that is none"),

@@ -36,7 +36,7 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
     """Attend to the window and to all entries of the past; each split writes its ``out`` and ``stats``."""
     B, S, R, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T")
     items, group = S * cfg.head_blocks, ROUNDS * BLOCKS  # a group of items is shared out among BLOCKS blocks
-    grid = (T.min(items, BLOCKS), T.ceildiv(items, group)) if in_rounds(cfg) else (items, cfg.splits)
+    grid = (T.ceildiv(items, group), T.min(items, BLOCKS)) if in_rounds(cfg) else (items, cfg.splits)
 
     @T.prim_func
     def hca_fwd(
@@ -54,7 +54,7 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
             base[0] = R - S - cfg.window + 1
             start[0] = offset[b]
             oldest[0] = T.max(S - R, -start[0])
-            first, split = (y * group + x, 0) if in_rounds(cfg) else (x, y)
+            first, split = (x * group + y, 0) if in_rounds(cfg) else (x, y)
             count = T.min(T.ceildiv(items - first, BLOCKS), ROUNDS) if in_rounds(cfg) else 1
             visible = _visible(cfg, start[0], L)
             seen = visible((first + (count - 1) * BLOCKS) // cfg.head_blocks)  # by the last query, and so the most

@@ -114,9 +114,9 @@ def choose_swa(H: int, D: int, window: int, scale: float) -> Config:
     """Return the config for a call without entries.
 
     The few tiles of a window are one split, also where few queries leave most of a GPU idle: then decode has the bits of
-    prefill. Of no entries any ratio will do.
+    prefill.
     """
-    return Config(H, D, window, scale, ratio=1)
+    return Config(H, D, window, scale, NO_ENTRIES)
 
 
 @planned

@@ -10,13 +10,13 @@ from .sparse_attention_config import BF16, F32, I32, KEYS, MAX_SPLITS, BackwardC
 
 ROUNDS = 32  # queries that a block takes, at most
 LONG = 64  # tokens in an entry, at least, where a block takes several queries
-NO_ENTRIES = 128  # the ratio where there are no entries, of which any will do: one of LONG entries
+NO_ENTRIES = 128  # the ratio where there are no entries: any will do, and with this one a block takes several queries
 
 
 def in_rounds(cfg: Config) -> bool:
-    """Return whether a block takes one query after another, each of which has as many tiles as the last one needs.
+    """Return whether a block takes one query after another, each with as many tiles as the last one needs.
 
-    Two of them are at most ROUNDS BLOCKS tokens apart, which must be few entries.
+    They lie less than ROUNDS BLOCKS tokens apart, which must be few entries.
     """
     return cfg.splits == 1 and cfg.ratio >= LONG
 
@@ -35,7 +35,7 @@ def _list_entries(visible, at, e, rows):
 def hca_fwd(cfg: Config) -> T.PrimFunc:
     """Attend to the window and to all entries of the past; each split writes its ``out`` and ``stats``."""
     B, S, R, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T")
-    items, group = S * cfg.head_blocks, ROUNDS * BLOCKS  # a group of items is shared out among BLOCKS blocks
+    items, group = S * cfg.head_blocks, ROUNDS * BLOCKS  # BLOCKS blocks take a group of items in rounds
     grid = (T.ceildiv(items, group), T.min(items, BLOCKS)) if in_rounds(cfg) else (items, cfg.splits)
 
     @T.prim_func

@@ -19,8 +19,8 @@ from .attention_lemmas import ENTRIES, WINDOW
 from .attention_splits import sums_in_split
 from .combine import combined
 from .engine.execution.symbolic import block, round_of
-from .engine.forms.entailment import Facts
 from .engine.forms import normal_form as nf
+from .engine.forms.entailment import Facts
 from .engine.forms.normal_form import ZERO, Form
 from .engine.reference.symbolic_torch import SymbolicTensor
 from .engine.verify import Compare
@@ -119,9 +119,10 @@ def _backward(cfg: BackwardConfig, **more: Any) -> Proof:
 
 
 def proofs() -> Iterator[Proof]:
-    """Yield all keys in one split, and in five that another kernel combines; then the backward."""
+    """Yield all keys in one split, in five that another kernel combines, and with few tokens in an entry; then the backward."""
     yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=14, equivalents=attention.EQUIVALENTS)
     yield _proof(Config(splits=5))
+    yield _proof(Config(ratio=4))  # one query a block
     yield combined("hca", HCA, Config(splits=5))
     yield _backward(BackwardConfig(), mutate=True, every=26, equivalents=attention_backward.EQUIVALENTS)
     for splits in (1, 5):  # of DeepSeek-V4-Pro's heads

@@ -193,7 +193,8 @@ def tile_of(
 
     Each dimension's base is ``stride * x + offset`` in one variable or quotient ``x``; the tile of ``e`` is at
     ``x = (e - offset - low) div stride``. A quotient and remainder give back their dividend, ``divisor * q + r``.
-    Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share.
+    Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share; and so on
+    with ``y``, by shares that are constant.
     What the base does not mention is the smallest that passes the guards on it alone: it says what a block does, not where.
     ``given`` are the divisions, what is chosen already, and the guards.
 
@@ -250,7 +251,7 @@ def _by_start(
 def _solution(
     base: z3.ArithRef, e: z3.ArithRef, low: int, unknown: Sequence[z3.ArithRef]
 ) -> tuple[list[Choice], list[Division]]:
-    """Return the values of unknowns at which a tile with this base holds an element, and the division by the share of one."""
+    """Return the values of unknowns at which a tile with this base holds an element, and the division by a varying share."""
     zero = [(x, z3.IntVal(0)) for x in unknown]
     offset = z3.simplify(z3.substitute(base, *zero))
     moved = [[(y, z3.IntVal(1 if y.eq(x) else 0)) for y in unknown] for x in unknown]
@@ -261,8 +262,8 @@ def _solution(
     chosen: list[Choice] = []
     shares: list[Division] = []
     number = (e - offset - low) / fixed[0] if fixed else e
-    *larger, last = sorted(zip(unknown, strides, strict=True), key=lambda part: _descending(part[1])) or [None]
-    for x, stride in larger:
+    descending = sorted(zip(unknown, strides, strict=True), key=lambda part: _descending(part[1]))
+    for x, stride in descending[:-1]:
         share = z3.simplify(stride / fixed[0])
         if z3.is_int_value(share):
             chosen.append((x, number / share))
@@ -272,7 +273,7 @@ def _solution(
             shares.append(Division(number, share, *map(z3.Int, names)))
             chosen.append((x, shares[0].quotient))
             number = shares[0].remainder
-    return chosen + ([(last[0], number)] if last else []), shares
+    return chosen + [(x, number) for x, _ in descending[-1:]], shares
 
 
 def _descending(stride: z3.ArithRef) -> float:

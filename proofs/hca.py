@@ -28,6 +28,10 @@ from .gradient_sums import products, summing
 from .suite import Proof
 
 T = nf.variable("T")
+_EQUIVALENTS = attention.EQUIVALENTS | {
+    "grid @ for bx in 0:(S + 4223) // 4224 -> for bx in 0:(S + 4223) // 4224 + 1": "a group beyond the queries has no round",
+    "other operator @ i * tiles + t -> i * tiles - t": attention.PARITY,
+}
 _PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009}, {"B": 1, "S": 2**10, "P": 2**20, "T": 2**13}
 
 
@@ -120,7 +124,7 @@ def _backward(cfg: BackwardConfig, **more: Any) -> Proof:
 
 def proofs() -> Iterator[Proof]:
     """Yield all keys in one split, in five that another kernel combines, and with few tokens in an entry; then the backward."""
-    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=14, equivalents=attention.EQUIVALENTS)
+    yield _proof(Config(), lemmas=(WINDOW, ENTRIES), mutate=True, every=14, equivalents=_EQUIVALENTS)
     yield _proof(Config(splits=5))
     yield _proof(Config(ratio=4))  # one query a block
     yield combined("hca", HCA, Config(splits=5))

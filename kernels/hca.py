@@ -5,19 +5,38 @@ import tilelang.language as T
 from . import sparse_attention_backward as backward
 from .build import aligned, build, planned
 from .combine import Plan, launch, plan
-from .sparse_attention import EXP2, THREADS, Block, Keys, Output, Rounds, attend
+from .sparse_attention import BLOCKS, EXP2, THREADS, Block, Keys, Output, Rounds, attend
 from .sparse_attention_config import BF16, F32, I32, KEYS, MAX_SPLITS, BackwardConfig, Config, with_splits
+
+ROUNDS = 32  # queries that a block takes, at most
+LONG = 64  # tokens in an entry, at least, where a block takes several queries
+NO_ENTRIES = 128  # the ratio where there are no entries: any will do, and with this one a block takes several queries
+
+
+def in_rounds(cfg: Config) -> bool:
+    """Return whether a block takes one query after another, each with as many tiles as the last one needs.
+
+    They lie less than ROUNDS BLOCKS tokens apart, which must be few entries.
+    """
+    return cfg.splits == 1 and cfg.ratio >= LONG
+
+
+def _visible(cfg, offset, L):
+    """Return the function that says how many entries a query sees."""
+    return lambda s: T.max(T.min((offset + s + 1) // cfg.ratio, L), 0)
 
 
 @T.macro
 def _list_entries(visible, at, e, rows):
     for j in T.Parallel(KEYS):
-        rows[j] = T.if_then_else(e * KEYS + j < visible[0], e * KEYS + j, -1)
+        rows[j] = T.if_then_else(e * KEYS + j < visible(at.s), e * KEYS + j, -1)
 
 
 def hca_fwd(cfg: Config) -> T.PrimFunc:
     """Attend to the window and to all entries of the past; each split writes its ``out`` and ``stats``."""
     B, S, R, L = T.dynamic("B"), T.dynamic("S"), T.dynamic("R"), T.dynamic("T")
+    items, group = S * cfg.head_blocks, ROUNDS * BLOCKS  # BLOCKS blocks take a group of items in rounds
+    grid = (T.ceildiv(items, group), T.min(items, BLOCKS)) if in_rounds(cfg) else (items, cfg.splits)
 
     @T.prim_func
     def hca_fwd(
@@ -29,15 +48,19 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
         out: T.Tensor((B, cfg.splits, S, cfg.H, cfg.D), cfg.out_dtype),
         stats: T.Tensor((B, cfg.splits, cfg.stats, S, cfg.H), F32),
     ):
-        with T.Kernel(S * cfg.head_blocks, cfg.splits, B, threads=THREADS, prelude=EXP2) as (x, split, b):
+        with T.Kernel(*grid, B, threads=THREADS, prelude=EXP2) as (x, y, b):
             base, oldest = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
-            visible = T.alloc_local((1,), I32)
+            start = T.alloc_local((1,), I32)
             base[0] = R - S - cfg.window + 1
-            oldest[0] = T.max(S - R, -offset[b])
-            visible[0] = T.max(T.min((offset[b] + x // cfg.head_blocks + 1) // cfg.ratio, L), 0)
+            start[0] = offset[b]
+            oldest[0] = T.max(S - R, -start[0])
+            first, split = (x * group + y, 0) if in_rounds(cfg) else (x, y)
+            count = T.min(T.ceildiv(items - first, BLOCKS), ROUNDS) if in_rounds(cfg) else 1
+            visible = _visible(cfg, start[0], L)
+            seen = visible((first + (count - 1) * BLOCKS) // cfg.head_blocks)  # by the last query, and so the most
             keys = Keys(window_kv, compressed_kv, base, oldest, visible)
-            tiles = cfg.window_tiles + T.ceildiv(visible[0], cfg.tile)
-            attend(cfg, Rounds(Block(x, split, b), 1, tiles), q, keys, Output(sink, out, stats), _list_entries)
+            tiles = cfg.window_tiles + T.ceildiv(seen, cfg.tile)
+            attend(cfg, Rounds(Block(first, split, b), count, tiles), q, keys, Output(sink, out, stats), _list_entries)
 
     return hca_fwd
 
@@ -75,7 +98,7 @@ def hca_bwd(cfg: BackwardConfig) -> T.PrimFunc:
                         entry_parts[b, s, e * cfg.tile + j, heads, d] = 0
             at = backward.Block(b, s, heads, cfg.window_tiles + seen)
             of_heads = backward.Heads(q, grad_out, grad_lse, lse, delta, sink)
-            keys = Keys(window_kv, compressed_kv, base, oldest, visible)
+            keys = Keys(window_kv, compressed_kv, base, oldest, lambda _: visible[0])
             gradients = backward.Gradients(grad_q, window_parts, entry_parts)
             backward.differentiate(cfg, at, of_heads, keys, gradients, _list_entries)
 
@@ -91,9 +114,9 @@ def choose_swa(H: int, D: int, window: int, scale: float) -> Config:
     """Return the config for a call without entries.
 
     The few tiles of a window are one split, also where few queries leave most of a GPU idle: then decode has the bits of
-    prefill. Of no entries any ratio will do.
+    prefill.
     """
-    return Config(H, D, window, scale, ratio=1)
+    return Config(H, D, window, scale, NO_ENTRIES)
 
 
 @planned

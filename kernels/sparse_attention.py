@@ -1,8 +1,9 @@
 """Attention of the heads of a query over keys that are their own values (formula: reference/attention.py).
 
 This is the schedule of both CSA and HCA. A block of threads takes a query, up to 64 of its heads, and one split of the
-tiles of keys; in CSA it takes one query after another, if all keys are one split. A tile has 128 slots for keys, of the
-window and then of the entries. The warps of a block have three roles.
+tiles of keys; if all keys are one split, it takes one query after another, in HCA where these see about as many entries.
+Each of them has as many tiles. A tile has 128 slots for keys, of the window and then of the entries. The warps of a block
+have three roles.
 
 - The producer copies the query and its keys to shared memory. It fills a slot without a key with zeros and lists its row as
   -1, so that its weight is 0. It is as far ahead as there is room: the next query comes while the last tile is weighed.
@@ -61,7 +62,7 @@ NAMES = Names()
 
 
 class Block(NamedTuple):
-    """A block of threads: its number among those of a split of a sequence."""
+    """A block of threads: what it takes first, by its number among the queries' blocks of heads."""
 
     number: Any
     split: Any

@@ -124,15 +124,17 @@ class Block:
     Attributes:
         cfg: the static parameters.
         entries: how many entries tiles may hold, for all queries.
-        listed: for how many there are tiles, of this query.
+        listed: for how many there are tiles, of this query: at least as many as it has.
         entry: of tile e of the entries the row in slot j, or -1.
-        about: conditions that define ``listed``, if it is a maximum.
+        maxima: numbers of entries that are maxima.
+        about: conditions that say of these all that matters.
     """
 
     cfg: Config
     entries: Form
     listed: Form
     entry: Callable[[Form, Form], Form]
+    maxima: Sequence[Form] = ()
     about: Sequence[Form] = ()
 
     @staticmethod
@@ -176,8 +178,8 @@ class Block:
         return (self.item() - self.cfg.head_blocks * self.s) * HEADS + h
 
     def forget(self, extent: Form, facts: Facts) -> None:
-        """Forget of the split's ends all but that they lie within the tiles, for nothing else matters."""
-        terms, known = [self.listed] if self.about else [], list(self.about)
+        """Forget of maxima what does not matter, and of the split's ends all but that they lie within the tiles."""
+        terms, known = list(self.maxima), list(self.about)
         if self.cfg.splits > 1:
             facts.bound(self.split, nf.form(self.cfg.splits))
             end, count = self.first + extent, self.cfg.window_tiles + sums.tiles(self.listed, self.cfg.tile)

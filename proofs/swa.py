@@ -1,4 +1,4 @@
-"""What is claimed of the kernels of sliding-window attention: those of hca, launched with no entries and a ratio of 1.
+"""What is claimed of the kernels of sliding-window attention: those of hca, launched with no entries.
 
 They are proved for any number of entries, none among them, where the reference of hca is that of swa. The sums of a
 backward without entries are those of the window alone.
@@ -20,9 +20,9 @@ from .suite import Proof
 
 def proofs() -> Iterator[Proof]:
     """Yield all keys in one split, as decode has them too; then the backward."""
-    yield replace(hca._proof(Config(ratio=1), lemmas=(WINDOW,)), op="swa")
+    yield replace(hca._proof(Config(), lemmas=(WINDOW,)), op="swa")
     yield replace(hca._backward(BackwardConfig(ratio=1)), op="swa")
-    yield replace(hca._proof(Config(PRO, ratio=1)), op="swa")  # DeepSeek-V4-Pro's heads
+    yield replace(hca._proof(Config(PRO)), op="swa")  # DeepSeek-V4-Pro's heads
     yield replace(hca._backward(BackwardConfig(PRO, ratio=1)), op="swa")
     yield products("swa", gradient_sums.Config())
     yield from summing("swa", gradient_sums.Config())

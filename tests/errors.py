@@ -92,7 +92,7 @@ CASES = (
     Case(PLAIN, compressor.forward, {"ratio": 128} | ENTRIES, {"B": 1, "S": 256, "positions": 256}, _entries),
     Case(CSA, _whole(csa.csa_fwd), ATTENTION, QUERIES | {"K": 200}),
     Case(HCA, _whole(hca.hca_fwd, 4), ATTENTION | {"ratio": 4}, QUERIES),
-    Case(SWA, _whole(hca.hca_fwd), ATTENTION, {name: n for name, n in QUERIES.items() if name != "T"}),
+    Case(SWA, _whole(hca.hca_fwd, hca.NO_ENTRIES), ATTENTION, {name: n for name, n in QUERIES.items() if name != "T"}),
 )
 
 

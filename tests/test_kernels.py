@@ -108,9 +108,13 @@ SCORES = [
     pytest.param(indexer.indexer_scores_fp8, indexer.fp8(H=8, D=32), marks=exhaustive),
     pytest.param(indexer.indexer_scores_fp8, indexer.fp8(H=16, D=32), marks=exhaustive),
 ]
-# csa with DeepSeek-V4's heads whole; then hca, whose schedule is the same, splits and other sizes
-WHOLE, *OTHERS = attention_of((64, 512, 1), (128, 512, 5), (8, 192, 1))
-ATTENTION = [WHOLE, *(pytest.param(*kernel, marks=exhaustive) for kernel in OTHERS)]
+# csa and hca with DeepSeek-V4's heads whole; then splits, other sizes, and hca of one query a block
+WHOLE = attention_of((64, 512, 1))
+OTHERS = [
+    *attention_of((128, 512, 1), (128, 512, 5), (8, 192, 1)),
+    (hca.hca_fwd, sparse_attention_config.Config(ratio=4)),
+]
+ATTENTION = [*WHOLE, *(pytest.param(*kernel, marks=exhaustive) for kernel in OTHERS)]
 
 # the backward, of DeepSeek-V4's sizes and then of others
 _OF_SCORES = indexer_backward.indexer_scores_bwd_q, indexer_backward.indexer_scores_bwd_k

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from lemmata.kernels import hca as hca_kernels
+from lemmata.kernels import sparse_attention
 from lemmata.kernels.csa import csa_fwd
 from lemmata.kernels.hca import hca_fwd
 from lemmata.kernels.sparse_attention_config import Config
@@ -63,7 +65,10 @@ PLANTED = [  # the error, by a part of its name, and what fails in L2; half a mi
         id="the first row not seen",
         marks=exhaustive,
     ),
-    pytest.param("@ token <= bx + i * 132 -> token < bx + i * 132", "equivalence", id="the query's own token"),
+    pytest.param("@ token <= first + i * 132 -> token < first + i * 132", "equivalence", id="the query's own token"),
+    pytest.param(
+        "dropped operand @ first + (count - 1) * 132 -> first,", "equivalence", id="the tiles of a block's first query"
+    ),
     pytest.param("index-1 @ rows_shared[1, j] -> rows_shared[0, j]", "equivalence", id="the other half's rows"),
     pytest.param("dropped statement @ T.ptx_arrive_barrier(weights_ready[1])", "unsupported", id="no arrival"),
     pytest.param(
@@ -150,6 +155,28 @@ def test_the_interpreter_agrees_with_the_reference(op: str) -> None:
     else:
         wanted = hca_reference.hca(q, window_kv, entries, sink, offset, SMALL.ratio, SMALL.window, SMALL.scale)
     # out is rounded to bf16 by both, and the kernel's weights before
+    torch.testing.assert_close(out[:, 0], wanted[0], rtol=2**-7, atol=2**-9)
+    torch.testing.assert_close(lse[:, 0, 0], wanted[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_block_takes_queries_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of groups of 3 blocks and 2 rounds the second has one query, and two blocks without any.
+
+    In one sequence the first round's queries see 128 entries, a tile, and the second round's 129; in the other the first
+    three see nothing.
+    """
+    monkeypatch.setattr(hca_kernels, "ROUNDS", 2)
+    for module in (hca_kernels, sparse_attention):
+        monkeypatch.setattr(module, "BLOCKS", 3)
+    cfg, x, S = replace(SMALL, H=8), _case(1, 140), 7
+    generator = torch.Generator().manual_seed(S)
+    q = torch.randn(2, S, cfg.H, cfg.D, generator=generator).bfloat16()
+    window_kv = torch.randn(2, 3 + S, cfg.D, generator=generator).bfloat16()
+    entries, sink = x["compressed_kv"].bfloat16(), x["sink"][: cfg.H].float()
+    offset = torch.tensor([129 * cfg.ratio - 4, -3], dtype=torch.int32)
+    out, lse = torch.full((2, 1, *q.shape[1:]), math.nan).bfloat16(), torch.full((2, 1, 1, S, cfg.H), math.nan)
+    interpret(hca_fwd(cfg), q, window_kv, entries, sink, offset, out, lse)
+    wanted = hca_reference.hca(q, window_kv, entries, sink, offset, cfg.ratio, cfg.window, cfg.scale)
     torch.testing.assert_close(out[:, 0], wanted[0], rtol=2**-7, atol=2**-9)
     torch.testing.assert_close(lse[:, 0, 0], wanted[1], rtol=1e-5, atol=1e-5)
 

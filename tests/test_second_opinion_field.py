@@ -278,15 +278,15 @@ def test_every_mutant_of_sinkhorn_that_is_not_equal_is_told() -> None:
 OF_HCA = (  # by a part of the name; L2 refutes each
     "dropped rescale @ row_sum1[h] = row_sum1[h] * rescale1[h]",
     "dropped rescale @ acc0[h, d] = acc0[h, d] * rescale0[h]",
-    "@ token <= bx + i * 132 -> token < bx + i * 132",
+    "@ token <= first + i * 132 -> token < first + i * 132",
     "index-1 @ rows_shared[1, j] -> rows_shared[0, j]",
     "dropped operand @ row_max0[h] * 0.125 + T.log(row_sum0[h]) -> row_max0[h] * 0.125",
     "constant @ row_max0[h] * 0.18033688 -> row_max0[h] * 0.36067376",
     "dropped operand @ sink[T.min(h, 63)] * 1.44269504 - row_max0[h] * 0.18033688 -> sink[",
     "dropped statement @ row_sum1[h] = row_sum1[h] + reduced[h]",
     "other operator @ row_sum0[h] + reduced[h] -> row_sum0[h] - reduced[h]",
-    "dropped operand @ 1 + (visible[0] + 128 - 1) // 128 -> (visible[0] + 128 - 1) // 128",
-    "dropped guard @ token <= bx + i * 132 and token >= oldest[0] -> token <= bx + i * 132",
+    "dropped operand @ 1 + (seen + 128 - 1) // 128 -> (seen + 128 - 1) // 128",
+    "dropped guard @ token <= first + i * 132 and token >= oldest[0] -> token <= first + i * 132",
 )
 RAISED_LATE = "constant @ growth > 8 -> growth > 16"  # equal over the reals
 

@@ -42,8 +42,8 @@ def coverage(prim_func: PrimFunc, hypotheses: Hypotheses, pass_configs: Configs 
     """Return the conditions, of kinds "coverage" and "uniqueness", of the kernel as shipped, at thread level.
 
     Plain and vectorised stores and those by TMA are modelled, if their tiles are laid at fixed strides in each dimension by
-    one block index or loop variable, by its quotient and remainder, or by two of them, of which one steps over a share that
-    the other goes through; others are Unsupported, and so is an output that is written by unmodelled intrinsics alone.
+    one block index or loop variable, by its quotient and remainder, or by several of them, of which each steps over a share
+    that the next goes through; others are Unsupported, and so is an output that is written by unmodelled intrinsics alone.
     """
     guards = extract.shipped_with_guards(pass_configs)
     trace = walk(extract.lower(prim_func, guards=guards, pass_configs=pass_configs, arch=arch).thread, hypotheses)

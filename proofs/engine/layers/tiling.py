@@ -193,7 +193,8 @@ def tile_of(
 
     Each dimension's base is ``stride * x + offset`` in one variable or quotient ``x``; the tile of ``e`` is at
     ``x = (e - offset - low) div stride``. A quotient and remainder give back their dividend, ``divisor * q + r``.
-    Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share.
+    Or it is ``stride * (share * x + y) + offset``, where ``x`` and ``y`` are quotient and remainder by a share; and so on
+    with ``y``, by shares that are constant.
     What the base does not mention is the smallest that passes the guards on it alone: it says what a block does, not where.
     ``given`` are the divisions, what is chosen already, and the guards.
 
@@ -208,7 +209,7 @@ def tile_of(
     free = terms + [p for d in divisions for p in d.parts]  # all else is given, not ours to choose
     for base, e, low in zip(tile.base, element, tile.low, strict=True):
         unknown = [c for c in constants([base]) if c.decl().name() not in known and not _is_chosen(c, chosen)]
-        if len(unknown) > 2 or not all(any(x.eq(f) for f in free) for x in unknown):
+        if not all(any(x.eq(f) for f in free) for x in unknown):
             raise Unsupported(f"a tile at {base}, which is not a multiple of one block index or loop variable")
         values, share = _solution(base, e, low, unknown)
         chosen += values
@@ -250,26 +251,34 @@ def _by_start(
 def _solution(
     base: z3.ArithRef, e: z3.ArithRef, low: int, unknown: Sequence[z3.ArithRef]
 ) -> tuple[list[Choice], list[Division]]:
-    """Return the values of unknowns at which a tile with this base holds an element, and the division by the share of one."""
+    """Return the values of unknowns at which a tile with this base holds an element, and the division by a varying share."""
     zero = [(x, z3.IntVal(0)) for x in unknown]
     offset = z3.simplify(z3.substitute(base, *zero))
     moved = [[(y, z3.IntVal(1 if y.eq(x) else 0)) for y in unknown] for x in unknown]
     strides = [z3.simplify(z3.substitute(base, *values) - offset, som=True) for values in moved]
     fixed = sorted(s.as_long() for s in strides if z3.is_int_value(s))
-    if unknown and (not fixed or fixed[0] <= 0):
+    if unknown and (len(fixed) < max(1, len(unknown) - 1) or fixed[0] <= 0):
         raise Unsupported(f"a tile at {base}, which is not a fixed stride times one of {unknown}")
     chosen: list[Choice] = []
     shares: list[Division] = []
     number = (e - offset - low) / fixed[0] if fixed else e
-    for x, stride in sorted(zip(unknown, strides, strict=True), key=lambda part: part[1].eq(z3.IntVal(fixed[0]))):
-        if shares or len(unknown) == 1:
-            chosen.append((x, number))
+    descending = sorted(zip(unknown, strides, strict=True), key=lambda part: _descending(part[1]))
+    for x, stride in descending[:-1]:
+        share = z3.simplify(stride / fixed[0])
+        if z3.is_int_value(share):
+            chosen.append((x, number / share))
+            number = number % share
         else:
             names = (f"{e} {o} the share of {x}" for o in ("//", "%"))
-            shares.append(Division(number, z3.simplify(stride / fixed[0]), *map(z3.Int, names)))
+            shares.append(Division(number, share, *map(z3.Int, names)))
             chosen.append((x, shares[0].quotient))
             number = shares[0].remainder
-    return chosen, shares
+    return chosen + [(x, number) for x, _ in descending[-1:]], shares
+
+
+def _descending(stride: z3.ArithRef) -> float:
+    """Return the key that puts the longest stride first, and before it one that varies."""
+    return -stride.as_long() if z3.is_int_value(stride) else -math.inf
 
 
 def _is_chosen(term: z3.ArithRef, chosen: Sequence[Choice]) -> bool:

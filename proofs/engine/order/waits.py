@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import z3
 
@@ -56,11 +56,21 @@ def _equally_often(phases: Phases, hypotheses: Hypotheses) -> Iterator[Condition
             what = f"{here.role} and {there.role} run their {which} equally often"
             yield sequent("phase", what, given, goal, here.event.context.site)
     for here, loop in loops if rounds else []:
-        if not {s.name() for s in symbols([loop.count])} <= {*hypotheses.sizes, *block.blocks}:
+        if not _same_in_rounds(loop.count, hypotheses, block.blocks):
             raise Unsupported(f"rounds that may differ in length: {loop.name} takes {loop.count} values")
         given = [*hypotheses.facts, *threads.plainly(here.event.context, here.role, ("block", "thread"))]
         what = f"{here.role} run their loop at least once in each round"
         yield sequent("phase", what, [*given, here.round.range], loop.count >= 1, here.event.context.site)
+
+
+def _same_in_rounds(term: z3.ArithRef, hypotheses: Hypotheses, blocks: Collection[str]) -> bool:
+    """Return whether a term has one value in all rounds of a block, in every thread.
+
+    It is made of sizes, of the block's indices, and of elements of tensors at indices of these. An element is a function of
+    its index only if no statement of the kernel writes the tensor: of what one writes, each read is an unknown of its own.
+    """
+    known = {*hypotheses.sizes, *blocks}
+    return all(s.name() in (hypotheses.shapes if s.arity() else known) for s in symbols([term]))
 
 
 def _first(phases: Phases, suits: Callable[[Met], bool]) -> list[Met]:

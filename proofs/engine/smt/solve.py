@@ -61,8 +61,9 @@ def solve(
     """Return what became of one condition, with a counterexample to it if a ``witness`` is wanted.
 
     "z3" tries z3 with ``seed``, then with seed 42, then cvc5, and stops at the first answer; "cvc5" takes the answers of cvc5
-    alone, which is asked through SMT-LIB text, of numbers that z3 has found too. ``rlimit`` bounds the steps of each z3 attempt. cvc5 counts other steps and has its own bound. What is to
-    be proved in ``few`` steps or not at all is asked once, of Z3, without a counterexample; "cvc5" then knows nothing.
+    alone, which is asked through SMT-LIB text, of numbers that z3 has found too. ``rlimit`` bounds the steps of each z3
+    attempt. cvc5 counts other steps and has its own bound. What is to be proved in ``few`` steps or not at all is asked once,
+    of Z3, without a counterexample; "cvc5" then knows nothing.
     """
     start = time.perf_counter()
     denied = *condition.hypotheses, z3.Not(condition.goal)
@@ -246,7 +247,8 @@ def _found_by_z3(condition: Condition, seed: int) -> Answer:
     verdict, model = _z3(condition, seed, Z3_STEPS, witness=True)
     if verdict != "refuted" or model is None:
         return "unknown", None
-    pinned = replace(condition, hypotheses=(*condition.hypotheses, *equal((*condition.hypotheses, condition.goal), model)))
+    terms = *condition.hypotheses, condition.goal
+    pinned = replace(condition, hypotheses=(*condition.hypotheses, *equal(terms, model)))
     answer = _cvc5_way(smt2(pinned), {"seed": str(seed), "rlimit-per": str(CVC5_STEPS)})
     return answer if answer[0] == "refuted" else ("unknown", None)
 

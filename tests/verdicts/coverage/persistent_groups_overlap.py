@@ -9,7 +9,7 @@ count = T.dynamic("count")
 
 @T.prim_func
 def kernel(x: T.Tensor((count,), "float32"), out: T.Tensor((count,), "float32")):
-    with T.Kernel(T.ceildiv(count, 8 * 132 * 128), 132, threads=128) as (group, block):
+    with T.Kernel(T.ceildiv(count, 7 * 132 * 128), 132, threads=128) as (group, block):
         tx = T.get_thread_binding()
         for k in T.serial(T.min(T.ceildiv(count, 132 * 128) - group * 7, 8)):
             i = ((group * 7 + k) * 132 + block) * 128 + tx

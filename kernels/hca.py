@@ -50,16 +50,17 @@ def hca_fwd(cfg: Config) -> T.PrimFunc:
     ):
         with T.Kernel(*grid, B, threads=THREADS, prelude=EXP2) as (x, y, b):
             base, oldest = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
-            start = T.alloc_local((1,), I32)
+            start, seen = T.alloc_local((1,), I32), T.alloc_local((1,), I32)
             base[0] = R - S - cfg.window + 1
             start[0] = offset[b]
             oldest[0] = T.max(S - R, -start[0])
             first, split = (x * group + y, 0) if in_rounds(cfg) else (x, y)
             count = T.min(T.ceildiv(items - first, BLOCKS), ROUNDS) if in_rounds(cfg) else 1
             visible = _visible(cfg, start[0], L)
-            seen = visible((first + (count - 1) * BLOCKS) // cfg.head_blocks)  # by the last query, and so the most
+            # by the last query, and so the most; in a buffer, or TileLang does not lower windows of 64 tokens or fewer
+            seen[0] = visible((first + (count - 1) * BLOCKS) // cfg.head_blocks)
             keys = Keys(window_kv, compressed_kv, base, oldest, visible)
-            tiles = cfg.window_tiles + T.ceildiv(seen, cfg.tile)
+            tiles = cfg.window_tiles + T.ceildiv(seen[0], cfg.tile)
             attend(cfg, Rounds(Block(first, split, b), count, tiles), q, keys, Output(sink, out, stats), _list_entries)
 
     return hca_fwd

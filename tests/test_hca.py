@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -223,6 +224,41 @@ def test_decode_of_swa_has_the_bits_of_prefill(device: torch.device) -> None:
             wanted = tuple(x[:, t : t + 1] for x in whole)
             assert equal(lemmata.swa(**tensors | last, window=window, offset=299 + t), wanted)
             assert not equal(lemmata.swa(**tensors | last, window=window - 1, offset=299 + t), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ratio", [64, 128])
+def test_queries_in_rounds_have_the_bits_of_chunks(ratio: int) -> None:
+    """Two groups of rounds, the last one not full; a chunk has other rounds, whose queries have other numbers of tiles."""
+    S, window = 4500, 128
+    configuration = {"H": 8, "D": 64, "ratio": ratio, "window": window, "scale": 0.125}
+    call = make(HCA.contract, configuration, {"B": 2, "S": S, "P": 0, "T": 90}, 5).to("cuda")
+    q, window_kv, entries, sink, offset = call.tensors
+    offset[0], offset[1] = 0, 20 * ratio + 3
+    whole = lemmata.hca(q, window_kv, entries, sink, offset=offset, ratio=ratio, window=window)
+    for first, end in ((0, 9), (9, 1500), (1500, S)):
+        tensors = q[:, first:end], window_kv[:, :end], entries, sink
+        chunk = lemmata.hca(*tensors, offset=offset + first, ratio=ratio, window=window)
+        assert equal(chunk, tuple(x[:, first:end] for x in whole))
+        earlier = lemmata.hca(*tensors, offset=offset + first - ratio, ratio=ratio, window=window)
+        assert not equal(earlier, tuple(x[:, first:end] for x in whole))
+    few = 4200, 4240  # about the end of a group
+    tensors = q[:, slice(*few)], window_kv[:, few[0] - window + 1 : few[1]], entries, sink, offset + few[0]
+    assert equal(
+        lemmata.hca(*tensors[:4], offset=tensors[4], ratio=ratio, window=window),
+        tuple(x[:, slice(*few)] for x in whole),
+    )
+    check(HCA, replace(call, tensors=tuple(x.contiguous() for x in tensors)))
+
+
+@pytest.mark.parametrize("window", [1, 64, 65])
+def test_a_kernel_is_lowered_for_any_window(window: int) -> None:
+    extract = pytest.importorskip("lemmata.proofs.engine.compiler.extract")
+    from lemmata.kernels.build import PASS_CONFIGS
+    from lemmata.kernels.hca import choose_swa, hca_fwd
+
+    kernel = hca_fwd(choose_swa(8, 256, window, 0.0625))
+    assert extract.lower(kernel, guards=False, pass_configs=PASS_CONFIGS).thread is not None
 
 
 @both

@@ -30,7 +30,7 @@ from .suite import Proof
 T = nf.variable("T")
 _EQUIVALENTS = attention.EQUIVALENTS | {
     "grid @ for bx in 0:(S + 4223) // 4224 -> for bx in 0:(S + 4223) // 4224 + 1": "a group beyond the queries has no round",
-    "other operator @ i * tiles + t -> i * tiles - t": attention.PARITY,
+    **{f"other operator @ i * tiles + t -> i * tiles - t{which}": attention.PARITY for which in ("", ", occurrence 2")},
 }
 _PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009}, {"B": 1, "S": 2**10, "P": 2**20, "T": 2**13}
 

@@ -285,7 +285,7 @@ OF_HCA = (  # by a part of the name; L2 refutes each
     "dropped operand @ sink[T.min(h, 63)] * 1.44269504 - row_max0[h] * 0.18033688 -> sink[",
     "dropped statement @ row_sum1[h] = row_sum1[h] + reduced[h]",
     "other operator @ row_sum0[h] + reduced[h] -> row_sum0[h] - reduced[h]",
-    "dropped operand @ 1 + (seen + 128 - 1) // 128 -> (seen + 128 - 1) // 128",
+    "dropped operand @ 1 + (seen[0] + 128 - 1) // 128 -> (seen[0] + 128 - 1) // 128",
     "dropped guard @ token <= first + i * 132 and token >= oldest[0] -> token <= first + i * 132",
 )
 RAISED_LATE = "constant @ growth > 8 -> growth > 16"  # equal over the reals

@@ -96,6 +96,24 @@ def test_cvc5_has_ways_for_what_its_first_leaves_open(monkeypatch, name):
     assert {solve(c, solver="cvc5").verdict for c in conditions} >= {"unknown"}
 
 
+def rows_of_tiles(first: int) -> Condition:
+    """Return that 64 rows from ``first`` on of a tile of 256 are none of the 64 before, as warps share them out."""
+    places, facts = [], []
+    for tag, begin in (("", 0), ("'", first)):
+        tile, thread, i = (z3.Int(f"{name}{tag}") for name in ("tile", "thread", "i"))
+        places.append(tile * 256 + thread / 32 * 16 + i % 2 * 8 + thread % 32 / 4 + begin)
+        facts += [tile >= 0, tile < 2**12, thread >= 0, thread < 128, i >= 0, i < 32]
+    return condition(places[0] != places[1], *facts)
+
+
+def test_cvc5_has_a_way_for_places_in_tiles(monkeypatch):
+    monkeypatch.setattr(
+        solvers, "_WAYS", tuple(w for w in solvers._WAYS if {"arith-brab", "arith-rewrite-equalities"} & {*w})
+    )
+    assert solve(rows_of_tiles(64), solver="cvc5").verdict == "proved"
+    assert solve(rows_of_tiles(56), solver="cvc5").verdict == "refuted"
+
+
 K, S, B, s, b, lane = z3.Ints("K S B s b lane")
 PRODUCTS = (K * S * b, K * s, B * K * S, S * S * b, K * K)
 

@@ -32,9 +32,11 @@ _WAYS: tuple[Mapping[str, str], ...] = (
     {"use-soi": "true"},
     {"decision": "stoponly"},
     {"nl-ext-tplanes-interleave": "true"},
+    {"arith-brab": "false"},
+    {"arith-rewrite-equalities": "true"},
     {"fp-exp": "true"},  # floats of 16 bits, which cvc5 calls experimental
 )
-"""cvc5's options, one set after the other until it answers: guards, products, large sums, more products, short floats."""
+"""cvc5's options, one set after the other: guards, products, large sums, more products, places in tiles, short floats."""
 _DIVISIONS = {
     getattr(z3, f"Z3_OP_B{name}{suffix}") for name in ("SDIV", "UDIV", "SREM", "UREM", "SMOD") for suffix in ("", "_I")
 }

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..kernels import gradient_sums
 from ..kernels.csa import csa_bwd, csa_fwd
-from ..kernels.sparse_attention import BLOCKS, NAMES
 from ..kernels.sparse_attention_config import BackwardConfig, Config
 from ..reference import csa as reference
 from ..reference.attention import in_window
@@ -15,9 +14,9 @@ from ..reference.csa import CSA
 from . import attention, attention_backward
 from .attention import PRO, B, Block, at_least, index_or_none
 from .attention_lemmas import SPLIT, WINDOW
+from .attention_rounds import InRounds
 from .attention_splits import sums_in_split
 from .combine import combined
-from .engine.execution.symbolic import block, round_of
 from .engine.forms import normal_form as nf
 from .engine.forms.normal_form import Form
 from .engine.reference.symbolic_torch import SymbolicTensor
@@ -28,15 +27,6 @@ from .suite import Proof
 K, T = nf.variable("K"), nf.variable("T")
 _PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009, "K": 41}, {"B": 1, "S": 2**10, "P": 2**20, "T": 2**18, "K": 2048}
 _CASES = at_least(T, 1), nf.indicator("eq", T, integer=True)
-
-
-class _InRounds(Block):
-    """A block of threads that takes one query after another, in one of its rounds."""
-
-    @staticmethod
-    def item() -> Form:
-        """Return the number of the query and of its block of heads, among those of the sequence."""
-        return block() + BLOCKS * round_of(NAMES.round)
 
 
 def _block(cfg: Config, kind: type[B]) -> B:
@@ -64,7 +54,7 @@ def compare(cfg: Config) -> Compare:
         )
         return sums_in_split(q, keys, x["sink"], cfg, y, indices.shape[-1])
 
-    kind = _InRounds if cfg.splits == 1 else Block
+    kind = InRounds if cfg.splits == 1 else Block
     return attention.compare(attention.Claim(cfg, CSA, wanted, _CASES), lambda: _block(cfg, kind))
 
 

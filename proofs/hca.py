@@ -16,6 +16,7 @@ from ..reference.indexer import visible
 from . import attention, attention_backward
 from .attention import PRO, B, Block, at_least, either, index_or_none, least
 from .attention_lemmas import ENTRIES, WINDOW
+from .attention_rounds import InRounds
 from .attention_splits import sums_in_split
 from .combine import combined
 from .engine.execution.symbolic import block, round_of
@@ -35,18 +36,13 @@ _EQUIVALENTS = attention.EQUIVALENTS | {
 _PROBES = {"B": 3, "S": 37, "P": 127, "T": 1009}, {"B": 1, "S": 2**10, "P": 2**20, "T": 2**13}
 
 
-class _InRounds(Block):
-    """A block of threads that takes one query after another, in one of its rounds."""
+class _InGroups(InRounds):
+    """A block whose rounds end with a group of queries, each with as many tiles as the last one needs."""
 
     @staticmethod
     def begin() -> Form:
         """Return the number of the block's first query and of its block of heads, among those of the sequence."""
         return ROUNDS * BLOCKS * block() + block("y")
-
-    @classmethod
-    def item(cls) -> Form:
-        """Return that of the round."""
-        return cls.begin() + BLOCKS * round_of(NAMES.round)
 
     @classmethod
     def rounds(cls, cfg: Config) -> Form:
@@ -78,7 +74,7 @@ def _block(cfg: Config, kind: type[B]) -> B:
 
     whole = entries(kind.query(cfg))
     seen = visible(whole)
-    listed = visible(entries(kind.last(cfg))) if issubclass(kind, _InRounds) else seen
+    listed = visible(entries(kind.last(cfg))) if issubclass(kind, _InGroups) else seen
     about = (
         at_least(seen, 0),
         at_least(listed, seen),
@@ -102,7 +98,7 @@ def compare(cfg: Config) -> Compare:
         seen = visible(offset, S, cfg.ratio).clamp(max=kv.shape[1]).clamp(min=0)
         return sums_in_split(q, keys, x["sink"], cfg, y, seen.unsqueeze(-1))
 
-    kind = _InRounds if in_rounds(cfg) else Block
+    kind = _InGroups if in_rounds(cfg) else Block
     return attention.compare(attention.Claim(cfg, HCA, wanted), lambda: _block(cfg, kind))
 
 

@@ -141,6 +141,12 @@ def _case(K: int, T: int) -> dict[str, Any]:
     }
 
 
+def require_near(out: torch.Tensor, lse: torch.Tensor, wanted: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """The results of one split are the reference's, to rounding: both round out to bf16, and the kernel its weights before."""
+    torch.testing.assert_close(out[:, 0], wanted[0], rtol=2**-7, atol=2**-9)
+    torch.testing.assert_close(lse[:, 0, 0], wanted[1], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("op", ["csa", "hca"])
 def test_the_interpreter_agrees_with_the_reference(op: str) -> None:
     """The roles in turn, on numbers; a tile that is not full, and one that nothing fills."""
@@ -154,13 +160,11 @@ def test_the_interpreter_agrees_with_the_reference(op: str) -> None:
         wanted = csa_reference.csa(q, window_kv, entries, *listed, sink, offset, SMALL.window, SMALL.scale)
     else:
         wanted = hca_reference.hca(q, window_kv, entries, sink, offset, SMALL.ratio, SMALL.window, SMALL.scale)
-    # out is rounded to bf16 by both, and the kernel's weights before
-    torch.testing.assert_close(out[:, 0], wanted[0], rtol=2**-7, atol=2**-9)
-    torch.testing.assert_close(lse[:, 0, 0], wanted[1], rtol=1e-5, atol=1e-5)
+    require_near(out, lse, wanted)
 
 
 def test_a_block_takes_queries_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of groups of 3 blocks and 2 rounds the second has one query, and two blocks without any.
+    """Two groups of 3 blocks and 2 rounds: the second has one query, and two blocks without any.
 
     In one sequence the first round's queries see 128 entries, a tile, and the second round's 129; in the other the first
     three see nothing.
@@ -177,8 +181,9 @@ def test_a_block_takes_queries_one_after_another(monkeypatch: pytest.MonkeyPatch
     out, lse = torch.full((2, 1, *q.shape[1:]), math.nan).bfloat16(), torch.full((2, 1, 1, S, cfg.H), math.nan)
     interpret(hca_fwd(cfg), q, window_kv, entries, sink, offset, out, lse)
     wanted = hca_reference.hca(q, window_kv, entries, sink, offset, cfg.ratio, cfg.window, cfg.scale)
-    torch.testing.assert_close(out[:, 0], wanted[0], rtol=2**-7, atol=2**-9)
-    torch.testing.assert_close(lse[:, 0, 0], wanted[1], rtol=1e-5, atol=1e-5)
+    require_near(out, lse, wanted)
+    with pytest.raises(AssertionError):
+        require_near(out.roll(1, 2), lse, wanted)  # the results of other queries
 
 
 @pytest.mark.parametrize("op", ["csa", "hca"])

@@ -91,7 +91,7 @@ def hca_bwd(cfg: BackwardConfig) -> T.PrimFunc:
             visible = T.alloc_local((1,), I32)
             base[0] = R - S - cfg.window + 1
             oldest[0] = T.max(S - R, -offset[b])
-            visible[0] = T.max(T.min((offset[b] + s + 1) // cfg.ratio, L), 0)
+            visible[0] = _visible(cfg, offset[b], L)(s)
             seen = T.ceildiv(visible[0], cfg.tile)
             for e in T.serial(seen, T.ceildiv(L, cfg.tile)):
                 for j, d in T.Parallel(cfg.tile, cfg.D):
